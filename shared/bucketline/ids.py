@@ -1,0 +1,62 @@
+"""Identifiers: a prefix that names the kind, then a token that sorts by the time it was made.
+
+The token is 48 bits of milliseconds and 48 random bits in lower-case base 32 without look-alikes
+(Crockford's alphabet), 20 characters. Within one millisecond the order is random; two processes never
+need to talk to make distinct ids.
+"""
+
+import hashlib
+import secrets
+import time
+from typing import Literal, Protocol
+
+Prefix = Literal[
+    "ns", "bkt", "obj", "blob", "upl", "btch", "col", "doc", "task", "evt", "unit", "key", "whk", "dlv", "req"
+]
+
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_TOKEN_LENGTH = 20
+
+
+class Ids(Protocol):
+    """Where new identifiers come from."""
+
+    def new(self, prefix: Prefix) -> str:
+        """A fresh identifier such as ``obj_06h2…``."""
+        ...
+
+
+class RandomIds:
+    """Time-ordered random identifiers."""
+
+    def new(self, prefix: Prefix) -> str:
+        token = (time.time_ns() // 1_000_000) << 48 | secrets.randbits(48)
+        return f"{prefix}_{_base32(token)}"
+
+
+class CountingIds:
+    """Predictable identifiers for tests: ``obj_00000000000000000001`` and on."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def new(self, prefix: Prefix) -> str:
+        self._count += 1
+        return f"{prefix}_{self._count:0{_TOKEN_LENGTH}d}"
+
+
+def derived(prefix: Prefix, *parts: str | int) -> str:
+    """The one identifier of these parts: the same parts give the same id, on every machine, for ever.
+
+    Effects that must not double (documents, work units) are named with it.
+    """
+    digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=12).digest()
+    return f"{prefix}_{_base32(int.from_bytes(digest))}"
+
+
+def _base32(value: int) -> str:
+    symbols = []
+    for _ in range(_TOKEN_LENGTH):
+        value, rest = divmod(value, 32)
+        symbols.append(_ALPHABET[rest])
+    return "".join(reversed(symbols))
