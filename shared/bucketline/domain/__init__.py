@@ -1,0 +1,1 @@
+"""The rules, pure: no I/O is imported below this package."""

@@ -1,0 +1,78 @@
+"""Group commit: concurrent writes share one round trip, and nobody waits for a timer.
+
+While one write is in flight, those that arrive queue up; when it returns, all of them (up to ``max_size``) go
+together. So an idle service writes at once, and a busy one writes in large groups by itself.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+from bucketline.errors import ServiceUnavailable
+from bucketline.telemetry.metrics import GROUP_SIZE
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class GroupCommit(Generic[T, R]):
+    """Coalesces calls of :meth:`submit` into calls of ``write``.
+
+    ``write`` gets the items in the order of their submission and answers with one result an item: a value, or an
+    exception that is raised to that caller alone. If ``write`` itself raises, every caller of that group gets the
+    error. At most ``max_waiting`` callers wait; one more is refused with 503.
+    """
+
+    def __init__(
+        self,
+        write: Callable[[Sequence[T]], Awaitable[Sequence[R | BaseException]]],
+        *,
+        name: str,
+        max_size: int = 500,
+        max_waiting: int = 20_000,
+        lanes: int = 2,
+    ) -> None:
+        self._write = write
+        self._sizes = GROUP_SIZE.labels(name)
+        self._max_size = max_size
+        self._max_waiting = max_waiting
+        self._lanes = lanes
+        self._running: set[asyncio.Task[None]] = set()
+        self._waiting: list[tuple[T, asyncio.Future[R]]] = []
+
+    async def submit(self, item: T) -> R:
+        """The result of this item's write. Cancelling the caller does not take the write back."""
+        if len(self._waiting) >= self._max_waiting:
+            raise ServiceUnavailable("too many writes are waiting", retry_after_seconds=1)
+        future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, future))
+        if len(self._running) < self._lanes:
+            task = asyncio.create_task(self._drain())
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+        return await future
+
+    async def close(self) -> None:
+        """Waits until everything submitted has been written."""
+        while self._running:
+            await asyncio.wait(self._running)
+
+    async def _drain(self) -> None:
+        while self._waiting:
+            group = self._waiting[: self._max_size]
+            del self._waiting[: self._max_size]
+            self._sizes.observe(len(group))
+            try:
+                results = await self._write([item for item, _ in group])
+            except Exception as error:
+                for _, future in group:
+                    if not future.done():
+                        future.set_exception(error)
+                continue
+            for (_, future), result in zip(group, results, strict=True):
+                if future.done():
+                    continue
+                if isinstance(result, BaseException):
+                    future.set_exception(result)
+                else:
+                    future.set_result(result)

@@ -1,0 +1,292 @@
+"""The MongoDB driver, wrapped once.
+
+This is the only module that imports motor (at its end of life, see the README), so that changing the driver is a
+change to this file. Everything is written with majority and read from the primary; what a call returns has survived
+a fail-over. Network faults and timeouts come out as :class:`~bucketline.errors.StoreUnavailable`, whose meaning is
+"it may or may not have happened"; a unique index that refuses comes out as :class:`DuplicateKey`.
+"""
+
+import re
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC
+from typing import Any, Generic, TypeVar, cast
+
+from bson.codec_options import CodecOptions
+from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorCollection
+from pymongo import DeleteOne, IndexModel, InsertOne, ReplaceOne, ReturnDocument, UpdateMany, UpdateOne
+from pymongo.errors import BulkWriteError, ConnectionFailure, DuplicateKeyError, ExecutionTimeout, PyMongoError
+from pymongo.read_concern import ReadConcern
+from pymongo.write_concern import WriteConcern
+
+from bucketline.errors import BucketlineError, StoreUnavailable
+from bucketline.settings import MongoSettings
+from bucketline.telemetry.metrics import STORE_SECONDS
+
+Filter = Mapping[str, object]
+Update = Mapping[str, object] | Sequence[Mapping[str, object]]
+Sort = Sequence[tuple[str, int]]
+Write = InsertOne[Any] | UpdateOne | UpdateMany | ReplaceOne[Any] | DeleteOne
+
+DUPLICATE_KEY_CODE = 11000
+
+D = TypeVar("D", bound=Mapping[str, Any])
+
+
+class DuplicateKey(BucketlineError):
+    """A unique index refused the write. ``index`` is the index's name."""
+
+    retry_class = "reject"
+
+    def __init__(self, index: str) -> None:
+        super().__init__(f"duplicate key in index {index}")
+        self.index = index
+
+
+@dataclass(frozen=True)
+class Index:
+    """An index to be made. ``keys`` as MongoDB takes them; ``where`` makes it partial."""
+
+    name: str
+    keys: Sequence[tuple[str, int]]
+    unique: bool = False
+    where: Filter | None = None
+    expire_after_seconds: int | None = None
+
+    def model(self) -> IndexModel:
+        options: dict[str, object] = {"name": self.name}
+        if self.unique:
+            options["unique"] = True
+        if self.where is not None:
+            options["partialFilterExpression"] = self.where
+        if self.expire_after_seconds is not None:
+            options["expireAfterSeconds"] = self.expire_after_seconds
+        return IndexModel(list(self.keys), **options)
+
+
+@dataclass(frozen=True)
+class BulkOutcome:
+    """What an unordered bulk write did; ``refused`` maps the position of each refused write to its index's name."""
+
+    inserted: int
+    matched: int
+    modified: int
+    upserted: int
+    deleted: int
+    refused: Mapping[int, str]
+
+
+class Collection(Generic[D]):
+    """One collection whose documents have the shape ``D``."""
+
+    def __init__(self, raw: "AsyncIOMotorCollection[Any]") -> None:
+        self._raw = raw
+        self._name = raw.name
+
+    async def get(self, identifier: str) -> D | None:
+        return await self.find_one({"_id": identifier})
+
+    async def find_one(self, where: Filter, *, fields: Sequence[str] | None = None, sort: Sort | None = None) -> D | None:
+        with self._call("find"):
+            return cast("D | None", await self._raw.find_one(where, _projection(fields), sort=sort))
+
+    async def find(
+        self,
+        where: Filter,
+        *,
+        limit: int,
+        sort: Sort | None = None,
+        skip: int = 0,
+        fields: Sequence[str] | None = None,
+        hint: str | None = None,
+    ) -> list[D]:
+        """At most ``limit`` documents."""
+        with self._call("find"):
+            cursor = self._raw.find(where, _projection(fields), sort=sort, skip=skip, limit=limit, hint=hint)
+            return cast("list[D]", await cursor.to_list(limit))
+
+    async def stream(
+        self, where: Filter, *, sort: Sort | None = None, fields: Sequence[str] | None = None, page: int = 500
+    ) -> AsyncIterator[D]:
+        """Every matching document, fetched ``page`` at a time. Documents written meanwhile may or may not appear."""
+        cursor = self._raw.find(where, _projection(fields), sort=sort, batch_size=page)
+        try:
+            while True:
+                with self._call("find"):
+                    if not await cursor.fetch_next:
+                        return
+                yield cast("D", cursor.next_object())
+        finally:
+            await cursor.close()
+
+    async def count(self, where: Filter, *, limit: int | None = None) -> int:
+        with self._call("count"):
+            options: dict[str, Any] = {} if limit is None else {"limit": limit}
+            return cast("int", await self._raw.count_documents(where, **options))
+
+    async def aggregate(self, pipeline: Sequence[Mapping[str, object]], *, limit: int) -> list[Mapping[str, Any]]:
+        with self._call("aggregate"):
+            return cast("list[Mapping[str, Any]]", await self._raw.aggregate(list(pipeline)).to_list(limit))
+
+    async def distinct(self, field: str, where: Filter) -> list[Any]:
+        with self._call("distinct"):
+            return cast("list[Any]", await self._raw.distinct(field, where))
+
+    async def insert(self, document: D) -> None:
+        with self._call("insert"):
+            await self._raw.insert_one(document)
+
+    async def update_one(self, where: Filter, update: Update, *, upsert: bool = False) -> bool:
+        """Whether a document matched or was made."""
+        with self._call("update"):
+            result = await self._raw.update_one(where, update, upsert=upsert)
+            return result.matched_count > 0 or result.upserted_id is not None
+
+    async def update_many(self, where: Filter, update: Update) -> int:
+        """How many documents were changed."""
+        with self._call("update"):
+            return cast("int", (await self._raw.update_many(where, update)).modified_count)
+
+    async def find_and_update(
+        self,
+        where: Filter,
+        update: Update,
+        *,
+        upsert: bool = False,
+        before: bool = False,
+        sort: Sort | None = None,
+        fields: Sequence[str] | None = None,
+    ) -> D | None:
+        """The document after the update, or as it was with ``before``; None when nothing matched."""
+        with self._call("find_and_update"):
+            found = await self._raw.find_one_and_update(
+                where,
+                update,
+                projection=_projection(fields),
+                upsert=upsert,
+                sort=sort,
+                return_document=ReturnDocument.BEFORE if before else ReturnDocument.AFTER,
+            )
+            return cast("D | None", found)
+
+    async def find_and_delete(self, where: Filter) -> D | None:
+        with self._call("delete"):
+            return cast("D | None", await self._raw.find_one_and_delete(where))
+
+    async def delete_one(self, where: Filter) -> bool:
+        with self._call("delete"):
+            return cast("int", (await self._raw.delete_one(where)).deleted_count) > 0
+
+    async def delete_many(self, where: Filter) -> int:
+        with self._call("delete"):
+            return cast("int", (await self._raw.delete_many(where)).deleted_count)
+
+    async def bulk(self, writes: Sequence[Write]) -> BulkOutcome:
+        """All writes in one unordered round trip; those a unique index refuses are told, the others happen."""
+        if not writes:
+            return BulkOutcome(0, 0, 0, 0, 0, {})
+        refused: dict[int, str] = {}
+        with self._call("bulk"):
+            try:
+                result = (await self._raw.bulk_write(list(writes), ordered=False)).bulk_api_result
+            except BulkWriteError as error:
+                result = cast("dict[str, Any]", error.details)
+                for fault in result["writeErrors"]:
+                    if fault["code"] != DUPLICATE_KEY_CODE:
+                        raise
+                    refused[int(fault["index"])] = _index_name(str(fault["errmsg"]))
+                if result["writeConcernErrors"]:
+                    raise StoreUnavailable("a write was not acknowledged by a majority") from error
+        return BulkOutcome(
+            inserted=result["nInserted"],
+            matched=result["nMatched"],
+            modified=result["nModified"],
+            upserted=result["nUpserted"],
+            deleted=result["nRemoved"],
+            refused=refused,
+        )
+
+    async def ensure(self, indexes: Sequence[Index]) -> None:
+        """Makes the indexes that are missing. Idempotent; fails if one exists under its name with other options."""
+        if indexes:
+            with self._call("index"):
+                await self._raw.create_indexes([index.model() for index in indexes])
+
+    async def index_names(self) -> set[str]:
+        with self._call("index"):
+            return set(await self._raw.index_information())
+
+    async def explain(self, where: Filter, *, sort: Sort | None = None) -> Mapping[str, Any]:
+        """The planner's winning plan, for tests that refuse collection scans."""
+        with self._call("explain"):
+            plan = await self._raw.find(where, sort=sort).explain()
+            return cast("Mapping[str, Any]", plan["queryPlanner"]["winningPlan"])
+
+    @contextmanager
+    def _call(self, operation: str) -> Iterator[None]:
+        with STORE_SECONDS.labels(self._name, operation).time(), translated():
+            yield
+
+
+class Database:
+    """The connection of one service. Made in ``app.py``, closed at its end."""
+
+    def __init__(self, settings: MongoSettings) -> None:
+        self._client: AsyncIOMotorClient[Any] = AsyncIOMotorClient(
+            settings.url.get_secret_value(),
+            serverSelectionTimeoutMS=round(settings.server_selection_timeout * 1000),
+            timeoutMS=round(settings.timeout * 1000),
+            maxPoolSize=settings.pool_size,
+            appname="bucketline",
+        )
+        self._database = self._client.get_database(
+            settings.database,
+            codec_options=CodecOptions(tz_aware=True, tzinfo=UTC),
+            write_concern=WriteConcern(w="majority"),
+            read_concern=ReadConcern("local"),
+        )
+
+    def collection(self, name: str) -> Collection[Any]:
+        return Collection(self._database[name])
+
+    async def ping(self) -> None:
+        """Returns when the primary answered; raises :class:`StoreUnavailable` otherwise."""
+        with translated():
+            await self._client.admin.command("ping")
+
+    async def server_info(self) -> Mapping[str, Any]:
+        """``version`` and replica-set membership, for the doctor."""
+        with translated():
+            return {**await self._client.admin.command("buildInfo"), **await self._client.admin.command("hello")}
+
+    async def drop(self) -> None:
+        """Deletes everything; only tests do."""
+        await self._client.drop_database(self._database.name)
+
+    def close(self) -> None:
+        self._client.close()
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turns the driver's errors into ours."""
+    try:
+        yield
+    except DuplicateKeyError as error:
+        raise DuplicateKey(_index_name(str(error))) from error
+    except (ConnectionFailure, ExecutionTimeout) as error:
+        raise StoreUnavailable(f"MongoDB did not answer: {type(error).__name__}") from error
+    except PyMongoError as error:
+        if error.timeout or error.has_error_label("RetryableWriteError"):
+            raise StoreUnavailable(f"MongoDB did not answer: {type(error).__name__}") from error
+        raise
+
+
+def _projection(fields: Sequence[str] | None) -> dict[str, int] | None:
+    return None if fields is None else dict.fromkeys(fields, 1)
+
+
+def _index_name(message: str) -> str:
+    found = re.search(r"index: (\S+)", message)
+    return found.group(1) if found else "?"
