@@ -28,9 +28,7 @@ class Status(StrEnum):
     SUSPENDED = "SUSPENDED"
 
 
-FINAL = frozenset(
-    {Status.COMPLETED, Status.COMPLETED_WITH_ERRORS, Status.FAILED, Status.CANCELED, Status.SKIPPED}
-)
+FINAL = frozenset({Status.COMPLETED, Status.COMPLETED_WITH_ERRORS, Status.FAILED, Status.CANCELED, Status.SKIPPED})
 """Nothing moves after these within one run."""
 
 FAILURES = frozenset({Status.FAILED, Status.COMPLETED_WITH_ERRORS})

@@ -16,7 +16,13 @@ from typing import Any, Generic, TypeVar, cast
 from bson.codec_options import CodecOptions
 from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorCollection
 from pymongo import DeleteOne, IndexModel, InsertOne, ReplaceOne, ReturnDocument, UpdateMany, UpdateOne
-from pymongo.errors import BulkWriteError, ConnectionFailure, DuplicateKeyError, ExecutionTimeout, PyMongoError
+from pymongo.errors import (
+    BulkWriteError,
+    ConnectionFailure,
+    DuplicateKeyError,
+    ExecutionTimeout,
+    PyMongoError,
+)
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
@@ -87,7 +93,9 @@ class Collection(Generic[D]):
     async def get(self, identifier: str) -> D | None:
         return await self.find_one({"_id": identifier})
 
-    async def find_one(self, where: Filter, *, fields: Sequence[str] | None = None, sort: Sort | None = None) -> D | None:
+    async def find_one(
+        self, where: Filter, *, fields: Sequence[str] | None = None, sort: Sort | None = None
+    ) -> D | None:
         with self._call("find"):
             return cast("D | None", await self._raw.find_one(where, _projection(fields), sort=sort))
 
@@ -123,15 +131,15 @@ class Collection(Generic[D]):
     async def count(self, where: Filter, *, limit: int | None = None) -> int:
         with self._call("count"):
             options: dict[str, Any] = {} if limit is None else {"limit": limit}
-            return cast("int", await self._raw.count_documents(where, **options))
+            return await self._raw.count_documents(where, **options)
 
     async def aggregate(self, pipeline: Sequence[Mapping[str, object]], *, limit: int) -> list[Mapping[str, Any]]:
         with self._call("aggregate"):
             return cast("list[Mapping[str, Any]]", await self._raw.aggregate(list(pipeline)).to_list(limit))
 
-    async def distinct(self, field: str, where: Filter) -> list[Any]:
+    async def distinct(self, field: str, where: Filter) -> list[object]:
         with self._call("distinct"):
-            return cast("list[Any]", await self._raw.distinct(field, where))
+            return await self._raw.distinct(field, where)
 
     async def insert(self, document: D) -> None:
         with self._call("insert"):
@@ -146,7 +154,7 @@ class Collection(Generic[D]):
     async def update_many(self, where: Filter, update: Update) -> int:
         """How many documents were changed."""
         with self._call("update"):
-            return cast("int", (await self._raw.update_many(where, update)).modified_count)
+            return (await self._raw.update_many(where, update)).modified_count
 
     async def find_and_update(
         self,
@@ -176,11 +184,11 @@ class Collection(Generic[D]):
 
     async def delete_one(self, where: Filter) -> bool:
         with self._call("delete"):
-            return cast("int", (await self._raw.delete_one(where)).deleted_count) > 0
+            return (await self._raw.delete_one(where)).deleted_count > 0
 
     async def delete_many(self, where: Filter) -> int:
         with self._call("delete"):
-            return cast("int", (await self._raw.delete_many(where)).deleted_count)
+            return (await self._raw.delete_many(where)).deleted_count
 
     async def bulk(self, writes: Sequence[Write]) -> BulkOutcome:
         """All writes in one unordered round trip; those a unique index refuses are told, the others happen."""
@@ -258,7 +266,10 @@ class Database:
     async def server_info(self) -> Mapping[str, Any]:
         """``version`` and replica-set membership, for the doctor."""
         with translated():
-            return {**await self._client.admin.command("buildInfo"), **await self._client.admin.command("hello")}
+            return {
+                **await self._client.admin.command("buildInfo"),
+                **await self._client.admin.command("hello"),
+            }
 
     async def drop(self) -> None:
         """Deletes everything; only tests do."""

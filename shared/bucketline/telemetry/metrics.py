@@ -7,15 +7,16 @@ _SLOW = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900, 3600)
 _SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 HTTP_SECONDS = Histogram(
-    "bucketline_http_request_seconds", "Time to answer a request.", ["method", "route", "status"], buckets=_FAST
+    "bucketline_http_request_seconds",
+    "Time to answer a request.",
+    ["method", "route", "status"],
+    buckets=_FAST,
 )
 STORE_SECONDS = Histogram(
     "bucketline_store_seconds", "Time of one call to MongoDB.", ["collection", "operation"], buckets=_FAST
 )
 S3_SECONDS = Histogram("bucketline_s3_seconds", "Time of one call to S3.", ["operation", "outcome"], buckets=_FAST)
-GROUP_SIZE = Histogram(
-    "bucketline_group_commit_size", "Writes that shared one group commit.", ["name"], buckets=_SIZES
-)
+GROUP_SIZE = Histogram("bucketline_group_commit_size", "Writes that shared one group commit.", ["name"], buckets=_SIZES)
 
 RECORDS = Counter("bucketline_records_total", "Records of the bus, by what became of them.", ["topic", "outcome"])
 BATCH_SECONDS = Histogram(
@@ -34,7 +35,10 @@ OBJECTS = Counter("bucketline_objects_total", "Objects, by what the API did.", [
 STATUS_CHANGES = Counter("bucketline_status_changes_total", "Status changes applied to objects.", ["status"])
 STAGE_SECONDS = Histogram("bucketline_stage_seconds", "Time an object spent in a stage.", ["stage"], buckets=_SLOW)
 END_TO_END_SECONDS = Histogram(
-    "bucketline_end_to_end_seconds", "From the accepted request to the final status.", ["status"], buckets=_SLOW
+    "bucketline_end_to_end_seconds",
+    "From the accepted request to the final status.",
+    ["status"],
+    buckets=_SLOW,
 )
 
 BLOBS = Counter("bucketline_blobs_total", "Blobs dealt with, by outcome.", ["outcome"])

@@ -1,0 +1,90 @@
+"""Collections: which extractor turns the objects of which buckets (or documents of which collections) into documents."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Literal, NotRequired, TypedDict
+
+from bucketline.storage.mongo import Collection, Database, Index
+
+
+class Source(TypedDict):
+    """What a collection reads."""
+
+    type: Literal["bucket", "collection"]
+    bucket_ids: list[str]
+    collection_ids: list[str]
+
+
+class FieldPassthrough(TypedDict):
+    source_path: str
+    target_path: str | None
+    default: object
+    required: bool
+
+
+class ExtractorConfig(TypedDict):
+    """How the extractor is run. ``id`` is ``name_version``."""
+
+    id: str
+    name: str
+    version: str
+    input_mappings: dict[str, str]
+    field_passthrough: list[FieldPassthrough]
+    include_all_source_fields: bool
+    parameters: dict[str, object]
+
+
+class CollectionDocument(TypedDict):
+    """A collection. Names are unique in a namespace."""
+
+    _id: str
+    namespace_id: str
+    name: str
+    description: str | None
+    source: Source
+    extractor: ExtractorConfig
+    output_schema: dict[str, object]
+    enabled: bool
+    metadata: dict[str, object]
+    created_at: datetime
+    updated_at: datetime
+    settings: NotRequired[dict[str, object]]
+    deleting: NotRequired[bool]
+
+
+INDEXES = (
+    Index("name", [("namespace_id", 1), ("name", 1)], unique=True),
+    Index("listing", [("namespace_id", 1), ("created_at", -1), ("_id", -1)]),
+    Index("by_bucket", [("source.bucket_ids", 1)]),
+    Index("by_collection", [("source.collection_ids", 1)]),
+)
+
+MOST_COLLECTIONS_A_SOURCE = 100
+
+
+class Collections:
+    """The repository of collections."""
+
+    def __init__(self, database: Database) -> None:
+        self.collection: Collection[CollectionDocument] = database.collection("collections")
+
+    async def resolve(self, namespace_id: str, identifier: str) -> CollectionDocument | None:
+        """By id or by name, only within the namespace; an id wins over an equal name."""
+        where = {"namespace_id": namespace_id, "$or": [{"_id": identifier}, {"name": identifier}]}
+        found = await self.collection.find(where, limit=2)
+        return next((c for c in found if c["_id"] == identifier), found[0] if found else None)
+
+    async def reading_bucket(self, bucket_id: str) -> list[CollectionDocument]:
+        """The enabled collections that read a bucket directly, oldest first."""
+        return await self._reading({"source.bucket_ids": bucket_id})
+
+    async def reading_collections(self, collection_ids: Sequence[str]) -> list[CollectionDocument]:
+        """The enabled collections that read any of these collections, oldest first."""
+        return await self._reading({"source.collection_ids": {"$in": list(collection_ids)}})
+
+    async def _reading(self, where: dict[str, object]) -> list[CollectionDocument]:
+        return await self.collection.find(
+            {**where, "enabled": True, "deleting": {"$ne": True}},
+            limit=MOST_COLLECTIONS_A_SOURCE,
+            sort=[("created_at", 1), ("_id", 1)],
+        )

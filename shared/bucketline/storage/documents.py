@@ -1,0 +1,59 @@
+"""Documents: what extractors made of objects. Ids are derived, so that making one again replaces it."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import NotRequired, TypedDict
+
+from pymongo import ReplaceOne
+
+from bucketline.storage.mongo import Collection, Database, Index
+
+
+class DocumentDocument(TypedDict):
+    """One document. ``fields`` stand at its root on the wire; ``internal`` is its ``_internal``."""
+
+    _id: str
+    namespace_id: str
+    collection_id: str
+    object_id: str
+    bucket_id: str
+    ordinal: int
+    run: int
+    source_document_id: NotRequired[str | None]
+    fields: dict[str, object]
+    blobs: list[dict[str, object]]
+    internal: dict[str, object]
+    created_at: datetime
+    updated_at: datetime
+
+
+INDEXES = (
+    Index("listing", [("collection_id", 1), ("created_at", 1), ("_id", 1)]),
+    Index("by_object", [("object_id", 1), ("collection_id", 1), ("run", 1)]),
+    Index("by_namespace", [("namespace_id", 1)]),
+)
+
+
+class Documents:
+    """The repository of documents."""
+
+    def __init__(self, database: Database) -> None:
+        self.collection: Collection[DocumentDocument] = database.collection("documents")
+
+    async def put(self, documents: Sequence[DocumentDocument]) -> None:
+        """Writes all in one round trip; one with a known id replaces the older."""
+        await self.collection.bulk([ReplaceOne({"_id": d["_id"]}, d, upsert=True) for d in documents])
+
+    async def drop_older(self, object_id: str, collection_id: str, run: int) -> int:
+        """Removes what earlier runs made of the object in this collection and this run did not make again."""
+        return await self.collection.delete_many(
+            {"object_id": object_id, "collection_id": collection_id, "run": {"$lt": run}}
+        )
+
+    async def of_object(self, object_id: str, *, limit: int) -> list[DocumentDocument]:
+        return await self.collection.find(
+            {"object_id": object_id}, limit=limit, sort=[("collection_id", 1), ("run", 1)]
+        )
+
+    async def count_of_object(self, object_id: str) -> int:
+        return await self.collection.count({"object_id": object_id})

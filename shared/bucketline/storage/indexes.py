@@ -1,0 +1,38 @@
+"""Every index of every collection, made by one call. Services make them at their start; so does a Job on Kubernetes."""
+
+from collections.abc import Mapping, Sequence
+
+from bucketline.storage import blobs, buckets, collections, documents, keys, namespaces, objects, removals, tasks
+from bucketline.storage.batches import BATCH_INDEXES, UNIT_INDEXES, WAITING_INDEXES
+from bucketline.storage.mongo import Database, Index
+
+INDEXES: Mapping[str, Sequence[Index]] = {
+    "namespaces": namespaces.INDEXES,
+    "buckets": buckets.INDEXES,
+    "collections": collections.INDEXES,
+    "objects": objects.INDEXES,
+    "removals": removals.INDEXES,
+    "blobs": blobs.INDEXES,
+    "batches": BATCH_INDEXES,
+    "units": UNIT_INDEXES,
+    "waiting": WAITING_INDEXES,
+    "documents": documents.INDEXES,
+    "keys": keys.INDEXES,
+    "tasks": tasks.INDEXES,
+}
+
+
+async def ensure_indexes(database: Database) -> None:
+    """Makes what is missing. Idempotent, and safe from several processes at once."""
+    for name, indexes in INDEXES.items():
+        await database.collection(name).ensure(indexes)
+
+
+async def missing_indexes(database: Database) -> dict[str, list[str]]:
+    """Names of the indexes that are not there, by collection."""
+    found = {}
+    for name, indexes in INDEXES.items():
+        present = await database.collection(name).index_names()
+        if absent := [index.name for index in indexes if index.name not in present]:
+            found[name] = absent
+    return found

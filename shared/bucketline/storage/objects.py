@@ -1,0 +1,223 @@
+"""Objects: what producers sent, where it stands, and the events it still owes.
+
+Writers, by field: the ingest API writes what the producer sent, ``status``/``error``/``run`` (only forward, by
+compare-and-set) and ``pending``; dedup writes ``blobs[].details/storage/state``, ``mirror``, by compare-and-set on
+``blobs_revision``.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Literal, NotRequired, TypedDict
+
+from pymongo import InsertOne, UpdateOne
+
+from bucketline.domain.status import OBJECT_IN_FLIGHT, RANK_FINAL, Status
+from bucketline.events.catalog import ObjectStatusChanged
+from bucketline.events.envelope import Envelope
+from bucketline.storage.mongo import Collection, Database, Index
+from bucketline.storage.pending import PendingDocument, PendingStore
+
+BlobState = Literal["pending", "stored", "linked", "none", "failed"]
+
+
+class Details(TypedDict):
+    """What is known of a blob's bytes. ``hash`` is ``sha256:<hex>``."""
+
+    filename: str | None
+    size_bytes: int
+    mime_type: str
+    hash: str
+
+
+class Storage(TypedDict):
+    """Where a blob's bytes are: ``s3://bucket/key``, and whether another object had brought them before."""
+
+    url: str
+    key: str
+    duplicate: bool
+
+
+class BlobDocument(TypedDict):
+    """One blob of an object. ``source`` (how to get the bytes) is dropped once the blob is stored.
+
+    States: *pending* (to be mirrored), *stored* (in our S3), *linked* (left where the producer has it), *none* (data
+    without bytes, kept as ``properties``), *failed*.
+    """
+
+    blob_id: str
+    property: str
+    type: str
+    key_prefix: str | None
+    properties: dict[str, object]
+    source: dict[str, object] | None
+    canonicalize: bool
+    force: bool
+    checksum: str | None
+    details: Details | None
+    storage: Storage | None
+    state: BlobState
+    error: str | None
+
+
+class Run(TypedDict):
+    """Where the object stands in its latest run; see :mod:`bucketline.domain.status`."""
+
+    id: int
+    rank: int
+
+
+class Mirror(TypedDict):
+    """Dedup's progress. ``due_at`` is set while ``pending``: when a sweeper may drive it (again)."""
+
+    state: Literal["pending", "done", "failed"]
+    attempts: int
+    due_at: NotRequired[datetime]
+    error: NotRequired[str | None]
+    at: NotRequired[datetime]
+
+
+class ObjectDocument(TypedDict):
+    """An object as stored. ``custom`` holds the producer's root fields."""
+
+    _id: str
+    namespace_id: str
+    bucket_id: str
+    key_prefix: str | None
+    blobs: list[BlobDocument]
+    custom: dict[str, object]
+    edges: NotRequired[list[dict[str, object]]]
+    status: str
+    error: str | None
+    created_at: datetime
+    updated_at: datetime
+    revision: int
+    blobs_revision: int
+    run: Run
+    mirror: Mirror
+    skip_duplicates: bool
+    auto_process: bool
+    batch_id: NotRequired[str | None]
+    moved_at: NotRequired[datetime]
+    document_count: NotRequired[int]
+    unique_key: NotRequired[str]
+    idempotency_key: NotRequired[str]
+    content_key: NotRequired[str]
+    pending: NotRequired[list[PendingDocument]]
+    pending_since: NotRequired[datetime]
+    trace: NotRequired[dict[str, str]]
+
+
+INDEXES = (
+    Index("listing", [("bucket_id", 1), ("created_at", 1), ("_id", 1)]),
+    Index("by_status", [("bucket_id", 1), ("status", 1), ("created_at", 1), ("_id", 1)]),
+    Index(
+        "unique_key",
+        [("bucket_id", 1), ("unique_key", 1)],
+        unique=True,
+        where={"unique_key": {"$exists": True}},
+    ),
+    Index(
+        "idempotency_key",
+        [("bucket_id", 1), ("idempotency_key", 1)],
+        unique=True,
+        where={"idempotency_key": {"$exists": True}},
+    ),
+    Index("by_content", [("blobs.details.hash", 1)], where={"blobs.details.hash": {"$exists": True}}),
+    Index("same_content", [("bucket_id", 1), ("content_key", 1)], where={"content_key": {"$exists": True}}),
+    Index("outbox", [("pending_since", 1)], where={"pending_since": {"$exists": True}}),
+    Index("mirror_due", [("mirror.due_at", 1)], where={"mirror.due_at": {"$exists": True}}),
+    Index("in_flight", [("moved_at", 1)], where={"status": {"$in": [str(s) for s in OBJECT_IN_FLIGHT]}}),
+    Index("by_namespace", [("namespace_id", 1), ("_id", 1)]),
+)
+
+
+class Objects:
+    """The repository of objects."""
+
+    def __init__(self, database: Database) -> None:
+        self.collection: Collection[ObjectDocument] = database.collection("objects")
+        self.outbox = PendingStore(database.collection("objects"))
+
+    async def insert(self, documents: Sequence[ObjectDocument]) -> Mapping[int, str]:
+        """Writes all in one round trip; positions that a unique index refused map to the index's name."""
+        return (await self.collection.bulk([InsertOne(document) for document in documents])).refused
+
+    async def get(self, bucket_id: str, object_id: str) -> ObjectDocument | None:
+        return await self.collection.find_one({"_id": object_id, "bucket_id": bucket_id})
+
+    async def by_unique_key(self, bucket_id: str, unique_key: str) -> ObjectDocument | None:
+        return await self.collection.find_one({"bucket_id": bucket_id, "unique_key": unique_key})
+
+    async def by_idempotency_key(self, bucket_id: str, key: str) -> ObjectDocument | None:
+        return await self.collection.find_one({"bucket_id": bucket_id, "idempotency_key": key})
+
+    async def many(
+        self, object_ids: Sequence[str], *, fields: Sequence[str] | None = None
+    ) -> dict[str, ObjectDocument]:
+        """The objects that exist, by id, in one round trip."""
+        found = await self.collection.find({"_id": {"$in": list(object_ids)}}, limit=len(object_ids), fields=fields)
+        return {document["_id"]: document for document in found}
+
+    async def change(
+        self, object_id: str, revision: int, update: Mapping[str, object], event: Envelope, at: datetime
+    ) -> ObjectDocument | None:
+        """Applies a producer's change if nobody changed the object since ``revision``; the event is written with it.
+
+        ``update`` holds MongoDB operators. Returns the object with every event it owes, in order, or None when the
+        revision has moved on (read again and retry). Raises ``DuplicateKey`` when the change takes a used key.
+        """
+        merged: dict[str, dict[str, object]] = {
+            op: dict(fields) for op, fields in update.items() if isinstance(fields, Mapping)
+        }
+        merged.setdefault("$set", {}).update({"updated_at": at, "revision": revision + 1})
+        merged.setdefault("$push", {})["pending"] = event.to_document()
+        merged.setdefault("$min", {})["pending_since"] = at
+        return await self.collection.find_and_update({"_id": object_id, "revision": revision}, merged)
+
+    async def apply_statuses(self, events: Sequence[ObjectStatusChanged]) -> int:
+        """Moves objects forward, one round trip for all; returns how many moved. Duplicates and late events do nothing.
+
+        Of several events of one object the greatest is written: the result is the same as one by one.
+        """
+        greatest: dict[str, ObjectStatusChanged] = {}
+        for event in events:
+            known = greatest.get(event.object_id)
+            if known is None or (event.run, event.rank) > (known.run, known.rank):
+                greatest[event.object_id] = event
+        outcome = await self.collection.bulk([_status_write(event) for event in greatest.values()])
+        return outcome.modified
+
+    async def stalled(self, before: datetime, *, limit: int) -> list[ObjectDocument]:
+        """Objects queued or processing that have not moved since ``before``."""
+        statuses = [str(status) for status in OBJECT_IN_FLIGHT]
+        return await self.collection.find(
+            {"status": {"$in": statuses}, "moved_at": {"$lt": before}}, limit=limit, sort=[("moved_at", 1)]
+        )
+
+    async def touch(self, object_ids: Sequence[str], at: datetime) -> None:
+        """Puts stalled objects at the end of the sweepers' line."""
+        await self.collection.update_many({"_id": {"$in": list(object_ids)}}, {"$max": {"moved_at": at}})
+
+
+def _status_write(event: ObjectStatusChanged) -> UpdateOne:
+    changes: dict[str, object] = {
+        "status": str(event.status),
+        "error": event.error,
+        "run": {"id": event.run, "rank": event.rank},
+        "moved_at": event.at,
+        "updated_at": event.at,
+    }
+    if event.batch_id is not None:
+        changes["batch_id"] = event.batch_id
+    if event.rank == RANK_FINAL and event.status is not Status.DRAFT:
+        changes["document_count"] = event.document_count
+    return UpdateOne(
+        {
+            "_id": event.object_id,
+            "$or": [
+                {"run.id": {"$lt": event.run}},
+                {"run.id": event.run, "run.rank": {"$lt": event.rank}},
+            ],
+        },
+        {"$set": changes},
+    )
