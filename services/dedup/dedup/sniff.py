@@ -1,0 +1,185 @@
+"""What the bytes are, told from the bytes, and what a file may be called.
+
+The declared type is a hint among formats that bytes cannot tell apart (Markdown and plain text); it never
+overrules a format that was recognised, so an executable declared as a picture is stored as what it is.
+"""
+
+import csv
+import io
+import json
+import re
+import unicodedata
+
+import puremagic
+from charset_normalizer import from_bytes
+
+from dedup.containers import ole_type, zip_type
+from dedup.media_types import CANONICAL, HAVE_SIGNATURES, MARKS, MEDIA_TYPE, NAMES, SIGNATURES, TEXTUAL
+
+UNKNOWN = "application/octet-stream"
+HEAD_BYTES = 64 * 1024
+MAX_FILENAME_BYTES = 255
+
+
+def media_type(head: bytes, *, declared: str | None, filename: str | None) -> str:
+    """The media type, lower case and without parameters, of content that begins with ``head``.
+
+    Give at least 4 KiB if there are as many; more than 64 KiB are not looked at.
+    """
+    head = head[:HEAD_BYTES]
+    hints = [hint for hint in (_clean(declared), _by_name(filename)) if hint]
+    if not head:
+        return next(iter(hints), UNKNOWN)
+    if recognised := _by_signature(head, hints):
+        return recognised
+    text = _as_text(head)
+    if text is not None:
+        return _text_type(text, hints, whole=len(head) < HEAD_BYTES)
+    if recognised := _by_library(head):
+        return recognised
+    # neither known nor text: a hint may be right (a format without a signature), unless it promises text
+    # or a format whose signature would have been found
+    return next((h for h in hints if not _is_textual(h) and h not in HAVE_SIGNATURES), UNKNOWN)
+
+
+def safe_filename(name: str | None) -> str | None:
+    """The last part of ``name`` that any file system and any header can carry; None when nothing is left.
+
+    At most 255 bytes of UTF-8, the extension kept; no separators, control or direction characters, no leading
+    dots, no characters that Windows refuses.
+    """
+    if not name:
+        return None
+    last = re.split(r"[/\\]", unicodedata.normalize("NFC", name))[-1]
+    kept = "".join(c for c in last if unicodedata.category(c) not in {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+    kept = re.sub(r'[<>:"|?*]', "_", kept).lstrip(". ").rstrip(". ")
+    if not kept:
+        return None
+    stem, dot, extension = kept.rpartition(".")
+    if not stem or len(extension.encode()) > 16:
+        stem, dot, extension = kept, "", ""
+    room = MAX_FILENAME_BYTES - len((dot + extension).encode())
+    return stem.encode()[:room].decode(errors="ignore").rstrip(". ") + dot + extension
+
+
+def _by_signature(head: bytes, hints: list[str]) -> str | None:
+    """Formats that are certain, and containers that have to be opened."""
+    for start, signature, offset, found in SIGNATURES:
+        if head.startswith(start) and head.startswith(signature, offset):
+            return found
+    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        return zip_type(head, hints)
+    if head.startswith(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"):
+        return ole_type(head, hints)
+    if head.startswith(b"\x1a\x45\xdf\xa3"):
+        return "video/webm" if b"webm" in head[:64] else "video/x-matroska"
+    return None
+
+
+def _by_library(head: bytes) -> str | None:
+    """Everything else that has a signature. Not asked about text: prose begins with "BM" or "MZ" too."""
+    try:
+        matches = puremagic.magic_string(head)
+    except (puremagic.PureError, ValueError):
+        return None
+    for match in matches:
+        found = str(match.mime_type).lower()
+        if len(match.byte_match) >= 4 and MEDIA_TYPE.fullmatch(found) and not _is_textual(found):
+            return CANONICAL.get(found, found)
+    return None
+
+
+def _as_text(head: bytes) -> str | None:
+    """The head as text, or None. A character cut in two at its end is left out."""
+    for mark, encoding in MARKS:
+        if head.startswith(mark):
+            return _decode(head[len(mark) :], encoding)
+    if (text := _decode(head, "utf-8")) is not None:
+        return text
+    # UTF-16 without its mark: about every second byte is NUL, and only on one side
+    nul_even, nul_odd = head[0::2].count(0), head[1::2].count(0)
+    if max(nul_even, nul_odd) > len(head) * 0.3 and min(nul_even, nul_odd) <= len(head) * 0.02:
+        return _decode(head, "utf-16-be" if nul_even > nul_odd else "utf-16-le")
+    if _binary_bytes(head):
+        return None
+    guess = from_bytes(head[:8192]).best()
+    return str(guess) if guess is not None and guess.chaos < 0.2 else None
+
+
+def _decode(head: bytes, encoding: str) -> str | None:
+    for cut in range(4):
+        try:
+            text = head[: len(head) - cut].decode(encoding)
+        except UnicodeDecodeError:
+            continue
+        controls = sum(unicodedata.category(c) == "Cc" and c not in "\t\n\r\f\x1b\b" for c in text)
+        return text if controls == 0 else None
+    return None
+
+
+def _binary_bytes(head: bytes) -> bool:
+    return any(byte < 9 or 13 < byte < 27 for byte in head)
+
+
+def _text_type(text: str, hints: list[str], *, whole: bool) -> str:
+    start = text.lstrip("\ufeff \t\r\n")[:1024].lower()
+    if start.startswith(("<!doctype html", "<html")):
+        return "text/html"
+    if start.startswith(("<?xml", "<svg", "<!doctype svg")):
+        if "<svg" in start:
+            return "image/svg+xml"
+        return "application/xhtml+xml" if "<html" in start else "application/xml"
+    if start.startswith("{\\rtf"):
+        return "application/rtf"
+    if start[:1] in {"{", "["} and _is_json(text, whole):
+        return next((h for h in hints if h.endswith("+json")), "application/json")
+    for hint in hints:
+        if hint == "application/json":
+            # it was read above, and is not
+            return "application/x-ndjson" if _is_json(text.partition("\n")[0], whole=True) else "text/plain"
+        if hint not in {"text/plain", "text/html", "image/svg+xml"} and _is_textual(hint):
+            return hint
+    return "text/csv" if _is_csv(text, whole) else "text/plain"
+
+
+def _is_json(text: str, whole: bool) -> bool:
+    if whole:
+        try:
+            json.loads(text.lstrip("\ufeff"))
+        except (ValueError, RecursionError):
+            return False
+        return True
+    # only a part of it: an object begins with a key, an array with a value
+    return re.match(r'\s*(?:\{\s*(?:"|\})|\[\s*(?:["\[{\]\d-]|true|false|null))', text.lstrip("\ufeff")) is not None
+
+
+def _is_csv(text: str, whole: bool) -> bool:
+    """At least two rows, and every row of the first fifty has the same two or more fields."""
+    lines = text.lstrip("\ufeff").splitlines()
+    if not whole and len(lines) > 1:
+        lines = lines[:-1]
+    for delimiter in ",;\t":
+        rows = [row for row in csv.reader(io.StringIO("\n".join(lines[:50])), delimiter=delimiter) if row]
+        widths = {len(row) for row in rows}
+        if len(rows) >= 2 and len(widths) == 1 and widths.pop() >= 2:
+            # prose with one comma in each line is no table: its fields are sentences
+            fields = [field for row in rows for field in row]
+            if sum(map(len, fields)) / len(fields) < 40 and not any(f.startswith(" ") and len(f) > 20 for f in fields):
+                return True
+    return False
+
+
+def _clean(declared: str | None) -> str | None:
+    value = (declared or "").partition(";")[0].strip().lower()
+    if not MEDIA_TYPE.fullmatch(value) or value in {UNKNOWN, "binary/octet-stream"}:
+        return None
+    return CANONICAL.get(value, value)
+
+
+def _by_name(filename: str | None) -> str | None:
+    # not the system's tables: the same name must mean the same type on every machine
+    return _clean(NAMES.guess_type((filename or "").lower(), strict=False)[0]) if filename else None
+
+
+def _is_textual(kind: str) -> bool:
+    return kind.startswith("text/") or kind.endswith(("+xml", "+json")) or kind in TEXTUAL
