@@ -24,7 +24,7 @@ DAY_MS = 24 * 3600 * 1000
 class Topic:
     """One topic, named without the deployment's prefix.
 
-    ``producers`` publish to it and ``consumers`` read it, each service as one consumer group of its own name.
+    ``producers`` publish to it and ``consumers`` read it, each service as one consumer group.
     """
 
     name: str
@@ -35,6 +35,13 @@ class Topic:
     producers: tuple[ServiceName, ...]
     consumers: tuple[ServiceName, ...]
     description: str
+
+    def group(self, service: ServiceName) -> str:
+        """The consumer group in which this service reads the topic, without the deployment's prefix.
+
+        A group of its own a topic: a rebalance of one does not stop the others.
+        """
+        return f"{service}.{self.name}"
 
     def parking(self, service: ServiceName) -> str:
         """The topic in which this consumer parks what it cannot handle."""

@@ -1,4 +1,4 @@
-"""Collections: which extractor turns the objects of which buckets (or documents of which collections) into documents."""
+"""Collections: which extractor turns which buckets' objects (or collections' documents) into documents."""
 
 from collections.abc import Sequence
 from datetime import datetime

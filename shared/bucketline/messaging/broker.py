@@ -1,0 +1,131 @@
+"""The bus of one service: FastStream for consuming, with safe settings in one place.
+
+FastStream's own defaults lose records (acknowledge first, start at the end, ``acks=1``). Here: one topic a subscriber,
+``AckPolicy.MANUAL``, one worker, from the earliest offset, topics never created on the side, and a parser that no
+header can break.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, Self, cast
+
+from aiokafka import ConsumerRebalanceListener, ConsumerRecord, TopicPartition
+from faststream import AckPolicy
+from faststream.kafka import KafkaBroker, KafkaMessage
+
+from bucketline.clock import Clock
+from bucketline.events.topics import Topic
+from bucketline.messaging.connection import security
+from bucketline.messaging.consume import Delivery, Handler, Intake, RetryPolicy
+from bucketline.messaging.parking import KafkaParking
+from bucketline.messaging.publisher import KafkaPublisher
+from bucketline.messaging.topics import ensure_topics
+from bucketline.messaging.watchdog import Watchdog, Watched
+from bucketline.settings import KafkaSettings, ServiceName
+
+MAX_POLL_INTERVAL_MS = 300_000
+GRACEFUL_SECONDS = 15.0
+
+
+class Bus:
+    """Publishes and consumes for one service. Register handlers, then enter it.
+
+    Entering connects and starts consuming; leaving stops fetching, lets the running handlers finish, commits.
+    """
+
+    def __init__(self, settings: KafkaSettings, service: ServiceName, *, clock: Clock) -> None:
+        self._settings = settings
+        self._service = service
+        self._clock = clock
+        self.publisher = KafkaPublisher(settings)
+        self._parking = KafkaParking(self.publisher, service)
+        self._broker = KafkaBroker(
+            settings.bootstrap,
+            client_id=f"bucketline-{service}",
+            security=security(settings),
+            request_timeout_ms=settings.request_timeout_ms,
+            acks="all",
+            enable_idempotence=settings.idempotent,
+            allow_auto_create_topics=False,
+            graceful_timeout=GRACEFUL_SECONDS,
+            apply_types=False,
+            logger=None,
+        )
+        self._intakes: list[Intake] = []
+        self.watchdog = Watchdog(settings)
+
+    def subscribe(self, topic: Topic, handler: Handler, *, max_records: int | None = None) -> None:
+        """Handles every record of ``topic`` with ``handler``, in micro-batches of at most ``max_records``."""
+        name = self._settings.topic_prefix + topic.name
+        group = self._settings.group_prefix + topic.group(self._service)
+        intake = Intake(
+            name,
+            group,
+            handler,
+            parking=self._parking,
+            clock=self._clock,
+            policy=RetryPolicy(attempts=self._settings.retry_attempts, budget=self._settings.retry_budget),
+            max_records=max_records or self._settings.max_records,
+        )
+        subscriber = self._broker.subscriber(
+            name,
+            group_id=group,
+            ack_policy=AckPolicy.MANUAL,
+            auto_offset_reset="earliest",
+            fetch_max_wait_ms=self._settings.fetch_max_wait_ms,
+            session_timeout_ms=self._settings.session_timeout_ms,
+            heartbeat_interval_ms=self._settings.heartbeat_interval_ms,
+            max_poll_interval_ms=MAX_POLL_INTERVAL_MS,
+            listener=_SettleFirst(intake),
+            parser=_tolerant,
+            decoder=_undecoded,
+        )
+
+        async def deliver(message: KafkaMessage) -> None:
+            await intake(cast("Delivery", message))
+
+        subscriber(deliver)
+        self._intakes.append(intake)
+        self.watchdog.watch(cast("Watched", subscriber), intake)
+
+    async def __aenter__(self) -> Self:
+        if self._settings.create_topics:
+            await ensure_topics(self._settings)
+        await self.publisher.__aenter__()
+        await self._broker.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        await self._broker.stop()
+        for intake in self._intakes:
+            await intake.settle()
+        await self.publisher.__aexit__(kind, error, tb)
+
+
+class _SettleFirst(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is untyped
+    """Commits what is handled before partitions move to another member."""
+
+    def __init__(self, intake: Intake) -> None:
+        self._intake = intake
+
+    async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
+        await self._intake.settle()
+
+    async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
+        self._intake.assigned()
+
+
+async def _tolerant(
+    record: "ConsumerRecord[Any, Any]", original: Callable[["ConsumerRecord[Any, Any]"], Awaitable[KafkaMessage]]
+) -> KafkaMessage:
+    """FastStream's parser loses a record with a header that is not UTF-8 or is null; it never sees the headers."""
+    message = await original(replace(record, headers=()))
+    message.raw_message = record
+    return message
+
+
+async def _undecoded(message: KafkaMessage) -> KafkaMessage:
+    return message

@@ -1,0 +1,93 @@
+"""The outbox: every event that was written with its fact gets published, whatever happens in between.
+
+Right after the write the same process publishes and forgets the event (:meth:`Outbox.flush_soon`). What a crash or an
+absent broker leaves behind is older than a few seconds, and the sweeper of any replica publishes it
+(:meth:`Outbox.sweep`). So an event may be published twice, with the same identity, but never not at all.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import timedelta
+
+from bucketline.background import Background
+from bucketline.clock import Clock
+from bucketline.errors import BucketlineError
+from bucketline.messaging.publisher import Publisher
+from bucketline.settings import SweepSettings
+from bucketline.storage.pending import Owed, PendingStore
+from bucketline.telemetry.logging import get_logger
+from bucketline.telemetry.metrics import OUTBOX_AGE, SWEPT
+
+log = get_logger(__name__)
+
+
+class Outbox:
+    """Publishes what the documents of one collection owe."""
+
+    def __init__(
+        self,
+        name: str,
+        store: PendingStore,
+        publisher: Publisher,
+        *,
+        clock: Clock,
+        settings: SweepSettings,
+        max_group: int = 1000,
+        max_queue: int = 50_000,
+    ) -> None:
+        self._name = name
+        self._store = store
+        self._publisher = publisher
+        self._clock = clock
+        self._settings = settings
+        self._max_group = max_group
+        self._max_queue = max_queue
+        self._queue: list[Owed] = []
+        self._worker: asyncio.Task[None] | None = None
+
+    def start(self, background: Background) -> None:
+        background.every(self._settings.interval, f"outbox {self._name}", self.sweep)
+
+    def flush_soon(self, owed: Sequence[Owed]) -> None:
+        """Publishes in the background, in the order of the calls. Never blocks, never raises.
+
+        Above ``max_queue`` the sweeper is left to do it: the events are safe where they are.
+        """
+        if len(self._queue) + len(owed) > self._max_queue:
+            return
+        self._queue.extend(owed)
+        if self._worker is None or self._worker.done():
+            self._worker = asyncio.create_task(self._drain())
+
+    async def sweep(self) -> int:
+        """Publishes what is overdue; returns how many documents owed something."""
+        before = self._clock.now() - timedelta(seconds=self._settings.outbox_after)
+        swept = 0
+        while overdue := await self._store.overdue(before, limit=self._settings.limit):
+            await self._pay(overdue)
+            swept += len(overdue)
+            SWEPT.labels(f"outbox {self._name}").inc(len(overdue))
+            if len(overdue) < self._settings.limit:
+                break
+        oldest = await self._store.oldest()
+        age = (self._clock.now() - oldest).total_seconds() if oldest else 0.0
+        OUTBOX_AGE.labels(self._name).set(max(0.0, age))
+        return swept
+
+    async def close(self, deadline: float = 5.0) -> None:
+        """Publishes what is queued, within the deadline; the rest is swept by another replica or the next start."""
+        if self._worker is not None:
+            await asyncio.wait([self._worker], timeout=deadline)
+
+    async def _drain(self) -> None:
+        while self._queue:
+            group = self._queue[: self._max_group]
+            del self._queue[: self._max_group]
+            try:
+                await self._pay(group)
+            except BucketlineError as error:
+                log.warning("left to the sweeper", outbox=self._name, events=len(group), error=error.message)
+
+    async def _pay(self, owed: Sequence[Owed]) -> None:
+        await self._publisher.publish([envelope for one in owed for envelope in one.envelopes])
+        await self._store.clear(owed)

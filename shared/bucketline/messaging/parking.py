@@ -1,0 +1,63 @@
+"""Parking: where a record goes that cannot be handled, untouched and with its context, to be replayed later."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from aiokafka import ConsumerRecord
+
+from bucketline.clock import wire_time
+from bucketline.messaging.publisher import KafkaPublisher, RawHeaders
+from bucketline.telemetry.metrics import PARKED
+
+PREFIX = "bucketline-parked-"
+LONGEST_ERROR = 2000
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why and after what a record was parked."""
+
+    error: BaseException
+    attempts: int
+    group: str
+    first_at: datetime
+    at: datetime
+
+
+class Parking(Protocol):
+    """Takes records out of the way without losing them."""
+
+    async def park(self, record: "ConsumerRecord[bytes, bytes]", reason: Reason) -> None:
+        """Returns when the record is safely parked; raises ``Transient`` otherwise."""
+        ...
+
+
+class KafkaParking:
+    """One parking topic a consumed topic and group: ``<topic>.parked.<service>``."""
+
+    def __init__(self, publisher: KafkaPublisher, service: str) -> None:
+        self._publisher = publisher
+        self._service = service
+
+    async def park(self, record: "ConsumerRecord[bytes, bytes]", reason: Reason) -> None:
+        topic = f"{record.topic}.parked.{self._service}"
+        headers = [*record.headers, *context_headers(record, reason)]
+        await self._publisher.publish_raw([(topic, record.key, record.value, headers)])
+        PARKED.labels(record.topic, reason.group).inc()
+
+
+def context_headers(record: "ConsumerRecord[bytes, bytes]", reason: Reason) -> RawHeaders:
+    """What a person needs to know about a parked record, as headers beside its own."""
+    context = {
+        "topic": record.topic,
+        "partition": str(record.partition),
+        "offset": str(record.offset),
+        "group": reason.group,
+        "error-type": type(reason.error).__name__,
+        "error": str(reason.error)[:LONGEST_ERROR],
+        "attempts": str(reason.attempts),
+        "first-at": wire_time(reason.first_at),
+        "at": wire_time(reason.at),
+    }
+    return [(PREFIX + name, value.encode(errors="replace")) for name, value in context.items()]

@@ -1,0 +1,131 @@
+"""Sees that consuming goes on.
+
+A connected client says nothing about progress: after a broker restart a consumer may wait for ever, and a broker that
+forgot its data leaves consumers waiting beyond the end of the log. The watchdog compares each consumer's position with
+the broker's log. A consumer beyond the end goes back to the beginning; one that does not move although records wait,
+or that has stood without an assignment for too long, is started anew; if that does not help either, the service is no
+longer live, and whoever runs it restarts it.
+"""
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from bucketline.errors import BucketlineError
+from bucketline.messaging.consume import Intake
+from bucketline.messaging.topics import ensure_topics
+from bucketline.settings import KafkaSettings
+from bucketline.telemetry.logging import get_logger
+from bucketline.telemetry.metrics import LAG
+
+log = get_logger(__name__)
+
+
+class Watched(Protocol):
+    """A FastStream subscriber."""
+
+    consumer: AIOKafkaConsumer | None
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+
+class Stuck(BucketlineError):
+    """A consumer does not get on."""
+
+
+@dataclass
+class _State:
+    subscriber: Watched
+    intake: Intake
+    positions: dict[TopicPartition, int] = field(default_factory=dict)
+    moved_at: float = field(default_factory=time.monotonic)
+    answered_at: float = field(default_factory=time.monotonic)
+    restarts: int = 0
+
+
+class Watchdog:
+    """Watches the consumers of one service; :meth:`step` is run every few seconds."""
+
+    def __init__(self, settings: KafkaSettings, *, patience: float = 20.0) -> None:
+        self._settings = settings
+        self._patience = patience
+        self._states: list[_State] = []
+
+    def watch(self, subscriber: Watched, intake: Intake) -> None:
+        self._states.append(_State(subscriber, intake))
+
+    async def live(self) -> None:
+        """Raises :class:`Stuck` when starting a consumer anew did not help."""
+        now = time.monotonic()
+        for state in self._states:
+            if now - state.moved_at > self._patience * 6:
+                raise Stuck(f"{state.intake.topic} does not get on")
+
+    async def ready(self) -> None:
+        """Raises :class:`Stuck` while a consumer has never joined its group."""
+        for state in self._states:
+            if not state.intake.joined:
+                raise Stuck(f"{state.intake.topic} has not joined its group")
+
+    async def step(self) -> None:
+        if self._settings.create_topics:
+            # A broker that keeps its topics in memory forgets them with its restart.
+            await ensure_topics(self._settings)
+        for state in self._states:
+            await self._look_at(state)
+
+    async def _look_at(self, state: _State) -> None:
+        consumer = state.subscriber.consumer
+        if consumer is None:
+            return
+        try:
+            async with asyncio.timeout(5):
+                waiting = await self._compare(state, consumer)
+            state.answered_at = time.monotonic()
+        except (KafkaError, TimeoutError):
+            waiting = True
+        now = time.monotonic()
+        busy = state.intake.busy_since is not None
+        if not waiting or busy:
+            state.moved_at, state.restarts = now, 0
+            return
+        if now - state.moved_at > self._patience * (state.restarts + 1):
+            state.restarts += 1
+            log.warning("starting a consumer anew", topic=state.intake.topic, restarts=state.restarts)
+            await self._restart(state)
+
+    async def _compare(self, state: _State, consumer: AIOKafkaConsumer) -> bool:
+        """Whether the consumer should have moved and did not."""
+        assigned = consumer.assignment()
+        if not assigned:
+            # Fewer partitions than members is fine; a member that never heard of its group is not.
+            return not state.intake.joined
+        ends = await consumer.end_offsets(assigned)
+        positions = {partition: await consumer.position(partition) for partition in assigned}
+        for partition, position in positions.items():
+            if position > ends[partition]:
+                log.warning(
+                    "the broker lost records, reading from the start",
+                    topic=partition.topic,
+                    partition=partition.partition,
+                )
+                await consumer.seek_to_beginning(partition)
+        lag = sum(max(0, ends[partition] - position) for partition, position in positions.items())
+        LAG.labels(state.intake.topic).set(lag)
+        moved = positions != state.positions
+        state.positions = positions
+        return lag > 0 and not moved
+
+    async def _restart(self, state: _State) -> None:
+        try:
+            async with asyncio.timeout(30):
+                await state.subscriber.stop()
+                await state.subscriber.start()
+        except (KafkaError, TimeoutError, OSError) as error:
+            log.warning("the consumer did not start", topic=state.intake.topic, error=repr(error))
