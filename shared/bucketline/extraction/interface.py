@@ -22,9 +22,11 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 from bucketline.extraction.errors import PermanentError, ResourceError
+
+T = TypeVar("T")
 
 Schema = Mapping[str, object]
 OutputSchema = Schema | Callable[[Mapping[str, object]], Schema]
@@ -120,9 +122,7 @@ class BlobView:
     async def read(self, limit: int) -> bytes:
         """All bytes at once; ``ResourceError`` when there are more than ``limit``."""
         if self.size_bytes > limit:
-            raise ResourceError(
-                f"{self.describe()} has {self.size_bytes} bytes, more than the {limit} allowed"
-            )
+            raise ResourceError(f"{self.describe()} has {self.size_bytes} bytes, more than the {limit} allowed")
         content = bytearray()
         async for chunk in self.source.open():
             content += chunk
@@ -181,6 +181,13 @@ class ExtractionContext:
     inputs: Mapping[str, object] = dataclasses.field(default_factory=dict)
     outbound: OutboundPolicy = dataclasses.field(default_factory=OutboundPolicy)
 
+    def parameter(self, name: str, kind: type[T]) -> T:
+        """The parameter as a value of ``kind``; ``PermanentError`` when it is absent or of another type."""
+        value = self.parameters.get(name)
+        if not isinstance(value, kind):
+            raise PermanentError(f"the parameter '{name}' must be of type {kind.__name__}")
+        return value
+
 
 @dataclass(frozen=True, slots=True)
 class DerivedBlob:
@@ -197,12 +204,15 @@ class DerivedBlob:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One result. ``fields`` hold JSON values only (numbers finite, integers within 64 bits, text for
-    dates).
+    """One result.
+
+    ``fields`` hold JSON values only: finite numbers, integers within 64 bits, ISO 8601 text for dates.
+    ``source_blobs`` are the ids of the blobs it was made from, for its lineage; empty means all of them.
     """
 
     fields: dict[str, object]
     blobs: tuple[DerivedBlob, ...] = ()
+    source_blobs: tuple[str, ...] = ()
 
 
 class Extractor(Protocol):

@@ -28,9 +28,7 @@ class FileSource:
         yield self._path
 
     async def presigned_url(self) -> str:
-        raise PermanentError(
-            "this file has no URL: extractors in worker processes read it with open() or as_file()"
-        )
+        raise PermanentError("this file has no URL: extractors in worker processes read it with open() or as_file()")
 
 
 class MemorySource:

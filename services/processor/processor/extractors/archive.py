@@ -1,0 +1,29 @@
+"""A look at a ZIP-based file before a library unpacks it."""
+
+import zipfile
+from pathlib import Path
+
+from bucketline.extraction import PermanentError, ResourceError
+
+MAX_UNPACKED_BYTES = 1024**3
+MAX_RATIO = 200
+SMALL_BYTES = 16 * 1024 * 1024
+
+
+def check_archive(path: Path, label: str, must_contain: str, kind: str) -> None:
+    """Refuse what is no ``kind`` (``PermanentError``) and what unpacks to too much (``ResourceError``).
+
+    The sizes are those of the archive's directory, which may lie: the worker's memory limit is the second
+    wall.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        raise PermanentError(f"{label} is damaged: it is not a complete {kind} file") from error
+    if not any(entry.filename.startswith(must_contain) for entry in entries):
+        raise PermanentError(f"{label} is not a {kind} file")
+    unpacked = sum(entry.file_size for entry in entries)
+    packed = max(1, sum(entry.compress_size for entry in entries))
+    if unpacked > MAX_UNPACKED_BYTES or (unpacked > SMALL_BYTES and unpacked / packed > MAX_RATIO):
+        raise ResourceError(f"{label} unpacks to {unpacked} bytes, which is more than is allowed")

@@ -1,0 +1,92 @@
+"""HTML pages, by Beautiful Soup on lxml."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bucketline.extraction import ResourceError
+from processor.extractors.document_parts import MAX_HEADINGS, text_parts
+from processor.extractors.values import json_value
+
+if TYPE_CHECKING:
+    from bs4 import BeautifulSoup
+
+MAX_BYTES = 32 * 1024 * 1024
+UNSEEN = ("script", "style", "noscript", "template", "svg", "head")
+BLOCKS = (
+    "p",
+    "div",
+    "section",
+    "article",
+    "li",
+    "tr",
+    "table",
+    "ul",
+    "ol",
+    "br",
+    "hr",
+    "pre",
+    "blockquote",
+    "h1",
+    "h2",
+    "h3",
+    "h4",
+    "h5",
+    "h6",
+    "header",
+    "footer",
+    "main",
+    "nav",
+    "aside",
+    "figure",
+    "dd",
+    "dt",
+)
+
+
+def html_documents(path: Path, label: str) -> Iterator[dict[str, object]]:
+    """The text that a browser would show, block by block, and what the head says."""
+    from bs4 import BeautifulSoup
+
+    size = path.stat().st_size
+    if size > MAX_BYTES:
+        raise ResourceError(f"{label} has {size} bytes of HTML; {MAX_BYTES} are allowed")
+    soup = BeautifulSoup(path.read_bytes(), "lxml")
+    about = _about(soup)
+    for element in soup.find_all(UNSEEN):
+        element.decompose()
+    for element in soup.find_all(BLOCKS):
+        element.insert_before("\n")
+        element.append("\n")
+    for cell in soup.find_all(("td", "th")):
+        cell.append("\t")
+    yield from text_parts(_lines(soup.get_text()), {"format": "html", **about})
+
+
+def _lines(text: str) -> Iterator[str]:
+    """Each line with its white space made single; several empty lines become one."""
+    blank = True
+    for line in text.splitlines():
+        cells = [" ".join(cell.split()) for cell in line.split("\t")]
+        words = "\t".join(cells).strip()
+        if words or not blank:
+            yield words + "\n"
+        blank = not words
+
+
+def _about(soup: "BeautifulSoup") -> dict[str, object]:
+    from bs4 import Tag
+
+    found: dict[str, object] = {}
+    if soup.title and (title := soup.title.get_text(strip=True)):
+        found["title"] = title[:1000]
+    if soup.html and (language := soup.html.get("lang")):
+        found["language"] = str(language)
+    for name in ("author", "description"):
+        element = soup.find("meta", attrs={"name": name})
+        if isinstance(element, Tag) and (content := element.get("content")):
+            found[name] = str(content)[:5000]
+    titles = soup.find_all(("h1", "h2", "h3"), limit=MAX_HEADINGS)
+    if titles:
+        found["headings"] = [title.get_text(" ", strip=True)[:500] for title in titles]
+    return {name: json_value(value) for name, value in found.items()}

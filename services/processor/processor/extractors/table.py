@@ -1,0 +1,163 @@
+"""``table_extractor``: one document a row of a CSV, JSON Lines, Excel or Parquet file."""
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+from bucketline.extraction import (
+    BlobView,
+    Document,
+    ExtractionContext,
+    ExtractorInfo,
+    ObjectView,
+    PermanentError,
+    ResourceError,
+    selected_blobs,
+)
+from processor.extractors.table_columns import Table
+from processor.extractors.table_csv import csv_tables
+from processor.extractors.table_excel import excel_tables
+from processor.extractors.table_jsonl import jsonl_tables, looks_like_jsonl
+from processor.extractors.table_parquet import parquet_tables
+
+HEAD_BYTES = 64 * 1024
+MEDIA_TYPES = (
+    "text/csv",
+    "text/tab-separated-values",
+    "application/csv",
+    "application/jsonl",
+    "application/x-ndjson",
+    "application/x-jsonlines",
+    "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
+    "application/vnd.apache.parquet",
+    "application/x-parquet",
+)
+
+
+class TableExtractor:
+    """One document a row, in the order of the file; rows are streamed, so that a large table takes little
+    memory.
+
+    The columns are at the root of the document. ``table`` says where the row stands (``row`` counts from 1,
+    without the header; ``sheet`` for Excel) and, in the first document of each table, its ``columns`` with
+    their types. Column names that a document cannot have get another: see
+    :mod:`processor.extractors.table_columns`.
+    """
+
+    info = ExtractorInfo(
+        name="table_extractor",
+        version="v1",
+        description="One document for each row of a CSV, JSON Lines, Excel (.xlsx) or Parquet file.",
+        accepts=("excel", *MEDIA_TYPES),
+        parameters_schema={
+            "type": "object",
+            "properties": {
+                "format": {
+                    "type": "string",
+                    "enum": ["auto", "csv", "jsonl", "excel", "parquet"],
+                    "default": "auto",
+                },
+                "header": {
+                    "type": "string",
+                    "enum": ["auto", "yes", "no"],
+                    "default": "auto",
+                    "description": "Whether the first row of CSV and Excel names the columns.",
+                },
+                "delimiter": {"type": "string", "minLength": 1, "maxLength": 1, "description": "Of CSV; else found."},
+                "sheets": {
+                    "type": "array",
+                    "items": {"type": "string"},
+                    "description": "The Excel sheets to read, all when absent.",
+                },
+                "infer_types": {
+                    "type": "boolean",
+                    "default": True,
+                    "description": "Whether CSV columns that hold only numbers or booleans become such.",
+                },
+                "max_rows": {
+                    "type": "integer",
+                    "minimum": 1,
+                    "maximum": 10_000_000,
+                    "default": 1_000_000,
+                    "description": "Rows read from one object.",
+                },
+                "beyond_max_rows": {
+                    "type": "string",
+                    "enum": ["fail", "stop"],
+                    "default": "fail",
+                    "description": "Whether a longer table fails the object or ends there.",
+                },
+            },
+            "additionalProperties": False,
+        },
+        output_schema={
+            "properties": {
+                "table": {
+                    "type": "object",
+                    "properties": {
+                        "row": {"type": "integer"},
+                        "sheet": {"type": "string"},
+                        "format": {"type": "string"},
+                        "columns": {"type": "object"},
+                    },
+                }
+            }
+        },
+    )
+
+    async def extract(self, obj: ObjectView, context: ExtractionContext) -> AsyncIterator[Document]:
+        left = context.parameter("max_rows", int)
+        for blob in selected_blobs(self.info, obj, context):
+            async with blob.as_file() as path:
+                for document in _documents(path, blob, context):
+                    if left == 0:
+                        if context.parameter("beyond_max_rows", str) == "stop":
+                            return
+                        limit = context.parameter("max_rows", int)
+                        raise ResourceError(f"{blob.describe()} goes beyond the {limit} rows that are allowed")
+                    left -= 1
+                    yield document
+
+
+def _documents(path: Path, blob: BlobView, context: ExtractionContext) -> Iterator[Document]:
+    kind, tables = _tables(path, blob, context)
+    for table in tables:
+        for number, row in enumerate(table.rows, start=1):
+            place: dict[str, object] = {"row": number, "format": kind}
+            if table.sheet is not None:
+                place["sheet"] = table.sheet
+            if number == 1:
+                place["columns"] = dict(table.columns)
+            yield Document({**row, "table": place}, source_blobs=(blob.blob_id,))
+
+
+def _tables(path: Path, blob: BlobView, context: ExtractionContext) -> tuple[str, Iterator[Table]]:
+    label = blob.describe()
+    kind = context.parameter("format", str)
+    if kind == "auto":
+        kind = _kind(path, blob)
+    header = context.parameter("header", str)
+    if kind == "parquet":
+        return kind, parquet_tables(path, label)
+    if kind == "excel":
+        sheets = context.parameters.get("sheets")
+        return kind, excel_tables(path, label, header, sheets if isinstance(sheets, list) else None)
+    if kind == "jsonl":
+        return kind, jsonl_tables(path, label)
+    delimiter = context.parameters.get("delimiter")
+    chosen = delimiter if isinstance(delimiter, str) else None
+    return kind, csv_tables(path, label, header, chosen, infer=context.parameter("infer_types", bool))
+
+
+def _kind(path: Path, blob: BlobView) -> str:
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+    if head.startswith(b"PAR1"):
+        return "parquet"
+    if head.startswith(b"PK\x03\x04"):
+        return "excel"
+    if head.startswith(b"\xd0\xcf\x11\xe0"):
+        raise PermanentError(f"{blob.describe()} is password-protected or an old Office file; save it as .xlsx or CSV")
+    name = (blob.filename or "").lower()
+    if name.endswith((".jsonl", ".ndjson")) or "json" in blob.mime_type or looks_like_jsonl(head):
+        return "jsonl"
+    return "csv"

@@ -1,0 +1,109 @@
+"""Names and types of a table's columns."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+MAX_COLUMNS = 5000
+MAX_NAME = 200
+# At the root of a document these mean something already.
+RESERVED = {
+    "table",
+    "document_id",
+    "document_blobs",
+    "collection_id",
+    "object_id",
+    "bucket_id",
+    "namespace_id",
+    "root_object_id",
+    "root_bucket_id",
+}
+
+_INTEGER = re.compile(r"[+-]?(0|[1-9]\d{0,17})")
+_FLOAT = re.compile(r"[+-]?(\d{1,15}\.\d{0,17}|\.\d{1,17}|\d{1,15}(\.\d{0,17})?[eE][+-]?\d{1,3})")
+_BOOLEANS = {"true": True, "false": False}
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One table of a file. ``rows`` is read once; ``columns`` maps names to types, as far as they are
+    known.
+    """
+
+    columns: Mapping[str, str]
+    rows: Iterator[dict[str, object]]
+    sheet: str | None = None
+
+
+def column_names(header: Sequence[object]) -> list[str]:
+    """Names that a document may have, one a cell, all different.
+
+    Dots become ``_``; leading ``$`` and ``_`` go; an empty name is ``column_<n>``; a name that is taken, or
+    that documents use themselves, gets ``_2``, ``_3`` and so on.
+    """
+    taken = set(RESERVED)
+    names = []
+    for number, cell in enumerate(header, start=1):
+        base = safe_name("" if cell is None else str(cell)) or f"column_{number}"
+        name, count = base, 1
+        while name in taken:
+            count += 1
+            name = f"{base}_{count}"
+        taken.add(name)
+        names.append(name)
+    return names
+
+
+def safe_name(name: str) -> str:
+    """``name`` without what the root of a document cannot have; may be empty."""
+    clean = name.encode("utf-8", "replace").decode("utf-8").replace("\0", "").replace(".", "_").strip()
+    return clean.lstrip("$_ ")[:MAX_NAME]
+
+
+def is_header(first: Sequence[object], second: Sequence[object] | None) -> bool:
+    """Whether a first row looks like names: all text, none empty, none twice, no numbers.
+
+    With text below as well it cannot be told, and then it counts as a header: nearly every file has one.
+    """
+    cells = ["" if cell is None else str(cell).strip() for cell in first]
+    if second is None and len(cells) == 1:
+        return False
+    return all(cells) and len(set(cells)) == len(cells) and all(kind_of(cell) == "string" for cell in cells)
+
+
+def kind_of(text: str) -> str:
+    """``integer``, ``float``, ``boolean``, else ``string``. Numbers with leading zeros are codes, hence
+    text.
+    """
+    if _INTEGER.fullmatch(text):
+        return "integer"
+    if _FLOAT.fullmatch(text):
+        return "float"
+    return "boolean" if text.lower() in _BOOLEANS else "string"
+
+
+def column_kind(texts: Iterator[str]) -> str:
+    """The type that holds every value; empty ones say nothing."""
+    kinds = {kind_of(text) for text in texts if text}
+    if kinds == {"integer", "float"}:
+        return "float"
+    return kinds.pop() if len(kinds) == 1 else "string"
+
+
+def typed(text: str, kind: str) -> object:
+    """``text`` as a value of its column's type; a stray value that is none stays text, an empty one is
+    ``None``.
+    """
+    stripped = text.strip()
+    if not stripped:
+        return None
+    if kind == "string":
+        return text
+    found = kind_of(stripped)
+    if kind == "boolean" and found == "boolean":
+        return _BOOLEANS[stripped.lower()]
+    if kind == "integer" and found == "integer":
+        return int(stripped)
+    if kind == "float" and found in ("integer", "float"):
+        return float(stripped)
+    return text
