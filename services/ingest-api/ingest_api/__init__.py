@@ -1,0 +1,1 @@
+"""The HTTP API: takes what producers send, keeps it durably, and tells the others."""

@@ -1,0 +1,118 @@
+"""The ingest API, wired: the only place where its clients are built."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from starlette.types import ASGIApp, Lifespan
+
+from bucketline import __version__
+from bucketline.events.topics import STATUS
+from bucketline.ids import RandomIds
+from bucketline.messaging.outbox import Outbox
+from bucketline.runtime import Runtime, open_runtime
+from bucketline.settings import ServiceSettings
+from bucketline.storage.batches import Batches, Units
+from bucketline.storage.blobs import Blobs
+from bucketline.storage.buckets import Buckets
+from bucketline.storage.collections import Collections
+from bucketline.storage.documents import Documents
+from bucketline.storage.keys import Keys
+from bucketline.storage.namespaces import Namespaces
+from bucketline.storage.objects import Objects
+from bucketline.storage.pending import PendingStore
+from bucketline.storage.removals import Removals
+from bucketline.storage.tasks import Tasks
+from bucketline.telemetry.health import Health
+from ingest_api import faults
+from ingest_api.auth import Auth
+from ingest_api.deps import Deps
+from ingest_api.front import Front
+from ingest_api.handlers import Handlers
+from ingest_api.limits import Limiter
+from ingest_api.routes import ROUTERS
+from ingest_api.settings import ApiSettings
+
+
+def create(settings: ServiceSettings) -> ASGIApp:
+    """The ASGI application; it connects when it starts and runs its sweepers until it stops."""
+    api_settings = ApiSettings()
+    health = Health()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with open_runtime(settings, health=health) as runtime:
+            deps = wire(runtime, api_settings)
+            app.state.deps = deps
+            app.state.limiter = Limiter(runtime.database, api_settings, clock=runtime.clock)
+            handlers = Handlers(deps)
+            runtime.bus.subscribe(STATUS, handlers.on_status)
+            async with runtime.running():
+                for outbox in (deps.object_outbox, deps.batch_outbox, deps.removal_outbox):
+                    outbox.start(runtime.background)
+                handlers.sweep(runtime.background, settings.sweep)
+                yield
+                for outbox in (deps.object_outbox, deps.batch_outbox, deps.removal_outbox):
+                    await outbox.close()
+
+    app = build(lifespan)
+    app.router.routes.extend(health.routes())
+    return Front(
+        app,
+        auth=lambda: app.state.deps.auth,
+        limiter=lambda: app.state.limiter,
+        ids=RandomIds(),
+        max_body_bytes=settings.http.max_body_bytes,
+    )
+
+
+def build(lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
+    """The routes without their clients: enough for the OpenAPI document."""
+    app = FastAPI(
+        title="Bucketline",
+        version=__version__,
+        summary="Self-hosted, event-driven object ingestion.",
+        docs_url="/docs",
+        redoc_url=None,
+        lifespan=lifespan,
+        separate_input_output_schemas=False,
+    )
+    faults.install(app)
+    for router in ROUTERS:
+        app.include_router(router)
+    return app
+
+
+def wire(runtime: Runtime, settings: ApiSettings) -> Deps:
+    """Repositories and outboxes on the runtime's clients."""
+    database, clock = runtime.database, runtime.clock
+    keys, namespaces = Keys(database), Namespaces(database)
+    objects, batches, removals = Objects(database), Batches(database), Removals(database)
+
+    def outbox(name: str, store: PendingStore) -> Outbox:
+        return Outbox(name, store, runtime.bus.publisher, clock=clock, settings=runtime.settings.sweep)
+
+    return Deps(
+        settings=settings,
+        database=database,
+        blobstore=runtime.blobs,
+        clock=clock,
+        ids=runtime.ids,
+        source=runtime.source,
+        health=runtime.health,
+        auth=Auth(keys, namespaces, settings, clock=clock),
+        namespaces=namespaces,
+        buckets=Buckets(database),
+        collections=Collections(database),
+        objects=objects,
+        batches=batches,
+        units=Units(database),
+        documents=Documents(database),
+        blobs=Blobs(database),
+        keys=keys,
+        tasks=Tasks(database),
+        removals=removals,
+        object_outbox=outbox("objects", objects.outbox),
+        batch_outbox=outbox("batches", batches.outbox),
+        removal_outbox=outbox("removals", removals.outbox),
+    )

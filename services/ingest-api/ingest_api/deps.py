@@ -1,0 +1,74 @@
+"""What the routes work with: one frozen bundle, made in ``app.py``."""
+
+from dataclasses import dataclass, field
+
+from cachetools import TTLCache
+
+from bucketline.clock import Clock
+from bucketline.events.catalog import Event
+from bucketline.events.envelope import Envelope, wrap
+from bucketline.ids import Ids
+from bucketline.messaging.outbox import Outbox
+from bucketline.storage.batches import Batches, Units
+from bucketline.storage.blobs import Blobs
+from bucketline.storage.blobstore import BlobStore
+from bucketline.storage.buckets import BucketDocument, Buckets
+from bucketline.storage.collections import Collections
+from bucketline.storage.documents import Documents
+from bucketline.storage.keys import Keys
+from bucketline.storage.mongo import Database
+from bucketline.storage.namespaces import Namespaces
+from bucketline.storage.objects import Objects
+from bucketline.storage.removals import Removals
+from bucketline.storage.tasks import Tasks
+from bucketline.telemetry.health import Health
+from bucketline.telemetry.tracing import current_trace
+from ingest_api.auth import Auth
+from ingest_api.settings import ApiSettings
+
+
+@dataclass(frozen=True)
+class Deps:
+    """Repositories, outboxes and the like. ``source`` is the CloudEvents source of this service."""
+
+    settings: ApiSettings
+    database: Database
+    blobstore: BlobStore
+    clock: Clock
+    ids: Ids
+    source: str
+    health: Health
+    auth: Auth
+    namespaces: Namespaces
+    buckets: Buckets
+    collections: Collections
+    objects: Objects
+    batches: Batches
+    units: Units
+    documents: Documents
+    blobs: Blobs
+    keys: Keys
+    tasks: Tasks
+    removals: Removals
+    object_outbox: Outbox
+    batch_outbox: Outbox
+    removal_outbox: Outbox
+    bucket_cache: "TTLCache[tuple[str, str], BucketDocument]" = field(default_factory=lambda: TTLCache(10_000, 2.0))
+
+    def seal(self, event: Event) -> Envelope:
+        """The envelope of an event that happens now, within the current trace."""
+        return wrap(event, id=self.ids.new("evt"), source=self.source, at=self.clock.now(), trace=current_trace())
+
+    async def bucket(self, namespace_id: str, identifier: str) -> BucketDocument | None:
+        """A live bucket by id or name; may be ``scope_cache_seconds`` old when another replica changed it."""
+        found = self.bucket_cache.get((namespace_id, identifier))
+        if found is None:
+            found = await self.buckets.resolve(namespace_id, identifier)
+            if found is None:
+                return None
+            self.bucket_cache[namespace_id, identifier] = found
+        return found
+
+    def forget_buckets(self) -> None:
+        """Drops what is cached: a bucket was changed here."""
+        self.bucket_cache.clear()

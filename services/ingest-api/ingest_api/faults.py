@@ -1,0 +1,65 @@
+"""FastAPI's own errors in the contract's envelope: faulty bodies and parameters, unknown routes, wrong methods."""
+
+from collections.abc import Sequence
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from bucketline.errors import (
+    ApiError,
+    BadRequest,
+    Fault,
+    MethodNotAllowed,
+    NotFound,
+    StoreUnavailable,
+    ValidationFailed,
+)
+from ingest_api.front import on_error, respond_to
+
+MOST_FAULTS = 100
+
+
+def install(app: FastAPI) -> None:
+    """Sends every error that FastAPI would answer itself through the envelope."""
+    app.add_exception_handler(ApiError, on_error)
+    app.add_exception_handler(StoreUnavailable, on_error)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+
+
+def faults_of(errors: Sequence[ErrorDetails], *prefix: str | int) -> list[Fault]:
+    """pydantic's rows as the contract's. Values of the request are not repeated."""
+    return [Fault(row["type"], [*prefix, *row["loc"]], row["msg"]) for row in errors[:MOST_FAULTS]]
+
+
+def body_faults(error: ValidationError) -> ValidationFailed:
+    """The 422 of a body that a route validated itself."""
+    return ValidationFailed(
+        faults_of(error.errors(include_url=False, include_input=False, include_context=False), "body")
+    )
+
+
+async def _invalid(_: Request, error: Exception) -> Response:
+    if not isinstance(error, RequestValidationError):
+        raise error
+    rows = [Fault(row["type"], row["loc"], row["msg"]) for row in error.errors()[:MOST_FAULTS]]
+    return respond_to(ValidationFailed(rows))
+
+
+async def _http(request: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):
+        raise error
+    path = request.url.path
+    if error.status_code == 404:
+        return respond_to(NotFound("there is no such route", details={"resource": "route", "id": path}))
+    if error.status_code == 405:
+        allowed = dict(error.headers or {})
+        return respond_to(
+            MethodNotAllowed(f"{request.method} is not allowed here", details={"path": path}, headers=allowed)
+        )
+    return respond_to(BadRequest(str(error.detail)))

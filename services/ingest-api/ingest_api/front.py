@@ -1,0 +1,147 @@
+"""The outermost layer, around every path: request id, span, metrics, body limit, authentication, errors.
+
+One ASGI middleware and not six: each of them would cost every request.
+"""
+
+import time
+from collections.abc import Awaitable, Callable
+
+import orjson
+import structlog
+from opentelemetry.trace import SpanKind
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from bucketline.errors import ApiError, PayloadTooLarge, ServiceUnavailable, StoreUnavailable
+from bucketline.ids import Ids
+from bucketline.telemetry.logging import get_logger
+from bucketline.telemetry.metrics import HTTP_SECONDS
+from bucketline.telemetry.tracing import current_trace_id, span
+from ingest_api.auth import Auth
+from ingest_api.limits import Limiter
+
+log = get_logger(__name__)
+
+OPEN_PATHS = frozenset(
+    {
+        "/v1/health",
+        "/v1/health/liveness",
+        "/docs",
+        "/docs/oauth2-redirect",
+        "/openapi.json",
+        "/live",
+        "/ready",
+        "/metrics",
+    }
+)
+LONGEST_REQUEST_ID = 128
+
+
+class Front:
+    """Wraps the application. ``scope["state"]`` gets ``caller`` and ``request_id``."""
+
+    def __init__(
+        self, app: ASGIApp, *, auth: Callable[[], Auth], limiter: Callable[[], Limiter], ids: Ids, max_body_bytes: int
+    ) -> None:
+        self._app = app
+        self._auth = auth
+        self._limiter = limiter
+        self._ids = ids
+        self._max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        request_id = _request_id(headers.get("x-request-id")) or self._ids.new("req")
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        started = time.perf_counter()
+        answered: dict[str, int] = {}
+        extra = {"X-Request-Id": request_id}
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                answered["status"] = message["status"]
+                found = MutableHeaders(scope=message)
+                for name, value in extra.items():
+                    found[name] = value
+            await send(message)
+
+        parent = {name: value for name in ("traceparent", "tracestate") if (value := headers.get(name))}
+        with (
+            structlog.contextvars.bound_contextvars(request_id=request_id),
+            span(f"{scope['method']}", kind=SpanKind.SERVER, parent=parent) as opened,
+        ):
+            try:
+                if scope["path"] not in OPEN_PATHS:
+                    auth = self._auth()
+                    state["caller"] = await auth.caller(headers.get("authorization"))
+                    extra |= await self._limiter().admit(state["caller"], scope)
+                await self._app(scope, _limited(receive, headers, self._max_body_bytes), answer)
+            except Exception as error:
+                if "status" in answered:
+                    raise
+                await respond_to(error)(scope, receive, answer)
+            finally:
+                route = _route(scope)
+                status = answered.get("status", 500)
+                opened.update_name(f"{scope['method']} {route}")
+                opened.set_attributes(
+                    {"http.request.method": scope["method"], "http.route": route, "http.response.status_code": status}
+                )
+                HTTP_SECONDS.labels(scope["method"], route, str(status)).observe(time.perf_counter() - started)
+
+
+def respond_to(error: Exception) -> Response:
+    """The answer to an error: ours as they say, everything else as a 500 that tells nothing internal."""
+    if isinstance(error, StoreUnavailable):
+        log.warning("a store is away", error=error.message)
+        error = ServiceUnavailable()
+    if not isinstance(error, ApiError):
+        log.error("unexpected error", exc_info=error)
+        error = ApiError("unexpected error")
+    body = error.envelope()
+    trace_id = current_trace_id()
+    headers = {**error.headers, **({"X-Trace-Id": trace_id} if trace_id else {})}
+    return Response(orjson.dumps(body), error.status, headers, "application/json")
+
+
+async def on_error(_: Request, error: Exception) -> Response:
+    """The same, for errors that FastAPI catches itself."""
+    return respond_to(error)
+
+
+def _limited(receive: Receive, headers: Headers, limit: int) -> Callable[[], Awaitable[Message]]:
+    refusal = PayloadTooLarge(f"the body is larger than {limit} bytes", details={"limit_bytes": limit})
+    announced = headers.get("content-length")
+    if announced is not None and announced.isdigit() and int(announced) > limit:
+        raise refusal
+    taken = 0
+
+    async def counted() -> Message:
+        nonlocal taken
+        message = await receive()
+        if message["type"] == "http.request":
+            taken += len(message.get("body", b""))
+            if taken > limit:
+                raise refusal
+        return message
+
+    return counted
+
+
+def _request_id(given: str | None) -> str | None:
+    """A caller's own request id is kept if it is harmless."""
+    if given and len(given) <= LONGEST_REQUEST_ID and given.isascii() and given.isprintable():
+        return given
+    return None
+
+
+def _route(scope: Scope) -> str:
+    """The route's template: paths with ids in them would be a metric each."""
+    route = scope.get("route")
+    return str(getattr(route, "path", "unmatched"))
