@@ -21,6 +21,8 @@ from typing import ClassVar
 from bucketline.errors import BucketlineError, RetryClass
 
 MAX_RETRY_AFTER_SECONDS = 300.0
+# a client's exception may quote what the source sent, and that may be long
+MAX_DETAIL_CHARACTERS = 500
 
 
 class SourceError(BucketlineError):
@@ -31,7 +33,7 @@ class SourceError(BucketlineError):
 
     def __init__(self, message: str, *, detail: str = "") -> None:
         super().__init__(message)
-        self.detail = detail
+        self.detail = detail[:MAX_DETAIL_CHARACTERS]
 
 
 class AddressRefused(SourceError):

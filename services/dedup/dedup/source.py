@@ -140,13 +140,15 @@ async def _inline(source: InlineSource, max_bytes: int) -> AsyncIterator[ByteStr
         for start in range(0, len(content), CHUNK_BYTES):
             yield content[start : start + CHUNK_BYTES]
 
+    kind: str | None
+    name: str | None = None
     match source:
         case TextSource():
-            kind, name = "text/plain", None
+            kind = "text/plain"
         case JsonSource():
-            kind, name = "application/json", None
+            kind = "application/json"
         case DataUriSource():
-            kind, name = source.media_type, None
+            kind = source.media_type
         case Base64Source():
             kind, name = source.mime_type, safe_filename(source.filename)
     yield _Chunks(chunks(), content_length=len(content), content_type=kind, filename=name)

@@ -12,6 +12,7 @@ from email.message import Message
 from urllib.parse import unquote
 
 from aiohttp import ClientError, ClientResponse
+from aiohttp.http import HttpProcessingError
 
 from dedup.errors import SourceError, SourceNotFound, SourceTooLarge, SourceUnavailable, SourceUnreadable
 from dedup.guard import CheckedUrl
@@ -117,6 +118,8 @@ class HttpStream:
         self.etag = response.headers.get("ETag")
         self.received = 0
         self._response = response
+        # held here because the answer lets go of it at its end, just when it is asked about
+        self._protocol = response.connection.protocol if response.connection else None
         self._max_bytes = max_bytes
         self._limits = limits
         self._pace = Pace(limits, spent=spent)
@@ -169,6 +172,7 @@ class HttpStream:
                     raise SourceUnavailable("the transfer was interrupted", detail=broken)
                 return b""
             if self.received == self.content_length:
+                self._check_no_more()
                 return b""
             await self._resume(broken or f"ended after {self.received} of {self.content_length} bytes")
 
@@ -194,11 +198,22 @@ class HttpStream:
                 self._pace.waited(time.monotonic() - began, 0)
                 continue
             self._response = response
+            self._protocol = response.connection.protocol if response.connection else None
             self._check_continuation(response)
             self._pace.waited(time.monotonic() - began, 0)
             self._pace.resumed()
             return
         raise SourceUnavailable("the transfer was interrupted", detail=why)
+
+    def _check_no_more(self) -> None:
+        """Bytes right behind the announced ones make the parser fail, after it has ended the body.
+
+        Noticed as a rule, not always: for HTTP the body is over, and what comes later (or was followed by the
+        close of the connection before this is asked) belongs to nobody.
+        """
+        error = self._protocol.exception() if self._protocol is not None else None
+        if isinstance(error, HttpProcessingError):
+            raise SourceUnavailable("the source sent more than it announced", detail=repr(error))
 
     def _check_continuation(self, response: ClientResponse) -> None:
         total = self.content_length or 0
