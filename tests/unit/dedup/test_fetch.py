@@ -3,11 +3,18 @@
 import asyncio
 import gzip
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from ipaddress import ip_network
+from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from dedup.errors import (
     AddressRefused,
@@ -46,7 +53,9 @@ class Source:
 
 
 @asynccontextmanager
-async def serve(handler: Handler, *, address: str = "127.0.0.1", port: int = 0) -> AsyncIterator[Source]:
+async def serve(
+    handler: Handler, *, address: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[Source]:
     source = Source(port)
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -56,7 +65,7 @@ async def serve(handler: Handler, *, address: str = "127.0.0.1", port: int = 0) 
             await writer.drain()
         writer.close()
 
-    server = await asyncio.start_server(connected, address, port)
+    server = await asyncio.start_server(connected, address, port, ssl=tls)
     source.port = server.sockets[0].getsockname()[1]
     try:
         yield source
@@ -87,13 +96,17 @@ class Names:
 
 
 def fetcher(
-    *sources: Source, names: Names | None = None, limits: FetchLimits = FAST, networks: Sequence[str] = ("127.0.0.0/8",)
+    *sources: Source,
+    names: Names | None = None,
+    limits: FetchLimits = FAST,
+    networks: Sequence[str] = ("127.0.0.0/8",),
+    tls: ssl.SSLContext | None = None,
 ) -> HttpFetcher:
     policy = GuardPolicy(
         allowed_ports=frozenset(source.port for source in sources),
         allow_networks=tuple(ip_network(net) for net in networks),
     )
-    return HttpFetcher(policy, limits, resolver=names or Names())
+    return HttpFetcher(policy, limits, resolver=names or Names(), tls=tls)
 
 
 async def read(http: HttpFetcher, url: str, *, max_bytes: int = MB) -> bytes:
@@ -237,6 +250,51 @@ class TestAddresses:
             error = await failure(fetcher(source, names=Names(["10.9.8.7"])), source.url())
             assert "10.9.8.7" not in error.message
             assert "10.9.8.7" in error.detail
+
+
+class TestTls:
+    """The socket goes to a checked address; the certificate is that of the name."""
+
+    @pytest.fixture
+    def certificate(self, tmp_path: Path) -> Path:
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "source.example")])
+        now = datetime.now(UTC)
+        certificate = (
+            x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+            .not_valid_before(now - timedelta(days=1))
+            .not_valid_after(now + timedelta(days=1))
+            .add_extension(x509.SubjectAlternativeName([x509.DNSName("source.example")]), critical=False)
+            .sign(key, hashes.SHA256())
+        )
+        path = tmp_path / "source.pem"
+        path.write_bytes(
+            key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+            + certificate.public_bytes(Encoding.PEM)
+        )
+        return path
+
+    async def test_host_and_sni_stay_those_of_the_url(self, certificate: Path) -> None:
+        names: list[str | None] = []
+        server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        server.load_cert_chain(certificate)
+        server.sni_callback = lambda _socket, name, _context: names.append(name)
+        trusting = ssl.create_default_context(cafile=str(certificate))
+        async with serve(answer("200 OK\r\nContent-Length: 2", b"ok"), tls=server) as source:
+            url = source.url().replace("http:", "https:")
+            assert await read(fetcher(source, tls=trusting), url) == b"ok"
+            assert names == ["source.example"]
+            assert source.header("Host") == f"source.example:{source.port}"
+
+    async def test_a_certificate_of_another_name_or_authority_is_refused(self, certificate: Path) -> None:
+        server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        server.load_cert_chain(certificate)
+        trusting = ssl.create_default_context(cafile=str(certificate))
+        async with serve(answer("200 OK\r\nContent-Length: 2", b"ok"), tls=server) as source:
+            for host, tls in (("other.example", trusting), ("source.example", None)):
+                url = source.url(host=host).replace("http:", "https:")
+                assert isinstance(await failure(fetcher(source, tls=tls), url), SourceUnreadable)
+            assert source.requests == []
 
 
 class TestRedirects:

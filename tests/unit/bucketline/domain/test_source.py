@@ -1,0 +1,227 @@
+import base64
+import json
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import JsonValue
+
+from bucketline.domain.source import (
+    Base64Source,
+    DataUriSource,
+    FileSource,
+    InvalidData,
+    JsonSource,
+    PropertiesSource,
+    S3Source,
+    Source,
+    StagedSource,
+    TextSource,
+    UploadSource,
+    UrlSource,
+    free_form,
+    from_document,
+    parse_data,
+)
+
+PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n").decode()
+
+
+def parse(type: str, data: JsonValue, *, allow_file: bool = False) -> Source:  # noqa: A002
+    return parse_data(type, data, allow_file=allow_file)
+
+
+@pytest.mark.parametrize(
+    ("type", "data", "source"),
+    [
+        # 1: URLs
+        ("image", "https://files.example/a.jpg", UrlSource("https://files.example/a.jpg")),
+        ("text", "http://files.example/a.txt", UrlSource("http://files.example/a.txt")),
+        ("PDF", "HTTPS://files.example/a.pdf", UrlSource("HTTPS://files.example/a.pdf")),
+        ("video", "s3://bucket/a/b?c#d.mp4", S3Source("s3://bucket/a/b?c#d.mp4")),
+        ("video", "S3://Bucket/a", S3Source("s3://Bucket/a")),
+        # 2: data URIs
+        ("image", f"data:image/png;base64,{PNG}", DataUriSource("image/png", PNG)),
+        ("text", "data:text/plain;charset=utf-8;base64,aGk=", DataUriSource("text/plain", "aGk=")),
+        ("image", f"data:;base64,{PNG}", DataUriSource(None, PNG)),
+        # 3 and 4: objects that say what they are
+        ("image", {"base64": PNG}, Base64Source(PNG)),
+        ("image", {"base64": PNG, "mime_type": "image/png"}, Base64Source(PNG, "image/png")),
+        ("image", {"base64": PNG, "filename": "b.png"}, Base64Source(PNG, None, "b.png")),
+        ("image", {"base64": f"{PNG[:8]}\r\n{PNG[8:]}\n"}, Base64Source(PNG)),
+        ("image", {"url": "https://files.example/a.jpg"}, UrlSource("https://files.example/a.jpg")),
+        ("object", {"url": "s3://bucket/key"}, S3Source("s3://bucket/key")),
+        # 5: inline text
+        ("text", "Call the supplier on Friday.", TextSource("Call the supplier on Friday.")),
+        ("text", "", TextSource("")),
+        ("text", {"text": "hello"}, TextSource("hello")),
+        ("text", "https://files.example is down again", TextSource("https://files.example is down again")),
+        ("text", "data: three values, all low", TextSource("data: three values, all low")),
+        ("text", "data:final,report", TextSource("data:final,report")),
+        ("text", "Password", TextSource("Password")),
+        ("text", "internationalization", TextSource("internationalization")),
+        ("text", "d41d8cd98f00b204e9800998ecf8427e", TextSource("d41d8cd98f00b204e9800998ecf8427e")),
+        # anything else
+        ("pdf", {"num_pages": 5, "title": "A"}, PropertiesSource({"num_pages": 5, "title": "A"})),
+        ("pdf", {"text": "not a file"}, PropertiesSource({"text": "not a file"})),
+        ("pdf", {}, PropertiesSource({})),
+        ("string", "https://files.example/a.jpg", TextSource("https://files.example/a.jpg")),
+        ("number", 5, JsonSource(5)),
+        ("boolean", False, JsonSource(False)),
+        ("array", [1, {"a": None}], JsonSource([1, {"a": None}])),
+    ],
+)  # fmt: skip
+def test_what_data_means(type: str, data: JsonValue, source: Source) -> None:  # noqa: A002
+    assert parse(type, data) == source
+
+
+@pytest.mark.parametrize(
+    ("type", "data", "hint"),
+    [
+        ("image", "not a url", "URL"),
+        ("pdf", PNG, "base64"),
+        ("image", "ftp://files.example/a.jpg", "URL"),
+        ("image", "https://", "URL"),
+        ("image", "https://files.example/" + "a" * 5000, "4096"),
+        ("image", "s3://bucket", "s3://bucket/key"),
+        ("image", "s3:///key", "s3://bucket/key"),
+        ("image", "data:image/png,raw", "data URI"),
+        ("image", "data:image/png;base64,%%%", "malformed"),
+        ("image", {"base64": "abc"}, "malformed"),
+        ("image", {"base64": "YWJj_-=="}, "malformed"),
+        ("image", {"base64": ""}, "empty"),
+        ("image", {"base64": 5}, "string"),
+        ("image", {"base64": PNG, "filename": 5}, "filename"),
+        ("image", {"base64": PNG, "url": "https://files.example"}, "one of them"),
+        ("image", {"url": None}, "string"),
+        ("image", {"url": "www.example.com/a.jpg"}, "http://"),
+        ("image", None, "null"),
+        ("text", base64.b64encode(b"Call the supplier on Friday.").decode(), "base64"),
+        ("text", base64.b64encode("Größe: 5 µm".encode()).decode(), "base64"),
+        ("text", base64.b64encode(b"Hello").decode(), "base64"),
+        ("text", "lone \ud800 surrogate", "Unicode"),
+        ("text", "file:///etc/passwd", "not allowed"),
+        ("image", {"url": "FILE:///etc/passwd"}, "not allowed"),
+        ("number", 2**63, "64 bits"),
+        ("number", float("nan"), "finite"),
+        ("object", {"a": {"b": "\udfff"}}, "Unicode"),
+        ("object", {"a\0b": 1}, "NUL"),
+    ],
+)
+def test_what_is_refused_says_why(type: str, data: JsonValue, hint: str) -> None:  # noqa: A002
+    with pytest.raises(InvalidData) as refused:
+        parse(type, data)
+    assert hint in refused.value.reason
+
+
+def test_deep_nesting_is_refused() -> None:
+    data: JsonValue = 1
+    for _ in range(100):
+        data = [data]
+    with pytest.raises(InvalidData, match="nested"):
+        parse("array", data)
+
+
+def test_inline_content_has_a_limit() -> None:
+    def limited(data: JsonValue) -> Source:
+        return parse_data("text", data, allow_file=False, max_inline_bytes=10)
+
+    assert limited("0123456789")
+    assert limited({"base64": base64.b64encode(b"0123456789").decode()})
+    for data in ("01234567890", "ééééé!", {"base64": base64.b64encode(b"01234567890").decode()}):
+        with pytest.raises(InvalidData, match="upload"):
+            limited(data)
+
+
+class TestFiles:
+    def test_an_absolute_path_where_allowed(self) -> None:
+        assert parse("image", "file:///data/a%20b.png", allow_file=True) == FileSource("/data/a b.png")
+        assert parse("image", "file://localhost/data/a.png", allow_file=True) == FileSource("/data/a.png")
+
+    @pytest.mark.parametrize("url", ["file://server/share/a.png", "file://a.png", "file:///a%00b"])
+    def test_nothing_else(self, url: str) -> None:
+        with pytest.raises(InvalidData, match="absolute path"):
+            parse("image", url, allow_file=True)
+
+
+def test_an_s3_url_is_taken_apart_literally() -> None:
+    source = parse("video", "s3://bucket/a//b%20c?versionId=1")
+    assert isinstance(source, S3Source)
+    assert (source.bucket, source.key) == ("bucket", "a//b%20c?versionId=1")
+
+
+@pytest.mark.parametrize(
+    ("data", "rest"),
+    [
+        ({"url": "https://files.example/a", "title": "A"}, {"title": "A"}),
+        ({"base64": PNG, "mime_type": "image/png", "filename": "b.png", "page": 1}, {"page": 1}),
+        ({"title": "A"}, {"title": "A"}),
+        ("https://files.example/a", {}),
+    ],
+)
+def test_no_key_of_an_object_is_lost(data: JsonValue, rest: dict[str, JsonValue]) -> None:
+    assert free_form("image", data) == rest
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        TextSource("hello"),
+        JsonSource([1, None, {"a": 2.5}]),
+        DataUriSource("image/png", PNG),
+        DataUriSource(None, PNG),
+        Base64Source(PNG),
+        Base64Source(PNG, "image/png", "b.png"),
+        UrlSource("https://files.example/a"),
+        S3Source("s3://bucket/key"),
+        FileSource("/data/a"),
+        UploadSource("upl_1"),
+        StagedSource("staging/1"),
+        PropertiesSource({"a": {"b": [1]}}),
+    ],
+)
+def test_a_source_survives_the_database(source: Source) -> None:
+    document = source.to_document()
+    assert None not in document.values()
+    assert from_document(json.loads(json.dumps(document)) | {"added_later": 1}) == source
+
+
+def test_an_unknown_kind_is_an_error() -> None:
+    with pytest.raises(ValueError, match="carrier-pigeon"):
+        from_document({"kind": "carrier-pigeon"})
+
+
+def test_inline_content_is_the_bytes() -> None:
+    assert TextSource("é").content() == b"\xc3\xa9"
+    assert DataUriSource(None, PNG).content() == Base64Source(PNG).content() == b"\x89PNG\r\n\x1a\n"
+
+
+def test_equal_json_has_equal_bytes() -> None:
+    one, two = JsonSource({"b": [1, "é"], "a": None}), JsonSource({"a": None, "b": [1, "é"]})
+    assert one.content() == two.content() == '{"a":null,"b":[1,"é"]}'.encode()
+
+
+@pytest.mark.parametrize(
+    "data",
+    ["data:" + "=" * 2_000_000, "data:" + "a" * 2_000_000, "data:a/b;" + "a=;" * 600_000, "https://" + "a" * 2_000_000,
+     "data:" + ";a=b" * 500_000],
+    ids=["equals", "letters", "parameters", "url", "more parameters"],
+)  # fmt: skip
+def test_hostile_strings_are_decided_quickly(data: str) -> None:
+    began = time.perf_counter()
+    with pytest.raises(InvalidData):
+        parse("image", data)
+    assert time.perf_counter() - began < 1
+
+
+@given(st.binary(min_size=1, max_size=200))
+def test_base64_of_anything_comes_back(content: bytes) -> None:
+    source = parse("pdf", {"base64": base64.b64encode(content).decode()})
+    assert isinstance(source, Base64Source)
+    assert source.content() == content
+
+
+@given(st.text(alphabet=st.characters(categories=["L", "N", "Zs"]), max_size=12).filter(lambda s: "=" not in s))
+def test_short_words_are_text(text: str) -> None:
+    assert parse("text", text) == TextSource(text)
