@@ -9,7 +9,9 @@ same call again, because each of them is idempotent. The other errors are perman
     ├── ObjectMissing      no such key
     ├── ChecksumRefused    the bytes are not those that the checksum or the size promised; nothing was stored
     ├── ContentTooLarge    more bytes than the caller's limit
-    └── AccessRefused      wrong credentials, a forbidden bucket, or a foreign bucket that is not configured
+    └── AccessRefused      a foreign bucket that is not configured, or that refuses the credentials for it
+
+Our own bucket refusing us is a fault of the installation, not of what a producer sent, hence StoreUnavailable too.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
@@ -56,7 +58,7 @@ class ContentTooLarge(BlobStoreError):
 
 
 class AccessRefused(BlobStoreError):
-    """The store, or our configuration, does not allow it."""
+    """A foreign bucket that the configuration does not cover, or that refuses the credentials given for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,12 +241,13 @@ class BlobStore(Protocol):
         """A URL that writes ``key`` with one PUT, for ``expires`` seconds, at most 2,083 characters.
 
         What is given is bound by the signature: a PUT with another ``Content-Type`` or length is refused by the store,
-        and other content than ``sha256`` as well. It may be used more than once until it expires.
+        and other content than ``sha256`` as well. The checksum is part of the URL; the client sends no header for it
+        (the store refuses ``x-amz-*`` headers that were not signed). It may be used more than once until it expires.
         """
         ...
 
     async def ensure_bucket(self) -> None:
-        """Makes the bucket if it is missing and the settings allow it; :class:`AccessRefused` otherwise."""
+        """Makes the bucket if it is missing and the settings allow it; ``StoreUnavailable`` if it is missing still."""
         ...
 
     async def ping(self) -> None:
