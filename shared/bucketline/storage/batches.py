@@ -6,12 +6,13 @@ has objects. The processor writes a unit's lease, the batcher everything else.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, NotRequired, TypedDict
 
 from pymongo import InsertOne, UpdateOne
 
-from bucketline.domain.status import BATCH_ACTIVE
+from bucketline.domain.status import BATCH_ACTIVE, FAILURES
 from bucketline.storage.mongo import Collection, Database, Index
 from bucketline.storage.pending import PendingDocument, PendingStore
 
@@ -48,6 +49,8 @@ class BatchDocument(TypedDict):
     failed: NotRequired[int]
     documents_written: NotRequired[int]
     failed_objects: NotRequired[list[FailedObject]]
+    missing: NotRequired[int]
+    cancel_requested_at: NotRequired[datetime]
     first_error: NotRequired[str | None]
     failure_reason: NotRequired[str | None]
     failure_category: NotRequired[str | None]
@@ -89,14 +92,22 @@ class Lease(TypedDict):
 
 
 class UnitDocument(TypedDict):
-    """A work unit. ``results`` maps an item's place (as text) to its result; all there means ``done``."""
+    """A work unit. ``results`` maps an item's place (as text) to its result; all there means ``done``.
+
+    States: *held* (its batch has enough units in the works), *ready*, *leased* by a processor, *done*, *canceled*.
+    ``finished``, ``failed`` and ``documents`` count its results. ``batch_id`` is None for a unit of ``auto_process``
+    objects, each of which is a batch of its own.
+    """
 
     _id: str
     batch_id: str | None
     items: list[Item]
     size: int
-    state: Literal["ready", "leased", "done", "canceled"]
+    state: Literal["held", "ready", "leased", "done", "canceled"]
     results: dict[str, Result]
+    finished: int
+    failed: int
+    documents: int
     collection_ids: list[str] | None
     dedup_strategy: Literal["skip", "replace", "force"]
     attempts: int
@@ -129,8 +140,8 @@ BATCH_INDEXES = (
 )
 UNIT_INDEXES = (
     Index("open", [("moved_at", 1)], where={"state": {"$in": ["ready", "leased"]}}),
-    Index("by_batch", [("batch_id", 1), ("state", 1)]),
-    Index("by_member", [("items.batch_id", 1), ("items.object_id", 1)]),
+    Index("by_batch", [("batch_id", 1), ("state", 1), ("_id", 1)]),
+    Index("by_member", [("items.batch_id", 1), ("items.object_id", 1), ("items.run", 1)], unique=True),
     Index("expiry", [("finished_at", 1)], expire_after_seconds=30 * 24 * 3600),
 )
 WAITING_INDEXES = (
@@ -171,9 +182,71 @@ class Units:
     def __init__(self, database: Database) -> None:
         self.collection: Collection[UnitDocument] = database.collection("units")
 
-    async def insert(self, documents: Sequence[UnitDocument]) -> None:
-        """Writes those that are not there yet: a unit's id is derived from what it holds."""
-        await self.collection.bulk([InsertOne(document) for document in documents])
+    async def insert(self, documents: Sequence[UnitDocument]) -> set[int]:
+        """Writes the units in one round trip; returns the places of those that were refused.
+
+        A unit is refused when it, or one of its items, is in the database already: a unique index sees to it that an
+        item (an object in a run of a batch) is never in two units, whoever plans at the same time.
+        """
+        return set((await self.collection.bulk([InsertOne(document) for document in documents])).refused)
+
+    async def planned(self, items: Sequence[Item]) -> set[tuple[str, str, int]]:
+        """Which of these items are in a unit: (batch, object, run)."""
+        wanted = {(item["batch_id"], item["object_id"], item["run"]) for item in items}
+        where = {
+            "items.batch_id": {"$in": list({batch_id for batch_id, _, _ in wanted})},
+            "items.object_id": {"$in": list({object_id for _, object_id, _ in wanted})},
+        }
+        found = await self.collection.find(where, limit=len(wanted), fields=["items"])
+        known = {(item["batch_id"], item["object_id"], item["run"]) for unit in found for item in unit["items"]}
+        return known & wanted
+
+    async def release_held(self, batch_id: str, places: int, now: datetime) -> list[UnitDocument]:
+        """Makes at most ``places`` held units of the batch ready; returns them."""
+        released = []
+        for _ in range(places):
+            unit = await self.collection.find_and_update(
+                {"batch_id": batch_id, "state": "held"},
+                {"$set": {"state": "ready", "moved_at": now}},
+                sort=[("_id", 1)],
+                fields=["size", "trace"],
+            )
+            if unit is None:
+                break
+            released.append(unit)
+        return released
+
+    async def tally(self, batch_id: str) -> "Tally":
+        """The sums over a batch's units."""
+        rows = await self.collection.aggregate(
+            [
+                {"$match": {"batch_id": batch_id}},
+                {
+                    "$group": {
+                        "_id": "$state",
+                        "units": {"$sum": 1},
+                        "finished": {"$sum": "$finished"},
+                        "failed": {"$sum": "$failed"},
+                        "documents": {"$sum": "$documents"},
+                    }
+                },
+            ],
+            limit=10,
+        )
+        states = {row["_id"]: row["units"] for row in rows}
+        return Tally(
+            held=states.get("held", 0),
+            open=states.get("ready", 0) + states.get("leased", 0),
+            finished=sum(row["finished"] for row in rows),
+            failed=sum(row["failed"] for row in rows),
+            documents=sum(row["documents"] for row in rows),
+        )
+
+    async def failures(self, batch_id: str, *, limit: int) -> list[UnitDocument]:
+        """Units of the batch in which something failed."""
+        return await self.collection.find(
+            {"batch_id": batch_id, "failed": {"$gt": 0}}, limit=limit, fields=["items", "results"]
+        )
 
     async def lease(self, unit_id: str, owner: str, *, now: datetime, until: datetime) -> UnitDocument | None:
         """Takes the unit, if it is ready or its owner's lease ran out. None: somebody has it, or it is over."""
@@ -223,19 +296,36 @@ class Units:
 
 def _record(unit_id: str, rows: Mapping[int, Result], now: datetime) -> UpdateOne:
     results = {f"results.{place}": {"$ifNull": [f"$results.{place}", row]} for place, row in rows.items()}
-    complete = {"$gte": [{"$size": {"$objectToArray": "$results"}}, "$size"]}
+    complete = {"$gte": [{"$size": "$rows"}, "$size"]}
+    failing = {"$in": ["$$this.status", sorted(FAILURES)]}
     return UpdateOne(
         {"_id": unit_id, "state": {"$in": ["ready", "leased"]}},
         [
             {"$set": {**results, "moved_at": now}},
+            {"$set": {"rows": {"$map": {"input": {"$objectToArray": "$results"}, "in": "$$this.v"}}}},
             {
                 "$set": {
                     "state": {"$cond": [complete, "done", "$state"]},
                     "finished_at": {"$cond": [complete, now, "$$REMOVE"]},
+                    "finished": {"$size": "$rows"},
+                    "failed": {"$size": {"$filter": {"input": "$rows", "cond": failing}}},
+                    "documents": {"$sum": "$rows.documents"},
                 }
             },
+            {"$unset": "rows"},
         ],
     )
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How a batch stands: units by what is to be done, objects by what became of them."""
+
+    held: int
+    open: int
+    finished: int
+    failed: int
+    documents: int
 
 
 class Waiting:

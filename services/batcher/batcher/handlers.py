@@ -1,0 +1,39 @@
+"""What the batcher does with records: decode, call one use case, return."""
+
+from collections.abc import Sequence
+
+from batcher.cancel import Canceling
+from batcher.planning import FIELDS, Planner
+from batcher.progress import Progress
+from bucketline.events.catalog import BatchCanceled, BatchSubmitted, ObjectMirrored
+from bucketline.events.envelope import Received
+
+
+class Handlers:
+    """Handlers of this service; each may see any record again."""
+
+    def __init__(self, planner: Planner, progress: Progress, canceling: Canceling) -> None:
+        self._planner = planner
+        self._progress = progress
+        self._canceling = canceling
+
+    async def on_mirrored(self, records: Sequence[Received]) -> None:
+        """Plans what asked to be processed at once, and what submitted batches wait for."""
+        traces = {r.event.object_id: r.trace for r in records if isinstance(r.event, ObjectMirrored)}
+        objects = await self._planner.objects.many(list(traces), fields=FIELDS)
+        mirrored = {oid: found for oid, found in objects.items() if found["mirror"]["state"] != "pending"}
+        await self._planner.auto(list(mirrored.values()), traces)
+        await self._planner.arrived(mirrored, traces)
+
+    async def on_batches(self, records: Sequence[Received]) -> None:
+        """Plans submitted batches and carries cancellations out."""
+        for record in records:
+            event = record.event
+            if isinstance(event, BatchSubmitted):
+                await self._planner.submitted(event.batch_id, record.trace)
+            elif isinstance(event, BatchCanceled):
+                await self._canceling.cancel(event.batch_id)
+
+    async def on_status(self, records: Sequence[Received]) -> None:
+        """Counts progress and finishes batches."""
+        await self._progress.record(records)
