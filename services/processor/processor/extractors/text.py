@@ -9,7 +9,7 @@ from processor.extractors.decoding import detect_encoding
 
 READ_CHARS = 64 * 1024
 
-CHUNK_PARAMETERS: dict[str, object] = {
+CHUNK_PARAMETERS: dict[str, dict[str, object]] = {
     "chunk_size": {
         "type": "integer",
         "minimum": 50,
