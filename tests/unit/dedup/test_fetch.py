@@ -286,6 +286,17 @@ class TestTls:
             assert names == ["source.example"]
             assert source.header("Host") == f"source.example:{source.port}"
 
+    async def test_https_never_falls_back_to_http(self, certificate: Path) -> None:
+        server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        server.load_cert_chain(certificate)
+        trusting = ssl.create_default_context(cafile=str(certificate))
+        async with serve(answer("200 OK\r\nContent-Length: 2", b"ok")) as plain:
+            down = answer(f"302 Found\r\nContent-Length: 0\r\nLocation: {plain.url()}")
+            async with serve(down, tls=server) as source:
+                url = source.url().replace("http:", "https:")
+                assert isinstance(await failure(fetcher(source, plain, tls=trusting), url), AddressRefused)
+            assert plain.requests == []
+
     async def test_a_certificate_of_another_name_or_authority_is_refused(self, certificate: Path) -> None:
         server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         server.load_cert_chain(certificate)
@@ -589,10 +600,11 @@ class TestResume:
                 if second == "503":
                     writer.write(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
                     return
-                if second == "206":
+                if second.startswith("206"):
+                    tag = etag if second == "206" else '"v2"'
                     start = int(request.partition("Range: bytes=")[2].partition("-")[0])
                     head = (
-                        f"HTTP/1.1 206 Partial\r\nETag: {etag}\r\nContent-Range: bytes {start}-{total - 1}/{total}\r\n"
+                        f"HTTP/1.1 206 Partial\r\nETag: {tag}\r\nContent-Range: bytes {start}-{total - 1}/{total}\r\n"
                     )
             writer.write((head + f"Content-Length: {total - start}\r\nConnection: close\r\n\r\n").encode())
             end = total if served > breaks else start + (total - start) // 2
@@ -619,8 +631,9 @@ class TestResume:
             assert isinstance(error, SourceUnavailable)
             assert len(source.requests) == 4
 
-    async def test_a_changed_source_is_never_stitched_together(self) -> None:
-        async with serve(self.source(second="200")) as source:
+    @pytest.mark.parametrize("second", ["200", "206 of another version"])
+    async def test_a_changed_source_is_never_stitched_together(self, second: str) -> None:
+        async with serve(self.source(second=second)) as source:
             error = await failure(fetcher(source), source.url())
             assert isinstance(error, SourceUnavailable)
             assert error.message == "the source changed while it was read"

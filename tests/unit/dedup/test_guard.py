@@ -241,7 +241,8 @@ def test_an_international_name_is_looked_up_in_ascii() -> None:
 @pytest.mark.parametrize(
     "address",
     ["0.0.0.1", "10.255.255.255", "100.127.255.255", "192.0.0.8", "192.88.99.1", "fe80::1%lo", "fd20:ce::254",
-     "::ffff:8.8.8.8", "64:ff9b::8.8.8.8", "2002:808:808::1", "not an address", "", "2001:10::1", "5f00::1"],
+     "::ffff:8.8.8.8", "64:ff9b::8.8.8.8", "2002:808:808::1", "not an address", "", "2001:10::1", "5f00::1",
+     "2606:2800::5efe:8.8.8.8"],
 )  # fmt: skip
 def test_addresses_that_no_answer_may_hold(address: str) -> None:
     with pytest.raises(AddressRefused):
