@@ -1,0 +1,120 @@
+"""KafkaTopics, KafkaUsers with their rights, and the patches that make the pods use them: all from the topic table."""
+
+from collections.abc import Iterator
+
+from deploy.k8s.render.text import Manifest
+
+from bucketline.events.topics import PARKING_PARTITIONS, PARKING_RETENTION_MS, TOPICS, Topic, parking_topics
+from bucketline.settings import SERVICES, KafkaSettings, ServiceName
+
+API_VERSION = "kafka.strimzi.io/v1"
+CLUSTER = "bucketline"
+REPLICAS = 3
+IN_SYNC = 2
+OPERATIONS = "bucketline-operations"
+# A parked record carries headers that say why beside its own, so it is larger than what a topic let in.
+PARKED_MAX_BYTES = 2 * 1024 * 1024
+
+
+def topic_prefix() -> str:
+    return str(KafkaSettings.model_fields["topic_prefix"].default)
+
+
+def group_prefix() -> str:
+    return str(KafkaSettings.model_fields["group_prefix"].default)
+
+
+def topics() -> Iterator[Manifest]:
+    """Each topic of the table, and the parking topic of each of its consumers."""
+    for topic in TOPICS:
+        yield _topic(topic.name, topic.partitions, {"retention.ms": topic.retention_ms})
+    for _, _, name in parking_topics():
+        yield _topic(
+            name, PARKING_PARTITIONS, {"retention.ms": PARKING_RETENTION_MS, "max.message.bytes": PARKED_MAX_BYTES}
+        )
+
+
+def users() -> Iterator[Manifest]:
+    """A user a service with the rights that the table gives it, and one for people and the setup job."""
+    for service in SERVICES:
+        acls = [acl for topic in TOPICS for acl in _rights(topic, service)]
+        yield _user(f"bucketline-{service}", acls)
+    yield _user(
+        OPERATIONS,
+        [
+            _acl("topic", topic_prefix(), ["Read", "Write", "Describe", "DescribeConfigs"], pattern="prefix"),
+            _acl("group", group_prefix(), ["Read", "Describe"], pattern="prefix"),
+        ],
+    )
+
+
+def credentials() -> Iterator[Manifest]:
+    """Patches: each workload takes the name and the password of its own user."""
+    for service in SERVICES:
+        yield _credentials("Deployment", "apps/v1", f"bucketline-{service}", f"bucketline-{service}")
+    yield _credentials("Deployment", "apps/v1", "bucketline-toolbox", OPERATIONS)
+    yield _credentials("Job", "batch/v1", "bucketline-setup", OPERATIONS)
+
+
+def _rights(topic: Topic, service: ServiceName) -> Iterator[Manifest]:
+    if service in topic.consumers:
+        yield _acl("topic", topic_prefix() + topic.name, ["Read", "Describe"])
+        yield _acl("group", group_prefix() + topic.group(service), ["Read", "Describe"])
+        yield _acl("topic", topic_prefix() + topic.parking(service), ["Write", "Describe"])
+    if service in topic.producers:
+        yield _acl("topic", topic_prefix() + topic.name, ["Write", "Describe"])
+
+
+def _acl(kind: str, name: str, operations: list[str], pattern: str = "literal") -> Manifest:
+    return {"resource": {"type": kind, "name": name, "patternType": pattern}, "operations": operations}
+
+
+def _topic(name: str, partitions: int, config: dict[str, int]) -> Manifest:
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "KafkaTopic",
+        "metadata": {"name": topic_prefix() + name, "labels": {"strimzi.io/cluster": CLUSTER}},
+        "spec": {
+            "partitions": partitions,
+            "replicas": REPLICAS,
+            "config": {"cleanup.policy": "delete", "min.insync.replicas": IN_SYNC, **config},
+        },
+    }
+
+
+def _user(name: str, acls: list[Manifest]) -> Manifest:
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "KafkaUser",
+        "metadata": {"name": name, "labels": {"strimzi.io/cluster": CLUSTER}},
+        "spec": {
+            "authentication": {"type": "scram-sha-512"},
+            "authorization": {"type": "simple", "acls": acls},
+        },
+    }
+
+
+def _credentials(kind: str, api_version: str, name: str, user: str) -> Manifest:
+    return {
+        "apiVersion": api_version,
+        "kind": kind,
+        "metadata": {"name": name},
+        "spec": {
+            "template": {
+                "spec": {
+                    "containers": [
+                        {
+                            "name": "bucketline",
+                            "env": [
+                                {"name": "BUCKETLINE_KAFKA_SASL_USERNAME", "value": user, "valueFrom": None},
+                                {
+                                    "name": "BUCKETLINE_KAFKA_SASL_PASSWORD",
+                                    "valueFrom": {"secretKeyRef": {"name": user, "key": "password"}},
+                                },
+                            ],
+                        }
+                    ]
+                }
+            }
+        },
+    }
