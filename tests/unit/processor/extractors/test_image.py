@@ -1,0 +1,104 @@
+import io
+
+import imagehash
+import pytest
+from PIL import ExifTags, Image
+from tests.unit.processor.extractors.files import blob, picture, png_bomb, saved
+
+from bucketline.extraction import PermanentError, ResourceError
+from processor.extractors.image import ImageExtractor
+
+
+def image_blob(content, name="photo.jpg", mime_type="image/jpeg"):
+    return blob(content, name, mime_type, "image")
+
+
+def photo(orientation: int = 1) -> bytes:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Make] = "Canon"
+    exif[ExifTags.Base.Model] = "EOS R5"
+    exif[ExifTags.Base.Orientation] = orientation
+    exif[ExifTags.IFD.Exif] = {
+        ExifTags.Base.DateTimeOriginal: "2026:03:01 12:30:05",
+        ExifTags.Base.OffsetTimeOriginal: "+02:00",
+        ExifTags.Base.FNumber: 2.8,
+        ExifTags.Base.MakerNote: b"\0" * 5000,
+    }
+    exif[ExifTags.IFD.GPSInfo] = {1: "N", 2: (42.0, 41.0, 51.5), 3: "E", 4: (23.0, 19.0, 20.0)}
+    return saved(picture(), "JPEG", exif=exif)
+
+
+async def test_a_photo_tells_when_where_and_with_what_it_was_taken(documents_of):
+    [document] = await documents_of(ImageExtractor(), image_blob(photo()))
+
+    fields = document.fields
+    assert (fields["width"], fields["height"], fields["format"]) == (640, 400, "jpeg")
+    assert fields["taken_at"] == "2026-03-01T12:30:05+02:00"
+    assert fields["camera"] == "Canon EOS R5"
+    assert fields["location"] == {"latitude": 42.6976389, "longitude": 23.3222222}
+    assert fields["exif"]["FNumber"] == 2.8
+    assert "MakerNote" not in fields["exif"]
+
+
+async def test_the_location_can_be_kept_out(documents_of):
+    [document] = await documents_of(ImageExtractor(), image_blob(photo()), parameters={"location": False})
+    assert "location" not in document.fields
+    assert "GPSInfo" not in document.fields["exif"]
+
+
+async def test_the_thumbnail_is_a_derived_blob_turned_upright(documents_of):
+    [document] = await documents_of(
+        ImageExtractor(), image_blob(photo(orientation=6)), parameters={"thumbnail_size": 100}
+    )
+
+    [thumbnail] = document.blobs
+    assert thumbnail.role == "thumbnail"
+    assert thumbnail.media_type == "image/jpeg"
+    assert thumbnail.filename == "photo-thumbnail.jpg"
+    with Image.open(io.BytesIO(thumbnail.data)) as image:
+        assert max(image.size) == 100
+        assert image.height > image.width
+
+
+async def test_near_images_have_near_hashes(documents_of):
+    async def hash_of(image):
+        [document] = await documents_of(ImageExtractor(), image_blob(saved(image, "PNG"), "a.png", "image/png"))
+        return imagehash.hex_to_hash(document.fields["phash"])
+
+    original = await hash_of(picture())
+    assert original - await hash_of(picture().resize((320, 200))) <= 4
+    assert original - await hash_of(picture().rotate(90)) > 12
+
+
+@pytest.mark.parametrize("form", ["png", "webp", "jpeg"])
+async def test_transparency_survives_in_every_thumbnail_format(documents_of, form):
+    image = Image.new("RGBA", (300, 300), (255, 0, 0, 0))
+    [document] = await documents_of(
+        ImageExtractor(), image_blob(saved(image, "PNG"), "a.png", "image/png"), parameters={"thumbnail_format": form}
+    )
+
+    assert document.fields["has_alpha"] is True
+    with Image.open(io.BytesIO(document.blobs[0].data)) as thumbnail:
+        pixel = thumbnail.convert("RGBA").getpixel((5, 5))
+    assert pixel[3] == 0 if form != "jpeg" else min(pixel) > 250
+
+
+async def test_no_thumbnail_when_none_is_wanted(documents_of):
+    [document] = await documents_of(ImageExtractor(), image_blob(photo()), parameters={"thumbnail_size": 0})
+    assert document.blobs == ()
+
+
+@pytest.mark.parametrize("side", [12_000, 30_000])
+async def test_a_decompression_bomb_is_refused_unopened(documents_of, side):
+    content = png_bomb(side)
+    assert len(content) < 200_000
+    with pytest.raises(ResourceError, match="pixels"):
+        await documents_of(ImageExtractor(), image_blob(content, "bomb.png", "image/png"))
+
+
+async def test_damage_is_a_clear_error(documents_of):
+    content = photo()
+    with pytest.raises(PermanentError, match=r"'photo\.jpg' is cut off or damaged"):
+        await documents_of(ImageExtractor(), image_blob(content[: len(content) // 2]))
+    with pytest.raises(PermanentError, match="not an image in a known format"):
+        await documents_of(ImageExtractor(), image_blob(b"no image at all"))

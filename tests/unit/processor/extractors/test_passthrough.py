@@ -1,0 +1,11 @@
+from tests.unit.processor.extractors.files import blob
+
+from processor.extractors.passthrough import PassthroughExtractor
+
+
+async def test_one_document_an_object_whatever_it_holds(documents_of):
+    photo = blob(b"x", "a.png", "image/png", "image")
+    for blobs in ((), (photo,), (photo, photo)):
+        [document] = await documents_of(PassthroughExtractor(), *blobs, fields={"sku": "A-17"})
+        assert document.fields == {}
+        assert document.blobs == ()

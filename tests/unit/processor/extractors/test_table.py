@@ -1,0 +1,196 @@
+import datetime
+import io
+import json
+import zipfile
+from decimal import Decimal
+
+import openpyxl
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+from tests.unit.processor.extractors.files import blob
+
+from bucketline.extraction import PermanentError, ResourceError
+from processor.extractors.table import TableExtractor
+
+XLSX = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
+
+
+def csv_blob(text, codec="utf-8"):
+    return blob(text.encode(codec), "t.csv", "text/csv", "excel")
+
+
+def rows(documents):
+    return [{name: value for name, value in document.fields.items() if name != "table"} for document in documents]
+
+
+async def test_csv_rows_are_typed_by_column(documents_of):
+    text = "id,name,price,active,zip\n1,Tea,2.50,true,01234\n2,,3,FALSE,99999\n"
+    documents = await documents_of(TableExtractor(), csv_blob(text))
+
+    assert rows(documents) == [
+        {"id": 1, "name": "Tea", "price": 2.5, "active": True, "zip": "01234"},
+        {"id": 2, "name": None, "price": 3.0, "active": False, "zip": "99999"},
+    ]
+    kinds = {"id": "integer", "name": "string", "price": "float", "active": "boolean", "zip": "string"}
+    assert documents[0].fields["table"] == {"row": 1, "format": "csv", "columns": kinds}
+    assert documents[1].fields["table"] == {"row": 2, "format": "csv"}
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+async def test_the_delimiter_is_found(documents_of, delimiter):
+    text = "\r\n".join(delimiter.join(row) for row in (["a", "b"], ['"x, y; z"', "1"], ["p", "2"]))
+    documents = await documents_of(TableExtractor(), csv_blob(text))
+    assert rows(documents) == [{"a": "x, y; z", "b": 1}, {"a": "p", "b": 2}]
+
+
+async def test_csv_of_a_spreadsheet_program_in_utf16(documents_of):
+    documents = await documents_of(TableExtractor(), csv_blob("Größe\tñ\n1\tя\n", "utf-16"))
+    assert rows(documents) == [{"Größe": 1, "ñ": "я"}]
+
+
+async def test_without_a_header_columns_are_numbered(documents_of):
+    documents = await documents_of(TableExtractor(), csv_blob("1,2\n3,4\n"))
+    assert rows(documents) == [{"column_1": 1, "column_2": 2}, {"column_1": 3, "column_2": 4}]
+
+
+async def test_names_that_documents_cannot_have_get_another(documents_of):
+    text = "a.b,$set,_internal,table,document_id,x,x,\n1,2,3,4,5,6,7,8\n"
+    documents = await documents_of(TableExtractor(), csv_blob(text), parameters={"header": "yes"})
+    names = ["a_b", "set", "internal", "table_2", "document_id_2", "x", "x_2", "column_8"]
+    assert rows(documents) == [dict(zip(names, range(1, 9), strict=True))]
+
+
+async def test_ragged_rows_and_stray_values_keep_what_they_say(documents_of):
+    text = "a,b\n" + "1,2\n" * 1000 + "n/a\n5,6,7\n"
+    documents = await documents_of(TableExtractor(), csv_blob(text))
+    assert rows(documents)[-2:] == [{"a": "n/a", "b": None}, {"a": 5, "b": 6, "column_3": "7"}]
+
+
+async def test_an_unterminated_quote_is_an_error_not_a_giant_cell(documents_of):
+    with pytest.raises(PermanentError, match=r"'t\.csv' is not valid CSV"):
+        await documents_of(TableExtractor(), csv_blob('a,b\n1,2\n"' + "x\n" * 800_000))
+
+
+async def test_the_row_limit_fails_or_stops(documents_of):
+    text = "a\n" + "1\n" * 20
+    with pytest.raises(ResourceError, match="10 rows"):
+        await documents_of(TableExtractor(), csv_blob(text), parameters={"max_rows": 10, "header": "yes"})
+    documents = await documents_of(
+        TableExtractor(),
+        csv_blob(text),
+        parameters={"max_rows": 10, "beyond_max_rows": "stop", "header": "yes"},
+    )
+    assert len(documents) == 10
+
+
+async def test_exactly_the_limit_is_allowed(documents_of):
+    documents = await documents_of(
+        TableExtractor(), csv_blob("a\n" + "1\n" * 10), parameters={"max_rows": 10, "header": "yes"}
+    )
+    assert len(documents) == 10
+
+
+async def test_json_lines(documents_of):
+    lines = [{"a": 1, "b": {"c": [1, 2]}}, {"a": 2.5, "big": 2**70}, 7]
+    content = "\n\n".join(map(json.dumps, lines)).encode()
+    documents = await documents_of(TableExtractor(), blob(content, "t.jsonl", "application/octet-stream", "excel"))
+
+    assert rows(documents)[0] == {"a": 1, "b": {"c": [1, 2]}}
+    assert rows(documents)[1]["a"] == 2.5
+    assert rows(documents)[2] == {"value": 7}
+    assert documents[0].fields["table"]["columns"]["a"] == "float"
+
+
+async def test_a_line_that_is_not_json_is_named(documents_of):
+    with pytest.raises(PermanentError, match=r"line 2 of 't\.jsonl' is not JSON"):
+        await documents_of(TableExtractor(), blob(b'{"a":1}\n{"a":\n', "t.jsonl", "text/plain", "excel"))
+
+
+def workbook() -> bytes:
+    book = openpyxl.Workbook()
+    sheet = book.active
+    sheet.title = "Sales"
+    sheet.append(["day", "amount", "ok"])
+    sheet.append([datetime.datetime(2026, 3, 1, 12, 0), 12.5, True])
+    sheet.append([None, None, None])
+    sheet.append([datetime.datetime(2026, 3, 2), 7, False])
+    book.create_sheet("Empty")
+    other = book.create_sheet("Codes")
+    other.append(["code"])
+    other.append(["007"])
+    out = io.BytesIO()
+    book.save(out)
+    return out.getvalue()
+
+
+async def test_excel_sheets_follow_each_other(documents_of):
+    documents = await documents_of(TableExtractor(), blob(workbook(), "b.xlsx", XLSX, "excel"))
+
+    assert rows(documents) == [
+        {"day": "2026-03-01T12:00:00", "amount": 12.5, "ok": True},
+        {"day": "2026-03-02T00:00:00", "amount": 7, "ok": False},
+        {"code": "007"},
+    ]
+    kinds = {"day": "datetime", "amount": "float", "ok": "boolean"}
+    assert documents[0].fields["table"] == {"row": 1, "format": "excel", "sheet": "Sales", "columns": kinds}
+    assert documents[2].fields["table"]["sheet"] == "Codes"
+
+
+async def test_one_sheet_can_be_chosen(documents_of):
+    book = blob(workbook(), "b.xlsx", XLSX, "excel")
+    assert rows(await documents_of(TableExtractor(), book, parameters={"sheets": ["Codes"]})) == [{"code": "007"}]
+    with pytest.raises(PermanentError, match="no sheet 'Nope'"):
+        await documents_of(TableExtractor(), book, parameters={"sheets": ["Nope"]})
+
+
+async def test_damaged_and_foreign_archives_are_clear_errors(documents_of):
+    content = workbook()
+    with pytest.raises(PermanentError, match=r"'b\.xlsx' is damaged"):
+        await documents_of(TableExtractor(), blob(content[:-300], "b.xlsx", XLSX, "excel"))
+    other = io.BytesIO()
+    with zipfile.ZipFile(other, "w") as archive:
+        archive.writestr("readme.txt", "hello")
+    with pytest.raises(PermanentError, match="is no Excel"):
+        await documents_of(TableExtractor(), blob(other.getvalue(), "b.xlsx", XLSX, "excel"))
+
+
+async def test_a_zip_bomb_is_refused_before_it_is_unpacked(documents_of):
+    bomb = io.BytesIO()
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("xl/worksheets/sheet1.xml", b"0" * 64 * 1024 * 1024)
+    with pytest.raises(ResourceError, match="unpacks to"):
+        await documents_of(TableExtractor(), blob(bomb.getvalue(), "b.xlsx", XLSX, "excel"))
+
+
+def parquet_file() -> bytes:
+    table = pa.table(
+        {
+            "id": pa.array(range(3000), pa.int64()),
+            "price": pa.array([Decimal("1.10")] * 3000, pa.decimal128(9, 2)),
+            "day": pa.array([datetime.date(2026, 3, 1)] * 3000),
+            "tags": pa.array([["a", "b"]] * 3000),
+        }
+    )
+    out = io.BytesIO()
+    parquet.write_table(table, out, row_group_size=500)
+    return out.getvalue()
+
+
+async def test_parquet_rows_and_their_declared_types(documents_of):
+    documents = await documents_of(TableExtractor(), blob(parquet_file(), "p.parquet", "", "excel"))
+
+    assert len(documents) == 3000
+    assert rows(documents)[2999] == {"id": 2999, "price": 1.1, "day": "2026-03-01", "tags": ["a", "b"]}
+    kinds = {"id": "integer", "price": "float", "day": "date", "tags": "array"}
+    assert documents[0].fields["table"] == {"row": 1, "format": "parquet", "columns": kinds}
+
+
+async def test_half_a_parquet_file_is_a_clear_error(documents_of):
+    content = parquet_file()
+    with pytest.raises(PermanentError, match=r"'p\.parquet' is damaged"):
+        await documents_of(TableExtractor(), blob(content[: len(content) // 2], "p.parquet", "", "excel"))
+
+
+async def test_an_empty_file_has_no_documents(documents_of):
+    assert await documents_of(TableExtractor(), csv_blob("")) == []

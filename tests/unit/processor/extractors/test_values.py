@@ -1,0 +1,54 @@
+import datetime
+import json
+import math
+import uuid
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from processor.extractors.values import json_value
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (True, True),
+        (2**63 - 1, 2**63 - 1),
+        (2**63, str(2**63)),
+        (math.nan, None),
+        (math.inf, None),
+        (Decimal("1.5"), 1.5),
+        (Decimal("3.00"), 3),
+        (Decimal("0.12345678901234567890123"), "0.12345678901234567890123"),
+        (Decimal("NaN"), None),
+        (datetime.date(2026, 3, 1), "2026-03-01"),
+        (datetime.timedelta(minutes=1.5), 90.0),
+        (b"\x00\xff", "AP8="),
+        ("a\ud800b", "a?b"),
+        ({1: (2, 3)}, {"1": [2, 3]}),
+        (uuid.UUID(int=1), "00000000-0000-0000-0000-000000000001"),
+    ],
+)
+def test_every_value_has_a_json_form(value, expected):
+    assert json_value(value) == expected
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.decimals() | st.datetimes(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=15,
+)
+
+
+@given(ANYTHING)
+def test_the_form_is_strict_json_in_utf8(value):
+    json.dumps(json_value(value), allow_nan=False, ensure_ascii=False).encode("utf-8")
+
+
+def test_endless_nesting_ends():
+    nested: list[object] = []
+    for _ in range(500):
+        nested = [nested]
+    json.dumps(json_value(nested))
