@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import NotRequired, TypedDict
 
-from pymongo import ReplaceOne
+from pymongo import DeleteMany, ReplaceOne
 
 from bucketline.storage.mongo import Collection, Database, Index
 
@@ -19,6 +19,7 @@ class DocumentDocument(TypedDict):
     bucket_id: str
     ordinal: int
     run: int
+    revision: int
     source_document_id: NotRequired[str | None]
     fields: dict[str, object]
     blobs: list[dict[str, object]]
@@ -44,10 +45,21 @@ class Documents:
         """Writes all in one round trip; one with a known id replaces the older."""
         await self.collection.bulk([ReplaceOne({"_id": d["_id"]}, d, upsert=True) for d in documents])
 
-    async def drop_older(self, object_id: str, collection_id: str, run: int) -> int:
-        """Removes what earlier runs made of the object in this collection and this run did not make again."""
-        return await self.collection.delete_many(
-            {"object_id": object_id, "collection_id": collection_id, "run": {"$lt": run}}
+    async def drop_older(self, made: Sequence[tuple[str, str, int]]) -> int:
+        """Removes what earlier runs made and a later one did not make again: (object, collection, later run)."""
+        return (
+            await self.collection.bulk(
+                [
+                    DeleteMany({"object_id": object_id, "collection_id": collection_id, "run": {"$lt": run}})
+                    for object_id, collection_id, run in made
+                ]
+            )
+        ).deleted
+
+    async def made(self, object_id: str, collection_id: str, revision: int) -> int:
+        """How many documents the collection has of this revision of the object."""
+        return await self.collection.count(
+            {"object_id": object_id, "collection_id": collection_id, "revision": revision}
         )
 
     async def of_object(self, object_id: str, *, limit: int) -> list[DocumentDocument]:

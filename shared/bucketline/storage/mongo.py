@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar, cast
 
 from bson.codec_options import CodecOptions
 from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorCollection
-from pymongo import DeleteOne, IndexModel, InsertOne, ReplaceOne, ReturnDocument, UpdateMany, UpdateOne
+from pymongo import DeleteMany, DeleteOne, IndexModel, InsertOne, ReplaceOne, ReturnDocument, UpdateMany, UpdateOne
 from pymongo.errors import (
     BulkWriteError,
     ConnectionFailure,
@@ -33,7 +33,7 @@ from bucketline.telemetry.metrics import STORE_SECONDS
 Filter = Mapping[str, object]
 Update = Mapping[str, object] | Sequence[Mapping[str, object]]
 Sort = Sequence[tuple[str, int]]
-Write = InsertOne[Any] | UpdateOne | UpdateMany | ReplaceOne[Any] | DeleteOne
+Write = InsertOne[Any] | UpdateOne | UpdateMany | ReplaceOne[Any] | DeleteOne | DeleteMany
 
 DUPLICATE_KEY_CODE = 11000
 
