@@ -1,0 +1,174 @@
+"""The root of an object on the wire is shared: some names are ours, all others are the producer's custom fields.
+
+What cannot be kept exactly as it was sent is refused here too, so that nothing changes between a write and a read:
+names that MongoDB reads as paths or operators, invalid Unicode, numbers beyond 64 bits, values too deep to store.
+"""
+
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+
+from bucketline.domain.schema import MAX_FAULTS, Location
+from bucketline.errors import Fault
+
+RESERVED = frozenset(
+    {
+        "object_id",
+        "bucket_id",
+        "namespace_id",
+        "status",
+        "error",
+        "created_at",
+        "updated_at",
+        "document_count",
+        "source_details",
+        "consistency",
+    }
+)
+"""Set by us alone. So is everything that starts with an underscore."""
+
+CREATE_FIELDS = frozenset(
+    {
+        "key_prefix",
+        "blobs",
+        "skip_duplicates",
+        "canonicalize_source",
+        "force_remirror",
+        "edges",
+        "idempotency_key",
+    }
+)
+PATCH_FIELDS = frozenset({"key_prefix", "skip_duplicates"})
+PUT_FIELDS = frozenset({"key_prefix", "metadata", "skip_duplicates"})
+
+MAX_FIELDS = 500
+MAX_NAME = 256
+MAX_DEPTH = 64
+
+
+@dataclass(frozen=True)
+class Split:
+    """A request body: what the route declares, the custom fields, and what is wrong with the latter."""
+
+    declared: dict[str, object]
+    custom: dict[str, object]
+    faults: list[Fault]
+
+
+def split(
+    body: Mapping[str, object],
+    declared: Collection[str],
+    *,
+    schema_properties: Collection[str] = (),
+    location: Location = ("body",),
+) -> Split:
+    """Parts ``body`` into the fields that the route declares and the producer's own.
+
+    A field of an object that this route does not take (``blobs`` on PATCH) is a fault, not a custom field: it could
+    not be told from the real one when the object is read.
+    """
+    custom = {name: value for name, value in body.items() if name not in declared}
+    faults = custom_faults(custom, schema_properties=schema_properties, location=location)
+    return Split({name: value for name, value in body.items() if name in declared}, custom, faults)
+
+
+def custom_faults(
+    custom: Mapping[str, object], *, schema_properties: Collection[str] = (), location: Location = ("body",)
+) -> list[Fault]:
+    """What is wrong with custom fields, apart from what the bucket's schema says."""
+    return list(islice(_custom_faults(custom, schema_properties, location), MAX_FAULTS))
+
+
+def is_reserved(name: str) -> bool:
+    """Whether no custom field may have this name."""
+    return name in RESERVED or name in CREATE_FIELDS or name.startswith("_")
+
+
+def promoted(custom: Mapping[str, object], metadata: Iterable[Mapping[str, object]]) -> dict[str, object]:
+    """The root fields together with the metadata of the blobs, in their order.
+
+    A root field that was sent wins, then the first blob that has the key. Names that no custom field may have stay
+    on the blob only.
+    """
+    fields = dict(custom)
+    for of_blob in metadata:
+        for name, value in of_blob.items():
+            if not is_reserved(name) and name_fault(name) is None and len(fields) < MAX_FIELDS:
+                fields.setdefault(name, value)
+    return fields
+
+
+def name_fault(name: str) -> str | None:
+    """Why a field cannot be kept under this name at the root."""
+    if "." in name:
+        return "a field name cannot hold a dot"
+    return _key_fault(name)
+
+
+def storable_faults(value: object, location: Location) -> Iterator[Fault]:
+    """Where a JSON value cannot be kept as it was sent. Also for free-form data elsewhere, such as blob metadata."""
+    return _storable_faults(value, location, 0)
+
+
+def _custom_faults(custom: Mapping[str, object], schema: Collection[str], location: Location) -> Iterator[Fault]:
+    if len(custom) > MAX_FIELDS:
+        yield Fault("too_many_fields", location, f"an object has at most {MAX_FIELDS} custom fields")
+        return
+    for name, value in custom.items():
+        at = (*location, shown(name))
+        if is_reserved(name):
+            yield Fault("reserved", at, f"{shown(name)!r} is set by the server")
+        elif name == "auto_process" and name not in schema:
+            yield Fault("extra_forbidden", at, "auto_process is a query parameter: ?auto_process=true")
+        elif (reason := name_fault(name)) is not None:
+            yield Fault("field_name", at, reason)
+        else:
+            yield from _storable_faults(value, at, 1)
+
+
+def _storable_faults(value: object, location: Location, depth: int) -> Iterator[Fault]:
+    if isinstance(value, str):
+        if not _is_unicode(value):
+            yield Fault("string_unicode", location, "not valid Unicode")
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            yield Fault("finite_number", location, "a number must be finite")
+    elif isinstance(value, int):
+        if not -(2**63) <= value < 2**63:
+            yield Fault("int_size", location, "a whole number has at most 64 bits")
+    elif depth >= MAX_DEPTH and isinstance(value, dict | list):
+        yield Fault("too_deep", location, f"nested deeper than {MAX_DEPTH} levels")
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _storable_faults(item, (*location, index), depth + 1)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            at = (*location, shown(key))
+            if (reason := _key_fault(key)) is not None:
+                yield Fault("field_name", at, reason)
+            else:
+                yield from _storable_faults(item, at, depth + 1)
+
+
+def _key_fault(key: str) -> str | None:
+    if not key:
+        return "a field name cannot be empty"
+    if key.startswith("$"):
+        # an operator to the database, and {"$ref": …} would be read back as something else
+        return "a field name cannot start with $"
+    if "\0" in key or not _is_unicode(key):
+        return "a field name must be valid Unicode without NUL"
+    if len(key) > MAX_NAME:
+        return f"a field name has at most {MAX_NAME} characters"
+    return None
+
+
+def _is_unicode(text: str) -> bool:
+    """No half of a surrogate pair, which JSON can write but no encoding can."""
+    return text.isascii() or not any("\ud800" <= c <= "\udfff" for c in text)
+
+
+def shown(name: str) -> str:
+    """A name of the producer's, fit for an answer."""
+    return name[:MAX_NAME].encode("utf-8", "replace").decode()
