@@ -1,0 +1,113 @@
+"""The identity of an object in a bucket with a unique key: values of one or several of its root fields.
+
+``config`` is the ``unique_key`` of the contract: ``{"fields": [...], "default_policy": null | policy}``.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+
+from bucketline.domain.policy import POLICIES
+from bucketline.domain.schema import SCALAR_TYPES, Location, Schema, properties
+from bucketline.errors import Fault
+
+MAX_KEY_FIELDS = 10
+MAX_STRING = 255
+
+
+def config_faults(
+    config: Mapping[str, object], schema: Schema, *, location: Location = ("body", "unique_key")
+) -> list[Fault]:
+    """What is wrong with a unique key for a bucket of this (sound) schema."""
+    faults = []
+    fields = config.get("fields")
+    at = (*location, "fields")
+    if not isinstance(fields, list):
+        faults.append(Fault("missing" if fields is None else "list_type", at, "a list of field names is expected"))
+    elif not fields:
+        faults.append(Fault("too_short", at, "at least one field is needed"))
+    elif len(fields) > MAX_KEY_FIELDS:
+        faults.append(Fault("too_long", at, f"at most {MAX_KEY_FIELDS} fields"))
+    else:
+        faults += _named_faults(fields, schema, at)
+    policy = config.get("default_policy")
+    if policy is not None and policy not in POLICIES:
+        faults.append(Fault("enum", (*location, "default_policy"), f"not one of {', '.join(POLICIES)}"))
+    return faults
+
+
+def change_faults(
+    old: Mapping[str, object] | None,
+    new: Mapping[str, object],
+    *,
+    location: Location = ("body", "unique_key"),
+) -> list[Fault]:
+    """A unique key is fixed when the bucket is made; afterwards only ``default_policy`` may change, null clears it."""
+    if old is None:
+        return [Fault("fixed", location, "a bucket made without a unique key cannot get one")]
+    fields, given = old.get("fields"), new.get("fields")
+    if not isinstance(given, list) or not isinstance(fields, list) or sorted(map(str, given)) != sorted(fields):
+        return [Fault("fixed", (*location, "fields"), "the fields of a unique key cannot change: repeat them")]
+    policy = new.get("default_policy")
+    if policy is not None and policy not in POLICIES:
+        return [Fault("enum", (*location, "default_policy"), f"not one of {', '.join(POLICIES)}")]
+    return []
+
+
+def key_faults(fields: Sequence[str], values: Mapping[str, object], *, location: Location = ("body",)) -> list[Fault]:
+    """Why ``values`` (an object's root fields) give no key: one row for each field that has no usable value."""
+    faults = []
+    for name in fields:
+        value = values.get(name)
+        at = (*location, name)
+        if value is None:
+            faults.append(Fault("missing", at, "a field of the unique key cannot be absent or null"))
+        elif isinstance(value, str):
+            if not value.strip():
+                faults.append(Fault("string_too_short", at, "a field of the unique key cannot be empty"))
+            elif len(value) > MAX_STRING:
+                faults.append(
+                    Fault("string_too_long", at, f"a field of the unique key has at most {MAX_STRING} characters")
+                )
+        elif not isinstance(value, int | float):
+            faults.append(Fault("scalar_type", at, "a field of the unique key must be a string, number or boolean"))
+    return faults
+
+
+def key_values(fields: Sequence[str], values: Mapping[str, object]) -> dict[str, str | int | float | bool]:
+    """The values that make the key, for messages. Only after :func:`key_faults` found nothing."""
+    found = {}
+    for name in fields:
+        value = values[name]
+        if not isinstance(value, str | int | float):
+            raise TypeError(f"{name} is not a scalar")
+        found[name] = value
+    return found
+
+
+def canonical_key(fields: Sequence[str], values: Mapping[str, object]) -> str:
+    """One string for one identity, to be put under a unique index. Only after :func:`key_faults` found nothing.
+
+    The order of ``fields`` does not matter; 1 and 1.0 are one number, but ``1``, ``"1"`` and ``true`` are three values.
+    """
+    typed = [[name, _one_number(value)] for name, value in sorted(key_values(fields, values).items())]
+    return json.dumps(typed, ensure_ascii=False, separators=(",", ":"))
+
+
+def _one_number(value: str | int | float | bool) -> str | int | float | bool:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _named_faults(fields: Sequence[object], schema: Schema, location: Location) -> list[Fault]:
+    faults = []
+    declared = properties(schema)
+    for index, name in enumerate(fields):
+        at = (*location, index)
+        if not isinstance(name, str):
+            faults.append(Fault("string_type", at, "a field name is expected"))
+        elif name in fields[:index]:
+            faults.append(Fault("duplicate", at, f"{name!r} is named twice"))
+        elif name not in declared:
+            faults.append(Fault("unknown_property", at, f"{name!r} is not a property of the bucket schema"))
+        elif declared[name].get("type") not in SCALAR_TYPES:
+            faults.append(Fault("scalar_type", at, f"{name!r} is not of a scalar type"))
+    return faults
