@@ -5,11 +5,12 @@ from datetime import timedelta
 
 from cachetools import TTLCache
 
+from bucketline.access.secret import digest, key_id_of
 from bucketline.clock import Clock
 from bucketline.errors import BadRequest, Forbidden, NotFound, Unauthorized
 from bucketline.storage.keys import PERMISSIONS, KeyDocument, Keys, Permission
 from bucketline.storage.namespaces import NamespaceDocument, Namespaces
-from ingest_api.keys import Caller, digest, key_id_of
+from ingest_api.keys import Caller
 from ingest_api.settings import ApiSettings
 
 BOOTSTRAP_ID = "bootstrap"
@@ -26,7 +27,8 @@ class Auth:
         self._settings = settings
         self._clock = clock
         self._callers: TTLCache[str, Caller] = TTLCache(10_000, settings.key_cache_seconds)
-        self._scopes: TTLCache[str, NamespaceDocument] = TTLCache(10_000, settings.scope_cache_seconds)
+        self._scopes: TTLCache[tuple[str, str], NamespaceDocument] = TTLCache(10_000, settings.scope_cache_seconds)
+        self._pepper = settings.key_pepper.get_secret_value()
         self._bootstrap = settings.key.get_secret_value() if settings.key else None
 
     async def caller(self, authorization: str | None) -> Caller:
@@ -35,10 +37,13 @@ class Auth:
         clear = clear.strip()
         if scheme.lower() != "bearer" or not clear or len(clear) > 512:
             raise Unauthorized
-        known = self._callers.get(clear)
+        hashed = digest(clear, self._pepper)
+        known = self._callers.get(hashed)
         if known is None:
-            known = self._bootstrapped(clear) or await self._stored(clear)
-            self._callers[clear] = known
+            known = self._bootstrapped(clear) or await self._stored(clear, hashed)
+            self._callers[hashed] = known
+        elif known.expires_at is not None and known.expires_at <= self._clock.now():
+            raise Unauthorized
         return known
 
     async def namespace(self, caller: Caller, identifier: str | None) -> NamespaceDocument:
@@ -48,12 +53,13 @@ class Auth:
         """
         if not identifier:
             raise BadRequest("the X-Namespace header is missing", code="namespace_required")
-        found = self._scopes.get(identifier)
+        place = (caller.organization_id, identifier)
+        found = self._scopes.get(place)
         if found is None:
-            found = await self._namespaces.resolve(identifier)
+            found = await self._namespaces.resolve(caller.organization_id, identifier)
             if found is None or found.get("deleting"):
                 raise NotFound.of("namespace", identifier)
-            self._scopes[identifier] = found
+            self._scopes[place] = found
         if not may_see(caller, found):
             raise NotFound.of("namespace", identifier)
         return found
@@ -75,10 +81,9 @@ class Auth:
             namespaces=frozenset(),
         )
 
-    async def _stored(self, clear: str) -> Caller:
+    async def _stored(self, clear: str, hashed: str) -> Caller:
         key_id = key_id_of(clear)
-        key = await self._keys.collection.get(key_id) if key_id else None
-        hashed = digest(clear, self._settings.key_pepper.get_secret_value())
+        key = await self._keys.get(key_id) if key_id else None
         now = self._clock.now()
         good = [hmac.compare_digest(hashed, key["hash"] if key else _NOBODY)]
         if key and (until := key.get("previous_until")) and until > now:
@@ -93,6 +98,8 @@ class Auth:
             user_email=key["user_email"],
             permissions=frozenset(key["permissions"]),
             namespaces=frozenset(key["namespaces"]),
+            rate_limit=key.get("rate_limit"),
+            expires_at=key.get("expires_at"),
         )
 
     async def _note_use(self, key: KeyDocument) -> None:
@@ -112,9 +119,9 @@ def may_see(caller: Caller, namespace: NamespaceDocument) -> bool:
     """Whether the namespace is of the caller's organisation and within the key's restriction."""
     if namespace["organization_id"] != caller.organization_id:
         return False
-    return not caller.namespaces or not caller.namespaces.isdisjoint({namespace["_id"], namespace["name"]})
+    return not caller.namespaces or namespace["_id"] in caller.namespaces
 
 
 def _valid(key: KeyDocument, clock: Clock) -> bool:
     expires = key.get("expires_at")
-    return key.get("revoked_at") is None and (expires is None or expires > clock.now())
+    return key["revoked_at"] is None and (expires is None or expires > clock.now())

@@ -3,19 +3,15 @@
 from typing import Annotated
 
 from pydantic import Field, SecretStr
-from pydantic_settings import SettingsConfigDict
 
-from bucketline.settings import Block, Count, Seconds
+from bucketline.access.settings import AccessSettings
+from bucketline.settings import Count, Seconds
 
 
-class ApiSettings(Block):
+class ApiSettings(AccessSettings):
     """``key`` is the bootstrap key: ADMIN, every namespace. It always works and is never stored."""
 
-    model_config = SettingsConfigDict(env_prefix="BUCKETLINE_API_")
-
     key: SecretStr | None = None
-    organization_id: str = "org_local"
-    key_pepper: SecretStr = SecretStr("")
     key_cache_seconds: Seconds = 30.0
     scope_cache_seconds: Seconds = 2.0
     rate_limit: Annotated[int, Field(ge=0, description="Requests a window and key; 0 switches limits off.")] = 0

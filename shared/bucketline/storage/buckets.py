@@ -1,5 +1,6 @@
 """Buckets: where objects are put, with their schema and the rule for their identity."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Literal, NotRequired, TypedDict
 
@@ -15,8 +16,33 @@ class UniqueKey(TypedDict):
     default_policy: Policy | None
 
 
+class Batching(TypedDict):
+    """When drafts of the bucket are grouped and submitted by themselves. Objects, bytes, seconds; the first wins."""
+
+    max_objects: int
+    max_bytes: int
+    max_wait_seconds: float
+
+
+class BucketStats(TypedDict):
+    """What is in a bucket, counted at ``at`` in ``seconds``. Sizes in bytes, an object's being that of its blobs."""
+
+    objects: int
+    failed_objects: int
+    total_size: int
+    max_size: int
+    min_size: int
+    batches: dict[str, int]
+    at: datetime
+    seconds: float
+
+
 class BucketDocument(TypedDict):
-    """A bucket. Names are unique in a namespace."""
+    """A bucket. Names are unique in a namespace.
+
+    ``settings["batching"]`` is a :class:`Batching` where the bucket has its own. ``stats`` is a cache for buckets too
+    large to be counted on every read; ``stats_taken_at`` keeps two replicas from counting at once.
+    """
 
     _id: str
     namespace_id: str
@@ -32,6 +58,8 @@ class BucketDocument(TypedDict):
     is_locked: NotRequired[bool]
     deleting: NotRequired[bool]
     last_upload_at: NotRequired[datetime]
+    stats: NotRequired[BucketStats]
+    stats_taken_at: NotRequired[datetime]
 
 
 INDEXES = (
@@ -48,6 +76,28 @@ class Buckets:
 
     async def resolve(self, namespace_id: str, identifier: str) -> BucketDocument | None:
         """By id or by name, only within the namespace; an id wins over an equal name."""
-        where = {"namespace_id": namespace_id, "$or": [{"_id": identifier}, {"name": identifier}]}
+        own = {"namespace_id": namespace_id}
+        where = {"$or": [{**own, "_id": identifier}, {**own, "name": identifier}]}
         found = await self.collection.find(where, limit=2)
         return next((b for b in found if b["_id"] == identifier), found[0] if found else None)
+
+    async def change(
+        self, bucket_id: str, changes: Mapping[str, object], *, seen: datetime | None = None
+    ) -> BucketDocument | None:
+        """Sets fields of a live bucket; the bucket afterwards.
+
+        With ``seen`` only if ``updated_at`` is still that: a change that was decided on what was read. Raises
+        ``DuplicateKey`` when a new name is taken.
+        """
+        where: dict[str, object] = {"_id": bucket_id, "deleting": {"$ne": True}}
+        if seen is not None:
+            where["updated_at"] = seen
+        return await self.collection.find_and_update(where, {"$set": changes})
+
+    async def take_stats(self, bucket_id: str, *, now: datetime, before: datetime) -> bool:
+        """Whether the caller is to count the bucket: nobody has begun to since ``before``."""
+        idle: dict[str, object] = {"$or": [{"stats_taken_at": None}, {"stats_taken_at": {"$lt": before}}]}
+        return await self.collection.update_one({"_id": bucket_id, **idle}, {"$set": {"stats_taken_at": now}})
+
+    async def put_stats(self, bucket_id: str, stats: BucketStats) -> None:
+        await self.collection.update_one({"_id": bucket_id}, {"$set": {"stats": stats}})

@@ -2,7 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 
-from bucketline.storage import blobs, buckets, collections, documents, keys, namespaces, objects, removals, tasks
+from bucketline.storage import (
+    blobs,
+    buckets,
+    collections,
+    documents,
+    keys,
+    namespaces,
+    objects,
+    rate_windows,
+    removals,
+    tasks,
+)
 from bucketline.storage.batches import BATCH_INDEXES, UNIT_INDEXES, WAITING_INDEXES
 from bucketline.storage.mongo import Database, Index
 
@@ -19,6 +30,7 @@ INDEXES: Mapping[str, Sequence[Index]] = {
     "documents": documents.INDEXES,
     "keys": keys.INDEXES,
     "tasks": tasks.INDEXES,
+    "rate_windows": rate_windows.INDEXES,
 }
 
 

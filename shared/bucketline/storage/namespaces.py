@@ -1,5 +1,7 @@
 """Namespaces: the unit of isolation. Everything else names the namespace it belongs to."""
 
+from collections.abc import Collection as Members
+from collections.abc import Mapping
 from datetime import datetime
 from typing import NotRequired, TypedDict
 
@@ -7,7 +9,7 @@ from bucketline.storage.mongo import Collection, Database, Index
 
 
 class NamespaceDocument(TypedDict):
-    """A namespace. Names are unique in the deployment. ``deleting`` from the request to delete on."""
+    """A namespace. Names are unique in an organisation. ``deleting`` from the request to delete on."""
 
     _id: str
     name: str
@@ -21,9 +23,11 @@ class NamespaceDocument(TypedDict):
 
 
 INDEXES = (
-    Index("name", [("name", 1)], unique=True),
-    Index("listing", [("created_at", -1), ("_id", -1)]),
+    Index("name", [("organization_id", 1), ("name", 1)], unique=True),
+    Index("listing", [("organization_id", 1), ("created_at", -1), ("_id", -1)]),
 )
+
+MOST_NAMESPACES = 10_000
 
 
 class Namespaces:
@@ -32,7 +36,31 @@ class Namespaces:
     def __init__(self, database: Database) -> None:
         self.collection: Collection[NamespaceDocument] = database.collection("namespaces")
 
-    async def resolve(self, identifier: str) -> NamespaceDocument | None:
-        """By id or by name; an id wins over an equal name."""
-        found = await self.collection.find({"$or": [{"_id": identifier}, {"name": identifier}]}, limit=2)
+    async def resolve(self, organization_id: str, identifier: str) -> NamespaceDocument | None:
+        """By id or by name, only within the organisation; an id wins over an equal name."""
+        own = {"organization_id": organization_id}
+        where = {"$or": [{**own, "_id": identifier}, {**own, "name": identifier}]}
+        found = await self.collection.find(where, limit=2)
         return next((n for n in found if n["_id"] == identifier), found[0] if found else None)
+
+    async def ids(self, organization_id: str, *, within: Members[str] = ()) -> list[str]:
+        """Ids of the organisation's namespaces, newest first; only those ``within``, if any are given."""
+        where = listing_filter(organization_id, within)
+        found = await self.collection.find(
+            where, limit=MOST_NAMESPACES, sort=[("created_at", -1), ("_id", -1)], fields=["_id"]
+        )
+        return [namespace["_id"] for namespace in found]
+
+    async def change(self, namespace_id: str, changes: Mapping[str, object]) -> NamespaceDocument | None:
+        """Sets fields; the namespace afterwards. Raises ``DuplicateKey`` when a new name is taken."""
+        return await self.collection.find_and_update(
+            {"_id": namespace_id, "deleting": {"$ne": True}}, {"$set": changes}
+        )
+
+
+def listing_filter(organization_id: str, within: Members[str] = ()) -> dict[str, object]:
+    """Namespaces of an organisation that are not being deleted; only those ``within``, if any are given."""
+    where: dict[str, object] = {"organization_id": organization_id, "deleting": {"$ne": True}}
+    if within:
+        where["_id"] = {"$in": sorted(within)}
+    return where

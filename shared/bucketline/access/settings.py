@@ -1,0 +1,17 @@
+"""Settings that the API and the command line need to speak of the same keys."""
+
+from pydantic import SecretStr
+from pydantic_settings import SettingsConfigDict
+
+from bucketline.settings import Block, Seconds
+
+
+class AccessSettings(Block):
+    """``key_pepper`` is part of every stored hash: changing it ends every key. ``key_grace_seconds`` is how long the
+    old secret of a rotated key still works."""
+
+    model_config = SettingsConfigDict(env_prefix="BUCKETLINE_API_")
+
+    organization_id: str = "org_local"
+    key_pepper: SecretStr = SecretStr("")
+    key_grace_seconds: Seconds = 24 * 3600.0
