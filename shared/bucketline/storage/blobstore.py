@@ -184,7 +184,9 @@ class BlobStore(Protocol):
 
         The bytes are not read by us, whatever their size. With ``source_etag`` only that very content is copied, so
         that nobody swaps it between a check and the copy; a changed source, a wrong ``size``, or a ``sha256`` that
-        disagrees with what the store computed is :class:`ChecksumRefused`. The source stays.
+        disagrees with what the store computed is :class:`ChecksumRefused`. The source stays. Of concurrent callers one
+        gets True; for content so large that it is copied in parts several may, on stores that do not complete uploads
+        atomically, and the content is the same whoever was last.
         """
         ...
 

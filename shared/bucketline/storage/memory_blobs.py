@@ -1,4 +1,4 @@
-"""A blob store in memory, for unit tests: the promises of :class:`~bucketline.storage.blobstore.BlobStore`, no server."""
+"""A blob store in memory, for unit tests: it keeps the promises of ``BlobStore`` without a server."""
 
 import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
@@ -122,7 +122,7 @@ class MemoryBlobStore:
             raise ChecksumRefused("the source of the copy has another checksum")
         if key in self.objects:
             return False
-        self.put(key, source.data, content_type=content_type, checked=True)
+        self.put(key, source.data, content_type=content_type, checked=source.head.sha256 is not None)
         return True
 
     async def get(self, key: str, *, limit: int, range: Range | None = None) -> AsyncGenerator[bytes, None]:  # noqa: A002
@@ -160,7 +160,9 @@ class MemoryBlobStore:
 
     async def abort_multipart(self, key: str, upload_id: str) -> None:
         self._check()
-        self.open_uploads.pop(upload_id, None)
+        found = self.open_uploads.get(upload_id)
+        if found is not None and found.key == key:
+            del self.open_uploads[upload_id]
 
     async def presign_get(self, key: str, *, expires: int, filename: str | None = None, public: bool = True) -> str:
         name = f"&filename={quote(filename)}" if filename else ""
@@ -255,7 +257,14 @@ class _Upload:
     async def finish_to(self, final_key: str, *, sha256: str, size: int, content_type: str) -> bool:
         if size != self.size:
             raise ChecksumRefused(f"{self.size} bytes were written where {size} were announced")
-        return await self._store.put_if_absent(final_key, bytes(self._data), sha256=sha256, content_type=content_type)
+        data = bytes(self._data)
+        if size <= self._part_size:
+            return await self._store.put_if_absent(final_key, data, sha256=sha256, content_type=content_type)
+        await self._store.ping()
+        if final_key in self._store.objects:
+            return False
+        self._store.put(final_key, data, content_type=content_type)
+        return True
 
 
 def _sha256(data: bytes) -> str:

@@ -88,7 +88,7 @@ class Wire:
         at most one more PUT is sent, whatever becomes of it.
         """
         headers = {"content-type": content_type, "if-none-match": "*", **_checksum(sha256)}
-        lost = 0
+        lost, trouble = 0, ""
         async for _ in self._backoff.tries():
             if lost and await self._is_there(key, len(data), sha256):
                 return False
@@ -96,13 +96,15 @@ class Wire:
                 break
             try:
                 answer = await self._send("put", key, {}, headers, data, sha256)
-            except NotSentError:
+            except NotSentError as error:
+                trouble = str(error)
                 continue
-            except ReplyLostError:
-                lost += 1
+            except ReplyLostError as error:
+                lost, trouble = lost + 1, str(error)
                 continue
             if answer.status == 200:
                 return True
+            trouble = answer.code or str(answer.status)
             if answer.status == 412:
                 if lost and not await self._is_there(key, len(data), sha256):
                     continue
@@ -113,22 +115,25 @@ class Wire:
                 lost += 1
                 continue
             raise fault_of(answer.status, answer.code, key)
-        raise StoreUnavailable("S3 did not confirm the write")
+        raise StoreUnavailable(f"S3 did not confirm the write: {trouble}")
 
     async def put_part(self, key: str, upload_id: str, number: int, data: bytes, *, sha256: str) -> str:
         """Writes one part and returns its ETag. A part may be written again, so every fault is tried again."""
         query = {"partNumber": str(number), "uploadId": upload_id}
+        trouble = ""
         async for _ in self._backoff.tries():
             try:
                 answer = await self._send("put_part", key, query, _checksum(sha256), data, sha256)
-            except (NotSentError, ReplyLostError):
+            except (NotSentError, ReplyLostError) as error:
+                trouble = str(error)
                 continue
             if answer.status == 200:
                 return answer.etag
+            trouble = answer.code or str(answer.status)
             if answer.status >= 500 or answer.status in NOT_STORED or answer.code == "RequestTimeout":
                 continue
             raise fault_of(answer.status, answer.code, key)
-        raise StoreUnavailable("S3 did not confirm a part")
+        raise StoreUnavailable(f"S3 did not confirm a part: {trouble}")
 
     async def _is_there(self, key: str, size: int, sha256: str) -> bool:
         try:
@@ -170,9 +175,9 @@ class Wire:
                     )
             except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
                 outcome = "unreachable"
-                raise NotSentError from error
+                raise NotSentError("no connection") from error
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                raise ReplyLostError from error
+                raise ReplyLostError(f"no reply ({type(error).__name__})") from error
             finally:
                 S3_SECONDS.labels(operation, outcome).observe(perf_counter() - started)
 
