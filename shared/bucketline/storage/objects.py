@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Literal, NotRequired, TypedDict
 
+import bson
 from pymongo import InsertOne, UpdateOne
 
 from bucketline.domain.status import OBJECT_IN_FLIGHT, RANK_FINAL, Status
@@ -77,7 +78,10 @@ class Mirror(TypedDict):
 
 
 class ObjectDocument(TypedDict):
-    """An object as stored. ``custom`` holds the producer's root fields."""
+    """An object as stored. ``custom`` holds the producer's root fields.
+
+    ``idempotency_keys`` are those of the requests that made or changed it, the latest :data:`MOST_IDEMPOTENCY_KEYS`.
+    """
 
     _id: str
     namespace_id: str
@@ -100,7 +104,7 @@ class ObjectDocument(TypedDict):
     moved_at: NotRequired[datetime]
     document_count: NotRequired[int]
     unique_key: NotRequired[str]
-    idempotency_key: NotRequired[str]
+    idempotency_keys: NotRequired[list[str]]
     content_key: NotRequired[str]
     pending: NotRequired[list[PendingDocument]]
     pending_since: NotRequired[datetime]
@@ -110,6 +114,7 @@ class ObjectDocument(TypedDict):
 INDEXES = (
     Index("listing", [("bucket_id", 1), ("created_at", 1), ("_id", 1)]),
     Index("by_status", [("bucket_id", 1), ("status", 1), ("created_at", 1), ("_id", 1)]),
+    Index("by_change", [("bucket_id", 1), ("updated_at", 1), ("_id", 1)]),
     Index(
         "unique_key",
         [("bucket_id", 1), ("unique_key", 1)],
@@ -118,17 +123,31 @@ INDEXES = (
     ),
     Index(
         "idempotency_key",
-        [("bucket_id", 1), ("idempotency_key", 1)],
+        [("bucket_id", 1), ("idempotency_keys", 1)],
         unique=True,
-        where={"idempotency_key": {"$exists": True}},
+        where={"idempotency_keys": {"$exists": True}},
     ),
     Index("by_content", [("blobs.details.hash", 1)], where={"blobs.details.hash": {"$exists": True}}),
-    Index("same_content", [("bucket_id", 1), ("content_key", 1)], where={"content_key": {"$exists": True}}),
+    Index(
+        "same_content",
+        [("bucket_id", 1), ("content_key", 1), ("_id", 1)],
+        where={"content_key": {"$exists": True}},
+    ),
     Index("outbox", [("pending_since", 1)], where={"pending_since": {"$exists": True}}),
     Index("mirror_due", [("mirror.due_at", 1)], where={"mirror.due_at": {"$exists": True}}),
     Index("in_flight", [("moved_at", 1)], where={"status": {"$in": [str(s) for s in OBJECT_IN_FLIGHT]}}),
     Index("by_namespace", [("namespace_id", 1), ("_id", 1)]),
 )
+
+
+MOST_IDEMPOTENCY_KEYS = 20
+MAX_OBJECT_BYTES = 12 * 1024 * 1024
+"""What a producer may fill of a document; the rest of MongoDB's 16 MiB is for what is added later."""
+
+
+def stored_size(document: ObjectDocument) -> int:
+    """Bytes of the document as MongoDB counts them."""
+    return len(bson.encode(document))
 
 
 class Objects:
@@ -149,7 +168,11 @@ class Objects:
         return await self.collection.find_one({"bucket_id": bucket_id, "unique_key": unique_key})
 
     async def by_idempotency_key(self, bucket_id: str, key: str) -> ObjectDocument | None:
-        return await self.collection.find_one({"bucket_id": bucket_id, "idempotency_key": key})
+        return await self.collection.find_one({"bucket_id": bucket_id, "idempotency_keys": key})
+
+    async def by_content_key(self, bucket_id: str, key: str) -> ObjectDocument | None:
+        """The oldest object of the bucket with exactly this content."""
+        return await self.collection.find_one({"bucket_id": bucket_id, "content_key": key}, sort=[("_id", 1)])
 
     async def many(
         self, object_ids: Sequence[str], *, fields: Sequence[str] | None = None
@@ -159,11 +182,19 @@ class Objects:
         return {document["_id"]: document for document in found}
 
     async def change(
-        self, object_id: str, revision: int, update: Mapping[str, object], event: Envelope, at: datetime
+        self,
+        object_id: str,
+        revision: int,
+        update: Mapping[str, object],
+        event: Envelope,
+        at: datetime,
+        *,
+        run: int | None = None,
     ) -> ObjectDocument | None:
         """Applies a producer's change if nobody changed the object since ``revision``; the event is written with it.
 
-        ``update`` holds MongoDB operators. Returns the object with every event it owes, in order, or None when the
+        ``update`` holds MongoDB operators. With ``run`` the object must also still be in that run, which statuses move
+        on without a revision. Returns the object with every event it owes, in order, or None when the
         revision has moved on (read again and retry). Raises ``DuplicateKey`` when the change takes a used key.
         """
         merged: dict[str, dict[str, object]] = {
@@ -172,7 +203,10 @@ class Objects:
         merged.setdefault("$set", {}).update({"updated_at": at, "revision": revision + 1})
         merged.setdefault("$push", {})["pending"] = event.to_document()
         merged.setdefault("$min", {})["pending_since"] = at
-        return await self.collection.find_and_update({"_id": object_id, "revision": revision}, merged)
+        where: dict[str, object] = {"_id": object_id, "revision": revision}
+        if run is not None:
+            where["run.id"] = run
+        return await self.collection.find_and_update(where, merged)
 
     async def apply_statuses(self, events: Sequence[ObjectStatusChanged]) -> int:
         """Moves objects forward, one round trip for all; returns how many moved. Duplicates and late events do nothing.
