@@ -76,6 +76,7 @@ class Wire:
                 sock_connect=settings.connect_timeout,
                 sock_read=settings.read_timeout,
             ),
+            middlewares=(_once,),
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent", "Content-Type"),
@@ -160,10 +161,8 @@ class Wire:
             body = data if len(data) <= _IN_ONE_PIECE else io.BytesIO(data)
             started, outcome = perf_counter(), "lost"
             try:
-                # Lower case, because aiohttp silently repeats a PUT whose reused connection broke. Whether there is a
-                # second PUT is decided above, after a look at what became of the first.
-                async with self._session.request(
-                    "put", URL(url, encoded=True), data=body, headers=signed, allow_redirects=False
+                async with self._session.put(
+                    URL(url, encoded=True), data=body, headers=signed, allow_redirects=False
                 ) as response:
                     text = b"" if response.status == 200 else await response.content.read(4096)
                     outcome = str(response.status)
@@ -188,6 +187,19 @@ class Wire:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._session.close()
+
+
+async def _once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """Keeps the HTTP client from silently repeating a PUT whose reused connection broke.
+
+    Whether there is a second PUT is decided after a look at what became of the first.
+    """
+    try:
+        return await handler(request)
+    except aiohttp.ClientConnectorError:
+        raise
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise ReplyLostError(f"no reply ({type(error).__name__})") from error
 
 
 def _checksum(sha256: str) -> dict[str, str]:
