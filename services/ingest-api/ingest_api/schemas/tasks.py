@@ -1,0 +1,29 @@
+"""Bodies of the task routes."""
+
+from typing import Any
+
+from bucketline.domain.status import Status
+from ingest_api.schemas.common import Answer, example
+
+
+class Task(Answer):
+    """Asynchronous work that a caller may follow."""
+
+    model_config = example(
+        {
+            "task_id": "task_06h2v9k1m3q5s7t9v1x3",
+            "task_type": "api_buckets_batches_process",
+            "status": "PENDING",
+            "inputs": ["btch_06h2v9k1m3q5s7t9v1x3"],
+            "outputs": [],
+        }
+    )
+
+    task_id: str
+    task_type: str
+    status: Status
+    inputs: list[str]
+    outputs: list[str]
+    additional_data: dict[str, Any] | None = None
+    error: str | None = None
+    cancellation: dict[str, int] | None = None
