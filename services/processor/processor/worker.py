@@ -109,7 +109,7 @@ async def run(pipe: Pipe, registry: ExtractorRegistry, body: dict[str, object]) 
         extractor: Extractor = registry.get(extractor_id)
         texts: list[bytes] = []
         binaries: list[bytes] = []
-        size, due = 0, time.monotonic() + BATCH_SECONDS
+        size, due = 0, 0.0  # the first document goes at once, then they gather
         # extract is an async generator in all but its declared type
         async with aclosing(cast("AsyncGenerator[Document, None]", extractor.extract(obj, context))) as documents:
             async for document in documents:

@@ -19,6 +19,7 @@ START_SECONDS = 30.0
 WATCH_SECONDS = 0.5
 KILL_SECONDS = 5.0
 LAST_WORDS = 20
+DRAIN_BYTES = 256 * 1024
 KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH")
 # One worker is one core: a library's own thread pool would only take it from the others.
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "MALLOC_ARENA_MAX")
@@ -115,8 +116,18 @@ class WorkerProcess:
         self._signal()
         self._stdin.close()
         with suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.shield(self._process.wait()), KILL_SECONDS)
+            async with asyncio.timeout(KILL_SECONDS):
+                await self._drain()
+                await self._process.wait()
         self._listener.cancel()
+
+    async def _drain(self) -> None:
+        """Throw away what it still said: asyncio counts a process as ended only when its pipes are read to
+        the end.
+        """
+        with suppress(RuntimeError):  # a run that waits for a frame reads, and ends, by itself
+            while await self._stdout.read(DRAIN_BYTES):
+                pass
 
     async def _expect(self, kind: Kind) -> None:
         try:
