@@ -27,6 +27,7 @@ from bucketline.extraction import (
     ExtractorRegistry,
     FileSource,
     PermanentError,
+    UnknownExtractor,
 )
 from processor.worker_wire import (
     HEADER,
@@ -128,6 +129,8 @@ async def run(pipe: Pipe, registry: ExtractorRegistry, body: dict[str, object]) 
         os._exit(1)  # what is left of the heap is not worth keeping
     except ExtractionError as error:
         pipe.send(pack(Kind.ERROR, {"kind": error.kind, "message": error.message}))
+    except UnknownExtractor as error:
+        pipe.send(pack(Kind.ERROR, {"kind": PermanentError.kind, "message": error.message}))
     except Exception as error:
         message = f"the extractor failed on this object ({type(error).__name__})"
         pipe.send(pack(Kind.ERROR, {"kind": PermanentError.kind, "message": message, "detail": repr(error)[:2000]}))

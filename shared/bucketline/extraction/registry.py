@@ -32,6 +32,7 @@ class UnknownExtractor(ValidationFailed):
         message = f"no extractor '{name}' is installed; there are: {', '.join(known) or 'none'}"
         super().__init__([Fault("unknown_extractor", ("body", "feature_extractor"), message)])
         self.message = message
+        self.args = (message,)
 
 
 @dataclass(frozen=True, slots=True)

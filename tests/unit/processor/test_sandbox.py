@@ -234,6 +234,11 @@ async def test_errors_of_the_extractor_keep_their_kind_and_the_worker(sandbox):
     assert before.fields["pid"] == after.fields["pid"]
 
 
+async def test_an_extractor_that_is_not_installed_is_named(sandbox):
+    with pytest.raises(PermanentError, match="no extractor 'lost_v1' is installed"):
+        await anext(sandbox.run("lost_v1", ObjectView("o", "b", "n"), ExtractionContext()))
+
+
 async def test_nonsense_on_the_wire_is_an_error_of_that_object(sandbox):
     with pytest.raises(ResourceError, match="broke"):
         await run(sandbox, "babble", descriptor=3)
