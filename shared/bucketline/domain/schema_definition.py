@@ -65,7 +65,7 @@ def _schema_faults(schema: object, location: Location) -> Iterator[Fault]:
         return
     at = (*location, "properties")
     for name, field in declared.items():
-        if isinstance(field, dict) and field.get("type") not in FILE_TYPES and is_reserved(name):
+        if isinstance(field, dict) and str(field.get("type")) not in FILE_TYPES and is_reserved(name):
             yield Fault("reserved", (*at, shown(name)), f"{shown(name)!r} is set by the server")
     yield from _properties_faults(declared, at, 1)
 

@@ -108,6 +108,6 @@ def _named_faults(fields: Sequence[object], schema: Schema, location: Location) 
             faults.append(Fault("duplicate", at, f"{name!r} is named twice"))
         elif name not in declared:
             faults.append(Fault("unknown_property", at, f"{name!r} is not a property of the bucket schema"))
-        elif declared[name].get("type") not in SCALAR_TYPES:
+        elif str(declared[name].get("type")) not in SCALAR_TYPES:
             faults.append(Fault("scalar_type", at, f"{name!r} is not of a scalar type"))
     return faults
