@@ -1,0 +1,85 @@
+"""The manifests as a cluster would get them: rendered once a run, and taken apart for the tests."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+DEPLOY = ROOT / "deploy"
+K8S = DEPLOY / "k8s"
+KUBECTL = Path(sys.executable).parent / "kubectl"
+
+OVERLAYS = ("overlays/dev", "overlays/production")
+TARGETS = ("base", *OVERLAYS, "kafka")
+WORKLOADS = ("Deployment", "StatefulSet", "DaemonSet", "Job", "CronJob")
+
+Manifest = dict[str, Any]
+
+
+@cache
+def render(target: str) -> tuple[Manifest, ...]:
+    """What ``kubectl kustomize`` makes of a folder of deploy/k8s."""
+    done = subprocess.run(
+        [str(KUBECTL), "kustomize", str(K8S / target)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "deprecated" not in done.stderr.lower(), done.stderr
+    return tuple(document for document in yaml.safe_load_all(done.stdout) if document)
+
+
+def of_kind(target: str, *kinds: str) -> list[Manifest]:
+    return [manifest for manifest in render(target) if manifest["kind"] in kinds]
+
+
+def named(target: str, kind: str, name: str) -> Manifest:
+    (found,) = [manifest for manifest in of_kind(target, kind) if manifest["metadata"]["name"] == name]
+    return found
+
+
+def pods(target: str) -> dict[str, Manifest]:
+    """The pod template of every workload, by "Kind/name"."""
+    templates = {}
+    for manifest in of_kind(target, *WORKLOADS):
+        spec = manifest["spec"]
+        if manifest["kind"] == "CronJob":
+            spec = spec["jobTemplate"]["spec"]
+        templates[f"{manifest['kind']}/{manifest['metadata']['name']}"] = spec["template"]
+    return templates
+
+
+def containers(template: Manifest) -> list[Manifest]:
+    spec = template["spec"]
+    return [*spec.get("initContainers", []), *spec["containers"]]
+
+
+def is_service(template: Manifest) -> bool:
+    """One of the four services, as opposed to what is run by hand or once."""
+    return bool(template["metadata"]["labels"]["app.kubernetes.io/component"] != "operations")
+
+
+def variables(target: str) -> Iterator[str]:
+    """Every environment variable that a rendered manifest sets, by ConfigMap or directly."""
+    for manifest in of_kind(target, "ConfigMap"):
+        if "grafana_dashboard" not in manifest["metadata"].get("labels", {}):
+            yield from manifest["data"]
+    for template in pods(target).values():
+        for container in containers(template):
+            yield from (variable["name"] for variable in container.get("env", []))
+
+
+def selects(selector: Manifest | None, labels: dict[str, str]) -> bool:
+    """Whether a Kubernetes label selector takes these labels. No selector takes nothing, an empty one everything."""
+    if selector is None:
+        return False
+    if any(labels.get(key) != value for key, value in selector.get("matchLabels", {}).items()):
+        return False
+    for rule in selector.get("matchExpressions", []):
+        assert rule["operator"] == "In", "the tests know only In"
+        if labels.get(rule["key"]) not in rule["values"]:
+            return False
+    return True

@@ -1,0 +1,120 @@
+"""Kafka's objects say what the table of topics says: sizes, rights of each service, and what scales whom."""
+
+import pytest
+from tests.deploy.rendering import containers, named, of_kind, pods
+
+from bucketline.events.topics import PARKING_RETENTION_MS, TOPICS, parking_topics
+from bucketline.messaging.topics import wanted
+from bucketline.settings import SERVICES, KafkaSettings
+
+PRODUCTION = "overlays/production"
+PREFIX = KafkaSettings().topic_prefix
+GROUPS = KafkaSettings().group_prefix
+
+Right = tuple[str, str, str]
+
+
+def rights(user: str) -> set[Right]:
+    """(kind, name, operation) of everything that a user may do."""
+    spec = named(PRODUCTION, "KafkaUser", user)["spec"]
+    return {
+        (acl["resource"]["type"], acl["resource"]["name"], operation)
+        for acl in spec["authorization"]["acls"]
+        for operation in acl["operations"]
+        if acl["resource"]["patternType"] == "literal" and acl.get("type", "allow") == "allow"
+    }
+
+
+def test_every_topic_that_the_services_expect_is_declared_as_they_expect_it() -> None:
+    declared = {
+        m["metadata"]["name"]: (m["spec"]["partitions"], int(m["spec"]["config"]["retention.ms"]))
+        for m in of_kind(PRODUCTION, "KafkaTopic")
+    }
+    assert declared == {name: (partitions, kept) for name, partitions, kept in wanted(KafkaSettings())}
+
+
+def test_an_acknowledged_record_survives_a_broker() -> None:
+    for topic in of_kind(PRODUCTION, "KafkaTopic"):
+        assert topic["spec"]["replicas"] == 3
+        assert topic["spec"]["config"]["min.insync.replicas"] == 2
+
+
+def test_a_parked_record_fits_and_is_kept_longer() -> None:
+    for _, _, name in parking_topics():
+        config = named(PRODUCTION, "KafkaTopic", PREFIX + name)["spec"]["config"]
+        assert config["max.message.bytes"] > 1024 * 1024 + 16 * 1024
+        assert config["retention.ms"] == PARKING_RETENTION_MS > max(topic.retention_ms for topic in TOPICS)
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_service_may_do_what_the_table_says_and_nothing_else(service: str) -> None:
+    reads = {topic for topic in TOPICS if service in topic.consumers}
+    writes = {topic for topic in TOPICS if service in topic.producers}
+    expected: set[Right] = set()
+    for topic in reads:
+        expected |= {("topic", PREFIX + topic.name, operation) for operation in ("Read", "Describe")}
+        expected |= {("group", GROUPS + topic.group(service), operation) for operation in ("Read", "Describe")}
+        expected |= {("topic", PREFIX + topic.parking(service), operation) for operation in ("Write", "Describe")}
+    for topic in writes:
+        expected |= {("topic", PREFIX + topic.name, operation) for operation in ("Write", "Describe")}
+    assert rights(f"bucketline-{service}") == expected
+
+
+def test_no_user_has_more_than_literal_rights_but_the_one_for_operations() -> None:
+    for user in of_kind(PRODUCTION, "KafkaUser"):
+        patterns = {
+            (acl["resource"]["patternType"], acl["resource"]["name"]) for acl in user["spec"]["authorization"]["acls"]
+        }
+        wide = {name for pattern, name in patterns if pattern != "literal" or name == "*"}
+        assert wide == ({PREFIX, GROUPS} if user["metadata"]["name"] == "bucketline-operations" else set())
+
+
+def test_each_workload_signs_in_as_its_own_user() -> None:
+    expected = {f"Deployment/bucketline-{service}": f"bucketline-{service}" for service in SERVICES}
+    expected |= dict.fromkeys(("Deployment/bucketline-toolbox", "Job/bucketline-setup"), "bucketline-operations")
+    for workload, user in expected.items():
+        (container,) = containers(pods(PRODUCTION)[workload])
+        env = {variable["name"]: variable for variable in container["env"]}
+        assert env["BUCKETLINE_KAFKA_SASL_USERNAME"] == {"name": "BUCKETLINE_KAFKA_SASL_USERNAME", "value": user}
+        password = env["BUCKETLINE_KAFKA_SASL_PASSWORD"]["valueFrom"]["secretKeyRef"]
+        assert password == {"name": user, "key": "password"}
+        assert named(PRODUCTION, "KafkaUser", user)["spec"]["authentication"]["type"] == "scram-sha-512"
+
+
+def test_consumers_scale_on_the_lag_of_every_topic_that_they_read() -> None:
+    scaled = {m["spec"]["scaleTargetRef"]["name"]: m["spec"] for m in of_kind(PRODUCTION, "ScaledObject")}
+    assert set(scaled) == {"bucketline-dedup", "bucketline-batcher", "bucketline-processor"}
+    for name, spec in scaled.items():
+        service = name.removeprefix("bucketline-")
+        watched = {(t["metadata"]["topic"], t["metadata"]["consumerGroup"]) for t in spec["triggers"]}
+        read = [topic for topic in TOPICS if service in topic.consumers]
+        assert watched == {(PREFIX + topic.name, GROUPS + topic.group(service)) for topic in read}
+        assert spec["minReplicaCount"] >= 1  # sweepers must run
+        assert spec["maxReplicaCount"] <= max(topic.partitions for topic in read)
+        assert spec["cooldownPeriod"] >= 300
+        down = spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]["scaleDown"]
+        assert down["stabilizationWindowSeconds"] >= 300
+        assert all(int(trigger["metadata"]["lagThreshold"]) > 0 for trigger in spec["triggers"])
+
+
+def test_keda_finds_the_broker_and_the_credentials_in_the_pod_that_it_scales() -> None:
+    (auth,) = of_kind(PRODUCTION, "TriggerAuthentication")
+    for scaled in of_kind(PRODUCTION, "ScaledObject"):
+        spec = scaled["spec"]
+        (container,) = containers(pods(PRODUCTION)[f"Deployment/{spec['scaleTargetRef']['name']}"])
+        assert container["name"] == spec["scaleTargetRef"]["envSourceContainerName"]
+        maps = {ref["configMapRef"]["name"] for ref in container["envFrom"]}
+        given = {variable["name"] for variable in container["env"]}
+        for name in maps:
+            given |= set(named(PRODUCTION, "ConfigMap", name)["data"])
+        for trigger in spec["triggers"]:
+            assert trigger["metadata"]["bootstrapServersFromEnv"] in given
+            assert trigger["authenticationRef"]["name"] == auth["metadata"]["name"]
+        assert {entry["name"] for entry in auth["spec"]["env"]} <= given
+
+
+@pytest.mark.parametrize(
+    "name", ["bucketline-ingest-api", "bucketline-dedup", "bucketline-batcher", "bucketline-processor"]
+)
+def test_a_scaled_deployment_states_no_number_of_its_own(name: str) -> None:
+    assert "replicas" not in named(PRODUCTION, "Deployment", name)["spec"]

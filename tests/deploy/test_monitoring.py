@@ -1,0 +1,161 @@
+"""Alerts and dashboards ask for metrics that the services export, and every alert has a page in the runbooks."""
+
+import json
+import re
+from collections.abc import Iterator
+
+import pytest
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram
+from tests.deploy.rendering import K8S, Manifest, of_kind, pods, selects
+
+from bucketline.settings import SERVICES
+from bucketline.telemetry import metrics
+
+PRODUCTION = "overlays/production"
+# what Prometheus itself adds to every scrape
+OF_PROMETHEUS = {"up"}
+WORDS = {
+    *("by", "on", "without", "and", "or", "unless", "ignoring", "group_left", "offset", "bool"),
+    *("sum", "max", "min", "avg", "count", "rate", "increase", "deriv", "absent", "histogram_quantile", "label_values"),
+}
+
+
+def exported() -> set[str]:
+    """Every name that a service's /metrics may show, from the registry in which the code declares them."""
+    assert metrics.RECORDS  # declared on import
+    suffixes = {
+        "counter": ("_total", "_created"),
+        "histogram": ("_bucket", "_sum", "_count", "_created"),
+        "gauge": ("",),
+        "info": ("_info",),
+    }
+    return {
+        family.name + suffix
+        for collector in list(REGISTRY._collector_to_names)
+        for family in (collector.describe() if hasattr(collector, "describe") else collector.collect())
+        for suffix in suffixes[family.type]
+    } | {sample.name for family in REGISTRY.collect() for sample in family.samples}
+
+
+def names_in(expression: str) -> set[str]:
+    """The metrics that a PromQL expression reads."""
+    bare = re.sub(r'"[^"]*"', '""', expression)
+    bare = re.sub(r"\{[^}]*\}|\[[^\]]*\]", " ", bare)
+    bare = re.sub(r"\b(by|on|without|ignoring)\s*\([^)]*\)", " ", bare)
+    return {word for word in re.findall(r"[a-zA-Z_:][a-zA-Z0-9_:]*", bare) if word not in WORDS}
+
+
+def labels_in(expression: str) -> Iterator[tuple[str, str]]:
+    """(metric, label) of every matcher."""
+    for name, matchers in re.findall(r"([a-z_]+)\{([^}]*)\}", expression):
+        for label in re.findall(r"([a-z_]+)\s*[=!]~?", matchers):
+            yield name, label
+
+
+def alerts() -> list[Manifest]:
+    (rule,) = of_kind(PRODUCTION, "PrometheusRule")
+    return [alert for group in rule["spec"]["groups"] for alert in group["rules"]]
+
+
+def dashboards() -> dict[str, Manifest]:
+    (config,) = [
+        m for m in of_kind(PRODUCTION, "ConfigMap") if m["metadata"].get("labels", {}).get("grafana_dashboard") == "1"
+    ]
+    return {name: json.loads(text) for name, text in config["data"].items()}
+
+
+def queries() -> list[str]:
+    targets = [
+        target["expr"]
+        for dashboard in dashboards().values()
+        for panel in dashboard["panels"]
+        for target in panel.get("targets", [])
+    ]
+    variables = [
+        variable["definition"].replace(", namespace)", ")")
+        for dashboard in dashboards().values()
+        for variable in dashboard["templating"]["list"]
+        if variable["type"] == "query"
+    ]
+    return targets + variables + [alert["expr"] for alert in alerts()]
+
+
+def test_reading_names_from_promql() -> None:
+    found = names_in(
+        'histogram_quantile(0.9, sum by (le, job) (rate(a_bucket{b="c_d"}[5m]))) > 1 unless on (e) f_total'
+    )
+    assert found == {"a_bucket", "f_total"}
+
+
+def test_every_metric_asked_for_is_exported() -> None:
+    known = exported() | OF_PROMETHEUS
+    asked = {name for query in queries() for name in names_in(query)}
+    assert asked <= known, sorted(asked - known)
+    assert "bucketline_outbox_oldest_seconds" in asked
+
+
+def test_every_label_matched_is_one_that_the_metric_has() -> None:
+    declared = {
+        family.name: set(getattr(collector, "_labelnames", ()))
+        for collector in vars(metrics).values()
+        if isinstance(collector, Counter | Gauge | Histogram)
+        for family in collector.describe()
+    }
+    assert declared
+    from_scrape = {"namespace", "job", "pod"}
+    for query in queries():
+        for name, label in labels_in(query):
+            base = re.sub(r"_(total|bucket|count|sum)$", "", name)
+            if base in declared:
+                assert label in declared[base] | from_scrape, (name, label)
+
+
+def test_every_alert_names_its_page_and_every_page_its_alert() -> None:
+    text = (K8S / "runbooks.md").read_text(encoding="utf-8")
+    pages = set(re.findall(r"^## (Bucketline\w+)$", text, flags=re.MULTILINE))
+    assert pages == {alert["alert"] for alert in alerts()}
+    for alert in alerts():
+        assert alert["annotations"]["runbook"] == f"deploy/k8s/runbooks.md#{alert['alert'].lower()}"
+        assert alert["annotations"]["summary"]
+        assert alert["labels"]["severity"] in {"critical", "warning"}
+
+
+def test_every_page_says_what_it_means_how_to_look_and_what_to_do() -> None:
+    text = (K8S / "runbooks.md").read_text(encoding="utf-8")
+    for page in re.split(r"^## ", text, flags=re.MULTILINE)[1:]:
+        title, _, body = page.partition("\n")
+        if title.startswith("Bucketline"):
+            assert re.findall(r"^\*\*(.+?)\*\*", body, flags=re.MULTILINE) == [
+                "What it means.",
+                "How to look.",
+                "What to do.",
+            ], title
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_prometheus_finds_every_service_under_the_name_that_the_alerts_use(service: str) -> None:
+    (monitor,) = of_kind(PRODUCTION, "PodMonitor")
+    labels = pods(PRODUCTION)[f"Deployment/bucketline-{service}"]["metadata"]["labels"]
+    assert selects(monitor["spec"]["selector"], labels)
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    assert (endpoint["port"], endpoint["path"]) == ("http", "/metrics")
+    (rename,) = [r for r in endpoint["relabelings"] if r["targetLabel"] == "job"]
+    job = rename["replacement"].replace("$1", labels["app.kubernetes.io/component"])
+    down = next(alert for alert in alerts() if alert["alert"] == "BucketlineServiceDown")
+    assert f'job="{job}"' in down["expr"]
+
+
+def test_prometheus_does_not_scrape_what_has_no_port() -> None:
+    (monitor,) = of_kind(PRODUCTION, "PodMonitor")
+    toolbox = pods(PRODUCTION)["Deployment/bucketline-toolbox"]["metadata"]["labels"]
+    assert not selects(monitor["spec"]["selector"], toolbox)
+
+
+def test_dashboards_can_be_imported_side_by_side() -> None:
+    found = list(dashboards().values())
+    assert len(found) == 2
+    assert len({dashboard["uid"] for dashboard in found}) == len(found)
+    for dashboard in found:
+        numbers = [panel["id"] for panel in dashboard["panels"]]
+        assert len(numbers) == len(set(numbers))
+        assert all(panel["gridPos"]["x"] + panel["gridPos"]["w"] <= 24 for panel in dashboard["panels"])

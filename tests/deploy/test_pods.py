@@ -1,0 +1,203 @@
+"""What every pod keeps to: the restricted profile, limits, probes, time to drain, secrets by reference only."""
+
+import re
+
+import pytest
+from tests.deploy.rendering import OVERLAYS, Manifest, containers, is_service, of_kind, pods, render
+
+from bucketline.settings import SERVICES, HttpSettings
+from bucketline.telemetry import health
+
+DRAIN_SECONDS = 25
+EVERY_POD = [
+    pytest.param(target, name, id=f"{target}:{name}") for target in ("base", *OVERLAYS) for name in pods(target)
+]
+SERVICE_PODS = [
+    pytest.param(target, name, id=f"{target}:{name}")
+    for target in ("base", *OVERLAYS)
+    for name, template in pods(target).items()
+    if is_service(template)
+]
+
+
+def quantity(text: str) -> float:
+    """CPU in cores, memory in bytes."""
+    units = {"": 1, "m": 1e-3, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(m|[KMG]i|)", text)
+    assert found, text
+    return float(found[1]) * units[found[2]]
+
+
+@pytest.mark.parametrize("target", OVERLAYS)
+def test_all_four_services_are_there_and_start_as_themselves(target: str) -> None:
+    deployments = {m["metadata"]["name"]: m for m in of_kind(target, "Deployment")}
+    assert set(deployments) == {*(f"bucketline-{service}" for service in SERVICES), "bucketline-toolbox"}
+    for service in SERVICES:
+        (container,) = deployments[f"bucketline-{service}"]["spec"]["template"]["spec"]["containers"]
+        assert "command" not in container  # the image's entry point is the console command
+        assert container["args"] == ["serve", service]
+
+
+@pytest.mark.parametrize(("target", "name"), EVERY_POD)
+def test_pod_is_restricted(target: str, name: str) -> None:
+    template = pods(target)[name]
+    spec = template["spec"]
+    assert spec["automountServiceAccountToken"] is False
+    assert spec["enableServiceLinks"] is False
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["runAsUser"] == 10001
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert not {"hostNetwork", "hostPID", "hostIPC", "hostUsers"} & set(spec)
+    assert not [volume for volume in spec["volumes"] if "hostPath" in volume]
+    for container in containers(template):
+        security = container["securityContext"]
+        assert security["allowPrivilegeEscalation"] is False
+        assert security["readOnlyRootFilesystem"] is True
+        assert security["capabilities"] == {"drop": ["ALL"]}
+        assert not security.get("privileged")
+        assert not any("hostPort" in port for port in container.get("ports", []))
+
+
+@pytest.mark.parametrize(("target", "name"), EVERY_POD)
+def test_pod_has_limits_and_a_bounded_place_to_write(target: str, name: str) -> None:
+    template = pods(target)[name]
+    for container in containers(template):
+        resources = container["resources"]
+        for what in ("cpu", "memory"):
+            assert 0 < quantity(resources["requests"][what]) <= quantity(resources["limits"][what])
+        writable = {mount["name"] for mount in container["volumeMounts"] if not mount.get("readOnly")}
+        assert writable == {"tmp"}
+    scratch = [volume for volume in template["spec"]["volumes"] if "emptyDir" in volume]
+    assert [volume["name"] for volume in scratch] == ["tmp"]
+    assert scratch[0]["emptyDir"]["sizeLimit"]
+
+
+@pytest.mark.parametrize(("target", "name"), EVERY_POD)
+def test_image_is_a_named_version(target: str, name: str) -> None:
+    for container in containers(pods(target)[name]):
+        tag = container["image"].rpartition("/")[2].partition(":")[2]
+        assert tag
+        assert tag != "latest"
+
+
+@pytest.mark.parametrize(("target", "name"), EVERY_POD)
+def test_secrets_come_by_reference_only(target: str, name: str) -> None:
+    for container in containers(pods(target)[name]):
+        for variable in container.get("env", []):
+            if re.search(r"PASSWORD|SECRET|_KEY|PEPPER|MONGODB_URL", variable["name"]):
+                assert "secretKeyRef" in variable["valueFrom"], variable["name"]
+    assert not of_kind(target, "Secret")
+
+
+def test_only_the_named_secrets_are_asked_for() -> None:
+    wanted: dict[str, set[str]] = {"base": set(), "overlays/production": set(), "overlays/dev": set()}
+    for target, names in wanted.items():
+        for template in pods(target).values():
+            names |= {
+                variable["valueFrom"]["secretKeyRef"]["name"]
+                for container in containers(template)
+                for variable in container.get("env", [])
+                if "valueFrom" in variable
+            }
+            names |= {v["secret"]["secretName"] for v in template["spec"]["volumes"] if "secret" in v}
+    ours = {"bucketline-mongodb", "bucketline-s3", "bucketline-kafka", "bucketline-api-key"}
+    assert wanted["base"] == ours
+    assert wanted["overlays/dev"] == ours - {"bucketline-kafka"}
+    users = {m["metadata"]["name"] for m in of_kind("overlays/production", "KafkaUser")}
+    assert wanted["overlays/production"] == ours | users
+
+
+@pytest.mark.parametrize("target", ["base", *OVERLAYS])
+def test_each_pod_gets_only_the_secrets_that_it_needs(target: str) -> None:
+    def secrets(workload: str) -> set[str]:
+        return {
+            variable["name"]
+            for container in containers(pods(target)[workload])
+            for variable in container.get("env", [])
+            if "valueFrom" in variable
+        }
+
+    with_key = {name for name in pods(target) if "BUCKETLINE_API_KEY" in secrets(name)}
+    assert with_key == {"Deployment/bucketline-ingest-api"}
+    assert "BUCKETLINE_S3_SECRET_KEY" not in secrets("Deployment/bucketline-batcher")
+
+
+@pytest.mark.parametrize(("target", "name"), SERVICE_PODS)
+def test_probes_ask_what_the_service_answers(target: str, name: str) -> None:
+    (container,) = containers(pods(target)[name])
+    (port,) = container["ports"]
+    assert (port["name"], port["containerPort"]) == ("http", HttpSettings.model_fields["port"].default)
+    answered = {route.path for route in health.Health().routes()}
+    paths = {"startupProbe": "/live", "livenessProbe": "/live", "readinessProbe": "/ready"}
+    for probe, path in paths.items():
+        assert container[probe]["httpGet"] == {"path": path, "port": "http"}
+        assert path in answered
+        assert container[probe]["timeoutSeconds"] > health.CHECK_SECONDS
+    # a start may take a while (groups join, indexes are made); a service that hangs is found within a minute
+    startup, live = container["startupProbe"], container["livenessProbe"]
+    assert startup["periodSeconds"] * startup["failureThreshold"] >= 60
+    assert live["periodSeconds"] * live["failureThreshold"] <= 60
+
+
+@pytest.mark.parametrize(("target", "name"), SERVICE_PODS)
+def test_grace_period_is_longer_than_the_drain(target: str, name: str) -> None:
+    template = pods(target)[name]
+    (container,) = containers(template)
+    pause = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
+    assert template["spec"]["terminationGracePeriodSeconds"] >= DRAIN_SECONDS + pause + 10
+    assert HttpSettings.model_fields["graceful_timeout"].default <= DRAIN_SECONDS
+    assert (pause > 0) == (name == "Deployment/bucketline-ingest-api")
+
+
+@pytest.mark.parametrize("target", ["base", *OVERLAYS])
+def test_services_are_spread_and_protected_from_disruption(target: str) -> None:
+    budgets = {m["metadata"]["name"]: m["spec"] for m in of_kind(target, "PodDisruptionBudget")}
+    for manifest in of_kind(target, "Deployment"):
+        name, template = manifest["metadata"]["name"], manifest["spec"]["template"]
+        if not is_service(template):
+            continue
+        own = manifest["spec"]["selector"]
+        assert budgets.pop(name) == {
+            "maxUnavailable": 1,
+            "selector": own,
+            "unhealthyPodEvictionPolicy": "AlwaysAllow",
+        }
+        spread = template["spec"]["topologySpreadConstraints"]
+        assert {c["topologyKey"] for c in spread} == {"topology.kubernetes.io/zone", "kubernetes.io/hostname"}
+        assert all(constraint["labelSelector"] == own for constraint in spread)
+    assert budgets == {}
+
+
+@pytest.mark.parametrize("target", ["base", *OVERLAYS])
+def test_selectors_find_exactly_their_own_pods(target: str) -> None:
+    def owners(selector: dict[str, str]) -> set[str]:
+        return {
+            name
+            for name, template in pods(target).items()
+            if selector.items() <= template["metadata"]["labels"].items()
+        }
+
+    for manifest in of_kind(target, "Deployment"):
+        name = manifest["metadata"]["name"]
+        assert owners(manifest["spec"]["selector"]["matchLabels"]) == {f"Deployment/{name}"}
+    (service,) = of_kind(target, "Service")
+    assert owners(service["spec"]["selector"]) == {"Deployment/bucketline-ingest-api"}
+    assert [port["targetPort"] for port in service["spec"]["ports"]] == ["http"]
+
+
+@pytest.mark.parametrize("target", OVERLAYS)
+def test_everything_is_in_a_namespace_that_enforces_the_restricted_profile(target: str) -> None:
+    (namespace,) = of_kind(target, "Namespace")
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    others: list[Manifest] = [manifest for manifest in render(target) if manifest is not namespace]
+    assert {manifest["metadata"]["namespace"] for manifest in others} == {namespace["metadata"]["name"]}
+
+
+@pytest.mark.parametrize("target", ["base", *OVERLAYS])
+def test_no_workload_shares_a_service_account_with_another_service(target: str) -> None:
+    accounts = {name: template["spec"]["serviceAccountName"] for name, template in pods(target).items()}
+    declared = {m["metadata"]["name"]: m for m in of_kind(target, "ServiceAccount")}
+    assert set(accounts.values()) == set(declared)
+    for service in SERVICES:
+        assert accounts[f"Deployment/bucketline-{service}"] == f"bucketline-{service}"
+    assert all(account["automountServiceAccountToken"] is False for account in declared.values())

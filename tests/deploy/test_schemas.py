@@ -1,0 +1,93 @@
+"""Every manifest is what its kind allows: core kinds by Kubernetes' own schemas, custom resources by their CRDs."""
+
+import os
+from functools import cache
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+from kubernetes_validate.utils import all_versions, major_minor
+from tests.deploy.rendering import ROOT, TARGETS, Manifest, render
+
+CRDS = ROOT.parent / "shared" / "schemas" / "crds"
+NEWEST = sorted({major_minor(version) for version in all_versions()}, key=lambda v: tuple(map(int, v.split("."))))[-3:]
+
+
+def is_core(manifest: Manifest) -> bool:
+    group = manifest["apiVersion"].partition("/")[0] if "/" in manifest["apiVersion"] else ""
+    return "." not in group or group.endswith(".k8s.io")
+
+
+@pytest.mark.parametrize("version", NEWEST)
+@pytest.mark.parametrize("target", TARGETS)
+def test_core_kinds_pass_the_schemas_of_kubernetes(target: str, version: str) -> None:
+    core = [manifest for manifest in render(target) if is_core(manifest)]
+    assert core
+    for manifest in core:
+        assert kubernetes_validate.validate(manifest, version, strict=True) == version
+
+
+def test_a_misspelt_field_does_not_pass() -> None:
+    manifest = {**next(m for m in render("base") if m["kind"] == "Deployment"), "sepc": {}}
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(manifest, NEWEST[-1], strict=True)
+
+
+@cache
+def crd_schemas() -> dict[tuple[str, str], Manifest]:
+    """The schema of each custom kind by (apiVersion, kind), refusing fields that a cluster would drop silently."""
+    if not CRDS.is_dir():
+        reason = f"the schemas of custom resources are not part of this repository ({CRDS} is absent)"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    schemas = {}
+    for file in sorted(CRDS.glob("*.yaml")):
+        for crd in yaml.safe_load_all(file.read_text(encoding="utf-8")):
+            spec = crd["spec"]
+            for version in spec["versions"]:
+                key = (f"{spec['group']}/{version['name']}", spec["names"]["kind"])
+                schemas[key] = _closed(version["schema"]["openAPIV3Schema"])
+    return schemas
+
+
+def _closed(schema: Any, *, root: bool = True) -> Any:
+    """The same schema, in which an object with named properties takes no others."""
+    if isinstance(schema, list):
+        return [_closed(item, root=False) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    closed = {
+        key: {name: _closed(part, root=False) for name, part in value.items()}
+        if key == "properties"
+        else _closed(value, root=False)
+        for key, value in schema.items()
+    }
+    if root:
+        closed["properties"]["metadata"] = {"type": "object"}
+    keeps = schema.get("x-kubernetes-preserve-unknown-fields") or "additionalProperties" in schema
+    if isinstance(schema.get("properties"), dict) and not keeps and schema.get("type") == "object":
+        closed["additionalProperties"] = False
+    return closed
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_custom_resources_pass_the_schemas_of_their_projects(target: str) -> None:
+    schemas = crd_schemas()
+    for manifest in render(target):
+        if not is_core(manifest):
+            jsonschema.Draft202012Validator(schemas[manifest["apiVersion"], manifest["kind"]]).validate(manifest)
+
+
+def test_production_uses_each_custom_kind_that_we_have_a_schema_for() -> None:
+    used = {(m["apiVersion"], m["kind"]) for target in TARGETS for m in render(target) if not is_core(m)}
+    assert used == set(crd_schemas())
+
+
+def test_a_misspelt_field_of_a_custom_resource_does_not_pass() -> None:
+    topic = next(m for m in render("overlays/production") if m["kind"] == "KafkaTopic")
+    wrong = {**topic, "spec": {**topic["spec"], "partition": 1}}
+    with pytest.raises(jsonschema.ValidationError, match="partition"):
+        jsonschema.Draft202012Validator(crd_schemas()[topic["apiVersion"], "KafkaTopic"]).validate(wrong)

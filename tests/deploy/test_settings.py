@@ -1,0 +1,101 @@
+"""Every BUCKETLINE_* variable that deploy/ sets is one that a settings class reads, with a value that it takes."""
+
+import importlib
+import pkgutil
+import re
+
+import pytest
+from tests.deploy.rendering import DEPLOY, OVERLAYS, containers, named, pods, variables
+
+from bucketline.settings import Block, HttpSettings
+
+PACKAGES = ("bucketline", "ingest_api", "dedup", "batcher", "processor")
+
+
+def blocks() -> set[type[Block]]:
+    """Every settings class of every package."""
+    for package in PACKAGES:
+        found = importlib.import_module(package)
+        for module in pkgutil.iter_modules(found.__path__, f"{package}."):
+            if module.name.endswith(".settings"):
+                importlib.import_module(module.name)
+    known: set[type[Block]] = set()
+    waiting: list[type[Block]] = [Block]
+    while waiting:
+        for block in waiting.pop().__subclasses__():
+            if block.__module__.partition(".")[0] in PACKAGES:
+                known.add(block)
+                waiting.append(block)
+    return known
+
+
+def readable() -> dict[str, tuple[type[Block], str]]:
+    return {
+        f"{block.model_config.get('env_prefix', '')}{field}".upper(): (block, field)
+        for block in blocks()
+        for field in block.model_fields
+    }
+
+
+def environment(target: str, workload: str) -> dict[str, str]:
+    """What a container finds in its environment, secrets apart."""
+    (container,) = containers(pods(target)[workload])
+    found: dict[str, str] = {}
+    for source in container["envFrom"]:
+        found |= named(target, "ConfigMap", source["configMapRef"]["name"])["data"]
+    return found | {v["name"]: v["value"] for v in container.get("env", []) if "value" in v}
+
+
+def test_the_settings_of_all_packages_are_found() -> None:
+    assert {"BUCKETLINE_MONGODB_URL", "BUCKETLINE_API_KEY", "BUCKETLINE_HTTP_PORT"} <= set(readable())
+
+
+@pytest.mark.parametrize("target", ["base", *OVERLAYS])
+def test_variables_of_the_manifests_are_known(target: str) -> None:
+    names = {name for name in variables(target) if name.startswith("BUCKETLINE_")}
+    assert len(names) > 10
+    assert names <= set(readable()), sorted(names - set(readable()))
+
+
+@pytest.mark.parametrize("target", ["base", *OVERLAYS])
+def test_nothing_is_set_that_no_settings_class_would_read(target: str) -> None:
+    assert {name for name in variables(target) if not name.startswith("BUCKETLINE_")} == set()
+
+
+@pytest.mark.parametrize("file", ["Dockerfile", "compose.yaml", "k8s/README.md", "k8s/runbooks.md"])
+def test_variables_elsewhere_are_known(file: str) -> None:
+    text = (DEPLOY / file).read_text(encoding="utf-8")
+    names = set(re.findall(r"BUCKETLINE_[A-Z0-9]+(?:_[A-Z0-9]+)*", text))
+    assert names <= set(readable()), sorted(names - set(readable()))
+
+
+@pytest.mark.parametrize("target", OVERLAYS)
+def test_values_are_ones_that_the_settings_take(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for workload in pods(target):
+        values = environment(target, workload)
+        for name, value in values.items():
+            monkeypatch.setenv(name, value)
+        for block in {readable()[name][0] for name in values}:
+            block(_env_file=None)
+        for name in values:
+            monkeypatch.delenv(name)
+
+
+@pytest.mark.parametrize("target", ["base", *OVERLAYS])
+def test_a_service_listens_where_its_probes_ask(target: str) -> None:
+    for workload, template in pods(target).items():
+        (container,) = containers(template)
+        for port in container.get("ports", []):
+            settings = environment(target, workload)
+            assert settings["BUCKETLINE_HTTP_HOST"] == "0.0.0.0"  # noqa: S104 - a pod is reached from outside of it
+            assert int(settings["BUCKETLINE_HTTP_PORT"]) == port["containerPort"]
+    assert HttpSettings.model_fields["port"].default == 8080
+
+
+def test_production_is_durable_and_makes_nothing_by_itself() -> None:
+    settings = environment("overlays/production", "Deployment/bucketline-ingest-api")
+    assert settings["BUCKETLINE_KAFKA_CREATE_TOPICS"] == "false"
+    assert settings["BUCKETLINE_S3_CREATE_BUCKET"] == "false"
+    assert settings["BUCKETLINE_KAFKA_IDEMPOTENT"] == "true"
+    assert settings["BUCKETLINE_KAFKA_SECURITY_PROTOCOL"] == "SASL_SSL"
+    assert settings["BUCKETLINE_TELEMETRY_LOG_FORMAT"] == "json"
