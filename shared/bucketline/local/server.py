@@ -1,0 +1,24 @@
+"""What the stack knows of each server, and what it means to be one."""
+
+from typing import Protocol
+
+
+class Server(Protocol):
+    """A server of the stack. The same object may be started again after it was stopped or killed, on its port."""
+
+    @property
+    def pid(self) -> int | None:
+        """Its pid while it runs."""
+
+    async def start(self) -> None:
+        """Returns when it answers. Raises LocalStackError, and leaves nothing running, when it does not."""
+
+    async def stop(self) -> None:
+        """Ends it in order, or by force after a deadline."""
+
+    async def kill(self) -> None:
+        """SIGKILL; returns when it is gone."""
+
+
+READY_DEADLINE = 60.0
+"""Seconds. Generous: a loaded machine is slow, and a server that ended is noticed at once."""

@@ -1,0 +1,236 @@
+"""MongoDB, a Kafka broker and S3 on this machine, started together and gone together."""
+
+import asyncio
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+from bucketline.errors import LocalStackError
+from bucketline.local import parts
+from bucketline.local.cache import Progress, default_cache_dir, exclusive, silent
+from bucketline.local.kafka import Kafka, KafkaPorts, kafka_jars
+from bucketline.local.mongod import Mongod
+from bucketline.local.parts import PARTS, PartName
+from bucketline.local.ports import PortLease, claim, reserve
+from bucketline.local.server import Server
+from bucketline.local.tansu import Tansu
+from bucketline.local.weed import Weed, WeedPorts
+
+Broker = Literal["tansu", "kafka"]
+
+BUCKET = "bucketline"
+FETCH_WAIT_MS: Mapping[Broker, int] = {"tansu": 5, "kafka": 500}
+"""How long a fetch may wait at the broker. Tansu does not wake a waiting one when a record arrives."""
+
+
+@dataclass(frozen=True, slots=True)
+class S3Address:
+    """Where an S3 is, and the key to it."""
+
+    endpoint: str
+    access_key: str
+    secret_key: str
+
+
+class LocalStack:
+    """The servers that have no address yet, as an async context manager.
+
+    Data and logs are in ``data_dir``, which one stack uses at a time; what MongoDB, S3 and Apache Kafka hold is
+    there again at the next start, what Tansu holds is not. ``ports`` fixes the port in a part's address, the
+    others are free ones. Downloads go to ``cache_dir`` and are told to ``progress``, from worker threads.
+
+    Inside ``async with`` every server answers and the bucket exists. After it none is left, nor after the death of
+    this process: enter it in a thread that lives on, best the main thread. One use an instance.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        ports: Mapping[PartName, int] | None = None,
+        broker: Broker = "tansu",
+        cache_dir: Path | None = None,
+        mongodb_url: str | None = None,
+        kafka_bootstrap: str | None = None,
+        s3: S3Address | None = None,
+        bucket: str = BUCKET,
+        mongodb_cache_gigabytes: float = 0.5,
+        progress: Progress = silent,
+    ) -> None:
+        self._data_dir = data_dir.absolute()
+        self._fixed_ports = dict(ports or {})
+        self._broker: Broker = broker
+        self._cache_dir = (cache_dir or default_cache_dir()).absolute()
+        self._mongodb_url = mongodb_url
+        self._kafka_bootstrap = kafka_bootstrap
+        self._s3 = s3
+        self._bucket = bucket
+        self._mongodb_cache_gigabytes = mongodb_cache_gigabytes
+        self._progress = progress
+        self._servers: dict[PartName, Server] = {}
+        self._held = contextlib.ExitStack()
+
+    @property
+    def mongodb_url(self) -> str:
+        if self._mongodb_url is None:
+            raise LocalStackError("the stack has not started: MongoDB has no address yet")
+        return self._mongodb_url
+
+    @property
+    def kafka_bootstrap(self) -> str:
+        """``host:port`` of the broker."""
+        if self._kafka_bootstrap is None:
+            raise LocalStackError("the stack has not started: the Kafka broker has no address yet")
+        return self._kafka_bootstrap
+
+    @property
+    def s3(self) -> S3Address:
+        if self._s3 is None:
+            raise LocalStackError("the stack has not started: S3 has no address yet")
+        return self._s3
+
+    @property
+    def s3_endpoint(self) -> str:
+        return self.s3.endpoint
+
+    @property
+    def s3_access_key(self) -> str:
+        return self.s3.access_key
+
+    @property
+    def s3_secret_key(self) -> str:
+        return self.s3.secret_key
+
+    def environment(self) -> dict[str, str]:
+        """The ``BUCKETLINE_*`` variables of a service that is to use this stack.
+
+        About a broker that was given by address it says where it is, and nothing of what it can do.
+        """
+        variables = {
+            "BUCKETLINE_MONGODB_URL": self.mongodb_url,
+            "BUCKETLINE_KAFKA_BOOTSTRAP": self.kafka_bootstrap,
+            "BUCKETLINE_S3_ENDPOINT": self.s3_endpoint,
+            "BUCKETLINE_S3_ACCESS_KEY": self.s3_access_key,
+            "BUCKETLINE_S3_SECRET_KEY": self.s3_secret_key,
+            "BUCKETLINE_S3_BUCKET": self._bucket,
+        }
+        if "kafka" in self._servers:
+            variables |= {
+                "BUCKETLINE_KAFKA_IDEMPOTENT": "true" if self._broker == "kafka" else "false",
+                "BUCKETLINE_KAFKA_FETCH_MAX_WAIT_MS": str(FETCH_WAIT_MS[self._broker]),
+                "BUCKETLINE_KAFKA_CREATE_TOPICS": "true",
+            }
+        return variables
+
+    def pids(self) -> dict[PartName, int]:
+        """Of the servers that run now."""
+        return {name: server.pid for name, server in self._servers.items() if server.pid is not None}
+
+    async def start(self, part: PartName) -> None:
+        """Starts a part that was stopped or killed, on its port again; returns when it answers."""
+        await self._server(part).start()
+
+    async def stop(self, part: PartName) -> None:
+        """Ends a part in order. Its address stays its own."""
+        await self._server(part).stop()
+
+    async def kill(self, part: PartName) -> None:
+        """SIGKILL for a part; returns when it is gone."""
+        await self._server(part).kill()
+
+    async def __aenter__(self) -> Self:
+        try:
+            await asyncio.to_thread(self._lock_data_dir)
+            # When one part fails the others are cancelled, which ends what they started.
+            async with asyncio.TaskGroup() as group:
+                if self._mongodb_url is None:
+                    group.create_task(self._start_mongodb())
+                if self._kafka_bootstrap is None:
+                    group.create_task(self._start_kafka())
+                if self._s3 is None:
+                    group.create_task(self._start_s3())
+        except BaseException as error:
+            await self._close()
+            if isinstance(error, BaseExceptionGroup) and (ours := error.subgroup(LocalStackError)) is not None:
+                raise LocalStackError("\n".join(str(cause) for cause in ours.exceptions)) from error
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._close()
+
+    async def _start_mongodb(self) -> None:
+        binary = await asyncio.to_thread(parts.obtain, parts.MONGODB, self._cache_dir, self._progress)
+        mongod = Mongod(
+            binary,
+            self._data_dir / "mongodb",
+            self._port("mongodb"),
+            cache_gigabytes=self._mongodb_cache_gigabytes,
+        )
+        await self._bring_up("mongodb", mongod)
+        self._mongodb_url = mongod.url
+
+    async def _start_kafka(self) -> None:
+        server: Tansu | Kafka
+        if self._broker == "kafka":
+            jars = await asyncio.to_thread(kafka_jars, self._cache_dir, self._progress)
+            (controller,) = self._hold(reserve(1))
+            server = Kafka(jars, self._data_dir / "kafka", KafkaPorts(self._port("kafka"), controller))
+        else:
+            binary = await asyncio.to_thread(parts.obtain, parts.TANSU, self._cache_dir, self._progress)
+            server = Tansu(binary, self._data_dir / "tansu", self._port("kafka"))
+        await self._bring_up("kafka", server)
+        self._kafka_bootstrap = server.bootstrap
+
+    async def _start_s3(self) -> None:
+        binary = await asyncio.to_thread(parts.obtain, parts.S3, self._cache_dir, self._progress)
+        master, volume, filer = self._hold(reserve(3, twins=True))
+        (grpc,) = self._hold(reserve(1))
+        ports = WeedPorts(master=master, volume=volume, filer=filer, s3=self._port("s3"), s3_grpc=grpc)
+        weed = Weed(binary, self._data_dir / "s3", ports, bucket=self._bucket)
+        await self._bring_up("s3", weed)
+        self._s3 = S3Address(weed.endpoint, weed.credentials.access_key, weed.credentials.secret_key)
+
+    async def _bring_up(self, part: PartName, server: Server) -> None:
+        self._servers[part] = server
+        await server.start()
+        self._progress(f"{part} is ready")
+
+    async def _close(self) -> None:
+        try:
+            running = [server.stop() for server in self._servers.values()]
+            outcomes = await asyncio.gather(*running, return_exceptions=True)
+        finally:
+            self._held.close()
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+
+    def _server(self, part: PartName) -> Server:
+        try:
+            return self._servers[part]
+        except KeyError:
+            raise LocalStackError(
+                f"{part} is not run by this stack; it runs {', '.join(p for p in PARTS if p in self._servers)}"
+            ) from None
+
+    def _port(self, part: PartName) -> int:
+        fixed = self._fixed_ports.get(part)
+        (port,) = self._hold(reserve(1) if fixed is None else claim(fixed))
+        return port
+
+    def _hold(self, lease: PortLease) -> tuple[int, ...]:
+        self._held.callback(lease.release)
+        return lease.ports
+
+    def _lock_data_dir(self) -> None:
+        self._data_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            self._held.enter_context(exclusive(self._data_dir / "lock", deadline=0))
+        except LocalStackError:
+            raise LocalStackError(f"another local stack is using {self._data_dir}") from None
