@@ -7,7 +7,9 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Lifespan
 
 from bucketline import __version__
+from bucketline.access.keyring import KeyRing
 from bucketline.events.topics import STATUS
+from bucketline.extraction import ExtractorRegistry
 from bucketline.ids import RandomIds
 from bucketline.messaging.outbox import Outbox
 from bucketline.runtime import Runtime, open_runtime
@@ -26,12 +28,16 @@ from bucketline.storage.tasks import Tasks
 from bucketline.telemetry.health import Health
 from ingest_api import faults
 from ingest_api.auth import Auth
+from ingest_api.buckets.counts import BucketCounts
 from ingest_api.deps import Deps
 from ingest_api.front import Front
 from ingest_api.handlers import Handlers
 from ingest_api.limits import Limiter
+from ingest_api.objects.writes import ObjectWrites
 from ingest_api.routes import ROUTERS
 from ingest_api.settings import ApiSettings
+from ingest_api.tasks import steps
+from ingest_api.tasks.runner import TaskRunner
 
 
 def create(settings: ServiceSettings) -> ASGIApp:
@@ -51,7 +57,12 @@ def create(settings: ServiceSettings) -> ASGIApp:
                 for outbox in (deps.object_outbox, deps.batch_outbox, deps.removal_outbox):
                     outbox.start(runtime.background)
                 handlers.sweep(runtime.background, settings.sweep)
+                steps.register(deps)
+                deps.runner.start(runtime.background)
                 yield
+                await deps.runner.close()
+                await deps.bucket_counts.close()
+                await deps.object_writes.close()
                 for outbox in (deps.object_outbox, deps.batch_outbox, deps.removal_outbox):
                     await outbox.close()
 
@@ -88,12 +99,14 @@ def wire(runtime: Runtime, settings: ApiSettings) -> Deps:
     database, clock = runtime.database, runtime.clock
     keys, namespaces = Keys(database), Namespaces(database)
     objects, batches, removals = Objects(database), Batches(database), Removals(database)
+    buckets, tasks = Buckets(database), Tasks(database)
 
     def outbox(name: str, store: PendingStore) -> Outbox:
         return Outbox(name, store, runtime.bus.publisher, clock=clock, settings=runtime.settings.sweep)
 
     return Deps(
         settings=settings,
+        sweep=runtime.settings.sweep,
         database=database,
         blobstore=runtime.blobs,
         clock=clock,
@@ -102,7 +115,7 @@ def wire(runtime: Runtime, settings: ApiSettings) -> Deps:
         health=runtime.health,
         auth=Auth(keys, namespaces, settings, clock=clock),
         namespaces=namespaces,
-        buckets=Buckets(database),
+        buckets=buckets,
         collections=Collections(database),
         objects=objects,
         batches=batches,
@@ -110,9 +123,14 @@ def wire(runtime: Runtime, settings: ApiSettings) -> Deps:
         documents=Documents(database),
         blobs=Blobs(database),
         keys=keys,
-        tasks=Tasks(database),
+        tasks=tasks,
         removals=removals,
         object_outbox=outbox("objects", objects.outbox),
         batch_outbox=outbox("batches", batches.outbox),
         removal_outbox=outbox("removals", removals.outbox),
+        keyring=KeyRing(keys, namespaces, settings, clock=clock),
+        runner=TaskRunner(tasks, clock=clock, ids=runtime.ids),
+        extractors=ExtractorRegistry(),
+        bucket_counts=BucketCounts(buckets, objects, batches, clock=clock),
+        object_writes=ObjectWrites(objects, batches),
     )

@@ -4,11 +4,14 @@ from dataclasses import dataclass, field
 
 from cachetools import TTLCache
 
+from bucketline.access.keyring import KeyRing
 from bucketline.clock import Clock
 from bucketline.events.catalog import Event
 from bucketline.events.envelope import Envelope, wrap
+from bucketline.extraction import ExtractorRegistry
 from bucketline.ids import Ids
 from bucketline.messaging.outbox import Outbox
+from bucketline.settings import SweepSettings
 from bucketline.storage.batches import Batches, Units
 from bucketline.storage.blobs import Blobs
 from bucketline.storage.blobstore import BlobStore
@@ -24,7 +27,11 @@ from bucketline.storage.tasks import Tasks
 from bucketline.telemetry.health import Health
 from bucketline.telemetry.tracing import current_trace
 from ingest_api.auth import Auth
+from ingest_api.buckets.counts import BucketCounts
+from ingest_api.counting import Counter
+from ingest_api.objects.writes import ObjectWrites
 from ingest_api.settings import ApiSettings
+from ingest_api.tasks.runner import TaskRunner
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,7 @@ class Deps:
     """Repositories, outboxes and the like. ``source`` is the CloudEvents source of this service."""
 
     settings: ApiSettings
+    sweep: SweepSettings
     database: Database
     blobstore: BlobStore
     clock: Clock
@@ -53,6 +61,12 @@ class Deps:
     object_outbox: Outbox
     batch_outbox: Outbox
     removal_outbox: Outbox
+    object_writes: ObjectWrites
+    keyring: KeyRing
+    runner: TaskRunner
+    extractors: ExtractorRegistry
+    bucket_counts: BucketCounts
+    counter: Counter = field(default_factory=Counter)
     bucket_cache: "TTLCache[tuple[str, str], BucketDocument]" = field(default_factory=lambda: TTLCache(10_000, 2.0))
 
     def seal(self, event: Event) -> Envelope:
@@ -64,7 +78,7 @@ class Deps:
         found = self.bucket_cache.get((namespace_id, identifier))
         if found is None:
             found = await self.buckets.resolve(namespace_id, identifier)
-            if found is None:
+            if found is None or found.get("deleting"):
                 return None
             self.bucket_cache[namespace_id, identifier] = found
         return found

@@ -33,6 +33,7 @@ class BucketStats(TypedDict):
     max_size: int
     min_size: int
     batches: dict[str, int]
+    last_object_at: datetime | None
     at: datetime
     seconds: float
 

@@ -2,6 +2,6 @@
 
 from fastapi import APIRouter
 
-from ingest_api.routes import health, namespaces
+from ingest_api.routes import buckets, health, namespaces, objects
 
-ROUTERS: tuple[APIRouter, ...] = (health.router, namespaces.router)
+ROUTERS: tuple[APIRouter, ...] = (health.router, namespaces.router, buckets.router, objects.router)

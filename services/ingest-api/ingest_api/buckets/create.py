@@ -1,0 +1,65 @@
+"""A new bucket."""
+
+from typing import Any
+
+from bucketline.domain.reserved import storable_faults
+from bucketline.domain.schema_definition import schema_faults
+from bucketline.domain.unique_key import config_faults
+from bucketline.errors import AlreadyExists, Fault, ValidationFailed
+from bucketline.storage.buckets import BucketDocument, UniqueKey
+from bucketline.storage.mongo import DuplicateKey
+from ingest_api.deps import Deps
+from ingest_api.schemas.buckets import BucketSettings, CreateBucket, UniqueKeyConfig
+
+
+async def create_bucket(deps: Deps, namespace_id: str, body: CreateBucket) -> BucketDocument:
+    """A bucket with a sound schema. :class:`AlreadyExists` when the name is taken in the namespace."""
+    schema = body.bucket_schema.model_dump(exclude_unset=True)
+    faults = schema_faults(schema)
+    unique_key = stored_key(body.unique_key) if body.unique_key else None
+    if unique_key is not None and not faults:
+        faults = config_faults(dict(unique_key), schema)
+    faults += metadata_faults(body.metadata)
+    if faults:
+        raise ValidationFailed(faults)
+    now = deps.clock.now()
+    bucket: BucketDocument = {
+        "_id": deps.ids.new("bkt"),
+        "namespace_id": namespace_id,
+        "name": body.bucket_name,
+        "description": body.description,
+        "schema": schema,
+        "unique_key": unique_key,
+        "metadata": body.metadata or {},
+        "storage_class": body.storage_class or "standard",
+        "settings": stored_settings(body.settings),
+        "created_at": now,
+        "updated_at": now,
+    }
+    try:
+        await deps.buckets.collection.insert(bucket)
+    except DuplicateKey as error:
+        raise name_taken(body.bucket_name) from error
+    deps.forget_buckets()
+    return bucket
+
+
+def stored_key(config: UniqueKeyConfig) -> UniqueKey:
+    """The order of the fields says nothing, so they are sorted."""
+    return {"fields": sorted(config.fields), "default_policy": config.default_policy}
+
+
+def stored_settings(settings: BucketSettings | None) -> dict[str, Any]:
+    batching = settings.batching if settings else None
+    return {"batching": batching.model_dump() if batching else None}
+
+
+def metadata_faults(metadata: dict[str, Any] | None) -> list[Fault]:
+    """What of free-form data could not be kept as it was sent."""
+    return list(storable_faults(metadata or {}, ("body", "metadata")))[:100]
+
+
+def name_taken(name: str) -> AlreadyExists:
+    return AlreadyExists(
+        "a bucket with this name exists in the namespace", code="bucket_name_taken", details={"bucket_name": name}
+    )

@@ -1,0 +1,32 @@
+"""Lists of buckets."""
+
+from bucketline.domain.paging import BUCKETS
+from bucketline.storage.buckets import BucketDocument
+from ingest_api.deps import Deps
+from ingest_api.listing import Kind, Listed, list_rows, renamed
+from ingest_api.schemas.paging import Asked, ListBody
+
+KIND = Kind(
+    bounds=BUCKETS,
+    field_path=renamed(
+        {
+            "bucket_id": "_id",
+            "bucket_name": "name",
+            "description": "description",
+            "bucket_schema": "schema",
+            "unique_key": "unique_key",
+            "metadata": "metadata",
+            "storage_class": "storage_class",
+            "is_locked": "is_locked",
+            "created_at": "created_at",
+            "updated_at": "updated_at",
+        },
+        under="unknown",
+    ),
+    searched=("_id", "name", "description"),
+)
+
+
+async def list_buckets(deps: Deps, namespace_id: str, asked: Asked, body: ListBody | None) -> Listed[BucketDocument]:
+    """Buckets of the namespace, newest first, also those that are being deleted."""
+    return await list_rows(deps.buckets.collection, {"namespace_id": namespace_id}, KIND, asked, body)

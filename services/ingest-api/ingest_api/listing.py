@@ -1,0 +1,95 @@
+"""The one way a list is answered: scope, filters, search, order and page, in one query that an index bounds."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from bucketline.domain.keyset import FieldPath, mongo_sort, rows_after
+from bucketline.domain.paging import Bounds, cut, pagination, resolve_page
+from bucketline.domain.sorting import Sort, resolve_sorts
+from bucketline.storage.mongo import Collection
+from ingest_api.schemas.common import Pagination
+from ingest_api.schemas.paging import Asked, ListBody
+
+D = TypeVar("D", bound=Mapping[str, Any])
+
+NEWEST_FIRST = (Sort("created_at", descending=True),)
+OLDEST_FIRST = (Sort("created_at"),)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How one noun is listed.
+
+    ``field_path`` turns a name on the wire into a stored path. ``searched`` are the stored paths that ``search`` looks
+    at. ``counted``: the total is told even where nobody asked for it, as the contract wants for short lists.
+    """
+
+    bounds: Bounds
+    field_path: FieldPath
+    searched: tuple[str, ...]
+    order: tuple[Sort, ...] = NEWEST_FIRST
+    counted: bool = True
+    dated: tuple[str, ...] = ("created_at",)
+
+
+@dataclass(frozen=True)
+class Listed(Generic[D]):
+    """One page. ``total`` where it was counted."""
+
+    rows: list[D]
+    pagination: Pagination
+    total: int
+
+
+def renamed(names: Mapping[str, str], *, under: str) -> FieldPath:
+    """Wire names to stored paths by their first part; any other name is looked for below ``under``."""
+
+    def path(name: str) -> str:
+        root, dot, rest = name.partition(".")
+        stored = names.get(root)
+        return f"{under}.{name}" if stored is None else f"{stored}{dot}{rest}"
+
+    return path
+
+
+async def list_rows(
+    collection: Collection[D], scope: Mapping[str, object], kind: Kind, asked: Asked, body: ListBody | None
+) -> Listed[D]:
+    """The page of the rows within ``scope`` that the request wants."""
+    given = body.model_dump(exclude_none=True) if body else {}
+    page = resolve_page(asked.query, given, kind.bounds)
+    sorts = page.sorts(resolve_sorts(given.get("sort"), given.get("sorts")), kind.order)
+    where = matching(scope, kind, asked, given)
+    within = where
+    if page.cursor is not None and page.cursor.position is not None:
+        after = rows_after(page.cursor.position, sorts, kind.field_path, simple=("_id", *kind.dated))
+        within = {"$and": [where, after]}
+    fetched = await collection.find(
+        within, sort=mongo_sort(sorts, kind.field_path), skip=page.skip, limit=page.size + 1
+    )
+    count, next_cursor = cut(fetched, page, sorts, kind.field_path)
+    total = await collection.count(where) if kind.counted or page.include_total else 0
+    shown = pagination(
+        page, next_cursor, path=asked.path, query=asked.query, total=total if page.include_total else None
+    )
+    return Listed(fetched[:count], Pagination.model_validate(shown), total)
+
+
+def matching(scope: Mapping[str, object], kind: Kind, asked: Asked, given: Mapping[str, Any]) -> Mapping[str, object]:
+    """The condition of the whole list: its scope, what is searched for, what is filtered by."""
+    conditions: list[Mapping[str, object]] = [scope]
+    search = given.get("search") or asked.query.get("search")
+    if search:
+        conditions.append(search_condition(search, kind.searched, case_sensitive=bool(given.get("case_sensitive"))))
+    return conditions[0] if len(conditions) == 1 else {"$and": conditions}
+
+
+def search_condition(text: str, paths: Sequence[str], *, case_sensitive: bool = False) -> Mapping[str, object]:
+    """Rows that hold ``text`` in one of these stored paths."""
+    pattern: dict[str, object] = {
+        "$regex": re.escape(text.replace("\0", "")),
+        "$options": "" if case_sensitive else "i",
+    }
+    return {"$or": [{path: pattern} for path in paths]}

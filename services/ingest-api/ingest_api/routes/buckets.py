@@ -1,0 +1,61 @@
+"""``/v1/buckets``."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from bucketline.storage.buckets import BucketDocument
+from ingest_api.buckets.change import change_bucket
+from ingest_api.buckets.create import create_bucket
+from ingest_api.buckets.listing import list_buckets
+from ingest_api.buckets.resolve import any_bucket
+from ingest_api.deps import Deps
+from ingest_api.listing import Listed
+from ingest_api.requests import Reading, Wiring, Writing
+from ingest_api.schemas.buckets import Bucket, BucketList, ChangeBucket, CreateBucket
+from ingest_api.schemas.common import errors
+from ingest_api.schemas.paging import ListBody, Paging
+
+router = APIRouter(prefix="/v1/buckets", tags=["buckets"])
+
+Force = Annotated[bool, Query(description="Change the schema even if stored objects may not fit it.")]
+Search = Annotated[str | None, Query(max_length=1000, description="Text in the id, the name or the description.")]
+
+
+@router.post("", summary="Create a bucket", responses=errors(400, 409))
+async def create(deps: Wiring, scope: Writing, body: CreateBucket) -> Bucket:
+    return await _answer(deps, await create_bucket(deps, scope.namespace_id, body))
+
+
+@router.get("", summary="List buckets", responses=errors(400))
+async def listing(deps: Wiring, scope: Reading, asked: Paging, search: Search = None) -> BucketList:  # noqa: ARG001 - read from the query
+    return await _answer_list(deps, await list_buckets(deps, scope.namespace_id, asked, None))
+
+
+@router.post("/list", summary="List buckets, with filters", responses=errors(400))
+async def filtered(deps: Wiring, scope: Reading, asked: Paging, body: ListBody | None = None) -> BucketList:
+    return await _answer_list(deps, await list_buckets(deps, scope.namespace_id, asked, body))
+
+
+@router.get("/{bucket_identifier}", summary="Get a bucket", responses=errors(400))
+async def get(deps: Wiring, scope: Reading, bucket_identifier: str) -> Bucket:
+    return await _answer(deps, await any_bucket(deps, scope.namespace_id, bucket_identifier))
+
+
+@router.patch("/{bucket_identifier}", summary="Change a bucket", responses=errors(400, 409))
+@router.put("/{bucket_identifier}", summary="Update a bucket", responses=errors(400, 409))
+async def change(
+    deps: Wiring, scope: Writing, bucket_identifier: str, body: ChangeBucket, force_schema_break: Force = False
+) -> Bucket:
+    bucket = await change_bucket(deps, scope.namespace_id, bucket_identifier, body, force=force_schema_break)
+    return await _answer(deps, bucket)
+
+
+async def _answer(deps: Deps, bucket: BucketDocument) -> Bucket:
+    return Bucket.of(bucket, await deps.bucket_counts.of(bucket))
+
+
+async def _answer_list(deps: Deps, listed: Listed[BucketDocument]) -> BucketList:
+    stats = await deps.bucket_counts.of_all(listed.rows)
+    rows = [Bucket.of(bucket, counted) for bucket, counted in zip(listed.rows, stats, strict=True)]
+    return BucketList.of(rows, listed.total, listed.pagination)
