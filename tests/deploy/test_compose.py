@@ -29,8 +29,8 @@ def test_servers_are_official_images_at_an_exact_version(name: str, image: str) 
 
 def test_everything_becomes_healthy_in_order() -> None:
     assert service("setup")["depends_on"] == {name: {"condition": "service_healthy"} for name in SERVERS}
-    for name in SERVICES:
-        assert service(name)["depends_on"] == {"setup": {"condition": "service_completed_successfully"}}
+    for ours in SERVICES:
+        assert service(ours)["depends_on"] == {"setup": {"condition": "service_completed_successfully"}}
     for name in (*SERVERS, *SERVICES):
         check = service(name)["healthcheck"]
         assert check["test"][0] == "CMD"

@@ -5,7 +5,7 @@ from tests.deploy.rendering import containers, named, of_kind, pods
 
 from bucketline.events.topics import PARKING_RETENTION_MS, TOPICS, parking_topics
 from bucketline.messaging.topics import wanted
-from bucketline.settings import SERVICES, KafkaSettings
+from bucketline.settings import SERVICES, KafkaSettings, ServiceName
 
 PRODUCTION = "overlays/production"
 PREFIX = KafkaSettings().topic_prefix
@@ -47,7 +47,7 @@ def test_a_parked_record_fits_and_is_kept_longer() -> None:
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_a_service_may_do_what_the_table_says_and_nothing_else(service: str) -> None:
+def test_a_service_may_do_what_the_table_says_and_nothing_else(service: ServiceName) -> None:
     reads = {topic for topic in TOPICS if service in topic.consumers}
     writes = {topic for topic in TOPICS if service in topic.producers}
     expected: set[Right] = set()

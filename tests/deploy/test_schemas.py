@@ -5,10 +5,10 @@ from functools import cache
 from typing import Any
 
 import jsonschema
-import kubernetes_validate
+import kubernetes_validate  # type: ignore[import-untyped]  # ships no types
 import pytest
 import yaml
-from kubernetes_validate.utils import all_versions, major_minor
+from kubernetes_validate.utils import all_versions, major_minor  # type: ignore[import-untyped]  # as above
 from tests.deploy.rendering import ROOT, TARGETS, Manifest, render
 
 CRDS = ROOT.parent / "shared" / "schemas" / "crds"
