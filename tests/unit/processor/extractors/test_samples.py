@@ -1,0 +1,26 @@
+"""The files that the demo uploads: small, and each of use to its extractor."""
+
+from importlib.resources import as_file, files
+
+import pytest
+
+from bucketline.extraction import ExtractorRegistry
+from tests.unit.processor.extractors.files import file_blob
+
+
+@pytest.mark.parametrize(
+    ("name", "mime_type", "kind", "extractor", "documents", "says"),
+    [
+        ("invoice.pdf", "application/pdf", "pdf", "document_extractor_v1", 3, "Total in EUR 3,109.68"),
+        ("sales.png", "image/png", "image", "image_extractor_v1", 1, "'width': 960"),
+        ("orders.csv", "text/csv", "excel", "table_extractor_v1", 240, "'total': 49.2"),
+        ("tasting-notes.txt", "text/plain", "text", "text_extractor_v1", 1, "Ethiopia Guji"),
+    ],
+)
+async def test_each_sample_gives_its_documents(documents_of, name, mime_type, kind, extractor, documents, says):
+    with as_file(files("bucketline.cli") / "samples" / name) as path:
+        assert path.stat().st_size < 60_000
+        found = await documents_of(ExtractorRegistry().get(extractor), file_blob(path, mime_type, kind))
+
+    assert len(found) == documents
+    assert says in str(found[0].fields)
