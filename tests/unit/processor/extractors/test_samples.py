@@ -3,9 +3,9 @@
 from importlib.resources import as_file, files
 
 import pytest
+from tests.unit.processor.extractors.files import file_blob
 
 from bucketline.extraction import ExtractorRegistry
-from tests.unit.processor.extractors.files import file_blob
 
 
 @pytest.mark.parametrize(
