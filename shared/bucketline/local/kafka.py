@@ -183,6 +183,9 @@ class Kafka:
             "share.coordinator.state.topic.min.isr": "1",
             # Nobody else is about to join a group of tests: no reason to wait for them.
             "group.initial.rebalance.delay.ms": "0",
+            # A killed broker may come back once its session is over; with nine seconds, the default, that takes long.
+            "broker.session.timeout.ms": "1500",
+            "broker.heartbeat.interval.ms": "300",
             # The default of 128 MB is a quarter of this heap.
             "log.cleaner.dedupe.buffer.size": "8388608",
         }

@@ -3,12 +3,12 @@
 import asyncio
 import contextlib
 import os
-import signal
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from signal import SIGKILL, SIGTERM, Signals
 
 from bucketline.errors import LocalStackError
 from bucketline.local import leash
@@ -135,7 +135,7 @@ class ManagedProcess:
         if self._ended is None:
             return None
         if not self._ended.done():
-            self._signal(signal.SIGTERM)
+            self.signal(SIGTERM)
             await asyncio.wait({self._ended}, timeout=self._stop_deadline)
         return await self.kill()
 
@@ -166,15 +166,16 @@ class ManagedProcess:
         tail = self.output_tail()
         return f"; its last lines:\n{tail}" if tail else " and said nothing"
 
-    def _signal(self, number: int) -> None:
-        if self._process is not None:
+    def signal(self, number: Signals) -> None:
+        """Sends a signal to the process, not to its group. Harmless when it is gone."""
+        if self._process is not None and self.running:
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(number)
 
     def _kill_group(self) -> None:
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+                os.killpg(self._process.pid, SIGKILL)
 
     async def _reap(self, process: asyncio.subprocess.Process, pump: asyncio.Task[None] | None) -> int:
         code = await process.wait()
