@@ -130,7 +130,7 @@ def _describe(image: "Image.Image", blob: BlobView, context: ExtractionContext) 
     size = context.parameter("thumbnail_size", int)
     side = max(size, 256)
     image.draft("RGB", (side, side))  # lets the JPEG decoder scale while decoding
-    small = image.copy()
+    small = _resizable(image)
     small.thumbnail((side, side))
     small = ImageOps.exif_transpose(small)
     fields["phash"] = str(imagehash.phash(small))
@@ -140,6 +140,15 @@ def _describe(image: "Image.Image", blob: BlobView, context: ExtractionContext) 
         small.thumbnail((size, size))
         thumbnails = (_thumbnail(small, blob, context.parameter("thumbnail_format", str)),)
     return Document(fields, blobs=thumbnails, source_blobs=(blob.blob_id,))
+
+
+def _resizable(image: "Image.Image") -> "Image.Image":
+    """Palette and black-and-white images with shades between their colours; the others as they are, uncopied."""
+    if image.mode == "1":
+        return image.convert("L")
+    if image.mode in ("P", "PA"):
+        return image.convert("RGBA" if image.has_transparency_data else "RGB")
+    return image
 
 
 def _thumbnail(small: "Image.Image", blob: BlobView, kind: str) -> DerivedBlob:
