@@ -1,0 +1,119 @@
+"""Bytes that an object refers to before it exists: confirmed uploads, and inline content too large for a document."""
+
+import asyncio
+import hashlib
+from collections.abc import Sequence
+
+from bucketline.domain.source import InlineSource, UploadSource
+from bucketline.domain.status import Status
+from bucketline.errors import BucketlineError, Fault, ValidationFailed
+from bucketline.telemetry.logging import get_logger
+from ingest_api.deps import Deps
+from ingest_api.objects.blobs import BlobDraft
+
+log = get_logger(__name__)
+
+STAGING = "staging/inline"
+CONCURRENT_PUTS = 8
+_BYTES = "application/octet-stream"
+
+
+async def attach_uploads(deps: Deps, bucket_id: str, drafts: Sequence[BlobDraft]) -> None:
+    """Gives each blob with an ``upload_id`` the place of its bytes.
+
+    :class:`ValidationFailed` with one row for each upload that is not one of this bucket's, or not confirmed.
+    """
+    wanted = {draft.source.upload_id for draft in drafts if isinstance(draft.source, UploadSource)}
+    if not wanted:
+        return
+    rows = await deps.database.collection("uploads").find(
+        {"_id": {"$in": sorted(wanted)}, "bucket_id": bucket_id}, limit=len(wanted)
+    )
+    found = {row["_id"]: row for row in rows}
+    faults = []
+    for draft in drafts:
+        if not isinstance(draft.source, UploadSource):
+            continue
+        at = (*draft.location, "upload_id")
+        upload = found.get(draft.source.upload_id)
+        if upload is None:
+            faults.append(Fault("upload_not_found", at, "there is no such upload in this bucket"))
+        elif upload["status"] != Status.COMPLETED:
+            faults.append(Fault("upload_not_confirmed", at, f"the upload is {upload['status']}: confirm it first"))
+        else:
+            known = f"sha256:{upload['sha256']}" if upload.get("sha256") else None
+            checksum = draft.document["checksum"]
+            if known and checksum and checksum.startswith("sha256:") and checksum != known:
+                faults.append(Fault("checksum", (*draft.location, "checksum"), "the checksum is not the upload's"))
+            draft.hash = known or draft.hash
+            draft.document["source"] = {
+                "kind": "upload",
+                "upload_id": upload["_id"],
+                "key": upload["key"],
+                "size": upload.get("size_bytes"),
+                "sha256": upload.get("sha256"),
+                "mime_type": upload.get("content_type"),
+                "filename": upload.get("filename"),
+            }
+    if faults:
+        raise ValidationFailed(faults)
+
+
+async def spill(deps: Deps, object_id: str, drafts: Sequence[BlobDraft]) -> list[str]:
+    """Puts inline content into S3, the largest first, until the document can hold the rest; returns the keys.
+
+    Each key is used once, so that a later version of the object never meets an earlier one's bytes.
+    """
+    total = sum(draft.inline_size for draft in drafts)
+    chosen = []
+    for draft in sorted(drafts, key=lambda d: d.inline_size, reverse=True):
+        if total <= deps.settings.inline_spill_bytes:
+            break
+        total -= draft.inline_size
+        chosen.append(draft)
+    slots = asyncio.Semaphore(CONCURRENT_PUTS)
+
+    async def put(draft: BlobDraft) -> str:
+        source = draft.source
+        if not isinstance(source, InlineSource):
+            raise TypeError("only inline content is spilled")
+        async with slots:
+            content, sha256 = await asyncio.to_thread(_content, source)
+            key = f"{STAGING}/{object_id}/{draft.document['blob_id']}"
+            await deps.blobstore.put_if_absent(key, content, sha256=sha256, content_type=_BYTES)
+        draft.document["source"] = {
+            "kind": "staged",
+            "key": key,
+            "size": len(content),
+            "sha256": sha256,
+            "mime_type": _media_type(source),
+            "filename": getattr(source, "filename", None),
+        }
+        return key
+
+    return list(await asyncio.gather(*(put(draft) for draft in chosen)))
+
+
+async def discard(deps: Deps, keys: Sequence[str]) -> None:
+    """Removes staged content whose object was not written. Best effort: what stays is found by its age."""
+    if not keys:
+        return
+    try:
+        await deps.blobstore.delete(keys)
+    except BucketlineError as error:
+        log.warning("staged content stays behind", keys=len(keys), error=error.message)
+
+
+def _content(source: InlineSource) -> tuple[bytes, str]:
+    content = source.content()
+    return content, hashlib.sha256(content).hexdigest()
+
+
+def _media_type(source: InlineSource) -> str | None:
+    match source.kind:
+        case "text":
+            return "text/plain"
+        case "json":
+            return "application/json"
+    declared = getattr(source, "media_type", None) or getattr(source, "mime_type", None)
+    return declared if isinstance(declared, str) else None

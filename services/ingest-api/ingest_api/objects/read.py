@@ -1,0 +1,59 @@
+"""Reading objects: one by its id, a page of them, the documents made of one."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from bucketline.errors import NotFound, StoreUnavailable
+from bucketline.storage.objects import ObjectDocument
+from bucketline.telemetry.logging import get_logger
+from ingest_api.deps import Deps
+from ingest_api.objects.render import PRESIGNED_SECONDS
+
+log = get_logger(__name__)
+
+COUNT_SECONDS = 2.0
+"""A count that takes longer is not told."""
+
+
+async def get_object(deps: Deps, bucket_id: str, object_id: str) -> ObjectDocument:
+    """:class:`NotFound` also for an object of another bucket."""
+    found = await deps.objects.get(bucket_id, object_id)
+    if found is None:
+        raise NotFound.of("object", object_id)
+    return found
+
+
+async def document_count(deps: Deps, object_id: str) -> int | None:
+    """How many documents collections made of the object; None when it cannot be told in time."""
+    try:
+        async with asyncio.timeout(COUNT_SECONDS):
+            return await deps.documents.count_of_object(object_id)
+    except (TimeoutError, StoreUnavailable) as error:
+        log.warning("documents were not counted", object_id=object_id, error=repr(error))
+        return None
+
+
+async def presigned(deps: Deps, objects: Sequence[ObjectDocument]) -> dict[str, str]:
+    """A URL for each blob that we store, by the blob's id, good for an hour."""
+    urls = {}
+    for obj in objects:
+        for blob in obj["blobs"]:
+            if (storage := blob["storage"]) is not None:
+                name = blob["details"]["filename"] if blob["details"] is not None else None
+                urls[blob["blob_id"]] = await deps.blobstore.presign_get(
+                    storage["key"], expires=PRESIGNED_SECONDS, filename=name
+                )
+    return urls
+
+
+def stats_of(objects: Sequence[ObjectDocument]) -> dict[str, Any]:
+    """Of one page."""
+    blobs = sum(len(obj["blobs"]) for obj in objects)
+    return {
+        "total_objects": len(objects),
+        "total_blobs": blobs,
+        "avg_blobs_per_object": blobs / len(objects) if objects else 0.0,
+        "objects_by_status": dict(Counter(obj["status"] for obj in objects)),
+    }

@@ -1,0 +1,132 @@
+"""``/v1/buckets/{bucket_identifier}/objects`` and ``/v1/objects``."""
+
+import asyncio
+from typing import Annotated, TypeVar
+
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import BaseModel, ValidationError
+
+from bucketline.errors import Fault, ValidationFailed
+from ingest_api.faults import body_faults
+from ingest_api.objects.create import LARGE_BODY, create_object
+from ingest_api.objects.create_batch import create_objects, show_outcomes
+from ingest_api.objects.read import document_count, get_object, presigned
+from ingest_api.objects.render import show, to_json, written_headers
+from ingest_api.requests import BucketScope, ReadingBucket, Wiring, deps_of, request_bucket
+from ingest_api.schemas.common import errors
+from ingest_api.schemas.inline import raw_operation
+from ingest_api.schemas.objects import CreatedObjects, CreateObject, CreateObjects, RefusedObjects, StoredObject
+
+M = TypeVar("M", bound=BaseModel)
+
+router = APIRouter(tags=["objects"])
+
+BUCKET = "/v1/buckets/{bucket_identifier}/objects"
+_TRUE, _FALSE = frozenset({"true", "1", "yes", "on"}), frozenset({"false", "0", "no", "off", ""})
+
+_POLICY = {
+    "name": "policy",
+    "in": "query",
+    "required": False,
+    "schema": {"anyOf": [{"type": "string", "enum": ["insert", "update", "upsert"]}, {"type": "null"}]},
+    "description": "What to do about an object with the same unique key; the bucket's default if left out.",
+}
+_AUTO_PROCESS = {
+    "name": "auto_process",
+    "in": "query",
+    "required": False,
+    "schema": {"type": "boolean", "default": False},
+    "description": "Process at once, each object in a batch of its own.",
+}
+
+
+@router.post(
+    BUCKET,
+    summary="Create an object",
+    responses={200: {"model": StoredObject}, **errors(400, 409, 413)},
+    openapi_extra=raw_operation(CreateObject, _POLICY, _AUTO_PROCESS, path=("bucket_identifier",)),
+)
+async def create(request: Request) -> Response:
+    """Stores an object durably; by `policy` into the one with the same unique key."""
+    scope, auto_process = await _writing(request)
+    body, size = await _read(request, CreateObject)
+    policy = request.query_params.get("policy")
+    written = await create_object(
+        deps_of(request), scope.bucket, body, policy=policy, auto_process=auto_process, size=size
+    )
+    return _answer(show(written.document, consistency=True), headers=written_headers(written.document))
+
+
+@router.post(
+    BUCKET + "/batch",
+    summary="Create up to 100 objects",
+    responses={
+        200: {"model": CreatedObjects},
+        **errors(400, 413),
+        422: {"model": RefusedObjects, "description": "The request, or every object in it, is not valid"},
+    },
+    openapi_extra=raw_operation(CreateObjects, _AUTO_PROCESS, path=("bucket_identifier",)),
+)
+async def create_batch(request: Request) -> Response:
+    """Stores objects with one write; each has its own result. 422 with the same body when all of them failed."""
+    scope, auto_process = await _writing(request)
+    body, size = await _read(request, CreateObjects)
+    outcomes = await create_objects(deps_of(request), scope.bucket, body.objects, auto_process=auto_process, size=size)
+    shown = show_outcomes(outcomes)
+    return _answer(shown, status=200 if shown["succeeded"] else 422)
+
+
+@router.get(
+    BUCKET + "/{object_id}",
+    summary="Get an object",
+    response_model=StoredObject,
+    responses=errors(400),
+)
+async def get(
+    deps: Wiring,
+    scope: ReadingBucket,
+    object_id: str,
+    return_presigned_urls: Annotated[bool, Query(description="A URL to download each stored blob.")] = False,
+    return_url: Annotated[bool, Query(description="Older name of `return_presigned_urls`.")] = False,
+    include_document_count: Annotated[bool, Query(description="Count its documents.")] = True,
+) -> Response:
+    """The object as it stands now."""
+    found = await get_object(deps, scope.bucket_id, object_id)
+    count = await document_count(deps, object_id) if include_document_count else None
+    urls = await presigned(deps, [found]) if return_presigned_urls or return_url else None
+    return _answer(show(found, document_count=count, presigned=urls))
+
+
+async def _writing(request: Request) -> tuple[BucketScope, bool]:
+    """Where a fast route writes, and whether what it writes is processed at once."""
+    query = request.query_params
+    namespace = request.headers.get("x-namespace") or query.get("namespace")
+    scope = await request_bucket(request, "WRITE", namespace, request.path_params["bucket_identifier"])
+    return scope, _flag("auto_process", query.get("auto_process"))
+
+
+async def _read(request: Request, model: type[M]) -> tuple[M, int]:
+    """The body, validated straight from its bytes, and how many those are. A large one is read in a thread."""
+    kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
+        raise ValidationFailed([Fault("content_type", ("header", "content-type"), "application/json is expected")])
+    raw = await request.body()
+    try:
+        if len(raw) > LARGE_BODY:
+            return await asyncio.to_thread(model.model_validate_json, raw), len(raw)
+        return model.model_validate_json(raw), len(raw)
+    except ValidationError as error:
+        raise body_faults(error) from error
+
+
+def _flag(name: str, given: str | None) -> bool:
+    """A boolean of the query string."""
+    if given is None or given.lower() in _FALSE:
+        return False
+    if given.lower() in _TRUE:
+        return True
+    raise ValidationFailed([Fault("bool_parsing", ("query", name), "true or false is expected")])
+
+
+def _answer(shown: object, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(to_json(shown), status, headers, "application/json")
