@@ -5,7 +5,7 @@ import hashlib
 import os
 import secrets
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -342,6 +342,17 @@ async def test_the_bucket_may_be_ensured_again(store: BlobStore) -> None:
 
 
 # What only a server can show
+
+
+@pytest.mark.stack
+async def test_of_twenty_writers_in_four_replicas_one_writes(stack: Any) -> None:
+    data = os.urandom(10_000)
+    async with AsyncExitStack() as replicas:
+        stores = [await replicas.enter_async_context(S3BlobStore(real_settings(stack))) for _ in range(4)]
+        await stores[0].ensure_bucket()
+        writers = (put(stores[n % 4], blob_key(sha(data)), data) for n in range(20))
+        assert sorted(await asyncio.gather(*writers)) == [False] * 19 + [True]
+        assert await stores[0].read(blob_key(sha(data)), limit=10_000) == data
 
 
 @pytest.fixture

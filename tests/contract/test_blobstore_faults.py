@@ -5,6 +5,7 @@ import hashlib
 import os
 import secrets
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -38,8 +39,7 @@ async def proxy(stack: Any) -> AsyncIterator[FaultyProxy]:
         yield proxy
 
 
-@pytest.fixture
-async def store(stack: Any, proxy: FaultyProxy) -> AsyncIterator[S3BlobStore]:
+def through(proxy: FaultyProxy, stack: Any, *, read_timeout: float = 1) -> S3BlobStore:
     settings = S3Settings(
         endpoint=proxy.url,
         access_key=stack.s3_access_key,
@@ -47,9 +47,14 @@ async def store(stack: Any, proxy: FaultyProxy) -> AsyncIterator[S3BlobStore]:
         bucket="faults",
         part_size=PART,
         connect_timeout=1,
-        read_timeout=1,
+        read_timeout=read_timeout,
     )
-    async with S3BlobStore(settings, backoff=Backoff(base=0.01, cap=0.02)) as store:
+    return S3BlobStore(settings, backoff=Backoff(base=0.01, cap=0.02))
+
+
+@pytest.fixture
+async def store(stack: Any, proxy: FaultyProxy) -> AsyncIterator[S3BlobStore]:
+    async with through(proxy, stack) as store:
         await store.ensure_bucket()
         # From here on a connection is reused, as in production: that is where clients like to repeat on their own.
         await store.put_if_absent("warm", b"up", sha256=sha(b"up"), content_type="text/plain")
@@ -155,12 +160,25 @@ async def test_tries_are_bounded(store: S3BlobStore, proxy: FaultyProxy, fault: 
     assert await everything(store, prefix) == []
 
 
-async def test_twenty_writers_with_lost_replies_store_one_object(store: S3BlobStore, proxy: FaultyProxy) -> None:
+async def test_replicas_with_lost_replies_store_one_object(store: S3BlobStore, proxy: FaultyProxy, stack: Any) -> None:
     key, data = fresh() + "k", os.urandom(10_000)
-    proxy.plan(Fault("drop_reply", times=5, method=PUT), Fault("answer", times=5, method=PUT, status=409))
-    results = await asyncio.gather(*(put(store, key, data) for _ in range(20)))
+    proxy.plan(Fault("drop_reply", times=2, method=PUT), Fault("answer", times=2, method=PUT, status=409))
+    async with AsyncExitStack() as replicas:
+        # SeaweedFS lets writers of one key wait for each other for seconds.
+        stores = [await replicas.enter_async_context(through(proxy, stack, read_timeout=20)) for _ in range(6)]
+        results = await asyncio.gather(*(put(each, key, data) for each in stores))
     assert results.count(True) <= 1
-    assert proxy.count(PUT) <= 20 + 5, "only the refused are sent again"
+    assert proxy.count(PUT) <= 6 + 2, "only the refused are sent again"
+    assert await is_whole(store, key, data)
+
+
+async def test_who_waits_for_another_writer_writes_if_that_one_fails(store: S3BlobStore, proxy: FaultyProxy) -> None:
+    key, data = fresh() + "k", os.urandom(10_000)
+    proxy.plan(Fault("answer", times=4, method=PUT, status=503))
+    results = await asyncio.gather(*(put(store, key, data) for _ in range(3)), return_exceptions=True)
+    assert [isinstance(result, StoreUnavailable) for result in results] == [True, False, False]
+    assert results.count(True) == results.count(False) == 1
+    assert proxy.count(PUT) == 5
     assert await is_whole(store, key, data)
 
 

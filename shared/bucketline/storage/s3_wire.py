@@ -67,6 +67,7 @@ class Wire:
         self._sign = sign
         self._look = look
         self._backoff = backoff
+        self._under_way: dict[str, asyncio.Future[bool]] = {}
         # The pool's queue is here and not in the connector, where waiting would count against a request's deadline.
         self._slots = asyncio.Semaphore(settings.connections)
         self._session = aiohttp.ClientSession(
@@ -84,6 +85,25 @@ class Wire:
 
     async def put_if_absent(self, key: str, data: bytes, *, sha256: str, content_type: str) -> bool:
         """As :meth:`bucketline.storage.blobstore.BlobStore.put_if_absent` says.
+
+        Of our own concurrent callers for a key only one asks the store, which may take seconds to decide among many;
+        the others wait for it, and try themselves if it failed.
+        """
+        while (first := self._under_way.get(key)) is not None:
+            if await asyncio.shield(first):
+                return False
+        mine = self._under_way[key] = asyncio.get_running_loop().create_future()
+        try:
+            written = await self._put_if_absent(key, data, sha256=sha256, content_type=content_type)
+            mine.set_result(True)
+            return written
+        finally:
+            del self._under_way[key]
+            if not mine.done():
+                mine.set_result(False)
+
+    async def _put_if_absent(self, key: str, data: bytes, *, sha256: str, content_type: str) -> bool:
+        """One caller's tries.
 
         A refusal leaves nothing behind and is simply tried again. After a lost reply the object is looked at first, and
         at most one more PUT is sent, whatever becomes of it.
