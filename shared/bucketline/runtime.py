@@ -61,7 +61,6 @@ class Runtime:
     async def running(self) -> AsyncIterator[None]:
         """Consumes and sweeps for the length of the block. Subscribe every handler before."""
         self.health.ready_if("mongodb", self.database.ping)
-        self.health.ready_if("s3", self.blobs.ping)
         self.health.ready_if("kafka", self.bus.publisher.ping)
         self.health.ready_if("consumers", self.bus.watchdog.ready)
         self.health.live_if("consumers", self.bus.watchdog.live)
@@ -76,8 +75,13 @@ class Runtime:
 
 
 @asynccontextmanager
-async def open_runtime(settings: ServiceSettings, *, health: Health) -> AsyncIterator[Runtime]:
-    """Connects to MongoDB and S3, waiting up to a minute for them to come; indexes and bucket are there afterwards."""
+async def open_runtime(
+    settings: ServiceSettings, *, health: Health, uses_blobs: bool = True
+) -> AsyncIterator[Runtime]:
+    """Connects to MongoDB and S3, waiting up to a minute for them to come; indexes and bucket are there afterwards.
+
+    A service that says it uses no blobs needs neither S3 nor a key to it.
+    """
     provider = setup_tracing(settings.telemetry, settings.service)
     async with AsyncExitStack() as stack:
         stack.callback(provider.shutdown)
@@ -102,7 +106,10 @@ async def open_runtime(settings: ServiceSettings, *, health: Health) -> AsyncIte
         ):
             with attempt:
                 await ensure_indexes(database)
-                await blobs.ensure_bucket()
+                if uses_blobs:
+                    await blobs.ensure_bucket()
+        if uses_blobs:
+            health.ready_if("s3", blobs.ping)
         yield runtime
 
 

@@ -26,7 +26,7 @@ def create(settings: ServiceSettings) -> ASGIApp:
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        async with open_runtime(settings, health=health) as runtime:
+        async with open_runtime(settings, health=health, uses_blobs=False) as runtime:
             planner = Planner(runtime, own)
             outbox = Outbox(
                 "batches", planner.batches.outbox, runtime.bus.publisher, clock=runtime.clock, settings=settings.sweep

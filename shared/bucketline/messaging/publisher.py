@@ -16,6 +16,9 @@ from bucketline.messaging.connection import client_options
 from bucketline.settings import KafkaSettings
 from bucketline.telemetry.metrics import PUBLISHED
 
+LARGEST_RECORD = 2 * 1024 * 1024
+"""Bytes. Our events stay far below; a parked record of the usual limit, 1 MiB, must fit with its context."""
+
 RawHeaders = Sequence[tuple[str, bytes | None]]
 
 
@@ -46,6 +49,7 @@ class KafkaPublisher:
             acks="all",
             enable_idempotence=settings.idempotent,
             request_timeout_ms=settings.request_timeout_ms,
+            max_request_size=LARGEST_RECORD,
             max_batch_size=256 * 1024,
             linger_ms=0,
         )

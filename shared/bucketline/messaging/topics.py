@@ -10,6 +10,7 @@ from aiokafka.errors import TopicAlreadyExistsError, for_code
 from bucketline.errors import Transient
 from bucketline.events.topics import PARKING_PARTITIONS, PARKING_RETENTION_MS, TOPICS, parking_topics
 from bucketline.messaging.connection import client_options
+from bucketline.messaging.publisher import LARGEST_RECORD
 from bucketline.settings import KafkaSettings
 
 
@@ -59,7 +60,10 @@ async def ensure_topics(settings: KafkaSettings) -> list[str]:
                     state.name,
                     state.wanted_partitions,
                     settings.replication_factor,
-                    topic_configs={"retention.ms": str(state.retention_ms)},
+                    topic_configs={
+                        "retention.ms": str(state.retention_ms),
+                        "max.message.bytes": str(LARGEST_RECORD),
+                    },
                 )
                 for state in missing
             ]
