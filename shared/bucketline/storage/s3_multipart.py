@@ -18,7 +18,7 @@ from bucketline.telemetry.metrics import BLOB_BYTES
 
 MOST_PARTS = 10_000
 PARTS_IN_FLIGHT = 3
-"""Of one upload or copy. More were not faster against a local server, and each is a part in memory."""
+"""Of one upload or copy. Each is a part in memory; whether more are faster depends on the store."""
 CLEANUP_SECONDS = 30.0
 
 _log = logging.getLogger(__name__)
