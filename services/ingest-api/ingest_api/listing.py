@@ -1,13 +1,15 @@
 """The one way a list is answered: scope, filters, search, order and page, in one query that an index bounds."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from bucketline.domain.filter_query import to_mongo
+from bucketline.domain.filters import DATE_FIELDS, parse
 from bucketline.domain.keyset import FieldPath, mongo_sort, rows_after
 from bucketline.domain.paging import Bounds, cut, pagination, resolve_page
 from bucketline.domain.sorting import Sort, resolve_sorts
+from bucketline.domain.text_match import literal
 from bucketline.storage.mongo import Collection
 from ingest_api.schemas.common import Pagination
 from ingest_api.schemas.paging import Asked, ListBody
@@ -24,6 +26,7 @@ class Kind:
 
     ``field_path`` turns a name on the wire into a stored path. ``searched`` are the stored paths that ``search`` looks
     at. ``counted``: the total is told even where nobody asked for it, as the contract wants for short lists.
+    ``dates`` and ``exact`` are wire names of our own dates, and of ids.
     """
 
     bounds: Bounds
@@ -31,7 +34,8 @@ class Kind:
     searched: tuple[str, ...]
     order: tuple[Sort, ...] = NEWEST_FIRST
     counted: bool = True
-    dated: tuple[str, ...] = ("created_at",)
+    dates: frozenset[str] = DATE_FIELDS
+    exact: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ async def list_rows(
     where = matching(scope, kind, asked, given)
     within = where
     if page.cursor is not None and page.cursor.position is not None:
-        after = rows_after(page.cursor.position, sorts, kind.field_path, simple=("_id", *kind.dated))
+        after = rows_after(page.cursor.position, sorts, kind.field_path, simple=("_id", "created_at"))
         within = {"$and": [where, after]}
     fetched = await collection.find(
         within, sort=mongo_sort(sorts, kind.field_path), skip=page.skip, limit=page.size + 1
@@ -80,6 +84,9 @@ async def list_rows(
 def matching(scope: Mapping[str, object], kind: Kind, asked: Asked, given: Mapping[str, Any]) -> Mapping[str, object]:
     """The condition of the whole list: its scope, what is searched for, what is filtered by."""
     conditions: list[Mapping[str, object]] = [scope]
+    if filters := given.get("filters"):
+        tree = {**filters, "case_sensitive": True} if given.get("case_sensitive") else filters
+        conditions.append(to_mongo(parse(tree, dates=kind.dates, exact=kind.exact), kind.field_path))
     search = given.get("search") or asked.query.get("search")
     if search:
         conditions.append(search_condition(search, kind.searched, case_sensitive=bool(given.get("case_sensitive"))))
@@ -88,8 +95,5 @@ def matching(scope: Mapping[str, object], kind: Kind, asked: Asked, given: Mappi
 
 def search_condition(text: str, paths: Sequence[str], *, case_sensitive: bool = False) -> Mapping[str, object]:
     """Rows that hold ``text`` in one of these stored paths."""
-    pattern: dict[str, object] = {
-        "$regex": re.escape(text.replace("\0", "")),
-        "$options": "" if case_sensitive else "i",
-    }
+    pattern = {"$regex": literal(text, case_sensitive=case_sensitive)}
     return {"$or": [{path: pattern} for path in paths]}

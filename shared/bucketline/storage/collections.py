@@ -1,6 +1,6 @@
 """Collections: which extractor turns which buckets' objects (or collections' documents) into documents."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Literal, NotRequired, TypedDict
 
@@ -48,6 +48,7 @@ class CollectionDocument(TypedDict):
     metadata: dict[str, object]
     created_at: datetime
     updated_at: datetime
+    input_schema: NotRequired[dict[str, object]]
     settings: NotRequired[dict[str, object]]
     deleting: NotRequired[bool]
 
@@ -70,9 +71,16 @@ class Collections:
 
     async def resolve(self, namespace_id: str, identifier: str) -> CollectionDocument | None:
         """By id or by name, only within the namespace; an id wins over an equal name."""
-        where = {"namespace_id": namespace_id, "$or": [{"_id": identifier}, {"name": identifier}]}
+        own = {"namespace_id": namespace_id}
+        where = {"$or": [{**own, "_id": identifier}, {**own, "name": identifier}]}
         found = await self.collection.find(where, limit=2)
         return next((c for c in found if c["_id"] == identifier), found[0] if found else None)
+
+    async def change(self, collection_id: str, changes: Mapping[str, object]) -> CollectionDocument | None:
+        """Sets fields of a live collection; the collection afterwards. ``DuplicateKey`` when a new name is taken."""
+        return await self.collection.find_and_update(
+            {"_id": collection_id, "deleting": {"$ne": True}}, {"$set": changes}
+        )
 
     async def reading_bucket(self, bucket_id: str) -> list[CollectionDocument]:
         """The enabled collections that read a bucket directly, oldest first."""

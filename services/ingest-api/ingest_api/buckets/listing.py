@@ -24,6 +24,7 @@ KIND = Kind(
         under="unknown",
     ),
     searched=("_id", "name", "description"),
+    exact=frozenset({"bucket_id"}),
 )
 
 

@@ -2,6 +2,13 @@
 
 from fastapi import APIRouter
 
-from ingest_api.routes import buckets, health, namespaces, objects
+from ingest_api.routes import buckets, collections, documents, health, namespaces, objects
 
-ROUTERS: tuple[APIRouter, ...] = (health.router, namespaces.router, buckets.router, objects.router)
+ROUTERS: tuple[APIRouter, ...] = (
+    health.router,
+    namespaces.router,
+    buckets.router,
+    objects.router,
+    collections.router,
+    documents.router,
+)

@@ -2,14 +2,65 @@
 
 from fastapi import APIRouter
 
-from ingest_api.namespaces import create_namespace
-from ingest_api.requests import Wiring, Writer
+from bucketline.storage.namespaces import NamespaceDocument
+from ingest_api.deps import Deps
+from ingest_api.listing import Listed
+from ingest_api.namespaces.change import change_namespace
+from ingest_api.namespaces.create import create_namespace
+from ingest_api.namespaces.read import any_namespace, counts_of, list_namespaces, live_namespace
+from ingest_api.requests import Reader, Wiring, Writer
 from ingest_api.schemas.common import errors
-from ingest_api.schemas.namespaces import CreateNamespace, Namespace
+from ingest_api.schemas.namespaces import (
+    ChangeNamespace,
+    CreateNamespace,
+    Namespace,
+    NamespaceList,
+    NamespaceStats,
+)
+from ingest_api.schemas.paging import ListBody, Paging
 
 router = APIRouter(prefix="/v1/namespaces", tags=["namespaces"])
 
 
-@router.post("", summary="Create a namespace", responses=errors(409))
+@router.post("", summary="Create a namespace", responses=errors(400, 409))
 async def create(deps: Wiring, caller: Writer, body: CreateNamespace) -> Namespace:
     return Namespace.of(await create_namespace(deps, caller, body))
+
+
+@router.get("", summary="List namespaces", responses=errors(400))
+async def listing(deps: Wiring, caller: Reader, asked: Paging) -> NamespaceList:
+    return await _answer_list(deps, await list_namespaces(deps, caller, asked, None))
+
+
+@router.post("/list", summary="List namespaces, with filters", responses=errors(400))
+async def filtered(deps: Wiring, caller: Reader, asked: Paging, body: ListBody | None = None) -> NamespaceList:
+    return await _answer_list(deps, await list_namespaces(deps, caller, asked, body))
+
+
+@router.get("/{namespace_identifier}", summary="Get a namespace", responses=errors())
+async def get(deps: Wiring, caller: Reader, namespace_identifier: str) -> Namespace:
+    return await _answer(deps, await any_namespace(deps, caller, namespace_identifier))
+
+
+@router.get("/{namespace_identifier}/stats", summary="What is in a namespace", responses=errors())
+async def stats(deps: Wiring, caller: Reader, namespace_identifier: str) -> NamespaceStats:
+    namespace = await live_namespace(deps, caller, namespace_identifier)
+    [counts] = await counts_of(deps, [namespace])
+    return NamespaceStats(namespace_id=namespace["_id"], **counts)
+
+
+@router.patch("/{namespace_identifier}", summary="Change a namespace", responses=errors(400, 409))
+@router.put("/{namespace_identifier}", summary="Update a namespace", responses=errors(400, 409))
+async def change(deps: Wiring, caller: Writer, namespace_identifier: str, body: ChangeNamespace) -> Namespace:
+    return await _answer(deps, await change_namespace(deps, caller, namespace_identifier, body))
+
+
+async def _answer(deps: Deps, namespace: NamespaceDocument) -> Namespace:
+    [counts] = await counts_of(deps, [namespace])
+    return Namespace.of(namespace, counts)
+
+
+async def _answer_list(deps: Deps, listed: Listed[NamespaceDocument]) -> NamespaceList:
+    counts = await counts_of(deps, listed.rows)
+    rows = [Namespace.of(namespace, counted) for namespace, counted in zip(listed.rows, counts, strict=True)]
+    return NamespaceList.of(rows, listed.total, listed.pagination)

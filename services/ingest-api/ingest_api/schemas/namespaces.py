@@ -1,28 +1,69 @@
 """Bodies of the namespace routes."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 
 from bucketline.storage.namespaces import NamespaceDocument
 from ingest_api.schemas.common import Answer, Pagination, Request, Timestamp, example
 
-Name = Field(min_length=3, max_length=64, description="Unique in the organisation.")
+
+def _name(value: str) -> str:
+    """A name is sent in a header too, where nothing but printable ASCII arrives as it was."""
+    if not (value.isascii() and value.isprintable()) or value != value.strip():
+        raise ValueError("a name has printable ASCII characters only and no blanks around it")
+    return value
+
+
+Name = Annotated[
+    str, Field(min_length=3, max_length=64, description="Unique in the organisation."), AfterValidator(_name)
+]
+Ttl = Annotated[int | None, Field(ge=60, le=10 * 366 * 24 * 3600)]
+
+_EXAMPLE = {
+    "object": "namespace",
+    "namespace_id": "ns_06h2k4v9c3f8m1q7r5tw",
+    "namespace_name": "demo",
+    "namespace_type": "standard",
+    "scope": "org",
+    "mode": "managed",
+    "description": "Trying it out",
+    "document_count": 17,
+    "document_count_complete": True,
+    "bucket_count": 1,
+    "collection_count": 1,
+    "object_count": 17,
+    "namespace_ready": True,
+    "created_at": "2026-03-01T09:00:00.000Z",
+    "updated_at": "2026-03-01T09:00:00.000Z",
+}
 
 
 class CreateNamespace(Request):
-    """Keys that only a managed service needs are kept and given back."""
+    """Keys that only a managed service needs are kept."""
 
     model_config = ConfigDict(extra="allow", **example({"namespace_name": "demo", "description": "Trying it out"}))
 
-    namespace_name: str = Name
+    namespace_name: Name
     namespace_id: str | None = Field(default=None, pattern=r"^ns_[a-z0-9]{6,40}$")
     mode: Literal["managed", "standalone"] = "managed"
     description: str | None = Field(default=None, max_length=2000)
-    ttl_seconds: int | None = Field(default=None, ge=60)
+    ttl_seconds: Ttl = None
+
+
+class ChangeNamespace(Request):
+    """Only what is sent changes."""
+
+    model_config = ConfigDict(extra="allow", **example({"description": "In use since March"}))
+
+    namespace_name: Name | None = None
+    description: str | None = Field(default=None, max_length=2000)
+    ttl_seconds: Ttl = None
 
 
 class Namespace(Answer):
+    model_config = example(_EXAMPLE)
+
     object: Literal["namespace"] = "namespace"
     namespace_id: str
     namespace_name: str
@@ -35,6 +76,7 @@ class Namespace(Answer):
     bucket_count: int = 0
     collection_count: int = 0
     object_count: int = 0
+    namespace_ready: bool = True
     created_at: Timestamp
     updated_at: Timestamp
 
@@ -47,12 +89,73 @@ class Namespace(Answer):
             description=document["description"],
             created_at=document["created_at"],
             updated_at=document["updated_at"],
+            namespace_ready=not document.get("deleting", False),
             **(counts or {}),
         )
 
 
+class NamespaceListStats(Answer):
+    total_documents: int = 0
+    total_documents_complete: bool = True
+    total_buckets: int = 0
+    total_collections: int = 0
+    total_objects: int = 0
+
+
 class NamespaceList(Answer):
+    """``stats`` is about the namespaces of this page."""
+
     results: list[Namespace]
     total_count: int
     pagination: Pagination
+    stats: NamespaceListStats
     warnings: list[dict[str, Any]] = Field(default_factory=list)
+
+    @classmethod
+    def of(cls, results: list[Namespace], total: int, pagination: Pagination) -> "NamespaceList":
+        stats = NamespaceListStats(
+            total_documents=sum(namespace.document_count for namespace in results),
+            total_buckets=sum(namespace.bucket_count for namespace in results),
+            total_collections=sum(namespace.collection_count for namespace in results),
+            total_objects=sum(namespace.object_count for namespace in results),
+        )
+        return cls(results=results, total_count=total, pagination=pagination, stats=stats)
+
+
+class NamespaceStats(Answer):
+    model_config = example(
+        {
+            "namespace_id": "ns_06h2k4v9c3f8m1q7r5tw",
+            "document_count": 17,
+            "document_count_complete": True,
+            "bucket_count": 1,
+            "collection_count": 1,
+            "object_count": 17,
+        }
+    )
+
+    namespace_id: str
+    document_count: int
+    document_count_complete: bool = True
+    bucket_count: int
+    collection_count: int
+    object_count: int
+
+
+class NamespaceDeletion(Answer):
+    """The task that deletes the namespace and everything in it."""
+
+    model_config = example(
+        {
+            "task_id": "task_06h2k4v9c3f8m1q7r5ty",
+            "status": "PENDING",
+            "namespace_id": "ns_06h2k4v9c3f8m1q7r5tw",
+            "namespace_name": "demo",
+        }
+    )
+
+    task_id: str
+    task_type: str = "api_namespaces_delete"
+    status: str
+    namespace_id: str
+    namespace_name: str

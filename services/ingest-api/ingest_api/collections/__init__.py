@@ -1,0 +1,1 @@
+"""Use cases of collections, one module each: create, change, delete, trigger, listing."""

@@ -1,0 +1,38 @@
+"""Changes of a collection: its name, description, metadata, and whether it is enabled."""
+
+from bucketline.errors import BadRequest, NotFound, ValidationFailed
+from bucketline.storage.collections import CollectionDocument
+from bucketline.storage.mongo import DuplicateKey
+from ingest_api.collections.create import name_taken, storable
+from ingest_api.collections.resolve import live_collection
+from ingest_api.deps import Deps
+from ingest_api.schemas.collections import ChangeCollection
+
+
+async def change_collection(
+    deps: Deps, namespace_id: str, identifier: str, body: ChangeCollection
+) -> CollectionDocument:
+    """The collection afterwards."""
+    collection = await live_collection(deps, namespace_id, identifier)
+    sent = body.model_fields_set
+    changes: dict[str, object] = {}
+    if body.collection_name is not None:
+        changes["name"] = body.collection_name
+    if "description" in sent:
+        changes["description"] = body.description
+    if body.enabled is not None:
+        changes["enabled"] = body.enabled
+    if "metadata" in sent:
+        if faults := storable(body.metadata, "metadata"):
+            raise ValidationFailed(faults)
+        changes["metadata"] = body.metadata or {}
+    if not changes:
+        raise BadRequest("nothing to change", code="nothing_to_change")
+    changes["updated_at"] = deps.clock.now()
+    try:
+        changed = await deps.collections.change(collection["_id"], changes)
+    except DuplicateKey as error:
+        raise name_taken(str(body.collection_name)) from error
+    if changed is None:
+        raise NotFound.of("collection", identifier)
+    return changed

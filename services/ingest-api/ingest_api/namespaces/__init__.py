@@ -1,0 +1,1 @@
+"""Use cases of namespaces, one module each: create, read, change, delete."""

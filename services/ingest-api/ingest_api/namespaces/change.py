@@ -1,0 +1,38 @@
+"""Changes of a namespace: only what is sent."""
+
+from typing import Any
+
+from bucketline.domain.reserved import storable_faults
+from bucketline.errors import NotFound, ValidationFailed
+from bucketline.storage.mongo import DuplicateKey
+from bucketline.storage.namespaces import NamespaceDocument
+from ingest_api.deps import Deps
+from ingest_api.keys import Caller
+from ingest_api.namespaces.create import name_taken
+from ingest_api.namespaces.read import live_namespace
+from ingest_api.schemas.namespaces import ChangeNamespace
+
+
+async def change_namespace(deps: Deps, caller: Caller, identifier: str, body: ChangeNamespace) -> NamespaceDocument:
+    """The namespace afterwards."""
+    namespace = await live_namespace(deps, caller, identifier)
+    extra: dict[str, Any] = dict(body.model_extra or {})
+    if faults := list(storable_faults(extra, ("body",)))[:100]:
+        raise ValidationFailed(faults)
+    changes: dict[str, object] = {"updated_at": deps.clock.now()}
+    if body.namespace_name is not None:
+        changes["name"] = body.namespace_name
+    if "description" in body.model_fields_set:
+        changes["description"] = body.description
+    if "ttl_seconds" in body.model_fields_set:
+        extra["ttl_seconds"] = body.ttl_seconds
+    if extra:
+        changes["settings"] = {**namespace["settings"], **extra}
+    try:
+        changed = await deps.namespaces.change(namespace["_id"], changes)
+    except DuplicateKey as error:
+        raise name_taken(str(body.namespace_name)) from error
+    if changed is None:
+        raise NotFound.of("namespace", identifier)
+    deps.auth.forget()
+    return changed

@@ -1,0 +1,55 @@
+"""A new namespace."""
+
+from typing import Any
+
+from bucketline.domain.reserved import storable_faults
+from bucketline.errors import AlreadyExists, Forbidden, ValidationFailed
+from bucketline.storage.mongo import DuplicateKey
+from bucketline.storage.namespaces import NamespaceDocument
+from ingest_api.deps import Deps
+from ingest_api.keys import Caller
+from ingest_api.schemas.namespaces import CreateNamespace
+
+MOST_EXTRA = 50
+
+
+async def create_namespace(deps: Deps, caller: Caller, body: CreateNamespace) -> NamespaceDocument:
+    """A new namespace; :class:`AlreadyExists` when the name or the id is taken.
+
+    A key that is restricted to some namespaces cannot make others: it could not see what it made.
+    """
+    if caller.namespaces:
+        raise Forbidden("this key is restricted to some namespaces and cannot create others")
+    extra: dict[str, Any] = dict(body.model_extra or {})
+    if faults := list(storable_faults(extra, ("body",)))[:100]:
+        raise ValidationFailed(faults)
+    if body.ttl_seconds is not None:
+        extra["ttl_seconds"] = body.ttl_seconds
+    now = deps.clock.now()
+    document: NamespaceDocument = {
+        "_id": body.namespace_id or deps.ids.new("ns"),
+        "name": body.namespace_name,
+        "organization_id": caller.organization_id,
+        "description": body.description,
+        "mode": body.mode,
+        "settings": extra,
+        "created_at": now,
+        "updated_at": now,
+    }
+    try:
+        await deps.namespaces.collection.insert(document)
+    except DuplicateKey as error:
+        if error.index == "name":
+            raise name_taken(body.namespace_name) from error
+        raise AlreadyExists(
+            "a namespace with this id exists",
+            code="namespace_id_taken",
+            details={"namespace_id": document["_id"]},
+        ) from error
+    return document
+
+
+def name_taken(name: str) -> AlreadyExists:
+    return AlreadyExists(
+        "a namespace with this name exists", code="namespace_name_taken", details={"namespace_name": name}
+    )

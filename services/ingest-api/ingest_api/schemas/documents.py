@@ -1,0 +1,81 @@
+"""Bodies of the document routes."""
+
+from typing import Any
+
+from pydantic import ConfigDict, Field
+
+from bucketline.storage.documents import DocumentDocument
+from ingest_api.schemas.common import Answer, Pagination, example
+
+_EXAMPLE: dict[str, Any] = {
+    "document_id": "doc_06h2k4v9c3f8m1q7r5tx",
+    "collection_id": "col_06h2k4v9c3f8m1q7r5tw",
+    "sku": "A-17",
+    "document_blobs": [],
+    "_internal": {
+        "namespace_id": "ns_06h2k4v9c3f8m1q7r5tv",
+        "document_id": "doc_06h2k4v9c3f8m1q7r5tx",
+        "collection_id": "col_06h2k4v9c3f8m1q7r5tw",
+        "created_at": "2026-03-01T09:00:05.250Z",
+        "updated_at": "2026-03-01T09:00:05.250Z",
+        "lineage": {
+            "root_object_id": "obj_06h2k4v9c3f8m1q7r5tu",
+            "root_bucket_id": "bkt_06h2k4v9c3f8m1q7r5tt",
+            "source_type": "bucket",
+            "source_object_id": "obj_06h2k4v9c3f8m1q7r5tu",
+            "path": "bkt_06h2k4v9c3f8m1q7r5tt/col_06h2k4v9c3f8m1q7r5tw",
+            "chain": [],
+        },
+    },
+}
+
+
+class Document(Answer):
+    """Its fields stand at the root, beside what is declared here."""
+
+    model_config = ConfigDict(
+        extra="allow", serialize_by_alias=True, validate_by_name=True, validate_by_alias=True, **example(_EXAMPLE)
+    )
+
+    document_id: str
+    collection_id: str
+    document_blobs: list[dict[str, Any]] = Field(default_factory=list)
+    internal: dict[str, Any] = Field(alias="_internal")
+
+    @classmethod
+    def of(cls, document: DocumentDocument, urls: dict[str, str] | None = None) -> "Document":
+        """``urls`` are presigned URLs by the stored URL of a blob."""
+        blobs = [
+            {**blob, "presigned_url": url} if (url := (urls or {}).get(str(blob.get("url")))) else dict(blob)
+            for blob in document["blobs"]
+        ]
+        return cls.model_validate(
+            {
+                **document["fields"],
+                "document_id": document["_id"],
+                "collection_id": document["collection_id"],
+                "document_blobs": blobs,
+                "_internal": document["internal"],
+            }
+        )
+
+
+class DocumentListStats(Answer):
+    total_documents: int | None = None
+    avg_blobs_per_document: float = 0.0
+
+
+class DocumentList(Answer):
+    """``total_documents`` only where ``include_total`` was asked for; ``stats`` is about this page."""
+
+    results: list[Document]
+    pagination: Pagination
+    total_documents: int | None = None
+    stats: DocumentListStats
+
+
+class DocumentCount(Answer):
+    model_config = example({"collection_id": "col_06h2k4v9c3f8m1q7r5tw", "count": 17})
+
+    collection_id: str
+    count: int
