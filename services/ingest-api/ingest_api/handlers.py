@@ -1,12 +1,19 @@
 """What the ingest API does with records: it applies status changes to objects, and drives those that stand still."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from bucketline.background import Background
+from bucketline.domain.status import FINAL, RANK_FINAL, Status, supersedes
 from bucketline.events.catalog import ObjectStatusChanged
 from bucketline.events.envelope import Received
 from bucketline.settings import SweepSettings
+from bucketline.storage.objects import ObjectDocument
+from bucketline.telemetry.metrics import END_TO_END_SECONDS, STAGE_SECONDS, STATUS_CHANGES
 from ingest_api.deps import Deps
+from ingest_api.objects.remove import sweep_removals
+from ingest_api.objects.stalled import StalledObjects
+
+_SEEN = ("run", "status", "created_at", "moved_at")
 
 
 class Handlers:
@@ -14,10 +21,38 @@ class Handlers:
 
     def __init__(self, deps: Deps) -> None:
         self._deps = deps
+        self._stalled = StalledObjects(deps)
 
     async def on_status(self, records: Sequence[Received]) -> None:
-        """Moves objects forward by compare-and-set: duplicates and late events change nothing."""
-        await self._deps.objects.apply_statuses([r.event for r in records if isinstance(r.event, ObjectStatusChanged)])
+        """Moves objects forward by compare-and-set: duplicates and late events change nothing.
+
+        Documents that were written while their object was being deleted are removed as well.
+        """
+        events = [r.event for r in records if isinstance(r.event, ObjectStatusChanged)]
+        if not events:
+            return
+        known = await self._deps.objects.many(list({event.object_id for event in events}), fields=_SEEN)
+        await self._deps.objects.apply_statuses([event for event in events if event.object_id in known])
+        ended = {event.object_id for event in events if event.rank == RANK_FINAL and event.document_count}
+        if orphaned := sorted(ended - known.keys()):
+            await self._deps.documents.collection.delete_many({"object_id": {"$in": orphaned}})
+        for event in events:
+            _measure(event, known)
 
     def sweep(self, background: Background, settings: SweepSettings) -> None:
         """Registers this service's sweepers."""
+        background.every(settings.interval, "sweep removals", lambda: sweep_removals(self._deps))
+        background.every(settings.interval, "sweep object statuses", self._stalled.step)
+
+
+def _measure(event: ObjectStatusChanged, known: Mapping[str, ObjectDocument]) -> None:
+    """Counts a change that was applied, as far as can be told from what was read before."""
+    obj = known.get(event.object_id)
+    if obj is None or not supersedes((event.run, event.rank), (obj["run"]["id"], obj["run"]["rank"])):
+        return
+    STATUS_CHANGES.labels(str(event.status)).inc()
+    before = obj["status"]
+    if before != Status.DRAFT and (since := obj.get("moved_at")) is not None:
+        STAGE_SECONDS.labels(before.lower()).observe(max(0.0, (event.at - since).total_seconds()))
+    if event.run == 1 and event.status in FINAL:
+        END_TO_END_SECONDS.labels(str(event.status)).observe((event.at - obj["created_at"]).total_seconds())

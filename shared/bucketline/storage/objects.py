@@ -68,13 +68,23 @@ class Run(TypedDict):
 
 
 class Mirror(TypedDict):
-    """Dedup's progress. ``due_at`` is set while ``pending``: when a sweeper may drive it (again)."""
+    """Dedup's progress. ``due_at``, while there is something left to do: when a sweeper may drive it (again).
+
+    ``claim`` names the turn that works on it, until ``due_at``. ``lane`` is *large* once content turned out to need a
+    long transfer. A source that stayed away makes the state *failed* and ``parked`` the id of the event whose replay
+    starts over. ``duplicate_of`` is the older object of the bucket whose content is the same, under
+    ``skip_duplicates``.
+    """
 
     state: Literal["pending", "done", "failed"]
     attempts: int
     due_at: NotRequired[datetime]
     error: NotRequired[str | None]
     at: NotRequired[datetime]
+    claim: NotRequired[str]
+    lane: NotRequired[Literal["large"]]
+    parked: NotRequired[str]
+    duplicate_of: NotRequired[str]
 
 
 class ObjectDocument(TypedDict):
@@ -134,8 +144,8 @@ INDEXES = (
         where={"content_key": {"$exists": True}},
     ),
     Index("outbox", [("pending_since", 1)], where={"pending_since": {"$exists": True}}),
-    Index("mirror_due", [("mirror.due_at", 1)], where={"mirror.due_at": {"$exists": True}}),
-    Index("in_flight", [("moved_at", 1)], where={"status": {"$in": [str(s) for s in OBJECT_IN_FLIGHT]}}),
+    Index("mirror_lane", [("mirror.lane", 1), ("mirror.due_at", 1)], where={"mirror.due_at": {"$exists": True}}),
+    Index("in_flight", [("moved_at", 1), ("_id", 1)], where={"status": {"$in": [str(s) for s in OBJECT_IN_FLIGHT]}}),
     Index("by_namespace", [("namespace_id", 1), ("_id", 1)]),
 )
 
@@ -221,12 +231,22 @@ class Objects:
         outcome = await self.collection.bulk([_status_write(event) for event in greatest.values()])
         return outcome.modified
 
-    async def stalled(self, before: datetime, *, limit: int) -> list[ObjectDocument]:
-        """Objects queued or processing that have not moved since ``before``."""
-        statuses = [str(status) for status in OBJECT_IN_FLIGHT]
-        return await self.collection.find(
-            {"status": {"$in": statuses}, "moved_at": {"$lt": before}}, limit=limit, sort=[("moved_at", 1)]
-        )
+    async def stalled(
+        self, before: datetime, *, limit: int, after: tuple[datetime, str] | None = None
+    ) -> list[ObjectDocument]:
+        """Objects queued or processing that have not moved since ``before``, the longest still first.
+
+        ``after`` is the ``moved_at`` and the id of the last one seen.
+        """
+        where: dict[str, object] = {
+            "status": {"$in": [str(status) for status in OBJECT_IN_FLIGHT]},
+            "moved_at": {"$lt": before},
+        }
+        if after is not None:
+            moment, object_id = after
+            where["moved_at"] = {"$gte": moment, "$lt": before}
+            where["$or"] = [{"moved_at": {"$gt": moment}}, {"_id": {"$gt": object_id}}]
+        return await self.collection.find(where, limit=limit, sort=[("moved_at", 1), ("_id", 1)])
 
     async def touch(self, object_ids: Sequence[str], at: datetime) -> None:
         """Puts stalled objects at the end of the sweepers' line."""

@@ -1,0 +1,110 @@
+"""Objects that stand still although their run is over: the event that said so was lost with the bus.
+
+The units and batches tell what happened. What they say is applied by the same compare-and-set as the event would have
+been, so that it does not matter if the event comes after all.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+
+from bucketline.domain.status import RANK_FINAL, Status
+from bucketline.events.catalog import ObjectStatusChanged
+from bucketline.storage.batches import BatchDocument, UnitDocument
+from bucketline.storage.objects import ObjectDocument
+from bucketline.telemetry.metrics import SWEPT
+from ingest_api.deps import Deps
+from ingest_api.objects.runs import start_runs
+
+MOST_UNITS = 2000
+
+
+class StalledObjects:
+    """Goes round all objects in flight that have not moved for a while, a page a step, the longest still first.
+
+    The place is kept in memory, so that looking at an object writes nothing.
+    """
+
+    def __init__(self, deps: Deps) -> None:
+        self._deps = deps
+        self._after: tuple[datetime, str] | None = None
+
+    async def step(self) -> int:
+        """Looks at one page; returns how many objects it moved."""
+        deps = self._deps
+        before = deps.clock.now() - timedelta(seconds=deps.sweep.stalled_after)
+        page = await deps.objects.stalled(before, limit=deps.sweep.limit, after=self._after)
+        self._after = (page[-1]["moved_at"], page[-1]["_id"]) if len(page) == deps.sweep.limit else None
+        in_batch = [obj for obj in page if obj.get("batch_id")]
+        if not in_batch:
+            return 0
+        batch_ids = sorted({str(obj.get("batch_id")) for obj in in_batch})
+        batches = await deps.batches.many(batch_ids)
+        units = await deps.units.collection.find(
+            {"items.batch_id": {"$in": batch_ids}, "items.object_id": {"$in": [obj["_id"] for obj in in_batch]}},
+            limit=MOST_UNITS,
+            fields=["items", "results", "state", "moved_at"],
+        )
+        await self._repair(in_batch, batches)
+        events = list(_events(in_batch, batches, units, deps.clock.now()))
+        moved = await deps.objects.apply_statuses(events) if events else 0
+        SWEPT.labels("object status").inc(moved)
+        return moved
+
+    async def _repair(self, objects: Sequence[ObjectDocument], batches: Mapping[str, BatchDocument]) -> None:
+        """Writes batches that were named by their object and then lost in a crash."""
+        lost = [obj for obj in objects if obj["auto_process"] and obj.get("batch_id") not in batches]
+        if lost:
+            await start_runs(self._deps, lost)
+            SWEPT.labels("batch of an object").inc(len(lost))
+
+
+def _events(
+    objects: Sequence[ObjectDocument],
+    batches: Mapping[str, BatchDocument],
+    units: Sequence[UnitDocument],
+    now: datetime,
+) -> Iterator[ObjectStatusChanged]:
+    places = {
+        (item["batch_id"], item["object_id"]): (unit, place)
+        for unit in sorted(units, key=lambda unit: unit["moved_at"])
+        for place, item in enumerate(unit["items"])
+    }
+    for obj in objects:
+        batch_id = str(obj.get("batch_id"))
+        unit, place = places.get((batch_id, obj["_id"]), (None, 0))
+        result = unit["results"].get(str(place)) if unit is not None else None
+        if unit is not None and result is not None:
+            yield ObjectStatusChanged(
+                object_id=obj["_id"],
+                bucket_id=obj["bucket_id"],
+                namespace_id=obj["namespace_id"],
+                revision=obj["revision"],
+                batch_id=batch_id,
+                unit_id=unit["_id"],
+                index=place,
+                run=unit["items"][place]["run"],
+                rank=RANK_FINAL,
+                status=Status(result["status"]),
+                error=result["error"],
+                document_count=result["documents"],
+                at=now,
+            )
+        elif _given_up(batches.get(batch_id), unit):
+            yield ObjectStatusChanged(
+                object_id=obj["_id"],
+                bucket_id=obj["bucket_id"],
+                namespace_id=obj["namespace_id"],
+                revision=obj["revision"],
+                batch_id=batch_id,
+                run=obj["run"]["id"],
+                rank=RANK_FINAL,
+                status=Status.DRAFT,
+                at=now,
+            )
+
+
+def _given_up(batch: BatchDocument | None, unit: UnitDocument | None) -> bool:
+    """Whether the batch was cancelled to its end, and nobody works on the object."""
+    if batch is None or batch["status"] != Status.CANCELED:
+        return False
+    return unit is None or unit["state"] == "canceled"
