@@ -2,13 +2,14 @@
 
 from fastapi import APIRouter
 
-from ingest_api.routes import buckets, collections, documents, health, namespaces, objects
+from ingest_api.routes import batches, buckets, collections, documents, health, namespaces, objects
 
 ROUTERS: tuple[APIRouter, ...] = (
     health.router,
     namespaces.router,
     buckets.router,
     objects.router,
+    batches.router,
     collections.router,
     documents.router,
 )
