@@ -3,6 +3,7 @@
 A service's ``app.py`` builds its use cases on a :class:`Runtime`, subscribes its handlers, and then lets it run.
 """
 
+import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator, Mapping
@@ -64,7 +65,7 @@ class Runtime:
         self.health.ready_if("kafka", self.bus.publisher.ping)
         self.health.ready_if("consumers", self.bus.watchdog.ready)
         self.health.live_if("consumers", self.bus.watchdog.live)
-        async with self.bus:
+        async with self._consuming():
             self.background.every(2.0, "watchdog", self.bus.watchdog.step)
             log.info("running")
             try:
@@ -73,11 +74,17 @@ class Runtime:
                 log.info("stopping")
                 await self.background.stop()
 
+    @asynccontextmanager
+    async def _consuming(self) -> AsyncIterator[None]:
+        """The bus for the length of a block. Joining a group may take a while, yet not for ever."""
+        async with AsyncExitStack() as stack:
+            async with asyncio.timeout(START_SECONDS):
+                await stack.enter_async_context(self.bus)
+            yield
+
 
 @asynccontextmanager
-async def open_runtime(
-    settings: ServiceSettings, *, health: Health, uses_blobs: bool = True
-) -> AsyncIterator[Runtime]:
+async def open_runtime(settings: ServiceSettings, *, health: Health, uses_blobs: bool = True) -> AsyncIterator[Runtime]:
     """Connects to MongoDB and S3, waiting up to a minute for them to come; indexes and bucket are there afterwards.
 
     A service that says it uses no blobs needs neither S3 nor a key to it.

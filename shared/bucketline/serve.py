@@ -1,6 +1,7 @@
 """Runs one service: its ASGI application under uvicorn, in this process, until SIGTERM or SIGINT."""
 
 from collections.abc import Callable
+from types import FrameType
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -30,6 +31,15 @@ def serve(settings: ServiceSettings, create: Callable[[ServiceSettings], ASGIApp
         backlog=2048,
         timeout_graceful_shutdown=round(settings.http.graceful_timeout),
     )
-    server = uvicorn.Server(config)
+    server = _Server(config)
     server.run()
     return 0 if server.started else 3
+
+
+class _Server(uvicorn.Server):
+    """uvicorn waits for a start to finish before it heeds a signal; one that waits for its stores would never."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if not self.started:
+            raise SystemExit(0)
+        super().handle_exit(sig, frame)
