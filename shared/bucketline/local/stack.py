@@ -22,6 +22,7 @@ from bucketline.local.weed import Weed, WeedPorts
 Broker = Literal["tansu", "kafka"]
 
 BUCKET = "bucketline"
+TANSU_SESSION_MS = 6000
 FETCH_WAIT_MS: Mapping[Broker, int] = {"tansu": 5, "kafka": 500}
 """How long a fetch may wait at the broker. Tansu does not wake a waiting one when a record arrives."""
 
@@ -74,6 +75,11 @@ class LocalStack:
         self._held = contextlib.ExitStack()
 
     @property
+    def data_dir(self) -> Path:
+        """Where its files and logs are: a folder for each part."""
+        return self._data_dir
+
+    @property
     def mongodb_url(self) -> str:
         if self._mongodb_url is None:
             raise LocalStackError("the stack has not started: MongoDB has no address yet")
@@ -123,6 +129,12 @@ class LocalStack:
                 "BUCKETLINE_KAFKA_FETCH_MAX_WAIT_MS": str(FETCH_WAIT_MS[self._broker]),
                 "BUCKETLINE_KAFKA_CREATE_TOPICS": "true",
             }
+            if self._broker == "tansu":
+                # It lets a group wait for half its session timeout before the first member may start.
+                variables |= {
+                    "BUCKETLINE_KAFKA_SESSION_TIMEOUT_MS": str(TANSU_SESSION_MS),
+                    "BUCKETLINE_KAFKA_HEARTBEAT_INTERVAL_MS": str(TANSU_SESSION_MS // 3),
+                }
         return variables
 
     def pids(self) -> dict[PartName, int]:

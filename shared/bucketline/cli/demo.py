@@ -1,0 +1,141 @@
+"""``bucketline demo``: the main job on real files, on real servers, from nothing to nothing."""
+
+import asyncio
+import tempfile
+import time
+from collections import deque
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from bucketline.cli.client import ApiClient, Json
+from bucketline.cli.files import LARGEST_INLINE, SAMPLES, SCHEMA, object_of
+from bucketline.cli.follow import follow
+from bucketline.cli.local import local_stack, service_environment
+from bucketline.errors import BucketlineError
+from bucketline.local.services import bucketline_services
+from bucketline.local.supervisor import Supervisor
+
+KEY = "sk_demo"
+LINES_SHOWN = 40
+
+
+def demo(
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="Files to push; the samples that come along if none is named.", exists=True, dir_okay=False
+        ),
+    ] = None,
+) -> None:
+    """Start everything, push files, follow them to COMPLETED, show what happened, stop everything.
+
+    Example: [cyan]bucketline demo report.pdf photo.png[/]
+    """
+    console = Console()
+    chosen = files or sorted(path for path in SAMPLES.iterdir() if path.is_file() and path.suffix != ".py")
+    for path in chosen:
+        if path.stat().st_size > LARGEST_INLINE:
+            raise typer.BadParameter(f"{path} is above 10 MB, which is what the demo sends inline")
+    lines: deque[str] = deque(maxlen=LINES_SHOWN)
+    try:
+        good = asyncio.run(_demo(console, chosen, lines))
+    except BucketlineError as error:
+        console.print(f"[red]{error.message}[/]", highlight=False)
+        for line in lines:
+            console.print(f"[dim]{line}[/]", highlight=False, markup=False)
+        raise typer.Exit(1) from error
+    raise typer.Exit(0 if good else 1)
+
+
+async def _demo(console: Console, files: list[Path], lines: deque[str]) -> bool:
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="bucketline-demo-") as folder, console.status("starting") as status:
+        stack = local_stack(Path(folder), lambda message: status.update(message))
+        async with stack:
+            status.update("MongoDB, Kafka and S3 are up; starting the services")
+            services = bucketline_services(service_environment(stack, KEY))
+            supervisor = Supervisor(services, on_line=lambda name, line: lines.append(f"{name} │ {line}"))
+            async with supervisor:
+                status.stop()
+                console.print(
+                    f"MongoDB, Kafka, S3 and {len(services)} services are up after {time.monotonic() - started:.1f} s"
+                )
+                good = await _job(console, supervisor.url("ingest-api"), files)
+            status.start()
+            status.update("stopping")
+    console.print(f"Everything is stopped. The whole demo took {time.monotonic() - started:.1f} s.")
+    return good
+
+
+async def _job(console: Console, url: str, files: list[Path]) -> bool:
+    async with ApiClient(url, KEY) as client:
+        await client.post("/v1/namespaces", {"namespace_name": "demo"})
+    async with ApiClient(url, KEY, "demo") as client:
+        bucket = await client.post("/v1/buckets", {"bucket_name": "files", "bucket_schema": SCHEMA})
+        await client.post("/v1/collections", _collection(bucket["bucket_id"]))
+        place = f"/v1/buckets/{bucket['bucket_id']}"
+
+        first, *rest = files
+        at_once = await client.post(f"{place}/objects", object_of(first), auto_process="true")
+        console.print(f"pushed {first.name} with auto_process")
+        drafts = [await client.post(f"{place}/objects", object_of(path)) for path in [*rest, first]]
+        console.print(f"pushed {len(drafts)} drafts, the last of them {first.name} for a second time")
+        batch = await client.post(f"{place}/batches", {"object_ids": [draft["object_id"] for draft in drafts]})
+        await client.post(f"{place}/batches/{batch['batch_id']}/submit")
+        console.print(f"submitted them as batch {batch['batch_id']}")
+
+        ids = [obj["object_id"] for obj in (at_once, *drafts)]
+        objects = await follow(console, client, bucket["bucket_id"], ids)
+        _show(console, [first, *rest, first], objects)
+        return _verdict(console, objects)
+
+
+def _collection(bucket_id: str) -> Json:
+    return {
+        "collection_name": "everything",
+        "source": {"type": "bucket", "bucket_ids": [bucket_id]},
+        "feature_extractor": {
+            "feature_extractor_name": "passthrough_extractor",
+            "version": "v1",
+            "field_passthrough": [{"source_path": "name"}],
+        },
+    }
+
+
+def _show(console: Console, files: list[Path], objects: list[Json]) -> None:
+    table = Table("file", "object", "status", "sha256", "bytes", "storage key", "documents", title="What happened")
+    for path, obj in zip(files, objects, strict=True):
+        blob = obj["blobs"][0]
+        details = blob.get("details") or {}
+        key = (blob["properties"].get("url") or "").removeprefix("s3://").partition("/")[2]
+        color = "green" if obj["status"] == "COMPLETED" else "red"
+        table.add_row(
+            path.name,
+            obj["object_id"],
+            f"[{color}]{obj['status']}[/]",
+            str(details.get("hash", "")).removeprefix("sha256:")[:12],
+            str(details.get("size_bytes", "")),
+            _short(key),
+            str(obj["document_count"]),
+        )
+    console.print(table)
+
+
+def _short(key: str) -> str:
+    """A content key without the middle of its hash: the hash stands beside it."""
+    return f"{key[:31]}…" if len(key) > 32 else key
+
+
+def _verdict(console: Console, objects: list[Json]) -> bool:
+    completed = all(obj["status"] == "COMPLETED" and obj["document_count"] == 1 for obj in objects)
+    urls = [obj["blobs"][0]["properties"].get("url") for obj in objects]
+    once = urls[0] is not None and urls[0] == urls[-1]
+    stored = len(set(urls))
+    console.print(f"{len(objects)} objects, {stored} blobs stored" + (": the duplicate is stored once" if once else ""))
+    if not completed:
+        console.print("[red]not every object was completed[/]")
+    return completed and once
