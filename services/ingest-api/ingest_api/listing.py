@@ -1,6 +1,6 @@
 """The one way a list is answered: scope, filters, search, order and page, in one query that an index bounds."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -26,7 +26,9 @@ class Kind:
 
     ``field_path`` turns a name on the wire into a stored path. ``searched`` are the stored paths that ``search`` looks
     at. ``counted``: the total is told even where nobody asked for it, as the contract wants for short lists.
-    ``dates`` and ``exact`` are wire names of our own dates, and of ids.
+    ``dates`` and ``exact`` are wire names of our own dates, and of ids. ``simple`` are stored paths where every row has
+    one value of one kind: an index can be entered there. ``search`` replaces looking at ``searched``; it is given the
+    pattern.
     """
 
     bounds: Bounds
@@ -36,6 +38,8 @@ class Kind:
     counted: bool = True
     dates: frozenset[str] = DATE_FIELDS
     exact: frozenset[str] = frozenset()
+    simple: tuple[str, ...] = ("_id", "created_at")
+    search: Callable[[str], Mapping[str, object]] | None = None
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ async def list_rows(
     where = matching(scope, kind, asked, given)
     within = where
     if page.cursor is not None and page.cursor.position is not None:
-        after = rows_after(page.cursor.position, sorts, kind.field_path, simple=("_id", "created_at"))
+        after = rows_after(page.cursor.position, sorts, kind.field_path, simple=kind.simple)
         within = {"$and": [where, after]}
     fetched = await collection.find(
         within, sort=mongo_sort(sorts, kind.field_path), skip=page.skip, limit=page.size + 1
@@ -89,11 +93,11 @@ def matching(scope: Mapping[str, object], kind: Kind, asked: Asked, given: Mappi
         conditions.append(to_mongo(parse(tree, dates=kind.dates, exact=kind.exact), kind.field_path))
     search = given.get("search") or asked.query.get("search")
     if search:
-        conditions.append(search_condition(search, kind.searched, case_sensitive=bool(given.get("case_sensitive"))))
+        pattern = literal(search, case_sensitive=bool(given.get("case_sensitive")))
+        conditions.append(kind.search(pattern) if kind.search else search_condition(pattern, kind.searched))
     return conditions[0] if len(conditions) == 1 else {"$and": conditions}
 
 
-def search_condition(text: str, paths: Sequence[str], *, case_sensitive: bool = False) -> Mapping[str, object]:
-    """Rows that hold ``text`` in one of these stored paths."""
-    pattern = {"$regex": literal(text, case_sensitive=case_sensitive)}
-    return {"$or": [{path: pattern} for path in paths]}
+def search_condition(pattern: str, paths: Sequence[str]) -> Mapping[str, object]:
+    """Rows that hold the pattern in one of these stored paths."""
+    return {"$or": [{path: {"$regex": pattern}} for path in paths]}

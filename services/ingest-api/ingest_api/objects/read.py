@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from bucketline.errors import NotFound, StoreUnavailable
+from bucketline.storage.documents import DocumentDocument
 from bucketline.storage.objects import ObjectDocument
 from bucketline.telemetry.logging import get_logger
 from ingest_api.deps import Deps
 from ingest_api.objects.render import PRESIGNED_SECONDS
 
 log = get_logger(__name__)
+
+MOST_DOCUMENTS = 1000
 
 COUNT_SECONDS = 2.0
 """A count that takes longer is not told."""
@@ -46,6 +49,26 @@ async def presigned(deps: Deps, objects: Sequence[ObjectDocument]) -> dict[str, 
                     storage["key"], expires=PRESIGNED_SECONDS, filename=name
                 )
     return urls
+
+
+async def documents_of(
+    deps: Deps, namespace_id: str, object_id: str, collection_ids: Sequence[str]
+) -> tuple[int, list[DocumentDocument]]:
+    """How many documents were made of the object, and the first :data:`MOST_DOCUMENTS` of them.
+
+    :class:`NotFound` unless the object is in the namespace. ``collection_ids`` empty: of every collection.
+    """
+    obj = await deps.objects.collection.find_one({"_id": object_id, "namespace_id": namespace_id}, fields=["_id"])
+    if obj is None:
+        raise NotFound.of("object", object_id)
+    where: dict[str, object] = {"object_id": object_id}
+    if collection_ids:
+        where["collection_id"] = {"$in": list(collection_ids)}
+    found = await deps.documents.collection.find(
+        where, limit=MOST_DOCUMENTS, sort=[("collection_id", 1), ("run", 1), ("ordinal", 1)]
+    )
+    total = len(found) if len(found) < MOST_DOCUMENTS else await deps.documents.collection.count(where)
+    return total, found
 
 
 def stats_of(objects: Sequence[ObjectDocument]) -> dict[str, Any]:

@@ -7,15 +7,45 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ValidationError
 
 from bucketline.errors import Fault, ValidationFailed
+from bucketline.storage.buckets import BucketDocument
+from ingest_api.deps import Deps
 from ingest_api.faults import body_faults
+from ingest_api.objects.change import patch_object
 from ingest_api.objects.create import LARGE_BODY, create_object
 from ingest_api.objects.create_batch import create_objects, show_outcomes
-from ingest_api.objects.read import document_count, get_object, presigned
-from ingest_api.objects.render import show, to_json, written_headers
-from ingest_api.requests import BucketScope, ReadingBucket, Wiring, deps_of, request_bucket
+from ingest_api.objects.listing import list_objects
+from ingest_api.objects.read import document_count, documents_of, get_object, presigned, stats_of
+from ingest_api.objects.remove import remove_object
+from ingest_api.objects.render import select, show, to_json, written_headers
+from ingest_api.requests import (
+    BucketScope,
+    DeletingBucket,
+    Reading,
+    ReadingBucket,
+    Wiring,
+    WritingBucket,
+    deps_of,
+    request_bucket,
+)
 from ingest_api.schemas.common import errors
+from ingest_api.schemas.documents import Document
 from ingest_api.schemas.inline import raw_operation
-from ingest_api.schemas.objects import CreatedObjects, CreateObject, CreateObjects, RefusedObjects, StoredObject
+from ingest_api.schemas.objects import (
+    CreatedObjects,
+    CreateObject,
+    CreateObjects,
+    ListObjects,
+    ObjectDocuments,
+    ObjectList,
+    PatchObject,
+    PutObject,
+    RefusedObjects,
+    StoredObject,
+)
+from ingest_api.schemas.paging import Asked, Paging
+
+Search = Annotated[str | None, Query(max_length=1000, description="Text in the key or in the fields.")]
+CollectionIds = Annotated[list[str] | None, Query(max_length=100, description="Only of these collections.")]
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -95,6 +125,76 @@ async def get(
     count = await document_count(deps, object_id) if include_document_count else None
     urls = await presigned(deps, [found]) if return_presigned_urls or return_url else None
     return _answer(show(found, document_count=count, presigned=urls))
+
+
+@router.patch(
+    BUCKET + "/{object_id}",
+    summary="Change fields of an object",
+    response_model=StoredObject,
+    responses=errors(400, 409, 413),
+)
+async def patch(deps: Wiring, scope: WritingBucket, object_id: str, body: PatchObject) -> Response:
+    """Only what is sent changes. Nothing is processed."""
+    return _answer(show(await patch_object(deps, scope.bucket, object_id, body), consistency=True))
+
+
+@router.put(
+    BUCKET + "/{object_id}",
+    summary="Update an object",
+    response_model=StoredObject,
+    responses=errors(400, 409, 413),
+)
+async def put(deps: Wiring, scope: WritingBucket, object_id: str, body: PutObject) -> Response:
+    """As PATCH, with the fields in `metadata`. Blobs stay as they are."""
+    return _answer(show(await patch_object(deps, scope.bucket, object_id, body), consistency=True))
+
+
+@router.delete(
+    BUCKET + "/{object_id}", summary="Delete an object", status_code=204, response_class=Response, responses=errors(400)
+)
+async def delete(deps: Wiring, scope: DeletingBucket, object_id: str) -> None:
+    """With its documents; its unique key is free at once."""
+    await remove_object(deps, scope.bucket, object_id)
+
+
+@router.get(BUCKET, summary="List objects", response_model=ObjectList, responses=errors(400))
+async def listing(deps: Wiring, scope: ReadingBucket, asked: Paging, search: Search = None) -> Response:  # noqa: ARG001 - read from the query
+    """Oldest first."""
+    return await _page(deps, scope.bucket, asked, None)
+
+
+@router.post(BUCKET + "/list", summary="List objects, with filters", response_model=ObjectList, responses=errors(400))
+async def filtered(deps: Wiring, scope: ReadingBucket, asked: Paging, body: ListObjects | None = None) -> Response:
+    """By filters, search and order of your own."""
+    return await _page(deps, scope.bucket, asked, body)
+
+
+@router.get(
+    "/v1/objects/{object_id}/documents",
+    summary="Documents made of an object",
+    response_model=ObjectDocuments,
+    responses=errors(400),
+)
+async def documents(deps: Wiring, scope: Reading, object_id: str, collection_ids: CollectionIds = None) -> Response:
+    """None before it was processed."""
+    total, found = await documents_of(deps, scope.namespace_id, object_id, collection_ids or ())
+    rows = [Document.of(document).model_dump(mode="json", by_alias=True) for document in found]
+    return _answer({"object_id": object_id, "total_documents": total, "documents": rows})
+
+
+async def _page(deps: Deps, bucket: BucketDocument, asked: Asked, body: ListObjects | None) -> Response:
+    listed = await list_objects(deps, bucket, asked, body)
+    urls = await presigned(deps, listed.rows) if body is not None and body.return_presigned_urls else None
+    rows = [show(obj, presigned=urls) for obj in listed.rows]
+    if body is not None and body.select is not None:
+        rows = [select(row, body.select) for row in rows]
+    return _answer(
+        {
+            "results": rows,
+            "pagination": listed.pagination.model_dump(mode="json"),
+            "stats": stats_of(listed.rows),
+        }
+    )
 
 
 async def _writing(request: Request) -> tuple[BucketScope, bool]:

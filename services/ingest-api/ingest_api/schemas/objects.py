@@ -5,6 +5,8 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, JsonValue, SkipValidation
 
 from ingest_api.schemas.common import Answer, ErrorBody, Pagination, Request, example
+from ingest_api.schemas.documents import Document
+from ingest_api.schemas.paging import ListBody
 
 MOST_BLOBS = 1000
 MOST_EDGES = 1000
@@ -223,35 +225,21 @@ class RefusedObjects(Answer):
     failed_count: int | None = None
 
 
-class ListObjects(Strict):
+class ListObjects(ListBody):
     """Paging fields may stand in the body or in the query; the body wins."""
 
-    model_config = ConfigDict(
-        extra="allow",
-        **example(
-            {
-                "filters": {"AND": [{"field": "state", "operator": "eq", "value": "open"}]},
-                "sort": {"field": "created_at", "direction": "desc"},
-                "search": "a-17",
-                "select": ["status", "sku"],
-                "limit": 20,
-            }
-        ),
+    model_config = example(
+        {
+            "filters": {"AND": [{"field": "state", "operator": "eq", "value": "open"}]},
+            "sort": {"field": "created_at", "direction": "desc"},
+            "search": "a-17",
+            "select": ["status", "sku"],
+            "limit": 20,
+        }
     )
 
-    filters: dict[str, Any] | None = None
-    sort: dict[str, Any] | list[dict[str, Any]] | None = None
-    search: str | None = Field(default=None, max_length=500)
-    select: list[str] | None = Field(default=None, max_length=200)
+    select: list[str] | None = Field(default=None, max_length=200, description="Keep these fields and the ids.")
     return_presigned_urls: bool = False
-    limit: int | None = None
-    page_size: int | None = None
-    offset: int | None = None
-    page: int | None = None
-    cursor: str | None = None
-    next_cursor: str | None = None
-    after: str | None = None
-    include_total: bool | None = None
 
 
 class ObjectStats(Answer):
@@ -274,4 +262,4 @@ class ObjectDocuments(Answer):
 
     object_id: str
     total_documents: int
-    documents: list[dict[str, Any]]
+    documents: list[Document]
