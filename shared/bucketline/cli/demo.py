@@ -35,7 +35,7 @@ def demo(
 
     Example: [cyan]bucketline demo report.pdf photo.png[/]
     """
-    console = Console()
+    console = wide_console()
     chosen = files or sorted(path for path in SAMPLES.iterdir() if path.is_file() and path.suffix != ".py")
     for path in chosen:
         if path.stat().st_size > LARGEST_INLINE:
@@ -107,7 +107,9 @@ def _collection(bucket_id: str) -> Json:
 
 
 def _show(console: Console, files: list[Path], objects: list[Json]) -> None:
-    table = Table("file", "object", "status", "sha256", "bytes", "storage key", "documents", title="What happened")
+    table = Table(title="What happened", title_justify="left")
+    for heading in ("file", "object", "status", "sha256", "bytes", "storage key", "documents"):
+        table.add_column(heading, overflow="fold", justify="right" if heading in ("bytes", "documents") else "left")
     for path, obj in zip(files, objects, strict=True):
         blob = obj["blobs"][0]
         details = blob.get("details") or {}
@@ -123,6 +125,12 @@ def _show(console: Console, files: list[Path], objects: list[Json]) -> None:
             str(obj["document_count"]),
         )
     console.print(table)
+
+
+def wide_console() -> Console:
+    """Room for whole ids where nobody's terminal sets the width."""
+    console = Console()
+    return console if console.is_terminal else Console(width=140)
 
 
 def _short(key: str) -> str:

@@ -47,9 +47,8 @@ async def _push(
         await _ensure(client, "/v1/namespaces", {"namespace_name": namespace})
     async with ApiClient(url, key, namespace) as client:
         await _ensure(client, "/v1/buckets", {"bucket_name": bucket, "bucket_schema": SCHEMA})
-        created = []
-        for path in files:
-            created.append(await client.post(f"/v1/buckets/{bucket}/objects", object_of(path), auto_process="true"))
+        place = f"/v1/buckets/{bucket}/objects"
+        created = [await client.post(place, object_of(path), auto_process="true") for path in files]
         ids = [obj["object_id"] for obj in created]
         objects = await follow(console, client, bucket, ids) if wait else created
     table = Table("file", "object", "status", "documents", "error")
