@@ -210,7 +210,10 @@ class LocalStack:
 
     async def _bring_up(self, part: PartName, server: Server) -> None:
         self._servers[part] = server
-        await server.start()
+        try:
+            await server.start()
+        except OSError as error:
+            raise LocalStackError(f"{part} could not start: {error}") from error
         self._progress(f"{part} is ready")
 
     async def _close(self) -> None:

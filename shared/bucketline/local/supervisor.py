@@ -73,6 +73,8 @@ class Supervisor:
         ``deadline`` seconds (default: what ``Patience`` gives one start)."""
         limit = self._patience.ready_deadline if deadline is None else deadline
         waiting = {instance.first_ready: name for name, instance in self._instances.items()}
+        if not waiting:
+            return
         done, pending = await asyncio.wait(waiting, timeout=limit, return_when=asyncio.FIRST_EXCEPTION)
         for outcome in done:
             outcome.result()

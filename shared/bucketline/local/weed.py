@@ -67,7 +67,8 @@ class Weed:
                 *("-s3", f"-s3.port={ports.s3}", f"-s3.port.grpc={ports.s3_grpc}"),
                 *("-s3.port.iceberg=0", "-s3.port.lance=0", f"-s3.config={self._config}"),
                 *("-volume.preStopSeconds=0", f"-volume.max={VOLUMES}", "-master.resumeState=false"),
-                f"-master.volumeSizeLimitMB={VOLUME_MEGABYTES}",
+                # Alone, it need not elect itself: without this the start takes 3 to 7 s instead of 2.
+                *("-master.peers=none", f"-master.volumeSizeLimitMB={VOLUME_MEGABYTES}"),
             ],
             # Each bucket has volumes of its own, seven by default: too many files where each test has a bucket.
             environment={"HOME": str(data_dir), "WEED_MASTER_VOLUME_GROWTH_COPY_1": str(VOLUMES_AT_ONCE)},

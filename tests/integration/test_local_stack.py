@@ -1,0 +1,252 @@
+"""The local stack, with each server asked for what Bucketline needs of it."""
+
+import asyncio
+import base64
+import hashlib
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from signal import SIGKILL
+
+import aioboto3
+import psutil
+import pytest
+from aiobotocore.config import AioConfig
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from botocore.exceptions import ClientError
+from pymongo import AsyncMongoClient
+
+from bucketline.errors import LocalStackError
+from bucketline.local.stack import Broker, LocalStack, S3Address
+
+pytestmark = pytest.mark.stack
+
+DEADLINE = 60.0
+START_GOAL = 8.0
+
+
+@pytest.fixture(scope="module")
+async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LocalStack]:
+    async with LocalStack(tmp_path_factory.mktemp("stack")) as running:
+        yield running
+
+
+def lives(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+@asynccontextmanager
+async def s3_client(address: S3Address) -> AsyncIterator:
+    session = aioboto3.Session(address.access_key, address.secret_key, region_name="us-east-1")
+    once = AioConfig(retries={"total_max_attempts": 1})
+    async with session.client("s3", endpoint_url=address.endpoint, config=once) as client:
+        yield client
+
+
+async def create_topic(bootstrap: str, topic: str) -> None:
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+    try:
+        await admin.create_topics([NewTopic(topic, num_partitions=3, replication_factor=1)])
+    finally:
+        await admin.close()
+
+
+async def round_trip(bootstrap: str, topic: str, *, idempotent: bool = False, group: str = "readers") -> list[bytes]:
+    """Sends three records and reads what a new group finds."""
+    async with AIOKafkaProducer(bootstrap_servers=bootstrap, acks="all", enable_idempotence=idempotent) as producer:
+        for number in range(3):
+            await producer.send_and_wait(topic, f"record {number}".encode(), key=b"one key")
+    return await read(bootstrap, topic, group, 3)
+
+
+async def read(bootstrap: str, topic: str, group: str, count: int) -> list[bytes]:
+    found: list[bytes] = []
+    options = {"group_id": group, "auto_offset_reset": "earliest", "enable_auto_commit": False}
+    async with asyncio.timeout(DEADLINE), AIOKafkaConsumer(topic, bootstrap_servers=bootstrap, **options) as consumer:
+        while len(found) < count:
+            for records in (await consumer.getmany(timeout_ms=200)).values():
+                found += [record.value for record in records]
+        await consumer.commit()
+    return found
+
+
+async def test_mongodb_answers_a_transaction_with_majority(stack: LocalStack) -> None:
+    async with AsyncMongoClient(stack.mongodb_url, w="majority") as client:
+        box = client["probe"]["box"]
+        await box.insert_one({"_id": "before"})
+        async with client.start_session() as session:
+            async with await session.start_transaction():
+                await box.insert_one({"_id": "kept"}, session=session)
+            async with await session.start_transaction():
+                await box.insert_one({"_id": "dropped"}, session=session)
+                await session.abort_transaction()
+        assert [each["_id"] async for each in box.find().sort("_id")] == ["before", "kept"]
+
+
+async def test_mongodb_keeps_acknowledged_writes_over_sigkill(stack: LocalStack) -> None:
+    async with AsyncMongoClient(stack.mongodb_url, w="majority", journal=True) as client:
+        await client["probe"]["kept"].insert_one({"_id": 1})
+        await stack.kill("mongodb")
+        assert "mongodb" not in stack.pids()
+        await stack.start("mongodb")
+        assert await client["probe"]["kept"].find_one() == {"_id": 1}
+
+
+async def test_s3_stores_a_key_only_once_when_asked(stack: LocalStack) -> None:
+    bucket = stack.environment()["BUCKETLINE_S3_BUCKET"]
+    async with s3_client(stack.s3) as s3:
+        await s3.put_object(Bucket=bucket, Key="once", Body=b"first", IfNoneMatch="*")
+        with pytest.raises(ClientError) as caught:
+            await s3.put_object(Bucket=bucket, Key="once", Body=b"second", IfNoneMatch="*")
+        assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == 412
+        answer = await s3.get_object(Bucket=bucket, Key="once")
+        assert await answer["Body"].read() == b"first"
+
+
+async def test_s3_refuses_a_body_that_is_not_what_its_checksum_says(stack: LocalStack) -> None:
+    bucket = stack.environment()["BUCKETLINE_S3_BUCKET"]
+    right = base64.b64encode(hashlib.sha256(b"body").digest()).decode()
+    async with s3_client(stack.s3) as s3:
+        with pytest.raises(ClientError) as caught:
+            await s3.put_object(Bucket=bucket, Key="sum", Body=b"another body", ChecksumSHA256=right)
+        assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == 400
+        assert (await s3.list_objects_v2(Bucket=bucket, Prefix="sum"))["KeyCount"] == 0
+        await s3.put_object(Bucket=bucket, Key="sum", Body=b"body", ChecksumSHA256=right)
+
+
+async def test_s3_refuses_a_wrong_key(stack: LocalStack) -> None:
+    async with s3_client(S3Address(stack.s3_endpoint, stack.s3_access_key, "wrong")) as s3:
+        with pytest.raises(ClientError) as caught:
+            await s3.list_objects_v2(Bucket="bucketline")
+        assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == 403
+
+
+async def test_s3_keeps_what_it_acknowledged_over_sigkill(stack: LocalStack) -> None:
+    async with s3_client(stack.s3) as s3:
+        bodies = {f"kept/{size}": os.urandom(size) for size in (1, 100_000, 9_000_000)}
+        for key, body in bodies.items():
+            await s3.put_object(Bucket="bucketline", Key=key, Body=body)
+        await stack.kill("s3")
+        await stack.start("s3")
+        await s3.put_object(Bucket="bucketline", Key="kept/after", Body=b"after")
+        for key, body in bodies.items():
+            answer = await s3.get_object(Bucket="bucketline", Key=key)
+            assert await answer["Body"].read() == body
+
+
+async def test_records_come_back_from_the_broker_also_after_its_restart(stack: LocalStack) -> None:
+    bootstrap = stack.kafka_bootstrap
+    for _ in range(2):
+        await create_topic(bootstrap, "probe.restarted")
+        assert await round_trip(bootstrap, "probe.restarted") == [b"record 0", b"record 1", b"record 2"]
+        await stack.kill("kafka")
+        await stack.start("kafka")
+        assert stack.kafka_bootstrap == bootstrap
+
+
+def test_environment_says_where_everything_is(stack: LocalStack) -> None:
+    environment = stack.environment()
+    assert environment["BUCKETLINE_MONGODB_URL"] == stack.mongodb_url
+    assert environment["BUCKETLINE_KAFKA_BOOTSTRAP"] == stack.kafka_bootstrap
+    assert environment["BUCKETLINE_KAFKA_IDEMPOTENT"] == "false"
+    assert environment["BUCKETLINE_S3_ENDPOINT"] == stack.s3_endpoint
+    assert environment["BUCKETLINE_S3_ACCESS_KEY"] == stack.s3_access_key
+    assert environment["BUCKETLINE_S3_SECRET_KEY"] == stack.s3_secret_key
+
+
+def test_every_server_listens_on_the_loopback_only(stack: LocalStack) -> None:
+    for name, pid in stack.pids().items():
+        listening = [each for each in psutil.Process(pid).net_connections("inet") if each.status == "LISTEN"]
+        assert listening, name
+        assert {each.laddr.ip for each in listening} == {"127.0.0.1"}, name
+
+
+async def test_a_second_stack_on_the_same_folder_is_refused(stack: LocalStack) -> None:
+    with pytest.raises(LocalStackError, match="another local stack"):
+        await LocalStack(stack.data_dir).__aenter__()
+    assert len(stack.pids()) == 3
+
+
+@pytest.mark.parametrize("broker", ["tansu", "kafka"])
+async def test_data_survives_a_restart_on_other_ports_and_nothing_is_left(broker: Broker, tmp_path: Path) -> None:
+    seen: dict[str, int] = {}
+    for run in range(2):
+        began = time.monotonic()
+        async with LocalStack(tmp_path, broker=broker) as stack:
+            took = time.monotonic() - began
+            pids = stack.pids()
+            async with AsyncMongoClient(stack.mongodb_url) as client:
+                await client["probe"]["runs"].insert_one({"_id": run})
+                seen["mongodb"] = await client["probe"]["runs"].count_documents({})
+            async with s3_client(stack.s3) as s3:
+                await s3.put_object(Bucket="bucketline", Key=f"run/{run}", Body=b"x")
+                seen["s3"] = (await s3.list_objects_v2(Bucket="bucketline", Prefix="run/"))["KeyCount"]
+            if run == 0:
+                await create_topic(stack.kafka_bootstrap, "runs")
+            if broker == "kafka":
+                async with AIOKafkaProducer(
+                    bootstrap_servers=stack.kafka_bootstrap, acks="all", enable_idempotence=True
+                ) as producer:
+                    await producer.send_and_wait("runs", b"run")
+                seen["kafka"] = len(await read(stack.kafka_bootstrap, "runs", f"group {run}", run + 1))
+        assert not any(map(lives, pids.values()))
+        assert set(seen.values()) == {run + 1}
+    assert took < START_GOAL
+
+
+async def test_kafka_keeps_acknowledged_records_over_sigkill(tmp_path: Path) -> None:
+    async with LocalStack(
+        tmp_path, broker="kafka", mongodb_url="mongodb://elsewhere", s3=S3Address("http://elsewhere", "a", "b")
+    ) as stack:
+        assert list(stack.pids()) == ["kafka"]
+        assert stack.environment()["BUCKETLINE_KAFKA_IDEMPOTENT"] == "true"
+        assert stack.environment()["BUCKETLINE_MONGODB_URL"] == "mongodb://elsewhere"
+        await create_topic(stack.kafka_bootstrap, "kept")
+        sent = await round_trip(stack.kafka_bootstrap, "kept", idempotent=True)
+        await stack.kill("kafka")
+        await stack.start("kafka")
+        assert await read(stack.kafka_bootstrap, "kept", "others", 3) == sent
+
+
+async def test_a_part_that_cannot_start_takes_the_others_down(tmp_path: Path) -> None:
+    (tmp_path / "mongodb").mkdir()
+    (tmp_path / "mongodb" / "db").write_text("not a folder")
+    before = set(psutil.Process().children(recursive=True))
+    with pytest.raises(LocalStackError, match="mongodb could not start"):
+        await LocalStack(tmp_path).__aenter__()
+    assert set(psutil.Process().children(recursive=True)) == before
+
+
+OWNER = """
+import asyncio, sys
+from pathlib import Path
+from bucketline.local.stack import LocalStack
+
+async def main():
+    async with LocalStack(Path(sys.argv[1])) as stack:
+        print(*stack.pids().values(), flush=True)
+        await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="waits with pidfd")
+def test_no_server_is_left_when_the_owner_is_killed(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", OWNER, str(tmp_path)], stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout is not None
+        servers = [os.pidfd_open(int(pid)) for pid in owner.stdout.readline().split()]
+        assert len(servers) == 3
+        assert select.select(servers, [], [], 0)[0] == []
+        owner.send_signal(SIGKILL)
+        owner.wait(timeout=DEADLINE)
+    for server in servers:
+        assert select.select([server], [], [], DEADLINE)[0] == [server]
+        os.close(server)
