@@ -1,0 +1,19 @@
+"""Waiting in tests: on a condition, with a deadline."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+async def eventually(check: Callable[[], Awaitable[T]], *, deadline: float = 30.0, pause: float = 0.05) -> T:
+    """The first true answer of ``check``; fails after ``deadline`` seconds with the last one."""
+    answer: T | None = None
+    try:
+        async with asyncio.timeout(deadline):
+            while not (answer := await check()):
+                await asyncio.sleep(pause)
+    except TimeoutError:
+        raise AssertionError(f"not true within {deadline} s; the last answer was {answer!r}") from None
+    return answer

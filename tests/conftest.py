@@ -1,0 +1,126 @@
+"""The real servers and services that tests share: one stack a run, everything isolated by namespaces.
+
+Nothing here starts unless a test asks for it. Ports are free ones, data is in a temporary folder, and whatever was
+started dies with this process.
+"""
+
+import secrets
+import sys
+from collections import deque
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from bucketline.cli.client import ApiClient
+from bucketline.local.services import bucketline_services
+from bucketline.local.stack import LocalStack
+from bucketline.local.supervisor import Supervisor
+
+ADMIN_KEY = "sk_tests_admin"
+PASSTHROUGH = {
+    "feature_extractor_name": "passthrough_extractor",
+    "version": "v1",
+    "field_passthrough": [{"source_path": "name"}],
+}
+SCHEMA = {"properties": {"note": {"type": "text"}, "name": {"type": "string"}, "qty": {"type": "integer"}}}
+
+FAST = {
+    "BUCKETLINE_SWEEP_INTERVAL": "1",
+    "BUCKETLINE_SWEEP_STALLED_AFTER": "5",
+    "BUCKETLINE_SWEEP_OUTBOX_AFTER": "2",
+    "BUCKETLINE_DEDUP_ALLOW_NETWORKS": "127.0.0.0/8",
+    "BUCKETLINE_PROCESSOR_LEASE_SECONDS": "6",
+}
+"""Sweepers that look sooner than in production: a test of recovery should not take minutes."""
+
+
+@dataclass(frozen=True)
+class Services:
+    """The running services, and the last lines that each has written."""
+
+    supervisor: Supervisor
+    stack: LocalStack
+    environment: dict[str, str]
+    lines: deque[str]
+
+    @property
+    def url(self) -> str:
+        return self.supervisor.url("ingest-api")
+
+
+@dataclass
+class Api:
+    """The API of the running services, as its users see it."""
+
+    url: str
+    key: str = ADMIN_KEY
+    _clients: list[ApiClient] = field(default_factory=list)
+
+    def client(self, namespace: str | None = None, key: str | None = None) -> ApiClient:
+        """A plain client; closed at the end of the test."""
+        client = ApiClient(self.url, key or self.key, namespace)
+        self._clients.append(client)
+        return client
+
+    async def namespace(self) -> str:
+        """The name of a namespace that nobody else uses."""
+        name = f"test-{secrets.token_hex(6)}"
+        await self.client().post("/v1/namespaces", {"namespace_name": name})
+        return name
+
+    async def bucket(self, namespace: str, **body: object) -> str:
+        """The id of a fresh bucket with ``SCHEMA``, unless ``body`` says otherwise."""
+        wanted = {"bucket_name": f"b-{secrets.token_hex(4)}", "bucket_schema": SCHEMA, **body}
+        return str((await self.client(namespace).post("/v1/buckets", wanted))["bucket_id"])
+
+    async def collection(self, namespace: str, bucket_id: str, **extractor: object) -> str:
+        """The id of a collection that passes the bucket's objects through."""
+        body = {
+            "collection_name": f"c-{secrets.token_hex(4)}",
+            "source": {"type": "bucket", "bucket_ids": [bucket_id]},
+            "feature_extractor": extractor or PASSTHROUGH,
+        }
+        return str((await self.client(namespace).post("/v1/collections", body))["collection_id"])
+
+    async def close(self) -> None:
+        for client in self._clients:
+            await client.__aexit__(None, None, None)
+
+
+@pytest.fixture(scope="session")
+async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LocalStack]:
+    """MongoDB, the local broker and S3, empty."""
+    async with LocalStack(tmp_path_factory.mktemp("stack")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+async def services(stack: LocalStack) -> AsyncIterator[Services]:
+    """The four services on the stack."""
+    lines: deque[str] = deque(maxlen=2000)
+    environment = {**stack.environment(), **FAST, "BUCKETLINE_API_KEY": ADMIN_KEY}
+    supervisor = Supervisor(
+        bucketline_services(environment), on_line=lambda name, line: lines.append(f"{name} | {line}")
+    )
+    try:
+        async with supervisor:
+            yield Services(supervisor, stack, environment, lines)
+    except BaseException:
+        sys.stderr.write("\n".join(list(lines)[-60:]) + "\n")
+        raise
+
+
+@pytest.fixture
+async def api(services: Services) -> AsyncIterator[Api]:
+    """The API, with a helper for each thing that tests make over and over."""
+    found = Api(services.url)
+    yield found
+    await found.close()
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the checkout."""
+    return Path(__file__).parent.parent
