@@ -58,6 +58,8 @@ class BucketDocument(TypedDict):
     updated_at: datetime
     is_locked: NotRequired[bool]
     deleting: NotRequired[bool]
+    deleting_since: NotRequired[datetime]
+    delete_task: NotRequired[str]
     last_upload_at: NotRequired[datetime]
     stats: NotRequired[BucketStats]
     stats_taken_at: NotRequired[datetime]
@@ -94,6 +96,21 @@ class Buckets:
         if seen is not None:
             where["updated_at"] = seen
         return await self.collection.find_and_update(where, {"$set": changes})
+
+    async def mark_deleting(self, bucket_id: str, task_id: str, at: datetime) -> bool:
+        """Hands the bucket to the task that deletes it; False when another has it, or it is gone."""
+        return await self.collection.update_one(
+            {"_id": bucket_id, "$or": [{"deleting": {"$ne": True}}, {"delete_task": task_id}]},
+            [
+                {
+                    "$set": {
+                        "deleting": True,
+                        "delete_task": task_id,
+                        "deleting_since": {"$ifNull": ["$deleting_since", at]},
+                    }
+                }
+            ],
+        )
 
     async def take_stats(self, bucket_id: str, *, now: datetime, before: datetime) -> bool:
         """Whether the caller is to count the bucket: nobody has begun to since ``before``."""

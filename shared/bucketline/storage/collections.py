@@ -51,6 +51,8 @@ class CollectionDocument(TypedDict):
     input_schema: NotRequired[dict[str, object]]
     settings: NotRequired[dict[str, object]]
     deleting: NotRequired[bool]
+    deleting_since: NotRequired[datetime]
+    delete_task: NotRequired[str]
 
 
 INDEXES = (
@@ -80,6 +82,25 @@ class Collections:
         """Sets fields of a live collection; the collection afterwards. ``DuplicateKey`` when a new name is taken."""
         return await self.collection.find_and_update(
             {"_id": collection_id, "deleting": {"$ne": True}}, {"$set": changes}
+        )
+
+    async def mark_deleting(self, collection_id: str, task_id: str, at: datetime) -> bool:
+        """Hands the collection to the task that deletes it; False when another has it, or it is gone.
+
+        Its name is free from here on: nobody sees the collection any more.
+        """
+        return await self.collection.update_one(
+            {"_id": collection_id, "$or": [{"deleting": {"$ne": True}}, {"delete_task": task_id}]},
+            [
+                {
+                    "$set": {
+                        "deleting": True,
+                        "name": "$_id",
+                        "delete_task": task_id,
+                        "deleting_since": {"$ifNull": ["$deleting_since", at]},
+                    }
+                }
+            ],
         )
 
     async def reading_bucket(self, bucket_id: str) -> list[CollectionDocument]:

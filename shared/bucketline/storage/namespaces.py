@@ -20,6 +20,8 @@ class NamespaceDocument(TypedDict):
     created_at: datetime
     updated_at: datetime
     deleting: NotRequired[bool]
+    deleting_since: NotRequired[datetime]
+    delete_task: NotRequired[str]
 
 
 INDEXES = (
@@ -55,6 +57,21 @@ class Namespaces:
         """Sets fields; the namespace afterwards. Raises ``DuplicateKey`` when a new name is taken."""
         return await self.collection.find_and_update(
             {"_id": namespace_id, "deleting": {"$ne": True}}, {"$set": changes}
+        )
+
+    async def mark_deleting(self, namespace_id: str, task_id: str, at: datetime) -> bool:
+        """Hands the namespace to the task that deletes it; False when another has it, or it is gone."""
+        return await self.collection.update_one(
+            {"_id": namespace_id, "$or": [{"deleting": {"$ne": True}}, {"delete_task": task_id}]},
+            [
+                {
+                    "$set": {
+                        "deleting": True,
+                        "delete_task": task_id,
+                        "deleting_since": {"$ifNull": ["$deleting_since", at]},
+                    }
+                }
+            ],
         )
 
 

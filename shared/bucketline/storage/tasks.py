@@ -65,6 +65,10 @@ class Tasks:
             {"_id": task_id, "claim": claim, "due_at": {"$exists": True}}, {"$set": {"due_at": until}}
         )
 
+    async def note(self, task_id: str, data: Mapping[str, object]) -> None:
+        """Keeps how far a turn got, so that the next goes on from there."""
+        await self.collection.update_one({"_id": task_id}, {"$set": {f"data.{k}": v for k, v in data.items()}})
+
     async def settle(self, task_id: str, claim: str, changes: Mapping[str, object], *, due: datetime | None) -> bool:
         """Ends a turn: again at ``due``, or over when None. False, and nothing changed, if the turn was taken over."""
         update: dict[str, dict[str, object]] = {"$set": dict(changes), "$unset": {"claim": ""}}
@@ -78,6 +82,10 @@ class Tasks:
         """Ids of tasks that may be taken, the longest overdue first."""
         found = await self.collection.find({"due_at": {"$lte": now}}, limit=limit, sort=[("due_at", 1)], fields=["_id"])
         return [task["_id"] for task in found]
+
+    async def drop(self, task_id: str) -> None:
+        """Takes back a task that was never needed."""
+        await self.collection.delete_one({"_id": task_id})
 
     async def remove(self, task_id: str) -> None:
         """Forgets a task that is over. One that is not over goes on, out of sight."""

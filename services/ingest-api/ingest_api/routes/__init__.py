@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from ingest_api.routes import batches, buckets, collections, documents, health, namespaces, objects
+from ingest_api.routes import batches, buckets, collections, documents, health, namespaces, objects, tasks
 
 ROUTERS: tuple[APIRouter, ...] = (
     health.router,
@@ -12,4 +12,5 @@ ROUTERS: tuple[APIRouter, ...] = (
     batches.router,
     collections.router,
     documents.router,
+    tasks.router,
 )

@@ -7,18 +7,20 @@ from fastapi import APIRouter, Query
 from bucketline.storage.buckets import BucketDocument
 from ingest_api.buckets.change import change_bucket
 from ingest_api.buckets.create import create_bucket
+from ingest_api.buckets.delete import delete_bucket
 from ingest_api.buckets.listing import list_buckets
 from ingest_api.buckets.resolve import any_bucket
 from ingest_api.deps import Deps
 from ingest_api.listing import Listed
-from ingest_api.requests import Reading, Wiring, Writing
-from ingest_api.schemas.buckets import Bucket, BucketList, ChangeBucket, CreateBucket
+from ingest_api.requests import Deleting, Reading, Wiring, Writing
+from ingest_api.schemas.buckets import Bucket, BucketDeletion, BucketList, ChangeBucket, CreateBucket
 from ingest_api.schemas.common import errors
 from ingest_api.schemas.paging import ListBody, Paging
 
 router = APIRouter(prefix="/v1/buckets", tags=["buckets"])
 
 Force = Annotated[bool, Query(description="Change the schema even if stored objects may not fit it.")]
+Foreclose = Annotated[bool, Query(description="Accepted; work of the bucket that runs is given up in any case.")]
 Search = Annotated[str | None, Query(max_length=1000, description="Text in the id, the name or the description.")]
 
 
@@ -49,6 +51,25 @@ async def change(
 ) -> Bucket:
     bucket = await change_bucket(deps, scope.namespace_id, bucket_identifier, body, force=force_schema_break)
     return await _answer(deps, bucket)
+
+
+@router.delete("/{bucket_identifier}", summary="Delete a bucket with everything in it", responses=errors(400))
+async def delete(
+    deps: Wiring,
+    scope: Deleting,
+    bucket_identifier: str,
+    force_foreclose: Foreclose = False,  # noqa: ARG001 - what runs is given up in any case
+) -> BucketDeletion:
+    organization_id = scope.caller.organization_id
+    bucket, task = await delete_bucket(deps, organization_id, scope.namespace_id, bucket_identifier)
+    stats = await deps.bucket_counts.of(bucket)
+    return BucketDeletion(
+        task_id=task["_id"],
+        status=task["status"],
+        bucket_id=bucket["_id"],
+        bucket_name=bucket["name"],
+        object_count=stats["objects"],
+    )
 
 
 async def _answer(deps: Deps, bucket: BucketDocument) -> Bucket:

@@ -7,12 +7,22 @@ from fastapi import APIRouter, Query
 from bucketline.storage.collections import CollectionDocument
 from ingest_api.collections.change import change_collection
 from ingest_api.collections.create import create_collection
+from ingest_api.collections.delete import delete_collection
 from ingest_api.collections.listing import list_collections
 from ingest_api.collections.resolve import document_count, live_collection
+from ingest_api.collections.trigger import trigger_collection
 from ingest_api.deps import Deps
 from ingest_api.listing import Listed
-from ingest_api.requests import Reading, Wiring, Writing
-from ingest_api.schemas.collections import ChangeCollection, Collection, CollectionList, CreateCollection
+from ingest_api.requests import Deleting, Reading, Wiring, Writing
+from ingest_api.schemas.collections import (
+    ChangeCollection,
+    Collection,
+    CollectionDeleted,
+    CollectionList,
+    CreateCollection,
+    TriggerCollection,
+    Triggered,
+)
 from ingest_api.schemas.common import errors
 from ingest_api.schemas.paging import ListBody, Paging
 
@@ -45,6 +55,28 @@ async def get(deps: Wiring, scope: Reading, collection_identifier: str) -> Colle
 @router.patch("/{collection_identifier}", summary="Change a collection", responses=errors(400, 409))
 async def change(deps: Wiring, scope: Writing, collection_identifier: str, body: ChangeCollection) -> Collection:
     return await _answer(deps, await change_collection(deps, scope.namespace_id, collection_identifier, body))
+
+
+@router.delete("/{collection_identifier}", summary="Delete a collection with its documents", responses=errors(400))
+async def delete(deps: Wiring, scope: Deleting, collection_identifier: str) -> CollectionDeleted:
+    organization_id = scope.caller.organization_id
+    collection, task = await delete_collection(deps, organization_id, scope.namespace_id, collection_identifier)
+    return CollectionDeleted(collection_id=collection["_id"], task_id=task["_id"])
+
+
+@router.post(
+    "/{collection_identifier}/trigger",
+    status_code=202,
+    summary="Run a collection over what its sources hold",
+    responses=errors(400),
+)
+async def trigger(
+    deps: Wiring, scope: Writing, collection_identifier: str, body: TriggerCollection | None = None
+) -> Triggered:
+    organization_id = scope.caller.organization_id
+    return await trigger_collection(
+        deps, organization_id, scope.namespace_id, collection_identifier, body or TriggerCollection()
+    )
 
 
 async def _answer(deps: Deps, collection: CollectionDocument) -> Collection:

@@ -1,25 +1,31 @@
 """``/v1/namespaces``."""
 
-from fastapi import APIRouter
+from typing import Annotated
+
+from fastapi import APIRouter, Query
 
 from bucketline.storage.namespaces import NamespaceDocument
 from ingest_api.deps import Deps
 from ingest_api.listing import Listed
 from ingest_api.namespaces.change import change_namespace
 from ingest_api.namespaces.create import create_namespace
+from ingest_api.namespaces.delete import delete_namespace
 from ingest_api.namespaces.read import any_namespace, counts_of, list_namespaces, live_namespace
-from ingest_api.requests import Reader, Wiring, Writer
+from ingest_api.requests import Deleter, Reader, Wiring, Writer
 from ingest_api.schemas.common import errors
 from ingest_api.schemas.namespaces import (
     ChangeNamespace,
     CreateNamespace,
     Namespace,
+    NamespaceDeletion,
     NamespaceList,
     NamespaceStats,
 )
 from ingest_api.schemas.paging import ListBody, Paging
 
 router = APIRouter(prefix="/v1/namespaces", tags=["namespaces"])
+
+Force = Annotated[bool, Query(description="Delete even while batches run.")]
 
 
 @router.post("", summary="Create a namespace", responses=errors(400, 409))
@@ -53,6 +59,17 @@ async def stats(deps: Wiring, caller: Reader, namespace_identifier: str) -> Name
 @router.put("/{namespace_identifier}", summary="Update a namespace", responses=errors(400, 409))
 async def change(deps: Wiring, caller: Writer, namespace_identifier: str, body: ChangeNamespace) -> Namespace:
     return await _answer(deps, await change_namespace(deps, caller, namespace_identifier, body))
+
+
+@router.delete("/{namespace_identifier}", summary="Delete a namespace with everything in it", responses=errors(409))
+async def delete(deps: Wiring, caller: Deleter, namespace_identifier: str, force: Force = False) -> NamespaceDeletion:
+    namespace, task = await delete_namespace(deps, caller, namespace_identifier, force=force)
+    return NamespaceDeletion(
+        task_id=task["_id"],
+        status=task["status"],
+        namespace_id=namespace["_id"],
+        namespace_name=namespace["name"],
+    )
 
 
 async def _answer(deps: Deps, namespace: NamespaceDocument) -> Namespace:

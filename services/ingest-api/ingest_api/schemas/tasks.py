@@ -2,8 +2,11 @@
 
 from typing import Any
 
+from pydantic import Field
+
 from bucketline.domain.status import Status
-from ingest_api.schemas.common import Answer, example
+from ingest_api.schemas.common import Answer, Pagination, example
+from ingest_api.schemas.paging import ListBody
 
 
 class Task(Answer):
@@ -27,3 +30,15 @@ class Task(Answer):
     additional_data: dict[str, Any] | None = None
     error: str | None = None
     cancellation: dict[str, int] | None = None
+
+
+class ListTasks(ListBody):
+    """The body of a list of tasks."""
+
+    status: Status | None = None
+    task_type: str | None = Field(default=None, max_length=100)
+
+
+class TaskList(Answer):
+    results: list[Task]
+    pagination: Pagination

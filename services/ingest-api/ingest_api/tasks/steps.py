@@ -1,7 +1,17 @@
 """Which steps this service knows, by ``task_type``."""
 
+from functools import partial
+
+from ingest_api.buckets import delete as buckets
+from ingest_api.collections import delete as collections
+from ingest_api.collections import trigger
 from ingest_api.deps import Deps
+from ingest_api.namespaces import delete as namespaces
 
 
 def register(deps: Deps) -> None:
     """Gives the runner its steps."""
+    deps.runner.register(buckets.KIND, partial(buckets.bucket_deletion_turn, deps))
+    deps.runner.register(namespaces.KIND, partial(namespaces.namespace_deletion_turn, deps))
+    deps.runner.register(collections.KIND, partial(collections.collection_deletion_turn, deps))
+    deps.runner.register(trigger.KIND, partial(trigger.trigger_turn, deps))
