@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from ingest_api.routes import batches, buckets, collections, documents, health, namespaces, objects, tasks
+from ingest_api.routes import batches, buckets, collections, documents, health, keys, namespaces, objects, tasks
 
 ROUTERS: tuple[APIRouter, ...] = (
     health.router,
@@ -13,4 +13,5 @@ ROUTERS: tuple[APIRouter, ...] = (
     collections.router,
     documents.router,
     tasks.router,
+    keys.router,
 )

@@ -16,7 +16,7 @@ def task_answer(found: TaskDocument | BatchDocument) -> Task:
     """The task, or the one that mirrors the batch."""
     if "task_id" in found:
         return task_of(cast("BatchDocument", found))
-    return _stored(cast("TaskDocument", found))
+    return _stored(found)
 
 
 def _stored(found: TaskDocument) -> Task:
