@@ -14,12 +14,20 @@ class Handlers:
         self._mirroring = mirroring
 
     async def on_objects(self, records: Sequence[Received]) -> None:
-        """Mirrors what was created or changed. What was deleted is left to gc."""
-        traces = {
-            r.event.object_id: r.trace
-            for r in records
-            if isinstance(r.event, ObjectCreated)
-            or (isinstance(r.event, ObjectUpdated) and (r.event.blobs_changed or r.event.auto_process))
-        }
+        """Mirrors what was created or changed, and starts over with what was parked. What was deleted is left to gc."""
+        wanted = [
+            (event.object_id, record)
+            for record in records
+            if isinstance(event := record.event, ObjectCreated)
+            or (isinstance(event, ObjectUpdated) and (event.blobs_changed or event.auto_process))
+        ]
+        traces = {object_id: record.trace for object_id, record in wanted}
         objects = await self._mirroring.objects.many(list(traces))
+        replayed = {
+            object_id: record.id
+            for object_id, record in wanted
+            if object_id in objects and objects[object_id]["mirror"].get("parked") == record.id
+        }
+        if replayed:
+            await self._mirroring.redrive([objects.pop(object_id) for object_id in replayed], replayed)
         await self._mirroring.mirror(list(objects.values()), traces)

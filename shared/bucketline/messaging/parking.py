@@ -7,6 +7,7 @@ from typing import Protocol
 from aiokafka import ConsumerRecord
 
 from bucketline.clock import wire_time
+from bucketline.events.envelope import Envelope
 from bucketline.messaging.publisher import KafkaPublisher, RawHeaders
 from bucketline.telemetry.metrics import PARKED
 
@@ -46,13 +47,27 @@ class KafkaParking:
         await self._publisher.publish_raw([(topic, record.key, record.value, headers)])
         PARKED.labels(record.topic, reason.group).inc()
 
+    async def park_event(self, topic: str, envelope: Envelope, reason: Reason) -> None:
+        """Parks an event that its consumer says itself, for work that outlived the record: replayed, it comes again.
+
+        ``topic`` is the one to be replayed to. Raises ``Transient`` when it may not be parked.
+        """
+        context = _context(topic, "-", "-", reason)
+        row = (f"{topic}.parked.{self._service}", envelope.key.encode(), envelope.data, [*envelope.headers(), *context])
+        await self._publisher.publish_raw([row])
+        PARKED.labels(topic, reason.group).inc()
+
 
 def context_headers(record: "ConsumerRecord[bytes, bytes]", reason: Reason) -> RawHeaders:
     """What a person needs to know about a parked record, as headers beside its own."""
+    return _context(record.topic, str(record.partition), str(record.offset), reason)
+
+
+def _context(topic: str, partition: str, offset: str, reason: Reason) -> RawHeaders:
     context = {
-        "topic": record.topic,
-        "partition": str(record.partition),
-        "offset": str(record.offset),
+        "topic": topic,
+        "partition": partition,
+        "offset": offset,
         "group": reason.group,
         "error-type": type(reason.error).__name__,
         "error": str(reason.error)[:LONGEST_ERROR],

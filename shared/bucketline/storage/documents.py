@@ -32,6 +32,7 @@ INDEXES = (
     Index("listing", [("collection_id", 1), ("created_at", 1), ("_id", 1)]),
     Index("by_object", [("object_id", 1), ("collection_id", 1), ("run", 1)]),
     Index("by_namespace", [("namespace_id", 1)]),
+    Index("by_content", [("blobs.checksum", 1)], where={"blobs.checksum": {"$exists": True}}),
 )
 
 
