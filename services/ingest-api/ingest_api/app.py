@@ -34,8 +34,9 @@ from ingest_api.front import Front
 from ingest_api.handlers import Handlers
 from ingest_api.limits import Limiter
 from ingest_api.objects.writes import ObjectWrites
-from ingest_api.routes import ROUTERS
+from ingest_api.routes import ROUTERS, objects
 from ingest_api.settings import ApiSettings
+from ingest_api.shortcut import Shortcut
 from ingest_api.tasks import steps
 from ingest_api.tasks.runner import TaskRunner
 
@@ -69,7 +70,7 @@ def create(settings: ServiceSettings) -> ASGIApp:
     app = build(lifespan)
     app.router.routes.extend(health.routes())
     return Front(
-        app,
+        Shortcut(app, objects.router.routes, objects.HOT),
         auth=lambda: app.state.deps.auth,
         limiter=lambda: app.state.limiter,
         ids=RandomIds(),
@@ -87,6 +88,8 @@ def build(lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
         redoc_url=None,
         lifespan=lifespan,
         separate_input_output_schemas=False,
+        # the front has the request's span and metrics; a second set would cost every request
+        telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False},
     )
     faults.install(app)
     for router in ROUTERS:

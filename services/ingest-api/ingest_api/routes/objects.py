@@ -230,3 +230,7 @@ def _flag(name: str, given: str | None) -> bool:
 
 def _answer(shown: object, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     return Response(to_json(shown), status, headers, "application/json")
+
+
+HOT = (create, create_batch)
+"""What takes objects in: past the framework, see :mod:`ingest_api.shortcut`."""
