@@ -16,6 +16,8 @@ Prefix = Literal[
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _TOKEN_LENGTH = 20
+# two symbols at a time: several ids are made for every object
+_PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
 
 
 class Ids(Protocol):
@@ -56,7 +58,7 @@ def derived(prefix: Prefix, *parts: str | int) -> str:
 
 def _base32(value: int) -> str:
     symbols = []
-    for _ in range(_TOKEN_LENGTH):
-        value, rest = divmod(value, 32)
-        symbols.append(_ALPHABET[rest])
+    for _ in range(_TOKEN_LENGTH // 2):
+        symbols.append(_PAIRS[value & 1023])
+        value >>= 10
     return "".join(reversed(symbols))

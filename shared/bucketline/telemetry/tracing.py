@@ -6,6 +6,7 @@ answers and log lines carry. Messaging attributes follow OpenTelemetry's current
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -37,7 +38,9 @@ def setup_tracing(settings: TelemetrySettings, service: str) -> TracerProvider:
     return provider
 
 
+@cache
 def tracer() -> Tracer:
+    """One for the process; made before a provider is installed, it passes on to that one later."""
     return trace.get_tracer("bucketline", __version__)
 
 
