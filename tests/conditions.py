@@ -12,7 +12,7 @@ async def eventually(check: Callable[[], Awaitable[T]], *, deadline: float = 30.
     answer: T | None = None
     try:
         async with asyncio.timeout(deadline):
-            while not (answer := await check()):
+            while not (answer := await check()):  # noqa: ASYNC110 - what is waited for is another process
                 await asyncio.sleep(pause)
     except TimeoutError:
         raise AssertionError(f"not true within {deadline} s; the last answer was {answer!r}") from None

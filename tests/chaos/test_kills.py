@@ -1,0 +1,111 @@
+"""Nothing is lost: each service and then the broker is killed while objects flow, and all of them end COMPLETED.
+
+Faults come from here with SIGKILL; the check is made on what the API and MongoDB say afterwards.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+from tests.conditions import eventually
+from tests.conftest import ADMIN_KEY, FAST, Api
+
+from bucketline.cli.client import ApiClient, Json
+from bucketline.errors import BucketlineError
+from bucketline.local.services import bucketline_services
+from bucketline.local.stack import LocalStack
+from bucketline.local.supervisor import Supervisor
+from bucketline.settings import SERVICES, MongoSettings
+from bucketline.storage.documents import Documents
+from bucketline.storage.mongo import Database
+
+pytestmark = [pytest.mark.stack, pytest.mark.chaos, pytest.mark.timeout(420)]
+
+OBJECTS = 200
+WRITERS = 4
+
+
+@pytest.fixture
+async def own_stack(tmp_path: Path) -> AsyncIterator[LocalStack]:
+    """A stack of its own: this test kills its broker."""
+    async with LocalStack(tmp_path / "stack") as running:
+        yield running
+
+
+@pytest.fixture
+async def supervisor(own_stack: LocalStack) -> AsyncIterator[Supervisor]:
+    environment = {**own_stack.environment(), **FAST, "BUCKETLINE_API_KEY": ADMIN_KEY}
+    async with Supervisor(bucketline_services(environment)) as running:
+        yield running
+
+
+async def test_every_object_survives_every_kill(own_stack: LocalStack, supervisor: Supervisor) -> None:
+    api = Api(supervisor.url("ingest-api"))
+    namespace = await api.namespace()
+    bucket = await api.bucket(namespace)
+    collection = await api.collection(namespace, bucket)
+    client = api.client(namespace)
+
+    accepted: list[str] = []
+    writing = asyncio.create_task(write(client, bucket, accepted))
+    for number, service in enumerate(SERVICES, start=1):
+        await eventually(lambda n=number: enough(accepted, n * OBJECTS // 6), deadline=90)
+        await supervisor.kill(service)
+    await eventually(lambda: enough(accepted, OBJECTS * 5 // 6), deadline=120)
+    await own_stack.kill("kafka")
+    await own_stack.start("kafka")
+    await writing
+
+    assert len(accepted) == OBJECTS
+    await eventually(lambda: all_completed(client, bucket), deadline=180, pause=1)
+    await exactly_one_document_each(own_stack, collection, accepted)
+    await api.close()
+
+
+async def write(client: ApiClient, bucket: str, accepted: list[str]) -> None:
+    """Creates the objects; one that was not answered is sent again under its idempotency key."""
+
+    async def one(number: int) -> None:
+        blob = {"property": "note", "type": "text", "data": f"object {number}, content {number % 150}"}
+        body: Json = {"blobs": [blob], "name": f"n{number}", "idempotency_key": f"key-{number}"}
+
+        async def attempt() -> Json | None:
+            try:
+                return await client.post(f"/v1/buckets/{bucket}/objects", body, auto_process="true")
+            except BucketlineError:
+                return None
+
+        answer = await eventually(attempt, deadline=60, pause=0.2)
+        accepted.append(str((answer or {})["object_id"]))
+        await asyncio.sleep(0.05)  # a rate, so that the kills fall among the writes
+
+    async def lane(start: int) -> None:
+        for number in range(start, OBJECTS, WRITERS):
+            await one(number)
+
+    await asyncio.gather(*(lane(start) for start in range(WRITERS)))
+
+
+async def enough(accepted: list[str], count: int) -> bool:
+    return len(accepted) >= count
+
+
+async def all_completed(client: ApiClient, bucket: str) -> Counter[str] | None:
+    try:
+        answer = await client.get(f"/v1/buckets/{bucket}/objects", limit="1000")
+    except BucketlineError:
+        return None
+    counts = Counter(str(row["status"]) for row in answer["results"])
+    return counts if counts == {"COMPLETED": OBJECTS} else None
+
+
+async def exactly_one_document_each(stack: LocalStack, collection: str, accepted: list[str]) -> None:
+    database = Database(MongoSettings(url=SecretStr(stack.mongodb_url)))
+    try:
+        found = await Documents(database).collection.find({"collection_id": collection}, limit=OBJECTS * 2)
+    finally:
+        database.close()
+    assert Counter(document["object_id"] for document in found) == Counter(accepted)
