@@ -1,0 +1,75 @@
+"""Runs the benches on a stack of their own, prints a table, writes JSON."""
+
+import argparse
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+
+import orjson
+import uvloop
+from pydantic import SecretStr
+from rich.console import Console
+from rich.table import Table
+from tests.bench import limits, pipeline
+from tests.bench.rows import Row
+from tests.conftest import ADMIN_KEY, Api
+
+from bucketline.local.services import bucketline_services
+from bucketline.local.stack import LocalStack
+from bucketline.local.supervisor import Supervisor
+from bucketline.settings import MongoSettings
+from bucketline.storage.mongo import Database
+
+
+async def measure(console: Console, *, scale: float) -> list[Row]:
+    """Every row, in order; ``scale`` multiplies the counts."""
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory(prefix="bucketline-bench-") as folder, console.status("starting") as status:
+        async with LocalStack(Path(folder)) as stack:
+            environment = {**stack.environment(), "BUCKETLINE_API_KEY": ADMIN_KEY}
+            async with Supervisor(bucketline_services(environment)) as supervisor:
+                database = Database(MongoSettings(url=SecretStr(stack.mongodb_url)))
+                api = Api(supervisor.url("ingest-api"))
+                try:
+                    status.update("the raw limits of the parts")
+                    raw = await limits.limits(stack)
+                    rows += raw.values()
+                    rows += pipeline.memory(supervisor, "idle")
+                    status.update("latency at idle")
+                    rows += await pipeline.latency(api)
+                    status.update("creates")
+                    rows += await pipeline.creates(api, raw, requests=int(10_000 * scale))
+                    status.update("the whole pipeline")
+                    rows += await pipeline.whole(api, database, raw, objects=int(5_000 * scale))
+                    rows += pipeline.memory(supervisor, "after load")
+                finally:
+                    await api.close()
+                    database.close()
+    return rows
+
+
+def show(console: Console, rows: list[Row]) -> None:
+    table = Table("what", "value", "unit", "beside", "ratio")
+    for row in rows:
+        beside = f"{row.beside} {row.baseline:,.0f}" if row.beside and row.baseline else ""
+        ratio = f"{row.ratio:.2f}" if row.ratio is not None else ""
+        table.add_row(row.name, f"{row.value:,.1f}", row.unit, beside, ratio)
+    console.print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("--scale", type=float, default=1.0, help="multiplies the number of requests")
+    parser.add_argument("--json", type=Path, default=Path("bench-results/latest.json"), help="where the JSON goes")
+    options = parser.parse_args()
+    console = Console()
+    rows = uvloop.run(measure(console, scale=options.scale))
+    show(console, rows)
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    result = {"at": datetime.now(UTC).isoformat(), "rows": [row.as_json() for row in rows]}
+    options.json.write_bytes(orjson.dumps(result, option=orjson.OPT_INDENT_2))
+    console.print(f"written to {options.json}")
+
+
+if __name__ == "__main__":
+    main()
