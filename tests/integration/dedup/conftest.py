@@ -1,0 +1,118 @@
+"""Dedup on the real MongoDB and S3, with faults in between where a test wants them."""
+
+import secrets
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from pydantic import SecretStr
+from tests.integration.dedup.harness import MIB, Bench, KeptBus
+from tests.integration.dedup.sources import Sources
+
+from bucketline.clock import SystemClock
+from bucketline.local.stack import LocalStack
+from bucketline.messaging.broker import Bus
+from bucketline.runtime import Runtime
+from bucketline.settings import (
+    HttpSettings,
+    KafkaSettings,
+    MongoSettings,
+    S3Settings,
+    ServiceSettings,
+    SweepSettings,
+    TelemetrySettings,
+)
+from bucketline.storage.indexes import ensure_indexes
+from bucketline.storage.mongo import Database
+from bucketline.storage.s3 import S3BlobStore
+from bucketline.telemetry.health import Health
+from dedup.app import wire
+from dedup.fetch import HttpFetcher
+from dedup.settings import DedupSettings
+
+Open = Callable[..., Any]
+
+
+@pytest.fixture
+async def opened(stack: LocalStack) -> AsyncIterator[Open]:
+    """Opens replicas that share one database and one bucket; everything is dropped at the end."""
+    database_name, bucket = f"dedup_{secrets.token_hex(4)}", f"dedup-{secrets.token_hex(4)}"
+
+    @asynccontextmanager
+    async def replica(
+        *, s3_endpoint: str | None = None, lanes: bool = True, s3: dict[str, Any] | None = None, **changes: Any
+    ) -> AsyncIterator[Bench]:
+        settings = ServiceSettings(
+            service="dedup",
+            mongo=MongoSettings(url=SecretStr(stack.mongodb_url), database=database_name),
+            kafka=KafkaSettings(),
+            s3=S3Settings(
+                **{
+                    "endpoint": s3_endpoint or stack.s3_endpoint,
+                    "access_key": stack.s3_access_key,
+                    "secret_key": SecretStr(stack.s3_secret_key),
+                    "bucket": bucket,
+                    "part_size": 5 * MIB,
+                    **(s3 or {}),
+                }
+            ),
+            http=HttpSettings(),
+            telemetry=TelemetrySettings(),
+            sweep=SweepSettings(interval=0.1),
+        )
+        own = DedupSettings(
+            **{
+                "allow_networks": ["127.0.0.0/8"],
+                "allowed_ports": "*",
+                "first_backoff": 0.05,
+                "small_bytes": MIB,
+                **changes,
+            }
+        )
+        bus = KeptBus()
+        async with (
+            S3BlobStore(settings.s3) as store,
+            S3BlobStore(settings.s3, foreign=own.access()) as foreign,
+            HttpFetcher(own.policy(), own.limits()) as fetcher,
+        ):
+            database = Database(settings.mongo)
+            await ensure_indexes(database)
+            await store.ensure_bucket()
+            runtime = Runtime(
+                settings=settings,
+                database=database,
+                bus=cast("Bus", SimpleNamespace(publisher=bus)),
+                blobs=store,
+                health=Health(),
+                clock=SystemClock(),
+            )
+            dedup = wire(runtime, own, fetcher=fetcher, foreign=foreign)
+            bench = Bench(dedup, runtime, bus, own)
+            try:
+                if lanes:
+                    async with dedup.mirroring.lanes:
+                        yield bench
+                else:
+                    yield bench
+            finally:
+                database.close()
+
+    yield replica
+    database = Database(MongoSettings(url=SecretStr(stack.mongodb_url), database=database_name))
+    await database.drop()
+    database.close()
+
+
+@pytest.fixture
+async def bench(opened: Open) -> AsyncIterator[Bench]:
+    async with opened() as one:
+        yield one
+
+
+@pytest.fixture
+async def sources() -> AsyncIterator[Sources]:
+    """An HTTP server on loopback that a test tells what to answer."""
+    async with Sources() as running:
+        yield running

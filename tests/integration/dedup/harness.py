@@ -1,0 +1,154 @@
+"""One replica of dedup in this process: a test moves it step by step, and looks at what it left behind.
+
+The bus is not here: records are handed to the handler, and what would be published is kept.
+"""
+
+import hashlib
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, cast
+
+from tests.conditions import eventually
+
+from bucketline.errors import Transient
+from bucketline.events.catalog import Event, ObjectCreated
+from bucketline.events.envelope import Envelope, Received, unwrap
+from bucketline.runtime import Runtime
+from bucketline.storage.objects import ObjectDocument
+from bucketline.storage.s3 import S3BlobStore
+from dedup.app import Dedup
+from dedup.settings import DedupSettings
+
+MIB = 1024 * 1024
+
+
+def sha(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+class KeptBus:
+    """What was published, as events and as raw records (topic, key, value, headers)."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.raw: list[tuple[str, bytes | None, bytes | None, dict[str, bytes | None]]] = []
+        self.away = False
+
+    async def publish(self, envelopes: Iterable[Envelope]) -> None:
+        if self.away:
+            raise Transient("switched off by the test")
+        self.events += [unwrap(envelope.data, envelope.headers()).event for envelope in envelopes]
+
+    async def publish_raw(self, records: Iterable[tuple[str, bytes | None, bytes | None, Any]]) -> None:
+        if self.away:
+            raise Transient("switched off by the test")
+        self.raw += [(topic, key, value, dict(headers)) for topic, key, value, headers in records]
+
+    def of(self, kind: type[Event], object_id: str) -> list[Any]:
+        return [e for e in self.events if isinstance(e, kind) and getattr(e, "object_id", None) == object_id]
+
+
+@dataclass
+class Bench:
+    """One replica of dedup with a database of its own (shared by the replicas of a test), and helpers."""
+
+    dedup: Dedup
+    runtime: Runtime
+    bus: KeptBus
+    settings: DedupSettings
+    namespace: str = "ns_test"
+    bucket: str = "bkt_test"
+
+    @property
+    def store(self) -> S3BlobStore:
+        return cast("S3BlobStore", self.runtime.blobs)
+
+    def blob(self, source: dict[str, object], **changes: Any) -> dict[str, Any]:
+        return {
+            "blob_id": self.runtime.ids.new("blob"),
+            "property": "main",
+            "type": "text",
+            "key_prefix": None,
+            "properties": {},
+            "source": source,
+            "canonicalize": True,
+            "force": False,
+            "checksum": None,
+            "details": None,
+            "storage": None,
+            "state": "pending",
+            "error": None,
+            **changes,
+        }
+
+    async def add(self, *blobs: dict[str, Any], **changes: Any) -> str:
+        """An object as the API writes it; returns its id."""
+        now = self.runtime.clock.now()
+        document = {
+            "_id": self.runtime.ids.new("obj"),
+            "namespace_id": self.namespace,
+            "bucket_id": self.bucket,
+            "key_prefix": None,
+            "blobs": list(blobs),
+            "custom": {},
+            "status": "DRAFT",
+            "error": None,
+            "created_at": now,
+            "updated_at": now,
+            "revision": 1,
+            "blobs_revision": 1,
+            "run": {"id": 0, "rank": 0},
+            "mirror": {"state": "pending", "attempts": 0, "due_at": now + timedelta(seconds=3600)},
+            "skip_duplicates": False,
+            "auto_process": False,
+            **changes,
+        }
+        await self.dedup.mirroring.objects.collection.insert(cast("ObjectDocument", document))
+        return str(document["_id"])
+
+    async def created(self, *object_ids: str) -> None:
+        """Hands the records of created objects to the handler, as one micro-batch."""
+        await self.dedup.handlers.on_objects([self.record(object_id) for object_id in object_ids])
+
+    def record(self, object_id: str) -> Received:
+        event = ObjectCreated(
+            object_id=object_id,
+            bucket_id=self.bucket,
+            namespace_id=self.namespace,
+            revision=1,
+            created_at=self.runtime.clock.now(),
+        )
+        return Received(event=event, id=f"evt_{secrets.token_hex(6)}", source="/bucketline/ingest-api", trace={})
+
+    async def get(self, object_id: str) -> ObjectDocument:
+        found = await self.dedup.mirroring.objects.collection.get(object_id)
+        assert found is not None
+        return found
+
+    async def mirrored(self, object_id: str, *, deadline: float = 30) -> ObjectDocument:
+        """The object once it is settled and announced."""
+
+        async def settled() -> ObjectDocument | None:
+            found = await self.get(object_id)
+            return found if found["mirror"]["state"] != "pending" and "due_at" not in found["mirror"] else None
+
+        return cast("ObjectDocument", await eventually(settled, deadline=deadline))
+
+    async def one(self, source: dict[str, object], **changes: Any) -> ObjectDocument:
+        """Creates an object of one blob and waits for it."""
+        on_object = {k: changes.pop(k) for k in ("skip_duplicates", "bucket_id", "namespace_id") if k in changes}
+        object_id = await self.add(self.blob(source, **changes), **on_object)
+        await self.created(object_id)
+        return await self.mirrored(object_id)
+
+    async def content(self, obj: ObjectDocument, place: int = 0) -> bytes:
+        storage = obj["blobs"][place]["storage"]
+        assert storage is not None
+        return await self.store.read(storage["key"], limit=1024 * MIB)
+
+    async def leftovers(self) -> list[str]:
+        """Open multipart uploads and staging objects of dedup."""
+        uploads = [u.key for p in ("staging/", "blobs/") for u in await self.store.list_multipart(p)]
+        return uploads + [row.key for row in await self.store.list("staging/dedup/", limit=1000)]

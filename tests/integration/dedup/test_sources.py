@@ -1,0 +1,148 @@
+"""What producers may point at, through the whole of dedup."""
+
+import base64
+from pathlib import Path
+
+import pytest
+from tests.integration.dedup.conftest import Open
+from tests.integration.dedup.harness import MIB, Bench, sha
+from tests.integration.dedup.sources import Page, Sources
+
+from bucketline.events.catalog import ObjectMirrored, ObjectStatusChanged
+from bucketline.storage.blobs import blob_key
+
+pytestmark = pytest.mark.stack
+
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(64)
+
+
+@pytest.mark.parametrize(
+    ("source", "content", "mime_type", "filename"),
+    [
+        ({"kind": "text", "text": "héllo"}, "héllo".encode(), "text/plain", None),
+        ({"kind": "json", "value": {"b": 1, "a": [2]}}, b'{"a":[2],"b":1}', "application/json", None),
+        ({"kind": "data_uri", "media_type": "text/csv", "base64": "YSxiCjEsMgo="}, b"a,b\n1,2\n", "text/csv", None),
+        (
+            {
+                "kind": "base64",
+                "base64": base64.b64encode(PNG).decode(),
+                "mime_type": "text/plain",
+                "filename": "../a.png",
+            },
+            PNG,
+            "image/png",
+            "a.png",
+        ),
+    ],
+)
+async def test_inline(
+    bench: Bench, source: dict[str, object], content: bytes, mime_type: str, filename: str | None
+) -> None:
+    obj = await bench.one(source)
+    blob = obj["blobs"][0]
+    assert blob["details"] == {
+        "filename": filename,
+        "size_bytes": len(content),
+        "mime_type": mime_type,
+        "hash": f"sha256:{sha(content)}",
+    }
+    assert (obj["mirror"]["state"], blob["state"], blob["source"]) == ("done", "stored", None)
+    assert await bench.content(obj) == content
+
+
+async def test_url_small_and_large(bench: Bench, sources: Sources) -> None:
+    for size in (0, 10, 3 * MIB, 17 * MIB):
+        page = Page(size=size, headers={"Content-Disposition": 'attachment; filename="some file.bin"'})
+        obj = await bench.one({"kind": "url", "url": sources.put(f"/f{size}", page)})
+        details = obj["blobs"][0]["details"]
+        assert details is not None, obj["mirror"]
+        assert (details["size_bytes"], details["filename"]) == (size, "some file.bin")
+        assert details["hash"] == f"sha256:{sha(await bench.content(obj))}"
+    assert await bench.leftovers() == []
+
+
+async def test_url_without_a_length(bench: Bench, sources: Sources) -> None:
+    obj = await bench.one({"kind": "url", "url": sources.put("/chunked", Page(size=12 * MIB, announced=False))})
+    assert len(await bench.content(obj)) == 12 * MIB
+
+
+async def test_foreign_bucket(opened: Open, stack: object, bench: Bench) -> None:
+    store = bench.store
+    data = b"of somebody else"
+    await store.put_if_absent("theirs/report.txt", data, sha256=sha(data), content_type="text/plain")
+    bucket = store.url_of("").removeprefix("s3://").rstrip("/")
+    access = {
+        "buckets": [bucket],
+        "endpoint": stack.s3_endpoint,  # type: ignore[attr-defined]
+        "access_key": stack.s3_access_key,  # type: ignore[attr-defined]
+        "secret_key": stack.s3_secret_key,  # type: ignore[attr-defined]
+    }
+    async with opened(foreign=[access], s3={"bucket": f"{bucket}-own"}) as other:
+        obj = await other.one({"kind": "s3", "url": f"s3://{bucket}/theirs/report.txt"})
+        assert await other.content(obj) == data
+        assert obj["blobs"][0]["details"]["filename"] == "report.txt"  # type: ignore[index]
+        missing = await other.one({"kind": "s3", "url": f"s3://{bucket}/theirs/nothing"})
+        assert missing["mirror"]["error"] == "main: the source does not exist"
+        refused = await other.one({"kind": "s3", "url": "s3://not-configured/x"})
+        assert refused["mirror"]["error"] == "main: the address is not allowed"
+
+
+async def test_own_bucket_is_closed_but_for_prefixes_and_the_namespaces_own_content(opened: Open) -> None:
+    async with opened(own_prefixes=["import/"]) as bench:
+        data = b"placed by an operator"
+        await bench.store.put_if_absent("import/a.txt", data, sha256=sha(data), content_type="text/plain")
+        await bench.store.put_if_absent("secret/a.txt", data, sha256=sha(data), content_type="text/plain")
+        placed = await bench.one({"kind": "s3", "url": bench.store.url_of("import/a.txt")})
+        assert await bench.content(placed) == data
+        closed = await bench.one({"kind": "s3", "url": bench.store.url_of("secret/a.txt")})
+        assert closed["mirror"]["state"] == "failed"
+        again = await bench.one({"kind": "s3", "url": bench.store.url_of(blob_key(sha(data)))})
+        assert again["blobs"][0]["storage"]["duplicate"]  # type: ignore[index]
+        stranger = await bench.one(
+            {"kind": "s3", "url": bench.store.url_of(blob_key(sha(data)))}, namespace_id="ns_other"
+        )
+        assert stranger["mirror"]["error"] == "main: the address is not allowed"
+
+
+async def test_files_only_below_the_allowed_directories(opened: Open, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.txt").write_text("from a disk")
+    (tmp_path / "out.txt").write_text("not yours")
+    async with opened(file_roots=[tmp_path / "in"]) as bench:
+        obj = await bench.one({"kind": "file", "path": str(tmp_path / "in" / "a.txt")})
+        assert await bench.content(obj) == b"from a disk"
+        refused = await bench.one({"kind": "file", "path": str(tmp_path / "out.txt")})
+        assert refused["mirror"]["error"] == "main: the address is not allowed"
+    async with opened() as closed:
+        refused = await closed.one({"kind": "file", "path": str(tmp_path / "in" / "a.txt")})
+        assert refused["mirror"]["state"] == "failed"
+
+
+async def test_several_blobs_of_one_object_and_properties(bench: Bench, sources: Sources) -> None:
+    object_id = await bench.add(
+        bench.blob({"kind": "text", "text": "inline"}),
+        bench.blob({"kind": "url", "url": sources.put("/a", b"fetched")}, property="file"),
+        bench.blob({"kind": "properties", "value": {"a": 1}}, property="extra"),
+    )
+    await bench.created(object_id)
+    obj = await bench.mirrored(object_id)
+    assert [blob["state"] for blob in obj["blobs"]] == ["stored", "stored", "none"]
+    (said,) = bench.bus.of(ObjectMirrored, object_id)
+    assert [(b.property, b.size_bytes) for b in said.blobs] == [("main", 6), ("file", 7), ("extra", None)]
+    assert bench.bus.of(ObjectStatusChanged, object_id) == []
+
+
+async def test_what_is_refused_fails_the_object_in_words_that_reveal_nothing(opened: Open, sources: Sources) -> None:
+    async with opened(allow_networks=[], max_bytes=2 * MIB) as bench:
+        obj = await bench.one({"kind": "url", "url": sources.put("/a", b"x")})
+        assert obj["mirror"]["error"] == "main: the address is not allowed"
+        (said,) = bench.bus.of(ObjectStatusChanged, obj["_id"])
+        assert (said.status, said.error, said.error_type) == ("FAILED", "main: the address is not allowed", "permanent")
+    async with opened(max_bytes=2 * MIB) as bench:
+        large = await bench.one({"kind": "url", "url": sources.put("/large", Page(size=3 * MIB))})
+        assert large["mirror"]["error"] == f"main: the source is larger than the limit of {2 * MIB} bytes"
+        endless = await bench.one({"kind": "url", "url": sources.put("/endless", Page(size=9 * MIB, announced=False))})
+        assert endless["mirror"]["error"] == f"main: the source is larger than the limit of {2 * MIB} bytes"
+        missing = await bench.one({"kind": "url", "url": sources.put("/gone", Page(failures=[410] * 9))})
+        assert missing["mirror"]["error"] == "main: the source does not exist"
+        assert await bench.leftovers() == []
