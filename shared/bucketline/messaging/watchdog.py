@@ -106,8 +106,9 @@ class Watchdog:
         if not assigned:
             # Fewer partitions than members is fine; a member that never heard of its group is not.
             return not state.intake.joined
-        ends = await consumer.end_offsets(assigned)
+        # Positions first: a consumer that moves on meanwhile must not look as if it were beyond the end.
         positions = {partition: await consumer.position(partition) for partition in assigned}
+        ends = await consumer.end_offsets(assigned)
         for partition, position in positions.items():
             if position > ends[partition]:
                 log.warning(
