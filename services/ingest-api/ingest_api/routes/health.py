@@ -49,6 +49,6 @@ async def health() -> Up:
 async def deep(deps: Wiring, _: Reader) -> Deep:
     checks = await deps.health.ready()
     parts = {_PARTS.get(name, "task_queue") for name, good in checks.items() if not good}
-    failed = {part: "does not answer" for part in sorted(parts)}
+    failed = dict.fromkeys(sorted(parts), "does not answer")
     data = {part: part not in failed for part in _ON}
     return Deep(status="DEGRADED" if failed else "OK", data=data, errors=failed or None)
