@@ -1,0 +1,46 @@
+"""Where callbacks may go."""
+
+import json
+from ipaddress import ip_network
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field
+from pydantic.networks import IPvAnyNetwork
+from pydantic_settings import NoDecode, SettingsConfigDict
+
+from bucketline.outbound.guard import GuardPolicy
+from bucketline.settings import Block
+
+
+def _words(value: object) -> object:
+    """A list in the environment: JSON, or words with commas in between."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        return json.loads(value)
+    return [word.strip() for word in value.split(",") if word.strip()]
+
+
+Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)]
+Networks = Annotated[tuple[IPvAnyNetwork, ...], NoDecode, BeforeValidator(_words)]
+Ports = Annotated[frozenset[Annotated[int, Field(ge=1, le=65535)]], NoDecode, BeforeValidator(_words)]
+
+
+class OutboundSettings(Block):
+    """Public addresses on the usual ports, unless more is allowed here. See :class:`GuardPolicy`."""
+
+    model_config = SettingsConfigDict(env_prefix="BUCKETLINE_OUTBOUND_")
+
+    allow_hosts: Words = ()
+    allow_networks: Networks = ()
+    only_hosts: Words = ()
+    allowed_ports: Ports = frozenset({80, 443})
+
+    def policy(self) -> GuardPolicy:
+        return GuardPolicy(
+            allowed_ports=self.allowed_ports,
+            allow_hosts=self.allow_hosts,
+            allow_networks=tuple(ip_network(str(network)) for network in self.allow_networks),
+            only_hosts=self.only_hosts,
+            max_redirects=0,
+        )
