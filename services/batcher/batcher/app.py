@@ -9,38 +9,67 @@ from starlette.types import ASGIApp
 from batcher.cancel import Canceling
 from batcher.handlers import Handlers
 from batcher.planning import Planner
+from batcher.policies import Policies
 from batcher.progress import Progress
 from batcher.settings import BatcherSettings
 from batcher.sweeper import Sweeper
+from batcher.voice import Voice
+from batcher.webhook import Webhooks
+from batcher.windows import Windowing
 from bucketline.events.topics import BATCHES, MIRRORED, STATUS
 from bucketline.messaging.outbox import Outbox
-from bucketline.runtime import open_runtime
+from bucketline.outbound.post import Poster
+from bucketline.outbound.settings import OutboundSettings
+from bucketline.runtime import Runtime, open_runtime
 from bucketline.settings import ServiceSettings
+from bucketline.storage.batches import Batches
 from bucketline.telemetry.health import Health
 
 
 def create(settings: ServiceSettings) -> ASGIApp:
     """The ASGI application with the probes; it consumes and sweeps from its start to its stop."""
     own = BatcherSettings()
+    outbound = OutboundSettings()
     health = Health()
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        async with open_runtime(settings, health=health, uses_blobs=False) as runtime:
-            planner = Planner(runtime, own)
+        async with (
+            open_runtime(settings, health=health, uses_blobs=False) as runtime,
+            Poster(outbound.policy(), seconds=own.webhook_seconds) as poster,
+        ):
             outbox = Outbox(
-                "batches", planner.batches.outbox, runtime.bus.publisher, clock=runtime.clock, settings=settings.sweep
+                "batches",
+                Batches(runtime.database).outbox,
+                runtime.bus.publisher,
+                clock=runtime.clock,
+                settings=settings.sweep,
             )
-            progress = Progress(runtime, planner, outbox, own)
-            canceling = Canceling(runtime, planner, progress)
-            handlers = Handlers(planner, progress, canceling)
-            runtime.bus.subscribe(MIRRORED, handlers.on_mirrored)
-            runtime.bus.subscribe(BATCHES, handlers.on_batches)
-            runtime.bus.subscribe(STATUS, handlers.on_status)
+            batcher = Batcher(runtime, own, outbox)
+            webhooks = Webhooks(runtime, poster)
+            runtime.bus.subscribe(MIRRORED, batcher.handlers.on_mirrored)
+            runtime.bus.subscribe(BATCHES, batcher.handlers.on_batches)
+            runtime.bus.subscribe(STATUS, batcher.handlers.on_status)
             async with runtime.running():
                 outbox.start(runtime.background)
-                Sweeper(runtime, planner, progress, canceling, own).start(runtime.background)
+                batcher.sweeper.start(runtime.background)
+                runtime.background.every(own.window_interval, "windows", batcher.windowing.close_due)
+                runtime.background.every(settings.sweep.stalled_after, "sweep drafts", batcher.windowing.sweep)
+                runtime.background.every(settings.sweep.interval, "webhooks", webhooks.call_due)
                 yield
                 await outbox.close()
 
     return Starlette(routes=health.routes(), lifespan=lifespan)
+
+
+class Batcher:
+    """The use cases of this service, put together."""
+
+    def __init__(self, runtime: Runtime, settings: BatcherSettings, outbox: Outbox) -> None:
+        voice = Voice(runtime)
+        self.planner = Planner(runtime, settings, voice)
+        self.progress = Progress(runtime, self.planner, outbox, voice, settings)
+        self.canceling = Canceling(runtime, self.planner, self.progress, voice)
+        self.windowing = Windowing(runtime, self.planner, outbox, Policies(runtime.database, settings))
+        self.sweeper = Sweeper(runtime, self.planner, self.progress, self.canceling, voice, settings)
+        self.handlers = Handlers(self.planner, self.progress, self.canceling, self.windowing)

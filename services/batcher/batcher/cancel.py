@@ -1,18 +1,24 @@
-"""Cancelling: units that no processor holds are given up, and their objects are drafts again."""
+"""Cancelling: what no processor holds is given up, and its objects are drafts again."""
 
 from batcher.planning import FIELDS, Planner
 from batcher.progress import Progress
-from bucketline.domain.status import BATCH_ACTIVE
+from batcher.voice import Voice
+from bucketline.domain.status import BATCH_ACTIVE, Status
 from bucketline.runtime import Runtime
+from bucketline.storage.batches import BatchDocument
+from bucketline.storage.units import Ending
+
+GIVEN_BACK: Ending = {"status": str(Status.DRAFT), "error": None, "error_type": None}
 
 
 class Canceling:
-    """Carries a cancel request out. May be repeated."""
+    """Carries a cancel request out. May be repeated, until the batch is over."""
 
-    def __init__(self, runtime: Runtime, planner: Planner, progress: Progress, *, page: int = 1000) -> None:
+    def __init__(self, runtime: Runtime, planner: Planner, progress: Progress, voice: Voice, *, page: int = 20) -> None:
         self._clock = runtime.clock
         self._planner = planner
         self._progress = progress
+        self._voice = voice
         self._page = page
 
     async def cancel(self, batch_id: str) -> None:
@@ -20,26 +26,44 @@ class Canceling:
         batch = await self._planner.batches.get(batch_id)
         if batch is None or batch.get("cancel_requested_at") is None or batch["status"] not in BATCH_ACTIVE:
             return
+        if batch["auto"]:
+            await self._automatic(batch)
+        else:
+            await self._explicit(batch)
+
+    async def _explicit(self, batch: BatchDocument) -> None:
+        batch_id, turn = batch["_id"], batch.get("run", 1)
         now = self._clock.now()
-        units = self._planner.units.collection
-        # A unit of auto_process objects is shared with other batches and runs to its end.
-        mine: dict[str, object] = {"items.batch_id": batch_id} if batch["auto"] else {"batch_id": batch_id}
-        if not batch["auto"]:
-            await units.update_many(
-                {**mine, "state": {"$in": ["held", "ready"]}},
-                {"$set": {"state": "canceled", "moved_at": now, "finished_at": now}},
-            )
+        # First what has no unit: afterwards nothing can be planned any more. Then what has one and waits.
+        await self._planner.give_up(batch, GIVEN_BACK)
         await self._planner.waiting.collection.delete_many({"batch_id": batch_id})
-        await self._planner.batches.collection.update_one(
-            {"_id": batch_id}, {"$set": {"planned": True, "moved_at": now}}
+        units = self._planner.units.collection
+        await units.update_many(
+            {"batch_id": batch_id, "turn": turn, "state": {"$in": ["held", "ready"]}},
+            {"$set": {"state": "canceled", "ending": GIVEN_BACK, "moved_at": now}},
         )
-        kept = {
-            item["object_id"]
-            for unit in await units.find({**mine, "state": {"$ne": "canceled"}}, limit=50_000, fields=["items"])
-            for item in unit["items"]
-        }
-        returned = [object_id for object_id in batch["objects"] if object_id not in kept]
-        for start in range(0, len(returned), self._page):
-            objects = await self._planner.objects.many(returned[start : start + self._page], fields=FIELDS)
-            await self._planner.give_back(batch, list(objects.values()))
+        await self._planner.batches.collection.update_one(
+            {"_id": batch_id, "run": turn}, {"$set": {"planned": True, "moved_at": now}}
+        )
+        after = ""
+        while page := await units.find(
+            {"batch_id": batch_id, "turn": turn, "state": "canceled", "_id": {"$gt": after}},
+            limit=self._page,
+            sort=[("_id", 1)],
+        ):
+            await self._voice.ended(page)
+            after = page[-1]["_id"]
         await self._progress.refresh(batch_id)
+
+    async def _automatic(self, batch: BatchDocument) -> None:
+        """The unit is shared with other batches: only this batch's item is given back, if no processor has it."""
+        unit = await self._planner.units.collection.find_one({"items.batch_id": batch["_id"]})
+        if unit is None:
+            found = await self._planner.objects.many(batch["objects"][:1], fields=FIELDS)
+            obj = found.get(batch["objects"][0])
+            if obj is not None and obj.get("batch_id") == batch["_id"]:
+                await self._planner.give_up_auto(batch, obj, GIVEN_BACK)
+                unit = await self._planner.units.collection.find_one({"items.batch_id": batch["_id"]})
+        if unit is not None and unit["state"] in ("ready", "canceled"):
+            await self._voice.ended([unit], only=batch["_id"])
+        await self._progress.settle_automatic([batch])

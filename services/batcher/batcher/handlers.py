@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from batcher.cancel import Canceling
 from batcher.planning import FIELDS, Planner
 from batcher.progress import Progress
+from batcher.windows import Windowing
 from bucketline.events.catalog import BatchCanceled, BatchSubmitted, ObjectMirrored
 from bucketline.events.envelope import Received
 
@@ -12,18 +13,20 @@ from bucketline.events.envelope import Received
 class Handlers:
     """Handlers of this service; each may see any record again."""
 
-    def __init__(self, planner: Planner, progress: Progress, canceling: Canceling) -> None:
+    def __init__(self, planner: Planner, progress: Progress, canceling: Canceling, windowing: Windowing) -> None:
         self._planner = planner
         self._progress = progress
         self._canceling = canceling
+        self._windowing = windowing
 
     async def on_mirrored(self, records: Sequence[Received]) -> None:
-        """Plans what asked to be processed at once, and what submitted batches wait for."""
+        """Plans what is to be processed at once and what submitted batches wait for; other drafts go into windows."""
         traces = {r.event.object_id: r.trace for r in records if isinstance(r.event, ObjectMirrored)}
         objects = await self._planner.objects.many(list(traces), fields=FIELDS)
         mirrored = {oid: found for oid, found in objects.items() if found["mirror"]["state"] != "pending"}
         await self._planner.auto(list(mirrored.values()), traces)
         await self._planner.arrived(mirrored, traces)
+        await self._windowing.collect(list(mirrored.values()))
 
     async def on_batches(self, records: Sequence[Received]) -> None:
         """Plans submitted batches and carries cancellations out."""

@@ -1,176 +1,197 @@
 """From status changes to finished batches.
 
-The first final status of an item is recorded in its unit, so a batch counts distinct objects however often a status
-arrives. A batch is finished by compare-and-set, and its ``batch.completed`` event is written with that.
+The first final status of an item is recorded in its unit, so a batch counts distinct objects however often and in
+whatever order statuses arrive. A batch is finished by compare-and-set, and its ``batch.completed`` event is written
+with that.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from pymongo import UpdateOne
 
+from batcher.outcome import Completion, automatic_end, explicit_end, failed_row, superseded
 from batcher.planning import Planner
 from batcher.settings import BatcherSettings
-from bucketline.domain.status import BATCH_ACTIVE, FAILURES, RANK_FINAL, Status, batch_outcome
+from batcher.voice import Trace, Voice
+from bucketline.domain.status import BATCH_ACTIVE, FAILURES, RANK_FINAL
 from bucketline.events.catalog import BatchCompleted, ObjectStatusChanged
 from bucketline.events.envelope import Received
 from bucketline.messaging.outbox import Outbox
 from bucketline.runtime import Runtime
-from bucketline.storage.batches import BatchDocument, FailedObject, Result, Tally
+from bucketline.storage.batches import BATCH_FACTS, BatchDocument, FailedObject
 from bucketline.storage.pending import owing
+from bucketline.storage.units import OPEN, Result, Tally, UnitDocument
 from bucketline.telemetry.metrics import UNITS
 
 _ACTIVE = [str(status) for status in BATCH_ACTIVE]
 
-Completion = tuple[BatchDocument, Status, Mapping[str, object], Tally]
-"""A batch, its outcome, the fields that say so, and its sums."""
+TALLY_SHARE = 20
+"""A tally is taken at most every so many times the time that it takes."""
+
+MOST_REMEMBERED = 10_000
 
 
 class Progress:
     """Records results, shows progress and finishes batches."""
 
-    def __init__(self, runtime: Runtime, planner: Planner, outbox: Outbox, settings: BatcherSettings) -> None:
+    def __init__(
+        self, runtime: Runtime, planner: Planner, outbox: Outbox, voice: Voice, settings: BatcherSettings
+    ) -> None:
         self._runtime = runtime
         self._planner = planner
         self._outbox = outbox
+        self._voice = voice
         self._settings = settings
-        self._refreshed: dict[str, datetime] = {}
+        self._next_tally: dict[str, float] = {}
 
     async def record(self, records: Sequence[Received]) -> None:
         """Takes final statuses in; the others say nothing about progress."""
-        final = [
-            event
-            for record in records
-            if isinstance(event := record.event, ObjectStatusChanged)
-            and event.rank == RANK_FINAL
-            and event.unit_id is not None
-            and event.index is not None
-        ]
-        if not final:
+        results: dict[str, dict[int, Result]] = {}
+        traces: dict[str, Trace] = {}
+        for record in records:
+            event = record.event
+            if not isinstance(event, ObjectStatusChanged) or event.rank != RANK_FINAL:
+                continue
+            if event.unit_id is None or event.index is None:
+                continue
+            results.setdefault(event.unit_id, {}).setdefault(event.index, _result(event))
+            traces[event.object_id] = record.trace
+        if not results:
             return
         now = self._runtime.clock.now()
-        results: dict[str, dict[int, Result]] = {}
-        for event in final:
-            rows = results.setdefault(str(event.unit_id), {})
-            rows.setdefault(int(event.index or 0), _result(event))
         await self._planner.units.record(results, now=now)
-        units = await self._planner.units.many(list(results))
-        traces = {
-            event.object_id: record.trace
-            for record in records
-            if isinstance(event := record.event, ObjectStatusChanged)
-        }
-        await self._finish_autos(
-            [e for e in final if (unit := units.get(str(e.unit_id))) and unit["batch_id"] is None], traces
-        )
-        batch_ids = {unit["batch_id"] for unit in units.values() if unit["batch_id"] is not None}
-        ended = {unit["batch_id"] for unit in units.values() if unit["state"] == "done"}
-        UNITS.labels("done").inc(sum(1 for unit in units.values() if unit["state"] == "done"))
-        for batch_id in batch_ids:
-            await self.refresh(batch_id, at_once=batch_id in ended)
+        units = await self._planner.units.many(list(results), fields=["batch_id", "turn", "state"])
+        done = [unit for unit in units.values() if unit["state"] == "done"]
+        UNITS.labels("done").inc(len(done))
+        if automatic := [unit["_id"] for unit in units.values() if unit["batch_id"] is None]:
+            await self._finish_automatic(automatic, results, traces)
+        ended = {unit["batch_id"] for unit in done}
+        for batch_id in {unit["batch_id"] for unit in units.values()} - {None}:
+            await self.refresh(str(batch_id), at_once=batch_id in ended)
 
     async def refresh(self, batch_id: str, *, at_once: bool = True) -> None:
-        """Brings an explicit batch's progress up to date, lets its next units go, and finishes it when all is done."""
-        now = self._runtime.clock.now()
-        last = self._refreshed.get(batch_id)
-        if not at_once and last is not None and (now - last).total_seconds() < self._settings.refresh_seconds:
+        """Brings an explicit batch's progress up to date, lets its next units go, and finishes it when all is done.
+
+        Without ``at_once`` only if the last look was long enough ago.
+        """
+        if not at_once and time.monotonic() < self._next_tally.get(batch_id, 0.0):
             return
-        tally = await self._planner.units.tally(batch_id)
-        if tally.held and tally.open < self._settings.unit_window:
-            ready = await self._planner.units.release_held(batch_id, self._settings.unit_window - tally.open, now)
-            await self._planner.wake(ready, {})
-        batch = await self._planner.batches.collection.find_and_update(
-            {"_id": batch_id, "status": {"$in": _ACTIVE}},
+        batch = await self._planner.batches.get(batch_id, fields=BATCH_FACTS)
+        if batch is None or batch["status"] not in BATCH_ACTIVE or batch["auto"]:
+            self._next_tally.pop(batch_id, None)
+            return
+        busy = await self._let_go(batch)
+        if busy and time.monotonic() < self._next_tally.get(batch_id, 0.0):
+            return
+        tally = await self._tally(batch)
+        if batch.get("planned") and not tally.held and not tally.open:
+            await self._finish(batch, tally)
+
+    async def settle_automatic(self, batches: Sequence[BatchDocument]) -> None:
+        """Finishes automatic batches whose item has its result, or whose object is gone or went on without them."""
+        now = self._runtime.clock.now()
+        ids = [batch["_id"] for batch in batches]
+        units = await self._planner.units.collection.find({"items.batch_id": {"$in": ids}}, limit=max(1, len(ids)))
+        results = {
+            item["batch_id"]: unit["results"].get(str(n)) for unit in units for n, item in enumerate(unit["items"])
+        }
+        lost = [batch for batch in batches if batch["_id"] not in results]
+        objects = await self._planner.objects.many([_object_of(batch) for batch in lost], fields=["batch_id"])
+        ends = [
+            automatic_end(batch, result, now) for batch in batches if (result := results.get(batch["_id"])) is not None
+        ]
+        for batch in lost:
+            obj = objects.get(_object_of(batch))
+            if obj is None or obj.get("batch_id") != batch["_id"]:
+                ends.append(superseded(batch, now, deleted=obj is None))
+        await self._complete(ends, now, {})
+
+    async def _let_go(self, batch: BatchDocument) -> bool:
+        """Makes held units ready as far as the window allows; whether anything of the turn is still to come."""
+        units, turn, most = self._planner.units, batch.get("run", 1), self._settings.unit_window
+        taken = await units.count(batch["_id"], turn, ("ready", "leased"), limit=most)
+        released: list[UnitDocument] = []
+        if taken < most and not batch.get("cancel_requested_at"):
+            now = self._runtime.clock.now()
+            released = await units.release_held(batch["_id"], turn, most - taken, now)
+            await self._voice.wake(released)
+        return bool(taken or released) or await units.count(batch["_id"], turn, (*OPEN, "held"), limit=1) > 0
+
+    async def _tally(self, batch: BatchDocument) -> Tally:
+        """Counts the turn and shows what came of it; what is shown never goes back."""
+        began = time.monotonic()
+        turn = batch.get("run", 1)
+        tally = await self._planner.units.tally(batch["_id"], turn)
+        base = batch.get("base")
+        now = self._runtime.clock.now()
+        await self._planner.batches.collection.update_one(
+            {"_id": batch["_id"], "run": turn, "status": {"$in": _ACTIVE}},
             {
-                "$set": {
-                    "processed": tally.finished,
-                    "failed": tally.failed,
-                    "documents_written": tally.documents,
+                "$max": {
+                    "processed": tally.finished + (base["finished"] if base else 0),
+                    "failed": tally.failed + (base["failed"] if base else 0),
+                    "documents_written": tally.documents + (base["documents"] if base else 0),
                     "moved_at": now,
                     "updated_at": now,
                 }
             },
         )
-        self._refreshed[batch_id] = now
-        if batch is None:
-            self._refreshed.pop(batch_id, None)
-        elif batch.get("planned") and not tally.held and not tally.open:
-            await self._finish(batch, tally, now)
+        if len(self._next_tally) >= MOST_REMEMBERED:
+            self._next_tally.clear()
+        ended = time.monotonic()
+        self._next_tally[batch["_id"]] = ended + max(self._settings.refresh_seconds, TALLY_SHARE * (ended - began))
+        return tally
 
-    async def settle_auto(self, batch: BatchDocument) -> None:
-        """Finishes the batch of one ``auto_process`` object whose unit has its result, or whose object is gone."""
-        now = self._runtime.clock.now()
-        unit = await self._planner.units.collection.find_one({"items.batch_id": batch["_id"]})
-        if unit is None:
-            if await self._planner.objects.collection.get(batch["objects"][0]) is None:
-                changes: dict[str, object] = {"status": str(Status.CANCELED), "completed_at": now, "updated_at": now}
-                await self._complete([(batch, Status.CANCELED, changes, Tally(0, 0, 0, 0, 0))], now, {})
-            return
-        place = next(i for i, item in enumerate(unit["items"]) if item["batch_id"] == batch["_id"])
-        result = unit["results"].get(str(place))
-        if result is not None:
-            await self._complete([_auto_row(batch, batch["objects"][0], result, now)], now, {})
-
-    async def _finish(self, batch: BatchDocument, tally: Tally, now: datetime) -> None:
+    async def _finish(self, batch: BatchDocument, tally: Tally) -> None:
         if await self._planner.waiting.count(batch["_id"]):
             return
-        canceled = batch.get("cancel_requested_at") is not None
-        total = batch["total"] - batch.get("missing", 0)
-        if not canceled and tally.finished < total:
-            return
-        status = Status.CANCELED if canceled else batch_outcome(total, tally.failed)
-        failures = await self._failures(batch["_id"], now)
-        changes: dict[str, object] = {
-            "status": str(status),
-            "processed": tally.finished,
-            "failed": tally.failed,
-            "documents_written": tally.documents,
-            "failed_objects": failures,
-            "first_error": failures[0]["error"] if failures else None,
-            "completed_at": now,
-            "updated_at": now,
-        }
-        if status is Status.FAILED:
-            changes |= {"failure_reason": "every object failed", "failure_category": "pipeline"}
-        await self._complete([(batch, status, changes, tally)], now, {})
-        self._refreshed.pop(batch["_id"], None)
+        now = self._runtime.clock.now()
+        failures = await self._failures(batch, now)
+        await self._complete([explicit_end(batch, tally, failures, now)], now, {})
+        self._next_tally.pop(batch["_id"], None)
 
-    async def _finish_autos(
-        self, events: Sequence[ObjectStatusChanged], traces: Mapping[str, Mapping[str, str]]
+    async def _finish_automatic(
+        self, unit_ids: Sequence[str], results: Mapping[str, Mapping[int, Result]], traces: Mapping[str, Trace]
     ) -> None:
         """Finishes the batches of ``auto_process`` objects, all in one round trip."""
-        batches = await self._planner.batches.many([e.batch_id for e in events if e.batch_id])
         now = self._runtime.clock.now()
+        ends: dict[str, tuple[str, Result]] = {}
+        for unit in (await self._planner.units.many(unit_ids, fields=["items", "results"])).values():
+            for place in results[unit["_id"]]:
+                # What is recorded counts, which may be an earlier final status than the one that came now.
+                recorded = unit["results"].get(str(place))
+                if recorded is not None and place < len(unit["items"]):
+                    ends[unit["items"][place]["batch_id"]] = (unit["_id"], recorded)
+        batches = await self._planner.batches.many(list(ends))
         rows = [
-            _auto_row(batch, event.object_id, _result(event), now)
-            for event in events
-            if (batch := batches.get(event.batch_id or "")) is not None and batch["status"] in _ACTIVE
+            automatic_end(batch, ends[batch_id][1], now)
+            for batch_id, batch in batches.items()
+            if batch["auto"] and batch["status"] in BATCH_ACTIVE
         ]
         await self._complete(rows, now, traces)
 
-    async def _complete(
-        self,
-        rows: Sequence[Completion],
-        now: datetime,
-        traces: Mapping[str, Mapping[str, str]],
-    ) -> None:
+    async def _complete(self, rows: Sequence[Completion], now: datetime, traces: Mapping[str, Trace]) -> None:
         writes = []
         owed = []
-        for batch, status, changes, tally in rows:
+        for row in rows:
+            batch = row.batch
             event = BatchCompleted(
                 batch_id=batch["_id"],
                 bucket_id=batch["bucket_id"],
                 namespace_id=batch["namespace_id"],
-                status=status,
+                status=row.status,
                 object_count=batch["total"],
-                failed_count=tally.failed,
-                documents_written=tally.documents,
+                failed_count=row.failed,
+                documents_written=row.documents,
                 completed_at=now,
             )
-            pending = self._runtime.seal(event, trace=traces.get(batch["objects"][0])).to_document()
-            where = {"_id": batch["_id"], "status": {"$in": _ACTIVE}}
+            trace = batch.get("trace") or (traces.get(_object_of(batch)) if batch["auto"] else None)
+            pending = self._runtime.seal(event, trace=trace).to_document()
+            where = {"_id": batch["_id"], "status": {"$in": _ACTIVE}, "run": batch.get("run", 1)}
             writes.append(
-                UpdateOne(where, {"$set": changes, "$push": {"pending": pending}, "$min": {"pending_since": now}})
+                UpdateOne(where, {"$set": row.changes, "$push": {"pending": pending}, "$min": {"pending_since": now}})
             )
             owed.append(owing({"_id": batch["_id"], "pending": [*batch.get("pending", []), pending]}))
         outcome = await self._planner.batches.collection.bulk(writes)
@@ -178,16 +199,23 @@ class Progress:
             self._outbox.flush_soon(owed)
         # Otherwise another replica finished some of them; what is owed is published from state by the sweeper.
 
-    async def _failures(self, batch_id: str, now: datetime) -> list[FailedObject]:
+    async def _failures(self, batch: BatchDocument, now: datetime) -> list[FailedObject]:
+        """Rows for ``failed_objects``: of this turn, then of those that a retry left alone."""
         most = self._settings.failed_objects_shown
-        units = await self._planner.units.failures(batch_id, limit=most)
+        units = await self._planner.units.failures(batch["_id"], batch.get("run", 1), limit=most)
         rows = [
-            _failed(unit["items"][int(place)]["object_id"], result, now)
+            failed_row(unit["items"][int(place)]["object_id"], result, now)
             for unit in units
             for place, result in unit["results"].items()
             if result["status"] in FAILURES
         ]
-        return rows[:most]
+        base = batch.get("base")
+        return [*rows, *(base["failed_objects"] if base else [])][:most]
+
+
+def _object_of(batch: BatchDocument) -> str:
+    """The object of an automatic batch."""
+    return batch["objects"][0]
 
 
 def _result(event: ObjectStatusChanged) -> Result:
@@ -196,34 +224,5 @@ def _result(event: ObjectStatusChanged) -> Result:
         "documents": event.document_count,
         "error": event.error,
         "error_type": event.error_type,
-    }
-
-
-def _auto_row(batch: BatchDocument, object_id: str, result: Result, now: datetime) -> Completion:
-    failed = result["status"] in FAILURES
-    status = Status(result["status"])
-    if status is Status.SKIPPED:
-        status = Status.COMPLETED
-    changes: dict[str, object] = {
-        "status": str(status),
-        "processed": 1,
-        "failed": int(failed),
-        "documents_written": result["documents"],
-        "failed_objects": [_failed(object_id, result, now)] if failed else [],
-        "first_error": result["error"],
-        "completed_at": now,
-        "updated_at": now,
-    }
-    if status is Status.FAILED:
-        changes |= {"failure_reason": "every object failed", "failure_category": "pipeline"}
-    return batch, status, changes, Tally(0, 0, 1, int(failed), result["documents"])
-
-
-def _failed(object_id: str, result: Result, now: datetime) -> FailedObject:
-    kind = result["error_type"]
-    return {
-        "object_id": object_id,
-        "error": result["error"] or "failed",
-        "error_type": "transient" if kind == "transient" else "resource" if kind == "resource" else "permanent",
-        "timestamp": now,
+        "at": event.at,
     }

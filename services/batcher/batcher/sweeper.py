@@ -9,11 +9,18 @@ from batcher.cancel import Canceling
 from batcher.planning import FIELDS, Planner
 from batcher.progress import Progress
 from batcher.settings import BatcherSettings
+from batcher.voice import Voice
 from bucketline.background import Background
 from bucketline.domain.status import Status
 from bucketline.runtime import Runtime
 from bucketline.settings import SweepSettings
+from bucketline.storage.units import Ending, UnitDocument
 from bucketline.telemetry.metrics import SWEPT
+
+LONGEST_QUIET = 60.0
+"""Seconds between two announcements of a unit that nobody takes."""
+
+MOST_DOUBLINGS = 10
 
 
 class Sweeper:
@@ -25,6 +32,7 @@ class Sweeper:
         planner: Planner,
         progress: Progress,
         canceling: Canceling,
+        voice: Voice,
         settings: BatcherSettings,
     ) -> None:
         self._clock = runtime.clock
@@ -32,7 +40,9 @@ class Sweeper:
         self._planner = planner
         self._progress = progress
         self._canceling = canceling
+        self._voice = voice
         self._settings = settings
+        self._object_place: tuple[datetime, str] | None = None
 
     def start(self, background: Background) -> None:
         background.every(self._sweep.interval, "sweep objects", self.objects)
@@ -41,15 +51,15 @@ class Sweeper:
         background.every(self._sweep.interval, "sweep batches", self.batches)
 
     async def objects(self) -> int:
-        """Mirrored ``auto_process`` objects for which no unit was made."""
-        stalled = await self._planner.objects.stalled(self._before(), limit=self._sweep.limit)
-        due = [
-            o
-            for o in stalled
-            if o["auto_process"] and o["status"] == Status.QUEUED and o["mirror"]["state"] != "pending"
-        ]
-        planned = await self._planner.auto(due, {})
-        await self._planner.objects.touch([o["_id"] for o in due], self._clock.now())
+        """Mirrored ``auto_process`` objects for which no unit was made.
+
+        Goes round all that stand still, a page a step; the place is kept in memory, so that looking writes nothing.
+        """
+        limit = self._sweep.limit
+        page = await self._planner.objects.stalled(self._before(), limit=limit, after=self._object_place)
+        self._object_place = (page[-1]["moved_at"], page[-1]["_id"]) if len(page) == limit else None
+        due = [o for o in page if o["auto_process"] and o["status"] == Status.QUEUED]
+        planned = await self._planner.auto([o for o in due if o["mirror"]["state"] != "pending"], {})
         SWEPT.labels("object without unit").inc(planned)
         return planned
 
@@ -62,46 +72,84 @@ class Sweeper:
             return 0
         objects = await self._planner.objects.many(list({row["object_id"] for row in rows}), fields=FIELDS)
         gone = [row for row in rows if row["object_id"] not in objects]
-        for row in gone:
-            await self._planner.batches.collection.update_one({"_id": row["batch_id"]}, {"$inc": {"missing": 1}})
-            await self._planner.waiting.remove([row["_id"]])
+        await self._planner.waiting.remove([row["_id"] for row in gone])
         mirrored = {oid: o for oid, o in objects.items() if o["mirror"]["state"] != "pending"}
         await self._planner.arrived(mirrored, {})
         still = [row["_id"] for row in rows if row["object_id"] in objects and row["object_id"] not in mirrored]
         await self._planner.waiting.collection.update_many(
             {"_id": {"$in": still}}, {"$set": {"since": self._clock.now()}}
         )
+        for batch_id in {row["batch_id"] for row in gone}:
+            await self._progress.refresh(batch_id)
         SWEPT.labels("waiting object").inc(len(mirrored) + len(gone))
         return len(mirrored) + len(gone)
 
     async def units(self) -> int:
-        """Units that nobody works on: their event was lost, or their processor died."""
+        """Units that nobody works on: their event was lost, their processor died, or they were given up.
+
+        One that has cost too many processors, or was given back too often, is given up: what is left of it failed.
+        """
         now = self._clock.now()
         stalled = await self._planner.units.stalled(self._before(), now, limit=self._sweep.limit)
-        await self._planner.units.collection.update_many(
-            {"_id": {"$in": [unit["_id"] for unit in stalled]}}, {"$set": {"moved_at": now}}
-        )
-        await self._planner.wake(stalled, {})
+        for unit in stalled:
+            if unit["state"] != "canceled" and self._hopeless(unit):
+                await self._give_up(unit, now)
+            quiet = min(LONGEST_QUIET, self._sweep.stalled_after * (2 ** min(unit.get("wakes", 0), MOST_DOUBLINGS) - 1))
+            await self._planner.units.collection.update_one(
+                {"_id": unit["_id"], "moved_at": unit["moved_at"]},
+                {"$set": {"moved_at": now + timedelta(seconds=quiet)}, "$inc": {"wakes": 1}},
+            )
+        await self._voice.ended([unit for unit in stalled if unit["state"] == "canceled"])
+        await self._voice.wake([unit for unit in stalled if unit["state"] != "canceled"])
         SWEPT.labels("unit").inc(len(stalled))
         return len(stalled)
 
     async def batches(self) -> int:
         """Submitted batches that were not planned, not finished, or not cancelled to the end."""
         stalled = await self._planner.batches.stalled(self._before(), limit=self._sweep.limit)
+        ids = [batch["_id"] for batch in stalled]
+        await self._planner.batches.collection.update_many(
+            {"_id": {"$in": ids}}, {"$set": {"moved_at": self._clock.now()}}
+        )
+        quiet = [batch["_id"] for batch in stalled if batch["auto"] and not batch.get("cancel_requested_at")]
+        if quiet:
+            await self._progress.settle_automatic(list((await self._planner.batches.many(quiet)).values()))
         for batch in stalled:
-            await self._planner.batches.collection.update_one(
-                {"_id": batch["_id"]}, {"$set": {"moved_at": self._clock.now()}}
-            )
             if batch.get("cancel_requested_at") is not None:
                 await self._canceling.cancel(batch["_id"])
             elif batch["auto"]:
-                await self._progress.settle_auto(batch)
+                continue
             elif batch.get("planned"):
                 await self._progress.refresh(batch["_id"])
             else:
                 await self._planner.submitted(batch["_id"])
         SWEPT.labels("batch").inc(len(stalled))
         return len(stalled)
+
+    def _hopeless(self, unit: UnitDocument) -> bool:
+        settings = self._settings
+        return unit["attempts"] >= settings.unit_attempts or unit.get("returned", 0) >= settings.unit_returns
+
+    async def _give_up(self, unit: UnitDocument, now: datetime) -> None:
+        """Unless somebody took the unit since it was read."""
+        lost = unit["attempts"] >= self._settings.unit_attempts
+        reason = "its processor ended" if lost else "it was given back unfinished"
+        times = unit["attempts"] if lost else unit.get("returned", 0)
+        ending: Ending = {
+            "status": str(Status.FAILED),
+            "error": f"processing was given up: {reason} {times} times",
+            "error_type": "resource",
+        }
+        taken = await self._planner.units.collection.update_one(
+            {
+                "_id": unit["_id"],
+                "attempts": unit["attempts"],
+                "$or": [{"state": "ready"}, {"state": "leased", "lease.until": {"$lt": now}}],
+            },
+            {"$set": {"state": "canceled", "ending": ending}},
+        )
+        if taken:
+            unit["state"], unit["ending"] = "canceled", ending
 
     def _before(self) -> datetime:
         return self._clock.now() - timedelta(seconds=self._sweep.stalled_after)

@@ -1,11 +1,14 @@
-"""How objects are grouped into work units; pure."""
+"""How objects become items, and items become work units; pure."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Literal, NamedTuple
 
+from bucketline.domain.status import RANK_FINAL
 from bucketline.ids import derived
-from bucketline.storage.batches import Item, UnitDocument
+from bucketline.storage.batches import BatchDocument
+from bucketline.storage.objects import ObjectDocument
+from bucketline.storage.units import Ending, Item, UnitDocument
 
 
 class Sized(NamedTuple):
@@ -29,21 +32,53 @@ def grouped(items: Iterable[Sized], *, most_objects: int, most_bytes: int) -> It
         yield unit
 
 
+def run_of(obj: ObjectDocument, batch_id: str, turn: int) -> int:
+    """The run of this object in this turn: above every run that it had, the same however often it is asked for.
+
+    An object that is on its way in the turn already keeps the run that it got there.
+    """
+    run = obj["run"]
+    if obj.get("batch_id") == batch_id and run["id"] >= turn and run["rank"] < RANK_FINAL:
+        return run["id"]
+    return max(turn, run["id"] + 1)
+
+
+def sized(obj: ObjectDocument, batch_id: str, *, run: int, turn: int) -> Sized:
+    """The object as an item."""
+    item: Item = {
+        "object_id": obj["_id"],
+        "bucket_id": obj["bucket_id"],
+        "namespace_id": obj["namespace_id"],
+        "batch_id": batch_id,
+        "revision": obj["revision"],
+        "run": run,
+        "turn": turn,
+    }
+    return Sized(item, size_of(obj))
+
+
+def size_of(obj: ObjectDocument) -> int:
+    """Bytes of the object's blobs, as far as they are known."""
+    return sum(details["size_bytes"] for blob in obj["blobs"] if (details := blob.get("details")))
+
+
 def unit_of(
     items: Sequence[Item],
     *,
-    batch_id: str | None,
-    state: Literal["held", "ready"],
+    batch: BatchDocument | None,
+    state: Literal["held", "ready", "canceled"],
     now: datetime,
-    collection_ids: list[str] | None = None,
-    dedup_strategy: Literal["skip", "replace", "force"] = "skip",
-    trace: dict[str, str] | None = None,
+    ending: Ending | None = None,
 ) -> UnitDocument:
-    """The work unit of these items. Its id is derived from them: planning the same again makes the same unit."""
-    parts = [f"{item['batch_id']}/{item['object_id']}/{item['run']}" for item in items]
+    """The work unit of these items, of one ``batch`` or of automatic ones.
+
+    Its id is derived from the items: planning the same again makes the same unit.
+    """
+    parts = [f"{item['batch_id']}/{item['object_id']}/{item['turn']}" for item in items]
     unit: UnitDocument = {
         "_id": derived("unit", *parts),
-        "batch_id": batch_id,
+        "batch_id": batch["_id"] if batch else None,
+        "turn": batch.get("run", 1) if batch else 0,
         "items": list(items),
         "size": len(items),
         "state": state,
@@ -51,12 +86,14 @@ def unit_of(
         "finished": 0,
         "failed": 0,
         "documents": 0,
-        "collection_ids": collection_ids,
-        "dedup_strategy": dedup_strategy,
+        "collection_ids": batch["collection_ids"] if batch else None,
+        "dedup_strategy": batch["dedup_strategy"] if batch else "skip",
         "attempts": 0,
         "created_at": now,
         "moved_at": now,
     }
-    if trace:
+    if ending is not None:
+        unit["ending"] = ending
+    if batch is not None and (trace := batch.get("trace")):
         unit["trace"] = trace
     return unit

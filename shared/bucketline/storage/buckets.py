@@ -68,6 +68,11 @@ class BucketDocument(TypedDict):
 INDEXES = (
     Index("name", [("namespace_id", 1), ("name", 1)], unique=True),
     Index("listing", [("namespace_id", 1), ("created_at", -1), ("_id", -1)]),
+    Index(
+        "batching",
+        [("settings.batching.max_objects", 1), ("_id", 1)],
+        where={"settings.batching.max_objects": {"$exists": True}},
+    ),
 )
 
 

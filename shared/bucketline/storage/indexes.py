@@ -13,6 +13,7 @@ from bucketline.storage import (
     rate_windows,
     removals,
     tasks,
+    windows,
 )
 from bucketline.storage.batches import BATCH_INDEXES, UNIT_INDEXES, WAITING_INDEXES
 from bucketline.storage.mongo import Database, Index
@@ -27,6 +28,7 @@ INDEXES: Mapping[str, Sequence[Index]] = {
     "batches": BATCH_INDEXES,
     "units": UNIT_INDEXES,
     "waiting": WAITING_INDEXES,
+    "windows": windows.INDEXES,
     "documents": documents.INDEXES,
     "keys": keys.INDEXES,
     "tasks": tasks.INDEXES,

@@ -1,0 +1,63 @@
+"""What the batcher says on the bus. State does not owe these events: losing one costs time, not truth."""
+
+from collections.abc import Mapping, Sequence
+
+from bucketline.domain.status import RANK_FINAL, RANK_QUEUED, Status
+from bucketline.events.catalog import ObjectStatusChanged, WorkReady
+from bucketline.runtime import Runtime
+from bucketline.storage.units import Item, UnitDocument
+
+Trace = Mapping[str, str]
+
+
+class Voice:
+    """Wakes processors, and says what becomes of objects that no processor works on."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    async def wake(
+        self, units: Sequence[UnitDocument], traces: Mapping[str, Trace] | None = None, trace: Trace | None = None
+    ) -> None:
+        """Tells the processors of units that are ready. ``traces`` maps objects to the trace that they are part of."""
+        known = traces or {}
+        envelopes = []
+        for unit in units:
+            cause = trace or unit.get("trace")
+            if cause is None and known:
+                cause = next((known[i["object_id"]] for i in unit["items"] if i["object_id"] in known), None)
+            envelopes.append(self._runtime.seal(WorkReady(unit_id=unit["_id"], size=unit["size"]), trace=cause))
+        if envelopes:
+            await self._runtime.bus.publisher.publish(envelopes)
+
+    async def queued(self, items: Sequence[Item], trace: Trace | None) -> None:
+        """These objects are in a submitted batch."""
+        now = self._runtime.clock.now()
+        events = [
+            ObjectStatusChanged.model_validate({**item, "rank": RANK_QUEUED, "status": Status.QUEUED, "at": now})
+            for item in items
+        ]
+        await self._say(events, trace)
+
+    async def ended(self, units: Sequence[UnitDocument], *, only: str | None = None) -> int:
+        """The ends of what is left in units that were given up; returns how many.
+
+        ``only`` restricts it to the items of one batch, in a unit that others go on with: DRAFT then. These statuses
+        come back to this service like those of a processor, and of two final ones of an item the first counts, here and
+        on the object.
+        """
+        now = self._runtime.clock.now()
+        events = []
+        for unit in units:
+            ending = unit.get("ending") or {"status": str(Status.DRAFT), "error": None, "error_type": None}
+            for place, item in enumerate(unit["items"]):
+                if str(place) in unit["results"] or only not in (None, item["batch_id"]):
+                    continue
+                told = {**item, **ending, "unit_id": unit["_id"], "index": place, "rank": RANK_FINAL, "at": now}
+                events.append(ObjectStatusChanged.model_validate({**told, "attempt": max(1, unit["attempts"])}))
+        await self._say(events, None)
+        return len(events)
+
+    async def _say(self, events: Sequence[ObjectStatusChanged], trace: Trace | None) -> None:
+        if events:
+            await self._runtime.bus.publisher.publish([self._runtime.seal(event, trace=trace) for event in events])

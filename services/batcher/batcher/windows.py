@@ -1,0 +1,243 @@
+"""Windows: fresh drafts of a bucket with a batching policy become batches by themselves.
+
+A draft is in one window for ever, by a unique index; a window takes members or is closed, by compare-and-set on one
+document; and its batch's id was fixed when it opened, so that making the batch again makes the same one. So whichever
+replica does a step, twice or half, each draft ends in exactly one batch. Clocks decide when a window closes, never
+what is in it.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import NamedTuple, cast
+
+from batcher.planning import FIELDS, Planner
+from batcher.policies import Policies
+from batcher.units import size_of
+from bucketline.clock import millis
+from bucketline.domain.status import RANK_NEW, Status
+from bucketline.errors import Transient
+from bucketline.events.catalog import BatchSubmitted
+from bucketline.ids import derived
+from bucketline.messaging.outbox import Outbox
+from bucketline.runtime import Runtime
+from bucketline.storage.batches import BatchDocument
+from bucketline.storage.buckets import Batching
+from bucketline.storage.mongo import DuplicateKey
+from bucketline.storage.objects import ObjectDocument
+from bucketline.storage.pending import PendingDocument, owing
+from bucketline.storage.windows import WindowDocument, Windows
+from bucketline.telemetry.metrics import SWEPT
+
+ATTEMPTS = 100
+"""Lost races for one bucket's window before the records are tried again as a whole."""
+
+BUCKETS_A_SWEEP = 50
+
+
+class Draft(NamedTuple):
+    """A draft as a window sees it: which object in which version, and the bytes of its blobs."""
+
+    member: str
+    size: int
+
+
+class Windowing:
+    """Puts drafts into windows, closes windows, and makes batches of them."""
+
+    def __init__(self, runtime: Runtime, planner: Planner, outbox: Outbox, policies: Policies) -> None:
+        self._runtime = runtime
+        self._clock = runtime.clock
+        self._planner = planner
+        self._outbox = outbox
+        self._policies = policies
+        self._windows = Windows(runtime.database)
+        self._place: tuple[str, tuple[datetime, str] | None] = ("", None)
+
+    async def collect(self, objects: Sequence[ObjectDocument]) -> int:
+        """Puts those that are fresh drafts of buckets with a policy into windows; returns how many are in one now."""
+        fresh = [obj for obj in objects if is_fresh(obj)]
+        policies = await self._policies.of(sorted({obj["bucket_id"] for obj in fresh})) if fresh else {}
+        collected = 0
+        for bucket_id, policy in policies.items():
+            mine = [obj for obj in fresh if obj["bucket_id"] == bucket_id]
+            drafts = [Draft(f"{obj['_id']}:{obj['run']['id']}", size_of(obj)) for obj in mine]
+            await self._gather(bucket_id, mine[0]["namespace_id"], drafts, policy)
+            collected += len(drafts)
+        return collected
+
+    async def close_due(self) -> int:
+        """Closes windows whose time is over, and makes the batches of closed ones."""
+        for window in await self._windows.due(self._clock.now(), limit=100):
+            await self._windows.close(window["_id"], self._clock.now())
+        closing = await self._windows.closing(limit=100)
+        for window in closing:
+            await self._submit(window["_id"])
+        return len(closing)
+
+    async def sweep(self) -> int:
+        """Looks for drafts that no window has although their bucket has a policy: one page a step, all in turn."""
+        bucket_id, after = self._place
+        if after is None:
+            ids = await self._policies.buckets_after(bucket_id, limit=BUCKETS_A_SWEEP)
+            if not ids:
+                self._place = ("", None)
+                return 0
+        else:
+            ids = [bucket_id]
+        collected = 0
+        for bucket_id in ids:
+            page = await self._drafts(bucket_id, after)
+            missed = [obj for obj in page if is_fresh(obj)]
+            members = [f"{obj['_id']}:{obj['run']['id']}" for obj in missed]
+            known = await self._windows.known(members) if members else set()
+            missed = [obj for obj, member in zip(missed, members, strict=True) if member not in known]
+            collected += await self.collect(missed)
+            full = len(page) == self._runtime.settings.sweep.limit
+            self._place = (bucket_id, (page[-1]["created_at"], page[-1]["_id"]) if full else None)
+            if full:
+                break
+            after = None
+        SWEPT.labels("draft without window").inc(collected)
+        return collected
+
+    async def _drafts(self, bucket_id: str, after: tuple[datetime, str] | None) -> list[ObjectDocument]:
+        """Drafts of the bucket, the oldest first, which have had time to get into a window."""
+        sweep = self._runtime.settings.sweep
+        created: dict[str, object] = {"$lt": self._clock.now() - timedelta(seconds=sweep.stalled_after)}
+        where: dict[str, object] = {"bucket_id": bucket_id, "status": str(Status.DRAFT), "created_at": created}
+        if after is not None:
+            created["$gte"] = after[0]
+            where["$or"] = [{"created_at": {"$gt": after[0]}}, {"_id": {"$gt": after[1]}}]
+        return await self._planner.objects.collection.find(
+            where, limit=sweep.limit, sort=[("created_at", 1), ("_id", 1)], fields=FIELDS
+        )
+
+    async def _gather(self, bucket_id: str, namespace_id: str, drafts: Sequence[Draft], policy: Batching) -> None:
+        left = list({draft.member: draft for draft in drafts}.values())
+        for _ in range(ATTEMPTS):
+            window = await self._windows.open_of(bucket_id)
+            # Only after the window was read: whoever joins it later changes its count, and ours is refused.
+            known = await self._windows.known([draft.member for draft in left])
+            left = [draft for draft in left if draft.member not in known]
+            if not left:
+                return
+            count, size = (window["count"], window["bytes"]) if window is not None else (0, 0)
+            taken = fitting(left, policy, count=count, size=size)
+            if window is not None and not taken:
+                await self._shut(window)
+                continue
+            joined = await self._join(window, bucket_id, namespace_id, taken, policy)
+            if joined is None:
+                continue
+            left = left[len(taken) :]
+            if is_full(joined, policy):
+                await self._shut(joined)
+            if not left:
+                return
+        raise Transient("others use this bucket's window all the time")
+
+    async def _join(
+        self,
+        window: WindowDocument | None,
+        bucket_id: str,
+        namespace_id: str,
+        drafts: Sequence[Draft],
+        policy: Batching,
+    ) -> WindowDocument | None:
+        """The window with these drafts in it; None when somebody else was faster."""
+        members, size = [draft.member for draft in drafts], sum(draft.size for draft in drafts)
+        try:
+            if window is not None:
+                return await self._windows.join(window, members, size)
+            now = self._clock.now()
+            # Two replicas that open a window for the same draft name it the same.
+            window_id = derived("unit", "window", bucket_id, members[0], millis(now))
+            opened: WindowDocument = {
+                "_id": window_id,
+                "bucket_id": bucket_id,
+                "namespace_id": namespace_id,
+                "state": "open",
+                "members": members,
+                "count": len(members),
+                "bytes": size,
+                "batch_id": derived("btch", window_id),
+                "opened_at": now,
+                "closes_at": now + timedelta(seconds=policy["max_wait_seconds"]),
+            }
+            await self._windows.begin(opened)
+        except DuplicateKey:
+            return None
+        return opened
+
+    async def _shut(self, window: WindowDocument) -> None:
+        if await self._windows.close(window["_id"], self._clock.now(), count=window["count"]):
+            await self._submit(window["_id"])
+
+    async def _submit(self, window_id: str) -> None:
+        """Makes the batch of a closed window, submitted, if it is not there yet."""
+        window = await self._windows.whole(window_id)
+        if window is None or window["state"] != "closing":
+            return
+        at = window.get("closed_at", window["closes_at"])
+        objects = list(dict.fromkeys(member.rpartition(":")[0] for member in window["members"]))
+        event = BatchSubmitted(
+            batch_id=window["batch_id"],
+            bucket_id=window["bucket_id"],
+            namespace_id=window["namespace_id"],
+            object_count=len(objects),
+            submitted_at=at,
+        )
+        batch: BatchDocument = {
+            "_id": window["batch_id"],
+            "namespace_id": window["namespace_id"],
+            "bucket_id": window["bucket_id"],
+            "batch_name": None,
+            "status": str(Status.PENDING),
+            "objects": objects,
+            "total": len(objects),
+            "collection_ids": None,
+            "dedup_strategy": "skip",
+            "metadata": {},
+            "task_id": derived("task", window["batch_id"]),
+            "auto": False,
+            "run": millis(at),
+            "window_id": window_id,
+            "created_at": at,
+            "updated_at": at,
+            "submitted_at": at,
+            "moved_at": at,
+            "pending": [cast("PendingDocument", self._runtime.seal(event).to_document())],
+            "pending_since": at,
+        }
+        await self._planner.batches.insert([batch])
+        await self._windows.finish(window_id)
+        self._outbox.flush_soon([owing(batch)])
+
+
+def is_fresh(obj: ObjectDocument) -> bool:
+    """Whether nobody has decided about the object yet: a mirrored draft that was in no run since it was written.
+
+    What a cancellation gave back is a draft too, but not one that starts by itself again.
+    """
+    return (
+        not obj["auto_process"]
+        and obj["status"] == Status.DRAFT
+        and obj["run"]["rank"] == RANK_NEW
+        and obj["mirror"]["state"] != "pending"
+    )
+
+
+def fitting(drafts: Sequence[Draft], policy: Batching, *, count: int, size: int) -> list[Draft]:
+    """The first drafts that fit into a window that has ``count`` and ``size``. One too large by itself fits alone."""
+    taken: list[Draft] = []
+    for draft in drafts:
+        if count >= policy["max_objects"] or (count and size + draft.size > policy["max_bytes"]):
+            break
+        taken.append(draft)
+        count += 1
+        size += draft.size
+    return taken
+
+
+def is_full(window: WindowDocument, policy: Batching) -> bool:
+    return window["count"] >= policy["max_objects"] or window["bytes"] >= policy["max_bytes"]

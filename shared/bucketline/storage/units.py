@@ -1,0 +1,296 @@
+"""Work units: bounded lists of items, each of which is an object in a turn of a batch.
+
+A unit of ``auto_process`` objects spans as many batches as it has items. The processor writes a unit's lease, the
+batcher everything else. A unique index keeps an item in one unit, whoever plans at the same time; the first final
+status of an item is its result.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, NotRequired, TypedDict
+
+from pymongo import InsertOne, UpdateOne
+
+from bucketline.domain.status import FAILURES, Status
+from bucketline.storage.mongo import Collection, Database, Index
+
+
+class Item(TypedDict):
+    """An object in a unit.
+
+    ``revision`` is the one that was planned; ``run`` orders the object's status events; ``turn`` is the batch's run,
+    which a retry or a resubmission raises. The object is in one unit a turn.
+    """
+
+    object_id: str
+    bucket_id: str
+    namespace_id: str
+    batch_id: str
+    revision: int
+    run: int
+    turn: int
+
+
+class Result(TypedDict):
+    """The first final status of an item. DRAFT: it was given back."""
+
+    status: str
+    documents: int
+    error: str | None
+    error_type: str | None
+    at: NotRequired[datetime]
+
+
+class Ending(TypedDict):
+    """What the items without a result become when a unit is given up."""
+
+    status: str
+    error: str | None
+    error_type: Literal["transient", "permanent", "resource"] | None
+
+
+class Lease(TypedDict):
+    owner: str
+    until: datetime
+
+
+class UnitDocument(TypedDict):
+    """A work unit. ``results`` maps an item's place (as text) to its result; all there means ``done``.
+
+    States: *held* (its batch has enough units in the works), *ready*, *leased* by a processor, *canceled* (given up:
+    no processor takes it, and the batcher says the ``ending`` of what is left), *done*. ``finished``, ``failed`` and
+    ``documents`` count its results, of which given back ones are not finished. ``batch_id`` is None for a unit of
+    ``auto_process`` objects, each of which is a batch of its own. ``attempts`` counts leases that were not given back,
+    ``returned`` those that were, ``wakes`` how often it was announced again.
+    """
+
+    _id: str
+    batch_id: str | None
+    turn: int
+    items: list[Item]
+    size: int
+    state: Literal["held", "ready", "leased", "canceled", "done"]
+    results: dict[str, Result]
+    finished: int
+    failed: int
+    documents: int
+    collection_ids: list[str] | None
+    dedup_strategy: Literal["skip", "replace", "force"]
+    attempts: int
+    created_at: datetime
+    moved_at: datetime
+    returned: NotRequired[int]
+    wakes: NotRequired[int]
+    ending: NotRequired[Ending]
+    finished_at: NotRequired[datetime]
+    lease: NotRequired[Lease]
+    trace: NotRequired[dict[str, str]]
+
+
+OPEN = ("ready", "leased", "canceled")
+"""Something is still to come."""
+
+UNIT_INDEXES = (
+    Index("in_works", [("moved_at", 1)], where={"state": {"$in": list(OPEN)}}),
+    Index("by_turn", [("batch_id", 1), ("turn", 1), ("state", 1), ("_id", 1)]),
+    Index("membership", [("items.batch_id", 1), ("items.object_id", 1), ("items.turn", 1)], unique=True),
+    Index("expiry", [("finished_at", 1)], expire_after_seconds=30 * 24 * 3600),
+)
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How a turn of a batch stands: units by what is to be done, objects by what became of them."""
+
+    held: int = 0
+    open: int = 0
+    objects: int = 0
+    finished: int = 0
+    failed: int = 0
+    documents: int = 0
+
+
+@dataclass(frozen=True)
+class Latest:
+    """The last turn in which a batch planned an object, and its result there if there is one."""
+
+    turn: int
+    unit_id: str
+    result: Result | None
+
+    @property
+    def failed(self) -> bool:
+        return self.result is not None and self.result["status"] in FAILURES
+
+
+class Units:
+    """The repository of work units."""
+
+    def __init__(self, database: Database) -> None:
+        self.collection: Collection[UnitDocument] = database.collection("units")
+
+    async def insert(self, documents: Sequence[UnitDocument]) -> set[int]:
+        """Writes the units in one round trip; returns the places of those that were refused.
+
+        A unit is refused when it, or one of its items, is in the database already.
+        """
+        return set((await self.collection.bulk([InsertOne(document) for document in documents])).refused)
+
+    async def planned(self, items: Sequence[Item]) -> set[tuple[str, str, int]]:
+        """Which of these items are in a unit: (batch, object, turn)."""
+        wanted = {(item["batch_id"], item["object_id"], item["turn"]) for item in items}
+        where = {
+            "items.batch_id": {"$in": list({batch_id for batch_id, _, _ in wanted})},
+            "items.object_id": {"$in": list({object_id for _, object_id, _ in wanted})},
+        }
+        known: set[tuple[str, str, int]] = set()
+        # An object of an automatic batch has a unit for each of its turns: no limit can be told beforehand.
+        async for unit in self.collection.stream(where, fields=["items"]):
+            known |= {(item["batch_id"], item["object_id"], item["turn"]) for item in unit["items"]}
+        return known & wanted
+
+    async def release_held(self, batch_id: str, turn: int, places: int, now: datetime) -> list[UnitDocument]:
+        """Makes at most ``places`` held units of the turn ready; returns them."""
+        released = []
+        for _ in range(places):
+            unit = await self.collection.find_and_update(
+                {"batch_id": batch_id, "turn": turn, "state": "held"},
+                {"$set": {"state": "ready", "moved_at": now}},
+                sort=[("_id", 1)],
+                fields=["size", "trace"],
+            )
+            if unit is None:
+                break
+            released.append(unit)
+        return released
+
+    async def count(self, batch_id: str, turn: int, states: Sequence[str], *, limit: int | None = None) -> int:
+        """How many units of the turn are in one of these states; the index alone answers."""
+        return await self.collection.count(
+            {"batch_id": batch_id, "turn": turn, "state": {"$in": list(states)}}, limit=limit
+        )
+
+    async def tally(self, batch_id: str, turn: int) -> Tally:
+        """The sums over the units of a turn."""
+        rows = await self.collection.aggregate(
+            [
+                {"$match": {"batch_id": batch_id, "turn": turn}},
+                {
+                    "$group": {
+                        "_id": "$state",
+                        "units": {"$sum": 1},
+                        "objects": {"$sum": "$size"},
+                        "finished": {"$sum": "$finished"},
+                        "failed": {"$sum": "$failed"},
+                        "documents": {"$sum": "$documents"},
+                    }
+                },
+            ],
+            limit=10,
+        )
+        states = {row["_id"]: row["units"] for row in rows}
+        return Tally(
+            held=states.get("held", 0),
+            open=sum(states.get(state, 0) for state in OPEN),
+            objects=sum(row["objects"] for row in rows),
+            finished=sum(row["finished"] for row in rows),
+            failed=sum(row["failed"] for row in rows),
+            documents=sum(row["documents"] for row in rows),
+        )
+
+    async def failures(self, batch_id: str, turn: int, *, limit: int) -> list[UnitDocument]:
+        """Units of the turn in which something failed."""
+        return await self.collection.find(
+            {"batch_id": batch_id, "turn": turn, "failed": {"$gt": 0}},
+            limit=limit,
+            sort=[("_id", 1)],
+            fields=["items", "results"],
+        )
+
+    async def latest(self, batch_id: str, *, before: int | None = None) -> dict[str, Latest]:
+        """Each object of the batch in the last turn that planned it, only turns below ``before`` if that is given."""
+        found: dict[str, Latest] = {}
+        fields = ["items.object_id", "items.batch_id", "items.turn", "results"]
+        async for unit in self.collection.stream({"items.batch_id": batch_id}, fields=fields):
+            for place, item in enumerate(unit["items"]):
+                if item["batch_id"] != batch_id or (before is not None and item["turn"] >= before):
+                    continue
+                known = found.get(item["object_id"])
+                if known is None or item["turn"] > known.turn:
+                    found[item["object_id"]] = Latest(item["turn"], unit["_id"], unit["results"].get(str(place)))
+        return found
+
+    async def lease(self, unit_id: str, owner: str, *, now: datetime, until: datetime) -> UnitDocument | None:
+        """Takes the unit, if it is ready or its owner's lease ran out. None: somebody has it, or it is over."""
+        return await self.collection.find_and_update(
+            {
+                "_id": unit_id,
+                "$or": [{"state": "ready"}, {"state": "leased", "lease.until": {"$lt": now}}],
+            },
+            {
+                "$set": {"state": "leased", "lease": {"owner": owner, "until": until}, "moved_at": now},
+                "$inc": {"attempts": 1},
+            },
+        )
+
+    async def extend(self, unit_ids: Sequence[str], owner: str, *, until: datetime) -> int:
+        """The heartbeat of a processor; returns how many of the units it still holds."""
+        where = {"_id": {"$in": list(unit_ids)}, "lease.owner": owner, "state": "leased"}
+        return await self.collection.update_many(where, {"$set": {"lease.until": until}})
+
+    async def release(self, unit_id: str, owner: str, *, now: datetime) -> None:
+        """Gives an unfinished unit back. Not an attempt: whoever can give it back has not been killed by it."""
+        await self.collection.update_one(
+            {"_id": unit_id, "lease.owner": owner, "state": "leased"},
+            {
+                "$set": {"state": "ready", "moved_at": now},
+                "$unset": {"lease": ""},
+                "$inc": {"attempts": -1, "returned": 1},
+            },
+        )
+
+    async def record(self, results: Mapping[str, Mapping[int, Result]], *, now: datetime) -> None:
+        """Adds results; the first of an item stays. A unit all of whose items have one becomes ``done``."""
+        await self.collection.bulk([_record(unit_id, rows, now) for unit_id, rows in results.items()])
+
+    async def many(self, unit_ids: Sequence[str], *, fields: Sequence[str] | None = None) -> dict[str, UnitDocument]:
+        found = await self.collection.find({"_id": {"$in": list(unit_ids)}}, limit=len(unit_ids), fields=fields)
+        return {document["_id"]: document for document in found}
+
+    async def stalled(self, before: datetime, now: datetime, *, limit: int) -> list[UnitDocument]:
+        """Open units that have not moved since ``before`` and that nobody holds."""
+        return await self.collection.find(
+            {
+                "state": {"$in": list(OPEN)},
+                "moved_at": {"$lt": before},
+                "$or": [{"state": {"$in": ["ready", "canceled"]}}, {"lease.until": {"$lt": now}}],
+            },
+            limit=limit,
+            sort=[("moved_at", 1)],
+        )
+
+
+def _record(unit_id: str, rows: Mapping[int, Result], now: datetime) -> UpdateOne:
+    # An error may begin with a dollar sign: what is stored must not be read as an expression.
+    results = {f"results.{place}": {"$ifNull": [f"$results.{place}", {"$literal": row}]} for place, row in rows.items()}
+    complete = {"$gte": [{"$size": "$rows"}, "$size"]}
+    finished = {"$ne": ["$$this.status", str(Status.DRAFT)]}
+    failing = {"$in": ["$$this.status", sorted(FAILURES)]}
+    return UpdateOne(
+        {"_id": unit_id, "state": {"$in": list(OPEN)}},
+        [
+            {"$set": {**results, "moved_at": now}},
+            {"$set": {"rows": {"$map": {"input": {"$objectToArray": "$results"}, "in": "$$this.v"}}}},
+            {
+                "$set": {
+                    "state": {"$cond": [complete, "done", "$state"]},
+                    "finished_at": {"$cond": [complete, now, "$$REMOVE"]},
+                    "finished": {"$size": {"$filter": {"input": "$rows", "cond": finished}}},
+                    "failed": {"$size": {"$filter": {"input": "$rows", "cond": failing}}},
+                    "documents": {"$sum": "$rows.documents"},
+                }
+            },
+            {"$unset": "rows"},
+        ],
+    )
