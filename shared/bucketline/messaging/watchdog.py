@@ -106,18 +106,20 @@ class Watchdog:
         if not assigned:
             # Fewer partitions than members is fine; a member that never heard of its group is not.
             return not state.intake.joined
-        # Positions first: a consumer that moves on meanwhile must not look as if it were beyond the end.
+        # The end as the last answered fetch told it. Asking for end offsets instead is no good here: the local broker
+        # answers with the start of its last batch, and any broker's answer is older than a position read after it.
         positions = {partition: await consumer.position(partition) for partition in assigned}
-        ends = await consumer.end_offsets(assigned)
+        ends = {partition: consumer.highwater(partition) for partition in assigned}
         for partition, position in positions.items():
-            if position > ends[partition]:
+            end = ends[partition]
+            if end is not None and position > end:
                 log.warning(
                     "the broker lost records, reading from the start",
                     topic=partition.topic,
                     partition=partition.partition,
                 )
                 await consumer.seek_to_beginning(partition)
-        lag = sum(max(0, ends[partition] - position) for partition, position in positions.items())
+        lag = sum(max(0, (ends[partition] or 0) - position) for partition, position in positions.items())
         LAG.labels(state.intake.topic).set(lag)
         moved = positions != state.positions
         state.positions = positions
