@@ -33,7 +33,8 @@ class Envelope:
     data: bytes
     trace: Mapping[str, str] = field(default_factory=dict)
 
-    def headers(self) -> Headers:
+    def headers(self, trace: Mapping[str, str] | None = None) -> Headers:
+        """The record's headers; with ``trace`` that of the publishing in place of the cause's."""
         return (
             ("ce_specversion", b"1.0"),
             ("ce_id", self.id.encode()),
@@ -42,7 +43,7 @@ class Envelope:
             ("ce_subject", self.subject.encode()),
             ("ce_time", self.time.encode()),
             ("content-type", CONTENT_TYPE.encode()),
-            *((name, value.encode()) for name, value in self.trace.items()),
+            *((name, value.encode()) for name, value in (self.trace if trace is None else trace).items()),
         )
 
     def to_document(self) -> dict[str, object]:
@@ -89,12 +90,14 @@ def wrap(event: Event, *, id: str, source: str, at: datetime, trace: Mapping[str
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A record that was understood."""
+    """A record that was understood. ``partition`` and ``offset`` say where it was read, -1 where that is not known."""
 
     event: Event
     id: str
     source: str
     trace: Mapping[str, str]
+    partition: int = -1
+    offset: int = -1
 
 
 def unwrap(value: bytes | None, headers: Iterable[tuple[str, bytes | None]] | None) -> Received:

@@ -14,6 +14,7 @@ from bucketline.events.envelope import Envelope
 from bucketline.events.topics import topic_of
 from bucketline.messaging.connection import client_options
 from bucketline.settings import KafkaSettings
+from bucketline.telemetry.messages import sending
 from bucketline.telemetry.metrics import PUBLISHED
 
 LARGEST_RECORD = 2 * 1024 * 1024
@@ -67,15 +68,12 @@ class KafkaPublisher:
         await asyncio.wait_for(self._producer.stop(), 10)
 
     async def publish(self, envelopes: Sequence[Envelope]) -> None:
-        await self.publish_raw(
-            (
-                self._prefix + topic_of(BY_TYPE[envelope.type]).name,
-                envelope.key.encode(),
-                envelope.data,
-                envelope.headers(),
+        topics = [self._prefix + topic_of(BY_TYPE[envelope.type]).name for envelope in envelopes]
+        with sending(topics, envelopes) as traces:
+            await self.publish_raw(
+                (topic, envelope.key.encode(), envelope.data, envelope.headers(trace))
+                for topic, envelope, trace in zip(topics, envelopes, traces, strict=True)
             )
-            for envelope in envelopes
-        )
 
     async def publish_raw(self, records: Iterable[tuple[str, bytes | None, bytes | None, RawHeaders]]) -> None:
         """Publishes (topic, key, value, headers) as they are; the same promise as :meth:`publish`."""

@@ -5,11 +5,13 @@ together. So an idle service writes at once, and a busy one writes in large grou
 """
 
 import asyncio
+import contextvars
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
 from bucketline.errors import ServiceUnavailable
 from bucketline.telemetry.metrics import GROUP_SIZE
+from bucketline.telemetry.tracing import Carrier, current_trace, recording_tracer, shared, span
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -33,24 +35,32 @@ class GroupCommit(Generic[T, R]):
         lanes: int = 2,
     ) -> None:
         self._write = write
+        self._name = name
         self._sizes = GROUP_SIZE.labels(name)
         self._max_size = max_size
         self._max_waiting = max_waiting
         self._lanes = lanes
         self._running: set[asyncio.Task[None]] = set()
-        self._waiting: list[tuple[T, asyncio.Future[R]]] = []
+        self._waiting: list[tuple[T, asyncio.Future[R], Carrier | None]] = []
 
     async def submit(self, item: T) -> R:
         """The result of this item's write. Cancelling the caller does not take the write back."""
         if len(self._waiting) >= self._max_waiting:
             raise ServiceUnavailable("too many writes are waiting", retry_after_seconds=1)
+        if recording_tracer() is None:
+            return await self._enqueue(item, None)
+        with span(f"commit {self._name}"):
+            return await self._enqueue(item, current_trace())
+
+    def _enqueue(self, item: T, trace: Carrier | None) -> asyncio.Future[R]:
         future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
-        self._waiting.append((item, future))
+        self._waiting.append((item, future, trace))
         if len(self._running) < self._lanes:
-            task = asyncio.create_task(self._drain())
+            # A context of its own: the group is not part of whichever request happened to be the first.
+            task = asyncio.create_task(self._drain(), context=contextvars.Context())
             self._running.add(task)
             task.add_done_callback(self._running.discard)
-        return await future
+        return future
 
     async def close(self) -> None:
         """Waits until everything submitted has been written."""
@@ -63,13 +73,14 @@ class GroupCommit(Generic[T, R]):
             del self._waiting[: self._max_size]
             self._sizes.observe(len(group))
             try:
-                results = await self._write([item for item, _ in group])
+                with shared(f"write {self._name}", [trace for *_, trace in group]):
+                    results = await self._write([item for item, *_ in group])
             except Exception as error:
-                for _, future in group:
+                for _, future, _ in group:
                     if not future.done():
                         future.set_exception(error)
                 continue
-            for (_, future), result in zip(group, results, strict=True):
+            for (_, future, _), result in zip(group, results, strict=True):
                 if future.done():
                     continue
                 if isinstance(result, BaseException):

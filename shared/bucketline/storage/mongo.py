@@ -28,6 +28,7 @@ from pymongo.write_concern import WriteConcern
 
 from bucketline.errors import BucketlineError, StoreUnavailable
 from bucketline.settings import MongoSettings
+from bucketline.telemetry.clients import mongodb_call
 from bucketline.telemetry.metrics import STORE_SECONDS
 
 Filter = Mapping[str, object]
@@ -89,6 +90,7 @@ class Collection(Generic[D]):
     def __init__(self, raw: "AsyncIOMotorCollection[Any]") -> None:
         self._raw = raw
         self._name = raw.name
+        self._database = raw.database.name
 
     async def get(self, identifier: str) -> D | None:
         return await self.find_one({"_id": identifier})
@@ -122,9 +124,11 @@ class Collection(Generic[D]):
         try:
             while True:
                 with self._call("find"):
-                    if not await cursor.fetch_next:
-                        return
-                yield cast("D", cursor.next_object())
+                    found = await cursor.to_list(page)
+                if not found:
+                    return
+                for document in found:
+                    yield cast("D", document)
         finally:
             await cursor.close()
 
@@ -233,7 +237,11 @@ class Collection(Generic[D]):
 
     @contextmanager
     def _call(self, operation: str) -> Iterator[None]:
-        with STORE_SECONDS.labels(self._name, operation).time(), translated():
+        with (
+            mongodb_call(self._database, self._name, operation),
+            STORE_SECONDS.labels(self._name, operation).time(),
+            translated(),
+        ):
             yield
 
 

@@ -20,7 +20,14 @@ from aiobotocore.config import AioConfig
 from botocore import UNSIGNED
 from botocore.auth import S3SigV4Auth, S3SigV4QueryAuth
 from botocore.awsrequest import AWSRequest
-from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, ParamValidationError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectTimeoutError,
+    EndpointConnectionError,
+    HTTPClientError,
+    ParamValidationError,
+)
 
 from bucketline.errors import BucketlineError, StoreUnavailable
 from bucketline.settings import S3Settings
@@ -38,10 +45,11 @@ from bucketline.storage.blobstore import (
     Range,
 )
 from bucketline.storage.s3_address import Address, disposition, shorter_and_shorter, split_s3_url
-from bucketline.storage.s3_faults import Backoff, fault_of
+from bucketline.storage.s3_faults import Backoff, fault_of, outcome_of
 from bucketline.storage.s3_multipart import Copier, Part, StreamedUpload, streamed_upload
 from bucketline.storage.s3_read import Reply, reading
 from bucketline.storage.s3_wire import Wire
+from bucketline.telemetry.clients import s3_call
 from bucketline.telemetry.metrics import S3_SECONDS
 
 if TYPE_CHECKING:
@@ -141,7 +149,7 @@ class S3BlobStore:
             if len(page) == 1:
                 await self.delete_one(page[0])
                 continue
-            with _call("delete"):
+            with _call("DeleteObjects", self._bucket):
                 answer = await self._client.delete_objects(
                     Bucket=self._bucket, Delete={"Objects": [{"Key": key} for key in page], "Quiet": True}
                 )
@@ -149,7 +157,7 @@ class S3BlobStore:
                 raise StoreUnavailable("S3 did not delete some objects")
 
     async def delete_one(self, key: str) -> None:
-        with _call("delete", key):
+        with _call("DeleteObject", self._bucket, key):
             await self._client.delete_object(Bucket=self._bucket, Key=key)
 
     # Reading
@@ -165,7 +173,7 @@ class S3BlobStore:
             return b"".join([chunk async for chunk in chunks])
 
     async def head(self, key: str) -> Head:
-        with _call("head", key):
+        with _call("HeadObject", self._bucket, key):
             answer = await self._client.head_object(Bucket=self._bucket, Key=key, ChecksumMode="ENABLED")
         return _head(cast("Mapping[str, Any]", answer), answer["ContentLength"])
 
@@ -183,7 +191,7 @@ class S3BlobStore:
         rows: list[Listed] = []
         last = after or ""
         while len(rows) < limit:
-            with _call("list"):
+            with _call("ListObjectsV2", self._bucket):
                 answer = await self._client.list_objects_v2(
                     Bucket=self._bucket, Prefix=prefix, MaxKeys=min(PAGE, limit - len(rows)), StartAfter=last
                 )
@@ -200,7 +208,7 @@ class S3BlobStore:
         return await self._wire.put_part(key, upload_id, number, data, sha256=sha256)
 
     async def start_multipart(self, key: str, *, content_type: str, checksums: bool) -> str:
-        with _call("multipart", key):
+        with _call("CreateMultipartUpload", self._bucket, key):
             if checksums:
                 answer = await self._client.create_multipart_upload(
                     Bucket=self._bucket, Key=key, ContentType=content_type, ChecksumAlgorithm="SHA256"
@@ -214,7 +222,7 @@ class S3BlobStore:
     async def copy_part(
         self, source_key: str, key: str, upload_id: str, number: int, *, first: int, last: int, source_etag: str
     ) -> str:
-        with _call("copy_part", key):
+        with _call("UploadPartCopy", self._bucket, key):
             answer = await self._client.upload_part_copy(
                 Bucket=self._bucket,
                 Key=key,
@@ -227,7 +235,7 @@ class S3BlobStore:
             return answer["CopyPartResult"]["ETag"]
 
     async def copy_object(self, source_key: str, key: str, *, source_etag: str, content_type: str) -> None:
-        with _call("copy", key):
+        with _call("CopyObject", self._bucket, key):
             await self._client.copy_object(
                 Bucket=self._bucket,
                 Key=key,
@@ -246,14 +254,14 @@ class S3BlobStore:
             for part in parts
         ]
         condition: dict[str, Any] = {"IfNoneMatch": "*"} if if_absent else {}
-        with _call("multipart", key):
+        with _call("CompleteMultipartUpload", self._bucket, key):
             await self._client.complete_multipart_upload(
                 Bucket=self._bucket, Key=key, UploadId=upload_id, MultipartUpload={"Parts": rows}, **condition
             )
 
     async def abort_multipart(self, key: str, upload_id: str) -> None:
         try:
-            with _call("multipart", key):
+            with _call("AbortMultipartUpload", self._bucket, key):
                 await self._client.abort_multipart_upload(Bucket=self._bucket, Key=key, UploadId=upload_id)
         except ObjectMissing:
             return
@@ -262,7 +270,7 @@ class S3BlobStore:
         rows: list[OpenUpload] = []
         marker: dict[str, Any] = {}
         while len(rows) < limit:
-            with _call("list"):
+            with _call("ListMultipartUploads", self._bucket):
                 answer = await self._client.list_multipart_uploads(
                     Bucket=self._bucket, Prefix=prefix, MaxUploads=min(PAGE, limit - len(rows)), **marker
                 )
@@ -322,7 +330,7 @@ class S3BlobStore:
             {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
         )
         try:
-            with _call("bucket"):
+            with _call("CreateBucket", self._bucket):
                 await self._client.create_bucket(Bucket=self._bucket, **where)
         except BucketlineError:
             # Two services that start together both try.
@@ -335,7 +343,7 @@ class S3BlobStore:
 
     async def _bucket_exists(self) -> bool:
         try:
-            with _call("bucket"):
+            with _call("HeadBucket", self._bucket):
                 await self._client.head_bucket(Bucket=self._bucket)
         except ObjectMissing:
             return False
@@ -422,7 +430,7 @@ class _Fetch:
             options["Range"] = span
         if etag is not None:
             options["IfMatch"] = f'"{etag}"'
-        with _call("get", self._key, foreign=self._foreign):
+        with _call("GetObject", self._bucket, self._key, foreign=self._foreign):
             answer = await self._client.get_object(Bucket=self._bucket, Key=self._key, **options)
         length, first, size = answer["ContentLength"], 0, answer["ContentLength"]
         if "ContentRange" in answer:
@@ -447,17 +455,24 @@ class _Body:
 
 
 @contextmanager
-def _call(operation: str, key: str = "", *, foreign: bool = False) -> Iterator[None]:
-    """Times one call of the driver and translates its errors."""
+def _call(operation: str, bucket: str, key: str = "", *, foreign: bool = False) -> Iterator[None]:
+    """Times one call of the driver and translates its errors. ``operation`` is the S3 API's name for it."""
     started, outcome = perf_counter(), "ok"
     try:
-        with _translated(key, foreign=foreign):
+        with s3_call(operation, bucket, key), _translated(key, foreign=foreign):
             yield
     except BucketlineError as error:
-        outcome = type(error).__name__
+        outcome = _outcome(error.__cause__)
         raise
     finally:
         S3_SECONDS.labels(operation, outcome).observe(perf_counter() - started)
+
+
+def _outcome(cause: BaseException | None) -> str:
+    if isinstance(cause, ClientError):
+        return outcome_of(int(cause.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)))
+    never_sent = (EndpointConnectionError, ConnectTimeoutError, aiohttp.ClientConnectorError)
+    return "unreachable" if isinstance(cause, never_sent) else "lost"
 
 
 @contextmanager

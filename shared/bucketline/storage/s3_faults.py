@@ -42,6 +42,19 @@ def fault_of(status: int, code: str, key: str, *, foreign: bool = False) -> Buck
     return BlobStoreError(f"S3 refused the request: {code or status}")
 
 
+def outcome_of(status: int) -> str:
+    """What the metrics call an answer.
+
+    ``ok``, ``exists`` (a condition did not hold), ``missing``, ``busy`` (nothing was done, try again), ``failed`` (the
+    server's fault), ``refused`` (ours). Without an answer: ``unreachable`` if it was never sent, else ``lost``.
+    """
+    if 200 <= status < 300:
+        return "ok"
+    if status in NOT_STORED:
+        return "busy"
+    return {404: "missing", 412: "exists"}.get(status, "failed" if status >= 500 or status == 0 else "refused")
+
+
 @dataclass(frozen=True)
 class Backoff:
     """Bounded tries with exponential back-off and full jitter; times in seconds."""

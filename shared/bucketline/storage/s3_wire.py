@@ -21,7 +21,8 @@ from yarl import URL
 from bucketline.errors import StoreUnavailable
 from bucketline.settings import S3Settings
 from bucketline.storage.blobstore import ChecksumRefused, Head, ObjectMissing
-from bucketline.storage.s3_faults import NOT_STORED, Backoff, fault_of
+from bucketline.storage.s3_faults import NOT_STORED, Backoff, fault_of, outcome_of
+from bucketline.telemetry.clients import s3_call
 from bucketline.telemetry.metrics import S3_SECONDS
 
 IDLE_SECONDS = 15.0
@@ -64,6 +65,7 @@ class Wire:
     """The pooled session. Use as a context manager; safe for concurrent tasks."""
 
     def __init__(self, settings: S3Settings, sign: Sign, look: Look, backoff: Backoff) -> None:
+        self._bucket = settings.bucket
         self._sign = sign
         self._look = look
         self._backoff = backoff
@@ -116,7 +118,7 @@ class Wire:
             if lost > 1:
                 break
             try:
-                answer = await self._send("put", key, {}, headers, data, sha256)
+                answer = await self._send("PutObject", key, {}, headers, data, sha256)
             except NotSentError as error:
                 trouble = str(error)
                 continue
@@ -144,7 +146,7 @@ class Wire:
         trouble = ""
         async for _ in self._backoff.tries():
             try:
-                answer = await self._send("put_part", key, query, _checksum(sha256), data, sha256)
+                answer = await self._send("UploadPart", key, query, _checksum(sha256), data, sha256)
             except (NotSentError, ReplyLostError) as error:
                 trouble = str(error)
                 continue
@@ -177,28 +179,32 @@ class Wire:
         async with self._slots:
             # Signed once there is a connection to use: a signature is good for minutes only.
             url, signed = await self._sign(key, query, headers, payload_sha256)
-            # A BytesIO is sent piece by piece; bytes would be copied into the socket's buffer at once.
-            body = data if len(data) <= _IN_ONE_PIECE else io.BytesIO(data)
-            started, outcome = perf_counter(), "lost"
-            try:
-                async with self._session.put(
-                    URL(url, encoded=True), data=body, headers=signed, allow_redirects=False
-                ) as response:
-                    text = b"" if response.status == 200 else await response.content.read(4096)
-                    outcome = str(response.status)
-                    code = _CODE.search(text)
-                    return Answer(
-                        response.status,
-                        code.group(1).decode() if code else "",
-                        response.headers.get("ETag", ""),
-                    )
-            except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-                outcome = "unreachable"
-                raise NotSentError("no connection") from error
-            except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                raise ReplyLostError(f"no reply ({type(error).__name__})") from error
-            finally:
-                S3_SECONDS.labels(operation, outcome).observe(perf_counter() - started)
+            with s3_call(operation, self._bucket, key):
+                return await self._exchange(operation, url, signed, data)
+
+    async def _exchange(self, operation: str, url: str, signed: Mapping[str, str], data: bytes) -> Answer:
+        # A BytesIO is sent piece by piece; bytes would be copied into the socket's buffer at once.
+        body = data if len(data) <= _IN_ONE_PIECE else io.BytesIO(data)
+        started, outcome = perf_counter(), "lost"
+        try:
+            async with self._session.put(
+                URL(url, encoded=True), data=body, headers=signed, allow_redirects=False
+            ) as response:
+                text = b"" if response.status == 200 else await response.content.read(4096)
+                outcome = outcome_of(response.status)
+                code = _CODE.search(text)
+                return Answer(
+                    response.status,
+                    code.group(1).decode() if code else "",
+                    response.headers.get("ETag", ""),
+                )
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            outcome = "unreachable"
+            raise NotSentError("no connection") from error
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise ReplyLostError(f"no reply ({type(error).__name__})") from error
+        finally:
+            S3_SECONDS.labels(operation, outcome).observe(perf_counter() - started)
 
     async def __aenter__(self) -> Self:
         return self

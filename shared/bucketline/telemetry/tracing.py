@@ -1,47 +1,88 @@
-"""Traces: one from the HTTP request through every topic to the status that comes back.
+"""Traces: one from the HTTP request through every topic and store to the status that comes back.
 
-Without an exporter nothing is recorded, yet every request and record still has a trace id, which is what events, error
-answers and log lines carry. Messaging attributes follow OpenTelemetry's current conventions (in development there).
+Without an exporter nothing is recorded and next to nothing is paid, yet every request and record has a trace id, which
+is what events, error answers and log lines carry; a caller's own trace is handed on as it came. Work that serves
+several traces at once (a bulk write, a unit of many objects) belongs to the first of them and is linked to the others.
 """
 
-from collections.abc import Iterator, Mapping
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
 
+from opentelemetry import context as contexts
 from opentelemetry import trace
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased, TraceIdRatioBased
-from opentelemetry.trace import Link, Span, SpanKind, Tracer
+from opentelemetry.context import Context
+from opentelemetry.trace import (
+    Link,
+    NonRecordingSpan,
+    Span,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceFlags,
+    Tracer,
+    TracerProvider,
+)
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from bucketline import __version__
 from bucketline.settings import TelemetrySettings
 
+Carrier = Mapping[str, str]
+"""W3C headers of a span: ``traceparent`` and, if there is one, ``tracestate``."""
+Attribute = str | int | float | bool
+
+MOST_LINKS = 100
+EXPORT_SECONDS = 5
+LARGEST_QUEUE = 16_384
+"""Spans waiting for export. Above it spans are dropped: lower ``BUCKETLINE_TELEMETRY_SAMPLE_RATIO`` instead."""
+
 _PROPAGATOR = TraceContextTextMapPropagator()
+_NOT_SAMPLED = TraceFlags(TraceFlags.DEFAULT)
+_tracer: Tracer | None = None
 
 
-def setup_tracing(settings: TelemetrySettings, service: str) -> TracerProvider:
-    """Installs the process's tracer provider; call its ``shutdown`` at the end, so that the last spans are sent."""
-    exporting = settings.otlp_endpoint is not None
-    sampler = ParentBased(TraceIdRatioBased(settings.sample_ratio)) if exporting else ALWAYS_OFF
+def setup_tracing(settings: TelemetrySettings, service: str) -> Callable[[], None]:
+    """Exports spans when an endpoint is configured; call what it returns at the end, so that the last ones are sent."""
+    if settings.otlp_endpoint is None:
+        return lambda: None
+    # The SDK and its exporter are loaded only where they are used: they cost memory and start-up time.
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider as SdkProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+
     resource = Resource.create(
         {"service.name": service, "service.namespace": "bucketline", "service.version": __version__}
     )
-    provider = TracerProvider(resource=resource, sampler=sampler)
-    if settings.otlp_endpoint is not None:
-        endpoint = settings.otlp_endpoint.rstrip("/") + "/v1/traces"
-        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint)))
+    provider = SdkProvider(resource=resource, sampler=ParentBased(TraceIdRatioBased(settings.sample_ratio)))
+    endpoint = settings.otlp_endpoint.rstrip("/") + "/v1/traces"
+    exporter = OTLPSpanExporter(endpoint=endpoint, timeout=EXPORT_SECONDS)
+    provider.add_span_processor(BatchSpanProcessor(exporter, max_queue_size=LARGEST_QUEUE, max_export_batch_size=1024))
+    # Extractors may use OpenTelemetry's API on their own; their spans join ours.
     trace.set_tracer_provider(provider)
-    return provider
+    record_with(provider)
+    return provider.shutdown
 
 
-@cache
-def tracer() -> Tracer:
-    """One for the process; made before a provider is installed, it passes on to that one later."""
-    return trace.get_tracer("bucketline", __version__)
+def record_with(provider: TracerProvider | None) -> None:
+    """Records spans with this provider from now on; None: records nothing."""
+    global _tracer
+    _tracer = provider.get_tracer("bucketline", __version__) if provider is not None else None
+
+
+def recording_tracer() -> Tracer | None:
+    """The tracer, where the current trace is being recorded; None where a span would be thrown away."""
+    if _tracer is None or not trace.get_current_span().get_span_context().trace_flags.sampled:
+        return None
+    return _tracer
+
+
+def exporting() -> Tracer | None:
+    """The tracer, if this process exports spans at all."""
+    return _tracer
 
 
 def current_trace() -> dict[str, str]:
@@ -51,8 +92,26 @@ def current_trace() -> dict[str, str]:
     return carrier
 
 
+def carrier_of(opened: Span) -> dict[str, str]:
+    """W3C headers of a span that need not be the current one."""
+    carrier: dict[str, str] = {}
+    _PROPAGATOR.inject(carrier, trace.set_span_in_context(opened, Context()))
+    return carrier
+
+
+def context_of(carrier: Carrier) -> Context:
+    """The context whose current span is the one that ``carrier`` names; an empty one if it names none."""
+    return _PROPAGATOR.extract(carrier, Context())
+
+
+def is_sampled(carrier: Carrier | None) -> bool:
+    """Whether somebody records the trace that these headers belong to."""
+    flags = (carrier or {}).get("traceparent", "").rpartition("-")[2]
+    return len(flags) == 2 and flags[1] in "13579bdf"
+
+
 def current_trace_id() -> str | None:
-    """The current trace id in hex, or None outside of any span."""
+    """The current trace id in hex, or None outside of any trace."""
     context = trace.get_current_span().get_span_context()
     return trace.format_trace_id(context.trace_id) if context.is_valid else None
 
@@ -62,21 +121,93 @@ def span(
     name: str,
     *,
     kind: SpanKind = SpanKind.INTERNAL,
-    parent: Mapping[str, str] | None = None,
-    links: tuple[Mapping[str, str], ...] = (),
-    attributes: Mapping[str, str | int | float | bool] | None = None,
+    parent: Carrier | None = None,
+    links: Iterable[Carrier] = (),
+    attributes: Mapping[str, Attribute] | None = None,
 ) -> Iterator[Span]:
-    """A span around a block. ``parent`` and ``links`` are W3C headers as :func:`current_trace` gives them."""
-    context = _PROPAGATOR.extract(dict(parent)) if parent else None
-    with tracer().start_as_current_span(
+    """A span around a block, current inside it. Without ``parent`` it is a child of the current one, or a new trace.
+
+    At most ``MOST_LINKS`` links are kept. An error that leaves the block is noted by its type; its message may name
+    things that are nobody's business.
+    """
+    if _tracer is None:
+        with _unrecorded(parent) as stand_in:
+            yield stand_in
+        return
+    opened = _tracer.start_span(
         name,
-        context=context,
+        context=context_of(parent) if parent else None,
         kind=kind,
-        links=[_link(link) for link in links if link],
-        attributes=dict(attributes or {}),
-    ) as opened:
-        yield opened
+        links=links_to(links),
+        attributes=attributes,
+        record_exception=False,
+        set_status_on_exception=False,
+    )
+    with current(opened):
+        try:
+            yield opened
+        except BaseException as error:
+            failed(opened, error)
+            raise
+        finally:
+            opened.end()
 
 
-def _link(carrier: Mapping[str, str]) -> Link:
-    return Link(trace.get_current_span(_PROPAGATOR.extract(dict(carrier))).get_span_context())
+@contextmanager
+def shared(
+    name: str, traces: Iterable[Carrier | None], *, attributes: Mapping[str, Attribute] | None = None
+) -> Iterator[None]:
+    """Around work that is done once for several traces: a child of the first, linked to the others.
+
+    No span where none of them is recorded.
+    """
+    if _tracer is None:
+        yield
+        return
+    recorded = {carrier["traceparent"]: carrier for carrier in traces if carrier and is_sampled(carrier)}
+    if not recorded:
+        yield
+        return
+    first, *rest = recorded.values()
+    with span(name, parent=first, links=rest, attributes=attributes):
+        yield
+
+
+@contextmanager
+def current(opened: Span) -> Iterator[None]:
+    """Makes a span the current one inside the block, without ending it."""
+    token = contexts.attach(trace.set_span_in_context(opened))
+    try:
+        yield
+    finally:
+        contexts.detach(token)
+
+
+def failed(opened: Span, error: BaseException) -> None:
+    """Notes an error on a span, by its type."""
+    opened.set_status(Status(StatusCode.ERROR))
+    opened.set_attribute("error.type", type(error).__qualname__)
+
+
+def links_to(carriers: Iterable[Carrier]) -> list[Link]:
+    """Links to the spans that these headers name, as many as are kept."""
+    found = []
+    for carrier in carriers:
+        context = trace.get_current_span(context_of(carrier)).get_span_context()
+        if context.is_valid:
+            found.append(Link(context))
+        if len(found) == MOST_LINKS:
+            break
+    return found
+
+
+@contextmanager
+def _unrecorded(parent: Carrier | None) -> Iterator[Span]:
+    """A stand-in that only has ids: those of its parent, or new ones at the beginning of a trace."""
+    stand_in = trace.get_current_span(context_of(parent)) if parent else trace.get_current_span()
+    if not stand_in.get_span_context().is_valid:
+        # Not secrets: ids that must merely not collide.
+        ids = random.getrandbits(128) or 1, random.getrandbits(64) or 1
+        stand_in = NonRecordingSpan(SpanContext(*ids, is_remote=False, trace_flags=_NOT_SAMPLED))
+    with current(stand_in):
+        yield stand_in
