@@ -75,6 +75,7 @@ class DedupSettings(Block):
     lease: Seconds = 60.0
     stop_grace: Seconds = 5.0
     tidy_interval: Seconds = 60.0
+    tidy_after: Seconds = 30.0
     staging_age: Seconds = 3600.0
     # what may be fetched
     allow_hosts: Words = ()

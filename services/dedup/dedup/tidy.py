@@ -20,8 +20,6 @@ log = get_logger(__name__)
 INLINE = "staging/inline"
 CONTENT = "blobs/"
 PAGE = 500
-YOUNGEST = timedelta(seconds=30)
-"""A key may be a moment older than what is known of its turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +71,8 @@ class Tidy:
 
     async def _orphans(self, found: Sequence[_Leftover]) -> list[_Leftover]:
         now = self._runtime.clock.now()
-        old = [row for row in found if row.since < now - YOUNGEST]
+        settled = now - timedelta(seconds=self._settings.tidy_after)
+        old = [row for row in found if row.since < settled]
         ids = {row.key.split("/")[2] for row in old if row.key.startswith("staging/") and row.key.count("/") >= 3}
         owners: Mapping[str, ObjectDocument] = {}
         if ids:

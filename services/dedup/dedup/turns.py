@@ -205,8 +205,9 @@ class Turns:
         except Transient as error:
             log.warning("not announced yet", object_id=obj["_id"], error=error.message)
             return
+        if told:
+            await self._settling.forget_staged(obj, settled)
         await self._settling.announced(told)
-        await self._settling.forget_staged(obj, settled)
 
     async def _twin(self, obj: ObjectDocument) -> str | None:
         """The oldest object of the bucket with the same content, under ``skip_duplicates``.

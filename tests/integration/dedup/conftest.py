@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 from pydantic import SecretStr
+from tests.faults.proxy import FaultyProxy
 from tests.integration.dedup.harness import MIB, Bench, KeptBus
 from tests.integration.dedup.sources import Sources
 
@@ -33,6 +34,11 @@ from dedup.fetch import HttpFetcher
 from dedup.settings import DedupSettings
 
 Open = Callable[..., Any]
+
+
+def proxied(stack: LocalStack) -> FaultyProxy:
+    """A proxy before the stack's S3."""
+    return FaultyProxy(stack.s3_endpoint.removeprefix("http://"))
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from tests.integration.dedup.harness import MIB, Bench, sha
 from tests.integration.dedup.sources import Page, Sources
 
 from bucketline.events.catalog import ObjectMirrored, ObjectStatusChanged
+from bucketline.local.stack import LocalStack
 from bucketline.storage.blobs import blob_key
 
 pytestmark = pytest.mark.stack
@@ -66,16 +67,16 @@ async def test_url_without_a_length(bench: Bench, sources: Sources) -> None:
     assert len(await bench.content(obj)) == 12 * MIB
 
 
-async def test_foreign_bucket(opened: Open, stack: object, bench: Bench) -> None:
+async def test_foreign_bucket(opened: Open, stack: LocalStack, bench: Bench) -> None:
     store = bench.store
     data = b"of somebody else"
     await store.put_if_absent("theirs/report.txt", data, sha256=sha(data), content_type="text/plain")
     bucket = store.url_of("").removeprefix("s3://").rstrip("/")
     access = {
         "buckets": [bucket],
-        "endpoint": stack.s3_endpoint,  # type: ignore[attr-defined]
-        "access_key": stack.s3_access_key,  # type: ignore[attr-defined]
-        "secret_key": stack.s3_secret_key,  # type: ignore[attr-defined]
+        "endpoint": stack.s3_endpoint,
+        "access_key": stack.s3_access_key,
+        "secret_key": stack.s3_secret_key,
     }
     async with opened(foreign=[access], s3={"bucket": f"{bucket}-own"}) as other:
         obj = await other.one({"kind": "s3", "url": f"s3://{bucket}/theirs/report.txt"})
