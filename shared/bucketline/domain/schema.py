@@ -147,6 +147,28 @@ def same(left: object, right: object) -> bool:
     return left == right
 
 
+def is_date(value: str) -> bool:
+    """Whether this is a calendar date as ``YYYY-MM-DD``."""
+    if not _DATE.fullmatch(value):
+        return False
+    try:
+        date.fromisoformat(value)
+    except ValueError:
+        return False
+    return True
+
+
+def is_datetime(value: str) -> bool:
+    """Whether this is an ISO 8601 date and time, with or without seconds and zone."""
+    if not _DATETIME.fullmatch(value):
+        return False
+    try:
+        datetime.fromisoformat(value.upper())
+    except ValueError:
+        return False
+    return True
+
+
 def _field_faults(
     schema: Schema, custom: Mapping[str, object], blobs: Collection[str], partial: bool, location: Location
 ) -> Iterator[Fault]:
@@ -184,30 +206,10 @@ def _fits(kind: str, value: object) -> bool:
         case "array":
             return isinstance(value, list)
         case "date":
-            return isinstance(value, str) and _is_date(value)
+            return isinstance(value, str) and is_date(value)
         case "datetime":
-            return isinstance(value, str) and _is_datetime(value)
+            return isinstance(value, str) and is_datetime(value)
     return isinstance(value, str)
-
-
-def _is_date(value: str) -> bool:
-    if not _DATE.fullmatch(value):
-        return False
-    try:
-        date.fromisoformat(value)
-    except ValueError:
-        return False
-    return True
-
-
-def _is_datetime(value: str) -> bool:
-    if not _DATETIME.fullmatch(value):
-        return False
-    try:
-        datetime.fromisoformat(value.upper())
-    except ValueError:
-        return False
-    return True
 
 
 def _with_defaults(declared: Mapping[str, Field], value: Mapping[str, object]) -> dict[str, object]:
