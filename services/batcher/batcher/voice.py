@@ -6,6 +6,7 @@ from bucketline.domain.status import RANK_FINAL, RANK_QUEUED, Status
 from bucketline.events.catalog import ObjectStatusChanged, WorkReady
 from bucketline.runtime import Runtime
 from bucketline.storage.units import Item, UnitDocument
+from bucketline.telemetry.tracing import Attribute, shared
 
 Trace = Mapping[str, str]
 
@@ -24,9 +25,12 @@ class Voice:
         envelopes = []
         for unit in units:
             cause = trace or unit.get("trace")
-            if cause is None and known:
-                cause = next((known[i["object_id"]] for i in unit["items"] if i["object_id"] in known), None)
-            envelopes.append(self._runtime.seal(WorkReady(unit_id=unit["_id"], size=unit["size"]), trace=cause))
+            joined = [found for item in unit["items"] if (found := known.get(item["object_id"]))]
+            # A unit takes objects of several traces: it is part of one, and linked to the others.
+            about: dict[str, Attribute] = {"bucketline.unit_id": unit["_id"], "bucketline.unit_size": unit["size"]}
+            with shared("plan unit", [cause, *joined], attributes=about) as own:
+                sealed = own or cause or next(iter(joined), None)
+                envelopes.append(self._runtime.seal(WorkReady(unit_id=unit["_id"], size=unit["size"]), trace=sealed))
         if envelopes:
             await self._runtime.bus.publisher.publish(envelopes)
 

@@ -12,6 +12,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
+import structlog
 from pymongo import UpdateOne
 
 from bucketline.errors import BucketlineError
@@ -19,6 +20,7 @@ from bucketline.runtime import Runtime
 from bucketline.storage.objects import ObjectDocument, Objects
 from bucketline.telemetry.logging import get_logger
 from bucketline.telemetry.metrics import SWEPT
+from bucketline.telemetry.tracing import Attribute, span
 from dedup.inline import is_inline
 from dedup.settings import DedupSettings
 from dedup.storing import NeedsLargeLane
@@ -166,8 +168,16 @@ class Lanes:
         self._wake.set()
 
     async def _turn(self, obj: ObjectDocument, room: "_Room") -> None:
+        about: dict[str, Attribute] = {
+            "bucketline.object_id": obj["_id"],
+            "bucketline.attempt": obj["mirror"]["attempts"] + 1,
+        }
         try:
-            await self._turns.take(obj, room)
+            with (
+                structlog.contextvars.bound_contextvars(object_id=obj["_id"]),
+                span("mirror object", parent=obj.get("trace"), attributes=about),
+            ):
+                await self._turns.take(obj, room)
         except asyncio.CancelledError:
             await self._give_up(obj)
             raise

@@ -6,6 +6,7 @@ absent broker leaves behind is older than a few seconds, and the sweeper of any 
 """
 
 import asyncio
+import contextvars
 from collections.abc import Sequence
 from datetime import timedelta
 
@@ -17,6 +18,7 @@ from bucketline.settings import SweepSettings
 from bucketline.storage.pending import Owed, PendingStore
 from bucketline.telemetry.logging import get_logger
 from bucketline.telemetry.metrics import OUTBOX_AGE, SWEPT
+from bucketline.telemetry.tracing import shared
 
 log = get_logger(__name__)
 
@@ -57,7 +59,8 @@ class Outbox:
             return
         self._queue.extend(owed)
         if self._worker is None or self._worker.done():
-            self._worker = asyncio.create_task(self._drain())
+            # A context of its own: what is published is not part of whichever request happened to be the first.
+            self._worker = asyncio.create_task(self._drain(), context=contextvars.Context())
 
     async def sweep(self) -> int:
         """Publishes what is overdue; returns how many documents owed something."""
@@ -89,5 +92,7 @@ class Outbox:
                 log.warning("left to the sweeper", outbox=self._name, events=len(group), error=error.message)
 
     async def _pay(self, owed: Sequence[Owed]) -> None:
-        await self._publisher.publish([envelope for one in owed for envelope in one.envelopes])
-        await self._store.clear(owed)
+        envelopes = [envelope for one in owed for envelope in one.envelopes]
+        with shared(f"publish outbox {self._name}", [envelope.trace for envelope in envelopes]):
+            await self._publisher.publish(envelopes)
+            await self._store.clear(owed)

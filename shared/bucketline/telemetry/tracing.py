@@ -156,21 +156,21 @@ def span(
 @contextmanager
 def shared(
     name: str, traces: Iterable[Carrier | None], *, attributes: Mapping[str, Attribute] | None = None
-) -> Iterator[None]:
+) -> Iterator[Carrier | None]:
     """Around work that is done once for several traces: a child of the first, linked to the others.
 
-    No span where none of them is recorded.
+    Yields the headers of its span; None, and there is no span, where none of the traces is recorded.
     """
     if _tracer is None:
-        yield
+        yield None
         return
     recorded = {carrier["traceparent"]: carrier for carrier in traces if carrier and is_sampled(carrier)}
     if not recorded:
-        yield
+        yield None
         return
     first, *rest = recorded.values()
     with span(name, parent=first, links=rest, attributes=attributes):
-        yield
+        yield current_trace()
 
 
 @contextmanager
