@@ -7,19 +7,25 @@ from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
 from bucketline.events.topics import WORK
-from bucketline.extraction import ExtractorRegistry
-from bucketline.runtime import open_runtime
+from bucketline.extraction import ExtractorRegistry, OutboundPolicy
+from bucketline.runtime import Runtime, open_runtime
 from bucketline.settings import ServiceSettings
 from bucketline.storage.batches import Units
 from bucketline.storage.collections import Collections
+from bucketline.storage.documents import Documents
+from bucketline.storage.objects import Objects
 from bucketline.telemetry.health import Health
+from processor.derived import DerivedBlobs
 from processor.extraction import Extraction
+from processor.finishing import Finisher
 from processor.handlers import Handlers
 from processor.leases import Leases
 from processor.pipeline import Pipeline
 from processor.plans import Plans
+from processor.running import Extractors
 from processor.sandbox import Sandbox
 from processor.settings import ProcessorSettings
+from processor.works import Works
 
 
 def create(settings: ServiceSettings) -> ASGIApp:
@@ -38,13 +44,34 @@ def create(settings: ServiceSettings) -> ASGIApp:
                 temp_dir=own.temp_dir,
             ) as sandbox,
         ):
-            plans = Plans(Collections(runtime.database))
-            extraction = Extraction(runtime, plans, ExtractorRegistry(), sandbox, own)
-            leases = Leases(Units(runtime.database), runtime.owner, clock=runtime.clock, seconds=own.lease_seconds)
-            handlers = Handlers(leases, Pipeline(runtime, extraction, own))
-            runtime.bus.subscribe(WORK, handlers.on_work, max_records=own.units)
+            works = _works(runtime, sandbox, own)
+            runtime.bus.subscribe(WORK, Handlers(works).on_work, max_records=own.ahead)
             async with runtime.running():
-                leases.start(runtime.background)
-                yield
+                works.start(runtime.background, interval=settings.sweep.interval)
+                try:
+                    yield
+                finally:
+                    # While leases are still extended and the sandbox is open: what runs may finish, and nothing
+                    # fails because the service stops.
+                    await works.stop()
 
     return Starlette(routes=health.routes(), lifespan=lifespan)
+
+
+def _works(runtime: Runtime, sandbox: Sandbox, own: ProcessorSettings) -> Works:
+    secret = own.model_secret.get_secret_value() if own.model_secret else None
+    outbound = OutboundPolicy(allowed_endpoints=own.model_endpoints, signing_secret=secret)
+    documents = Documents(runtime.database)
+    units = Units(runtime.database)
+    extraction = Extraction(
+        plans=Plans(Collections(runtime.database), ExtractorRegistry(), outbound),
+        extractors=Extractors(sandbox, at_once=own.objects),
+        stored=documents,
+        derived=DerivedBlobs(runtime),
+        blobs=runtime.blobs,
+        clock=runtime.clock,
+        settings=own,
+    )
+    pipeline = Pipeline(runtime, Objects(runtime.database), extraction, Finisher(runtime, documents), own)
+    leases = Leases(units, runtime.owner, clock=runtime.clock, seconds=own.lease_seconds)
+    return Works(units, leases, pipeline, clock=runtime.clock, settings=own)

@@ -3,11 +3,10 @@
 import hashlib
 from collections.abc import Sequence
 
-from pymongo import UpdateOne
-
+from bucketline.errors import StoreUnavailable
 from bucketline.extraction import DerivedBlob
 from bucketline.runtime import Runtime
-from bucketline.storage.blobs import Blobs, blob_key
+from bucketline.storage.blobs import Blobs, NewContent, blob_key
 
 
 class DerivedBlobs:
@@ -18,29 +17,33 @@ class DerivedBlobs:
         self._records = Blobs(runtime.database)
 
     async def store(self, blobs: Sequence[DerivedBlob]) -> list[dict[str, object]]:
-        """Content first, then its record; both may be done again."""
-        return [await self._one(blob) for blob in blobs]
+        """Content first, then its record; both may be done again. The document must be written within minutes.
 
-    async def _one(self, blob: DerivedBlob) -> dict[str, object]:
-        sha256 = hashlib.sha256(blob.data).hexdigest()
-        key = blob_key(sha256)
-        now = self._runtime.clock.now()
-        first = {
-            "key": key,
-            "size_bytes": len(blob.data),
-            "mime_type": blob.media_type,
-            "created_at": now,
-            "state": "live",
-        }
-        await self._runtime.blobs.put_if_absent(key, blob.data, sha256=sha256, content_type=blob.media_type)
-        await self._records.collection.bulk(
-            [UpdateOne({"_id": sha256}, {"$setOnInsert": first, "$max": {"touched_at": now}}, upsert=True)]
-        )
+        Raises ``StoreUnavailable`` also while the same content is being removed: a moment later it is stored anew.
+        """
+        if not blobs:
+            return []
+        hashes = [hashlib.sha256(blob.data).hexdigest() for blob in blobs]
+        claimed = await self._records.claim(set(hashes), self._runtime.clock.now())
+        leaving = set(claimed.leaving)
+        new = {sha256: blob for sha256, blob in zip(hashes, blobs, strict=True) if sha256 not in claimed.held}
+        if not leaving:
+            for sha256, blob in new.items():
+                await self._runtime.blobs.put_if_absent(
+                    blob_key(sha256), blob.data, sha256=sha256, content_type=blob.media_type
+                )
+            rows = [NewContent(sha256, len(blob.data), blob.media_type) for sha256, blob in new.items()]
+            leaving |= await self._records.record(rows, self._runtime.clock.now()) if rows else set()
+        if leaving:
+            raise StoreUnavailable("content is being removed, it can be stored again in a moment")
+        return [self._described(blob, sha256) for sha256, blob in zip(hashes, blobs, strict=True)]
+
+    def _described(self, blob: DerivedBlob, sha256: str) -> dict[str, object]:
         return {
             "field": blob.field,
             "role": blob.role,
             "type": blob.media_type.partition("/")[0],
-            "url": self._runtime.blobs.url_of(key),
+            "url": self._runtime.blobs.url_of(blob_key(sha256)),
             "filename": blob.filename,
             "size_bytes": len(blob.data),
             "content_type": blob.media_type,

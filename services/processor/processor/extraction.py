@@ -1,217 +1,232 @@
-"""One object through its collections: tiers in order, the collections of a tier one after the other."""
+"""One object through its collections, each after those that it reads."""
 
-from collections.abc import AsyncGenerator, AsyncIterator
+import asyncio
+import random
+import time
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
-
+from bucketline.clock import Clock
 from bucketline.domain.status import Status
-from bucketline.errors import StoreUnavailable
-from bucketline.extraction import (
-    Document,
-    ExtractionContext,
-    ExtractionError,
-    ExtractorRegistry,
-    ObjectView,
-    OutboundPolicy,
-    ResourceError,
-    TransientError,
-    validate_parameters,
-)
-from bucketline.runtime import Runtime
-from bucketline.storage.batches import Item
-from bucketline.storage.collections import CollectionDocument
+from bucketline.extraction import ErrorKind, ExtractionError, ObjectView, ResourceError, TransientError
+from bucketline.storage.blobstore import BlobStore
 from bucketline.storage.documents import DocumentDocument, Documents
 from bucketline.storage.objects import ObjectDocument
-from bucketline.telemetry.logging import get_logger
-from bucketline.telemetry.metrics import DOCUMENTS, EXTRACTION_SECONDS
+from bucketline.telemetry.metrics import DOCUMENTS, EXTRACTION_SECONDS, RETRIES
+from processor.deadline import Deadline
 from processor.derived import DerivedBlobs
-from processor.documents import document_of, passed_through
-from processor.plans import Plans
-from processor.sandbox import Sandbox
+from processor.documents import Origin
+from processor.plans import Plans, Step
+from processor.running import Extractors
 from processor.settings import ProcessorSettings
-from processor.views import document_view, mapped_inputs, object_view
+from processor.spool import Spool
+from processor.views import document_view, object_view
 
-log = get_logger(__name__)
-
-KEPT_IN_MEMORY = 200
-"""Documents of one object beyond these are written as they come, and not with its status."""
+SLOW_SECONDS = 5.0
+"""After so long a collection may have been deleted meanwhile: it is looked at again before anything is written."""
 
 Strategy = Literal["skip", "replace", "force"]
 
 
+@dataclass(frozen=True)
+class Task:
+    """One object that is to be processed. ``group`` is with whom it shares its turns."""
+
+    obj: ObjectDocument
+    run: int
+    only: Sequence[str] | None
+    strategy: Strategy
+    group: str
+
+    @property
+    def again(self) -> bool:
+        """Whether an earlier run may have made documents."""
+        return self.run > 1
+
+
 @dataclass
-class Extracted:
-    """What became of one object. ``documents`` are still to be written, ``replaced`` still to be cleaned up."""
+class Outcome:
+    """What became of one object. ``made`` is still to be stored, by collection; close it when it is.
+
+    ``count`` are the documents made, and those that were there and were left alone.
+    """
 
     status: Status
     count: int = 0
-    documents: list[DocumentDocument] = field(default_factory=list)
-    replaced: list[tuple[str, str, int]] = field(default_factory=list)
+    made: dict[str, Spool] = field(default_factory=dict)
     error: str | None = None
-    error_type: Literal["transient", "permanent", "resource"] | None = None
+    error_type: ErrorKind | None = None
+
+    def close(self) -> None:
+        for spool in self.made.values():
+            spool.close()
+        self.made.clear()
 
 
 class Extraction:
-    """Runs extractors: cheap ones in the event loop, CPU-bound ones in the sandbox."""
+    """Runs the collections of an object."""
 
     def __init__(
         self,
-        runtime: Runtime,
+        *,
         plans: Plans,
-        registry: ExtractorRegistry,
-        sandbox: Sandbox,
+        extractors: Extractors,
+        stored: Documents,
+        derived: DerivedBlobs,
+        blobs: BlobStore,
+        clock: Clock,
         settings: ProcessorSettings,
     ) -> None:
-        self._runtime = runtime
         self._plans = plans
-        self._registry = registry
-        self._sandbox = sandbox
+        self._extractors = extractors
+        self._stored = stored
+        self._derived = derived
+        self._blobs = blobs
+        self._clock = clock
         self._settings = settings
-        self._stored = Documents(runtime.database)
-        self._derived = DerivedBlobs(runtime)
-        self._temp_dir: Path | None = settings.temp_dir
-        secret = settings.model_secret.get_secret_value() if settings.model_secret else None
-        self._outbound = OutboundPolicy(allowed_endpoints=settings.model_endpoints, signing_secret=secret)
 
-    async def run(self, obj: ObjectDocument, item: Item, only: list[str] | None, strategy: Strategy) -> Extracted:
-        """The object through every collection that reads it.
+    async def run(self, task: Task) -> Outcome:
+        """The object through every collection that it feeds.
 
-        A collection that fails does not stop the others; the error of the first names what is wrong. Raises
+        A collection that fails does not stop the others, only those that read nothing else. Raises
         ``StoreUnavailable`` when nothing can be said about the object now.
         """
-        outcome = Extracted(Status.COMPLETED)
-        failures: list[tuple[CollectionDocument, ExtractionError]] = []
-        tiers = await self._plans.tiers(obj["bucket_id"], only)
-        collections = [collection for tier in tiers for collection in tier]
-        view = object_view(obj, self._runtime.blobs, self._temp_dir)
-        before = obj.get("document_count") is not None or obj["revision"] > 1
-        before = before or obj.get("batch_id") not in (None, item["batch_id"])
-        for collection in collections:
-            if before and strategy == "skip":
-                made = await self._stored.made(obj["_id"], collection["_id"], obj["revision"])
-                if made:
-                    outcome.count += made
+        steps = await self._plans.steps(task.obj["bucket_id"], task.only)
+        view = object_view(task.obj, self._blobs, self._settings.temp_dir)
+        outcome = Outcome(Status.COMPLETED)
+        failed: dict[str, ExtractionError | None] = {}
+        skipped: set[str] = set()
+        known = {step.id for step in steps}
+        began = time.monotonic()
+        try:
+            for step in steps:
+                sources = [source for source in step.sources if source in known]
+                if sources and failed.keys() >= set(sources):
+                    failed[step.id] = None  # there is nothing to read, and its source has said why
                     continue
-            try:
-                await self._collection(obj, view, collection, item["run"], outcome)
-            except ExtractionError as error:
-                failures.append((collection, error))
-            else:
-                if before:
-                    outcome.replaced.append((obj["_id"], collection["_id"], item["run"]))
-        if failures:
-            first = failures[0][1]
-            outcome.status = Status.FAILED if len(failures) == len(collections) else Status.COMPLETED_WITH_ERRORS
-            outcome.error = "; ".join(f"{collection['name']}: {error.message}" for collection, error in failures)
-            outcome.error_type = first.kind
+                made = 0
+                if task.again and task.strategy == "skip" and skipped.issuperset(sources):
+                    made = await self._stored.made(task.obj["_id"], step.id, task.obj["revision"])
+                if made:
+                    skipped.add(step.id)
+                    outcome.count += made
+                else:
+                    await self._step(step, task, view, outcome, failed, skipped)
+            if time.monotonic() - began > SLOW_SECONDS and outcome.made:
+                await self._forget_deleted(outcome)
+        except BaseException:
+            outcome.close()
+            raise
+        _conclude(outcome, steps, failed, skipped)
         return outcome
 
-    async def _collection(
-        self, obj: ObjectDocument, view: ObjectView, collection: CollectionDocument, run: int, outcome: Extracted
+    async def _step(
+        self,
+        step: Step,
+        task: Task,
+        view: ObjectView,
+        outcome: Outcome,
+        failed: dict[str, ExtractionError | None],
+        skipped: set[str],
     ) -> None:
-        """Adds the collection's documents to ``outcome``; none of them when it fails and they are few."""
-        config = collection["extractor"]
-        before, kept = outcome.count, len(outcome.documents)
-        with EXTRACTION_SECONDS.labels(config["id"], "all").time():
-            try:
-                if collection["source"]["type"] == "bucket":
-                    await self._source(obj, view, collection, None, run, outcome)
+        """Adds the collection's documents to ``outcome``, or its error to ``failed``."""
+        spool = Spool(self._settings.temp_dir, most_bytes=self._settings.object_bytes)
+        label = step.collection["extractor"]["id"]
+        began = time.perf_counter()
+        result = "completed"
+        try:
+            async with Deadline(self._settings.object_seconds) as deadline:
+                if step.collection["source"]["type"] == "bucket":
+                    await self._source(step, task, view, None, spool, deadline)
                 else:
-                    await self._write(outcome)
-                    async for parent in self._parents(obj, collection, run):
-                        await self._source(obj, document_view(parent, view), collection, parent, run, outcome)
-            except ExtractionError:
-                outcome.count = before
-                del outcome.documents[kept:]
-                await self._stored.collection.delete_many(
-                    {"object_id": obj["_id"], "collection_id": collection["_id"], "run": run}
-                )
-                raise
-        DOCUMENTS.labels(config["id"]).inc(outcome.count - before)
+                    async with aclosing(self._parents(step, task, outcome.made, skipped)) as parents:
+                        async for parent in parents:
+                            await self._source(step, task, document_view(parent, view), parent, spool, deadline)
+        except ExtractionError as error:
+            spool.close()
+            result = error.kind
+            failed[step.id] = error
+        except BaseException:
+            spool.close()
+            result = "interrupted"
+            raise
+        else:
+            outcome.made[step.id] = spool
+            outcome.count += spool.count
+            DOCUMENTS.labels(label).inc(spool.count)
+        finally:
+            EXTRACTION_SECONDS.labels(label, result).observe(time.perf_counter() - began)
 
     async def _source(
         self,
-        obj: ObjectDocument,
+        step: Step,
+        task: Task,
         view: ObjectView,
-        collection: CollectionDocument,
         parent: DocumentDocument | None,
-        run: int,
-        outcome: Extracted,
+        spool: Spool,
+        deadline: Deadline,
     ) -> None:
-        fields = passed_through(collection, view)
-        ordinal = 0
-        async with aclosing(self._documents(view, collection)) as documents:
-            async for made in documents:
-                if outcome.count >= self._settings.documents_an_object:
-                    raise ResourceError(f"more than {self._settings.documents_an_object} documents of one object")
-                outcome.documents.append(
-                    document_of(
-                        made,
-                        fields=fields,
-                        obj=obj,
-                        collection=collection,
-                        parent=parent,
-                        ordinal=ordinal,
-                        run=run,
-                        now=self._runtime.clock.now(),
-                        derived_blobs=await self._derived.store(made.blobs),
-                    )
-                )
-                ordinal += 1
-                outcome.count += 1
-                if len(outcome.documents) >= KEPT_IN_MEMORY:
-                    await self._write(outcome)
-
-    async def _documents(self, view: ObjectView, collection: CollectionDocument) -> AsyncGenerator[Document, None]:
-        """What the extractor yields. A transient error before the first document is tried again."""
-        config = collection["extractor"]
-        extractor = self._registry.find(config["name"], config["version"])
-        context = ExtractionContext(
-            parameters=validate_parameters(extractor.info, config["parameters"]),
-            inputs=mapped_inputs(config["input_mappings"], view),
-            outbound=self._outbound,
-        )
-
-        def begin() -> AsyncIterator[Document]:
-            if extractor.info.cpu_bound:
-                return self._sandbox.run(extractor.info.id, view, context)
-            return extractor.extract(view, context)
-
-        yielded = 0
-        async for attempt in AsyncRetrying(
-            retry=retry_if_exception_type(TransientError),
-            stop=stop_after_attempt(self._settings.object_attempts),
-            wait=wait_random_exponential(multiplier=0.2, max=5),
-            reraise=True,
-        ):
-            with attempt:
-                try:
-                    skip = yielded
-                    documents = begin()
-                    async for document in documents:
-                        if skip:
-                            skip -= 1
-                            continue
-                        yielded += 1
-                        yield document
-                except (ExtractionError, StoreUnavailable, GeneratorExit):
+        """The documents of one source. What a failed attempt yielded does not count."""
+        fields = step.passed_through(view.fields)
+        origin = Origin(task.obj, step, parent=parent, fields=fields, run=task.run, now=self._clock.now())
+        before = spool.mark()
+        for attempt in range(1, self._settings.object_attempts + 1):
+            try:
+                await self._attempt(step, task, view, origin, spool, deadline)
+            except TransientError:
+                if attempt == self._settings.object_attempts or step.problem is not None:
                     raise
-                except Exception as error:
-                    log.exception("an extractor raised", extractor=extractor.info.label, object_id=view.object_id)
-                    raise ExtractionError.of("permanent", f"the extractor failed: {type(error).__name__}") from error
+                spool.rewind(before)
+                RETRIES.labels("extraction").inc()
+                await asyncio.sleep(random.uniform(0.1, min(5.0, 0.2 * 2**attempt)))  # noqa: S311 - jitter
+            else:
+                return
+
+    async def _attempt(
+        self, step: Step, task: Task, view: ObjectView, origin: Origin, spool: Spool, deadline: Deadline
+    ) -> None:
+        ordinal = 0
+        async with aclosing(self._extractors.documents(step, view, task.group, deadline)) as documents:
+            async for made in documents:
+                if spool.count >= self._settings.documents_an_object:
+                    raise ResourceError(f"more than {self._settings.documents_an_object} documents of one object")
+                derived = await self._derived.store(made.blobs) if made.blobs else []
+                await spool.add(origin.document(made, ordinal, derived))
+                ordinal += 1
 
     async def _parents(
-        self, obj: ObjectDocument, collection: CollectionDocument, run: int
-    ) -> AsyncIterator[DocumentDocument]:
-        sources = collection["source"]["collection_ids"]
-        where = {"object_id": obj["_id"], "collection_id": {"$in": sources}, "run": run}
-        async for parent in self._stored.collection.stream(where, sort=[("collection_id", 1), ("_id", 1)]):
-            yield parent
+        self, step: Step, task: Task, made: Mapping[str, Spool], skipped: set[str]
+    ) -> AsyncGenerator[DocumentDocument, None]:
+        """The documents that the collection reads: those just made, and those that were left as they are."""
+        for source in step.sources:
+            if source in made:
+                async for document in made[source].documents():
+                    yield document
+            elif source in skipped:
+                where = {"object_id": task.obj["_id"], "collection_id": source, "revision": task.obj["revision"]}
+                async for document in self._stored.collection.stream(where, sort=[("_id", 1)]):
+                    yield document
 
-    async def _write(self, outcome: Extracted) -> None:
-        await self._stored.put(outcome.documents)
-        outcome.documents.clear()
+    async def _forget_deleted(self, outcome: Outcome) -> None:
+        live = await self._plans.live(list(outcome.made))
+        for collection_id in outcome.made.keys() - live:
+            spool = outcome.made.pop(collection_id)
+            outcome.count -= spool.count
+            spool.close()
+
+
+def _conclude(
+    outcome: Outcome, steps: Sequence[Step], failed: Mapping[str, ExtractionError | None], skipped: set[str]
+) -> None:
+    if failed:
+        names = {step.id: step.collection["name"] for step in steps}
+        errors = {names[key]: error for key, error in failed.items() if error is not None}
+        outcome.status = Status.FAILED if len(failed) == len(steps) else Status.COMPLETED_WITH_ERRORS
+        outcome.error = "; ".join(f"{name}: {error.message}" for name, error in errors.items())
+        kinds: set[ErrorKind] = {error.kind for error in errors.values()}
+        # A retry of what is transient must find the object also when something else of it is beyond help.
+        outcome.error_type = "transient" if "transient" in kinds else next(iter(errors.values())).kind
+    elif steps and len(skipped) == len(steps):
+        outcome.status = Status.SKIPPED

@@ -3,119 +3,230 @@
 Documents are written before the status that counts them is said, and what concurrent objects finish at the same time
 shares one write and one publish. Doing a unit again changes nothing: ids are derived, and of two final statuses of an
 item the first counts everywhere.
+
+Objects do not wait for each other: one that cannot be finished now, because a store or the bus is away, is tried again
+and then left; the unit is given back with what is left of it.
 """
 
 import asyncio
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
-from bucketline.domain.status import RANK_FINAL, RANK_PROCESSING, Status
-from bucketline.events.catalog import ObjectStatusChanged
+from bucketline.domain.status import RANK_PROCESSING, Status
+from bucketline.errors import StoreUnavailable, Transient
+from bucketline.extraction import ErrorKind
 from bucketline.runtime import Runtime
 from bucketline.storage.batches import Item, UnitDocument
-from bucketline.storage.documents import DocumentDocument, Documents
-from bucketline.storage.group_commit import GroupCommit
 from bucketline.storage.objects import ObjectDocument, Objects
+from bucketline.telemetry.logging import get_logger
+from bucketline.telemetry.metrics import RETRIES
 from bucketline.telemetry.tracing import span
-from processor.extraction import Extracted, Extraction
+from processor.extraction import Extraction, Outcome, Task
+from processor.fair import FairShares
+from processor.finishing import Finished, Finisher, moved
 from processor.settings import ProcessorSettings
 
-MOST_ERROR = 2000
+log = get_logger(__name__)
+
+T = TypeVar("T")
+
+PAGE_OBJECTS = 100
+PAGE_BYTES = 4 * 1024 * 1024
+TRIES = 10
+LONGEST_PAUSE = 10.0
+MIRROR_SECONDS = 30.0
+"""How long an object whose blobs are just being replaced is waited for."""
+
+AWAY = (StoreUnavailable, Transient)
+
+
+class Interrupted(Exception):
+    """The service stops: what has not come far begins anew elsewhere."""
 
 
 @dataclass(frozen=True)
-class Finished:
-    """An item with all that is to be written and said of it."""
+class Work:
+    """One item of a unit."""
 
-    event: ObjectStatusChanged
-    trace: dict[str, str]
-    documents: list[DocumentDocument] = field(default_factory=list)
-    replaced: list[tuple[str, str, int]] = field(default_factory=list)
+    unit: UnitDocument
+    place: int
+    trace: Mapping[str, str]
+
+    @property
+    def item(self) -> Item:
+        return self.unit["items"][self.place]
+
+    @property
+    def group(self) -> str:
+        """With whom it shares its turns: its batch; objects processed at once are one group."""
+        return self.unit["batch_id"] or ""
 
 
 class Pipeline:
-    """Works on units; as many objects side by side as the settings allow."""
+    """Works on units; the objects of all of them share turns and memory fairly between batches."""
 
-    def __init__(self, runtime: Runtime, extraction: Extraction, settings: ProcessorSettings) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        objects: Objects,
+        extraction: Extraction,
+        finisher: Finisher,
+        settings: ProcessorSettings,
+    ) -> None:
         self._runtime = runtime
         self._extraction = extraction
-        self._objects = Objects(runtime.database)
-        self._documents = Documents(runtime.database)
-        self._slots = asyncio.Semaphore(settings.objects)
-        self._finisher: GroupCommit[Finished, None] = GroupCommit(self._finish, name="documents", max_size=500)
+        self._objects = objects
+        self._memory = FairShares(settings.objects_bytes)
+        self._finisher = finisher
+        self._stopping = False
 
-    async def run(self, unit: UnitDocument, trace: dict[str, str]) -> None:
-        """Returns when every item has its final status on the bus.
+    def stop(self) -> None:
+        """No object begins any more; those that have begun go on."""
+        self._stopping = True
 
-        Items that have a result already are left out. Raises what a store or the bus raises: the unit stays open then,
-        and is done again.
-        """
-        places = [place for place in range(unit["size"]) if str(place) not in unit["results"]]
-        objects = await self._objects.many([unit["items"][place]["object_id"] for place in places])
-        await self._say_started(unit, places, objects, trace)
+    async def run(self, unit: UnitDocument, trace: Mapping[str, str]) -> bool:
+        """Whether every item has its final status on the bus. Items that have a result already are left out."""
+        todo = [Work(unit, place, trace) for place in range(unit["size"]) if str(place) not in unit["results"]]
+        sizes = await self._sizes([work.item["object_id"] for work in todo])
+        tasks: list[asyncio.Task[bool]] = []
+        complete = True
         async with asyncio.TaskGroup() as group:
-            for place in places:
-                obj = objects.get(unit["items"][place]["object_id"])
-                group.create_task(self._item(unit, place, obj, trace))
+            for page, size in _pages(todo, sizes):
+                try:
+                    tasks += await self._page(group, page, size)
+                except AWAY as error:
+                    log.warning("objects are left for later", unit_id=unit["_id"], error=error.message)
+                    complete = False
+                    break
+        return complete and all(task.result() for task in tasks)
 
-    async def _item(self, unit: UnitDocument, place: int, obj: ObjectDocument | None, trace: dict[str, str]) -> None:
-        item = unit["items"][place]
-        started = time.perf_counter()
-        parent = (obj.get("trace") if obj else None) or trace
-        async with self._slots:
-            with span("process object", parent=parent, attributes={"bucketline.object_id": item["object_id"]}):
-                extracted = await self._extracted(unit, item, obj)
-        event = _moved(
-            unit,
-            place,
-            extracted.status,
-            RANK_FINAL,
-            at=self._runtime.clock.now(),
-            error=extracted.error[:MOST_ERROR] if extracted.error else None,
-            error_type=extracted.error_type,
-            document_count=extracted.count,
-            duration_ms=(time.perf_counter() - started) * 1000,
+    async def _sizes(self, object_ids: Sequence[str]) -> dict[str, int]:
+        """Bytes of each object in the database: units are bounded by their blobs, not by what else objects carry."""
+        rows = await self._objects.collection.aggregate(
+            [{"$match": {"_id": {"$in": list(object_ids)}}}, {"$project": {"size": {"$bsonSize": "$$ROOT"}}}],
+            limit=max(1, len(object_ids)),
         )
-        await self._finisher.submit(Finished(event, parent, extracted.documents, extracted.replaced))
+        return {str(row["_id"]): int(row["size"]) for row in rows}
 
-    async def _extracted(self, unit: UnitDocument, item: Item, obj: ObjectDocument | None) -> Extracted:
-        if obj is None or obj["run"]["id"] > item["run"]:
+    async def _page(self, group: asyncio.TaskGroup, page: Sequence[Work], size: int) -> list[asyncio.Task[bool]]:
+        """Begins the objects of a page; their share of the memory is given back one by one."""
+        await self._memory.take(page[0].group, size)
+        left = [len(page), size]
+        try:
+            objects = await self._objects.many([work.item["object_id"] for work in page])
+            await self._say_started(page, objects)
+        except BaseException:
+            self._memory.give(size)
+            raise
+
+        def ended(_: object) -> None:
+            share = left[1] // left[0]
+            left[0], left[1] = left[0] - 1, left[1] - share
+            self._memory.give(share)
+
+        tasks = []
+        for work in page:
+            task = group.create_task(self._object(work, objects.get(work.item["object_id"])))
+            task.add_done_callback(ended)
+            tasks.append(task)
+        return tasks
+
+    async def _object(self, work: Work, obj: ObjectDocument | None) -> bool:
+        """Whether the object's final status was said."""
+        started = time.perf_counter()
+        trace = (obj.get("trace") if obj else None) or work.trace
+        try:
+            with span("process object", parent=trace, attributes={"bucketline.object_id": work.item["object_id"]}):
+                outcome = await self._tried(lambda: self._outcome(work, obj))
+                duration = (time.perf_counter() - started) * 1000
+                finished = Finished(work.unit, work.place, outcome, trace, duration)
+                try:
+                    await self._tried(lambda: self._finisher.finish(finished))
+                finally:
+                    outcome.close()
+        except Interrupted:
+            return False
+        except AWAY as error:
+            log.warning("an object is left for later", object_id=work.item["object_id"], error=error.message)
+            return False
+        return True
+
+    async def _tried(self, call: Callable[[], Awaitable[T]]) -> T:
+        """``call``, again and again for about a minute while a store or the bus is away."""
+        for attempt in range(TRIES):
+            try:
+                return await call()
+            except AWAY:
+                if attempt == TRIES - 1:
+                    raise
+            RETRIES.labels("object").inc()
+            await asyncio.sleep(min(LONGEST_PAUSE, 0.25 * 2**attempt))
+            if self._stopping:
+                break
+        raise Interrupted
+
+    async def _outcome(self, work: Work, obj: ObjectDocument | None) -> Outcome:
+        if self._stopping:
+            raise Interrupted
+        obj = await self._mirrored(obj)
+        if obj is None or obj["run"]["id"] > work.item["run"]:
             # Deleted, or changed and on its way again: this run of it is over.
-            return Extracted(Status.SKIPPED)
-        if obj["mirror"]["state"] == "failed":
-            return Extracted(Status.FAILED, error=obj["mirror"].get("error") or "a blob failed", error_type="permanent")
-        return await self._extraction.run(obj, item, unit["collection_ids"], unit["dedup_strategy"])
+            return Outcome(Status.SKIPPED)
+        mirror = obj["mirror"]
+        if mirror["state"] == "pending":
+            return _failure("its blobs were replaced while it was to be processed", "transient")
+        if mirror["state"] == "failed":
+            # What was parked may be replayed once its source is back.
+            return _failure(mirror.get("error") or "a blob failed", "transient" if "parked" in mirror else "permanent")
+        unit = work.unit
+        task = Task(obj, work.item["run"], unit["collection_ids"], unit["dedup_strategy"], work.group)
+        try:
+            return await self._extraction.run(task)
+        except AWAY:
+            raise
+        except Exception as error:
+            # A fault of ours must neither stop the others of the unit nor be repeated for ever.
+            log.exception("an object could not be processed", object_id=obj["_id"])
+            return _failure(f"the object could not be processed ({type(error).__name__})", "permanent")
 
-    async def _say_started(
-        self, unit: UnitDocument, places: Sequence[int], objects: dict[str, ObjectDocument], trace: dict[str, str]
-    ) -> None:
+    async def _mirrored(self, obj: ObjectDocument | None) -> ObjectDocument | None:
+        """The object once its blobs are there; as it is after a while."""
+        ends = time.monotonic() + MIRROR_SECONDS
+        while obj is not None and obj["mirror"]["state"] == "pending" and time.monotonic() < ends:
+            await asyncio.sleep(0.5)
+            if self._stopping:
+                raise Interrupted
+            obj = await self._objects.collection.get(obj["_id"])
+        return obj
+
+    async def _say_started(self, page: Sequence[Work], objects: Mapping[str, ObjectDocument]) -> None:
         now = self._runtime.clock.now()
         envelopes = []
-        for place in places:
-            obj = objects.get(unit["items"][place]["object_id"])
-            if obj is not None:
-                event = _moved(unit, place, Status.PROCESSING, RANK_PROCESSING, at=now)
-                envelopes.append(self._runtime.seal(event, trace=obj.get("trace") or trace))
-        await self._runtime.bus.publisher.publish(envelopes)
-
-    async def _finish(self, group: Sequence[Finished]) -> list[None]:
-        await self._documents.put([document for one in group for document in one.documents])
-        await self._documents.drop_older([made for one in group for made in one.replaced])
-        await self._runtime.bus.publisher.publish([self._runtime.seal(one.event, trace=one.trace) for one in group])
-        return [None] * len(group)
+        for work in page:
+            obj = objects.get(work.item["object_id"])
+            if obj is not None and obj["run"]["id"] <= work.item["run"]:
+                event = moved(work.unit, work.place, Status.PROCESSING, RANK_PROCESSING, at=now)
+                envelopes.append(self._runtime.seal(event, trace=obj.get("trace") or work.trace))
+        if envelopes:
+            await self._runtime.bus.publisher.publish(envelopes)
 
 
-def _moved(unit: UnitDocument, place: int, status: Status, rank: int, **rest: object) -> ObjectStatusChanged:
-    item = unit["items"][place]
-    return ObjectStatusChanged.model_validate(
-        {
-            **item,
-            "unit_id": unit["_id"],
-            "index": place,
-            "rank": rank,
-            "status": status,
-            "attempt": unit["attempts"],
-            **rest,
-        }
-    )
+def _pages(todo: Sequence[Work], sizes: Mapping[str, int]) -> Iterator[tuple[list[Work], int]]:
+    """Cuts the items into pages of bounded count and bytes."""
+    page: list[Work] = []
+    size = 0
+    for work in todo:
+        own = sizes.get(work.item["object_id"], 0)
+        if page and (len(page) >= PAGE_OBJECTS or size + own > PAGE_BYTES):
+            yield page, size
+            page, size = [], 0
+        page.append(work)
+        size += own
+    if page:
+        yield page, size
+
+
+def _failure(error: str, kind: ErrorKind) -> Outcome:
+    return Outcome(Status.FAILED, error=error, error_type=kind)

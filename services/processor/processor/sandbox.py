@@ -18,7 +18,8 @@ import fcntl
 import logging
 import shutil
 import tempfile
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -33,6 +34,7 @@ from bucketline.extraction import (
     ResourceError,
     TransientError,
 )
+from processor.fair import FairShares
 from processor.worker_process import WorkerDied, WorkerLimits, WorkerProcess
 from processor.worker_wire import Frame, Kind, WireError, known_blobs, pack, read_documents, run_body
 
@@ -72,7 +74,7 @@ class Sandbox:
         self._closing = False
 
     async def __aenter__(self) -> Self:
-        self._slots = asyncio.Semaphore(self._workers)
+        self._turns = FairShares(self._workers)
         self._folder, self._lock = await asyncio.to_thread(_private_folder, self._temp_dir)
         return self
 
@@ -87,16 +89,24 @@ class Sandbox:
         self._lock.close()
 
     async def run(
-        self, extractor_id: str, obj: ObjectView, context: ExtractionContext
+        self,
+        extractor_id: str,
+        obj: ObjectView,
+        context: ExtractionContext,
+        *,
+        group: str = "",
+        waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> AsyncGenerator[Document, None]:
         """The documents of ``name_version`` for the object, as they are made.
 
-        Waits for a free worker. Close the generator (``contextlib.aclosing``) if it is not read to its end:
-        the worker is held until then. Raises ``ExtractionError``: ``resource`` when the worker ran out of
-        memory or time or died, ``transient`` when it could not be started; and whatever a blob's source
-        raises.
+        Waits, inside ``waiting()``, for a free worker; groups take turns. Close the generator (``aclosing``) if it
+        is not read to its end: the worker is held until then. Raises ``ExtractionError``: ``resource`` when the
+        worker ran out of memory or time or died, ``transient`` when it could not be started; and whatever a blob's
+        source raises.
         """
-        async with self._slots:
+        with waiting():
+            await self._turns.take(group)
+        try:
             worker = await self._begin(extractor_id, obj, context)
             reusable = False
             deliveries = _Deliveries(self._folder, known_blobs(obj, context), self._max_blob_bytes)
@@ -125,6 +135,8 @@ class Sandbox:
             finally:
                 await self._end(worker, reusable)
                 await deliveries.remove()
+        finally:
+            self._turns.give()
 
     async def _begin(self, extractor_id: str, obj: ObjectView, context: ExtractionContext) -> WorkerProcess:
         """A worker that has taken up the run. One that died while it was idle is passed over."""

@@ -8,22 +8,39 @@ from pydantic_settings import NoDecode, SettingsConfigDict
 
 from bucketline.settings import Block, Count, Seconds
 
+MIB = 1024 * 1024
+
 
 class ProcessorSettings(Block):
-    """``units`` are worked on at once, ``objects`` of them side by side; CPU-bound extractors get ``workers``
-    processes with ``worker_memory`` bytes and ``worker_seconds`` each."""
+    """What is worked on at once, and what one object may use.
+
+    ``units`` are worked on side by side and ``ahead`` more stand in line; ``objects`` extractions run in the event
+    loop at once, and the objects that are being worked on take ``objects_bytes`` of the database's bytes at most.
+    CPU-bound extractors get ``workers`` processes with ``worker_memory`` bytes and ``worker_seconds`` each. An object
+    gets ``object_attempts`` when an error is transient, ``object_seconds`` in each collection (without the time in
+    which it waits for its turn), and room for ``documents_an_object`` documents of ``object_bytes``.
+
+    A processor with nothing to do takes up what nobody has had for ``idle_after`` seconds. One that is told to stop
+    gives what is being extracted ``drain_seconds``, and the rest back.
+    """
 
     model_config = SettingsConfigDict(env_prefix="BUCKETLINE_PROCESSOR_")
 
     units: Count = 8
+    ahead: Count = 8
     objects: Count = 64
+    objects_bytes: Count = 64 * MIB
     lease_seconds: Seconds = 30.0
+    idle_after: Seconds = 3.0
+    drain_seconds: Seconds = 5.0
     object_attempts: Count = 3
+    object_seconds: Seconds = 900.0
+    object_bytes: Count = 4096 * MIB
+    documents_an_object: Count = 1_000_000
     workers: Count = 2
-    worker_memory: Count = 1024 * 1024 * 1024
+    worker_memory: Count = 1024 * MIB
     worker_seconds: Seconds = 120.0
     temp_dir: Path | None = None
-    documents_an_object: Count = 1_000_000
     model_endpoints: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(), description="URL prefixes that the http extractor may call, separated by commas."
     )

@@ -1,13 +1,14 @@
 """What an extractor sees of a stored object."""
 
+import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
 from bucketline.domain.paths import lookup
-from bucketline.extraction import BlobView, ObjectView
-from bucketline.storage.blobstore import BlobStore
+from bucketline.extraction import BlobView, ObjectView, PermanentError
+from bucketline.storage.blobstore import BlobStore, BlobStoreError, ObjectMissing
 from bucketline.storage.documents import DocumentDocument
 from bucketline.storage.objects import BlobDocument, ObjectDocument
 
@@ -23,18 +24,24 @@ class StoredBlob:
         self._size = size_bytes
         self._temp_dir = temp_dir
 
-    async def open(self) -> AsyncIterator[bytes]:
-        async with aclosing(self._store.get(self._key, limit=self._size)) as chunks:
-            async for chunk in chunks:
-                yield chunk
+    async def open(self) -> AsyncGenerator[bytes, None]:
+        try:
+            async with aclosing(self._store.get(self._key, limit=self._size)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+        except ObjectMissing as error:
+            raise PermanentError("the content of a blob is no longer in the store") from error
+        except BlobStoreError as error:
+            raise PermanentError("the content of a blob is not what it was when it was stored") from error
 
     @asynccontextmanager
     async def as_file(self) -> AsyncIterator[Path]:
         with tempfile.TemporaryDirectory(prefix="bucketline-", dir=self._temp_dir) as folder:
             path = Path(folder) / "blob"
             with path.open("wb") as file:
-                async for chunk in self.open():
-                    file.write(chunk)
+                async with aclosing(self.open()) as chunks:
+                    async for chunk in chunks:
+                        await asyncio.to_thread(file.write, chunk)
             yield path
 
     async def presigned_url(self) -> str:

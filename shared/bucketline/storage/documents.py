@@ -10,7 +10,10 @@ from bucketline.storage.mongo import Collection, Database, Index
 
 
 class DocumentDocument(TypedDict):
-    """One document. ``fields`` stand at its root on the wire; ``internal`` is its ``_internal``."""
+    """One document. ``fields`` stand at its root on the wire; ``internal`` is its ``_internal``.
+
+    ``complete`` is on the first of an object's documents in a collection, which is written last: how many they are.
+    """
 
     _id: str
     namespace_id: str
@@ -26,6 +29,7 @@ class DocumentDocument(TypedDict):
     internal: dict[str, object]
     created_at: datetime
     updated_at: datetime
+    complete: NotRequired[int]
 
 
 INDEXES = (
@@ -58,15 +62,33 @@ class Documents:
         ).deleted
 
     async def made(self, object_id: str, collection_id: str, revision: int) -> int:
-        """How many documents the collection has of this revision of the object."""
-        return await self.collection.count(
-            {"object_id": object_id, "collection_id": collection_id, "revision": revision}
+        """How many documents the collection has of this revision of the object; 0 unless all of them were written."""
+        first = await self.collection.find_one(
+            {
+                "object_id": object_id,
+                "collection_id": collection_id,
+                "revision": revision,
+                "complete": {"$exists": True},
+            },
+            fields=["complete"],
         )
+        return first.get("complete", 0) if first else 0
 
     async def of_object(self, object_id: str, *, limit: int) -> list[DocumentDocument]:
         return await self.collection.find(
             {"object_id": object_id}, limit=limit, sort=[("collection_id", 1), ("run", 1)]
         )
+
+    async def count_of_objects(self, object_ids: Sequence[str]) -> dict[str, int]:
+        """How many documents each object has, in one round trip; the index alone answers."""
+        rows = await self.collection.aggregate(
+            [
+                {"$match": {"object_id": {"$in": list(object_ids)}}},
+                {"$group": {"_id": "$object_id", "count": {"$sum": 1}}},
+            ],
+            limit=max(1, len(object_ids)),
+        )
+        return dict.fromkeys(object_ids, 0) | {str(row["_id"]): int(row["count"]) for row in rows}
 
     async def count_of_object(self, object_id: str) -> int:
         return await self.collection.count({"object_id": object_id})

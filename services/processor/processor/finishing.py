@@ -1,0 +1,181 @@
+"""The end of an object: its documents, what they replace, and its final status, in this order.
+
+Objects that end at the same time share one write and one publish. A document that the store refuses fails its own
+object and no other.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from bucketline.domain.status import RANK_FINAL, Status
+from bucketline.errors import StoreUnavailable, Transient
+from bucketline.events.catalog import ObjectStatusChanged
+from bucketline.extraction import ErrorKind
+from bucketline.runtime import Runtime
+from bucketline.storage.batches import UnitDocument
+from bucketline.storage.documents import DocumentDocument, Documents
+from bucketline.storage.group_commit import GroupCommit
+from bucketline.telemetry.logging import get_logger
+from processor.extraction import Outcome
+from processor.spool import Spool
+
+log = get_logger(__name__)
+
+MOST_ERROR = 2000
+"""Characters of an error that the producer sees."""
+
+SHARED_BYTES = 64 * 1024
+"""Documents of an object beyond these are written by the object itself, so that a shared write stays small."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """An item of a unit, and what became of it."""
+
+    unit: UnitDocument
+    place: int
+    outcome: Outcome
+    trace: Mapping[str, str]
+    duration_ms: float
+
+    @property
+    def object_id(self) -> str:
+        return self.unit["items"][self.place]["object_id"]
+
+    @property
+    def run(self) -> int:
+        return self.unit["items"][self.place]["run"]
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """What is left for the shared write."""
+
+    finished: Finished
+    documents: list[DocumentDocument]
+
+
+class _Refused(Exception):
+    """The store will not have the object's documents."""
+
+
+class Finisher:
+    """Writes and says how objects ended."""
+
+    def __init__(self, runtime: Runtime, documents: Documents) -> None:
+        self._runtime = runtime
+        self._documents = documents
+        self._commit: GroupCommit[_Shared, None] = GroupCommit(self._write, name="documents", max_size=500)
+
+    async def finish(self, finished: Finished) -> None:
+        """Returns when the final status is on the bus. Raises what a store or the bus raises; then do it again."""
+        try:
+            documents = await self._prepared(finished.outcome.made.values())
+            await self._commit.submit(_Shared(finished, documents))
+        except _Refused as refusal:
+            log.warning("documents were refused", object_id=finished.object_id, error=repr(refusal.__cause__))
+            error = f"the documents of this object cannot be stored ({type(refusal.__cause__).__name__})"
+            failed = Outcome(Status.FAILED, error=error, error_type="permanent")
+            changed = Finished(finished.unit, finished.place, failed, finished.trace, finished.duration_ms)
+            await self._commit.submit(_Shared(changed, []))
+
+    async def _prepared(self, spools: Iterable[Spool]) -> list[DocumentDocument]:
+        """Writes what is large; returns the rest. The first document of a collection, which says that all the others
+        are there, is always among the rest."""
+        documents: list[DocumentDocument] = []
+        for spool in spools:
+            if spool.first is None:
+                continue
+            spool.first["complete"] = spool.count
+            documents.append(spool.first)
+            async for group in spool.rest():
+                if spool.size <= SHARED_BYTES:
+                    documents += group
+                else:
+                    await self._put(group)
+        return documents
+
+    async def _put(self, documents: Sequence[DocumentDocument]) -> None:
+        try:
+            await self._documents.put(documents)
+        except (StoreUnavailable, Transient):
+            raise
+        except Exception as error:
+            raise _Refused from error
+
+    async def _write(self, group: Sequence[_Shared]) -> list[BaseException | None]:
+        refused: dict[int, _Refused] = {}
+        try:
+            await self._put([document for one in group for document in one.documents])
+        except _Refused:
+            for place, one in enumerate(group):
+                try:
+                    await self._put(one.documents)
+                except _Refused as refusal:
+                    refused[place] = refusal
+        good = [one.finished for place, one in enumerate(group) if place not in refused]
+        again = [finished for finished in good if finished.run > 1]
+        counts: Mapping[str, int] = {}
+        if again:
+            await self._documents.drop_older(
+                [(one.object_id, collection_id, one.run) for one in again for collection_id in one.outcome.made]
+            )
+            counts = await self._documents.count_of_objects([one.object_id for one in again])
+        now = self._runtime.clock.now()
+        await self._runtime.bus.publisher.publish(
+            [
+                self._runtime.seal(_ended(one, counts.get(one.object_id, one.outcome.count), now), trace=one.trace)
+                for one in good
+            ]
+        )
+        return [refused.get(place) for place in range(len(group))]
+
+
+def _ended(finished: Finished, count: int, now: datetime) -> ObjectStatusChanged:
+    outcome = finished.outcome
+    return moved(
+        finished.unit,
+        finished.place,
+        outcome.status,
+        RANK_FINAL,
+        at=now,
+        error=outcome.error[:MOST_ERROR] if outcome.error else None,
+        error_type=outcome.error_type,
+        document_count=count,
+        duration_ms=finished.duration_ms,
+    )
+
+
+def moved(
+    unit: UnitDocument,
+    place: int,
+    status: Status,
+    rank: int,
+    *,
+    at: datetime,
+    error: str | None = None,
+    error_type: ErrorKind | None = None,
+    document_count: int = 0,
+    duration_ms: float | None = None,
+) -> ObjectStatusChanged:
+    """The event that an item of a unit has this status now."""
+    item = unit["items"][place]
+    return ObjectStatusChanged(
+        object_id=item["object_id"],
+        bucket_id=item["bucket_id"],
+        namespace_id=item["namespace_id"],
+        revision=item["revision"],
+        batch_id=item["batch_id"],
+        unit_id=unit["_id"],
+        index=place,
+        run=item["run"],
+        rank=rank,
+        status=status,
+        error=error,
+        error_type=error_type,
+        document_count=document_count,
+        attempt=unit["attempts"],
+        duration_ms=duration_ms,
+        at=at,
+    )

@@ -1,0 +1,209 @@
+"""The units that this processor has in the works, and those that stand in line for it.
+
+A record of the bus says that a unit is ready. It is acknowledged as soon as its unit stands in line here, because
+from then on state alone remembers it: a unit in line is *ready* and one in the works is *leased*, and both are taken
+over by others when this process dies (:meth:`Works.look_around` there, and the batcher's sweeper). So a unit that
+takes minutes holds up nothing but its own slot: not the consumer, not the other units, not the partition.
+
+The line is short. When it is full the consumer waits, what is not taken stays on the bus, and the lag shows it.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+
+from bucketline.background import Background
+from bucketline.clock import Clock
+from bucketline.errors import StoreUnavailable
+from bucketline.storage.batches import UnitDocument, Units
+from bucketline.telemetry.logging import get_logger
+from bucketline.telemetry.metrics import STAGE_SECONDS, UNITS
+from processor.leases import Leases
+from processor.pipeline import Pipeline
+from processor.settings import ProcessorSettings
+
+log = get_logger(__name__)
+
+FIELDS = ("batch_id", "state", "lease", "trace", "created_at")
+LONGEST_WAIT = 60.0
+"""Seconds that a record may wait for a place in line: far below the interval in which Kafka wants to hear of us."""
+
+STOPPING_PAUSE = 0.5
+"""Seconds after which a record is refused by a service that stops: the bus offers it again at once."""
+
+
+class NoRoom(StoreUnavailable):
+    """The line is full, or the service stops. The record goes back to the bus and comes again."""
+
+    retry_class = "reject"  # type: ignore[assignment]  # the base names a value, not a type; waiting was done here
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A unit in line. ``group`` is with whom it shares its turns: its batch."""
+
+    unit_id: str
+    group: str
+    trace: Mapping[str, str]
+
+
+class Works:
+    """Runs units side by side, fairly between batches."""
+
+    def __init__(
+        self, units: Units, leases: Leases, pipeline: Pipeline, *, clock: Clock, settings: ProcessorSettings
+    ) -> None:
+        self._units = units
+        self._leases = leases
+        self._pipeline = pipeline
+        self._clock = clock
+        self._settings = settings
+        self._line: dict[str, Waiting] = {}
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._groups: Counter[str] = Counter()
+        self._moved = asyncio.Event()
+        self._stopping = False
+
+    def start(self, background: Background, *, interval: float) -> None:
+        background.every(self._leases.interval, "leases", self.beat)
+        background.every(interval, "units that nobody has", self.look_around)
+
+    async def offer(self, wanted: Mapping[str, Mapping[str, str]]) -> None:
+        """Puts units (id → trace) in line; returns when all of them stand there, or need not.
+
+        Raises :class:`NoRoom` when that takes too long, and ``StoreUnavailable``. May be called again with the same.
+        """
+        if self._stopping:
+            await asyncio.sleep(STOPPING_PAUSE)
+            raise NoRoom("the service is stopping")
+        fresh = [unit_id for unit_id in wanted if not self._known(unit_id)]
+        if not fresh:
+            return
+        found = await self._units.many(fresh, fields=FIELDS)
+        try:
+            async with asyncio.timeout(LONGEST_WAIT):
+                for unit in self._free(found.values()):
+                    await self._room()
+                    self._stand(unit, wanted[unit["_id"]] or unit.get("trace") or {})
+        except TimeoutError as late:
+            raise NoRoom("every place in line is taken") from late
+
+    async def look_around(self) -> int:
+        """Takes up units that nobody has, if there is nothing else to do; returns how many.
+
+        Their record was lost, or is in line at a processor that is busier than this one, or theirs has died.
+        """
+        idle = self._settings.units - len(self._running)
+        if self._stopping or self._line or idle <= 0:
+            return 0
+        now = self._clock.now()
+        before = now - timedelta(seconds=self._settings.idle_after)
+        stalled = await self._units.stalled(before, now, limit=self._settings.units)
+        free = [unit for unit in self._free(stalled) if not self._known(unit["_id"])][:idle]
+        for unit in free:
+            if len(self._line) < self._settings.ahead and not self._stopping:
+                self._stand(unit, unit.get("trace") or {})
+        UNITS.labels("taken over").inc(len(free))
+        return len(free)
+
+    async def beat(self) -> None:
+        """The heartbeat. Work on a unit that is not ours any more is dropped."""
+        for unit_id in await self._leases.beat():
+            task = self._running.get(unit_id)
+            if task is not None:
+                log.warning("another has the unit now", unit_id=unit_id)
+                UNITS.labels("lost").inc()
+                self._leases.done(unit_id)
+                task.cancel()
+
+    async def stop(self) -> None:
+        """Takes nothing more, lets what is being extracted finish for a while, gives the rest back."""
+        self._stopping = True
+        self._line.clear()
+        self._moved.set()
+        self._pipeline.stop()
+        if not self._running:
+            return
+        _, late = await asyncio.wait(self._running.values(), timeout=self._settings.drain_seconds)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
+
+    def _known(self, unit_id: str) -> bool:
+        return unit_id in self._line or unit_id in self._running
+
+    def _free(self, units: Iterable[UnitDocument]) -> list[UnitDocument]:
+        now = self._clock.now()
+        return [
+            unit
+            for unit in units
+            if unit["state"] == "ready" or (unit["state"] == "leased" and unit["lease"]["until"] < now)
+        ]
+
+    async def _room(self) -> None:
+        while len(self._line) >= self._settings.ahead and not self._stopping:
+            self._moved.clear()
+            await self._moved.wait()
+        if self._stopping:
+            raise NoRoom("the service is stopping")
+
+    def _stand(self, unit: UnitDocument, trace: Mapping[str, str]) -> None:
+        self._line[unit["_id"]] = Waiting(unit["_id"], unit["batch_id"] or "", trace)
+        self._fill()
+
+    def _fill(self) -> None:
+        """Starts what may start. One batch alone leaves half of the slots free, two leave a third, and so on: the
+        next batch to come finds one."""
+        while self._line and len(self._running) < self._settings.units:
+            groups = self._groups.keys() | {waiting.group for waiting in self._line.values()}
+            most = max(1, self._settings.units // (len(groups) + 1))
+            fewest = min(self._line.values(), key=lambda waiting: self._groups[waiting.group])
+            if self._groups[fewest.group] >= most:
+                return
+            del self._line[fewest.unit_id]
+            self._groups[fewest.group] += 1
+            task = asyncio.create_task(self._work(fewest), name=f"unit {fewest.unit_id}")
+            self._running[fewest.unit_id] = task
+            task.add_done_callback(partial(self._ended, fewest))
+            self._moved.set()
+
+    def _ended(self, done: Waiting, _task: asyncio.Task[None]) -> None:
+        del self._running[done.unit_id]
+        self._groups[done.group] -= 1
+        if not self._groups[done.group]:
+            del self._groups[done.group]
+        self._moved.set()
+        if not self._stopping:
+            self._fill()
+
+    async def _work(self, waiting: Waiting) -> None:
+        """One unit, from its lease to its end. Never raises."""
+        unit_id = waiting.unit_id
+        try:
+            unit = await self._leases.take(unit_id)
+        except StoreUnavailable as error:
+            log.warning("a unit was not leased", unit_id=unit_id, error=error.message)
+            return
+        except asyncio.CancelledError:
+            await self._leases.give_back(unit_id)  # it may have been taken all the same
+            return
+        if unit is None:
+            return
+        STAGE_SECONDS.labels("unit").observe(max(0.0, (self._clock.now() - unit["created_at"]).total_seconds()))
+        finished = False
+        try:
+            finished = await self._pipeline.run(unit, waiting.trace)
+        except asyncio.CancelledError:
+            log.info("a unit was interrupted", unit_id=unit_id)
+        except StoreUnavailable as error:
+            log.warning("a unit is given back", unit_id=unit_id, error=error.message)
+        except Exception:
+            log.exception("a unit failed", unit_id=unit_id)
+        if finished:
+            UNITS.labels("finished").inc()
+            self._leases.done(unit_id)
+        elif self._leases.holds(unit_id):
+            await asyncio.shield(self._leases.give_back(unit_id))
