@@ -28,7 +28,7 @@ class Kind:
     at. ``counted``: the total is told even where nobody asked for it, as the contract wants for short lists.
     ``dates`` and ``exact`` are wire names of our own dates, and of ids. ``simple`` are stored paths where every row has
     one value of one kind: an index can be entered there. ``search`` replaces looking at ``searched``; it is given the
-    pattern.
+    pattern. ``fields`` are the stored ones that are read; None: all.
     """
 
     bounds: Bounds
@@ -40,6 +40,7 @@ class Kind:
     exact: frozenset[str] = frozenset()
     simple: tuple[str, ...] = ("_id", "created_at")
     search: Callable[[str], Mapping[str, object]] | None = None
+    fields: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,11 @@ async def list_rows(
         after = rows_after(page.cursor.position, sorts, kind.field_path, simple=kind.simple)
         within = {"$and": [where, after]}
     fetched = await collection.find(
-        within, sort=mongo_sort(sorts, kind.field_path), skip=page.skip, limit=page.size + 1
+        within,
+        sort=mongo_sort(sorts, kind.field_path),
+        skip=page.skip,
+        limit=page.size + 1,
+        fields=kind.fields,
     )
     count, next_cursor = cut(fetched, page, sorts, kind.field_path)
     total = await collection.count(where) if kind.counted or page.include_total else 0

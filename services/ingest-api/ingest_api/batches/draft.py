@@ -1,56 +1,122 @@
-"""Drafting batches."""
+"""Drafting batches: of objects that are named, or of those that a filter finds."""
 
+from collections.abc import Sequence
+from datetime import datetime
+
+from bucketline.domain.filter_query import to_mongo
+from bucketline.domain.filters import parse
 from bucketline.domain.status import Status
-from bucketline.errors import NotFound
+from bucketline.errors import ApiError, BadRequest, Fault, NotFound, ValidationFailed
 from bucketline.ids import derived
 from bucketline.storage.batches import BatchDocument
+from bucketline.storage.buckets import BucketDocument
+from ingest_api.batches.submit import submit_batch
+from ingest_api.batches.tiers import reads_bucket
 from ingest_api.deps import Deps
-from ingest_api.requests import BucketScope
-from ingest_api.schemas.batches import CreateBatch
+from ingest_api.objects.draft import writable
+from ingest_api.objects.listing import KIND as OBJECTS
+from ingest_api.schemas.batches import MOST_OBJECTS, CreateBatch, DedupStrategy, SubmitBatch
 
 MOST_IDS_NAMED = 100
 PAGE = 5000
 
 
-async def create_batch(deps: Deps, scope: BucketScope, body: CreateBatch, *, skip_validation: bool) -> BatchDocument:
-    """A DRAFT of objects of this bucket; :class:`NotFound` names those that are not there."""
-    ids = list(dict.fromkeys(body.object_ids or ()))
-    if not skip_validation:
-        await require_objects(deps, scope.bucket_id, ids)
-    now = deps.clock.now()
-    batch_id = deps.ids.new("btch")
-    batch: BatchDocument = {
+async def create_batch(
+    deps: Deps, bucket: BucketDocument, body: CreateBatch, *, skip_validation: bool, submit: bool = False
+) -> BatchDocument:
+    """A batch of objects of this bucket, DRAFT or submitted at once.
+
+    :class:`NotFound` names objects or collections that are not there. When the draft was made and its submission
+    refused, the error has its id in ``details`` and the draft stays.
+    """
+    writable(bucket)
+    collection_ids = await resolve_collections(deps, bucket, body.collection_ids)
+    if body.object_ids is not None:
+        ids = list(dict.fromkeys(body.object_ids))
+        if not skip_validation:
+            await require_objects(deps, bucket["_id"], ids)
+    else:
+        ids = await _found(deps, bucket["_id"], body)
+    batch = draft_of(
+        bucket,
+        ids,
+        batch_id=deps.ids.new("btch"),
+        now=deps.clock.now(),
+        name=body.batch_name,
+        collection_ids=collection_ids,
+        strategy=body.dedup_strategy,
+        metadata=dict(body.metadata or {}),
+    )
+    await deps.batches.collection.insert(batch)
+    if not submit:
+        return batch
+    try:
+        return await submit_batch(deps, batch, SubmitBatch())
+    except ApiError as error:
+        error.details = {**(error.details or {}), "batch_id": batch["_id"]}
+        raise
+
+
+def draft_of(
+    bucket: BucketDocument,
+    object_ids: list[str],
+    *,
+    batch_id: str,
+    now: datetime,
+    name: str | None = None,
+    collection_ids: list[str] | None = None,
+    strategy: DedupStrategy = "skip",
+    metadata: dict[str, object] | None = None,
+) -> BatchDocument:
+    """The document of a DRAFT."""
+    return {
         "_id": batch_id,
-        "namespace_id": scope.namespace_id,
-        "bucket_id": scope.bucket_id,
-        "batch_name": body.batch_name,
+        "namespace_id": bucket["namespace_id"],
+        "bucket_id": bucket["_id"],
+        "batch_name": name,
         "status": str(Status.DRAFT),
-        "objects": ids,
-        "total": len(ids),
-        "collection_ids": body.collection_ids,
-        "dedup_strategy": body.dedup_strategy,
-        "metadata": dict(body.metadata or {}),
+        "objects": object_ids,
+        "total": len(object_ids),
+        "collection_ids": collection_ids,
+        "dedup_strategy": strategy,
+        "metadata": metadata or {},
         "task_id": derived("task", batch_id),
         "auto": False,
         "created_at": now,
         "updated_at": now,
     }
-    await deps.batches.collection.insert(batch)
-    return batch
+
+
+async def resolve_collections(deps: Deps, bucket: BucketDocument, given: Sequence[str] | None) -> list[str] | None:
+    """The ids of collections that are named by id or name; None, and so all that read the bucket, when none is."""
+    if not given:
+        return None
+    found: dict[str, None] = {}
+    for place, identifier in enumerate(given):
+        collection = await deps.collections.resolve(bucket["namespace_id"], identifier)
+        if collection is None or collection.get("deleting"):
+            raise NotFound.of("collection", identifier)
+        if not await reads_bucket(deps, collection, bucket["_id"]):
+            at = ("body", "collection_ids", place)
+            raise ValidationFailed([Fault("collection_source", at, "the collection does not read this bucket")])
+        found[collection["_id"]] = None
+    return list(found)
 
 
 async def require_objects(deps: Deps, bucket_id: str, object_ids: list[str]) -> None:
     """:class:`NotFound` unless every object is in the bucket."""
+    missing: list[str] = []
     for start in range(0, len(object_ids), PAGE):
         page = object_ids[start : start + PAGE]
         where = {"_id": {"$in": page}, "bucket_id": bucket_id}
         found = {row["_id"] for row in await deps.objects.collection.find(where, limit=len(page), fields=["_id"])}
-        missing = [object_id for object_id in page if object_id not in found]
-        if missing:
-            raise NotFound(
-                f"{len(missing)} objects are not in this bucket",
-                details={"resource": "object", "ids": missing[:MOST_IDS_NAMED], "missing_count": len(missing)},
-            )
+        missing += [object_id for object_id in page if object_id not in found]
+    if missing:
+        raise NotFound(
+            f"{len(missing)} objects are not in this bucket",
+            code="objects_not_found",
+            details={"resource": "object", "ids": missing[:MOST_IDS_NAMED], "missing_count": len(missing)},
+        )
 
 
 async def get_batch(deps: Deps, namespace_id: str, batch_id: str, bucket_id: str | None = None) -> BatchDocument:
@@ -59,3 +125,20 @@ async def get_batch(deps: Deps, namespace_id: str, batch_id: str, bucket_id: str
     if batch is None or batch["namespace_id"] != namespace_id or bucket_id not in (None, batch["bucket_id"]):
         raise NotFound.of("batch", batch_id)
     return batch
+
+
+async def _found(deps: Deps, bucket_id: str, body: CreateBatch) -> list[str]:
+    """The oldest objects that the filters find. Without a limit, more than a batch can hold are refused."""
+    tree = parse(body.filters, dates=OBJECTS.dates, exact=OBJECTS.exact)
+    where = {"$and": [{"bucket_id": bucket_id}, to_mongo(tree, OBJECTS.field_path)]}
+    limit = body.limit or MOST_OBJECTS + 1
+    rows = await deps.objects.collection.find(where, limit=limit, sort=[("created_at", 1), ("_id", 1)], fields=["_id"])
+    if not rows:
+        raise BadRequest("no object matches the filters", code="batch_empty")
+    if len(rows) > MOST_OBJECTS:
+        raise BadRequest(
+            f"more than {MOST_OBJECTS} objects match the filters: give a limit, or narrow them",
+            code="batch_too_large",
+            details={"limit": MOST_OBJECTS},
+        )
+    return [row["_id"] for row in rows]

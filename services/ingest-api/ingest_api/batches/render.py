@@ -1,12 +1,27 @@
 """Batches as the wire shows them."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 from bucketline.clock import Clock
 from bucketline.domain.status import BATCH_ACTIVE, FINAL, Status
 from bucketline.storage.batches import BatchDocument
 from bucketline.storage.collections import CollectionDocument
-from ingest_api.schemas.batches import Batch, FailedObjectRow, Progress, TierTask
+from ingest_api.batches.again import Retried
+from ingest_api.batches.audit import Audit
+from ingest_api.batches.failures import Failure
+from ingest_api.schemas.batches import (
+    Batch,
+    BatchAudit,
+    FailedDocument,
+    FailedDocuments,
+    FailedObjectRow,
+    Progress,
+    Resubmission,
+    Retry,
+    RetryBatch,
+    TierTask,
+)
 
 Tiers = Sequence[Sequence[CollectionDocument]]
 
@@ -40,21 +55,44 @@ def batch_answer(batch: BatchDocument, tiers: Tiers, clock: Clock) -> Batch:
         failed_object_count=batch.get("failed", 0),
         webhook_url=batch.get("webhook_url"),
         retry_count=batch.get("retry_count", 0),
+        last_retry_at=batch.get("last_retry_at"),
         last_activity_at=batch.get("moved_at"),
+        lifecycle=_lifecycle(batch, status),
+        lifecycle_reason=batch.get("failure_reason") or batch.get("cancel_reason"),
+        error_summary=_errors(batch),
         created_at=batch["created_at"],
         updated_at=batch["updated_at"],
     )
+
+
+def _lifecycle(batch: BatchDocument, status: Status) -> str:
+    """One word for where the batch is."""
+    match status:
+        case Status.DRAFT:
+            return "accepted"
+        case Status.CANCELED | Status.FAILED:
+            return status.lower()
+        case Status.COMPLETED | Status.COMPLETED_WITH_ERRORS:
+            return "indexed"
+    return "extracting" if batch.get("processed") else "admitted" if batch.get("planned") else "queued"
+
+
+def _errors(batch: BatchDocument) -> dict[str, int] | None:
+    """How many of the failed objects that are shown failed in which way."""
+    return dict(Counter(str(row["error_type"]) for row in batch.get("failed_objects", []))) or None
 
 
 def _progress(batch: BatchDocument, clock: Clock) -> Progress:
     total = batch["total"] - batch.get("missing", 0)
     processed = batch.get("processed", 0)
     rate = eta = None
-    if (started := batch.get("started_at")) and processed:
+    base = batch.get("base")
+    fresh = processed - (base["finished"] if base else 0)
+    if (started := batch.get("started_at")) and fresh > 0:
         seconds = max(0.001, ((batch.get("completed_at") or clock.now()) - started).total_seconds())
-        rate = round(processed / seconds, 3)
-        if batch["status"] in BATCH_ACTIVE:
-            eta = round((total - processed) / rate, 1)
+        rate = round(fresh / seconds, 3)
+        if batch["status"] in BATCH_ACTIVE and rate > 0:
+            eta = round(max(0, total - processed) / rate, 1)
     return Progress(
         processed=processed,
         total=total,
@@ -89,9 +127,83 @@ def _tier_tasks(batch: BatchDocument, tiers: Tiers, status: Status) -> list[Tier
                 "failed": failed,
                 "skipped": 0,
                 "lost": 0,
-                "balanced": status not in FINAL or status is Status.CANCELED or processed == total,
+                "balanced": status not in FINAL or status is Status.CANCELED or processed >= total,
             },
         )
         for number, tier in enumerate(tiers)
         if tier
     ]
+
+
+def retry_answer(retried: Retried, asked: RetryBatch) -> Retry:
+    """What a retry takes up."""
+    batch = retried.batch
+    kind = "no object failed" if asked.retry_mode == "all" else "no object failed for a passing reason"
+    return Retry(
+        batch_id=batch["_id"],
+        task_id=batch["task_id"],
+        status=Status(batch["status"]),
+        retry_mode=asked.retry_mode,
+        retried_count=retried.count,
+        retry_count=batch.get("retry_count", 0),
+        max_retry_count=asked.max_retry_count,
+        message=f"{retried.count} objects are taken up again" if retried.count else f"{kind}: nothing to retry",
+    )
+
+
+def resubmission_answer(batch: BatchDocument, *, previous: BatchDocument) -> Resubmission:
+    """A batch that is run again."""
+    status = Status(batch["status"])
+    return Resubmission(
+        batch_id=batch["_id"],
+        task_id=None if status is Status.DRAFT else batch["task_id"],
+        status=status,
+        previous_status=Status(previous["status"]),
+        object_count=batch["total"],
+        message="the batch is a draft again" if status is Status.DRAFT else "the batch is processed again",
+    )
+
+
+def failed_answer(batch: BatchDocument, failures: Sequence[Failure], *, limit: int, offset: int) -> FailedDocuments:
+    """A page of what failed."""
+    rows = [
+        FailedDocument(collection_ids=failure.collection_ids, tier_num=failure.tier, **failure.row)
+        for failure in failures[offset : offset + limit]
+    ]
+    return FailedDocuments(batch_id=batch["_id"], results=rows, total=len(failures), limit=limit, offset=offset)
+
+
+def audit_answer(batch: BatchDocument, audit: Audit, tiers: Tiers) -> BatchAudit:
+    """The books of a batch."""
+    tier_rows = [
+        {
+            "tier_num": number,
+            "collection_ids": [collection["_id"] for collection in tier],
+            "submitted": audit.submitted - audit.deleted,
+            "processed": audit.completed,
+            "failed": audit.failed,
+            "skipped": audit.skipped,
+            "lost": audit.lost,
+            "balanced": audit.balanced,
+        }
+        for number, tier in enumerate(tiers)
+    ]
+    return BatchAudit(
+        batch_id=batch["_id"],
+        status=Status(batch["status"]),
+        all_balanced=audit.balanced,
+        has_lost_objects=audit.lost > 0,
+        submitted=audit.submitted,
+        processed=audit.processed,
+        completed=audit.completed,
+        failed=audit.failed,
+        skipped=audit.skipped,
+        given_back=audit.given_back,
+        in_flight=audit.in_flight,
+        waiting=audit.waiting,
+        unplanned=audit.unplanned,
+        deleted=audit.deleted,
+        lost=audit.lost,
+        lost_object_ids=audit.sample,
+        tiers=tier_rows,
+    )

@@ -1,5 +1,7 @@
 """Submitting: from here on the batch is the batcher's."""
 
+from datetime import datetime
+
 from bucketline.clock import millis
 from bucketline.domain.status import Status
 from bucketline.errors import BadRequest
@@ -11,14 +13,49 @@ from ingest_api.deps import Deps
 from ingest_api.schemas.batches import SubmitBatch
 
 
-async def submit_batch(deps: Deps, batch: BatchDocument, body: SubmitBatch) -> BatchDocument:
-    """Submits a non-empty DRAFT, by compare-and-set; its event is written with that.
-
-    The batch's run starts at the time of its submission: whatever run its objects had before, this one is later.
-    """
+async def submit_batch(
+    deps: Deps, batch: BatchDocument, body: SubmitBatch, *, collection_ids: list[str] | None = None
+) -> BatchDocument:
+    """Submits a non-empty DRAFT, by compare-and-set; its event is written with that."""
+    if batch["status"] != Status.DRAFT:
+        raise not_a_draft(batch)
     if not batch["objects"]:
         raise BadRequest("the batch has no objects", code="batch_empty", details={"batch_id": batch["_id"]})
     now = deps.clock.now()
+    changes = started(batch, now)
+    if collection_ids is not None:
+        changes["collection_ids"] = collection_ids
+    if body.webhook_url is not None:
+        changes["webhook_url"] = body.webhook_url
+    submitted = await deps.batches.change(
+        batch["_id"],
+        [str(Status.DRAFT)],
+        {"$set": changes, **owed(deps, batch, now)},
+    )
+    if submitted is None:
+        raise not_a_draft(await deps.batches.get(batch["_id"]) or batch)
+    deps.batch_outbox.flush_soon([owing(submitted)])
+    return submitted
+
+
+def started(batch: BatchDocument, now: datetime) -> dict[str, object]:
+    """The fields of a batch whose next turn begins.
+
+    The turn is the time of the submission: whatever run its objects had before, this one is later. Where clocks
+    disagree it is at least later than the turn before.
+    """
+    return {
+        "status": str(Status.PENDING),
+        "run": max(millis(now), batch.get("run", 0) + 1),
+        "submitted_at": now,
+        "updated_at": now,
+        "moved_at": now,
+        "trace": current_trace(),
+    }
+
+
+def owed(deps: Deps, batch: BatchDocument, now: datetime) -> dict[str, object]:
+    """The operators that write the event of a submission."""
     event = deps.seal(
         BatchSubmitted(
             batch_id=batch["_id"],
@@ -28,27 +65,7 @@ async def submit_batch(deps: Deps, batch: BatchDocument, body: SubmitBatch) -> B
             submitted_at=now,
         )
     )
-    changes: dict[str, object] = {
-        "status": str(Status.PENDING),
-        "run": millis(now),
-        "submitted_at": now,
-        "updated_at": now,
-        "moved_at": now,
-        "trace": current_trace(),
-    }
-    if body.collection_ids is not None:
-        changes["collection_ids"] = body.collection_ids
-    if body.webhook_url is not None:
-        changes["webhook_url"] = body.webhook_url
-    submitted = await deps.batches.collection.find_and_update(
-        {"_id": batch["_id"], "status": str(Status.DRAFT)},
-        {"$set": changes, "$push": {"pending": event.to_document()}, "$min": {"pending_since": now}},
-    )
-    if submitted is None:
-        current = await deps.batches.get(batch["_id"])
-        raise not_a_draft(current or batch)
-    deps.batch_outbox.flush_soon([owing(submitted)])
-    return submitted
+    return {"$push": {"pending": event.to_document()}, "$min": {"pending_since": now}}
 
 
 def not_a_draft(batch: BatchDocument) -> BadRequest:

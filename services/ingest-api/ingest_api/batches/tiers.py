@@ -3,17 +3,54 @@
 from bucketline.storage.collections import CollectionDocument
 from ingest_api.deps import Deps
 
+MOST_TIERS = 16
 
-async def tiers_of(deps: Deps, bucket_id: str, only: list[str] | None) -> list[list[CollectionDocument]]:
-    """First the collections that read the bucket, then those that read them, restricted to ``only`` if given."""
-    tiers: list[list[CollectionDocument]] = []
+Tiers = list[list[CollectionDocument]]
+
+
+async def tiers_of(deps: Deps, bucket_id: str, only: list[str] | None) -> Tiers:
+    """First the collections that read the bucket, then those that read them, and so on.
+
+    Restricted to ``only`` if given, and to what these need to be fed.
+    """
+    tiers: Tiers = []
     seen: set[str] = set()
     tier = await deps.collections.reading_bucket(bucket_id)
-    while fresh := [collection for collection in tier if collection["_id"] not in seen]:
+    while len(tiers) < MOST_TIERS and (fresh := [found for found in tier if found["_id"] not in seen]):
         seen |= {collection["_id"] for collection in fresh}
         tiers.append(fresh)
         tier = await deps.collections.reading_collections([collection["_id"] for collection in fresh])
-    if only is None:
-        return tiers
-    kept = [[c for c in one if c["_id"] in only or c["name"] in only] for one in tiers]
-    return [one for one in kept if one]
+    return tiers if only is None else restricted(tiers, only)
+
+
+def restricted(tiers: Tiers, only: list[str]) -> Tiers:
+    """The collections named in ``only``, and those that feed them."""
+    needed = set(only)
+    for tier in reversed(tiers):
+        for collection in tier:
+            if collection["_id"] in needed:
+                needed |= set(collection["source"]["collection_ids"])
+    kept = ([collection for collection in tier if collection["_id"] in needed] for tier in tiers)
+    return [tier for tier in kept if tier]
+
+
+async def reads_bucket(deps: Deps, collection: CollectionDocument, bucket_id: str) -> bool:
+    """Whether objects of the bucket reach the collection, directly or through others."""
+    return bucket_id in await source_buckets(deps, collection)
+
+
+async def source_buckets(deps: Deps, collection: CollectionDocument) -> list[str]:
+    """The buckets that the collection reads, directly or through other collections."""
+    found: dict[str, None] = dict.fromkeys(collection["source"]["bucket_ids"])
+    seen: set[str] = {collection["_id"]}
+    parents = set(collection["source"]["collection_ids"]) - seen
+    for _ in range(MOST_TIERS):
+        if not parents:
+            break
+        seen |= parents
+        rows = await deps.collections.collection.find({"_id": {"$in": sorted(parents)}}, limit=len(parents))
+        parents = set()
+        for row in rows:
+            found |= dict.fromkeys(row["source"]["bucket_ids"])
+            parents |= {str(parent) for parent in row["source"]["collection_ids"]} - seen
+    return list(found)

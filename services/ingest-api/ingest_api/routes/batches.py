@@ -1,47 +1,248 @@
-"""``/v1/buckets/{bucket}/batches`` and ``/v1/batches``."""
+"""``/v1/buckets/{bucket_identifier}/batches`` and ``/v1/batches``."""
 
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Query
 
-from ingest_api.batches.draft import create_batch, get_batch
-from ingest_api.batches.render import batch_answer
+from bucketline.storage.batches import BatchDocument
+from ingest_api.batches.access import find_batch
+from ingest_api.batches.again import resubmit_batch, retry_batch
+from ingest_api.batches.audit import audit_batch
+from ingest_api.batches.cancel import MOST_REASON, cancel_batch
+from ingest_api.batches.change import add_objects, delete_batch, patch_batch
+from ingest_api.batches.draft import create_batch, get_batch, resolve_collections
+from ingest_api.batches.failures import failures_of
+from ingest_api.batches.listing import everywhere, list_batches
+from ingest_api.batches.render import audit_answer, batch_answer, failed_answer, resubmission_answer, retry_answer
 from ingest_api.batches.submit import submit_batch
 from ingest_api.batches.tasks import task_of
-from ingest_api.batches.tiers import tiers_of
-from ingest_api.requests import ReadingBucket, Wiring, WritingBucket
-from ingest_api.schemas.batches import Batch, CreateBatch, SubmitBatch
-from ingest_api.schemas.common import errors
+from ingest_api.batches.tiers import Tiers, tiers_of
+from ingest_api.deps import Deps
+from ingest_api.listing import Listed
+from ingest_api.requests import (
+    DeletingBucket,
+    NamespaceHeader,
+    NamespaceQuery,
+    Reader,
+    ReadingBucket,
+    Wiring,
+    Writer,
+    WritingBucket,
+)
+from ingest_api.schemas.batches import (
+    AddObjects,
+    Batch,
+    BatchAudit,
+    BatchList,
+    CreateBatch,
+    FailedDocuments,
+    ListBatches,
+    PatchBatch,
+    Resubmission,
+    ResubmitBatch,
+    Retry,
+    RetryBatch,
+    SubmitBatch,
+)
+from ingest_api.schemas.common import Deleted, errors
+from ingest_api.schemas.paging import Paging
 from ingest_api.schemas.tasks import Task
 
-router = APIRouter(prefix="/v1/buckets/{bucket_identifier}/batches", tags=["batches"])
+router = APIRouter(tags=["batches"])
+
+BUCKET = "/v1/buckets/{bucket_identifier}/batches"
+BATCH = BUCKET + "/{batch_id}"
+
+SkipValidation = Annotated[bool, Query(description="Take object ids as they are.")]
+AutoSubmit = Annotated[bool | None, Query(description="Submit at once; wins over the body.")]
+OtherSubmit = Annotated[bool | None, Query(description="Another name of `auto_submit`.")]
+Force = Annotated[bool, Query(description="Accepted; batches never exclude each other here.")]
+Reason = Annotated[str | None, Query(max_length=MOST_REASON, description="Kept with the batch.")]
+TierNumber = Annotated[int | None, Query(ge=0, le=100)]
+CollectionName = Annotated[str | None, Query(max_length=200, description="Id or name.")]
+Limit = Annotated[int, Query(ge=1, le=1000)]
+Offset = Annotated[int, Query(ge=0, le=100_000)]
 
 
-@router.post("", summary="Create a batch", responses=errors(400))
+@router.post(BUCKET, summary="Create a batch", responses=errors(400))
 async def create(
     deps: Wiring,
     scope: WritingBucket,
     body: CreateBatch,
-    skip_validation: Annotated[bool, Query(description="Take object ids as they are.")] = False,
-    auto_submit: Annotated[bool | None, Query(description="Submit at once; wins over the body.")] = None,
-    trigger_processing: Annotated[bool | None, Query(description="Another name of auto_submit.")] = None,
+    skip_validation: SkipValidation = False,
+    auto_submit: AutoSubmit = None,
+    trigger_processing: OtherSubmit = None,
 ) -> Batch:
-    batch = await create_batch(deps, scope, body, skip_validation=skip_validation)
-    wanted = (auto_submit, trigger_processing, body.auto_submit, body.trigger_processing)
-    if next((flag for flag in wanted if flag is not None), False):
-        batch = await submit_batch(deps, batch, SubmitBatch())
-    return batch_answer(batch, await tiers_of(deps, scope.bucket_id, batch["collection_ids"]), deps.clock)
+    """A DRAFT of up to 50,000 objects, by id or by filter; submitted at once with `auto_submit`."""
+    submit = _first(auto_submit, trigger_processing, body.auto_submit, body.trigger_processing) or False
+    batch = await create_batch(deps, scope.bucket, body, skip_validation=skip_validation, submit=submit)
+    return await _answer(deps, batch)
 
 
-@router.get("/{batch_id}", summary="Get a batch", responses=errors())
+@router.post(BUCKET + "/list", summary="List a bucket's batches", responses=errors(400))
+async def listing(deps: Wiring, scope: ReadingBucket, asked: Paging, body: ListBatches | None = None) -> BatchList:
+    """Newest first."""
+    return await _answer_list(deps, await list_batches(deps, {"bucket_id": scope.bucket_id}, asked, body))
+
+
+@router.get(BATCH, summary="Get a batch", responses=errors(400))
 async def get(deps: Wiring, scope: ReadingBucket, batch_id: str) -> Batch:
+    return await _answer(deps, await get_batch(deps, scope.namespace_id, batch_id, scope.bucket_id))
+
+
+@router.post(BATCH + "/objects", summary="Add objects to a draft", responses=errors(400))
+async def add(
+    deps: Wiring, scope: WritingBucket, batch_id: str, body: AddObjects, skip_validation: SkipValidation = False
+) -> Batch:
     batch = await get_batch(deps, scope.namespace_id, batch_id, scope.bucket_id)
-    return batch_answer(batch, await tiers_of(deps, scope.bucket_id, batch["collection_ids"]), deps.clock)
+    return await _answer(deps, await add_objects(deps, scope.bucket, batch, body, skip_validation=skip_validation))
 
 
-@router.post("/{batch_id}/submit", summary="Submit a batch", responses=errors(400))
+@router.post(BATCH + "/submit", summary="Submit a batch", responses=errors(400))
 async def submit(
-    deps: Wiring, scope: WritingBucket, batch_id: str, body: Annotated[SubmitBatch | None, Body()] = None
+    deps: Wiring,
+    scope: WritingBucket,
+    batch_id: str,
+    body: Annotated[SubmitBatch | None, Body()] = None,
+    force: Force = False,  # noqa: ARG001 - part of the contract
 ) -> Task:
+    """From here on the batch is processed; its task shows how it goes."""
+    asked = body or SubmitBatch()
     batch = await get_batch(deps, scope.namespace_id, batch_id, scope.bucket_id)
-    return task_of(await submit_batch(deps, batch, body or SubmitBatch()))
+    collections = await resolve_collections(deps, scope.bucket, asked.collection_ids)
+    return task_of(await submit_batch(deps, batch, asked, collection_ids=collections))
+
+
+@router.post(BATCH + "/cancel", summary="Cancel a batch", responses=errors(400))
+async def cancel(deps: Wiring, scope: WritingBucket, batch_id: str, reason: Reason = None) -> Task:
+    """What has not started is given up, and its objects are drafts again; what runs ends by itself."""
+    batch = await get_batch(deps, scope.namespace_id, batch_id, scope.bucket_id)
+    canceled, reached = await cancel_batch(deps, batch, reason)
+    return task_of(canceled, cancellation=reached)
+
+
+@router.patch(BATCH, summary="Change a batch's metadata", responses=errors(400))
+async def patch(deps: Wiring, scope: WritingBucket, batch_id: str, body: PatchBatch) -> Batch:
+    batch = await get_batch(deps, scope.namespace_id, batch_id, scope.bucket_id)
+    return await _answer(deps, await patch_batch(deps, batch, body))
+
+
+@router.delete(BATCH, summary="Delete a batch", responses=errors(400))
+async def delete(deps: Wiring, scope: DeletingBucket, batch_id: str) -> Deleted:
+    """Not while it runs. Its objects and documents stay."""
+    await delete_batch(deps, await get_batch(deps, scope.namespace_id, batch_id, scope.bucket_id))
+    return Deleted(message="batch deleted")
+
+
+@router.post(BATCH + "/retry", summary="Retry what failed in a batch", responses=errors(400))
+async def retry(
+    deps: Wiring, scope: WritingBucket, batch_id: str, body: Annotated[RetryBatch | None, Body()] = None
+) -> Retry:
+    asked = body or RetryBatch()
+    batch = await get_batch(deps, scope.namespace_id, batch_id, scope.bucket_id)
+    return retry_answer(await retry_batch(deps, scope.bucket, batch, asked), asked)
+
+
+@router.post(BATCH + "/resubmit", summary="Run a batch again", responses=errors(400))
+async def resubmit(
+    deps: Wiring,
+    scope: WritingBucket,
+    batch_id: str,
+    body: Annotated[ResubmitBatch | None, Body()] = None,
+    auto_submit: AutoSubmit = None,
+    trigger_processing: OtherSubmit = None,
+    from_tier: TierNumber = None,  # noqa: ARG001 - tiers that are done are skipped by the batch's dedup_strategy
+) -> Resubmission:
+    """A batch that is over is a DRAFT again with all its objects, and submitted unless told not to."""
+    given = body or ResubmitBatch()
+    submit = _first(auto_submit, trigger_processing, given.auto_submit, given.trigger_processing)
+    batch = await get_batch(deps, scope.namespace_id, batch_id, scope.bucket_id)
+    again = await resubmit_batch(deps, scope.bucket, batch, submit=submit is not False)
+    return resubmission_answer(again, previous=batch)
+
+
+@router.get(BATCH + "/failed-documents", summary="What failed in a batch", responses=errors(400))
+async def failed_documents(
+    deps: Wiring,
+    scope: ReadingBucket,
+    batch_id: str,
+    tier_num: TierNumber = None,
+    collection_id: CollectionName = None,
+    limit: Limit = 100,
+    offset: Offset = 0,
+) -> FailedDocuments:
+    batch = await get_batch(deps, scope.namespace_id, batch_id, scope.bucket_id)
+    tiers = await _tiers(deps, batch)
+    failures = await failures_of(deps, batch, tiers, tier_num=tier_num, collection=collection_id)
+    return failed_answer(batch, failures, limit=limit, offset=offset)
+
+
+@router.get(BATCH + "/audit", summary="The books of a batch", responses=errors(400))
+async def audit(deps: Wiring, scope: ReadingBucket, batch_id: str) -> BatchAudit:
+    """Counted from the objects and work units themselves."""
+    batch = await get_batch(deps, scope.namespace_id, batch_id, scope.bucket_id)
+    return audit_answer(batch, await audit_batch(deps, batch), await _tiers(deps, batch))
+
+
+@router.post("/v1/batches/list", summary="List batches of any bucket", responses=errors(400))
+async def listing_everywhere(
+    deps: Wiring,
+    caller: Reader,
+    asked: Paging,
+    body: ListBatches | None = None,
+    namespace: NamespaceHeader = None,
+    fallback: NamespaceQuery = None,
+) -> BatchList:
+    """Newest first; without a namespace, those of all namespaces that the key may see."""
+    scope = await everywhere(deps, caller, body, namespace or fallback)
+    return await _answer_list(deps, await list_batches(deps, scope, asked, body))
+
+
+@router.get("/v1/batches/{batch_id}", summary="Get a batch by its id", responses=errors(400))
+async def get_anywhere(
+    deps: Wiring,
+    caller: Reader,
+    batch_id: str,
+    namespace: NamespaceHeader = None,
+    fallback: NamespaceQuery = None,
+) -> Batch:
+    return await _answer(deps, await find_batch(deps, caller, batch_id, namespace or fallback))
+
+
+@router.post("/v1/batches/{batch_id}/cancel", summary="Cancel a batch by its id", responses=errors(400))
+async def cancel_anywhere(
+    deps: Wiring,
+    caller: Writer,
+    batch_id: str,
+    reason: Reason = None,
+    namespace: NamespaceHeader = None,
+    fallback: NamespaceQuery = None,
+) -> Task:
+    batch = await find_batch(deps, caller, batch_id, namespace or fallback)
+    canceled, reached = await cancel_batch(deps, batch, reason)
+    return task_of(canceled, cancellation=reached)
+
+
+async def _tiers(deps: Deps, batch: BatchDocument) -> Tiers:
+    return await tiers_of(deps, batch["bucket_id"], batch["collection_ids"])
+
+
+async def _answer(deps: Deps, batch: BatchDocument) -> Batch:
+    return batch_answer(batch, await _tiers(deps, batch), deps.clock)
+
+
+async def _answer_list(deps: Deps, listed: Listed[BatchDocument]) -> BatchList:
+    known: dict[tuple[str, tuple[str, ...] | None], Tiers] = {}
+    rows = []
+    for batch in listed.rows:
+        only = batch["collection_ids"]
+        key = (batch["bucket_id"], None if only is None else tuple(only))
+        if key not in known:
+            known[key] = await _tiers(deps, batch)
+        rows.append(batch_answer(batch, known[key], deps.clock))
+    return BatchList(results=rows, total_count=listed.total, pagination=listed.pagination)
+
+
+def _first(*flags: bool | None) -> bool | None:
+    """The first flag that was given."""
+    return next((flag for flag in flags if flag is not None), None)

@@ -1,32 +1,48 @@
 """Bodies of the batch routes."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
+from bucketline.domain.reserved import storable_faults
 from bucketline.domain.status import Status
 from ingest_api.schemas.common import Answer, Pagination, Request, Timestamp, example
+from ingest_api.schemas.paging import ListBody
 
 MOST_OBJECTS = 50_000
-ObjectId = str
+ObjectId = Annotated[str, Field(min_length=1, max_length=100)]
+Identifier = Annotated[str, Field(min_length=1, max_length=200)]
 
 DedupStrategy = Literal["skip", "replace", "force"]
 
 
-class CreateBatch(Request):
+class BatchBody(Request):
+    """What several bodies have in common: metadata that can be kept as it was sent."""
+
+    @field_validator("metadata", mode="after", check_fields=False)
+    @classmethod
+    def _storable(cls, value: dict[str, JsonValue] | None) -> dict[str, JsonValue] | None:
+        if value and (fault := next(storable_faults(value, ()), None)) is not None:
+            raise ValueError(str(fault["message"]))
+        return value
+
+
+class CreateBatch(BatchBody):
     """Objects by id or by filter, not both."""
 
     model_config = example({"object_ids": ["obj_06h2v9k1m3q5s7t9v1x3"], "batch_name": "nightly-2026-03-01"})
 
     object_ids: list[ObjectId] | None = Field(default=None, min_length=1, max_length=MOST_OBJECTS)
     filters: dict[str, JsonValue] | None = None
-    limit: int | None = Field(default=None, ge=1, le=MOST_OBJECTS)
-    collection_ids: list[str] | None = Field(default=None, max_length=100)
+    limit: int | None = Field(default=None, ge=1, le=MOST_OBJECTS, description="At most so many objects, with filters.")
+    collection_ids: list[Identifier] | None = Field(
+        default=None, max_length=100, description="Ids or names; left out, all collections that read the bucket."
+    )
     dedup_strategy: DedupStrategy = "skip"
     metadata: dict[str, JsonValue] | None = None
     batch_name: str | None = Field(default=None, max_length=256)
     auto_submit: bool | None = None
-    trigger_processing: bool | None = None
+    trigger_processing: bool | None = Field(default=None, description="Another name of `auto_submit`.")
 
     @model_validator(mode="after")
     def _one_of(self) -> "CreateBatch":
@@ -35,12 +51,89 @@ class CreateBatch(Request):
         return self
 
 
+class AddObjects(Request):
+    model_config = example({"object_ids": ["obj_06h2v9k1m3q5s7t9v1x3"]})
+
+    object_ids: list[ObjectId] = Field(min_length=1, max_length=MOST_OBJECTS)
+
+
+class PatchBatch(BatchBody):
+    """Nothing but the metadata of a batch can change; what is sent replaces it."""
+
+    model_config = example({"metadata": {"campaign_id": "q1"}})
+
+    metadata: dict[str, JsonValue] | None = None
+
+
 class SubmitBatch(Request):
     """All of it optional, and so is the body."""
 
+    model_config = example({"include_processing_history": True, "webhook_url": "https://hooks.example.com/batches"})
+
     include_processing_history: bool = True
-    collection_ids: list[str] | None = Field(default=None, max_length=100)
-    webhook_url: str | None = Field(default=None, max_length=2048)
+    collection_ids: list[Identifier] | None = Field(default=None, max_length=100)
+    webhook_url: str | None = Field(
+        default=None,
+        max_length=2048,
+        pattern=r"^[hH][tT][tT][pP][sS]?://[!-~]+$",
+        description="Told once when the batch is over.",
+    )
+
+
+class RetryBatch(Request):
+    """Which failed objects are taken up again. Every tier of them is, so `tier_nums` only has to be sound."""
+
+    model_config = example({"retry_mode": "transient_only", "max_retry_count": 3})
+
+    retry_mode: Literal["transient_only", "all"] = "transient_only"
+    tier_nums: list[Annotated[int, Field(ge=0, le=100)]] | None = Field(default=None, max_length=100)
+    max_retry_count: int = Field(default=3, ge=1, le=10)
+
+
+class ResubmitBatch(Request):
+    model_config = example({"auto_submit": True})
+
+    auto_submit: bool | None = None
+    trigger_processing: bool | None = None
+
+
+class ListBatches(ListBody):
+    """The body of a list of batches."""
+
+    status: Status | None = None
+    collection_id: str | None = Field(default=None, max_length=200)
+    bucket_id: str | None = Field(default=None, max_length=200)
+    namespace_id: str | None = Field(default=None, max_length=200, description="Id or name; without a bucket only.")
+
+
+_BATCH = {
+    "batch_id": "btch_06h2v9k1m3q5s7t9v1x3",
+    "bucket_id": "bkt_06h2k4v9c3f8m1q7r5tw",
+    "namespace_id": "ns_06h2k4v9c3f8m1q7r5tv",
+    "batch_name": "nightly-2026-03-01",
+    "status": "COMPLETED",
+    "object_ids": ["obj_06h2v9k1m3q5s7t9v1x3"],
+    "dedup_strategy": "skip",
+    "collection_ids": ["col_06h2k4v9c3f8m1q7r5tq"],
+    "type": "BUCKET",
+    "metadata": {"source": "nightly"},
+    "task_id": "task_06h2v9k1m3q5s7t9v1x4",
+    "tier_tasks": [],
+    "current_tier": 0,
+    "total_tiers": 1,
+    "dag_tiers": [["col_06h2k4v9c3f8m1q7r5tq"]],
+    "progress": {"processed": 1, "total": 1, "percent": 100.0, "errors": 0, "documents_written": 1},
+    "documents_written": 1,
+    "documents_resolvable": True,
+    "failed_objects": [],
+    "failed_object_count": 0,
+    "retry_count": 0,
+    "max_retries": 3,
+    "max_node_death_resubmits": 0,
+    "max_deploy_resubmits": 0,
+    "created_at": "2026-03-01T09:00:00.000Z",
+    "updated_at": "2026-03-01T09:00:05.250Z",
+}
 
 
 class Progress(Answer):
@@ -74,6 +167,10 @@ class TierTask(Answer):
 
 
 class Batch(Answer):
+    """A batch. `documents_resolvable`: it is over, and its documents can be read."""
+
+    model_config = example(_BATCH)
+
     batch_id: str
     bucket_id: str
     namespace_id: str
@@ -99,14 +196,150 @@ class Batch(Answer):
     webhook_url: str | None = None
     retry_count: int = 0
     max_retries: int = 3
+    last_retry_at: Timestamp | None = None
     max_node_death_resubmits: int = 0
     max_deploy_resubmits: int = 0
     last_activity_at: Timestamp | None = None
+    lifecycle: str | None = None
+    lifecycle_reason: str | None = None
+    error_summary: dict[str, int] | None = None
     created_at: Timestamp
     updated_at: Timestamp
 
 
 class BatchList(Answer):
+    """`object_ids` of a row are the first 100; the batch alone has all of them, and `progress.total` counts."""
+
     results: list[Batch]
     total_count: int
     pagination: Pagination
+
+
+class Retry(Answer):
+    """`retried_count` 0: nothing of that kind failed, and the batch stays as it is."""
+
+    model_config = example(
+        {
+            "batch_id": "btch_06h2v9k1m3q5s7t9v1x3",
+            "task_id": "task_06h2v9k1m3q5s7t9v1x4",
+            "status": "PENDING",
+            "retry_mode": "transient_only",
+            "retried_count": 3,
+            "retry_count": 1,
+            "max_retry_count": 3,
+            "message": "3 objects are taken up again",
+        }
+    )
+
+    batch_id: str
+    task_id: str
+    status: Status
+    retry_mode: Literal["transient_only", "all"]
+    retried_count: int
+    retry_count: int
+    max_retry_count: int
+    message: str
+
+
+class Resubmission(Answer):
+    model_config = example(
+        {
+            "batch_id": "btch_06h2v9k1m3q5s7t9v1x3",
+            "task_id": "task_06h2v9k1m3q5s7t9v1x4",
+            "status": "PENDING",
+            "previous_status": "FAILED",
+            "object_count": 12,
+            "message": "the batch is processed again",
+        }
+    )
+
+    batch_id: str
+    task_id: str | None = None
+    status: Status
+    previous_status: Status
+    object_count: int
+    message: str
+
+
+class FailedDocument(Answer):
+    """An object that failed; `collection_ids` are those that its error names."""
+
+    object_id: str
+    document_id: str | None = None
+    collection_ids: list[str]
+    tier_num: int | None = None
+    error: str
+    error_type: Literal["transient", "permanent", "resource"]
+    timestamp: Timestamp
+
+
+class FailedDocuments(Answer):
+    model_config = example(
+        {
+            "batch_id": "btch_06h2v9k1m3q5s7t9v1x3",
+            "results": [
+                {
+                    "object_id": "obj_06h2v9k1m3q5s7t9v1x3",
+                    "document_id": None,
+                    "collection_ids": ["col_06h2k4v9c3f8m1q7r5tq"],
+                    "tier_num": 0,
+                    "error": "invoices-text: not a PDF",
+                    "error_type": "permanent",
+                    "timestamp": "2026-03-01T09:00:05.250Z",
+                }
+            ],
+            "total": 1,
+            "limit": 100,
+            "offset": 0,
+        }
+    )
+
+    batch_id: str
+    results: list[FailedDocument]
+    total: int
+    limit: int
+    offset: int
+
+
+class BatchAudit(Answer):
+    """The books of a batch. Every object is counted in exactly one of the places below `submitted`."""
+
+    model_config = example(
+        {
+            "batch_id": "btch_06h2v9k1m3q5s7t9v1x3",
+            "status": "COMPLETED",
+            "all_balanced": True,
+            "has_lost_objects": False,
+            "submitted": 2,
+            "processed": 2,
+            "completed": 2,
+            "failed": 0,
+            "skipped": 0,
+            "given_back": 0,
+            "in_flight": 0,
+            "waiting": 0,
+            "unplanned": 0,
+            "deleted": 0,
+            "lost": 0,
+            "lost_object_ids": [],
+            "tiers": [],
+        }
+    )
+
+    batch_id: str
+    status: Status
+    all_balanced: bool
+    has_lost_objects: bool
+    submitted: int
+    processed: int
+    completed: int
+    failed: int
+    skipped: int
+    given_back: int
+    in_flight: int
+    waiting: int
+    unplanned: int
+    deleted: int
+    lost: int
+    lost_object_ids: list[str]
+    tiers: list[dict[str, Any]]
