@@ -179,6 +179,11 @@ def failed(blob: BlobDocument, message: str) -> BlobDocument:
     return {**blob, "state": "failed", "error": message}
 
 
+def hash_of(blob: BlobDocument) -> str | None:
+    """The SHA-256 of the blob's bytes in hex, where it is known."""
+    return blob["details"]["hash"].removeprefix("sha256:") if blob["details"] is not None else None
+
+
 def counted(taken: Stored, *, read: bool = True) -> None:
     """What came in and what of it was new: their quotient is what deduplication saves."""
     BLOBS.labels("duplicate" if taken.duplicate else "stored").inc()

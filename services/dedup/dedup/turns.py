@@ -17,10 +17,11 @@ from bucketline.events.catalog import ObjectUpdated
 from bucketline.events.topics import OBJECTS
 from bucketline.messaging.parking import KafkaParking, Reason
 from bucketline.runtime import Runtime
+from bucketline.storage.blobs import FRESH, Blobs
 from bucketline.storage.objects import BlobDocument, ObjectDocument, Objects
 from bucketline.telemetry.logging import get_logger
 from bucketline.telemetry.metrics import RETRIES
-from dedup.blob import BlobMirror, failed
+from dedup.blob import BlobMirror, failed, hash_of
 from dedup.errors import SourceError, SourceUnavailable
 from dedup.settings import DedupSettings
 from dedup.settling import Settling, after
@@ -53,6 +54,7 @@ class Turns:
         runtime: Runtime,
         objects: Objects,
         blobs: BlobMirror,
+        records: Blobs,
         settling: Settling,
         parking: KafkaParking,
         settings: DedupSettings,
@@ -62,6 +64,7 @@ class Turns:
         self._runtime = runtime
         self._objects = objects
         self._blobs = blobs
+        self._records = records
         self._settling = settling
         self._parking = parking
         self._settings = settings
@@ -69,7 +72,10 @@ class Turns:
 
     async def take(self, obj: ObjectDocument, room: Room) -> None:
         """Mirrors what is left of a claimed object, and settles it or puts it back. Never raises for its content."""
+        began = self._runtime.clock.now()
         reached = await self._mirror(obj, room)
+        if self._runtime.clock.now() - began > FRESH:
+            await self._renew(obj, reached)
         if any(blob["state"] == "failed" for blob in reached.blobs):
             await self._settle(obj, reached.blobs)
         elif reached.away:
@@ -140,6 +146,15 @@ class Turns:
                 if blob["state"] == "pending":
                     group.create_task(one(place, blob))
         return reached
+
+    async def _renew(self, obj: ObjectDocument, reached: _Reached) -> None:
+        """After a long turn: what its first blobs claimed may be old by now, and is claimed again before it is said."""
+        hashes = {blob["blob_id"]: hash_of(blob) for blob in reached.blobs if blob["state"] == "stored"}
+        claimed = await self._records.claim(set(filter(None, hashes.values())), self._runtime.clock.now())
+        for place, (old, new) in enumerate(zip(obj["blobs"], reached.blobs, strict=True)):
+            if new["state"] == "stored" and old["state"] == "pending" and hash_of(new) not in claimed.held:
+                reached.blobs[place] = old
+                reached.away = True
 
     async def _again(self, obj: ObjectDocument, reached: _Reached) -> None:
         """Back-off with jitter, or as the source wishes; parked once the attempts are used up."""

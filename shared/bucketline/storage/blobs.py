@@ -41,6 +41,7 @@ class BlobRecord(TypedDict):
     touched_at: datetime
     state: Literal["live", "deleting"]
     deleting_until: NotRequired[datetime]
+    collector: NotRequired[str]
 
 
 INDEXES = (
@@ -128,7 +129,7 @@ def _renewal(content: NewContent, now: datetime) -> UpdateOne:
         {"_id": content.sha256, "$or": [{"state": "live"}, {"deleting_until": {"$lt": now}}]},
         {
             "$set": {"state": "live"},
-            "$unset": {"deleting_until": ""},
+            "$unset": {"deleting_until": "", "collector": ""},
             "$setOnInsert": first,
             "$max": {"touched_at": now},
         },

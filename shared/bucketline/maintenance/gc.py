@@ -1,0 +1,204 @@
+"""Garbage collection: content that no object and no document refers to is removed after a grace period.
+
+Safe while everything runs, from several places at once. It never guesses: references are looked up by index, not
+counted along the way, so no lost decrement can hurt. How writers and this collector get along is told in
+:mod:`bucketline.storage.blobs`; here is the other half of it:
+
+1. only records whose last touch is older than the grace are looked at;
+2. what nobody refers to is marked *deleting*, by compare-and-set on that touch. From here on nobody begins to refer;
+3. references are looked up once more: one that was written between the first look and the mark is seen now;
+4. the content is deleted, and then its record.
+
+A collector that dies after 2 leaves a record that a later run takes up, or that a writer who needs the content makes
+live again, once ``deleting_until`` has passed. A collector that was suspended for longer than :data:`MARK_GOOD_FOR`
+notices, and leaves everything to a later run.
+"""
+
+import asyncio
+import time
+from collections.abc import Collection as Group
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from pymongo import UpdateOne
+
+from bucketline.clock import Clock
+from bucketline.errors import StoreUnavailable
+from bucketline.ids import Ids
+from bucketline.storage.blobs import LEAST_GRACE, BlobRecord, Blobs, blob_key
+from bucketline.storage.blobstore import BlobStore, Listed
+from bucketline.storage.documents import Documents
+from bucketline.storage.mongo import Database
+from bucketline.storage.objects import Objects
+from bucketline.telemetry.logging import get_logger
+
+log = get_logger(__name__)
+
+CONTENT = "blobs/sha256/"
+PAGE = 200
+LOOKUPS = 16
+MARKED_FOR = timedelta(seconds=120)
+MARK_GOOD_FOR = 30.0
+"""Seconds after the mark within which the deletion must begin; it is given as long again to end."""
+
+
+@dataclass(frozen=True, slots=True)
+class References:
+    """How many objects and documents refer to some content."""
+
+    objects: int
+    documents: int
+
+
+@dataclass
+class Report:
+    """What a run saw and did; bytes of content. A dry run tells what it would have removed."""
+
+    examined: int = 0
+    referenced: int = 0
+    removed: int = 0
+    removed_bytes: int = 0
+    adopted: int = 0
+    spared: int = 0
+
+
+class Collector:
+    """One run, or many. Raises ``StoreUnavailable`` when a store is away; a later run goes on from there."""
+
+    def __init__(self, database: Database, store: BlobStore, *, clock: Clock, ids: Ids, grace: timedelta) -> None:
+        if grace < LEAST_GRACE:
+            raise ValueError(f"the grace period must be at least {LEAST_GRACE}")
+        self._blobs = Blobs(database)
+        self._objects = Objects(database)
+        self._documents = Documents(database)
+        self._store = store
+        self._clock = clock
+        self._ids = ids
+        self._grace = grace
+        self._lookups = asyncio.Semaphore(LOOKUPS)
+
+    async def references(self, sha256: str) -> References:
+        """Counted now, by index; a number to look at, not to decide by."""
+        name = f"sha256:{sha256}"
+        return References(
+            objects=await self._objects.collection.count({"blobs.details.hash": name}),
+            documents=await self._documents.collection.count({"blobs.checksum": name}),
+        )
+
+    async def run(self, *, dry_run: bool = False, orphans: bool = True) -> Report:
+        """Goes through everything once. ``orphans`` looks for content without a record in the bucket, too."""
+        report = Report()
+        if orphans and not dry_run:
+            await self._adopt(report)
+        if not dry_run:
+            await self._finish_others(report)
+        before = self._clock.now() - self._grace
+        where: dict[str, object] = {"state": "live", "touched_at": {"$lt": before}}
+        while page := await self._blobs.collection.find(where, limit=PAGE, sort=[("touched_at", 1), ("_id", 1)]):
+            await self._page(page, report, dry_run)
+            last = page[-1]
+            where = {
+                "state": "live",
+                "$or": [
+                    {"touched_at": {"$gt": last["touched_at"], "$lt": before}},
+                    {"touched_at": last["touched_at"], "_id": {"$gt": last["_id"]}},
+                ],
+            }
+        return report
+
+    async def _page(self, page: Sequence[BlobRecord], report: Report, dry_run: bool) -> None:
+        referenced = await self._referenced([record["_id"] for record in page])
+        free = [record for record in page if record["_id"] not in referenced]
+        report.examined += len(page)
+        report.referenced += len(referenced)
+        if dry_run:
+            report.removed += len(free)
+            report.removed_bytes += sum(record["size_bytes"] for record in free)
+        elif free:
+            await self._remove({r["_id"]: {"state": "live", "touched_at": r["touched_at"]} for r in free}, report)
+
+    async def _finish_others(self, report: Report) -> None:
+        """Takes up what an earlier run marked and did not get done with."""
+        while left := await self._blobs.collection.find({"deleting_until": {"$lt": self._clock.now()}}, limit=PAGE):
+            seen = {r["_id"]: {"state": "deleting", "deleting_until": r.get("deleting_until")} for r in left}
+            await self._remove(seen, report)
+
+    async def _remove(self, seen: Mapping[str, Mapping[str, object]], report: Report) -> None:
+        """Marks, looks again, deletes. ``seen`` is what each record must still be like to be marked."""
+        marked_at, token = time.monotonic(), self._ids.new("req")
+        until = self._clock.now() + MARKED_FOR
+        await self._blobs.collection.bulk(
+            [
+                UpdateOne(
+                    {"_id": sha256, **state},
+                    {"$set": {"state": "deleting", "deleting_until": until, "collector": token}},
+                )
+                for sha256, state in seen.items()
+            ]
+        )
+        mine = {"state": "deleting", "collector": token}
+        marked = await self._blobs.collection.find({"_id": {"$in": list(seen)}, **mine}, limit=len(seen))
+        referenced = await self._referenced([record["_id"] for record in marked])
+        if referenced:
+            await self._blobs.collection.update_many(
+                {"_id": {"$in": list(referenced)}, **mine},
+                {"$set": {"state": "live"}, "$unset": {"deleting_until": "", "collector": ""}},
+            )
+        free = [record for record in marked if record["_id"] not in referenced]
+        report.spared += len(seen) - len(free)
+        if not free:
+            return
+        if time.monotonic() - marked_at > MARK_GOOD_FOR or self._clock.now() > until - MARKED_FOR / 2:
+            log.warning("too slow to remove what was marked; a later run will", count=len(free))
+            return
+        try:
+            async with asyncio.timeout(MARK_GOOD_FOR):
+                await self._store.delete([blob_key(record["_id"]) for record in free])
+        except TimeoutError:
+            raise StoreUnavailable("S3 did not delete in time") from None
+        await self._blobs.collection.delete_many({"_id": {"$in": [record["_id"] for record in free]}, **mine})
+        report.removed += len(free)
+        report.removed_bytes += sum(record["size_bytes"] for record in free)
+
+    async def _referenced(self, hashes: Sequence[str]) -> set[str]:
+        """Those of the hashes that an object or a document refers to."""
+
+        async def look(sha256: str) -> bool:
+            name = f"sha256:{sha256}"
+            async with self._lookups:
+                return (
+                    await self._objects.collection.find_one({"blobs.details.hash": name}, fields=["_id"]) is not None
+                    or await self._documents.collection.find_one({"blobs.checksum": name}, fields=["_id"]) is not None
+                )
+
+        found = await asyncio.gather(*(look(sha256) for sha256 in hashes))
+        return {sha256 for sha256, yes in zip(hashes, found, strict=True) if yes}
+
+    async def _adopt(self, report: Report) -> None:
+        """Gives old content without a record one: a crash came between the two. The usual rules then apply to it."""
+        before = self._clock.now() - self._grace
+        after: str | None = None
+        while listed := await self._store.list(CONTENT, limit=PAGE, after=after):
+            after = listed[-1].key
+            old = {row.key.rpartition("/")[2]: row for row in listed if row.last_modified < before}
+            missing = [old[sha256] for sha256 in old.keys() - await self._recorded(old.keys())]
+            await self._blobs.collection.bulk([_adoption(row) for row in missing])
+            report.adopted += len(missing)
+
+    async def _recorded(self, hashes: Group[str]) -> set[str]:
+        rows = await self._blobs.collection.find({"_id": {"$in": list(hashes)}}, limit=PAGE, fields=["_id"])
+        return {row["_id"] for row in rows}
+
+
+def _adoption(row: Listed) -> UpdateOne:
+    since: datetime = row.last_modified
+    first = {
+        "key": row.key,
+        "size_bytes": row.size,
+        "mime_type": "application/octet-stream",
+        "created_at": since,
+        "touched_at": since,
+        "state": "live",
+    }
+    return UpdateOne({"_id": row.key.rpartition("/")[2]}, {"$setOnInsert": first}, upsert=True)

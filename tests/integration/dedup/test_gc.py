@@ -1,0 +1,242 @@
+"""The collector beside writers: nothing that is referred to ever goes, everything else does."""
+
+import asyncio
+import random
+from collections.abc import Collection
+from datetime import timedelta
+
+import pytest
+from pymongo import UpdateOne
+from tests.conditions import eventually
+from tests.integration.dedup.conftest import Open
+from tests.integration.dedup.harness import Bench, sha
+
+from bucketline.extraction import DerivedBlob
+from bucketline.maintenance.gc import Collector, References
+from bucketline.storage.blobs import Blobs, NewContent, blob_key
+from bucketline.storage.documents import Documents
+from processor.derived import DerivedBlobs
+
+pytestmark = pytest.mark.stack
+
+DAY = timedelta(days=1)
+
+
+def collector(bench: Bench, store: object = None) -> Collector:
+    return Collector(
+        bench.runtime.database,
+        store or bench.store,  # type: ignore[arg-type]
+        clock=bench.runtime.clock,
+        ids=bench.runtime.ids,
+        grace=DAY,
+    )
+
+
+async def age(bench: Bench, days: float = 2) -> None:
+    """Makes every record look as if nobody had used it for days."""
+    records = Blobs(bench.runtime.database)
+    await records.collection.update_many({}, {"$set": {"touched_at": bench.runtime.clock.now() - timedelta(days=days)}})
+
+
+async def held(bench: Bench) -> set[str]:
+    return {row.key for row in await bench.store.list("blobs/", limit=1000)}
+
+
+async def test_only_what_nothing_refers_to_goes_after_its_grace(bench: Bench) -> None:
+    kept = await bench.one({"kind": "text", "text": "kept"})
+    gone = await bench.one({"kind": "text", "text": "gone"})
+    shared = [await bench.one({"kind": "text", "text": "shared"}) for _ in range(2)]
+    derived = await DerivedBlobs(bench.runtime).store([DerivedBlob("thumb", "a.png", "image/png", b"derived")])
+    now = bench.runtime.clock.now()
+    await Documents(bench.runtime.database).collection.insert(
+        {
+            "_id": "doc_1",
+            "namespace_id": "ns",
+            "collection_id": "col",
+            "object_id": "obj_gone",
+            "bucket_id": "b",
+            "ordinal": 0,
+            "run": 1,
+            "revision": 1,
+            "fields": {},
+            "blobs": derived,
+            "internal": {},
+            "created_at": now,
+            "updated_at": now,
+        }
+    )
+    for obj in (gone, shared[0]):
+        await bench.dedup.mirroring.objects.collection.delete_one({"_id": obj["_id"]})
+    report = await collector(bench).run()
+    assert (report.examined, report.removed) == (0, 0), "within its grace nothing goes"
+    await age(bench)
+    dry = await collector(bench).run(dry_run=True)
+    assert (dry.examined, dry.referenced, dry.removed, dry.removed_bytes) == (4, 3, 1, 4)
+    assert len(await held(bench)) == 4
+    report = await collector(bench).run()
+    assert (report.examined, report.referenced, report.removed, report.removed_bytes) == (4, 3, 1, 4)
+    assert await held(bench) == {blob_key(sha(text)) for text in (b"kept", b"shared", b"derived")}
+    assert await bench.content(kept) == b"kept"
+    assert await collector(bench).references(sha(b"shared")) == References(objects=1, documents=0)
+    assert await collector(bench).references(sha(b"derived")) == References(objects=0, documents=1)
+
+
+async def test_content_that_comes_back_after_it_went(bench: Bench) -> None:
+    for _ in range(2):
+        obj = await bench.one({"kind": "text", "text": "back"})
+        assert not obj["blobs"][0]["storage"]["duplicate"]  # type: ignore[index]
+        assert await bench.content(obj) == b"back"
+        await bench.dedup.mirroring.objects.collection.delete_one({"_id": obj["_id"]})
+        await age(bench)
+        assert (await collector(bench).run()).removed == 1
+
+
+async def test_old_content_without_a_record_is_adopted_and_then_treated_alike(bench: Bench) -> None:
+    for text in (b"orphan", b"used"):
+        await bench.store.put_if_absent(blob_key(sha(text)), text, sha256=sha(text), content_type="text/plain")
+    await bench.one({"kind": "text", "text": "used"})
+    await bench.runtime.database.collection("blobs").delete_many({})
+    young = Collector(bench.runtime.database, bench.store, clock=bench.runtime.clock, ids=bench.runtime.ids, grace=DAY)
+    assert (await young.run()).adopted == 0
+    later = Collector(bench.runtime.database, bench.store, clock=_Later(bench), ids=bench.runtime.ids, grace=DAY)
+    report = await later.run()
+    assert (report.adopted, report.removed, report.referenced) == (2, 1, 1)
+    assert await held(bench) == {blob_key(sha(b"used"))}
+
+
+class _Later:
+    """A clock two days ahead."""
+
+    def __init__(self, bench: Bench) -> None:
+        self._clock = bench.runtime.clock
+
+    def now(self):  # type: ignore[no-untyped-def]
+        return self._clock.now() + 2 * DAY
+
+
+class _SlowStore:
+    """Deletes only when it is told to, as a store that is busy."""
+
+    def __init__(self, bench: Bench) -> None:
+        self._store = bench.store
+        self.reached = asyncio.Event()
+        self.go_on = asyncio.Event()
+        self.fail = False
+
+    async def delete(self, keys: Collection[str]) -> None:
+        self.reached.set()
+        await self.go_on.wait()
+        if self.fail:
+            raise ConnectionError("the collector died here")
+        await self._store.delete(keys)
+
+
+@pytest.mark.parametrize("kind", ["text", "base64"])
+async def test_an_object_that_comes_while_its_content_goes_waits_and_stores_it_anew(bench: Bench, kind: str) -> None:
+    obj = await bench.one({"kind": "text", "text": "leaving"})
+    await bench.dedup.mirroring.objects.collection.delete_one({"_id": obj["_id"]})
+    await age(bench)
+    slow = _SlowStore(bench)
+    run = asyncio.create_task(collector(bench, slow).run(orphans=False))
+    await slow.reached.wait()
+    source = {"kind": "text", "text": "leaving"} if kind == "text" else {"kind": "base64", "base64": "bGVhdmluZw=="}
+    object_id = await bench.add(bench.blob(source))
+    await bench.created(object_id)
+    assert (await bench.get(object_id))["mirror"]["state"] == "pending"
+    slow.go_on.set()
+    assert (await run).removed == 1
+    again = await bench.mirrored(object_id)
+    assert not again["blobs"][0]["storage"]["duplicate"]  # type: ignore[index]
+    assert await bench.content(again) == b"leaving"
+
+
+async def test_a_reference_written_between_the_look_and_the_mark_is_seen(bench: Bench) -> None:
+    """The writer had touched the content long ago; its object appears at the worst moment."""
+    obj = await bench.one({"kind": "text", "text": "late"})
+    await bench.dedup.mirroring.objects.collection.delete_one({"_id": obj["_id"]})
+    await age(bench)
+    running = collector(bench)
+    looked = running._referenced
+
+    async def and_then_it_appears(hashes):  # type: ignore[no-untyped-def]
+        found = await looked(hashes)
+        running._referenced = looked  # type: ignore[method-assign]
+        await bench.dedup.mirroring.objects.collection.insert(obj)
+        return found
+
+    running._referenced = and_then_it_appears  # type: ignore[method-assign]
+    report = await running.run()
+    assert (report.removed, report.spared) == (0, 1)
+    assert await bench.content(obj) == b"late"
+    record = await Blobs(bench.runtime.database).collection.get(sha(b"late"))
+    assert record is not None
+    assert (record["state"], "deleting_until" in record) == ("live", False)
+
+
+async def test_what_a_dead_collector_left_is_finished_or_taken_into_use(bench: Bench) -> None:
+    records = Blobs(bench.runtime.database)
+    for text in ("finished", "used"):
+        obj = await bench.one({"kind": "text", "text": text})
+        await bench.dedup.mirroring.objects.collection.delete_one({"_id": obj["_id"]})
+    await age(bench)
+    slow = _SlowStore(bench)
+    slow.fail = True
+    slow.go_on.set()
+    with pytest.raises(ConnectionError):
+        await collector(bench, slow).run(orphans=False)
+    # its mark holds for a while, and then no longer
+    assert await records.record([NewContent(sha(b"used"), 4, "text/plain")], bench.runtime.clock.now()) == {
+        sha(b"used")
+    }
+    past = bench.runtime.clock.now() - timedelta(seconds=1)
+    await records.collection.bulk(
+        [UpdateOne({"_id": sha(t)}, {"$set": {"deleting_until": past}}) for t in (b"used", b"finished")]
+    )
+    used = await bench.one({"kind": "text", "text": "used"})
+    assert (await collector(bench).run(orphans=False)).removed == 1
+    assert await held(bench) == {blob_key(sha(b"used"))}
+    assert await bench.content(used) == b"used"
+
+
+async def test_writers_and_collectors_in_any_order_lose_nothing(opened: Open) -> None:
+    """Rounds of objects coming and going over few contents, two replicas and two collectors at once."""
+    chance = random.Random(20)  # noqa: S311 - a test that can be repeated
+    async with opened() as first, opened() as second:
+        alive: dict[str, str] = {}
+        for _ in range(12):
+            await age(first)
+
+            async def write(bench: Bench, text: str) -> None:
+                await asyncio.sleep(chance.random() * 0.2)
+                object_id = await bench.add(bench.blob({"kind": "text", "text": text}))
+                await bench.created(object_id)
+                alive[object_id] = text
+
+            async def drop(object_id: str) -> None:
+                await asyncio.sleep(chance.random() * 0.2)
+                await first.dedup.mirroring.objects.collection.delete_one({"_id": object_id})
+
+            async def collect(bench: Bench) -> None:
+                await asyncio.sleep(chance.random() * 0.15)
+                await collector(bench).run(orphans=False)
+
+            going = chance.sample(sorted(alive), k=len(alive) * 2 // 3)
+            for object_id in going:
+                del alive[object_id]
+            texts = [f"content {chance.randrange(12)}" for _ in range(10)]
+            await asyncio.gather(
+                *(write(chance.choice([first, second]), text) for text in texts),
+                *(drop(object_id) for object_id in going),
+                collect(first),
+                collect(second),
+            )
+        for object_id, text in alive.items():
+            obj = await first.mirrored(object_id, deadline=60)
+            assert await first.content(obj) == text.encode()
+        await age(first)
+
+        async def only_the_living() -> bool:
+            await collector(first).run(orphans=False)
+            return await held(first) == {blob_key(sha(text.encode())) for text in alive.values()}
+
+        await eventually(only_the_living)
