@@ -57,10 +57,10 @@ async def test_the_server_selects_what_the_evaluator_selects(
 
 
 SORTS = st.lists(
-    st.builds(Sort, st.sampled_from(["a", "metadata.x", "created_at", "object_id"]), st.booleans()),
+    st.builds(Sort, st.sampled_from(["a", "metadata.x", "list.x.y", "created_at", "object_id"]), st.booleans()),
     max_size=2,
     unique_by=lambda sort: sort.field,
-).filter(lambda sorts: {"a", "metadata.x"} - {sort.field for sort in sorts})
+).filter(lambda sorts: sum(sort.field not in ("created_at", "object_id") for sort in sorts) < 2)
 
 
 @SHARED
@@ -81,4 +81,4 @@ async def test_pages_put_together_are_the_sorted_list(
         shown, cursor = cut(fetched, request, sorts, field_path)
         seen += [row["_id"] for row in fetched[:shown]]
         request = resolve_page({"cursor": cursor, "limit": str(size)}, None, OBJECTS) if cursor else None
-    assert seen == whole, repr((contents, sorts))
+    assert seen == whole

@@ -77,13 +77,16 @@ def compare(left: object, right: object) -> int:
 
 
 def sort_key(document: Mapping[str, object], path: str, *, descending: bool) -> object:
-    """The value by which MongoDB sorts ``document``: of an array the least element, or the greatest."""
+    """The value by which MongoDB sorts ``document``: of an array the least element, or the greatest.
+
+    No part of ``path`` is a position.
+    """
     found: list[object] = []
-    for value in reached(document, path, whole_arrays=False):
+    for value in _sorted_by(document, path.split(".")):
         if isinstance(value, list | tuple):
             found += value or [EMPTY]
         else:
-            found.append(None if value is MISSING else value)
+            found.append(value)
     if not found:
         return None
     return (max if descending else min)(found, key=cmp_to_key(compare))
@@ -96,6 +99,17 @@ def reached(document: Mapping[str, object], path: str, *, whole_arrays: bool = T
     An array at the end gives each of its elements and then itself; without ``whole_arrays`` only itself.
     """
     return _reach(document, path.split("."), whole_arrays)
+
+
+def _sorted_by(value: object, path: Sequence[str]) -> Iterator[object]:
+    """Unlike conditions, sorting takes what is no object in an array on the way for null."""
+    for index, name in enumerate(path):
+        if isinstance(value, list | tuple):
+            for item in value:
+                yield from _sorted_by(item if isinstance(item, Mapping) else None, path[index:])
+            return
+        value = value.get(name) if isinstance(value, Mapping) else None
+    yield value
 
 
 def _reach(document: Mapping[str, object], path: Sequence[str], whole: bool) -> Iterator[object]:

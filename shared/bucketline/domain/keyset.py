@@ -115,6 +115,8 @@ class _Field:
         return [self._equal(), earlier] if earlier["$nor"] else [self._equal()]
 
     def _equal(self) -> Condition:
+        if self.key is None:
+            return _some(self.path, Bracket.NULL)
         return {self.path: {"$size": 0} if self.key is EMPTY else {"$eq": self.key}}
 
     def _earlier(self) -> Iterator[Condition]:
@@ -133,7 +135,15 @@ def _some(path: str, bracket: Bracket) -> Condition:
         case Bracket.EMPTY:
             return {path: {"$size": 0}}
         case Bracket.NULL:
-            return {path: {"$eq": None}}
+            # where an array on the way is empty or holds something else than objects, a row sorts as null too,
+            # though it does not equal null
+            values = [_some(path, other) for other in Bracket if other is not Bracket.NULL]
+            parts = path.split(".")
+            others = [
+                {".".join(parts[:depth]): {"$elemMatch": {"$not": {"$type": "object"}}}}
+                for depth in range(1, len(parts))
+            ]
+            return {"$or": [{path: {"$eq": None}}, {"$nor": values}, *others]}
         case Bracket.ARRAY:
             return {path: {"$elemMatch": {"$type": "array"}}}
     return {path: {"$type": _TYPE_NAMES[bracket]}}

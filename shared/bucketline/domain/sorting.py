@@ -69,6 +69,8 @@ def _sort(entry: object, location: Location) -> Sort | Fault:
         return Fault("missing" if field is None else "string_type", (*location, "field"), "a field name is expected")
     if (reason := path_fault(field)) is not None:
         return Fault("field_path", (*location, "field"), reason)
+    if any(part.isdigit() for part in field.split(".")):
+        return Fault("field_path", (*location, "field"), "a position in an array cannot be sorted by")
     direction = entry.get("direction")
     if direction is None:
         return Sort(field)

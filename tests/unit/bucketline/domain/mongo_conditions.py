@@ -74,6 +74,9 @@ def _test(operator: str, operand: Any) -> Callable[[Any], bool]:
                     "$lte": compare(value, operand) <= 0,
                 }[operator]
             )
+        case "$not":
+            inner = [_test(name, wanted) for name, wanted in operand.items()]
+            return lambda value: not all(test(value) for test in inner)
         case "$type":
             return lambda value: value is not MISSING and bracket_of(value) == _TYPES[operand]
         case "$regex":

@@ -44,3 +44,5 @@ def test_an_array_sorts_by_its_least_or_greatest_element() -> None:
     assert sort_key(row, "e", descending=False) is EMPTY
     assert sort_key(row, "o.n", descending=False) == 2
     assert sort_key(row, "none", descending=True) is None
+    assert sort_key({"o": [{"n": 4}, 5]}, "o.n", descending=False) is None
+    assert sort_key({"o": []}, "o.n", descending=False) is None

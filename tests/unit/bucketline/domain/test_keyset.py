@@ -26,9 +26,10 @@ SCALARS: st.SearchStrategy[Any] = (
     | st.sampled_from(["", "a", "B", "b", "é", "🎉"])
 )
 VALUES: st.SearchStrategy[Any] = SCALARS | st.lists(SCALARS, max_size=3) | st.just({"deep": 1}) | st.just([[1]])
-CUSTOM = st.dictionaries(st.sampled_from("xy"), VALUES, max_size=2)
+INNER = st.dictionaries(st.just("z"), VALUES, max_size=1)
+CUSTOM = st.dictionaries(st.sampled_from("xy"), VALUES | INNER | st.lists(SCALARS | INNER, max_size=3), max_size=2)
 ORDERS = st.lists(
-    st.builds(Sort, st.sampled_from(["x", "y", "created_at", "object_id"]), st.booleans()),
+    st.builds(Sort, st.sampled_from(["x", "y", "y.z", "created_at", "object_id"]), st.booleans()),
     max_size=3,
     unique_by=lambda sort: sort.field,
 )

@@ -32,6 +32,7 @@ def test_one_or_several_fields_ascending_by_default(
         ({"field": "a", "direction": "up"}, "enum", ["body", "sort", "direction"]),
         ({"field": "a", "direction": ["asc"]}, "enum", ["body", "sort", "direction"]),
         ({"field": "$where"}, "field_path", ["body", "sort", "field"]),
+        ({"field": "list.0"}, "field_path", ["body", "sort", "field"]),
         ([{"field": "a"}, {"field": ""}], "field_path", ["body", "sort", 1, "field"]),
         ([{"field": f"f{i}"} for i in range(5)], "too_long", ["body", "sort"]),
     ],
