@@ -1,0 +1,325 @@
+"""Objects on a real MongoDB: what every query is bounded by, and what is finished after a crash."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from pydantic import SecretStr
+
+from bucketline.clock import ManualClock
+from bucketline.domain.status import Status
+from bucketline.errors import StoreUnavailable
+from bucketline.events.catalog import ObjectStatusChanged
+from bucketline.events.envelope import Envelope, Received
+from bucketline.runtime import Runtime
+from bucketline.settings import MongoSettings, read_settings
+from bucketline.storage.buckets import BucketDocument
+from bucketline.storage.indexes import ensure_indexes
+from bucketline.storage.memory_blobs import MemoryBlobStore
+from bucketline.storage.mongo import Collection, Database
+from bucketline.telemetry.health import Health
+from ingest_api.app import wire
+from ingest_api.deps import Deps
+from ingest_api.handlers import Handlers
+from ingest_api.objects.change import patch_object
+from ingest_api.objects.create import create_object
+from ingest_api.objects.create_batch import create_objects
+from ingest_api.objects.listing import list_objects
+from ingest_api.objects.read import documents_of
+from ingest_api.objects.remove import remove_object, sweep_removals
+from ingest_api.objects.stalled import StalledObjects
+from ingest_api.schemas.objects import CreateObject, ListObjects, PatchObject
+from ingest_api.schemas.paging import Asked
+from ingest_api.settings import ApiSettings
+
+pytestmark = pytest.mark.stack
+
+
+@dataclass
+class Bus:
+    """Remembers what was published; ``away`` makes it refuse."""
+
+    published: list[Envelope] = field(default_factory=list)
+    away: bool = False
+
+    async def publish(self, envelopes: Sequence[Envelope]) -> None:
+        if self.away:
+            raise StoreUnavailable("the broker is away")
+        self.published += envelopes
+
+    @property
+    def types(self) -> list[str]:
+        return [envelope.type.removeprefix("bucketline.object.").removesuffix(".v1") for envelope in self.published]
+
+
+@dataclass
+class World:
+    deps: Deps
+    bus: Bus
+    clock: ManualClock
+    bucket: BucketDocument
+
+    async def create(self, policy: str | None = None, *, auto: bool = False, **body: Any) -> str:
+        request = CreateObject.model_validate(body)
+        written = await create_object(self.deps, self.bucket, request, policy=policy, auto_process=auto)
+        return written.document["_id"]
+
+    async def settle(self) -> None:
+        for outbox in (self.deps.object_outbox, self.deps.removal_outbox):
+            await outbox.close()
+
+    async def status(self, object_id: str) -> str | None:
+        found = await self.deps.objects.collection.get(object_id)
+        return found["status"] if found else None
+
+
+@pytest.fixture
+async def world(stack: Any) -> AsyncIterator[World]:
+    database = Database(MongoSettings(url=SecretStr(str(stack.mongodb_url)), database="bucketline_objects"))
+    await ensure_indexes(database)
+    bus, clock = Bus(), ManualClock()
+    runtime = Runtime(
+        settings=read_settings("ingest-api"),
+        database=database,
+        bus=cast("Any", SimpleNamespace(publisher=bus)),
+        blobs=MemoryBlobStore(),
+        health=Health(),
+        clock=clock,
+    )
+    bucket: BucketDocument = {
+        "_id": "bkt_1",
+        "namespace_id": "ns_1",
+        "name": "b",
+        "description": None,
+        "schema": {"properties": {"note": {"type": "text"}, "sku": {"type": "string"}}},
+        "unique_key": None,
+        "metadata": {},
+        "storage_class": "standard",
+        "settings": {},
+        "created_at": clock.now(),
+        "updated_at": clock.now(),
+    }
+    yield World(wire(runtime, ApiSettings(inline_spill_bytes=1000)), bus, clock, bucket)
+    await database.drop()
+    database.close()
+
+
+def stages(plan: Mapping[str, Any]) -> set[str]:
+    """Every stage of a plan, nested ones included."""
+    found = {str(plan["stage"])}
+    inner = [plan["inputStage"]] if "inputStage" in plan else plan.get("inputStages", [])
+    return found.union(*(stages(stage) for stage in inner))
+
+
+async def test_no_use_case_scans_a_collection(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, Mapping[str, object], Any]] = []
+
+    def noting(name: str) -> None:
+        original = getattr(Collection, name)
+
+        async def noted(self: Collection[Any], where: Any, *args: Any, **kwargs: Any) -> Any:
+            seen.append((self._name, where, kwargs.get("sort")))
+            return await original(self, where, *args, **kwargs)
+
+        monkeypatch.setattr(Collection, name, noted)
+
+    for name in (
+        "find",
+        "find_one",
+        "count",
+        "find_and_update",
+        "update_one",
+        "update_many",
+        "delete_one",
+        "delete_many",
+    ):
+        noting(name)
+
+    note = {"property": "note", "data": "x"}
+    first = await world.create(blobs=[note], idempotency_key="k", skip_duplicates=True, sku="A")
+    await world.create(idempotency_key="k")
+    await world.create(blobs=[note], skip_duplicates=True)
+    await create_objects(
+        world.deps, world.bucket, [{"blobs": [note], "skip_duplicates": True}], auto_process=True, size=0
+    )
+    keyed: BucketDocument = {**world.bucket, "_id": "bkt_2", "unique_key": {"fields": ["sku"], "default_policy": None}}
+    for policy in ("insert", "upsert", "update"):
+        await create_object(world.deps, keyed, CreateObject(sku="A", idempotency_key=policy), policy=policy)  # type: ignore[call-arg]
+    await patch_object(world.deps, world.bucket, first, PatchObject(note="x", sku="B"))  # type: ignore[call-arg]
+    listings: list[ListObjects | None] = [None]
+    for order in ("created_at", "updated_at", "status", "object_id", "qty"):
+        for direction in ("asc", "desc"):
+            sort = {"field": order, "direction": direction}
+            listings.append(ListObjects.model_validate({"sort": sort, "include_total": True}))
+    listings.append(ListObjects.model_validate({"search": "x", "filters": {"status": "DRAFT", "sku": "b"}}))
+    for body in listings:
+        page = await list_objects(world.deps, world.bucket, Asked("/", {"limit": "1"}), body)
+        if cursor := page.pagination.next_cursor:
+            await list_objects(world.deps, world.bucket, Asked("/", {"cursor": cursor, "limit": "1"}), body)
+    await documents_of(world.deps, "ns_1", first, ["col_1"])
+    await world.deps.objects.stalled(world.clock.now(), limit=10, after=(world.clock.now(), "obj"))
+    await StalledObjects(world.deps).step()
+    await remove_object(world.deps, world.bucket, first)
+    await world.settle()
+    world.clock.advance(60)
+    await sweep_removals(world.deps)
+    await world.deps.object_outbox.sweep()
+
+    assert len(seen) > 40
+    for name, where, order in seen:
+        plan = await Collection(world.deps.database.collection(name)._raw).explain(where, sort=order)
+        assert "COLLSCAN" not in stages(plan), (name, where, order)
+        if name == "objects" and order and order[0][0] in ("created_at", "updated_at", "status"):
+            assert "SORT" not in stages(plan), ("sorted in memory", where, order)
+
+
+async def test_a_removal_that_a_crash_left_is_finished(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    object_id = await world.create(blobs=[{"property": "note", "data": "x" * 2000}])
+    await world.settle()
+    store = cast("MemoryBlobStore", world.deps.blobstore)
+    assert len(store.objects) == 1, "content above the limit waits in S3"
+
+    async def crash(_: Any) -> bool:
+        raise StoreUnavailable("away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(world.deps.objects.collection, "delete_one", crash)
+        with pytest.raises(StoreUnavailable):
+            await remove_object(world.deps, world.bucket, object_id)
+    assert await sweep_removals(world.deps) == 0, "too early: its request may still be at it"
+    world.clock.advance(60)
+    assert await sweep_removals(world.deps) == 1
+    await world.settle()
+    assert await world.status(object_id) is None
+    assert world.bus.types == ["created", "deleted"]
+    assert await world.deps.removals.collection.count({}) == 0
+    assert not store.objects
+
+
+async def test_an_object_deleted_before_it_was_announced_is_announced_first(world: World) -> None:
+    world.bus.away = True
+    object_id = await world.create(sku="A")
+    await world.settle()
+    await remove_object(world.deps, world.bucket, object_id)
+    await world.settle()
+    assert world.bus.types == []
+    world.bus.away = False
+    world.clock.advance(60)
+    await world.deps.removal_outbox.sweep()
+    assert world.bus.types == ["created", "deleted"]
+    assert {envelope.key for envelope in world.bus.published} == {object_id}
+    assert await world.deps.removals.collection.count({}) == 0
+
+
+async def test_updates_are_announced_in_order_after_an_outage(world: World) -> None:
+    world.bus.away = True
+    object_id = await world.create(sku="A")
+    await patch_object(world.deps, world.bucket, object_id, PatchObject(sku="B"))  # type: ignore[call-arg]
+    await world.settle()
+    world.bus.away = False
+    await patch_object(world.deps, world.bucket, object_id, PatchObject(sku="C"))  # type: ignore[call-arg]
+    await world.settle()
+    assert world.bus.types == ["created", "updated", "updated"]
+
+
+async def test_a_batch_lost_in_a_crash_is_made_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def crash(_: Any) -> None:
+        raise StoreUnavailable("away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(world.deps.object_writes, "insert_batch", crash)
+        object_id = await world.create(auto=True, sku="A")
+    found = await world.deps.objects.collection.get(object_id)
+    assert found is not None
+    assert found["status"] == "QUEUED"
+    assert await world.deps.batches.collection.count({}) == 0
+    world.clock.advance(60)
+    await StalledObjects(world.deps).step()
+    batch = await world.deps.batches.get(str(found.get("batch_id")))
+    assert batch is not None
+    assert (batch["objects"], batch["status"], batch.get("run")) == ([object_id], "PENDING", 1)
+
+
+async def test_a_status_that_the_bus_lost_is_read_from_the_unit(world: World) -> None:
+    ids = [await world.create(auto=True, sku=str(n)) for n in range(3)]
+    found = await world.deps.objects.many(ids)
+    now = world.clock.now()
+    items = [
+        {"object_id": oid, "bucket_id": "bkt_1", "namespace_id": "ns_1", "batch_id": found[oid].get("batch_id"),
+         "revision": 1, "run": 1}
+        for oid in ids
+    ]  # fmt: skip
+    results = {
+        "0": {"status": "COMPLETED", "documents": 2, "error": None, "error_type": None},
+        "1": {"status": "FAILED", "documents": 0, "error": "not a PDF", "error_type": "permanent"},
+    }
+    unit = {"_id": "unit_1", "batch_id": None, "items": items, "state": "leased", "results": results, "moved_at": now}
+    await world.deps.units.collection.insert(cast("Any", unit))
+    stalled = StalledObjects(world.deps)
+    assert await stalled.step() == 0, "too early"
+    world.clock.advance(60)
+    assert await stalled.step() == 2
+    assert [await world.status(oid) for oid in ids] == ["COMPLETED", "FAILED", "QUEUED"]
+    done = await world.deps.objects.collection.get(ids[1])
+    assert done is not None
+    assert done["error"] == "not a PDF"
+    assert await stalled.step() == 0
+
+
+async def test_a_lost_cancel_gives_the_object_back(world: World) -> None:
+    object_id = await world.create(auto=True, sku="A")
+    found = await world.deps.objects.collection.get(object_id)
+    assert found is not None
+    world.clock.advance(60)
+    await StalledObjects(world.deps).step()
+    assert await world.status(object_id) == "QUEUED"
+    await world.deps.batches.collection.update_one({"_id": found.get("batch_id")}, {"$set": {"status": "CANCELED"}})
+    await StalledObjects(world.deps).step()
+    assert await world.status(object_id) == "DRAFT"
+
+
+async def test_every_stalled_object_is_looked_at(world: World) -> None:
+    ids = [await world.create(auto=True, sku=str(n)) for n in range(7)]
+    small = world.deps.sweep.model_copy(update={"limit": 2})
+    deps = cast("Deps", SimpleNamespace(**{**vars(world.deps), "sweep": small}))
+    world.clock.advance(60)
+    looked: set[str] = set()
+    page = world.deps.objects.stalled
+
+    async def noted(*args: Any, **kwargs: Any) -> Any:
+        found = await page(*args, **kwargs)
+        looked.update(obj["_id"] for obj in found)
+        return found
+
+    world.deps.objects.stalled = noted  # type: ignore[method-assign]
+    stalled = StalledObjects(deps)
+    for _ in range(4):
+        await stalled.step()
+    assert looked == set(ids)
+
+
+async def test_statuses_are_applied_once_and_only_forward(world: World) -> None:
+    object_id = await world.create(auto=True, sku="A")
+    gone = "obj_gone"
+    document = {"_id": "doc_1", "object_id": gone, "collection_id": "col_1", "run": 1}
+    await world.deps.documents.collection.insert(cast("Any", document))
+    handlers = Handlers(world.deps)
+
+    def event(status: Status, rank: int, *, run: int = 1, oid: str = object_id) -> Received:
+        changed = ObjectStatusChanged(
+            object_id=oid, bucket_id="bkt_1", namespace_id="ns_1", revision=1, run=run, rank=rank, status=status,
+            document_count=1, at=world.clock.now() + timedelta(seconds=rank),
+        )  # fmt: skip
+        return Received(event=changed, id=f"evt_{run}{rank}", source="/test", trace={})
+
+    await handlers.on_status([event(Status.COMPLETED, 3), event(Status.PROCESSING, 2)])
+    assert await world.status(object_id) == "COMPLETED"
+    await handlers.on_status([event(Status.FAILED, 3), event(Status.PROCESSING, 2), event(Status.COMPLETED, 3)])
+    assert await world.status(object_id) == "COMPLETED", "the first final status of a run wins"
+    await handlers.on_status([event(Status.QUEUED, 1, run=2)])
+    assert await world.status(object_id) == "QUEUED"
+    await handlers.on_status([event(Status.COMPLETED, 3, oid=gone)])
+    assert await world.deps.documents.collection.count({}) == 0, "documents of an object that is gone"
