@@ -7,6 +7,7 @@ from pydantic import AfterValidator, ConfigDict, Field
 from bucketline.domain.status import Status
 from bucketline.storage.buckets import BucketDocument, BucketStats
 from ingest_api.schemas.common import Answer, Pagination, Request, Timestamp, example
+from ingest_api.schemas.unsupported import Unsupported
 
 FieldType = Literal[
     "string",
@@ -110,9 +111,9 @@ class CreateBucket(Request):
     metadata: dict[str, Any] | None = None
     storage_class: StorageClass | None = None
     settings: BucketSettings | None = None
-    destination: None = None
-    ingest_filter: None = None
-    source_adapter: None = None
+    destination: Unsupported = None
+    ingest_filter: Unsupported = None
+    source_adapter: Unsupported = None
 
 
 class ChangeBucket(Request):
@@ -128,9 +129,9 @@ class ChangeBucket(Request):
     storage_class: StorageClass | None = None
     settings: BucketSettings | None = None
     is_locked: bool | None = Field(default=None, description="A locked bucket takes no writes.")
-    destination: None = None
-    ingest_filter: None = None
-    source_adapter: None = None
+    destination: Unsupported = None
+    ingest_filter: Unsupported = None
+    source_adapter: Unsupported = None
 
 
 class BatchStats(Answer):

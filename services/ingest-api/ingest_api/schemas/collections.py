@@ -7,6 +7,7 @@ from pydantic import ConfigDict, Field, model_validator
 from bucketline.storage.collections import CollectionDocument
 from ingest_api.schemas.buckets import BucketSchema, Name
 from ingest_api.schemas.common import Answer, Pagination, Request, Timestamp, example
+from ingest_api.schemas.unsupported import Unsupported
 
 CollectionName = Annotated[Name, Field(min_length=3, max_length=100)]
 Path = Annotated[str, Field(min_length=1, max_length=256)]
@@ -27,9 +28,9 @@ class SourceConfig(Request):
     bucket_ids: Identifiers | None = None
     collection_ids: Identifiers | None = None
     collection_id: Annotated[str, Field(min_length=1, max_length=200)] | None = None
-    source_namespace_id: None = None
-    source_filters: None = None
-    field_map: None = None
+    source_namespace_id: Unsupported = None
+    source_filters: Unsupported = None
+    field_map: Unsupported = None
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
@@ -97,8 +98,8 @@ class ChangeCollection(Request):
     description: str | None = Field(default=None, max_length=5000)
     enabled: bool | None = None
     metadata: dict[str, Any] | None = None
-    source: None = None
-    feature_extractor: None = None
+    source: Unsupported = None
+    feature_extractor: Unsupported = None
 
 
 class Collection(Answer):
@@ -207,7 +208,7 @@ class TriggerCollection(Request):
     object_ids: list[str] | None = Field(default=None, min_length=1, max_length=50_000)
     source_filters: dict[str, Any] | None = None
     dedup_strategy: Literal["skip", "replace", "force"] = "skip"
-    reembed: None = None
+    reembed: Unsupported = None
 
 
 class Triggered(Answer):

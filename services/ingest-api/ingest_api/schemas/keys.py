@@ -10,6 +10,7 @@ from bucketline.access.secret import visible_prefix
 from bucketline.storage.keys import KeyDocument, Permission, as_permissions
 from ingest_api.schemas.buckets import Name
 from ingest_api.schemas.common import Answer, Request, Timestamp, example
+from ingest_api.schemas.unsupported import Unsupported
 
 PermissionName = Literal["read", "write", "delete", "admin", "READ", "WRITE", "DELETE", "ADMIN"]
 Status = Literal["active", "revoked", "expired"]
@@ -31,7 +32,7 @@ class KeyScope(Request):
 
     resource_type: Literal["namespace"]
     resource_id: str = Field(min_length=1, max_length=100)
-    operations: None = None
+    operations: Unsupported = None
 
 
 class CreateKey(Request):
@@ -51,8 +52,8 @@ class CreateKey(Request):
     scopes: list[KeyScope] | None = Field(default=None, max_length=100)
     rate_limit_override: int | None = Field(default=None, ge=1, le=10_000_000)
     expires_at: Expiry | None = None
-    principal_id: None = None
-    allowed_origins: None = None
+    principal_id: Unsupported = None
+    allowed_origins: Unsupported = None
 
     def granted(self) -> list[Permission] | None:
         return None if self.permissions is None else as_permissions(self.permissions)
@@ -70,7 +71,7 @@ class ChangeKey(Request):
     rate_limit_override: int | None = Field(default=None, ge=1, le=10_000_000)
     expires_at: Expiry | None = None
     status: Literal["active", "revoked"] | None = None
-    allowed_origins: None = None
+    allowed_origins: Unsupported = None
 
     def granted(self) -> list[Permission] | None:
         return None if self.permissions is None else as_permissions(self.permissions)
