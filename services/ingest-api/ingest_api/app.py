@@ -25,6 +25,7 @@ from bucketline.storage.objects import Objects
 from bucketline.storage.pending import PendingStore
 from bucketline.storage.removals import Removals
 from bucketline.storage.tasks import Tasks
+from bucketline.storage.uploads import Uploads
 from bucketline.telemetry.health import Health
 from ingest_api import faults
 from ingest_api.auth import Auth
@@ -127,6 +128,7 @@ def wire(runtime: Runtime, settings: ApiSettings) -> Deps:
         blobs=Blobs(database),
         keys=keys,
         tasks=tasks,
+        uploads=Uploads(database),
         removals=removals,
         object_outbox=outbox("objects", objects.outbox),
         batch_outbox=outbox("batches", batches.outbox),

@@ -24,6 +24,7 @@ from bucketline.storage.namespaces import Namespaces
 from bucketline.storage.objects import Objects
 from bucketline.storage.removals import Removals
 from bucketline.storage.tasks import Tasks
+from bucketline.storage.uploads import Uploads
 from bucketline.telemetry.health import Health
 from bucketline.telemetry.tracing import current_trace
 from ingest_api.auth import Auth
@@ -57,6 +58,7 @@ class Deps:
     blobs: Blobs
     keys: Keys
     tasks: Tasks
+    uploads: Uploads
     removals: Removals
     object_outbox: Outbox
     batch_outbox: Outbox

@@ -12,6 +12,7 @@ from bucketline.telemetry.metrics import END_TO_END_SECONDS, STAGE_SECONDS, STAT
 from ingest_api.deps import Deps
 from ingest_api.objects.remove import sweep_removals
 from ingest_api.objects.stalled import StalledObjects
+from ingest_api.uploads.remove import sweep_uploads
 
 _SEEN = ("run", "status", "created_at", "moved_at")
 
@@ -43,6 +44,7 @@ class Handlers:
         """Registers this service's sweepers."""
         background.every(settings.interval, "sweep removals", lambda: sweep_removals(self._deps))
         background.every(settings.interval, "sweep object statuses", self._stalled.step)
+        background.every(settings.interval, "sweep uploads", lambda: sweep_uploads(self._deps))
 
 
 def _measure(event: ObjectStatusChanged, known: Mapping[str, ObjectDocument]) -> None:

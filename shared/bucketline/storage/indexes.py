@@ -13,6 +13,7 @@ from bucketline.storage import (
     rate_windows,
     removals,
     tasks,
+    uploads,
     windows,
 )
 from bucketline.storage.batches import BATCH_INDEXES, UNIT_INDEXES, WAITING_INDEXES
@@ -32,6 +33,7 @@ INDEXES: Mapping[str, Sequence[Index]] = {
     "documents": documents.INDEXES,
     "keys": keys.INDEXES,
     "tasks": tasks.INDEXES,
+    "uploads": uploads.INDEXES,
     "rate_windows": rate_windows.INDEXES,
 }
 

@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from ingest_api.routes import batches, buckets, collections, documents, health, keys, namespaces, objects, tasks
+from ingest_api.routes import batches, buckets, collections, documents, health, keys, namespaces, objects, tasks, uploads
 
 ROUTERS: tuple[APIRouter, ...] = (
     health.router,
@@ -13,5 +13,6 @@ ROUTERS: tuple[APIRouter, ...] = (
     collections.router,
     documents.router,
     tasks.router,
+    uploads.router,
     keys.router,
 )

@@ -7,6 +7,7 @@ from ingest_api.collections import delete as collections
 from ingest_api.collections import trigger
 from ingest_api.deps import Deps
 from ingest_api.namespaces import delete as namespaces
+from ingest_api.uploads import background as uploads
 
 
 def register(deps: Deps) -> None:
@@ -15,3 +16,5 @@ def register(deps: Deps) -> None:
     deps.runner.register(namespaces.KIND, partial(namespaces.namespace_deletion_turn, deps))
     deps.runner.register(collections.KIND, partial(collections.collection_deletion_turn, deps))
     deps.runner.register(trigger.KIND, partial(trigger.trigger_turn, deps))
+    deps.runner.register(uploads.ONE, partial(uploads.one_turn, deps))
+    deps.runner.register(uploads.MANY, partial(uploads.many_turn, deps))
