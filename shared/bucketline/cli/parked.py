@@ -1,0 +1,123 @@
+"""``bucketline parked``: records that could not be handled, and how they get another chance."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Annotated, Any, TypeVar
+
+import orjson
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from bucketline.errors import Transient
+from bucketline.messaging.parked import MOST, Parked, ParkedRecords
+from bucketline.settings import KafkaSettings
+
+app = typer.Typer(help="Parked records: list them, look at one, replay them.", no_args_is_help=True)
+
+T = TypeVar("T")
+
+Only = Annotated[str | None, typer.Option("--topic", help="Only parking topics whose name contains this.")]
+Place = Annotated[str, typer.Argument(metavar="TOPIC:PARTITION:OFFSET", help="As `parked list` shows it.")]
+
+
+@app.command("list")
+def list_(
+    topic: Only = None,
+    limit: Annotated[int, typer.Option(help="Show at most this many.", min=1, max=MOST)] = 50,
+    replayed: Annotated[bool, typer.Option("--all", help="Show those that were replayed, too.")] = False,
+) -> None:
+    """Show what is parked and waits for a replay.
+
+    Example: [cyan]bucketline parked list --topic objects.v1[/]
+    """
+    rows = _run(ParkedRecords(KafkaSettings(), only=topic).waiting(limit=limit, replayed=replayed))
+    if not rows:
+        Console().print("nothing is parked" if replayed else "nothing waits for a replay")
+        return
+    table = Table("record", "key", "event", "error", "attempts", "parked at", "replayed")
+    for row in rows:
+        table.add_row(
+            escape(f"{row.parking}:{row.partition}:{row.offset}"),
+            escape(_shown(row.key)),
+            escape(row.type),
+            escape(f"{row.context.get('error-type', '?')}: {row.context.get('error', '')}"),
+            escape(row.context.get("attempts", "?")),
+            escape(row.context.get("at", "?")),
+            "yes" if row.replayed else "",
+        )
+    Console().print(table)
+
+
+@app.command()
+def show(place: Place) -> None:
+    """Show one parked record with its headers and its value, as JSON.
+
+    Example: [cyan]bucketline parked show bucketline.objects.v1.parked.dedup:0:12[/]
+    """
+    row = _found(place)
+    document = {
+        "topic": row.topic,
+        "key": _shown(row.key),
+        "parked": row.context,
+        "replayed": row.replayed,
+        "headers": {name: None if value is None else _shown(value) for name, value in row.headers},
+        "value": _value(row.value),
+    }
+    typer.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode())
+
+
+@app.command()
+def replay(
+    place: Annotated[
+        str | None, typer.Argument(metavar="[TOPIC:PARTITION:OFFSET]", help="One record; without it all that wait.")
+    ] = None,
+    topic: Only = None,
+    limit: Annotated[int, typer.Option(help="Replay at most this many.", min=1, max=MOST)] = 1000,
+) -> None:
+    """Send parked records back to the topics they came from. What fails again is parked again.
+
+    Example: [cyan]bucketline parked replay --topic objects.v1[/]
+    """
+    records = ParkedRecords(KafkaSettings(), only=topic)
+    if place is not None:
+        row = _found(place)
+        _run(records.replay_one(row))
+        Console().print(f"replayed to {row.topic}")
+        return
+    outcome = _run(records.replay(limit=limit))
+    for name, count in sorted(outcome.topics.items()):
+        Console().print(f"{name}: {count}")
+    Console().print(f"{outcome.count} records replayed")
+
+
+def _found(place: str) -> Parked:
+    parking, _, rest = place.partition(":")
+    partition, _, offset = rest.partition(":")
+    if not (parking and partition.isdigit() and offset.isdigit()):
+        raise typer.BadParameter("TOPIC:PARTITION:OFFSET is expected")
+    row = _run(ParkedRecords(KafkaSettings()).get(parking, int(partition), int(offset)))
+    if row is None:
+        Console(stderr=True).print(f"[red]there is no record at[/] {escape(place)}")
+        raise typer.Exit(1)
+    return row
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    try:
+        return asyncio.run(work)
+    except Transient as error:
+        Console(stderr=True).print(f"[red]{escape(error.message)}[/]")
+        raise typer.Exit(1) from error
+
+
+def _shown(value: bytes | None) -> str:
+    return "" if value is None else value.decode(errors="backslashreplace")
+
+
+def _value(value: bytes | None) -> object:
+    try:
+        return orjson.loads(value or b"null")
+    except orjson.JSONDecodeError:
+        return _shown(value)
