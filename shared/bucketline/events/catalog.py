@@ -1,7 +1,11 @@
 """Every event that Bucketline publishes.
 
 An event says what happened and points at state; blob bytes never travel in it (claim check), and it stays far
-below 1 MiB. Inside one version fields are only added; a consumer ignores fields it does not know.
+below 1 MiB.
+
+Versions of a service run side by side in every upgrade. Inside one version of a type fields are only added, each with
+a default; a consumer ignores fields it does not know, and whole types it does not know. Anything else (a field that
+goes, changes its meaning, or takes a value it could not take) is a new type, said beside the old one for a while.
 """
 
 from datetime import datetime
@@ -10,6 +14,9 @@ from typing import ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from bucketline.domain.status import Status
+
+NAMESPACE = "bucketline."
+"""What the types of our events begin with."""
 
 
 class Event(BaseModel):

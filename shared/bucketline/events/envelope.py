@@ -12,8 +12,8 @@ import orjson
 from pydantic import ValidationError
 
 from bucketline.clock import wire_time
-from bucketline.errors import Poison
-from bucketline.events.catalog import BY_TYPE, Event
+from bucketline.errors import Poison, RecordError
+from bucketline.events.catalog import BY_TYPE, NAMESPACE, Event
 
 Headers = tuple[tuple[str, bytes], ...]
 
@@ -100,11 +100,28 @@ class Received:
     offset: int = -1
 
 
-def unwrap(value: bytes | None, headers: Iterable[tuple[str, bytes | None]] | None) -> Received:
+class UnknownType(RecordError):
+    """An event of ours whose type this version does not know: a newer version, running beside this one, said it."""
+
+    retry_class = "reject"
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(f"events of type {kind} are not known here")
+        self.kind = kind
+
+
+def unwrap(
+    value: bytes | None,
+    headers: Iterable[tuple[str, bytes | None]] | None,
+    *,
+    partition: int = -1,
+    offset: int = -1,
+) -> Received:
     """Reads a record of ours, in binary mode or (from other publishers) in structured mode.
 
-    Tolerant of headers that are null or not UTF-8, as long as the attributes themselves can be read.
-    Raises :class:`Poison` for everything else, saying what is wrong.
+    Tolerant of headers that are null or not UTF-8, as long as the attributes themselves can be read, and of fields that
+    this version does not know. Raises :class:`UnknownType` for a type in our namespace that is not in the catalog, and
+    :class:`Poison` for everything else, saying what is wrong.
     """
     attributes = {name: _text(raw) for name, raw in headers or () if raw is not None}
     if value is None:
@@ -120,7 +137,7 @@ def unwrap(value: bytes | None, headers: Iterable[tuple[str, bytes | None]] | No
         raise Poison("the record has no readable ce_type header")
     event_class = BY_TYPE.get(kind)
     if event_class is None:
-        raise Poison(f"unknown event type {kind!r}")
+        raise UnknownType(kind) if kind.startswith(NAMESPACE) else Poison(f"unknown event type {kind!r}")
     identity, source = attributes.get("ce_id"), attributes.get("ce_source")
     if not identity or not source:
         raise Poison("the record has no readable ce_id or ce_source header")
@@ -129,7 +146,7 @@ def unwrap(value: bytes | None, headers: Iterable[tuple[str, bytes | None]] | No
     except ValidationError as error:
         raise Poison(f"not a {kind}: {error.errors(include_url=False, include_input=False)}") from error
     trace = {name: found for name in ("traceparent", "tracestate") if (found := attributes.get(name))}
-    return Received(event=event, id=identity, source=source, trace=trace)
+    return Received(event=event, id=identity, source=source, trace=trace, partition=partition, offset=offset)
 
 
 def _structured(payload: object) -> tuple[dict[str, str | None], object]:

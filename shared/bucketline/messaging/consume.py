@@ -3,16 +3,18 @@
 A micro-batch (whatever has been fetched, up to a limit) goes to the handler, which does its reads and writes in bulk
 and must be idempotent: every record may come again. Only after the handler returned is the offset committed.
 
-- A record that cannot be read is parked at once; the others go on.
+- A record that cannot be read is parked at once; the others go on. An event of ours whose type is not known is ignored:
+  in a rolling upgrade the newer version handles it.
 - A handler that fails is tried again with back-off and jitter. If the micro-batch still fails, its records are handled
   one by one, so that only the guilty are parked.
-- While a store is away nothing is parked: the consumer seeks back and tries again, and the lag shows it.
+- While a store or the broker is away nothing is parked: the consumer seeks back and tries again, and the lag shows it.
 """
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Protocol, TypeAlias, cast
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
@@ -20,19 +22,21 @@ from aiokafka.errors import KafkaError
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, stop_after_delay, wait_random_exponential
 
 from bucketline.clock import Clock
-from bucketline.errors import BucketlineError, Poison, StoreUnavailable, Transient
-from bucketline.events.catalog import Event
-from bucketline.events.envelope import Received, unwrap
-from bucketline.messaging.parking import Parking, Reason
+from bucketline.errors import BucketlineError, Poison, RecordError, StoreUnavailable
+from bucketline.events.envelope import Received, UnknownType, unwrap
+from bucketline.messaging.parking import LONGEST_ERROR, Parking, Reason
 from bucketline.telemetry.logging import get_logger
 from bucketline.telemetry.messages import processing
-from bucketline.telemetry.metrics import BATCH_SECONDS, BATCH_SIZE, RECORDS, RETRIES
+from bucketline.telemetry.metrics import BATCH_SECONDS, BATCH_SIZE, PARKED, RECORDS, RETRIES
 
 log = get_logger(__name__)
 
+MOST_IGNORED = 100
+"""Unknown types that are told of in the log, each once."""
+
 Record: TypeAlias = "ConsumerRecord[bytes, bytes]"
 Handler = Callable[[Sequence[Received]], Awaitable[None]]
-"""Handles records in their order; all or nothing is not required, idempotence is. Events of unknown use are ignored."""
+"""Handles records in their order; all or nothing is not required, idempotence is. Events of no use are ignored."""
 
 
 class Delivery(Protocol):
@@ -75,8 +79,14 @@ class Intake:
         self._max_records = max_records
         self._offsets: dict[TopicPartition, int] = {}
         self._committing: asyncio.Task[None] | None = None
+        self._ignored: set[str] = set()
         self.busy_since: float | None = None
         self.joined = False
+        # A counter that first appears with its first increase is an increase that no alert sees.
+        PARKED.labels(topic, group)
+        RETRIES.labels(topic)
+        for outcome in ("handled", "ignored", "parked"):
+            RECORDS.labels(topic, outcome)
 
     def assigned(self) -> None:
         """The group has told this consumer its share, which may be nothing."""
@@ -104,37 +114,46 @@ class Intake:
         self._commit_soon(consumer)
 
     async def handle(self, records: Sequence[Record]) -> None:
-        """Handles or parks every record. Raises ``StoreUnavailable`` when neither is possible now."""
+        """Handles, ignores or parks every record. Raises ``StoreUnavailable`` when none of that is possible now."""
         BATCH_SIZE.labels(self.topic).observe(len(records))
+        since = self._clock.now()
         readable: list[tuple[Record, Received]] = []
         for record in records:
             try:
-                readable.append((record, unwrap(record.value, record.headers)))
+                received = unwrap(record.value, record.headers, partition=record.partition, offset=record.offset)
+            except UnknownType as error:
+                self._ignore(error)
             except Poison as error:
-                await self._park(record, error, attempts=1)
+                await self._park(record, error, attempts=1, since=since)
+            else:
+                readable.append((record, received))
         if readable:
-            await self._handle(readable, self._policy)
+            await self._handle(readable, self._policy, since)
 
-    async def _handle(self, readable: Sequence[tuple[Record, Received]], policy: RetryPolicy) -> None:
+    async def _handle(
+        self, readable: Sequence[tuple[Record, Received]], policy: RetryPolicy, since: datetime, before: int = 0
+    ) -> None:
+        """``before``: how often these records were tried already, in larger company."""
+        tries = _Tries()
         try:
-            attempts = await self._attempt([received for _, received in readable], policy)
+            await self._attempt([received for _, received in readable], policy, tries)
         except StoreUnavailable:
             raise
         except Exception as error:
+            attempts = before + tries.made
             if len(readable) == 1:
-                await self._park(readable[0][0], error, attempts=policy.attempts if _again(error) else 1)
+                await self._park(readable[0][0], error, attempts=attempts, since=since)
                 return
             log.warning("handling one by one", topic=self.topic, records=len(readable), error=repr(error))
             alone = replace(policy, attempts=2, budget=policy.budget / 2)
             for one in readable:
-                await self._handle([one], alone)
+                await self._handle([one], alone, since, attempts)
         else:
             RECORDS.labels(self.topic, "handled").inc(len(readable))
-            if attempts > 1:
-                RETRIES.labels(self.topic).inc(attempts - 1)
+        finally:
+            RETRIES.labels(self.topic).inc(max(0, tries.made - 1))
 
-    async def _attempt(self, received: Sequence[Received], policy: RetryPolicy) -> int:
-        attempts = 0
+    async def _attempt(self, received: Sequence[Received], policy: RetryPolicy, tries: "_Tries") -> None:
         async for attempt in AsyncRetrying(
             retry=retry_if_exception(_again),
             stop=stop_after_attempt(policy.attempts) | stop_after_delay(policy.budget),
@@ -142,25 +161,34 @@ class Intake:
             reraise=True,
         ):
             with attempt, processing(self.topic, self.group, received) as traced:
-                attempts += 1
-                await self._handler(traced)
-        return attempts
+                tries.made += 1
+                try:
+                    await self._handler(traced)
+                except ExceptionGroup as group:
+                    raise _decisive(group) from group
 
-    async def _park(self, record: Record, error: BaseException, *, attempts: int) -> None:
-        now = self._clock.now()
-        reason = Reason(error=error, attempts=attempts, group=self.group, first_at=now, at=now)
+    def _ignore(self, error: UnknownType) -> None:
+        """In a rolling upgrade the old version sees many of these; its records are another's to handle."""
+        RECORDS.labels(self.topic, "ignored").inc()
+        if error.kind not in self._ignored and len(self._ignored) < MOST_IGNORED:
+            self._ignored.add(error.kind)
+            log.warning("events of a newer version are ignored", topic=self.topic, type=error.kind)
+
+    async def _park(self, record: Record, error: BaseException, *, attempts: int, since: datetime) -> None:
+        reason = Reason(error=error, attempts=attempts, group=self.group, first_at=since, at=self._clock.now())
         log.error(
             "parked a record",
             topic=record.topic,
             partition=record.partition,
             offset=record.offset,
             attempts=attempts,
-            error=repr(error),
+            error=repr(error)[:LONGEST_ERROR],
         )
         try:
             await self._parking.park(record, reason)
-        except Transient as away:
-            raise StoreUnavailable("the parking topic cannot be written") from away
+        except RecordError as refused:
+            # Neither handled nor parked: it stays where it is, and the lag shows it.
+            raise StoreUnavailable(f"the parking topic cannot be written: {refused.message}") from refused
         RECORDS.labels(self.topic, "parked").inc()
 
     def _commit_soon(self, consumer: AIOKafkaConsumer) -> None:
@@ -188,9 +216,20 @@ class Intake:
             await asyncio.wait([self._committing], timeout=5)
 
 
-def only(kinds: tuple[type[Event], ...], records: Sequence[Received]) -> list[Received]:
-    """The records whose event is of one of these kinds."""
-    return [record for record in records if isinstance(record.event, kinds)]
+@dataclass
+class _Tries:
+    """How often a handler was called."""
+
+    made: int = 0
+
+
+def _decisive(group: ExceptionGroup[Exception]) -> Exception:
+    """The error that decides when a handler's tasks failed side by side: a store that is away before all others."""
+    away = group.subgroup(StoreUnavailable)
+    found: Exception = away or group
+    while isinstance(found, ExceptionGroup):
+        found = found.exceptions[0]
+    return found
 
 
 def _again(error: BaseException) -> bool:

@@ -30,7 +30,7 @@ class Parking(Protocol):
     """Takes records out of the way without losing them."""
 
     async def park(self, record: "ConsumerRecord[bytes, bytes]", reason: Reason) -> None:
-        """Returns when the record is safely parked; raises ``Transient`` otherwise."""
+        """Returns when the record is safely parked; raises a :class:`~bucketline.errors.RecordError` otherwise."""
         ...
 
 

@@ -6,9 +6,9 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
-from bucketline.errors import Transient
+from bucketline.errors import Poison, StoreUnavailable, Transient
 from bucketline.events.catalog import BY_TYPE
 from bucketline.events.envelope import Envelope
 from bucketline.events.topics import topic_of
@@ -20,6 +20,11 @@ from bucketline.telemetry.metrics import PUBLISHED
 LARGEST_RECORD = 2 * 1024 * 1024
 """Bytes. Our events stay far below; a parked record of the usual limit, 1 MiB, must fit with its context."""
 
+
+class NotPublished(Transient, StoreUnavailable):
+    """The broker did not confirm. As with every store, what was asked may or may not have happened."""
+
+
 RawHeaders = Sequence[tuple[str, bytes | None]]
 
 
@@ -29,8 +34,9 @@ class Publisher(Protocol):
     async def publish(self, envelopes: Sequence[Envelope]) -> None:
         """Returns when every in-sync replica has all of them.
 
-        Raises :class:`Transient` when some may not be there; publish all again then: duplicates are allowed on the
-        wire, and events of one key keep their order as long as the whole sequence is published again.
+        Raises :class:`NotPublished` when some may not be there; publish all again then: duplicates are allowed on the
+        wire, and events of one key keep their order as long as the whole sequence is published again. Raises
+        :class:`Poison` for a record that is larger than any broker of ours takes.
         """
         ...
 
@@ -89,14 +95,16 @@ class KafkaPublisher:
             # The others of the group may still fail; their outcome is known to be unknown.
             for future in sent:
                 future.add_done_callback(_forget)
-            raise Transient(f"not published: {type(error).__name__}") from error
+            if isinstance(error, MessageSizeTooLargeError):
+                raise Poison(f"not published: larger than {LARGEST_RECORD} bytes, or than the broker allows") from error
+            raise NotPublished(f"not published: {type(error).__name__}") from error
         for topic in topics:
             PUBLISHED.labels(topic).inc()
 
     async def ping(self) -> None:
         """Raises when the broker cannot be reached."""
         if not self._started:
-            raise Transient("the producer is not connected")
+            raise NotPublished("the producer is not connected")
         await self._producer.client.fetch_all_metadata()
 
 
@@ -115,5 +123,5 @@ class RecordingPublisher:
     async def publish(self, envelopes: Sequence[Envelope]) -> None:
         if self.failures:
             self.failures -= 1
-            raise Transient("not published: told to fail")
+            raise NotPublished("not published: told to fail")
         self.published.extend(envelopes)

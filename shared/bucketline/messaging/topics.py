@@ -62,7 +62,8 @@ async def ensure_topics(settings: KafkaSettings) -> list[str]:
                     settings.replication_factor,
                     topic_configs={
                         "retention.ms": str(state.retention_ms),
-                        "max.message.bytes": str(LARGEST_RECORD),
+                        # What was consumed under the broker's usual limit is parked with its context on top.
+                        **({"max.message.bytes": str(LARGEST_RECORD)} if ".parked." in state.name else {}),
                     },
                 )
                 for state in missing

@@ -9,6 +9,7 @@ longer live, and whoever runs it restarts it.
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -43,26 +44,32 @@ class Stuck(BucketlineError):
 class _State:
     subscriber: Watched
     intake: Intake
+    moved_at: float
     positions: dict[TopicPartition, int] = field(default_factory=dict)
-    moved_at: float = field(default_factory=time.monotonic)
-    answered_at: float = field(default_factory=time.monotonic)
     restarts: int = 0
 
 
 class Watchdog:
-    """Watches the consumers of one service; :meth:`step` is run every few seconds."""
+    """Watches the consumers of one service; :meth:`step` is run every few seconds.
 
-    def __init__(self, settings: KafkaSettings, *, patience: float = 20.0) -> None:
+    ``patience`` is how many seconds a consumer may stand still; ``clock`` counts seconds from anywhere.
+    """
+
+    def __init__(
+        self, settings: KafkaSettings, *, patience: float = 20.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._settings = settings
         self._patience = patience
+        self._clock = clock
         self._states: list[_State] = []
 
     def watch(self, subscriber: Watched, intake: Intake) -> None:
-        self._states.append(_State(subscriber, intake))
+        self._states.append(_State(subscriber, intake, self._clock()))
+        LAG.labels(intake.topic).set(0)
 
     async def live(self) -> None:
         """Raises :class:`Stuck` when starting a consumer anew did not help."""
-        now = time.monotonic()
+        now = self._clock()
         for state in self._states:
             if now - state.moved_at > self._patience * 6:
                 raise Stuck(f"{state.intake.topic} does not get on")
@@ -87,10 +94,9 @@ class Watchdog:
         try:
             async with asyncio.timeout(5):
                 waiting = await self._compare(state, consumer)
-            state.answered_at = time.monotonic()
         except (KafkaError, TimeoutError):
             waiting = True
-        now = time.monotonic()
+        now = self._clock()
         busy = state.intake.busy_since is not None
         if not waiting or busy:
             state.moved_at, state.restarts = now, 0
@@ -105,6 +111,7 @@ class Watchdog:
         assigned = consumer.assignment()
         if not assigned:
             # Fewer partitions than members is fine; a member that never heard of its group is not.
+            LAG.labels(state.intake.topic).set(0)
             return not state.intake.joined
         # The end as the last answered fetch told it. Asking for end offsets instead is no good here: the local broker
         # answers with the start of its last batch, and any broker's answer is older than a position read after it.

@@ -1,0 +1,134 @@
+"""Every event that was written with its fact is published: in order, at least once, under one identity."""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import datetime
+
+from tests.unit.bucketline.messaging.bus import AT, deleted
+
+from bucketline.clock import ManualClock
+from bucketline.errors import StoreUnavailable
+from bucketline.events.envelope import Envelope, wrap
+from bucketline.messaging.outbox import Outbox
+from bucketline.messaging.publisher import RecordingPublisher
+from bucketline.settings import SweepSettings
+from bucketline.storage.pending import Owed
+
+
+class Store:
+    """Documents that owe events, by id; ``failures`` is how many clears fail."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        self.clock = clock
+        self.owed: dict[str, tuple[datetime, list[Envelope]]] = {}
+        self.failures = 0
+
+    def write(self, document_id: str, *envelopes: Envelope) -> Owed:
+        since, before = self.owed.get(document_id, (self.clock.now(), []))
+        self.owed[document_id] = since, [*before, *envelopes]
+        return Owed(document_id, tuple(self.owed[document_id][1]))
+
+    async def overdue(self, before: datetime, *, limit: int) -> list[Owed]:
+        due = sorted((since, key) for key, (since, _) in self.owed.items() if since < before)
+        return [Owed(key, tuple(self.owed[key][1])) for _, key in due[:limit]]
+
+    async def oldest(self) -> datetime | None:
+        return min((since for since, _ in self.owed.values()), default=None)
+
+    async def clear(self, paid: Sequence[Owed]) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise StoreUnavailable("MongoDB")
+        for one in paid:
+            done = {envelope.id for envelope in one.envelopes}
+            since, left = self.owed.get(one.document_id, (self.clock.now(), []))
+            left = [envelope for envelope in left if envelope.id not in done]
+            if left:
+                self.owed[one.document_id] = since, left
+            else:
+                self.owed.pop(one.document_id, None)
+
+
+class Bench:
+    """An outbox with its surroundings."""
+
+    def __init__(self, **options: int) -> None:
+        self.clock = ManualClock()
+        self.store = Store(self.clock)
+        self.publisher = RecordingPublisher()
+        settings = SweepSettings(outbox_after=3, limit=2)
+        self.outbox = Outbox("objects", self.store, self.publisher, clock=self.clock, settings=settings, **options)  # type: ignore[arg-type]  # a fake store
+
+    @property
+    def published(self) -> list[str]:
+        return [envelope.id for envelope in self.publisher.published]
+
+
+def event(name: str) -> Envelope:
+    return wrap(deleted(name.rstrip("0123456789")), id=name, source="/test", at=AT)
+
+
+async def test_events_come_out_in_the_order_of_the_writes_and_are_forgotten() -> None:
+    bench = Bench()
+    bench.outbox.flush_soon([bench.store.write("a", event("a1"), event("a2"))])
+    bench.outbox.flush_soon([bench.store.write("b", event("b1"))])
+    await bench.outbox.close()
+    assert bench.published == ["a1", "a2", "b1"]
+    assert bench.store.owed == {}
+
+
+async def test_what_arrives_while_the_last_group_is_published_goes_with_the_next() -> None:
+    bench = Bench()
+    bench.outbox.flush_soon([bench.store.write("a", event("a1"))])
+    await asyncio.sleep(0)
+    for number in range(5):
+        bench.outbox.flush_soon([bench.store.write(f"{number}", event(f"x{number}"))])
+    await bench.outbox.close()
+    assert bench.published == ["a1", "x0", "x1", "x2", "x3", "x4"]
+
+
+async def test_a_crash_between_publishing_and_forgetting_gives_a_duplicate_with_the_same_identity() -> None:
+    bench = Bench()
+    bench.store.failures = 1
+    bench.outbox.flush_soon([bench.store.write("a", event("a1"))])
+    await bench.outbox.close()
+    assert bench.store.owed
+    bench.clock.advance(4)
+    assert await bench.outbox.sweep() == 1
+    first, second = bench.publisher.published
+    assert first == second
+    assert (first.source, first.id) == (second.source, second.id)
+    assert bench.store.owed == {}
+
+
+async def test_the_sweeper_publishes_what_an_absent_broker_left_behind_oldest_first() -> None:
+    bench = Bench()
+    bench.publisher.failures = 3
+    for name in ("c", "a", "b"):
+        bench.outbox.flush_soon([bench.store.write(name, event(f"{name}1"))])
+        await bench.outbox.close()
+        bench.clock.advance(1)
+    assert bench.published == []
+    bench.clock.advance(3)
+    assert await bench.outbox.sweep() == 3
+    assert bench.published == ["c1", "a1", "b1"]
+    assert bench.store.owed == {}
+
+
+async def test_the_sweeper_leaves_alone_what_is_still_being_published() -> None:
+    bench = Bench()
+    bench.store.write("a", event("a1"))
+    bench.clock.advance(2)
+    assert await bench.outbox.sweep() == 0
+    assert bench.published == []
+
+
+async def test_a_queue_that_is_full_is_left_to_the_sweeper() -> None:
+    bench = Bench(max_queue=1)
+    bench.outbox.flush_soon([bench.store.write("a", event("a1"))])
+    bench.outbox.flush_soon([bench.store.write("b", event("b1"))])
+    await bench.outbox.close()
+    assert bench.published == ["a1"]
+    bench.clock.advance(4)
+    await bench.outbox.sweep()
+    assert bench.published == ["a1", "b1"]

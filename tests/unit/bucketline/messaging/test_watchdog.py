@@ -1,0 +1,143 @@
+"""A consumer that does not get on is noticed, started anew, and in the end reported."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pytest
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaConnectionError
+from prometheus_client import REGISTRY
+from tests.unit.bucketline.messaging.bus import TOPIC, FakeParking, intake
+
+from bucketline.events.envelope import Received
+from bucketline.messaging.watchdog import Stuck, Watchdog
+from bucketline.settings import KafkaSettings
+
+PARTITION = TopicPartition(TOPIC, 0)
+
+
+@dataclass
+class Consumer:
+    """A position in a log that has an end."""
+
+    at: int = 0
+    end: int | None = 0
+    assigned: set[TopicPartition] = field(default_factory=lambda: {PARTITION})
+    away: bool = False
+    rewound: int = 0
+
+    def assignment(self) -> set[TopicPartition]:
+        return self.assigned
+
+    async def position(self, _: TopicPartition) -> int:
+        if self.away:
+            raise KafkaConnectionError("away")
+        return self.at
+
+    def highwater(self, _: TopicPartition) -> int | None:
+        return self.end
+
+    async def seek_to_beginning(self, _: TopicPartition) -> None:
+        self.rewound += 1
+        self.at = 0
+
+
+@dataclass
+class Subscriber:
+    consumer: Consumer | None
+    starts: int = 0
+
+    async def start(self) -> None:
+        self.starts += 1
+
+    async def stop(self) -> None:
+        return None
+
+
+async def nothing(_: Sequence[Received]) -> None:
+    return None
+
+
+class Bench:
+    """A watchdog with one consumer, and its clock in our hands."""
+
+    def __init__(self, consumer: Consumer) -> None:
+        self.now = 1000.0
+        self.consumer = consumer
+        self.subscriber = Subscriber(consumer)
+        self.intake = intake(nothing, FakeParking())
+        self.intake.assigned()
+        self.watchdog = Watchdog(KafkaSettings(create_topics=False), patience=10, clock=lambda: self.now)
+        self.watchdog.watch(self.subscriber, self.intake)  # type: ignore[arg-type]  # a fake consumer
+
+    async def pass_time(self, seconds: float, step: float = 2.0) -> None:
+        for _ in range(round(seconds / step)):
+            self.now += step
+            await self.watchdog.step()
+
+
+async def test_an_idle_consumer_is_left_alone() -> None:
+    bench = Bench(Consumer(at=5, end=5))
+    await bench.pass_time(300)
+    assert bench.subscriber.starts == 0
+    await bench.watchdog.live()
+
+
+async def test_a_consumer_that_moves_is_left_alone_and_its_lag_is_shown() -> None:
+    bench = Bench(Consumer(at=0, end=1000))
+    for _ in range(100):
+        bench.consumer.at += 1
+        await bench.pass_time(2)
+    assert bench.subscriber.starts == 0
+    assert REGISTRY.get_sample_value("bucketline_consumer_lag", {"topic": TOPIC}) == 900
+
+
+async def test_one_that_stands_still_before_waiting_records_is_started_anew() -> None:
+    bench = Bench(Consumer(at=3, end=9))
+    await bench.pass_time(8)
+    assert bench.subscriber.starts == 0
+    await bench.pass_time(6)
+    assert bench.subscriber.starts == 1
+    await bench.watchdog.live()
+
+
+async def test_a_long_handler_is_not_standing_still() -> None:
+    bench = Bench(Consumer(at=3, end=9))
+    bench.intake.busy_since = bench.now
+    await bench.pass_time(200)
+    assert bench.subscriber.starts == 0
+    await bench.watchdog.live()
+
+
+async def test_a_consumer_that_no_start_helps_makes_the_service_not_live() -> None:
+    bench = Bench(Consumer(away=True))
+    await bench.pass_time(50)
+    await bench.watchdog.live()
+    await bench.pass_time(20)
+    assert bench.subscriber.starts >= 2
+    with pytest.raises(Stuck):
+        await bench.watchdog.live()
+
+
+async def test_after_the_broker_lost_its_log_reading_begins_anew() -> None:
+    bench = Bench(Consumer(at=50, end=4))
+    await bench.pass_time(2)
+    assert bench.consumer.rewound == 1
+    assert bench.consumer.at == 0
+
+
+async def test_more_members_than_partitions_is_fine() -> None:
+    bench = Bench(Consumer(assigned=set()))
+    await bench.pass_time(300)
+    assert bench.subscriber.starts == 0
+    await bench.watchdog.ready()
+    assert REGISTRY.get_sample_value("bucketline_consumer_lag", {"topic": TOPIC}) == 0
+
+
+async def test_a_member_that_never_joined_is_not_ready() -> None:
+    bench = Bench(Consumer(assigned=set()))
+    bench.intake.joined = False
+    with pytest.raises(Stuck):
+        await bench.watchdog.ready()
+    await bench.pass_time(14)
+    assert bench.subscriber.starts == 1
