@@ -3,12 +3,11 @@
 import asyncio
 from typing import Annotated
 
-import orjson
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from bucketline.events.asyncapi import asyncapi as document
+from bucketline.events.asyncapi import rendered
 from bucketline.events.topics import TOPICS
 from bucketline.messaging.topics import TopicState, check_topics, ensure_topics
 from bucketline.settings import KafkaSettings
@@ -29,7 +28,7 @@ def topics(
         return
     settings = KafkaSettings()
     if asyncapi:
-        typer.echo(orjson.dumps(document(settings.topic_prefix), option=orjson.OPT_INDENT_2).decode())
+        typer.echo(rendered(settings.topic_prefix).decode(), nl=False)
         return
     table = Table("topic", "events", "key", "partitions", "from", "to")
     for topic in TOPICS:

@@ -1,6 +1,12 @@
-"""The AsyncAPI 3.0 document of every topic, made from the table of topics and the events' models."""
+"""The AsyncAPI 3.0 document of every topic, made from the table of topics and the events' models.
 
+The one for the usual prefix is committed beside this module, so that a change of what is on the wire shows in review.
+"""
+
+from importlib.resources import files
 from typing import Any
+
+import orjson
 
 from bucketline import __version__
 from bucketline.events.catalog import CATALOG, Event
@@ -8,6 +14,8 @@ from bucketline.events.topics import TOPICS, Topic
 from bucketline.settings import SERVICES, ServiceName
 
 Json = dict[str, Any]
+
+COMMITTED = files("bucketline.events") / "asyncapi.json"
 
 _HEADERS = {
     "ce_specversion": {"type": "string", "const": "1.0"},
@@ -37,6 +45,11 @@ def asyncapi(prefix: str) -> Json:
         "operations": dict(_operations()),
         "components": {"messages": {_name(event): _message(event) for event in CATALOG}},
     }
+
+
+def rendered(prefix: str) -> bytes:
+    """The document as JSON, indented, ending in a newline."""
+    return orjson.dumps(asyncapi(prefix), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
 
 def _channel(topic: Topic, prefix: str) -> Json:
