@@ -11,9 +11,12 @@ The line is short. When it is full the consumer waits, what is not taken stays o
 import asyncio
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextvars import Context
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+
+import structlog
 
 from bucketline.background import Background
 from bucketline.clock import Clock
@@ -21,6 +24,7 @@ from bucketline.errors import StoreUnavailable
 from bucketline.storage.batches import UnitDocument, Units
 from bucketline.telemetry.logging import get_logger
 from bucketline.telemetry.metrics import STAGE_SECONDS, UNITS
+from bucketline.telemetry.tracing import span
 from processor.leases import Leases
 from processor.pipeline import Pipeline
 from processor.settings import ProcessorSettings
@@ -165,7 +169,8 @@ class Works:
                 return
             del self._line[fewest.unit_id]
             self._groups[fewest.group] += 1
-            task = asyncio.create_task(self._work(fewest), name=f"unit {fewest.unit_id}")
+            # A context of its own: a unit is not part of whatever happened to make room for it.
+            task = asyncio.create_task(self._traced(fewest), name=f"unit {fewest.unit_id}", context=Context())
             self._running[fewest.unit_id] = task
             task.add_done_callback(partial(self._ended, fewest))
             self._moved.set()
@@ -178,6 +183,13 @@ class Works:
         self._moved.set()
         if not self._stopping:
             self._fill()
+
+    async def _traced(self, waiting: Waiting) -> None:
+        with (
+            structlog.contextvars.bound_contextvars(unit_id=waiting.unit_id),
+            span("work on unit", parent=waiting.trace, attributes={"bucketline.unit_id": waiting.unit_id}),
+        ):
+            await self._work(waiting)
 
     async def _work(self, waiting: Waiting) -> None:
         """One unit, from its lease to its end. Never raises."""

@@ -110,6 +110,12 @@ def is_sampled(carrier: Carrier | None) -> bool:
     return len(flags) == 2 and flags[1] in "13579bdf"
 
 
+def same_trace(one: Carrier, other: Carrier) -> bool:
+    """Whether two spans are of one trace."""
+    first, second = one.get("traceparent", "").split("-"), other.get("traceparent", "").split("-")
+    return len(first) > 1 and first[1:2] == second[1:2]
+
+
 def current_trace_id() -> str | None:
     """The current trace id in hex, or None outside of any trace."""
     context = trace.get_current_span().get_span_context()
