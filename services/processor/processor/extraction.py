@@ -15,6 +15,7 @@ from bucketline.storage.blobstore import BlobStore
 from bucketline.storage.documents import DocumentDocument, Documents
 from bucketline.storage.objects import ObjectDocument
 from bucketline.telemetry.metrics import DOCUMENTS, EXTRACTION_SECONDS, RETRIES
+from bucketline.telemetry.tracing import span
 from processor.deadline import Deadline
 from processor.derived import DerivedBlobs
 from processor.documents import Origin
@@ -113,7 +114,9 @@ class Extraction:
                     skipped.add(step.id)
                     outcome.count += made
                 else:
-                    await self._step(step, task, view, outcome, failed, skipped)
+                    about = {"bucketline.collection_id": step.id, "bucketline.extractor": _label(step)}
+                    with span("extract", attributes=about):
+                        await self._step(step, task, view, outcome, failed, skipped)
             if time.monotonic() - began > SLOW_SECONDS and outcome.made:
                 await self._forget_deleted(outcome)
         except BaseException:
@@ -133,7 +136,7 @@ class Extraction:
     ) -> None:
         """Adds the collection's documents to ``outcome``, or its error to ``failed``."""
         spool = Spool(self._settings.temp_dir, most_bytes=self._settings.object_bytes)
-        label = step.collection["extractor"]["id"]
+        label = _label(step)
         began = time.perf_counter()
         result = "completed"
         try:
@@ -215,6 +218,10 @@ class Extraction:
             spool = outcome.made.pop(collection_id)
             outcome.count -= spool.count
             spool.close()
+
+
+def _label(step: Step) -> str:
+    return step.collection["extractor"]["id"]
 
 
 def _conclude(

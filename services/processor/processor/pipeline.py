@@ -14,6 +14,8 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+import structlog
+
 from bucketline.domain.status import RANK_PROCESSING, Status
 from bucketline.errors import StoreUnavailable, Transient
 from bucketline.extraction import ErrorKind
@@ -22,7 +24,7 @@ from bucketline.storage.batches import Item, UnitDocument
 from bucketline.storage.objects import ObjectDocument, Objects
 from bucketline.telemetry.logging import get_logger
 from bucketline.telemetry.metrics import RETRIES
-from bucketline.telemetry.tracing import span
+from bucketline.telemetry.tracing import current_trace, same_trace, span
 from processor.extraction import Extraction, Outcome, Task
 from processor.fair import FairShares
 from processor.finishing import Finished, Finisher, moved
@@ -136,12 +138,24 @@ class Pipeline:
     async def _object(self, work: Work, obj: ObjectDocument | None) -> bool:
         """Whether the object's final status was said."""
         started = time.perf_counter()
-        trace = (obj.get("trace") if obj else None) or work.trace
+        unit = current_trace()
+        own = (obj.get("trace") if obj else None) or unit
+        # An object goes on in the trace that it came with; where its unit has another, the two are linked.
+        shared = same_trace(own, unit)
+        ids = {"object_id": work.item["object_id"], "batch_id": work.item["batch_id"]}
         try:
-            with span("process object", parent=trace, attributes={"bucketline.object_id": work.item["object_id"]}):
+            with (
+                structlog.contextvars.bound_contextvars(**ids),
+                span(
+                    "process object",
+                    parent=unit if shared else own,
+                    links=() if shared else (unit,),
+                    attributes={f"bucketline.{name}": value for name, value in ids.items()},
+                ),
+            ):
                 outcome = await self._tried(lambda: self._outcome(work, obj))
                 duration = (time.perf_counter() - started) * 1000
-                finished = Finished(work.unit, work.place, outcome, trace, duration)
+                finished = Finished(work.unit, work.place, outcome, current_trace(), duration)
                 try:
                     await self._tried(lambda: self._finisher.finish(finished))
                 finally:
