@@ -1,6 +1,8 @@
 """A filter on a document in memory: the meaning that the MongoDB query of the same filter has on the server.
 
 Written from the meaning, not from the query, so that each can be tested against the other.
+For values of ours: Python's engine has no budget, so a pattern on a hostile text of a thousand characters could take
+minutes here, where the server gives up.
 """
 
 import re
