@@ -11,6 +11,7 @@ from typing import Literal
 from bucketline.clock import Clock
 from bucketline.domain.status import Status
 from bucketline.extraction import ErrorKind, ExtractionError, ObjectView, ResourceError, TransientError
+from bucketline.storage.batches import Item
 from bucketline.storage.blobstore import BlobStore
 from bucketline.storage.documents import DocumentDocument, Documents
 from bucketline.storage.objects import ObjectDocument
@@ -33,28 +34,33 @@ Strategy = Literal["skip", "replace", "force"]
 
 @dataclass(frozen=True)
 class Task:
-    """One object that is to be processed. ``group`` is with whom it shares its turns."""
+    """One object that is to be processed, as an item of a unit. ``group`` is with whom it shares its turns."""
 
     obj: ObjectDocument
-    run: int
+    item: Item
     only: Sequence[str] | None
     strategy: Strategy
     group: str
 
     @property
     def again(self) -> bool:
-        """Whether an earlier run may have made documents."""
-        return self.run > 1
+        """Whether an earlier run may have made documents. Wrong only while the end of that run is still on the bus."""
+        obj = self.obj
+        if obj.get("document_count") is not None or obj["revision"] > 1:
+            return True
+        return obj.get("batch_id") not in (None, self.item["batch_id"])
 
 
 @dataclass
 class Outcome:
     """What became of one object. ``made`` is still to be stored, by collection; close it when it is.
 
-    ``count`` are the documents made, and those that were there and were left alone.
+    ``count`` are the documents made, and those that were there and were left alone. After an ``again`` there may be
+    others, which it does not count.
     """
 
     status: Status
+    again: bool = False
     count: int = 0
     made: dict[str, Spool] = field(default_factory=dict)
     error: str | None = None
@@ -96,7 +102,7 @@ class Extraction:
         """
         steps = await self._plans.steps(task.obj["bucket_id"], task.only)
         view = object_view(task.obj, self._blobs, self._settings.temp_dir)
-        outcome = Outcome(Status.COMPLETED)
+        outcome = Outcome(Status.COMPLETED, again=task.again)
         failed: dict[str, ExtractionError | None] = {}
         skipped: set[str] = set()
         known = {step.id for step in steps}
@@ -108,7 +114,7 @@ class Extraction:
                     failed[step.id] = None  # there is nothing to read, and its source has said why
                     continue
                 made = 0
-                if task.again and task.strategy == "skip" and skipped.issuperset(sources):
+                if outcome.again and task.strategy == "skip" and skipped.issuperset(sources):
                     made = await self._stored.made(task.obj["_id"], step.id, task.obj["revision"])
                 if made:
                     skipped.add(step.id)
@@ -173,7 +179,7 @@ class Extraction:
     ) -> None:
         """The documents of one source. What a failed attempt yielded does not count."""
         fields = step.passed_through(view.fields)
-        origin = Origin(task.obj, step, parent=parent, fields=fields, run=task.run, now=self._clock.now())
+        origin = Origin(task.obj, step, parent=parent, fields=fields, run=task.item["run"], now=self._clock.now())
         before = spool.mark()
         for attempt in range(1, self._settings.object_attempts + 1):
             try:

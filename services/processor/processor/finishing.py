@@ -76,7 +76,7 @@ class Finisher:
         except _Refused as refusal:
             log.warning("documents were refused", object_id=finished.object_id, error=repr(refusal.__cause__))
             error = f"the documents of this object cannot be stored ({type(refusal.__cause__).__name__})"
-            failed = Outcome(Status.FAILED, error=error, error_type="permanent")
+            failed = Outcome(Status.FAILED, finished.outcome.again, error=error, error_type="permanent")
             changed = Finished(finished.unit, finished.place, failed, finished.trace, finished.duration_ms)
             await self._commit.submit(_Shared(changed, []))
 
@@ -115,7 +115,7 @@ class Finisher:
                 except _Refused as refusal:
                     refused[place] = refusal
         good = [one.finished for place, one in enumerate(group) if place not in refused]
-        again = [finished for finished in good if finished.run > 1]
+        again = [finished for finished in good if finished.outcome.again]
         counts: Mapping[str, int] = {}
         if again:
             await self._documents.drop_older(

@@ -190,12 +190,13 @@ class Pipeline:
             return Outcome(Status.SKIPPED)
         mirror = obj["mirror"]
         if mirror["state"] == "pending":
-            return _failure("its blobs were replaced while it was to be processed", "transient")
+            return _failure(obj, "its blobs were replaced while it was to be processed", "transient")
         if mirror["state"] == "failed":
             # What was parked may be replayed once its source is back.
-            return _failure(mirror.get("error") or "a blob failed", "transient" if "parked" in mirror else "permanent")
+            kind: ErrorKind = "transient" if "parked" in mirror else "permanent"
+            return _failure(obj, mirror.get("error") or "a blob failed", kind)
         unit = work.unit
-        task = Task(obj, work.item["run"], unit["collection_ids"], unit["dedup_strategy"], work.group)
+        task = Task(obj, work.item, unit["collection_ids"], unit["dedup_strategy"], work.group)
         try:
             return await self._extraction.run(task)
         except AWAY:
@@ -203,7 +204,7 @@ class Pipeline:
         except Exception as error:
             # A fault of ours must neither stop the others of the unit nor be repeated for ever.
             log.exception("an object could not be processed", object_id=obj["_id"])
-            return _failure(f"the object could not be processed ({type(error).__name__})", "permanent")
+            return _failure(obj, f"the object could not be processed ({type(error).__name__})", "permanent")
 
     async def _mirrored(self, obj: ObjectDocument | None) -> ObjectDocument | None:
         """The object once its blobs are there; as it is after a while."""
@@ -242,5 +243,6 @@ def _pages(todo: Sequence[Work], sizes: Mapping[str, int]) -> Iterator[tuple[lis
         yield page, size
 
 
-def _failure(error: str, kind: ErrorKind) -> Outcome:
-    return Outcome(Status.FAILED, error=error, error_type=kind)
+def _failure(obj: ObjectDocument, error: str, kind: ErrorKind) -> Outcome:
+    """Documents of earlier runs stay, and are counted."""
+    return Outcome(Status.FAILED, obj.get("document_count") is not None, error=error, error_type=kind)

@@ -80,20 +80,35 @@ class Plans:
         self._collections = collections
         self._registry = registry
         self._outbound = outbound
-        self._cache: TTLCache[str, tuple[Step, ...]] = TTLCache(10_000, CACHE_SECONDS)
+        self._cache: TTLCache[str, asyncio.Future[tuple[Step, ...]]] = TTLCache(10_000, CACHE_SECONDS)
 
     async def steps(self, bucket_id: str, only: Sequence[str] | None) -> tuple[Step, ...]:
         """The collections that the bucket feeds, each after its sources.
 
         Restricted to the ids or names in ``only``, and to those that these need to be fed.
         """
-        found = self._cache.get(bucket_id)
-        if found is None:
-            ordered = in_order(await self._reached(bucket_id))
-            # the first look at an extractor imports its libraries, which takes its time
-            found = await asyncio.to_thread(lambda: tuple(map(self._step, ordered)))
-            self._cache[bucket_id] = found
+        cached = self._cache.get(bucket_id)
+        if cached is not None and cached.done():
+            found = cached.result()
+        elif cached is not None:
+            found = await asyncio.shield(cached)
+        else:
+            # One reads for all who come meanwhile: hundreds of objects want the same plan at the same moment.
+            reading = asyncio.ensure_future(self._read(bucket_id))
+            reading.add_done_callback(lambda done: self._read_was(bucket_id, done))
+            self._cache[bucket_id] = reading
+            found = await asyncio.shield(reading)
         return found if only is None else restricted(found, only)
+
+    async def _read(self, bucket_id: str) -> tuple[Step, ...]:
+        ordered = in_order(await self._reached(bucket_id))
+        # the first look at an extractor imports its libraries, which takes its time
+        return await asyncio.to_thread(lambda: tuple(map(self._step, ordered)))
+
+    def _read_was(self, bucket_id: str, done: "asyncio.Future[tuple[Step, ...]]") -> None:
+        """What could not be read is not remembered."""
+        if (done.cancelled() or done.exception() is not None) and self._cache.get(bucket_id) is done:
+            del self._cache[bucket_id]
 
     async def live(self, collection_ids: Sequence[str]) -> set[str]:
         """Which of these collections are still there."""
