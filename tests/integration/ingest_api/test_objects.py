@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from bucketline.clock import ManualClock
 from bucketline.domain.status import Status
-from bucketline.errors import StoreUnavailable
+from bucketline.errors import AlreadyExists, StoreUnavailable
 from bucketline.events.catalog import ObjectStatusChanged
 from bucketline.events.envelope import Envelope, Received
 from bucketline.runtime import Runtime
@@ -197,6 +197,29 @@ async def test_a_removal_that_a_crash_left_is_finished(world: World, monkeypatch
     assert world.bus.types == ["created", "deleted"]
     assert await world.deps.removals.collection.count({}) == 0
     assert not store.objects
+
+
+async def test_large_content_is_staged_under_the_object_that_holds_it(world: World) -> None:
+    keyed: BucketDocument = {**world.bucket, "unique_key": {"fields": ["sku"], "default_policy": "upsert"}}
+    store = cast("MemoryBlobStore", world.deps.blobstore)
+
+    async def send(text: str) -> str:
+        body = CreateObject.model_validate({"sku": "A", "blobs": [{"property": "note", "data": text}]})
+        return (await create_object(world.deps, keyed, body)).document["_id"]
+
+    object_id = await send("x" * 2000)
+    first = set(store.objects)
+    assert await send("x" * 2000) == object_id
+    assert set(store.objects) == first, "what an unchanged object does not need was left behind"
+    assert await send("y" * 2000) == object_id
+    (blob,) = (await world.deps.objects.collection.get(object_id) or {})["blobs"]
+    key = blob["source"]["key"]
+    assert key.startswith(f"staging/inline/{object_id}/")
+    assert store.objects[key].data == b"y" * 2000
+    body = CreateObject.model_validate({"sku": "A", "blobs": [{"property": "note", "data": "z" * 2000}]})
+    with pytest.raises(AlreadyExists):
+        await create_object(world.deps, keyed, body, policy="insert")
+    assert {stored.data for stored in store.objects.values()} == {b"x" * 2000, b"y" * 2000}
 
 
 async def test_an_object_deleted_before_it_was_announced_is_announced_first(world: World) -> None:

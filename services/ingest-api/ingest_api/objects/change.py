@@ -184,9 +184,11 @@ def _same_blob(stored: BlobDocument, sent: BlobDraft) -> bool:
         return False
     if new["state"] == "none":
         return stored["state"] == "none"
-    if stored["details"] is not None:
-        return stored["details"]["hash"] == sent.hash
-    return stored["source"] == new["source"]
+    held = stored["source"] or {}
+    known = stored["details"]["hash"] if stored["details"] is not None else None
+    if known is None and (sha256 := held.get("sha256")):
+        known = f"sha256:{sha256}"
+    return known == sent.hash if known is not None else stored["source"] == new["source"]
 
 
 def _sent(bucket: BucketDocument, existing: ObjectDocument, body: PatchObject) -> dict[str, object]:

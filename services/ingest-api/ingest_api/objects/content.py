@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from bucketline.domain.source import InlineSource, UploadSource
 from bucketline.domain.status import Status
 from bucketline.errors import BucketlineError, Fault, ValidationFailed
+from bucketline.storage.objects import ObjectDocument
 from bucketline.telemetry.logging import get_logger
 from ingest_api.deps import Deps
 from ingest_api.objects.blobs import BlobDraft
@@ -26,7 +27,7 @@ async def attach_uploads(deps: Deps, bucket_id: str, drafts: Sequence[BlobDraft]
     wanted = {draft.source.upload_id for draft in drafts if isinstance(draft.source, UploadSource)}
     if not wanted:
         return
-    rows = await deps.database.collection("uploads").find(
+    rows = await deps.uploads.collection.find(
         {"_id": {"$in": sorted(wanted)}, "bucket_id": bucket_id}, limit=len(wanted)
     )
     found = {row["_id"]: row for row in rows}
@@ -92,6 +93,36 @@ async def spill(deps: Deps, object_id: str, drafts: Sequence[BlobDraft]) -> list
         return key
 
     return list(await asyncio.gather(*(put(draft) for draft in chosen)))
+
+
+class Staging:
+    """Large inline content of one request, staged under the id of the object that will hold it.
+
+    Which object that is may change while requests race for a key; content under another id would count as forgotten.
+    """
+
+    def __init__(self, deps: Deps, drafts: Sequence[BlobDraft]) -> None:
+        self._deps = deps
+        self._drafts = drafts
+        self._owner: str | None = None
+        self._keys: list[str] = []
+
+    async def under(self, object_id: str) -> None:
+        """Puts what is too large under this object's id, unless it is there already."""
+        if self._owner != object_id:
+            self._keys += await spill(self._deps, object_id, self._drafts)
+            self._owner = object_id
+
+    async def discard_unused(self, obj: ObjectDocument | None) -> None:
+        """Removes what the object does not refer to after all; None: nothing was written."""
+        used = staged_keys(obj) if obj is not None else []
+        await discard(self._deps, [key for key in self._keys if key not in used])
+
+
+def staged_keys(obj: ObjectDocument) -> list[str]:
+    """Staged content that the object still refers to."""
+    sources = (blob["source"] for blob in obj["blobs"])
+    return [str(source["key"]) for source in sources if source is not None and source.get("kind") == "staged"]
 
 
 async def discard(deps: Deps, keys: Sequence[str]) -> None:

@@ -17,7 +17,7 @@ from bucketline.telemetry.metrics import OBJECTS
 from bucketline.telemetry.tracing import current_trace
 from ingest_api.deps import Deps
 from ingest_api.objects.change import update_object
-from ingest_api.objects.content import attach_uploads, discard, spill
+from ingest_api.objects.content import Staging, attach_uploads
 from ingest_api.objects.draft import Draft, new_object, read_draft, writable
 from ingest_api.objects.runs import start_runs
 from ingest_api.schemas.objects import CreateObject
@@ -60,18 +60,16 @@ async def create_object(
         draft = await asyncio.to_thread(read_draft, bucket, body, deps.settings, deps.ids)
     else:
         draft = read_draft(bucket, body, deps.settings, deps.ids)
-    object_id = deps.ids.new("obj")
     await attach_uploads(deps, bucket["_id"], draft.blobs or ())
     if (known := await replayed(deps, bucket, draft, chosen)) is not None:
         return known
-    staged = await spill(deps, object_id, draft.blobs or ())
+    staging = Staging(deps, draft.blobs or ())
     try:
-        written = await _by_policy(deps, bucket, draft, chosen, object_id, auto_process, size)
+        written = await _by_policy(deps, bucket, draft, chosen, staging, auto_process, size)
     except ApiError:
-        await discard(deps, staged)
+        await staging.discard_unused(None)
         raise
-    if written.replayed_by is not None:
-        await discard(deps, staged)
+    await staging.discard_unused(written.document)
     return written
 
 
@@ -153,14 +151,16 @@ async def _by_policy(
     bucket: BucketDocument,
     draft: Draft,
     policy: Policy | None,
-    object_id: str,
+    staging: Staging,
     auto_process: bool,
     size: int,
 ) -> Written:
+    object_id = deps.ids.new("obj")
     for _ in range(ATTEMPTS):
         if policy in ("update", "upsert") and draft.unique_key is not None:
             existing = await deps.objects.by_unique_key(bucket["_id"], draft.unique_key.text)
             if existing is not None:
+                await staging.under(existing["_id"])
                 changed = await update_object(deps, existing, draft, auto_process=auto_process)
                 if changed is not None:
                     OBJECTS.labels("updated").inc()
@@ -170,6 +170,7 @@ async def _by_policy(
                 continue
             if policy == "update":
                 raise key_not_found(draft.unique_key.values)
+        await staging.under(object_id)
         written = await _insert(deps, bucket, draft, object_id, auto_process, size)
         if written is not None:
             return written

@@ -16,7 +16,7 @@ from bucketline.storage.pending import PendingDocument, owing
 from bucketline.storage.removals import RemovalDocument
 from bucketline.telemetry.metrics import OBJECTS, SWEPT
 from ingest_api.deps import Deps
-from ingest_api.objects.content import discard
+from ingest_api.objects.content import discard, staged_keys
 from ingest_api.objects.draft import writable
 
 ATTEMPTS = 10
@@ -44,7 +44,7 @@ async def remove_object(deps: Deps, bucket: BucketDocument, object_id: str) -> N
         "namespace_id": found["namespace_id"],
         "created_at": now,
         "carried": found.get("pending", []),
-        "staged": _staged(found),
+        "staged": staged_keys(found),
         "event": cast("PendingDocument", event.to_document()),
     }
     await deps.removals.begin(removal)
@@ -73,7 +73,7 @@ async def _finish(deps: Deps, found: ObjectDocument | None, object_id: str) -> N
             break
         found = await deps.objects.collection.get(object_id)
         if found is not None:
-            await deps.removals.carry(object_id, found.get("pending", []), _staged(found))
+            await deps.removals.carry(object_id, found.get("pending", []), staged_keys(found))
     else:
         raise ServiceUnavailable("others change this object all the time", retry_after_seconds=1)
     await deps.documents.collection.delete_many({"object_id": object_id})
@@ -81,8 +81,3 @@ async def _finish(deps: Deps, found: ObjectDocument | None, object_id: str) -> N
     if removal is not None:
         await discard(deps, removal["staged"])
         deps.removal_outbox.flush_soon([owing(removal)])
-
-
-def _staged(obj: ObjectDocument) -> list[str]:
-    sources = (blob["source"] for blob in obj["blobs"])
-    return [str(source["key"]) for source in sources if source is not None and source.get("kind") == "staged"]
