@@ -1,0 +1,272 @@
+"""Tasks are driven to their end whatever happens to the process that took them."""
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from tests.integration.ingest_api.conftest import Replica, World
+
+from bucketline.errors import BadRequest, StoreUnavailable
+from bucketline.storage.tasks import TaskDocument
+from ingest_api.buckets import delete as bucket_deletion
+from ingest_api.collections import trigger
+from ingest_api.tasks import runner as running
+from ingest_api.tasks.runner import Finished, Later, Turn
+
+pytestmark = pytest.mark.stack
+
+SCHEMA = {"properties": {"name": {"type": "string"}}}
+KIND = "api_buckets_delete"
+
+
+async def begin(replica: Replica, **more: Any) -> TaskDocument:
+    return await replica.deps.runner.create(KIND, organization_id="org_local", namespace_id=None, inputs=["x"], **more)
+
+
+async def stored(replica: Replica, task: TaskDocument) -> TaskDocument:
+    found = await replica.deps.tasks.get(task["_id"])
+    assert found is not None
+    return found
+
+
+async def bucket_with(replica: Replica, objects: int) -> str:
+    await replica.make("/v1/namespaces", {"namespace_name": "demo"})
+    made = await replica.make("/v1/buckets", {"bucket_name": "b", "bucket_schema": SCHEMA}, namespace="demo")
+    for start in range(0, objects, 100):
+        rows = [{"name": str(number)} for number in range(start, min(objects, start + 100))]
+        await replica.make(f"/v1/buckets/{made['bucket_id']}/objects/batch", {"objects": rows}, namespace="demo")
+    return str(made["bucket_id"])
+
+
+async def test_another_replica_goes_on_when_the_lease_of_a_dead_one_ends(world: World) -> None:
+    dead, alive = world.replica(), world.replica()
+    done: list[str] = []
+
+    async def step(task: TaskDocument) -> Turn:
+        done.append(task["_id"])
+        return Finished(outputs=["x"])
+
+    for replica in (dead, alive):
+        replica.deps.runner.register(KIND, step)
+    task = await begin(dead)
+    now = world.clock.now()
+    assert await dead.deps.tasks.claim(task["_id"], "turn of the dead", now=now, until=now + running.LEASE)
+    assert await alive.deps.runner.sweep() == 0
+    assert not await alive.deps.runner.drive(task["_id"])
+    world.clock.advance(running.LEASE.total_seconds() + 1)
+    assert await alive.deps.runner.sweep() == 1
+    await alive.settle()
+    assert done == [task["_id"]]
+    assert (await stored(alive, task))["status"] == "COMPLETED"
+    # the dead one comes back and finds that it was overtaken
+    assert not await dead.deps.tasks.settle(task["_id"], "turn of the dead", {"status": "FAILED"}, due=None)
+    assert (await stored(alive, task))["status"] == "COMPLETED"
+
+
+async def test_replicas_that_sweep_at_once_take_a_turn_once(world: World) -> None:
+    replicas = [world.replica() for _ in range(3)]
+    turns = 0
+
+    async def step(_: TaskDocument) -> Turn:
+        nonlocal turns
+        turns += 1
+        await asyncio.sleep(0)
+        return Finished()
+
+    for replica in replicas:
+        replica.deps.runner.register(KIND, step)
+    tasks = [await begin(replicas[0]) for _ in range(5)]
+    await asyncio.gather(*(replica.deps.runner.drive(task["_id"]) for task in tasks for replica in replicas))
+    assert turns == 5
+
+
+async def test_a_turn_that_fails_is_taken_again_later_and_not_for_ever(world: World, replica: Replica) -> None:
+    async def step(_: TaskDocument) -> Turn:
+        raise StoreUnavailable("away")
+
+    replica.deps.runner.register(KIND, step)
+    task = await begin(replica)
+    pauses = []
+    for _ in range(running.MOST_ATTEMPTS):
+        assert await replica.deps.runner.drive(task["_id"])
+        found = await stored(replica, task)
+        if (due := found.get("due_at")) is not None:
+            pauses.append((due - world.clock.now()).total_seconds())
+            assert not await replica.deps.runner.drive(task["_id"])
+            world.clock.advance(pauses[-1])
+    assert pauses[:4] == [1, 2, 4, 8]
+    assert max(pauses) == running.LONGEST_PAUSE
+    assert found["status"] == "FAILED"
+    answer = (await replica.call("GET", f"/v1/tasks/{task['_id']}")).body
+    assert answer["error"] == answer["additional_data"]["error"]
+    assert "away" not in answer["error"]
+
+
+async def test_a_request_that_cannot_be_met_fails_at_once_and_says_why(replica: Replica) -> None:
+    async def step(_: TaskDocument) -> Turn:
+        raise BadRequest("there is nothing to delete")
+
+    replica.deps.runner.register(KIND, step)
+    task = await begin(replica)
+    await replica.deps.runner.drive(task["_id"])
+    found = await stored(replica, task)
+    assert (found["status"], found["error"]) == ("FAILED", "there is nothing to delete")
+
+
+async def test_a_turn_that_is_cut_off_by_the_end_of_the_process_is_due_at_once(world: World) -> None:
+    first, second = world.replica(), world.replica()
+    begun = asyncio.Event()
+
+    async def long(_: TaskDocument) -> Turn:
+        begun.set()
+        await asyncio.Event().wait()
+        return Finished()
+
+    async def short(_: TaskDocument) -> Turn:
+        return Finished()
+
+    first.deps.runner.register(KIND, long)
+    second.deps.runner.register(KIND, short)
+    task = await begin(first)
+    first.deps.runner.soon(task["_id"])
+    await begun.wait()
+    await first.deps.runner.close()
+    assert await second.deps.runner.sweep() == 1
+    await second.settle()
+    assert (await stored(second, task))["status"] == "COMPLETED"
+
+
+async def test_progress_clears_the_count_of_failures(world: World, replica: Replica) -> None:
+    outcomes: list[Any] = [StoreUnavailable("away"), Later(world.clock.now(), {"done": 1}), StoreUnavailable("away")]
+
+    async def step(_: TaskDocument) -> Turn:
+        outcome = outcomes.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome  # type: ignore[no-any-return]  # what is no exception is a turn
+
+    replica.deps.runner.register(KIND, step)
+    task = await begin(replica)
+    for attempts in (1, 0, 1):
+        await replica.deps.runner.drive(task["_id"])
+        found = await stored(replica, task)
+        assert found.get("attempts") == attempts
+        world.clock.advance(5)
+    assert found["data"] == {"done": 1}
+
+
+async def test_a_bucket_goes_with_what_a_replica_wrote_that_did_not_know_yet(world: World) -> None:
+    here, there = world.replica(), world.replica()
+    bucket = await bucket_with(here, 230)
+    late = await there.make(f"/v1/buckets/{bucket}/objects", {"name": "early"}, namespace="demo")
+    deleted = await here.call("DELETE", f"/v1/buckets/{bucket}", namespace="demo")
+    assert (await here.call("POST", f"/v1/buckets/{bucket}/objects", {}, namespace="demo")).status == 404
+    await here.settle()
+    assert await here.deps.objects.collection.count({"bucket_id": bucket}) == 0
+    late = await there.make(f"/v1/buckets/{bucket}/objects", {"name": "late"}, namespace="demo")
+    task = (await here.call("GET", f"/v1/tasks/{deleted.body['task_id']}")).body
+    assert task["status"] == "IN_PROGRESS"
+    world.clock.advance(bucket_deletion.SETTLED_AFTER.total_seconds() + 0.1)
+    await there.deps.runner.sweep()
+    await there.settle()
+    task = (await here.call("GET", f"/v1/tasks/{deleted.body['task_id']}")).body
+    assert (task["status"], task["outputs"]) == ("COMPLETED", [bucket])
+    assert task["additional_data"]["objects_deleted"] == 232
+    assert await here.deps.objects.collection.get(late["object_id"]) is None
+    assert (await there.call("GET", f"/v1/buckets/{bucket}", namespace="demo")).status == 404
+    told = [envelope.type for replica in (here, there) for envelope in replica.bus.published]
+    assert told.count("bucketline.object.deleted.v1") == 232
+
+
+async def test_a_deletion_whose_request_died_is_carried_out(world: World, replica: Replica) -> None:
+    bucket = await bucket_with(replica, 3)
+    task = await replica.deps.runner.create(
+        KIND, organization_id="org_local", namespace_id=None, inputs=[bucket], data={}
+    )
+    for _ in range(3):
+        await replica.deps.runner.drive(task["_id"])
+        world.clock.advance(10)
+    assert (await stored(replica, task))["status"] == "COMPLETED"
+    assert await replica.deps.buckets.collection.get(bucket) is None
+
+
+async def test_a_large_trigger_makes_each_batch_once_however_often_it_is_cut(
+    world: World, replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket = await bucket_with(replica, 25)
+    collection = await replica.make(
+        "/v1/collections",
+        {
+            "collection_name": "docs",
+            "source": {"type": "bucket", "bucket_ids": [bucket]},
+            "feature_extractor": {"feature_extractor_name": "passthrough_extractor", "version": "v1"},
+        },
+        namespace="demo",
+    )
+    monkeypatch.setattr(trigger, "MOST_OBJECTS", 10)
+    submit = trigger.submit_batch
+    fails = [False, True, False, True, False]
+
+    async def failing(*args: Any) -> Any:
+        if fails and fails.pop(0):
+            raise StoreUnavailable("away")
+        return await submit(*args)
+
+    monkeypatch.setattr(trigger, "submit_batch", failing)
+    made = await replica.make(f"/v1/collections/{collection['collection_id']}/trigger", None, namespace="demo")
+    assert made["batch_id"] is None
+    await replica.settle()
+    for _ in range(4):
+        world.clock.advance(5)
+        await replica.deps.runner.sweep()
+        await replica.settle()
+    task = (await replica.call("GET", f"/v1/tasks/{made['task_id']}")).body
+    assert task["status"] == "COMPLETED"
+    batches = await replica.deps.batches.collection.find({"bucket_id": bucket}, limit=10)
+    assert sorted(batch["total"] for batch in batches) == [5, 10, 10]
+    assert {batch["status"] for batch in batches} == {"PENDING"}
+    members = [object_id for batch in batches for object_id in batch["objects"]]
+    assert len(members) == len(set(members)) == 25
+    assert sorted(task["outputs"]) == sorted(batch["_id"] for batch in batches)
+
+
+async def test_a_large_bucket_is_counted_in_the_background(
+    world: World, replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ingest_api.buckets import counts
+
+    monkeypatch.setattr(counts, "SMALL", 20)
+    monkeypatch.setattr(counts, "PIECE", 7)
+    bucket = await bucket_with(replica, 50)
+    path = f"/v1/buckets/{bucket}"
+    first = (await replica.call("GET", path, namespace="demo")).body
+    assert (first["object_count"], first["stats_updated_at"] is not None) == (50, True)
+    await replica.make(f"{path}/objects", {"name": "one more"}, namespace="demo")
+    assert (await replica.call("GET", path, namespace="demo")).body["object_count"] == 50
+    world.clock.advance(counts.YOUNGEST + 1)
+    later = (await replica.call("GET", path, namespace="demo")).body
+    assert later["object_count"] == 51
+    assert later["stats_updated_at"] > first["stats_updated_at"]
+    [listed] = (await replica.call("GET", "/v1/buckets", namespace="demo")).body["results"]
+    assert listed == later
+
+
+async def test_a_namespace_is_not_deleted_under_running_batches(world: World, replica: Replica) -> None:
+    bucket = await bucket_with(replica, 1)
+    [obj] = await replica.deps.objects.collection.find({"bucket_id": bucket}, limit=1)
+    batch = await replica.make(f"/v1/buckets/{bucket}/batches", {"object_ids": [obj["_id"]]}, namespace="demo")
+    await replica.make(f"/v1/buckets/{bucket}/batches/{batch['batch_id']}/submit", None, namespace="demo")
+    refused = await replica.call("DELETE", "/v1/namespaces/demo")
+    assert (refused.status, refused.body["error"]["code"]) == (409, "namespace_busy")
+    assert refused.body["error"]["details"]["batch_ids"] == [batch["batch_id"]]
+    forced = await replica.call("DELETE", "/v1/namespaces/demo?force=true")
+    assert forced.status == 200
+    assert (await replica.call("DELETE", "/v1/namespaces/demo")).body["task_id"] == forced.body["task_id"]
+    await replica.settle()
+    world.clock.advance(timedelta(seconds=10).total_seconds())
+    await replica.deps.runner.sweep()
+    await replica.settle()
+    assert (await replica.call("GET", "/v1/namespaces/demo")).status == 404
+    for name in ("namespaces", "buckets", "objects", "batches", "documents", "collections"):
+        assert await replica.deps.database.collection(name).count({}) == 0, name
