@@ -18,6 +18,7 @@ from bucketline.ids import derived
 from bucketline.runtime import Runtime
 from bucketline.storage.objects import BlobDocument, Mirror, ObjectDocument, Objects
 from bucketline.telemetry.logging import get_logger
+from bucketline.telemetry.metrics import STAGE_SECONDS
 
 log = get_logger(__name__)
 
@@ -39,11 +40,13 @@ class Settling:
         ``owing_until`` a crash before the announcement is made good after that moment.
         """
         outcome = await self._objects.collection.bulk([_write(obj, owing_until) for obj in objects])
-        settled = list(objects)
         if outcome.matched < len(objects):
             found = await self._objects.many([obj["_id"] for obj in objects])
-            settled = [obj for obj in found.values() if obj["mirror"]["state"] != "pending"]
-        return settled
+            return [obj for obj in found.values() if obj["mirror"]["state"] != "pending"]
+        now = self._runtime.clock.now()
+        for obj in objects:
+            STAGE_SECONDS.labels("mirror").observe(max(0.0, (now - obj["updated_at"]).total_seconds()))
+        return list(objects)
 
     async def announce(self, objects: Sequence[ObjectDocument], traces: Traces) -> None:
         """Says ``object.mirrored`` of each, and what only dedup can say about its status."""
