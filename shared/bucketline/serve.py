@@ -3,9 +3,13 @@
 from collections.abc import Callable
 from types import FrameType
 
+import orjson
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from bucketline.errors import BadRequest
+from bucketline.ids import RandomIds
 from bucketline.settings import ServiceSettings
 from bucketline.telemetry.logging import setup_logging
 
@@ -21,7 +25,7 @@ def serve(settings: ServiceSettings, create: Callable[[ServiceSettings], ASGIApp
         host=settings.http.host,
         port=settings.http.port,
         loop="uvloop",
-        http="httptools",
+        http=_Protocol,
         ws="none",
         lifespan="on",
         access_log=False,
@@ -34,6 +38,19 @@ def serve(settings: ServiceSettings, create: Callable[[ServiceSettings], ASGIApp
     server = _Server(config)
     server.run()
     return 0 if server.started else 3
+
+
+class _Protocol(HttpToolsProtocol):
+    """What never becomes a request (a URL above 64 kB, broken framing) is answered in the envelope too."""
+
+    def send_400_response(self, msg: str) -> None:
+        body = orjson.dumps(BadRequest(msg.strip() or "this is not a valid HTTP request").envelope())
+        head = (
+            "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\n"
+            f"content-length: {len(body)}\r\nx-request-id: {RandomIds().new('req')}\r\n\r\n"
+        )
+        self.transport.write(head.encode() + body)
+        self.transport.close()
 
 
 class _Server(uvicorn.Server):

@@ -100,7 +100,7 @@ _MEANING = {
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The documented error answers of a route: those every route has, and these."""
-    every = sorted({401, 403, 404, 422, 429, 500, 503, *statuses})
+    every = sorted({400, 401, 403, 404, 422, 429, 500, 503, *statuses})
     return {status: {"model": ErrorEnvelope, "description": _MEANING[status]} for status in every}
 
 
