@@ -25,7 +25,9 @@ class Voice:
         envelopes = []
         for unit in units:
             cause = trace or unit.get("trace")
-            joined = [found for item in unit["items"] if (found := known.get(item["object_id"]))]
+            # A unit that is let go later comes without its items, and nobody knows a trace then.
+            items = unit["items"] if known else []
+            joined = [found for item in items if (found := known.get(item["object_id"]))]
             # A unit takes objects of several traces: it is part of one, and linked to the others.
             about: dict[str, Attribute] = {"bucketline.unit_id": unit["_id"], "bucketline.unit_size": unit["size"]}
             with shared("plan unit", [cause, *joined], attributes=about) as own:
