@@ -1,0 +1,104 @@
+"""What dashboards and alerts ask for is what the services really export, after objects went through."""
+
+import aiohttp
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from tests.conditions import eventually
+from tests.conftest import Api, Services
+from tests.deploy.test_monitoring import OF_PROMETHEUS, names_in, queries
+
+from bucketline.events.topics import consumed_by
+from bucketline.settings import SERVICES
+
+pytestmark = pytest.mark.stack
+
+Samples = dict[str, list[tuple[dict[str, str], float]]]
+
+
+async def scrape(services: Services) -> dict[str, Samples]:
+    """Every sample of every service, as Prometheus would read it: service → name → (labels, value)."""
+    found: dict[str, Samples] = {}
+    async with aiohttp.ClientSession() as session:
+        for name in SERVICES:
+            async with session.get(f"{services.supervisor.url(name)}/metrics") as answer:
+                assert answer.status == 200
+                text = await answer.text()
+            rows: Samples = {}
+            for family in text_string_to_metric_families(text):
+                for sample in family.samples:
+                    rows.setdefault(sample.name, []).append((sample.labels, sample.value))
+            found[name] = rows
+    return found
+
+
+def value(samples: Samples, name: str, **labels: str) -> float:
+    return sum(found for row, found in samples.get(name, []) if labels.items() <= row.items())
+
+
+@pytest.fixture(scope="module")
+async def exported(services: Services) -> dict[str, Samples]:
+    """The metrics after one object, its duplicate and a refused one."""
+    api = Api(services.url)
+    namespace = await api.namespace()
+    client = api.client(namespace)
+    bucket = await api.bucket(namespace)
+    await api.collection(namespace, bucket)
+    body = {"blobs": [{"property": "note", "type": "text", "data": f"counted in {namespace}"}]}
+    for _ in range(2):
+        created = await client.post(f"/v1/buckets/{bucket}/objects", body, auto_process="true")
+        path = f"/v1/buckets/{bucket}/objects/{created['object_id']}"
+        await eventually(lambda path=path: completed(client, path))
+    await api.close()
+
+    async def told() -> dict[str, Samples] | None:
+        found = await scrape(services)
+        final = value(found["ingest-api"], "bucketline_end_to_end_seconds_count", status="COMPLETED") >= 2
+        return found if final and "bucketline_consumer_lag" in found["batcher"] else None
+
+    return await eventually(told)
+
+
+async def completed(client, path):  # type: ignore[no-untyped-def]
+    return (await client.get(path))["status"] == "COMPLETED"
+
+
+async def test_everything_that_dashboards_and_alerts_read_is_exported(exported: dict[str, Samples]) -> None:
+    asked = {name for query in queries() for name in names_in(query)} - OF_PROMETHEUS
+    there = {name for samples in exported.values() for name in samples}
+    assert asked <= there, sorted(asked - there)
+
+
+@pytest.mark.parametrize("service", SERVICES)
+async def test_every_consumer_tells_its_lag_and_its_parked_records_from_the_start(
+    exported: dict[str, Samples], service: str
+) -> None:
+    samples = exported[service]
+    for topic in consumed_by(service):  # type: ignore[arg-type]  # one of SERVICES
+        name = f"bucketline.{topic.name}"
+        for metric in ("bucketline_consumer_lag", "bucketline_parked_total", "bucketline_retries_total"):
+            label = "what" if metric == "bucketline_retries_total" else "topic"
+            assert any(row[label] == name for row, _ in samples.get(metric, [])), (metric, name)
+        assert value(samples, "bucketline_records_total", topic=name, outcome="handled") > 0
+
+
+async def test_the_duplicate_shows_in_the_numbers(exported: dict[str, Samples]) -> None:
+    dedup = exported["dedup"]
+    assert value(dedup, "bucketline_blobs_total", outcome="stored") >= 1
+    assert value(dedup, "bucketline_blobs_total", outcome="duplicate") >= 1
+    assert value(dedup, "bucketline_blob_bytes_total", what="received") > value(
+        dedup, "bucketline_blob_bytes_total", what="stored"
+    )
+    assert value(dedup, "bucketline_s3_seconds_count", operation="PutObject", outcome="ok") >= 1
+
+
+async def test_the_way_of_an_object_is_timed(exported: dict[str, Samples]) -> None:
+    api, processor = exported["ingest-api"], exported["processor"]
+    for stage in ("queued", "processing"):
+        assert value(api, "bucketline_stage_seconds_count", stage=stage) >= 2, stage
+    assert value(exported["dedup"], "bucketline_stage_seconds_count", stage="mirror") >= 2
+    assert value(processor, "bucketline_stage_seconds_count", stage="unit") >= 1
+    assert value(processor, "bucketline_extraction_seconds_count") >= 2
+    assert value(processor, "bucketline_documents_total") >= 2
+    assert value(exported["batcher"], "bucketline_units_total") >= 1
+    route = "/v1/buckets/{bucket_identifier}/objects"
+    assert value(api, "bucketline_http_request_seconds_count", method="POST", route=route) >= 2
