@@ -1,0 +1,160 @@
+"""Submitted batches become work units, each object in one of them, whoever plans and whoever dies."""
+
+import asyncio
+from collections import Counter
+from contextlib import suppress
+
+import pytest
+from tests.integration.batcher.conftest import Killed, World, dying
+
+from bucketline.domain.status import Status
+from bucketline.events.catalog import ObjectStatusChanged, WorkReady
+
+pytestmark = pytest.mark.stack
+
+
+async def members(world: World, batch_id: str) -> Counter[str]:
+    return Counter(item["object_id"] for unit in await world.units_of(batch_id) for item in unit["items"])
+
+
+async def test_units_are_bounded_by_count_and_bytes(world: World) -> None:
+    planner = world.replica(unit_objects=10, unit_bytes=100).planner
+    small, large = await world.drafts(25, size=1), await world.drafts(4, size=60)
+    batch_id = await world.submitted(small + large)
+    await planner.submitted(batch_id)
+    sizes = sorted(unit["size"] for unit in await world.units_of(batch_id))
+    assert sum(sizes) == 29
+    assert max(sizes) == 10
+    assert sizes.count(1) >= 3, "two large objects do not fit into one unit"
+
+
+async def test_two_planners_at_once_share_the_work(world: World) -> None:
+    ids = await world.drafts(230)
+    for _ in range(5):
+        batch_id = await world.submitted(ids)
+        replicas = [world.replica(unit_objects=7 + n, plan_page=50) for n in range(3)]
+        await asyncio.gather(*(replica.planner.submitted(batch_id) for replica in replicas))
+        assert await members(world, batch_id) == Counter(ids)
+        world.clock.advance(1)
+
+
+@pytest.mark.parametrize("after", [False, True])
+async def test_a_planner_may_die_at_any_write(world: World, after: bool) -> None:
+    ids = await world.drafts(25) + await world.drafts(5, mirrored=False)
+    late = ids[25:]
+    for at in range(1, 100):
+        batch_id = await world.submitted(ids)
+        replica = world.replica(unit_objects=4, plan_page=10)
+        with dying(at, after=after) as writes:
+            with suppress(Killed):
+                await replica.planner.submitted(batch_id)
+            finished = writes() < at
+        heir = world.replica(unit_objects=5, plan_page=10)
+        world.clock.advance(60)
+        await heir.sweeper.batches()
+        batch = await world.batch(batch_id)
+        assert batch["status"] == Status.PROCESSING
+        assert await members(world, batch_id) == Counter(ids[:25])
+        await heir.handlers.on_mirrored(await world.mirror(late))
+        assert await members(world, batch_id) == Counter(ids)
+        await world.objects.collection.update_many({"_id": {"$in": late}}, {"$set": {"mirror.state": "pending"}})
+        if finished:
+            return
+    raise AssertionError("the planner never got to its end")
+
+
+async def test_late_objects_hold_back_only_themselves(world: World) -> None:
+    replica = world.replica()
+    early, late = await world.drafts(3), await world.drafts(2, mirrored=False)
+    batch_id = await world.submitted(early + late)
+    await replica.planner.submitted(batch_id)
+    await world.run(replica)
+    batch = await world.batch(batch_id)
+    assert batch["status"] == Status.PROCESSING
+    assert batch["processed"] == 3
+    await replica.handlers.on_mirrored(await world.mirror(late))
+    await world.run(replica)
+    batch = await world.batch(batch_id)
+    assert (batch["status"], batch["processed"]) == (Status.COMPLETED, 5)
+    assert set(await world.statuses(early + late)) == {Status.COMPLETED}
+
+
+async def test_what_was_mirrored_unheard_is_found(world: World) -> None:
+    replica = world.replica()
+    late = await world.drafts(3, mirrored=False)
+    batch_id = await world.submitted(late)
+    await replica.planner.submitted(batch_id)
+    await world.mirror(late)
+    world.clock.advance(60)
+    await replica.sweeper.waiting()
+    await world.run(replica)
+    assert (await world.batch(batch_id))["status"] == Status.COMPLETED
+
+
+async def test_deleted_objects_are_missing_and_not_failed(world: World) -> None:
+    replica = world.replica()
+    ids, late = await world.drafts(4), await world.drafts(2, mirrored=False)
+    batch_id = await world.submitted(ids + late)
+    await world.objects.collection.delete_one({"_id": ids[0]})
+    await replica.planner.submitted(batch_id)
+    await world.objects.collection.delete_one({"_id": late[0]})
+    await world.run(replica)
+    await replica.handlers.on_mirrored(await world.mirror(late[1:]))
+    await world.run(replica)
+    world.clock.advance(60)
+    await replica.sweeper.waiting()
+    batch = await world.batch(batch_id)
+    assert batch["status"] == Status.COMPLETED
+    assert (batch["processed"], batch["missing"], batch["failed"]) == (4, 2, 0)
+
+
+async def test_a_large_batch_leaves_room_for_a_small_one(world: World) -> None:
+    replica = world.replica(unit_objects=2, unit_window=3)
+    large, small = await world.submitted(await world.drafts(40)), await world.submitted(await world.drafts(1))
+    await replica.planner.submitted(large)
+    await replica.planner.submitted(small)
+    assert len(world.bus.take(WorkReady)) == 4
+    taken = 0
+    for _ in range(100):
+        states = Counter(unit["state"] for unit in await world.units_of(large))
+        assert states["ready"] + states["leased"] <= 3
+        if not states["held"] and not states["ready"]:
+            break
+        ready = await world.units.collection.find({"batch_id": large, "state": "ready"}, limit=1)
+        await replica.handlers.on_status(world.results(ready[0]))
+        taken += 1
+    assert taken == 20
+    assert (await world.batch(large))["status"] == Status.COMPLETED
+
+
+async def test_automatic_objects_share_units_and_have_batches_of_their_own(world: World) -> None:
+    replica = world.replica(unit_objects=10)
+    ids = await world.drafts(25, auto=True)
+    records = await world.mirror(ids)
+    await replica.handlers.on_mirrored(records)
+    await replica.handlers.on_mirrored(records)
+    assert len(world.bus.take(WorkReady)) == 3
+    units = await world.units.collection.find({}, limit=100)
+    assert Counter(item["object_id"] for unit in units for item in unit["items"]) == Counter(ids)
+    for unit in units:
+        await replica.handlers.on_status(world.results(unit))
+    batches = await world.batches.collection.find({}, limit=100)
+    assert {batch["objects"][0] for batch in batches} == set(ids)
+    assert {batch["status"] for batch in batches} == {Status.COMPLETED}
+    assert all(batch["documents_written"] == 1 for batch in batches)
+
+
+async def test_objects_in_two_batches_at_a_time_end_in_both(world: World) -> None:
+    """Whatever the clocks of those who submitted say: a later run is above the earlier one."""
+    replica = world.replica()
+    ids = await world.drafts(3)
+    first = await world.submitted(ids)
+    await replica.planner.submitted(first)
+    await world.apply(world.bus.take(ObjectStatusChanged))
+    earlier = (await world.batch(first))["run"] - 5000
+    second = await world.submitted(ids, run=earlier)
+    await replica.planner.submitted(second)
+    await world.run(replica)
+    for batch_id in (first, second):
+        assert (await world.batch(batch_id))["status"] == Status.COMPLETED
+    assert set(await world.statuses(ids)) == {Status.COMPLETED}

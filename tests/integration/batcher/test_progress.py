@@ -1,0 +1,188 @@
+"""How batches end: by what was recorded first, in whatever order it came, however often."""
+
+import asyncio
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tests.integration.batcher.conftest import GOOD, Killed, Outcome, World, dying
+
+from bucketline.domain.status import Status
+from bucketline.events.catalog import BatchCompleted, ObjectStatusChanged, WorkReady
+from bucketline.events.envelope import Received
+
+pytestmark = pytest.mark.stack
+
+OUTCOMES: tuple[Outcome, ...] = (
+    GOOD,
+    (Status.COMPLETED, 3, None),
+    (Status.FAILED, 0, "transient"),
+    (Status.FAILED, 0, "permanent"),
+    (Status.COMPLETED_WITH_ERRORS, 2, "transient"),
+    (Status.SKIPPED, 0, None),
+)
+FACTS = ("status", "processed", "failed", "documents_written", "missing", "failure_reason")
+
+
+def facts(batch: Any) -> dict[str, Any]:
+    failed = sorted((row["object_id"], row["error"], row["error_type"]) for row in batch["failed_objects"])
+    return {name: batch.get(name) for name in FACTS} | {"failed_objects": failed}
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+async def test_the_end_does_not_depend_on_order_or_duplicates(world: World, data: st.DataObject) -> None:
+    outcomes = data.draw(st.lists(st.sampled_from(OUTCOMES), min_size=1, max_size=12))
+    ids = await world.drafts(len(outcomes))
+    by_id = dict(zip(ids, outcomes, strict=True))
+    ends = []
+    for shuffled in (False, True):
+        world.clock.advance(1)
+        replicas = [world.replica(unit_objects=3) for _ in range(2)]
+        batch_id = await world.submitted(ids)
+        await replicas[0].planner.submitted(batch_id)
+        world.bus.take(ObjectStatusChanged)
+        records = await world.worked(lambda oid: by_id[oid])
+        if shuffled:
+            doubled = [*records, *data.draw(st.lists(st.sampled_from(records), max_size=2 * len(records)))]
+            records = data.draw(st.permutations(doubled))
+        size = data.draw(st.integers(1, 8)) if shuffled else len(records)
+        for number, start in enumerate(range(0, len(records), size)):
+            await replicas[number % 2].handlers.on_status(records[start : start + size])
+        ends.append(facts(await world.batch(batch_id)))
+    expected = sum(documents for _, documents, _ in outcomes)
+    assert ends[0] == ends[1]
+    assert ends[0]["processed"] == len(outcomes)
+    assert ends[0]["documents_written"] == expected
+    assert ends[0]["failed"] == sum(1 for status, _, _ in outcomes if status in ("FAILED", "COMPLETED_WITH_ERRORS"))
+
+
+async def test_the_first_end_of_an_object_counts(world: World) -> None:
+    replica = world.replica()
+    ids = await world.drafts(2)
+    batch_id = await world.submitted(ids)
+    await replica.planner.submitted(batch_id)
+    [unit] = await world.units_of(batch_id)
+    bad = world.results(unit, lambda _: (Status.FAILED, 0, "transient"))
+    await replica.handlers.on_status(bad + world.results(unit))
+    assert (await world.batch(batch_id))["failed"] == 2
+
+
+@pytest.mark.parametrize("after", [False, True])
+async def test_a_batcher_may_die_while_it_finishes(world: World, after: bool) -> None:
+    for at in range(1, 50):
+        ids, replica = await world.drafts(4), world.replica(unit_objects=2)
+        batch_id = await world.submitted(ids)
+        await replica.planner.submitted(batch_id)
+        world.bus.take(ObjectStatusChanged)
+        records = await world.worked()
+        with dying(at, after=after) as writes:
+            with suppress(Killed):
+                await replica.handlers.on_status(records)
+            finished = writes() < at
+        # its offsets were not committed
+        await world.replica().handlers.on_status(records)
+        batch = await world.batch(batch_id)
+        assert (batch["status"], batch["processed"]) == (Status.COMPLETED, 4)
+        assert len(batch.get("pending", [])) <= 1
+        if finished:
+            return
+        world.clock.advance(1)
+    raise AssertionError("it never got to its end")
+
+
+async def test_many_say_the_end_and_it_is_told_once(world: World) -> None:
+    ids = await world.drafts(20)
+    batch_id = await world.submitted(ids)
+    replicas = [world.replica(unit_objects=5) for _ in range(4)]
+    await replicas[0].planner.submitted(batch_id)
+    records = await world.worked()
+    await asyncio.gather(*(replica.handlers.on_status(records) for replica in replicas))
+    world.clock.advance(60)
+    for replica in replicas:
+        await replica.sweeper.batches()
+    batch = await world.batch(batch_id)
+    owed = [row for row in batch.get("pending", []) if row["type"] == BatchCompleted.type]
+    said = {record.event.batch_id for record in world.bus.take(BatchCompleted)}  # type: ignore[attr-defined]
+    assert batch["status"] == Status.COMPLETED
+    assert len(owed) == 1 or said == {batch_id}
+
+
+async def test_progress_is_shown_on_the_way_and_never_goes_back(world: World) -> None:
+    replica = world.replica(unit_objects=2, refresh_seconds=0.0001)
+    ids = await world.drafts(20)
+    batch_id = await world.submitted(ids)
+    await replica.planner.submitted(batch_id)
+    shown = []
+    while records := await world.worked(most=1):
+        world.bus.take(WorkReady)
+        await replica.handlers.on_status(records)
+        await replica.progress.refresh(batch_id)
+        shown.append((await world.batch(batch_id)).get("processed", 0))
+        ready = await world.units.collection.find({"batch_id": batch_id, "state": "ready"}, limit=100)
+        await replica.progress._voice.wake(ready)
+    assert shown == sorted(shown)
+    assert shown[-1] == 20
+    assert len(set(shown)) > 2, "it is shown before the end"
+
+
+async def test_a_retry_adds_to_what_there_was(world: World) -> None:
+    replica = world.replica(unit_objects=2)
+    ids = await world.drafts(6)
+    plan = dict.fromkeys(ids, GOOD) | {
+        ids[0]: (Status.FAILED, 0, "transient"),
+        ids[1]: (Status.COMPLETED_WITH_ERRORS, 1, "transient"),
+        ids[2]: (Status.FAILED, 0, "permanent"),
+    }
+    batch_id = await world.submitted(ids)
+    await replica.planner.submitted(batch_id)
+    await world.run(replica, lambda oid: plan[oid])
+    first = await world.batch(batch_id)
+    assert (first["status"], first["failed"], first["documents_written"]) == (Status.COMPLETED_WITH_ERRORS, 3, 4)
+    old = [record for unit in await world.units_of(batch_id) for record in world.results({**unit, "results": {}})]
+
+    world.clock.advance(10)
+    await retry(world, batch_id, kept=4, failed=1, documents=3, mode="transient_only")
+    await replica.planner.submitted(batch_id)
+    await replica.handlers.on_status(old)  # late records of the first turn
+    await world.run(replica)
+    batch = await world.batch(batch_id)
+    assert (batch["processed"], batch["failed"], batch["documents_written"]) == (6, 1, 5)
+    assert batch["status"] == Status.COMPLETED_WITH_ERRORS
+    assert batch["missing"] == 0
+    assert (await world.statuses(ids))[:3] == [Status.COMPLETED, Status.COMPLETED, Status.FAILED]
+
+
+async def retry(world: World, batch_id: str, *, kept: int, failed: int, documents: int, mode: str) -> None:
+    """What the ingest API writes."""
+    batch = await world.batch(batch_id)
+    base = {"finished": kept, "failed": failed, "documents": documents, "failed_objects": []}
+    now = world.clock.now()
+    changes = {"status": "PENDING", "run": batch["run"] + 10_000, "retry": mode, "base": base, "moved_at": now}
+    shown = {"processed": kept, "failed": failed, "documents_written": documents}
+    await world.batches.collection.update_one(
+        {"_id": batch_id}, {"$set": {**changes, **shown}, "$unset": {"planned": "", "completed_at": ""}}
+    )
+
+
+async def test_an_error_that_looks_like_an_expression_is_kept_as_it_is(world: World) -> None:
+    replica = world.replica()
+    ids = await world.drafts(1)
+    batch_id = await world.submitted(ids)
+    await replica.planner.submitted(batch_id)
+    [unit] = await world.units_of(batch_id)
+    records = [with_error(record, "$total is not a number") for record in world.results(unit)]
+    await replica.handlers.on_status(records)
+    batch = await world.batch(batch_id)
+    assert batch["failed_objects"][0]["error"] == "$total is not a number"
+
+
+def with_error(record: Received, error: str) -> Received:
+    event = record.event
+    assert isinstance(event, ObjectStatusChanged)
+    if event.status is not Status.COMPLETED:
+        return record
+    changed = event.model_copy(update={"status": Status.FAILED, "error": error, "error_type": "permanent"})
+    return Received(event=changed, id=record.id, source=record.source, trace={})

@@ -1,0 +1,101 @@
+"""What stands still moves again: after lost events, dead processors, and objects that went another way."""
+
+from datetime import timedelta
+
+import pytest
+from tests.integration.batcher.conftest import World
+
+from bucketline.domain.status import Status
+from bucketline.events.catalog import ObjectStatusChanged, WorkReady
+
+pytestmark = pytest.mark.stack
+
+
+async def test_a_unit_that_kills_every_processor_is_given_up(world: World) -> None:
+    replica = world.replica(unit_attempts=3)
+    ids = await world.drafts(3)
+    batch_id = await world.submitted(ids)
+    await replica.planner.submitted(batch_id)
+    world.bus.take(ObjectStatusChanged)
+    [unit] = await world.units_of(batch_id)
+    for attempt in range(3):
+        assert len(world.bus.take(WorkReady)) == 1, attempt
+        now = world.clock.now()
+        assert await world.units.lease(unit["_id"], f"p{attempt}", now=now, until=now + timedelta(seconds=30))
+        if attempt == 1:
+            await replica.handlers.on_status(world.results(unit)[:2])
+        world.clock.advance(300)
+        await replica.sweeper.units()
+    assert not world.bus.take(WorkReady)
+    await world.run(replica)
+    batch = await world.batch(batch_id)
+    assert batch["status"] == Status.COMPLETED_WITH_ERRORS
+    assert batch["failed"] == 2
+    assert {row["error_type"] for row in batch["failed_objects"]} == {"resource"}
+    now = world.clock.now()
+    assert await world.units.lease(unit["_id"], "p9", now=now, until=now) is None
+
+
+async def test_what_a_processor_gives_back_is_no_attempt(world: World) -> None:
+    replica = world.replica(unit_attempts=2, unit_returns=5)
+    batch_id = await world.submitted(await world.drafts(1))
+    await replica.planner.submitted(batch_id)
+    [unit] = await world.units_of(batch_id)
+    for returned in range(6):
+        now = world.clock.now()
+        taken = await world.units.lease(unit["_id"], "p", now=now, until=now + timedelta(seconds=30))
+        assert (taken is not None) == (returned < 5)
+        await world.units.release(unit["_id"], "p", now=now)
+        world.clock.advance(300)
+        await replica.sweeper.units()
+    await world.run(replica)
+    assert (await world.batch(batch_id))["status"] == Status.FAILED
+
+
+async def test_units_that_nobody_takes_are_announced_less_and_less_often(world: World) -> None:
+    replica = world.replica()
+    batch_id = await world.submitted(await world.drafts(1))
+    await replica.planner.submitted(batch_id)
+    world.bus.take(WorkReady)
+    told = []
+    for second in range(600):
+        world.clock.advance(1)
+        await replica.sweeper.units()
+        if world.bus.take(WorkReady):
+            told.append(second)
+    assert 5 <= len(told) <= 15
+    assert told[0] < 20
+    assert told[-1] > 500
+
+
+async def test_a_bus_that_forgot_everything_costs_time_only(world: World) -> None:
+    replica = world.replica(unit_objects=2)
+    ids, automatic = await world.drafts(5), await world.drafts(3, auto=True)
+    batch_id = await world.submitted(ids)
+    for _ in range(12):
+        world.bus.envelopes.clear()
+        world.clock.advance(100)
+        for step in ("objects", "waiting", "units", "batches"):
+            await getattr(replica.sweeper, step)()
+        said = await world.worked()
+        await world.apply(said)
+        await replica.handlers.on_status(said)
+    assert (await world.batch(batch_id))["status"] == Status.COMPLETED
+    assert set(await world.statuses(ids + automatic)) == {Status.COMPLETED}
+
+
+@pytest.mark.parametrize("deleted", [True, False])
+async def test_a_batch_whose_object_went_another_way_is_over(world: World, deleted: bool) -> None:
+    replica = world.replica()
+    ids = await world.drafts(1, auto=True, mirrored=False)
+    obj = (await world.objects.many(ids))[ids[0]]
+    await replica.planner._with_batches([obj], world.clock.now())
+    if deleted:
+        await world.objects.collection.delete_one({"_id": ids[0]})
+    else:
+        await world.objects.collection.update_one({"_id": ids[0]}, {"$set": {"batch_id": "btch_other"}})
+    world.clock.advance(60)
+    await replica.sweeper.batches()
+    batch = await world.batch(str(obj.get("batch_id")))
+    assert batch["status"] == Status.CANCELED
+    assert batch["failure_reason"]

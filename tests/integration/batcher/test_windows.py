@@ -1,0 +1,158 @@
+"""Drafts group themselves: each in exactly one batch, whoever does it, whatever the clocks say, whoever dies."""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Sequence
+
+import pytest
+from tests.integration.batcher.conftest import Killed, World, dying
+
+from bucketline.domain.status import Status
+from bucketline.events.catalog import BatchSubmitted
+
+pytestmark = pytest.mark.stack
+
+LIMITS = {"max_objects": 10, "max_bytes": 1000, "max_wait_seconds": 30.0}
+
+
+async def batched(world: World, bucket_id: str) -> list[list[str]]:
+    rows = await world.batches.collection.find({"bucket_id": bucket_id}, limit=1000, sort=[("created_at", 1)])
+    assert {row["status"] for row in rows} <= {Status.PENDING}
+    assert all(row["total"] == len(row["objects"]) for row in rows)
+    return [row["objects"] for row in rows]
+
+
+def spread(batches: Sequence[Sequence[str]]) -> Counter[str]:
+    return Counter(object_id for batch in batches for object_id in batch)
+
+
+async def test_off_by_default(world: World) -> None:
+    bucket_id = await world.bucket()
+    replica = world.replica()
+    await replica.handlers.on_mirrored(await world.mirror(await world.drafts(20, bucket_id=bucket_id)))
+    world.clock.advance(3600)
+    await replica.windowing.sweep()
+    await replica.windowing.close_due()
+    assert await batched(world, bucket_id) == []
+
+
+async def test_a_deployment_may_switch_it_on_for_all(world: World) -> None:
+    bucket_id = await world.bucket()
+    replica = world.replica(window=True, window_objects=4)
+    ids = await world.drafts(9, bucket_id=bucket_id)
+    await replica.handlers.on_mirrored(await world.mirror(ids))
+    batches = await batched(world, bucket_id)
+    assert [len(batch) for batch in batches] == [4, 4]
+    world.clock.advance(60)
+    await replica.windowing.close_due()
+    assert spread(await batched(world, bucket_id)) == Counter(ids)
+
+
+async def test_whichever_limit_comes_first(world: World) -> None:
+    replica = world.replica()
+    by_count, by_bytes = await world.bucket(**LIMITS), await world.bucket(**LIMITS)
+    await replica.handlers.on_mirrored(await world.mirror(await world.drafts(23, bucket_id=by_count, size=1)))
+    await replica.handlers.on_mirrored(await world.mirror(await world.drafts(5, bucket_id=by_bytes, size=400)))
+    large = await world.drafts(1, bucket_id=by_bytes, size=5000)
+    await replica.handlers.on_mirrored(await world.mirror(large))
+    assert [len(batch) for batch in await batched(world, by_count)] == [10, 10]
+    sizes = [len(batch) for batch in await batched(world, by_bytes)]
+    assert sorted(sizes) == [1, 1, 2, 2], "one too large by itself is a batch of its own"
+    world.clock.advance(29)
+    await replica.windowing.close_due()
+    assert len(await batched(world, by_count)) == 2
+    world.clock.advance(2)
+    await replica.windowing.close_due()
+    assert [len(batch) for batch in await batched(world, by_count)] == [10, 10, 3]
+
+
+async def test_two_replicas_with_clocks_apart(world: World) -> None:
+    """Records go to both, some twice; both close what is due by their own clock."""
+    bucket_id = await world.bucket(**LIMITS)
+    replicas = [world.replica(skew=5.0), world.replica(skew=-5.0)]
+    rolls = random.Random(7)  # noqa: S311 - the same test each time
+    ids: list[str] = []
+    for _ in range(25):
+        fresh = await world.drafts(rolls.randint(1, 9), bucket_id=bucket_id, size=rolls.choice([1, 300]))
+        ids += fresh
+        records = await world.mirror(fresh)
+        again = await world.mirror(rolls.sample(ids, min(len(ids), 5)))
+        await asyncio.gather(
+            replicas[0].handlers.on_mirrored([*records, *again]),
+            replicas[1].handlers.on_mirrored(list(reversed(records))),
+            replicas[0].windowing.close_due(),
+            replicas[1].windowing.close_due(),
+        )
+        world.clock.advance(rolls.uniform(0, 12))
+    world.clock.advance(60)
+    await asyncio.gather(*(replica.windowing.close_due() for replica in replicas))
+    batches = await batched(world, bucket_id)
+    assert spread(batches) == Counter(ids)
+    assert max(len(batch) for batch in batches) <= 10
+
+
+@pytest.mark.parametrize("after", [False, True])
+async def test_a_replica_may_die_at_any_write(world: World, after: bool) -> None:
+    for at in range(1, 60):
+        bucket_id = await world.bucket(**LIMITS)
+        ids = await world.drafts(14, bucket_id=bucket_id)
+        records = await world.mirror(ids)
+        replica = world.replica()
+        with dying(at, after=after) as writes:
+            try:
+                await replica.handlers.on_mirrored(records[:7])
+                await replica.handlers.on_mirrored(records[7:])
+                world.clock.advance(31)
+                await replica.windowing.close_due()
+            except Killed:
+                pass
+            finished = writes() < at
+        heir = world.replica(skew=3.0)
+        # The bus lost the records: the state alone says what is missing.
+        world.clock.advance(31)
+        for _ in range(3):
+            await heir.windowing.sweep()
+        world.clock.advance(31)
+        await heir.windowing.close_due()
+        assert spread(await batched(world, bucket_id)) == Counter(ids)
+        await world.database.collection("buckets").delete_one({"_id": bucket_id})
+        if finished:
+            return
+    raise AssertionError("it never got to its end")
+
+
+async def test_what_was_cancelled_does_not_start_again(world: World) -> None:
+    bucket_id = await world.bucket(**LIMITS)
+    replica = world.replica()
+    ids = await world.drafts(3, bucket_id=bucket_id)
+    records = await world.mirror(ids)
+    await replica.handlers.on_mirrored(records)
+    world.clock.advance(31)
+    await replica.windowing.close_due()
+    [batch] = await world.batches.collection.find({"bucket_id": bucket_id}, limit=2)
+    assert [row["type"] for row in batch["pending"]] == [BatchSubmitted.type] or world.bus.take(BatchSubmitted)
+    await world.ask_to_cancel(batch["_id"])
+    await replica.canceling.cancel(batch["_id"])
+    await world.run(replica)
+    assert set(await world.statuses(ids)) == {Status.DRAFT}
+    world.clock.advance(100)
+    await replica.handlers.on_mirrored(records)
+    for _ in range(3):
+        await replica.windowing.sweep()
+    await replica.windowing.close_due()
+    assert len(await world.batches.collection.find({"bucket_id": bucket_id}, limit=5)) == 1
+
+
+async def test_a_changed_draft_is_a_new_one(world: World) -> None:
+    bucket_id = await world.bucket(**LIMITS)
+    replica = world.replica()
+    ids = await world.drafts(1, bucket_id=bucket_id)
+    await replica.handlers.on_mirrored(await world.mirror(ids))
+    world.clock.advance(31)
+    await replica.windowing.close_due()
+    await world.objects.collection.update_one({"_id": ids[0]}, {"$set": {"run": {"id": 7, "rank": 0}}})
+    await replica.handlers.on_mirrored(await world.mirror(ids))
+    world.clock.advance(31)
+    await replica.windowing.close_due()
+    assert await batched(world, bucket_id) == [ids, ids]
