@@ -25,7 +25,10 @@ class Batching(TypedDict):
 
 
 class BucketStats(TypedDict):
-    """What is in a bucket, counted at ``at`` in ``seconds``. Sizes in bytes, an object's being that of its blobs."""
+    """What is in a bucket, counted at ``at`` in ``seconds``. Sizes in bytes, an object's being that of its blobs.
+
+    ``at`` None: nobody has counted yet, and only the number of objects is known.
+    """
 
     objects: int
     failed_objects: int
@@ -34,7 +37,7 @@ class BucketStats(TypedDict):
     min_size: int
     batches: dict[str, int]
     last_object_at: datetime | None
-    at: datetime
+    at: datetime | None
     seconds: float
 
 

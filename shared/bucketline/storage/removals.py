@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import NotRequired, TypedDict
 
+from pymongo import InsertOne
+
 from bucketline.storage.mongo import Collection, Database, DuplicateKey, Index
 from bucketline.storage.pending import Owed, PendingDocument, PendingStore
 
@@ -56,6 +58,19 @@ class Removals:
             await self.collection.insert(removal)
         except DuplicateKey:
             return
+
+    async def begin_many(self, removals: Sequence[RemovalDocument]) -> None:
+        """The same for many, in one round trip."""
+        await self.collection.bulk([InsertOne(removal) for removal in removals])
+
+    async def gone_many(self, object_ids: Sequence[str], at: datetime) -> list[RemovalDocument]:
+        """:meth:`gone` for many; what they owe, also where somebody else was first and has not published yet."""
+        own = {"_id": {"$in": list(object_ids)}}
+        await self.collection.update_many(
+            {**own, "pending_since": {"$exists": False}},
+            [{"$set": {"pending": {"$concatArrays": ["$carried", ["$event"]]}, "pending_since": at}}],
+        )
+        return await self.collection.find(own, limit=len(object_ids))
 
     async def carry(self, object_id: str, carried: Sequence[PendingDocument], staged: Sequence[str]) -> None:
         """The object was changed after the intent was written: what it leaves behind is this."""

@@ -14,9 +14,6 @@ pytestmark = pytest.mark.stack
 
 Asked = tuple[str, Mapping[str, object], Sequence[tuple[str, int]] | None, str | None]
 
-SMALL_BY_NATURE = frozenset({"uploads", "windows"})
-"""Their repositories, with their indexes, are not of this service's routes that are tested here."""
-
 
 @contextmanager
 def recorded() -> Iterator[list[Asked]]:
@@ -86,8 +83,6 @@ async def test_no_plan_scans_a_collection(world: World, replica: Replica) -> Non
     assert len({name for name, *_ in asked}) > 8
     scanned = []
     for name, where, sort, hint in asked:
-        if name in SMALL_BY_NATURE:
-            continue
         rows = world.database.collection(name)
         plan = await rows.explain(where, sort=sort) if hint is None else {"stage": "IXSCAN"}
         if "COLLSCAN" in stages(plan):

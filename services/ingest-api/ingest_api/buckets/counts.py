@@ -66,7 +66,7 @@ class BucketCounts:
 
     async def _recent(self, bucket: BucketDocument) -> BucketStats:
         known, now = bucket.get("stats"), self._clock.now()
-        if known is not None and now - known["at"] < _lifetime(known):
+        if known is not None and known["at"] is not None and now - known["at"] < _lifetime(known):
             return known
         task = self._running.get(bucket["_id"])
         if task is None:
@@ -92,7 +92,7 @@ class BucketCounts:
 
     async def _roughly(self, bucket_id: str) -> BucketStats:
         """Only the number of objects, from the index: nobody has counted the rest yet."""
-        stats = _nothing(self._clock.now())
+        stats = _nothing(None)
         stats["objects"] = await self._objects.collection.count({"bucket_id": bucket_id})
         return stats
 
@@ -155,7 +155,7 @@ def _piece(bucket_id: str, after: Mapping[str, Any] | None) -> list[dict[str, ob
     ]
 
 
-def _nothing(at: datetime) -> BucketStats:
+def _nothing(at: datetime | None) -> BucketStats:
     return {
         "objects": 0,
         "failed_objects": 0,

@@ -4,7 +4,6 @@ From the request on the bucket takes no writes. Replicas that remember it as it 
 so the task looks a second time after that.
 """
 
-import asyncio
 from datetime import datetime, timedelta
 
 from bucketline.errors import Forbidden, NotFound
@@ -12,15 +11,15 @@ from bucketline.storage.buckets import BucketDocument
 from bucketline.storage.tasks import TaskDocument
 from ingest_api.buckets.resolve import any_bucket
 from ingest_api.deps import Deps
-from ingest_api.objects.remove import remove_object
+from ingest_api.objects.remove_many import remove_objects
 from ingest_api.tasks.runner import Finished, Later, Turn
 
 KIND = "api_buckets_delete"
 SETTLED_AFTER = timedelta(seconds=5)
 """Longer than any replica remembers a bucket, and than a request that began before takes to write."""
 
-PAGE = 500
-AT_ONCE = 16
+PAGE = 200
+"""Objects are read whole, and may hold content that is not mirrored yet."""
 TURN = timedelta(seconds=15)
 
 
@@ -81,22 +80,12 @@ async def empty_bucket(deps: Deps, bucket: BucketDocument, until: datetime) -> i
     """
     own = {"bucket_id": bucket["_id"]}
     unlocked: BucketDocument = {**bucket, "is_locked": False, "deleting": False}
-    gate = asyncio.Semaphore(AT_ONCE)
-
-    async def remove(object_id: str) -> None:
-        async with gate:
-            try:
-                await remove_object(deps, unlocked, object_id)
-            except NotFound:
-                return
-
     removed = 0
     while deps.clock.now() < until:
-        page = await deps.objects.collection.find(own, limit=PAGE, fields=["_id"])
+        page = await deps.objects.collection.find(own, limit=PAGE)
         if not page:
             break
-        await asyncio.gather(*(remove(obj["_id"]) for obj in page))
-        removed += len(page)
+        removed += await remove_objects(deps, unlocked, page)
     while deps.clock.now() < until:
         batches = await deps.batches.collection.find(own, limit=PAGE, fields=["_id"])
         if not batches:
@@ -105,8 +94,13 @@ async def empty_bucket(deps: Deps, bucket: BucketDocument, until: datetime) -> i
         await deps.units.collection.delete_many({"batch_id": ids})
         await deps.database.collection("waiting").delete_many({"batch_id": ids})
         await deps.batches.collection.delete_many({"_id": ids})
-    for other in ("uploads", "windows"):
-        await deps.database.collection(other).delete_many(own)
+    while deps.clock.now() < until:
+        uploads = await deps.uploads.collection.find(own, limit=PAGE, fields=["key"])
+        if not uploads:
+            break
+        await deps.blobstore.delete([upload["key"] for upload in uploads])
+        await deps.uploads.collection.delete_many({"_id": {"$in": [upload["_id"] for upload in uploads]}})
+    await deps.database.collection("windows").delete_many(own)
     return removed
 
 

@@ -28,28 +28,32 @@ async def remove_object(deps: Deps, bucket: BucketDocument, object_id: str) -> N
     found = await deps.objects.get(bucket["_id"], object_id)
     if found is None:
         raise NotFound.of("object", object_id)
+    await deps.removals.begin(intent(deps, found))
+    await _finish(deps, found, object_id)
+    OBJECTS.labels("deleted").inc()
+
+
+def intent(deps: Deps, obj: ObjectDocument) -> RemovalDocument:
+    """What must be known of the object after it is gone, with the event that will say so."""
     now = deps.clock.now()
     event = deps.seal(
         ObjectDeleted(
-            object_id=object_id,
-            bucket_id=found["bucket_id"],
-            namespace_id=found["namespace_id"],
-            revision=found["revision"] + 1,
+            object_id=obj["_id"],
+            bucket_id=obj["bucket_id"],
+            namespace_id=obj["namespace_id"],
+            revision=obj["revision"] + 1,
             deleted_at=now,
         )
     )
-    removal: RemovalDocument = {
-        "_id": object_id,
-        "bucket_id": found["bucket_id"],
-        "namespace_id": found["namespace_id"],
+    return {
+        "_id": obj["_id"],
+        "bucket_id": obj["bucket_id"],
+        "namespace_id": obj["namespace_id"],
         "created_at": now,
-        "carried": found.get("pending", []),
-        "staged": staged_keys(found),
+        "carried": obj.get("pending", []),
+        "staged": staged_keys(obj),
         "event": cast("PendingDocument", event.to_document()),
     }
-    await deps.removals.begin(removal)
-    await _finish(deps, found, object_id)
-    OBJECTS.labels("deleted").inc()
 
 
 async def sweep_removals(deps: Deps) -> int:
