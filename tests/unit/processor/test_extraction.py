@@ -1,0 +1,367 @@
+"""An object through its collections, with extractors that do as they are told and stores in memory."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from tests.unit.processor.making import a_blob, a_collection, an_object, rule
+from tests.unit.processor.test_plans import Stored
+
+from bucketline.clock import ManualClock
+from bucketline.domain.status import Status
+from bucketline.errors import StoreUnavailable
+from bucketline.extraction import (
+    DerivedBlob,
+    Document,
+    ExtractionContext,
+    ExtractorInfo,
+    ObjectView,
+    OutboundPolicy,
+    PermanentError,
+    ResourceError,
+    TransientError,
+    UnknownExtractor,
+    selected_blobs,
+)
+from bucketline.storage.memory_blobs import MemoryBlobStore
+from processor.extraction import Extraction, Outcome, Task
+from processor.extractors.passthrough import PassthroughExtractor
+from processor.plans import Plans
+from processor.running import Extractors
+from processor.settings import ProcessorSettings
+
+Behaviour = Callable[[ObjectView, ExtractionContext], AsyncIterator[Document]]
+
+
+class Told:
+    """An extractor that behaves as its test says."""
+
+    def __init__(self, behaviour: Behaviour, *, cpu_bound: bool = False) -> None:
+        self.info = ExtractorInfo(
+            name="told", version="v1", description="", accepts=("*",), cpu_bound=cpu_bound, parameters_schema={}
+        )
+        self.behaviour = behaviour
+        self.runs = 0
+
+    def extract(self, obj: ObjectView, context: ExtractionContext) -> AsyncIterator[Document]:
+        self.runs += 1
+        return self.behaviour(obj, context)
+
+
+class Made:
+    """The documents of earlier runs."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, int] = {}
+        self.rows: list[Any] = []
+        self.collection = SimpleNamespace(stream=self._stream)
+
+    async def made(self, _object: str, collection_id: str, _revision: int) -> int:
+        return self.counts.get(collection_id, 0)
+
+    async def _stream(self, where: dict[str, Any], **_: Any) -> AsyncIterator[Any]:
+        for row in self.rows:
+            if row["collection_id"] == where["collection_id"]:
+                yield row
+
+
+class Derived:
+    async def store(self, blobs: Any) -> list[dict[str, object]]:
+        return [{"field": blob.field, "role": blob.role} for blob in blobs]
+
+
+class Harness:
+    """One object, some collections, one told extractor."""
+
+    def __init__(self, *collections: Any, behaviour: Behaviour | None = None, **settings: Any) -> None:
+        self.told = Told(behaviour or numbers(1))
+        self.made = Made()
+        self.store = MemoryBlobStore()
+        registry: Any = SimpleNamespace(find=self._find)
+        own = ProcessorSettings(**settings)
+        stored: Any = Stored(*collections)
+        stored.collection = SimpleNamespace(find=self._live)
+        self.deleted: set[str] = set()
+        self.extraction = Extraction(
+            plans=Plans(stored, registry, OutboundPolicy()),
+            extractors=Extractors(SimpleNamespace(run=self._sandboxed), at_once=4),  # type: ignore[arg-type]
+            stored=self.made,  # type: ignore[arg-type]
+            derived=Derived(),  # type: ignore[arg-type]
+            blobs=self.store,
+            clock=ManualClock(),
+            settings=own,
+        )
+
+    def _find(self, name: str, _version: str) -> Any:
+        if name == "told":
+            return self.told
+        if name == "passthrough_extractor":
+            return PassthroughExtractor()
+        raise UnknownExtractor(name, [])
+
+    async def _live(self, where: Any, **_: Any) -> list[Any]:
+        return [{"_id": key} for key in where["_id"]["$in"] if key not in self.deleted]
+
+    async def _sandboxed(self, _id: str, view: Any, context: Any, *, waiting: Any, **_: Any) -> Any:
+        with waiting():
+            pass
+        async for document in self.told.extract(view, context):
+            yield document
+
+    async def run(self, obj: Any = None, strategy: Any = "skip", only: Any = None) -> Outcome:
+        item: Any = {"object_id": "obj_1", "batch_id": "btch_1", "run": 5}
+        return await self.extraction.run(Task(obj or an_object(), item, only, strategy, "btch_1"))
+
+
+def numbers(count: int) -> Behaviour:
+    async def extract(obj: ObjectView, context: ExtractionContext) -> AsyncIterator[Document]:
+        for number in range(count):
+            yield Document({"number": number})
+
+    return extract
+
+
+def failing(error: Exception, *, after: int = 0, times: int = 1_000) -> Behaviour:
+    """Yields, then raises; the first ``times`` times."""
+    left = times
+
+    async def extract(obj: ObjectView, context: ExtractionContext) -> AsyncIterator[Document]:
+        nonlocal left
+        left -= 1
+        for number in range(after):
+            yield Document({"number": number, "attempt": left})
+        if left >= 0:
+            raise error
+
+    return extract
+
+
+async def fields(outcome: Outcome, collection_id: str = "a") -> list[dict[str, object]]:
+    return [document["fields"] async for document in outcome.made[collection_id].documents()]
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("processor.extraction.random.uniform", lambda *_: 0.0)
+
+
+async def test_a_bucket_that_nobody_reads_completes_with_nothing():
+    outcome = await Harness().run()
+    assert (outcome.status, outcome.count, outcome.made) == (Status.COMPLETED, 0, {})
+
+
+async def test_a_document_carries_its_fields_its_blobs_and_its_lineage():
+    harness = Harness(a_collection("a", field_passthrough=[rule("sku"), rule("vendor.name", "vendor")]))
+    outcome = await harness.run(an_object(blobs=[a_blob()]))
+    [document] = [one async for one in outcome.made["a"].documents()]
+    assert document["fields"] == {"sku": "A-17", "vendor": "Acme"}
+    assert document["blobs"][0]["source_blob_id"] == "blob_1"
+    lineage: Any = document["internal"]["lineage"]
+    assert (lineage["root_object_id"], lineage["root_bucket_id"]) == ("obj_1", "bkt_1")
+    assert lineage["path"] == "bkt_1/a"
+    assert [link["document_id"] for link in lineage["chain"]] == [document["_id"]]
+    assert document["internal"]["source_blobs"] == [
+        {"blob_id": "blob_1", "blob_property": "invoice", "blob_type": "pdf"}
+    ]
+
+
+async def test_the_same_object_always_gets_the_same_ids_and_each_document_its_own():
+    harness = Harness(a_collection("a", extractor="told"), a_collection("b"), behaviour=numbers(3))
+    ids = []
+    for _ in range(2):
+        outcome = await harness.run()
+        ids.append([d["_id"] for spool in outcome.made.values() async for d in spool.documents()])
+    assert ids[0] == ids[1]
+    assert len(set(ids[0])) == 4
+
+
+async def test_the_documents_of_a_source_are_read_several_levels_deep():
+    harness = Harness(
+        a_collection("a", extractor="told"),
+        a_collection("b", reads=["a"], field_passthrough=[rule("number", "n")]),
+        a_collection("c", reads=["b"]),
+        behaviour=numbers(3),
+    )
+    outcome = await harness.run()
+    assert outcome.count == 9
+    assert await fields(outcome, "c") == [{"n": 0}, {"n": 1}, {"n": 2}]
+    [last, *_] = [document async for document in outcome.made["c"].documents()]
+    lineage: Any = last["internal"]["lineage"]
+    assert lineage["path"] == "bkt_1/a/b/c"
+    assert [link["collection_id"] for link in lineage["chain"]] == ["a", "b", "c"]
+    assert lineage["source_document_id"] == lineage["chain"][-2]["document_id"]
+
+
+async def test_one_collection_that_fails_leaves_the_others_alone():
+    harness = Harness(
+        a_collection("a", extractor="told"), a_collection("b"), behaviour=failing(PermanentError("it is broken"))
+    )
+    outcome = await harness.run()
+    assert (outcome.status, outcome.error, outcome.error_type) == (
+        Status.COMPLETED_WITH_ERRORS,
+        "name of a: it is broken",
+        "permanent",
+    )
+    assert (outcome.count, list(outcome.made)) == (1, ["b"])
+
+
+async def test_what_reads_only_a_failed_collection_fails_with_it():
+    harness = Harness(
+        a_collection("a", extractor="told"), a_collection("b", reads=["a"]), behaviour=failing(ResourceError("large"))
+    )
+    outcome = await harness.run()
+    assert (outcome.status, outcome.error, outcome.error_type) == (Status.FAILED, "name of a: large", "resource")
+
+
+async def test_a_collection_that_fails_half_way_leaves_nothing():
+    harness = Harness(a_collection("a", extractor="told"), behaviour=failing(PermanentError("page 3"), after=500))
+    outcome = await harness.run()
+    assert (outcome.status, outcome.count, outcome.made) == (Status.FAILED, 0, {})
+
+
+async def test_a_transient_error_is_tried_again_and_the_failed_attempt_does_not_count():
+    harness = Harness(a_collection("a", extractor="told"), behaviour=failing(TransientError("busy"), after=3, times=2))
+    outcome = await harness.run()
+    assert outcome.status is Status.COMPLETED
+    assert [row["attempt"] for row in await fields(outcome)] == [-1, -1, -1]
+    assert harness.told.runs == 3
+
+
+async def test_a_transient_error_that_stays_is_told_as_one():
+    harness = Harness(a_collection("a", extractor="told"), behaviour=failing(TransientError("busy")))
+    outcome = await harness.run()
+    assert (outcome.status, outcome.error_type, harness.told.runs) == (Status.FAILED, "transient", 3)
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("secret"), TimeoutError("secret"), KeyError("secret")])
+async def test_a_fault_of_the_extractor_is_permanent_and_tells_no_secrets(error: Exception):
+    outcome = await Harness(a_collection("a", extractor="told"), behaviour=failing(error)).run()
+    assert (outcome.status, outcome.error_type) == (Status.FAILED, "permanent")
+    assert outcome.error == f"name of a: the extractor failed on this object ({type(error).__name__})"
+
+
+async def test_a_store_that_is_away_says_nothing_about_the_object():
+    harness = Harness(a_collection("a", extractor="told"), behaviour=failing(StoreUnavailable("away"), after=2))
+    with pytest.raises(StoreUnavailable):
+        await harness.run()
+
+
+async def test_an_extraction_that_hangs_is_ended():
+    async def hang(obj: ObjectView, context: ExtractionContext) -> AsyncIterator[Document]:
+        await asyncio.Event().wait()
+        yield Document({})
+
+    outcome = await Harness(a_collection("a", extractor="told"), behaviour=hang, object_seconds=0.02).run()
+    assert (outcome.status, outcome.error_type) == (Status.FAILED, "resource")
+
+
+async def test_an_object_with_too_many_documents_is_refused_whole():
+    harness = Harness(a_collection("a", extractor="told"), behaviour=numbers(11), documents_an_object=10)
+    outcome = await harness.run()
+    assert (outcome.status, outcome.error, outcome.count) == (
+        Status.FAILED,
+        "name of a: more than 10 documents of one object",
+        0,
+    )
+
+
+async def test_an_extractor_that_is_not_read_to_its_end_is_closed():
+    closed = []
+
+    async def endless(obj: ObjectView, context: ExtractionContext) -> AsyncIterator[Document]:
+        try:
+            while True:
+                yield Document({})
+        finally:
+            closed.append(True)
+
+    await Harness(a_collection("a", extractor="told"), behaviour=endless, documents_an_object=5).run()
+    assert closed == [True]
+
+
+async def test_mapped_inputs_and_derived_blobs():
+    async def read(obj: ObjectView, context: ExtractionContext) -> AsyncIterator[Document]:
+        [blob] = selected_blobs(ExtractorInfo("told", "v1", "", accepts=("*",)), obj, context)
+        made = DerivedBlob("thumbnail", "t.png", "image/png", b"x")
+        yield Document({"got": (await blob.read(10)).decode()}, blobs=(made,), source_blobs=(blob.blob_id,))
+
+    harness = Harness(a_collection("a", extractor="told", input_mappings={"file": "photo"}), behaviour=read)
+    blobs = [a_blob("one"), a_blob("two", property="photo")]
+    assert blobs[1]["storage"] is not None
+    harness.store.put(blobs[1]["storage"]["key"], b"abc")
+    outcome = await harness.run(an_object(blobs=blobs))
+    [document] = [one async for one in outcome.made["a"].documents()]
+    assert document["fields"] == {"got": "abc"}
+    assert [(blob["field"], blob["role"]) for blob in document["blobs"]] == [
+        ("photo", "source"),
+        ("thumbnail", "derived"),
+    ]
+
+
+async def test_content_that_is_gone_from_the_store_fails_the_object_and_says_so():
+    async def read(obj: ObjectView, context: ExtractionContext) -> AsyncIterator[Document]:
+        yield Document({"got": await obj.blobs[0].read(10)})
+
+    outcome = await Harness(a_collection("a", extractor="told"), behaviour=read).run(an_object(blobs=[a_blob()]))
+    assert outcome.error == "name of a: the content of a blob is no longer in the store"
+
+
+async def test_skip_leaves_what_is_there_and_counts_it():
+    harness = Harness(a_collection("a", extractor="told"), a_collection("b"))
+    harness.made.counts = {"a": 7, "b": 1}
+    outcome = await harness.run(an_object(document_count=8))
+    assert (outcome.status, outcome.count, harness.told.runs) == (Status.SKIPPED, 8, 0)
+
+
+async def test_skip_makes_what_is_not_there():
+    harness = Harness(a_collection("a", extractor="told"), a_collection("b"))
+    harness.made.counts = {"a": 7}
+    outcome = await harness.run(an_object(document_count=7))
+    assert (outcome.status, outcome.count, list(outcome.made)) == (Status.COMPLETED, 8, ["b"])
+
+
+async def test_a_skipped_collection_still_feeds_those_that_read_it():
+    first = Harness(a_collection("a", extractor="told"), behaviour=numbers(2))
+    rows = [d async for d in (await first.run()).made["a"].documents()]
+    harness = Harness(a_collection("a", extractor="told"), a_collection("b", reads=["a"]))
+    harness.made.counts, harness.made.rows = {"a": 2}, rows
+    outcome = await harness.run(an_object(document_count=2))
+    assert await fields(outcome, "b") == [{"number": 0}, {"number": 1}]
+    assert harness.told.runs == 0
+
+
+async def test_what_reads_a_collection_that_is_made_anew_is_made_anew():
+    harness = Harness(a_collection("a", extractor="told"), a_collection("b", reads=["a"]))
+    harness.made.counts = {"b": 5}
+    outcome = await harness.run(an_object(document_count=5))
+    assert sorted(outcome.made) == ["a", "b"]
+
+
+@pytest.mark.parametrize("strategy", ["replace", "force"])
+async def test_replace_and_force_make_it_again(strategy: str):
+    harness = Harness(a_collection("a", extractor="told"))
+    harness.made.counts = {"a": 7}
+    outcome = await harness.run(an_object(document_count=7), strategy)
+    assert (outcome.status, outcome.count, harness.told.runs) == (Status.COMPLETED, 1, 1)
+
+
+async def test_a_first_run_does_not_look_for_earlier_documents():
+    harness = Harness(a_collection("a", extractor="told"))
+    harness.made.counts = {"a": 7}
+    assert (await harness.run()).status is Status.COMPLETED
+    assert harness.told.runs == 1
+
+
+async def test_documents_of_a_collection_that_was_deleted_meanwhile_are_dropped(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("processor.extraction.SLOW_SECONDS", 0.0)
+    harness = Harness(a_collection("a"), a_collection("b"))
+    harness.deleted = {"a"}
+    outcome = await harness.run()
+    assert (list(outcome.made), outcome.count) == (["b"], 1)
+
+
+async def test_a_batch_for_one_collection_runs_that_one():
+    outcome = await Harness(a_collection("a"), a_collection("b")).run(only=["b"])
+    assert list(outcome.made) == ["b"]

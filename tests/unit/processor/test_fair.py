@@ -1,0 +1,81 @@
+import asyncio
+
+import pytest
+
+from processor.fair import FairShares
+
+
+async def queue(shares: FairShares, order: list[str], group: str, amount: int = 1) -> asyncio.Task[None]:
+    async def one() -> None:
+        async with shares.hold(group, amount):
+            order.append(group)
+
+    task = asyncio.create_task(one())
+    await asyncio.sleep(0)
+    return task
+
+
+async def test_a_newcomer_waits_for_one_turn_and_not_for_all_who_were_there_before():
+    shares = FairShares(1)
+    order: list[str] = []
+    await shares.take("big")
+    waiting = [await queue(shares, order, "big") for _ in range(5)]
+    waiting.append(await queue(shares, order, "small"))
+    shares.give()
+    await asyncio.gather(*waiting)
+    assert order.index("small") == 1
+
+
+async def test_no_more_shares_are_out_than_there_are():
+    shares = FairShares(3)
+    out = most = 0
+
+    async def one(amount: int) -> None:
+        nonlocal out, most
+        async with shares.hold("g", amount):
+            out += amount
+            most = max(most, out)
+            await asyncio.sleep(0)
+            out -= amount
+
+    await asyncio.gather(*(one(n % 3 + 1) for n in range(30)))
+    assert most == 3
+    assert not shares.busy
+
+
+async def test_a_large_amount_is_not_starved_and_one_beyond_the_size_gets_all():
+    shares = FairShares(10)
+    order: list[str] = []
+    await shares.take("a", 9)
+    large = await queue(shares, order, "large", 50)
+    small = await queue(shares, order, "small", 1)
+    assert order == []
+    shares.give(9)
+    await asyncio.gather(large, small)
+    assert order == ["large", "small"]
+
+
+async def test_who_gives_up_waiting_leaves_the_turn_to_the_next():
+    shares = FairShares(1)
+    order: list[str] = []
+    await shares.take("a")
+    gone, next_one = await queue(shares, order, "b"), await queue(shares, order, "c")
+    gone.cancel()
+    shares.give()
+    with pytest.raises(asyncio.CancelledError):
+        await gone
+    await next_one
+    assert order == ["c"]
+    assert not shares.busy
+
+
+async def test_who_is_cancelled_while_the_share_arrives_gives_it_back():
+    shares = FairShares(1)
+    await shares.take("a")
+    order: list[str] = []
+    late = await queue(shares, order, "b")
+    shares.give()
+    late.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await late
+    assert not shares.busy

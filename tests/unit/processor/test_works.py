@@ -1,0 +1,262 @@
+"""The line and the slots: what is taken, in which order, and what happens when the service stops."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from bucketline.clock import ManualClock
+from bucketline.errors import StoreUnavailable
+from processor.leases import Leases
+from processor.settings import ProcessorSettings
+from processor.works import NoRoom, Works
+
+
+class StoredUnits:
+    """Units in memory, with the conditions of the real ones."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        self.rows: dict[str, dict[str, Any]] = {}
+        self.clock = clock
+        self.away = False
+        self.collection = self
+
+    def add(self, unit_id: str, batch_id: str | None = "btch_1", **more: Any) -> str:
+        now = self.clock.now()
+        self.rows[unit_id] = {
+            "_id": unit_id,
+            "batch_id": batch_id,
+            "state": "ready",
+            "created_at": now,
+            "moved_at": now,
+            "attempts": 0,
+            "size": 1,
+            **more,
+        }
+        return unit_id
+
+    async def many(self, ids: Sequence[str], **_: Any) -> dict[str, Any]:
+        self._check()
+        return {unit_id: self.rows[unit_id] for unit_id in ids if unit_id in self.rows}
+
+    async def lease(self, unit_id: str, owner: str, *, now: datetime, until: datetime) -> Any:
+        self._check()
+        row = self.rows[unit_id]
+        if row["state"] != "ready" and not (row["state"] == "leased" and row["lease"]["until"] < now):
+            return None
+        row |= {"state": "leased", "lease": {"owner": owner, "until": until}, "attempts": row["attempts"] + 1}
+        return dict(row)
+
+    async def extend(self, ids: Sequence[str], owner: str, *, until: datetime) -> int:
+        self._check()
+        mine = [self.rows[unit_id] for unit_id in ids if self._owned(unit_id, owner)]
+        for row in mine:
+            row["lease"]["until"] = until
+        return len(mine)
+
+    async def find(self, where: Any, **_: Any) -> list[Any]:
+        return [self.rows[u] for u in where["_id"]["$in"] if self._owned(u, where["lease.owner"])]
+
+    async def release(self, unit_id: str, owner: str, *, now: datetime) -> None:
+        if self._owned(unit_id, owner):
+            self.rows[unit_id] |= {"state": "ready", "moved_at": now, "attempts": self.rows[unit_id]["attempts"] - 1}
+
+    async def stalled(self, before: datetime, now: datetime, *, limit: int) -> list[Any]:
+        return [
+            row
+            for row in self.rows.values()
+            if row["moved_at"] < before
+            and (row["state"] in ("ready", "canceled") or (row["state"] == "leased" and row["lease"]["until"] < now))
+        ][:limit]
+
+    def _owned(self, unit_id: str, owner: str) -> bool:
+        row = self.rows[unit_id]
+        return row["state"] == "leased" and row["lease"]["owner"] == owner
+
+    def _check(self) -> None:
+        if self.away:
+            raise StoreUnavailable("away")
+
+
+class HandPipeline:
+    """Units end when the test says so."""
+
+    def __init__(self) -> None:
+        self.running: dict[str, asyncio.Future[bool]] = {}
+        self.order: list[str] = []
+        self.stopped = False
+
+    async def run(self, unit: Any, _trace: Mapping[str, str]) -> bool:
+        self.order.append(unit["_id"])
+        self.running[unit["_id"]] = asyncio.get_running_loop().create_future()
+        try:
+            return await self.running[unit["_id"]]
+        finally:
+            del self.running[unit["_id"]]
+
+    def end(self, unit_id: str, finished: bool | Exception = True) -> None:
+        future = self.running[unit_id]
+        if isinstance(finished, Exception):
+            future.set_exception(finished)
+        else:
+            future.set_result(finished)
+
+    def stop(self) -> None:
+        self.stopped = True
+
+
+class Setup:
+    def __init__(self, **settings: Any) -> None:
+        self.clock = ManualClock()
+        self.units = StoredUnits(self.clock)
+        self.pipeline = HandPipeline()
+        own = ProcessorSettings(**{"units": 4, "ahead": 2, "drain_seconds": 0.01, **settings})
+        self.leases = Leases(self.units, "me", clock=self.clock, seconds=30)  # type: ignore[arg-type]
+        self.works = Works(self.units, self.leases, self.pipeline, clock=self.clock, settings=own)  # type: ignore[arg-type]
+
+    async def offer(self, *unit_ids: str) -> None:
+        await self.works.offer({unit_id: {} for unit_id in unit_ids})
+        await settled()
+
+    def state(self, unit_id: str) -> tuple[str, int]:
+        return self.units.rows[unit_id]["state"], self.units.rows[unit_id]["attempts"]
+
+
+async def settled() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def setup() -> AsyncIterator[Setup]:
+    made = Setup()
+    yield made
+    await made.works.stop()
+
+
+async def test_a_record_is_done_with_when_its_unit_is_leased_and_not_when_the_unit_is(setup: Setup):
+    await setup.offer(setup.units.add("u1"))
+    assert setup.state("u1") == ("leased", 1)
+    assert list(setup.pipeline.running) == ["u1"]
+
+
+async def test_one_batch_leaves_room_for_the_next(setup: Setup):
+    await setup.offer(*(setup.units.add(f"big{n}", "big") for n in range(4)))
+    assert sorted(setup.pipeline.running) == ["big0", "big1"]
+    setup.pipeline.end("big0")
+    await settled()
+    await setup.offer(setup.units.add("small", "small"))
+    assert "small" in setup.pipeline.running
+
+
+async def test_a_full_line_makes_the_bus_wait_and_nothing_is_lost(setup: Setup, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("processor.works.LONGEST_WAIT", 0.02)
+    units = [setup.units.add(f"u{n}") for n in range(6)]
+    with pytest.raises(NoRoom):
+        await setup.offer(*units)
+    assert setup.state("u5") == ("ready", 0)
+    waiting = asyncio.create_task(setup.offer(*units[:5]))
+    await settled()
+    setup.pipeline.end("u0")
+    await waiting
+    assert setup.pipeline.order == ["u0", "u1", "u2"]
+
+
+async def test_the_same_record_again_changes_nothing(setup: Setup):
+    unit = setup.units.add("u1")
+    for _ in range(3):
+        await setup.offer(unit)
+    assert setup.pipeline.order == ["u1"]
+
+
+@pytest.mark.parametrize("state", ["done", "canceled", "held"])
+async def test_units_that_are_over_or_not_due_are_left_alone(setup: Setup, state: str):
+    await setup.offer(setup.units.add("u1", state=state))
+    assert setup.pipeline.order == []
+
+
+async def test_a_unit_that_is_not_finished_is_given_back_at_once(setup: Setup):
+    await setup.offer(*(setup.units.add(f"u{n}") for n in range(2)))
+    setup.pipeline.end("u0", finished=False)
+    setup.pipeline.end("u1", StoreUnavailable("away"))
+    await settled()
+    assert setup.state("u0") == setup.state("u1") == ("ready", 0)
+
+
+async def test_a_fault_of_ours_gives_the_unit_back(setup: Setup):
+    await setup.offer(setup.units.add("u1"))
+    setup.pipeline.end("u1", ZeroDivisionError("ours"))
+    await settled()
+    assert setup.state("u1") == ("ready", 0)
+
+
+async def test_stopping_gives_back_what_does_not_finish_in_time_and_takes_nothing_more(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("processor.works.STOPPING_PAUSE", 0.0)
+    await setup.offer(*(setup.units.add(f"u{n}") for n in range(4)))
+    await setup.works.stop()
+    assert {setup.state(f"u{n}") for n in range(4)} == {("ready", 0)}
+    assert setup.pipeline.stopped
+    with pytest.raises(NoRoom):
+        await setup.offer(setup.units.add("late"))
+    assert setup.state("late") == ("ready", 0)
+
+
+async def test_stopping_lets_what_is_nearly_finished_finish():
+    setup = Setup(drain_seconds=10)
+    await setup.offer(setup.units.add("u1"))
+    stopping = asyncio.create_task(setup.works.stop())
+    await settled()
+    setup.pipeline.end("u1")
+    await stopping
+    assert setup.state("u1")[0] == "leased", "its results finish it, not the processor"
+
+
+async def test_work_on_a_unit_that_another_has_is_dropped_and_not_given_back(setup: Setup):
+    await setup.offer(*(setup.units.add(f"u{n}") for n in range(2)))
+    setup.units.rows["u0"]["lease"]["owner"] = "another"
+    await setup.works.beat()
+    await settled()
+    assert list(setup.pipeline.running) == ["u1"]
+    assert setup.units.rows["u0"]["lease"]["owner"] == "another"
+
+
+async def test_the_heartbeat_keeps_what_takes_long(setup: Setup):
+    await setup.offer(setup.units.add("u1"))
+    for _ in range(5):
+        setup.clock.advance(20)
+        await setup.works.beat()
+    assert setup.units.rows["u1"]["lease"]["until"] > setup.clock.now()
+    assert list(setup.pipeline.running) == ["u1"]
+
+
+async def test_an_idle_processor_takes_up_what_nobody_has(setup: Setup):
+    setup.units.add("forgotten")
+    setup.units.add("orphan", state="leased", lease={"owner": "dead", "until": setup.clock.now()})
+    setup.units.add("over", state="canceled")
+    assert await setup.works.look_around() == 0, "others may be about to take it"
+    setup.clock.advance(10)
+    assert await setup.works.look_around() == 2
+    await settled()
+    assert sorted(setup.pipeline.running) == ["forgotten", "orphan"]
+
+
+async def test_a_busy_processor_leaves_it_to_others(setup: Setup):
+    await setup.offer(*(setup.units.add(f"u{n}") for n in range(4)))
+    setup.units.add("forgotten", "other")
+    setup.clock.advance(10)
+    await setup.works.beat()
+    assert await setup.works.look_around() == 0
+
+
+async def test_a_unit_that_cannot_be_leased_now_comes_again(setup: Setup):
+    unit = setup.units.add("u1")
+    setup.units.away = True
+    with pytest.raises(StoreUnavailable):
+        await setup.offer(unit)
+    setup.units.away = False
+    await setup.offer(unit)
+    assert list(setup.pipeline.running) == ["u1"]
