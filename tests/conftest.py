@@ -31,6 +31,7 @@ FAST = {
     "BUCKETLINE_SWEEP_STALLED_AFTER": "5",
     "BUCKETLINE_SWEEP_OUTBOX_AFTER": "2",
     "BUCKETLINE_DEDUP_ALLOW_NETWORKS": "127.0.0.0/8",
+    "BUCKETLINE_DEDUP_ALLOWED_PORTS": "*",
     "BUCKETLINE_PROCESSOR_LEASE_SECONDS": "6",
 }
 """Sweepers that look sooner than in production: a test of recovery should not take minutes."""

@@ -195,6 +195,9 @@ class Pipeline:
             # What was parked may be replayed once its source is back.
             kind: ErrorKind = "transient" if "parked" in mirror else "permanent"
             return _failure(obj, mirror.get("error") or "a blob failed", kind)
+        if "duplicate_of" in mirror:
+            why = f"skipped: {mirror['duplicate_of']} of this bucket has the same content"
+            return Outcome(Status.SKIPPED, error=why)
         unit = work.unit
         task = Task(obj, work.item, unit["collection_ids"], unit["dedup_strategy"], work.group)
         try:
