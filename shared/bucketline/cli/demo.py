@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bucketline.cli.client import ApiClient, Json
+from bucketline.cli.console import wide_console
 from bucketline.cli.files import LARGEST_INLINE, SAMPLES, SCHEMA, object_of
 from bucketline.cli.follow import follow
 from bucketline.cli.local import local_stack, service_environment
@@ -125,12 +126,6 @@ def _show(console: Console, files: list[Path], objects: list[Json]) -> None:
             str(obj["document_count"]),
         )
     console.print(table)
-
-
-def wide_console() -> Console:
-    """Room for whole ids where nobody's terminal sets the width."""
-    console = Console()
-    return console if console.is_terminal else Console(width=140)
 
 
 def _short(key: str) -> str:

@@ -1,12 +1,12 @@
 """``bucketline topics``: what is on the bus, and whether the broker has it."""
 
-import asyncio
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from bucketline.cli.console import running, wide_console
 from bucketline.events.asyncapi import rendered
 from bucketline.events.topics import TOPICS
 from bucketline.messaging.topics import TopicState, check_topics, ensure_topics
@@ -40,14 +40,17 @@ def topics(
             "\n".join(topic.producers),
             "\n".join(topic.consumers),
         )
-    Console().print(table)
+    wide_console().print(table)
 
 
 @app.command()
 def check() -> None:
-    """Compare the broker's topics with the table; exit 1 if one is missing or has too few partitions."""
-    states = asyncio.run(check_topics(KafkaSettings()))
-    Console().print(_table(states))
+    """Compare the broker's topics with the table; exit 1 if one is missing or has too few partitions.
+
+    Example: [cyan]bucketline topics check[/]
+    """
+    states = running(check_topics(KafkaSettings()))
+    wide_console().print(_table(states))
     if not all(state.good for state in states):
         Console(stderr=True).print(
             "[red]some topics are not as they should be;[/] run [cyan]bucketline topics create[/]"
@@ -57,8 +60,11 @@ def check() -> None:
 
 @app.command()
 def create() -> None:
-    """Make the topics that are missing; existing ones are left as they are."""
-    made = asyncio.run(ensure_topics(KafkaSettings()))
+    """Make the topics that are missing; existing ones are left as they are.
+
+    Example: [cyan]BUCKETLINE_KAFKA_REPLICATION_FACTOR=3 bucketline topics create[/]
+    """
+    made = running(ensure_topics(KafkaSettings()))
     Console().print("\n".join(f"made {name}" for name in made) or "nothing was missing")
 
 

@@ -16,12 +16,13 @@ from bucketline.settings import KafkaSettings
 
 @dataclass(frozen=True)
 class TopicState:
-    """A topic as it should be and as it is; ``partitions`` is None where it is missing."""
+    """A topic as it should be and as it is; ``partitions`` and ``copies`` (the fewest of one) are None if missing."""
 
     name: str
     wanted_partitions: int
     retention_ms: int
     partitions: int | None
+    copies: int | None = None
 
     @property
     def good(self) -> bool:
@@ -43,9 +44,17 @@ async def check_topics(settings: KafkaSettings) -> list[TopicState]:
         names = [name for name, _, _ in wanted(settings) if name in existing]
         described = await admin.describe_topics(names) if names else []
         counts = {row["topic"]: len(row["partitions"]) for row in described}
+        copies = {row["topic"]: min((len(p["replicas"]) for p in row["partitions"]), default=0) for row in described}
     return [
-        TopicState(name, partitions, retention, counts.get(name)) for name, partitions, retention in wanted(settings)
+        TopicState(name, partitions, retention, counts.get(name), copies.get(name))
+        for name, partitions, retention in wanted(settings)
     ]
+
+
+async def cluster(settings: KafkaSettings) -> int:
+    """How many brokers there are."""
+    async with _Admin(settings) as admin:
+        return len((await admin.describe_cluster())["brokers"])
 
 
 async def ensure_topics(settings: KafkaSettings) -> list[str]:

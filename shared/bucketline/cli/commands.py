@@ -1,0 +1,77 @@
+"""The commands of ``bucketline`` and where they are: a command's module is imported when the command runs.
+
+``bucketline --help`` would otherwise load every client of every store, which takes seconds.
+"""
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command as built
+
+RUN, USE, OPERATE = "Run", "Use", "Operate"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A command: ``what`` in ``module`` is a function, or a Typer application with subcommands."""
+
+    name: str
+    module: str
+    what: str
+    panel: str
+    help: str
+
+
+ENTRIES = (
+    Entry("demo", "demo", "demo", RUN, "Start everything, push files, follow them to COMPLETED, show what happened."),
+    Entry("up", "up", "up", RUN, "Start MongoDB, a Kafka broker, S3 and the four services, until Ctrl-C."),
+    Entry("serve", "serve", "serve", RUN, "Run one service until SIGTERM."),
+    Entry("push", "push", "push", USE, "Push files as objects and have them processed at once."),
+    Entry("doctor", "doctor", "doctor", OPERATE, "Check everything that the services depend on, with advice."),
+    Entry("topics", "topics", "app", OPERATE, "The topics: list them, check them, make them, document them."),
+    Entry("indexes", "indexes", "indexes", OPERATE, "Make the MongoDB indexes that are missing."),
+    Entry("keys", "keys", "app", OPERATE, "API keys: create, list, rotate, revoke."),
+    Entry("extractors", "extractors", "extractors", OPERATE, "List the installed extractors, and broken ones."),
+    Entry("parked", "parked", "app", OPERATE, "Parked records: list them, look at one, replay them."),
+    Entry("replay", "replay", "replay", OPERATE, "Publish the events of stored objects again."),
+    Entry("gc", "gc", "gc", OPERATE, "Remove content that no object and no document refers to."),
+    Entry("version", "version", "version", USE, "Print the version."),
+)
+_BY_NAME = {entry.name: entry for entry in ENTRIES}
+
+
+def loaded(entry: Entry) -> Any:
+    """The command itself."""
+    found = getattr(import_module(f"bucketline.cli.{entry.module}"), entry.what)
+    if isinstance(found, typer.Typer):
+        found._add_completion = False  # it is installed once, for the whole command
+        return built(found)
+    alone = typer.Typer(rich_markup_mode="rich", add_completion=False)
+    alone.command(entry.name)(found)
+    return built(alone)
+
+
+class Commands(TyperGroup):
+    """A group that knows its commands by name and one line of help, and loads the one that is called."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - the interface of groups
+        return list(_BY_NAME)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
+        """A stand-in that is enough for the list of commands."""
+        entry = _BY_NAME.get(cmd_name)
+        if entry is None:
+            return None
+        return TyperCommand(entry.name, help=entry.help, rich_markup_mode="rich", rich_help_panel=entry.panel)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        entry = _BY_NAME.get(name or "")
+        if command is None or entry is None:
+            return name, command, rest
+        real = loaded(entry)
+        real.name = entry.name
+        return name, real, rest

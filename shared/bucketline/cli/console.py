@@ -1,0 +1,43 @@
+"""How commands talk: results to standard output, what went wrong to standard error, with an exit code."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, NoReturn, TypeVar
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from bucketline.errors import BucketlineError
+
+T = TypeVar("T")
+
+
+def wide_console() -> Console:
+    """Room for whole ids where nobody's terminal sets the width."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(width=160, highlight=False)
+
+
+def fail(message: str, *, advice: str | None = None) -> NoReturn:
+    """Says what is wrong and what to do about it, and ends the command with 1."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console.print(f"[red]{escape(message)}[/]")
+    if advice:
+        console.print(advice)
+    raise typer.Exit(1)
+
+
+def running(work: Coroutine[Any, Any, T]) -> T:
+    """The result of ``work``; an error of ours ends the command with its message, and not with a traceback."""
+    from aiokafka.errors import KafkaError
+
+    try:
+        return asyncio.run(work)
+    except BucketlineError as error:
+        fail(error.message, advice="[cyan]bucketline doctor[/] says what is reachable.")
+    except (KafkaError, OSError) as error:
+        fail(
+            f"Kafka does not answer: {type(error).__name__} {error}",
+            advice="Is BUCKETLINE_KAFKA_BOOTSTRAP right? [cyan]bucketline doctor[/] says what is reachable.",
+        )

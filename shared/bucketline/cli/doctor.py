@@ -1,0 +1,52 @@
+"""``bucketline doctor``: looks at everything that the services depend on, and says what to do."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Annotated
+
+import orjson
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from bucketline.access.settings import AccessSettings
+from bucketline.cli.console import wide_console
+from bucketline.clock import SystemClock
+from bucketline.extraction import ExtractorRegistry
+from bucketline.maintenance.doctor.examine import Patient, examine
+from bucketline.maintenance.doctor.finding import Finding
+from bucketline.settings import KafkaSettings, MongoSettings, S3Settings
+
+_SIGNS = {"ok": "[green]ok[/]", "warning": "[yellow]look[/]", "bad": "[red]bad[/]"}
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON array instead of a table.")] = False,
+) -> None:
+    """Check MongoDB, Kafka, S3 and this installation: reachable, version, permissions, clock. Exit 1 if one is bad.
+
+    It writes and removes one document and two small objects of its own, and publishes nothing.
+
+    Example: [cyan]BUCKETLINE_MONGODB_URL=mongodb://db:27017 bucketline doctor[/]
+    """
+    patient = Patient(MongoSettings(), KafkaSettings(), S3Settings(), AccessSettings(), ExtractorRegistry())
+    rows = asyncio.run(examine(patient, SystemClock()))
+    if as_json:
+        typer.echo(orjson.dumps([asdict(row) for row in rows], option=orjson.OPT_INDENT_2).decode())
+    else:
+        _show(rows)
+    raise typer.Exit(1 if any(row.verdict == "bad" for row in rows) else 0)
+
+
+def _show(rows: Sequence[Finding]) -> None:
+    console = wide_console()
+    table = Table("part", "what", "", "found", "advice")
+    for row in rows:
+        table.add_row(row.part, row.what, _SIGNS[row.verdict], escape(row.found), escape(row.advice))
+    console.print(table)
+    bad = sum(row.verdict == "bad" for row in rows)
+    look = sum(row.verdict == "warning" for row in rows)
+    console.print(
+        "everything is as it should be" if not bad + look else f"{bad} bad, {look} to look at, of {len(rows)} checks"
+    )

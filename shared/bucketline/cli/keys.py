@@ -1,0 +1,142 @@
+"""``bucketline keys``: API keys from the command line, for the first key and for the day when no key is left."""
+
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Annotated, TypeVar
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from bucketline.access.keyring import DEFAULT_PERMISSIONS, Issued, KeyRing, KeySpec
+from bucketline.access.secret import visible_prefix
+from bucketline.access.settings import AccessSettings
+from bucketline.cli.console import running, wide_console
+from bucketline.cli.times import span
+from bucketline.clock import SystemClock, wire_time
+from bucketline.settings import MongoSettings
+from bucketline.storage.keys import KeyDocument, Keys, as_permissions
+from bucketline.storage.mongo import Database
+from bucketline.storage.namespaces import Namespaces
+
+app = typer.Typer(help="API keys: create, list, rotate, revoke.", no_args_is_help=True, rich_markup_mode="rich")
+
+CREATOR = "command line"
+
+T = TypeVar("T")
+User = Annotated[str, typer.Option(help="Whose key it is, by e-mail address.")]
+Name = Annotated[str, typer.Argument(help="The key's name.")]
+
+
+@app.command()
+def create(
+    name: Name,
+    user: User = "operator@localhost",
+    permission: Annotated[
+        list[str] | None, typer.Option(help="READ, WRITE, DELETE or ADMIN; may be repeated. [default: all but ADMIN]")
+    ] = None,
+    namespace: Annotated[
+        list[str] | None, typer.Option(help="Only this namespace, by id or name; may be repeated. [default: every one]")
+    ] = None,
+    expires: Annotated[str | None, typer.Option(help="For how long it is good: 24h, 90d. [default: for ever]")] = None,
+    rate_limit: Annotated[int | None, typer.Option(help="At most so many requests a window.", min=1)] = None,
+    description: Annotated[str, typer.Option(help="What it is for.")] = "",
+) -> None:
+    """Make a key and print it, this once.
+
+    Example: [cyan]bucketline keys create crawler --permission WRITE --namespace shop --expires 90d[/]
+    """
+    try:
+        permissions = as_permissions(permission) if permission else DEFAULT_PERMISSIONS
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--permission") from error
+    spec = KeySpec(
+        name=name,
+        permissions=permissions,
+        namespaces=namespace or (),
+        description=description,
+        expires_at=SystemClock().now() + span(expires) if expires else None,
+        rate_limit=rate_limit,
+    )
+    _issued(_with(lambda ring, organization: ring.create(organization, user, spec, created_by=CREATOR)))
+
+
+@app.command("list")
+def list_(
+    revoked: Annotated[bool, typer.Option("--all", help="Show revoked ones, too.")] = False,
+) -> None:
+    """Show the keys, without their secrets.
+
+    Example: [cyan]bucketline keys list --all[/]
+    """
+    keys = _with(lambda ring, organization: ring.of_organization(organization))
+    table = Table("name", "user", "key", "permissions", "namespaces", "made", "last used", "state")
+    now = SystemClock().now()
+    for key in keys:
+        state = _state(key, now)
+        if state == "revoked" and not revoked:
+            continue
+        table.add_row(
+            escape(key["name"]),
+            escape(key["user_email"]),
+            f"{visible_prefix(key['_id'])}…",
+            " ".join(key["permissions"]),
+            " ".join(key["namespaces"]) or "every",
+            wire_time(key["created_at"]),
+            wire_time(used) if (used := key.get("last_used_at")) else "never",
+            state,
+        )
+    wide_console().print(table)
+
+
+@app.command()
+def rotate(name: Name, user: User = "operator@localhost") -> None:
+    """Give a key a new secret and print it, this once. The old one works on for the grace period.
+
+    Example: [cyan]bucketline keys rotate crawler[/]
+    """
+    _issued(_with(lambda ring, organization: ring.rotate(organization, user, name)))
+
+
+@app.command()
+def revoke(
+    name: Name,
+    user: User = "operator@localhost",
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """End a key for good, within seconds. Its name is free afterwards.
+
+    Example: [cyan]bucketline keys revoke crawler --yes[/]
+    """
+    if not yes:
+        typer.confirm(f"Whoever uses the key {name!r} is locked out. Revoke it?", abort=True)
+    _with(lambda ring, organization: ring.revoke(organization, user, name))
+    wide_console().print(f"{escape(name)} is revoked")
+
+
+def _issued(issued: Issued) -> None:
+    # The clear key alone goes to standard output, so that it can be piped into a secret store.
+    typer.echo(f"key {issued.key['name']!r}; it is shown this once:", err=True)
+    typer.echo(issued.clear)
+
+
+def _with(work: Callable[[KeyRing, str], Awaitable[T]]) -> T:
+    async def run() -> T:
+        settings = AccessSettings()
+        database = Database(MongoSettings())
+        try:
+            ring = KeyRing(Keys(database), Namespaces(database), settings, clock=SystemClock())
+            return await work(ring, settings.organization_id)
+        finally:
+            database.close()
+
+    return running(run())
+
+
+def _state(key: KeyDocument, now: datetime) -> str:
+    if key["revoked_at"] is not None:
+        return "revoked"
+    expires = key.get("expires_at")
+    if expires is not None and expires <= now:
+        return "expired"
+    return f"good until {wire_time(expires)}" if expires else "good"

@@ -1,0 +1,90 @@
+"""``bucketline replay``: the events of stored objects once more, for a new subscriber."""
+
+from datetime import datetime
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from bucketline.access.settings import AccessSettings
+from bucketline.cli.console import fail, running, wide_console
+from bucketline.cli.times import moment
+from bucketline.clock import SystemClock
+from bucketline.errors import BucketlineError, NotFound
+from bucketline.maintenance.replay import Place, Replay
+from bucketline.messaging.publisher import KafkaPublisher
+from bucketline.settings import KafkaSettings, MongoSettings
+from bucketline.storage.buckets import Buckets
+from bucketline.storage.mongo import Database
+from bucketline.storage.namespaces import Namespaces
+from bucketline.storage.objects import Objects
+
+
+def replay(
+    bucket: Annotated[str, typer.Option(help="The bucket, by id or name.")],
+    since: Annotated[str, typer.Option(help="Objects made since then: 2026-03-01T12:00, 24h, 7d.")],
+    namespace: Annotated[str, typer.Option(help="The bucket's namespace, by id or name.")] = "default",
+    rate: Annotated[float, typer.Option(help="At most this many objects a second.", min=0.1, max=100_000)] = 500.0,
+    after: Annotated[str | None, typer.Option(help="Go on from the place that an interrupted replay named.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count the objects.")] = False,
+) -> None:
+    """Publish the events of stored objects again: created, mirrored, and their latest status.
+
+    They go to the usual topics with ids of their own, the same in every replay. Nothing is mirrored or processed again.
+
+    Example: [cyan]bucketline replay --namespace shop --bucket invoices --since 7d[/]
+    """
+    clock = SystemClock()
+    begin = moment(since, clock.now())
+    try:
+        place = Place.read(after) if after else None
+    except BucketlineError as error:
+        raise typer.BadParameter(error.message, param_hint="--after") from error
+    running(_replay(namespace, bucket, begin, place, rate, dry_run))
+
+
+async def _replay(
+    namespace: str, bucket: str, since: datetime, place: Place | None, rate: float, dry_run: bool
+) -> None:
+    database = Database(MongoSettings())
+    try:
+        bucket_id = await _bucket(database, namespace, bucket)
+        async with KafkaPublisher(KafkaSettings()) as publisher:
+            work = Replay(Objects(database), publisher, clock=SystemClock(), rate=rate)
+            total = await work.count(bucket_id, since, place)
+            if dry_run:
+                wide_console().print(f"{total} objects would be told of")
+                return
+            await _run(work, bucket_id, since, place, total)
+    finally:
+        database.close()
+
+
+async def _run(work: Replay, bucket_id: str, since: datetime, place: Place | None, total: int) -> None:
+    objects = events = 0
+    columns = TextColumn("objects"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("objects", total=total)
+        try:
+            async for progress in work.run(bucket_id, since, place):
+                objects, events, place = progress.objects, progress.events, progress.place
+                bar.update(task, completed=objects, total=max(total, objects))
+        except BaseException as error:
+            bar.stop()
+            if place is not None:
+                Console(stderr=True).print(f"stopped after {objects} objects; go on with [cyan]--after {place}[/]")
+            if isinstance(error, BucketlineError):
+                fail(error.message)
+            raise
+    wide_console().print(f"{events} events of {objects} objects published")
+
+
+async def _bucket(database: Database, namespace: str, identifier: str) -> str:
+    owner = await Namespaces(database).resolve(AccessSettings().organization_id, namespace)
+    if owner is None:
+        raise NotFound(f"there is no namespace {namespace!r}; name it with --namespace")
+    found = await Buckets(database).resolve(owner["_id"], identifier)
+    if found is None:
+        raise NotFound(f"there is no bucket {identifier!r} in {namespace!r}")
+    return found["_id"]

@@ -1,0 +1,56 @@
+"""Kafka: brokers answer, every topic is there as the table says, and with enough copies."""
+
+from collections.abc import AsyncIterator
+
+from bucketline.maintenance.doctor.finding import Finding
+from bucketline.messaging.publisher import KafkaPublisher
+from bucketline.messaging.topics import TopicState, check_topics, cluster
+from bucketline.settings import KafkaSettings
+
+PART = "Kafka"
+UNREACHABLE = (
+    "Is BUCKETLINE_KAFKA_BOOTSTRAP right, and are SECURITY_PROTOCOL and SASL_*? "
+    "Brokers must be reachable under the names that they advertise."
+)
+
+
+async def kafka(settings: KafkaSettings) -> AsyncIterator[Finding]:
+    brokers = await cluster(settings)
+    few = brokers < 3
+    advice = "Three brokers survive the loss of one; events that are lost cost time, not objects." if few else ""
+    yield Finding(PART, "brokers", "warning" if few else "ok", f"{brokers} answer", advice)
+    states = await check_topics(settings)
+    yield _there(states)
+    yield _copies(states, brokers)
+    yield await _producer(settings)
+
+
+def _there(states: list[TopicState]) -> Finding:
+    missing = [state.name for state in states if state.partitions is None]
+    small = [state.name for state in states if state.partitions is not None and not state.good]
+    if missing:
+        advice = "Run: bucketline topics create. Or this user may not describe them: see the ACLs in deploy/k8s."
+        return Finding(PART, "topics", "bad", f"missing: {', '.join(missing)}"[:300], advice)
+    if small:
+        advice = "Add partitions while nothing is in flight: more partitions change which one a key goes to."
+        return Finding(PART, "topics", "warning", f"too few partitions: {', '.join(small)}"[:300], advice)
+    return Finding(PART, "topics", "ok", f"all {len(states)} are there")
+
+
+def _copies(states: list[TopicState], brokers: int) -> Finding:
+    copies = min((state.copies for state in states if state.copies is not None), default=0)
+    if copies == 0:
+        return Finding(PART, "copies", "ok", "nothing to look at yet")
+    if copies < 2:
+        advice = "BUCKETLINE_KAFKA_REPLICATION_FACTOR=3 before the topics are made; later kafka-reassign-partitions."
+        return Finding(PART, "copies", "warning", "1 of each record", advice if brokers > 1 else "Add brokers first.")
+    return Finding(PART, "copies", "ok", f"{copies} of each record")
+
+
+async def _producer(settings: KafkaSettings) -> Finding:
+    """Connects as the services do. Nothing is published: our topics are no place for test records."""
+    async with KafkaPublisher(settings) as publisher:
+        await publisher.ping()
+    kind = "idempotent" if settings.idempotent else "not idempotent"
+    advice = "" if settings.idempotent else "Set BUCKETLINE_KAFKA_IDEMPOTENT=true unless the broker cannot do it."
+    return Finding(PART, "producer", "ok" if settings.idempotent else "warning", f"connects, {kind}", advice)

@@ -1,0 +1,87 @@
+"""S3: not only that it answers, but that it keeps what deduplication relies on.
+
+A store that ignores ``If-None-Match`` overwrites content that others use; one that ignores checksums keeps corrupt
+bytes under the hash of good ones. So both are tried, with a small object of our own that is removed afterwards.
+"""
+
+import hashlib
+import secrets
+from collections.abc import AsyncIterator
+
+import aiohttp
+
+from bucketline.clock import Clock
+from bucketline.errors import BucketlineError
+from bucketline.maintenance.doctor.finding import Finding, clock_row
+from bucketline.settings import S3Settings
+from bucketline.storage.blobstore import ChecksumRefused
+from bucketline.storage.s3 import S3BlobStore
+
+PART = "S3"
+UNREACHABLE = (
+    "Is BUCKETLINE_S3_ENDPOINT right, does BUCKETLINE_S3_BUCKET exist, may the key use it? "
+    "A clock that is 15 minutes off makes every signature invalid."
+)
+PREFIX = "staging/doctor/"
+URL_SECONDS = 5.0
+
+
+async def s3(settings: S3Settings, clock: Clock) -> AsyncIterator[Finding]:
+    async with S3BlobStore(settings) as store:
+        await store.ping()
+        yield Finding(PART, "bucket", "ok", settings.bucket)
+        data = secrets.token_bytes(64)
+        sha256 = hashlib.sha256(data).hexdigest()
+        key, wrong = f"{PREFIX}{sha256}", f"{PREFIX}{sha256}-wrong"
+        try:
+            before = clock.now()
+            await store.put_if_absent(key, data, sha256=sha256, content_type="application/octet-stream")
+            head = await store.head(key)
+            yield Finding(PART, "write and read", "ok", "an object was written and looked at")
+            # The store tells whole seconds; half a second is its middle.
+            skew = (head.last_modified - before).total_seconds() + 0.5
+            yield clock_row(PART, skew, warn=30, bad=600, why="signatures are refused from 15 minutes on")
+            yield await _conditional(store, key)
+            yield await _checksums(store, wrong)
+            yield await _address(store, key, data)
+        finally:
+            await store.delete([key, wrong])
+
+
+async def _conditional(store: S3BlobStore, key: str) -> Finding:
+    other = secrets.token_bytes(64)
+    sha256 = hashlib.sha256(other).hexdigest()
+    if await store.put_if_absent(key, other, sha256=sha256, content_type="application/octet-stream"):
+        advice = (
+            "This store cannot be used: writers would replace each other's content. See the README for those that can."
+        )
+        return Finding(PART, "conditional writes", "bad", "If-None-Match was ignored", advice)
+    return Finding(PART, "conditional writes", "ok", "a second write of a key is refused")
+
+
+async def _checksums(store: S3BlobStore, key: str) -> Finding:
+    announced = hashlib.sha256(b"other bytes").hexdigest()
+    try:
+        await store.put_if_absent(key, b"these bytes", sha256=announced, content_type="application/octet-stream")
+    except ChecksumRefused:
+        return Finding(PART, "checksums", "ok", "bytes that do not match their SHA-256 are refused")
+    except BucketlineError as error:
+        return Finding(PART, "checksums", "warning", f"refused for another reason: {error.message}")
+    advice = "This store does not verify x-amz-checksum-sha256: damage on the way would go unnoticed."
+    return Finding(PART, "checksums", "bad", "wrong bytes were accepted", advice)
+
+
+async def _address(store: S3BlobStore, key: str, data: bytes) -> Finding:
+    """Fetches a presigned URL as a client of the API would; from here it may be out of reach, which is no fault."""
+    url = await store.presign_get(key, expires=60)
+    advice = "Clients get such URLs: set BUCKETLINE_S3_PUBLIC_ENDPOINT to an address that they can reach."
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=URL_SECONDS)) as session,
+            session.get(url) as answer,
+        ):
+            same = answer.status == 200 and await answer.read() == data
+            found = "a presigned URL can be fetched" if same else f"a presigned URL answers {answer.status}"
+            return Finding(PART, "presigned URLs", "ok" if same else "bad", found, "" if same else advice)
+    except (aiohttp.ClientError, TimeoutError) as error:
+        return Finding(PART, "presigned URLs", "warning", f"not reachable from here: {type(error).__name__}", advice)
