@@ -1,0 +1,65 @@
+"""No query of the batcher scans a collection, whatever it is doing."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+from tests.integration.batcher.conftest import World
+
+from bucketline.storage.mongo import Collection
+
+pytestmark = pytest.mark.stack
+
+METHODS = ("find", "find_one", "count", "update_one", "update_many", "find_and_update", "delete_one", "delete_many")
+
+
+def stages(plan: Mapping[str, Any]) -> Iterator[str]:
+    yield str(plan["stage"])
+    for stage in plan.get("inputStages") or ([plan["inputStage"]] if "inputStage" in plan else []):
+        yield from stages(stage)
+
+
+async def test_no_plan_scans_a_collection(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, Any, Any]] = []
+
+    def recording(name: str) -> Any:
+        method = getattr(Collection, name)
+
+        def wrapper(self: Collection[Any], where: Any, *args: Any, **options: Any) -> Any:
+            match = where[0]["$match"] if name == "aggregate" else where
+            asked.append((self._name, match, options.get("sort")))
+            return method(self, where, *args, **options)
+
+        return wrapper
+
+    for name in (*METHODS, "stream", "aggregate"):
+        monkeypatch.setattr(Collection, name, recording(name))
+
+    replica = world.replica(unit_objects=2, unit_window=2)
+    bucket = await world.bucket(max_objects=2, max_bytes=1000, max_wait_seconds=1.0)
+    batches = [await world.submitted(await world.drafts(5)) for _ in range(2)]
+    late, automatic = await world.drafts(2, mirrored=False), await world.drafts(3, auto=True)
+    batches.append(await world.submitted(late))
+    for batch_id in batches:
+        await replica.planner.submitted(batch_id)
+    await world.ask_to_cancel(batches[1])
+    await replica.canceling.cancel(batches[1])
+    windowed = await world.drafts(5, bucket_id=bucket)
+    await replica.handlers.on_mirrored(await world.mirror([*late, *automatic, *windowed]))
+    await world.run(replica)
+    world.clock.advance(100)
+    for step in ("objects", "waiting", "units", "batches"):
+        await getattr(replica.sweeper, step)()
+    await replica.windowing.close_due()
+    await replica.windowing.sweep()
+    await world.units.latest(batches[0])
+    await world.batches.webhooks_due(world.clock.now(), limit=10)
+    monkeypatch.undo()
+
+    assert {name for name, *_ in asked} >= {"objects", "batches", "units", "waiting", "windows", "buckets"}
+    scanned = []
+    for name, where, sort in asked:
+        plan = await world.database.collection(name).explain(where, sort=sort)
+        if "COLLSCAN" in stages(plan):
+            scanned.append((name, where))
+    assert scanned == []

@@ -1,0 +1,141 @@
+"""Uploads and batches: what a sweeper does with time, and that no query scans a collection."""
+
+import hashlib
+from datetime import timedelta
+
+import pytest
+from tests.integration.ingest_api.conftest import Replica, World
+from tests.integration.ingest_api.test_query_plans import recorded, stages
+
+from bucketline.errors import Forbidden
+from bucketline.storage.memory_blobs import MemoryBlobStore
+from ingest_api.uploads import confirm
+from ingest_api.uploads.create import GRACE
+from ingest_api.uploads.remove import KEPT, sweep_uploads
+
+pytestmark = pytest.mark.stack
+
+SCHEMA = {"properties": {"file": {"type": "pdf"}, "name": {"type": "string"}}}
+PDF = b"%PDF-1.4 %%EOF"
+SHA256 = hashlib.sha256(PDF).hexdigest()
+
+
+async def bucket(replica: Replica, **more: object) -> str:
+    await replica.make("/v1/namespaces", {"namespace_name": "home"})
+    made = await replica.make(
+        "/v1/buckets", {"bucket_name": "files", "bucket_schema": SCHEMA, **more}, namespace="home"
+    )
+    return f"/v1/buckets/{made['bucket_id']}"
+
+
+async def upload(replica: Replica, path: str, *, bytes_there: bool = True, **more: object) -> str:
+    body = {"filename": "a.pdf", "content_type": "application/pdf", **more}
+    made = await replica.make(f"{path}/uploads", body, namespace="home")
+    if bytes_there:
+        store = replica.deps.blobstore
+        assert isinstance(store, MemoryBlobStore)
+        async with store.upload(f"staging/{made['upload_id']}") as parts:
+            await parts.write(PDF)
+            await parts.finish_to(made["s3_key"], sha256=SHA256, size=len(PDF), content_type="application/pdf")
+    return str(made["upload_id"])
+
+
+async def test_nobody_confirmed_it_in_time(world: World, replica: Replica) -> None:
+    path = await bucket(replica)
+    upload_id = await upload(replica, path)
+    key = (await world.database.collection("uploads").get(upload_id))["key"]
+    world.clock.advance(3600 + GRACE.total_seconds() + 1)
+    late = await replica.call("POST", f"{path}/uploads/{upload_id}/confirm", namespace="home")
+    assert late.status == 400
+    assert await sweep_uploads(replica.deps) == 1
+    found = await replica.call("GET", f"{path}/uploads/{upload_id}", namespace="home")
+    assert found.body["status"] == "FAILED"
+    assert "expired" in found.body["message"]
+    assert await replica.deps.blobstore.list(key, limit=1) == []
+    world.clock.advance((KEPT - timedelta(days=1)).total_seconds())
+    await sweep_uploads(replica.deps)
+    assert (await replica.call("GET", f"{path}/uploads/{upload_id}", namespace="home")).status == 200
+    world.clock.advance(timedelta(days=2).total_seconds())
+    await sweep_uploads(replica.deps)
+    assert (await replica.call("GET", f"{path}/uploads/{upload_id}", namespace="home")).status == 404
+
+
+async def test_a_confirmed_upload_stays(world: World, replica: Replica) -> None:
+    path = await bucket(replica)
+    upload_id = await upload(replica, path)
+    done = await replica.make(f"{path}/uploads/{upload_id}/confirm", None, namespace="home")
+    assert done["object_id"]
+    world.clock.advance(timedelta(days=100).total_seconds())
+    await sweep_uploads(replica.deps)
+    assert (await replica.call("GET", f"{path}/uploads/{upload_id}", namespace="home")).status == 200
+
+
+async def test_large_ones_are_confirmed_in_the_background(world: World) -> None:
+    replica = world.replica(async_confirm_bytes=len(PDF))
+    path = await bucket(replica)
+    upload_id = await upload(replica, path)
+    started = await replica.make(f"{path}/uploads/{upload_id}/confirm", None, namespace="home")
+    assert started["status"] == "PROCESSING"
+    again = await replica.make(f"{path}/uploads/{upload_id}/confirm", None, namespace="home")
+    assert again["task_id"] == started["task_id"]
+    await replica.settle()
+    found = await replica.call("GET", f"{path}/uploads/{upload_id}", namespace="home")
+    assert found.body["status"] == "COMPLETED"
+    assert found.body["object_id"]
+
+
+async def test_a_refused_submission_keeps_what_was_made(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse(*_: object, **__: object) -> None:
+        raise Forbidden("the quota is used up")
+
+    path = await bucket(replica)
+    upload_id = await upload(replica, path)
+    with monkeypatch.context() as patch:
+        patch.setattr(confirm, "submit_batch", refuse)
+        body = {"auto_submit_batch": True}
+        refused = await replica.call("POST", f"{path}/uploads/{upload_id}/confirm", body, namespace="home")
+    assert refused.status == 403
+    details = refused.body["error"]["details"]
+    assert details["upload_id"] == upload_id
+    batch = await replica.call("GET", f"{path}/batches/{details['batch_id']}", namespace="home")
+    assert (batch.body["status"], batch.body["object_ids"]) == ("DRAFT", [details["object_id"]])
+    found = await replica.call("GET", f"{path}/objects/{details['object_id']}", namespace="home")
+    assert found.status == 200
+    later = await replica.make(f"{path}/uploads/{upload_id}/confirm", body, namespace="home")
+    assert later["batch_id"] == details["batch_id"]
+
+
+async def test_no_plan_scans_a_collection(world: World, replica: Replica) -> None:
+    with recorded() as asked:
+        path = await bucket(replica)
+        upload_id = await upload(replica, path, file_hash=SHA256)
+        await replica.make(f"{path}/uploads/{upload_id}/confirm", {"auto_submit_batch": True}, namespace="home")
+        await upload(replica, path, file_hash=SHA256, bytes_there=False)
+        for body in ({}, {"search": "a"}, {"filters": {"status": "COMPLETED"}}, {"sort": {"field": "created_at"}}):
+            await replica.make(f"{path}/uploads/list", body, namespace="home")
+            await replica.make(f"{path}/batches/list", body, namespace="home")
+            await replica.make("/v1/batches/list", body, namespace="home")
+            await replica.make("/v1/batches/list", body)
+        made = await replica.make(f"{path}/objects", {"name": "one"}, namespace="home")
+        draft = await replica.make(f"{path}/batches", {"object_ids": [made["object_id"]]}, namespace="home")
+        await replica.make(f"{path}/batches", {"filters": {"name": "one"}}, namespace="home")
+        one = f"{path}/batches/{draft['batch_id']}"
+        for method, route in (
+            ("GET", ""),
+            ("GET", "/audit"),
+            ("GET", "/failed-documents"),
+            ("POST", "/submit"),
+            ("POST", "/cancel"),
+            ("POST", "/retry"),
+            ("POST", "/resubmit"),
+            ("DELETE", ""),
+        ):
+            await replica.call(method, one + route, namespace="home")
+        world.clock.advance(10_000)
+        await sweep_uploads(replica.deps)
+    scanned = []
+    for name, where, sort, hint in asked:
+        plan = await world.database.collection(name).explain(where, sort=sort) if hint is None else {"stage": "IXSCAN"}
+        if "COLLSCAN" in stages(plan):
+            scanned.append((name, where))
+    assert scanned == []

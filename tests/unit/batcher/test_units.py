@@ -1,0 +1,68 @@
+"""Items and work units, without a server."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batcher.units import Sized, grouped, run_of, size_of, sized, unit_of
+from bucketline.clock import ManualClock
+from bucketline.domain.status import RANK_FINAL, RANK_NEW, RANK_QUEUED
+
+
+def obj(
+    object_id: str = "obj_1", *, run: int = 0, rank: int = RANK_NEW, batch: str | None = None, size: int = 1
+) -> Any:
+    return {
+        "_id": object_id,
+        "bucket_id": "bkt_1",
+        "namespace_id": "ns_1",
+        "revision": 1,
+        "run": {"id": run, "rank": rank},
+        "batch_id": batch,
+        "blobs": [{"details": {"size_bytes": size}}, {"details": None}],
+    }
+
+
+def item(number: int, size: int) -> Sized:
+    return sized(obj(f"obj_{number}", size=size), "btch_1", run=1, turn=1)
+
+
+@given(st.lists(st.integers(0, 50), max_size=60), st.integers(1, 10), st.integers(1, 100))
+def test_every_item_is_in_one_unit_within_the_bounds(sizes: list[int], most_objects: int, most_bytes: int) -> None:
+    items = [item(number, size) for number, size in enumerate(sizes)]
+    by_id = {one.item["object_id"]: one.size_bytes for one in items}
+    units = list(grouped(items, most_objects=most_objects, most_bytes=most_bytes))
+    assert [entry["object_id"] for unit in units for entry in unit] == list(by_id)
+    for unit in units:
+        assert 1 <= len(unit) <= most_objects
+        total = sum(by_id[entry["object_id"]] for entry in unit)
+        assert total <= most_bytes or len(unit) == 1
+
+
+def test_the_same_items_make_the_same_unit() -> None:
+    now = ManualClock().now()
+    items = [item(number, 1).item for number in range(3)]
+    first = unit_of(items, batch=None, state="ready", now=now)
+    assert unit_of(items, batch=None, state="held", now=now)["_id"] == first["_id"]
+    assert unit_of(items[:2], batch=None, state="ready", now=now)["_id"] != first["_id"]
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (obj(run=0), 1000),
+        (obj(run=1000, rank=RANK_QUEUED, batch="btch_1"), 1000),
+        (obj(run=1007, rank=RANK_QUEUED, batch="btch_1"), 1007),
+        (obj(run=1000, rank=RANK_FINAL, batch="btch_1"), 1001),
+        (obj(run=5000, rank=RANK_QUEUED, batch="btch_2"), 5001),
+        (obj(run=5000, rank=RANK_FINAL, batch="btch_1"), 5001),
+    ],
+)
+def test_a_run_is_above_all_before_and_stays_once_begun(found: Any, expected: int) -> None:
+    assert run_of(found, "btch_1", 1000) == expected
+
+
+def test_blobs_without_details_weigh_nothing() -> None:
+    assert size_of(obj(size=7)) == 7
