@@ -29,6 +29,15 @@ def _quantile(metric: Histogram, quantile: float, by: str = "") -> tuple[str, st
     return f"histogram_quantile({quantile}, {rate})", f"{name} {{{{{by}}}}}" if by else name
 
 
+def _share(metric: Counter, what: str) -> tuple[str, str]:
+    """Of the bytes received, how many were ``what``."""
+
+    def rate(of: str) -> str:
+        return f'sum(rate({_name(metric)}{{namespace="$namespace",what="{of}"}}{EVERY}))'
+
+    return f"{rate(what)} / {rate('received')}", what
+
+
 def _gauge(metric: Gauge, by: str) -> tuple[str, str]:
     return f"max by ({by}) ({_name(metric)}{IN})", f"{{{{{by}}}}}"
 
@@ -76,6 +85,7 @@ PIPELINE = Dashboard(
             (
                 Panel("Blobs, by outcome", "ops", (_rate(metrics.BLOBS, "outcome"),), "Shows the share of duplicates."),
                 Panel("Content", "Bps", (_rate(metrics.BLOB_BYTES, "what"),)),
+                Panel("Bytes saved by deduplication", "percentunit", (_share(metrics.BLOB_BYTES, "duplicate"),)),
                 Panel("Documents", "ops", (_rate(metrics.DOCUMENTS, "extractor"),)),
                 Panel("Work units", "ops", (_rate(metrics.UNITS, "outcome"),)),
             ),
