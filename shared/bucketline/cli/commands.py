@@ -27,7 +27,7 @@ class Entry:
 
 ENTRIES = (
     Entry("demo", "demo", "demo", RUN, "Start everything, push files, follow them to COMPLETED, show what happened."),
-    Entry("up", "up", "up", RUN, "Start MongoDB, a Kafka broker, S3 and the four services, until Ctrl-C."),
+    Entry("up", "up", "up", RUN, "Start MongoDB, a Kafka broker, S3 and the four services."),
     Entry("serve", "serve", "serve", RUN, "Run one service until SIGTERM."),
     Entry("push", "push", "push", USE, "Push files as objects and have them processed at once."),
     Entry("doctor", "doctor", "doctor", OPERATE, "Check everything that the services depend on, with advice."),

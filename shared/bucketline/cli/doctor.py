@@ -24,8 +24,9 @@ _SIGNS = {"ok": "[green]ok[/]", "warning": "[yellow]look[/]", "bad": "[red]bad[/
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON array instead of a table.")] = False,
 ) -> None:
-    """Check MongoDB, Kafka, S3 and this installation: reachable, version, permissions, clock. Exit 1 if one is bad.
+    """Check everything that the services depend on, with advice. Exit 1 if something is bad.
 
+    MongoDB, Kafka and S3: reachable, of a good version, with the permissions and promises that we need, clocks in step.
     It writes and removes one document and two small objects of its own, and publishes nothing.
 
     Example: [cyan]BUCKETLINE_MONGODB_URL=mongodb://db:27017 bucketline doctor[/]

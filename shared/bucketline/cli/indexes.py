@@ -10,7 +10,10 @@ from bucketline.storage.mongo import Database
 
 
 def indexes() -> None:
-    """Make the MongoDB indexes that are missing. Safe to run at any time, from several places at once."""
+    """Make the MongoDB indexes that are missing. Safe to run at any time, from several places at once.
+
+    Example: [cyan]bucketline indexes[/]
+    """
     console = Console()
     made = asyncio.run(_make())
     for collection, names in made.items():

@@ -1,0 +1,50 @@
+"""The list of commands: quick, complete, and saying what the commands themselves say."""
+
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from bucketline.cli.commands import ENTRIES, Entry, loaded
+from bucketline.cli.main import app
+
+HEAVY = ("motor", "pymongo", "aiokafka", "faststream", "aiohttp", "aioboto3", "pydantic", "fastapi", "opentelemetry")
+
+
+def test_the_list_of_commands_loads_no_client_of_anything() -> None:
+    program = (
+        "import sys\n"
+        "from typer.testing import CliRunner\n"
+        "from bucketline.cli.main import app\n"
+        "result = CliRunner().invoke(app, ['--help'])\n"
+        "assert result.exit_code == 0, result.output\n"
+        f"print(sorted(set({HEAVY!r}) & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_command_is_listed() -> None:
+    shown = CliRunner().invoke(app, ["--help"]).output
+    assert all(entry.name in shown for entry in ENTRIES)
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
+def test_a_command_says_of_itself_what_the_list_says(entry: Entry) -> None:
+    command = loaded(entry)
+    first = (command.help or "").replace("\n", " ")
+    assert first.startswith(entry.help.rstrip(".")), first
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
+def test_every_command_shows_an_example(entry: Entry) -> None:
+    command = loaded(entry)
+    for one in getattr(command, "commands", {"": command}).values():
+        assert "Example: [cyan]" in (one.help or ""), one.name
+
+
+def test_a_command_that_does_not_exist_is_an_error_of_the_caller() -> None:
+    result = CliRunner().invoke(app, ["nonsense"])
+    assert result.exit_code == 2
+    assert "nonsense" in result.output

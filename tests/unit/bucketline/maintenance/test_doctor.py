@@ -1,0 +1,39 @@
+"""Checks that fail are findings, and never an end of the examination."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from bucketline.maintenance.doctor import finding as module
+from bucketline.maintenance.doctor.finding import Finding, clock_row, findings
+
+
+async def test_what_was_found_before_an_error_stays_and_the_error_is_a_row_with_advice() -> None:
+    async def checks() -> AsyncIterator[Finding]:
+        yield Finding("S3", "bucket", "ok", "there")
+        raise ConnectionRefusedError("no one listens")
+
+    first, second = await findings("S3", checks, unreachable="Is the address right?")
+    assert first.verdict == "ok"
+    assert second.verdict == "bad"
+    assert "no one listens" in second.found
+    assert second.advice == "Is the address right?"
+
+
+async def test_a_server_that_never_answers_is_a_row_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    import asyncio
+
+    async def checks() -> AsyncIterator[Finding]:
+        await asyncio.Event().wait()
+        yield Finding("S3", "bucket", "ok", "there")
+
+    monkeypatch.setattr(module, "CHECK_SECONDS", 0.01)
+    (row,) = await findings("S3", checks, unreachable="Look at the network.")
+    assert row.verdict == "bad"
+
+
+@pytest.mark.parametrize(("skew", "verdict"), [(0.1, "ok"), (-1.9, "ok"), (5, "warning"), (-5, "warning"), (40, "bad")])
+def test_a_clock_that_is_off(skew: float, verdict: str) -> None:
+    row = clock_row("MongoDB", skew, warn=2, bad=30, why="leases")
+    assert row.verdict == verdict
+    assert bool(row.advice) == (verdict != "ok")
