@@ -9,18 +9,12 @@ from ingest_api.deps import Deps
 from ingest_api.documents.read import delete_document, get_document, list_documents, presigned
 from ingest_api.requests import Deleting, Reading, Wiring
 from ingest_api.schemas.common import Deleted, errors
-from ingest_api.schemas.documents import Document, DocumentCount, DocumentList, DocumentListStats
+from ingest_api.schemas.documents import Document, DocumentCount, DocumentList, DocumentListStats, ListDocuments
 from ingest_api.schemas.paging import Asked, ListBody, Paging
 
 router = APIRouter(prefix="/v1/collections/{collection_identifier}/documents", tags=["documents"])
 
 Presign = Annotated[bool, Query(description="With URLs, good for an hour, of the blobs.")]
-
-
-class ListDocuments(ListBody):
-    """The body of a list of documents."""
-
-    return_presigned_urls: bool | None = None
 
 
 @router.get("", summary="List documents", responses=errors(400))

@@ -239,6 +239,21 @@ class BucketListStats(Answer):
 class BucketList(Answer):
     """``stats`` is about the buckets of this page."""
 
+    model_config = example(
+        {
+            "results": [],
+            "total_count": 0,
+            "pagination": {"page": 1, "page_size": 10, "next_page": None, "previous_page": None, "next_cursor": None},
+            "stats": {
+                "total_objects": 0,
+                "total_size_bytes": 0,
+                "avg_objects_per_bucket": 0.0,
+                "avg_size_per_bucket": 0.0,
+            },
+            "warnings": [],
+        }
+    )
+
     results: list[Bucket]
     total_count: int
     pagination: Pagination

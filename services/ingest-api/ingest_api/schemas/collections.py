@@ -171,6 +171,16 @@ class CollectionListStats(Answer):
 class CollectionList(Answer):
     """``stats`` is about the collections of this page."""
 
+    model_config = example(
+        {
+            "results": [],
+            "total_count": 0,
+            "pagination": {"page": 1, "page_size": 10, "next_page": None, "previous_page": None, "next_cursor": None},
+            "stats": {"total_documents": 0, "avg_documents_per_collection": 0.0, "total_feature_extractors": 0},
+            "warnings": [],
+        }
+    )
+
     results: list[Collection]
     total_count: int
     pagination: Pagination
@@ -191,6 +201,15 @@ class CollectionList(Answer):
 
 class CollectionDeleted(Answer):
     """``task_id`` tells when the last document is gone, where that takes long."""
+
+    model_config = example(
+        {
+            "message": "deleted",
+            "success": True,
+            "collection_id": "col_06h2k4v9c3f8m1q7r5tw",
+            "task_id": "task_06h2k4v9c3f8m1q7r5ty",
+        }
+    )
 
     message: str = "deleted"
     success: bool = True

@@ -6,6 +6,7 @@ from pydantic import ConfigDict, Field
 
 from bucketline.storage.documents import DocumentDocument
 from ingest_api.schemas.common import Answer, Pagination, example
+from ingest_api.schemas.paging import ListBody
 
 _EXAMPLE: dict[str, Any] = {
     "document_id": "doc_06h2k4v9c3f8m1q7r5tx",
@@ -68,10 +69,29 @@ class DocumentListStats(Answer):
 class DocumentList(Answer):
     """``total_documents`` only where ``include_total`` was asked for; ``stats`` is about this page."""
 
+    model_config = example(
+        {
+            "results": [_EXAMPLE],
+            "pagination": {"page": 1, "page_size": 10, "next_page": None, "previous_page": None, "next_cursor": None},
+            "total_documents": None,
+            "stats": {"total_documents": None, "avg_blobs_per_document": 0.0},
+        }
+    )
+
     results: list[Document]
     pagination: Pagination
     total_documents: int | None = None
     stats: DocumentListStats
+
+
+class ListDocuments(ListBody):
+    """The body of a list of documents."""
+
+    model_config = example(
+        {"filters": {"AND": [{"field": "sku", "operator": "eq", "value": "A-17"}]}, "return_presigned_urls": True}
+    )
+
+    return_presigned_urls: bool | None = None
 
 
 class DocumentCount(Answer):

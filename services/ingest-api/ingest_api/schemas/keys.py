@@ -141,11 +141,15 @@ class IssuedKey(Key):
 
 
 class KeyList(Answer):
+    model_config = example({"results": [_KEY_EXAMPLE], "total": 1})
+
     results: list[Key]
     total: int
 
 
 class KeyRevoked(Answer):
+    model_config = example({"message": "key revoked", "success": True})
+
     message: str = "key revoked"
     success: bool = True
 

@@ -105,6 +105,22 @@ class NamespaceListStats(Answer):
 class NamespaceList(Answer):
     """``stats`` is about the namespaces of this page."""
 
+    model_config = example(
+        {
+            "results": [_EXAMPLE],
+            "total_count": 1,
+            "pagination": {"page": 1, "page_size": 10, "next_page": None, "previous_page": None, "next_cursor": None},
+            "stats": {
+                "total_documents": 17,
+                "total_documents_complete": True,
+                "total_buckets": 1,
+                "total_collections": 1,
+                "total_objects": 17,
+            },
+            "warnings": [],
+        }
+    )
+
     results: list[Namespace]
     total_count: int
     pagination: Pagination

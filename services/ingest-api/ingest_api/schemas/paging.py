@@ -47,6 +47,14 @@ Paging = Annotated[Asked, Depends(asked)]
 class ListBody(common.Request):
     """The body of a list route: what it says wins over the query string. Every key may be left out."""
 
+    model_config = common.example(
+        {
+            "filters": {"AND": [{"field": "description", "operator": "contains", "value": "invoice"}]},
+            "sort": {"field": "created_at", "direction": "desc"},
+            "limit": 20,
+        }
+    )
+
     limit: int | None = Field(default=None, ge=1, le=1000)
     page_size: int | None = Field(default=None, ge=1, le=1000)
     offset: int | None = Field(default=None, ge=0, le=10_000)

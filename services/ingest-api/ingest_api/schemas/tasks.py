@@ -8,19 +8,19 @@ from bucketline.domain.status import Status
 from ingest_api.schemas.common import Answer, Pagination, example
 from ingest_api.schemas.paging import ListBody
 
+_TASK = {
+    "task_id": "task_06h2v9k1m3q5s7t9v1x3",
+    "task_type": "api_buckets_batches_process",
+    "status": "PENDING",
+    "inputs": ["btch_06h2v9k1m3q5s7t9v1x3"],
+    "outputs": [],
+}
+
 
 class Task(Answer):
     """Asynchronous work that a caller may follow."""
 
-    model_config = example(
-        {
-            "task_id": "task_06h2v9k1m3q5s7t9v1x3",
-            "task_type": "api_buckets_batches_process",
-            "status": "PENDING",
-            "inputs": ["btch_06h2v9k1m3q5s7t9v1x3"],
-            "outputs": [],
-        }
-    )
+    model_config = example(_TASK)
 
     task_id: str
     task_type: str
@@ -35,10 +35,19 @@ class Task(Answer):
 class ListTasks(ListBody):
     """The body of a list of tasks."""
 
+    model_config = example({"status": "PENDING", "task_type": "api_buckets_batches_process", "limit": 20})
+
     status: Status | None = None
     task_type: str | None = Field(default=None, max_length=100)
 
 
 class TaskList(Answer):
+    model_config = example(
+        {
+            "results": [_TASK],
+            "pagination": {"page": 1, "page_size": 10, "next_page": None, "previous_page": None, "next_cursor": None},
+        }
+    )
+
     results: list[Task]
     pagination: Pagination

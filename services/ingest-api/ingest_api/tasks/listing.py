@@ -18,6 +18,7 @@ from bucketline.domain.keyset import mongo_sort, rows_after
 from bucketline.domain.paging import TASKS, PageRequest, cut, pagination, resolve_page
 from bucketline.domain.sorting import Sort, resolve_sorts
 from bucketline.domain.status import Status
+from bucketline.domain.text_match import literal
 from bucketline.errors import Fault, ValidationFailed
 from bucketline.storage.batches import BatchDocument
 from bucketline.storage.mongo import Collection
@@ -130,8 +131,9 @@ def _conditions(given: Mapping[str, Any]) -> tuple[list[Query], list[Query]]:
         tasks.append(to_mongo(one, _OF_TASK))
         batches.append(to_mongo(_with_type(one), _batch_path))
     if text := given.get("search"):
-        tasks.append(search_condition(text, ("_id", "type", "inputs", "data.bucket_name")))
-        batches.append(search_condition(text, ("task_id", "_id", "batch_name", "bucket_id")))
+        pattern = literal(text, case_sensitive=bool(given.get("case_sensitive")))
+        tasks.append(search_condition(pattern, ("_id", "type", "inputs", "data.bucket_name")))
+        batches.append(search_condition(pattern, ("task_id", "_id", "batch_name", "bucket_id")))
     return tasks, batches
 
 
