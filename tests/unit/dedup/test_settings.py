@@ -1,0 +1,61 @@
+"""What an operator writes into the environment."""
+
+from ipaddress import ip_network
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from dedup.guard import GuardPolicy
+from dedup.settings import DedupSettings
+from dedup.transfer import FetchLimits
+
+
+def test_the_defaults_are_those_of_the_guard_and_the_fetcher() -> None:
+    assert DedupSettings().policy() == GuardPolicy()
+    assert DedupSettings().limits() == FetchLimits()
+    assert DedupSettings().file_roots == ()
+
+
+def test_lists_are_words_or_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BUCKETLINE_DEDUP_ALLOW_HOSTS", "files.corp.example, *.lan")
+    monkeypatch.setenv("BUCKETLINE_DEDUP_ALLOW_NETWORKS", '["10.0.0.0/8", "fd00::/8"]')
+    monkeypatch.setenv("BUCKETLINE_DEDUP_ALLOWED_PORTS", "80,443,8000-8002")
+    monkeypatch.setenv("BUCKETLINE_DEDUP_FILE_ROOTS", "/srv/in")
+    settings = DedupSettings()
+    assert settings.policy() == GuardPolicy(
+        allowed_ports=frozenset({80, 443, 8000, 8001, 8002}),
+        allow_hosts=("files.corp.example", "*.lan"),
+        allow_networks=(ip_network("10.0.0.0/8"), ip_network("fd00::/8")),
+    )
+    assert settings.file_roots == (Path("/srv/in"),)
+
+
+def test_all_ports(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BUCKETLINE_DEDUP_ALLOWED_PORTS", "*")
+    assert len(DedupSettings().allowed_ports) == 65535
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ALLOW_NETWORKS", "10.0.0.0/99"),
+        ("ALLOWED_PORTS", "0"),
+        ("ALLOWED_PORTS", "http"),
+        ("MAX_BYTES", "0"),
+        ("FOREIGN", '[{"buckets":[]}]'),
+        ("FOREIGN", '[{"buckets":["a"],"secert_key":"x"}]'),
+    ],
+)
+def test_mistakes_are_told_at_the_start(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(f"BUCKETLINE_DEDUP_{name}", value)
+    with pytest.raises(ValidationError):
+        DedupSettings()
+
+
+def test_keys_of_foreign_buckets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BUCKETLINE_DEDUP_FOREIGN", '[{"buckets":["partner-*"],"access_key":"id","secret_key":"hush"}]')
+    settings = DedupSettings()
+    (access,) = settings.access()
+    assert (access.covers("partner-1"), access.covers("other"), access.secret_key) == (True, False, "hush")
+    assert "hush" not in f"{settings!r} {access!r}"
