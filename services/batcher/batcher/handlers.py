@@ -34,6 +34,8 @@ class Handlers:
             event = record.event
             if isinstance(event, BatchSubmitted):
                 await self._planner.submitted(event.batch_id, record.trace)
+                # Its units may be over by now, and there are none if all of its objects were deleted.
+                await self._progress.refresh(event.batch_id)
             elif isinstance(event, BatchCanceled):
                 await self._canceling.cancel(event.batch_id)
 

@@ -119,10 +119,10 @@ class Sweeper:
                 await self._canceling.cancel(batch["_id"])
             elif batch["auto"]:
                 continue
-            elif batch.get("planned"):
-                await self._progress.refresh(batch["_id"])
             else:
-                await self._planner.submitted(batch["_id"])
+                if not batch.get("planned"):
+                    await self._planner.submitted(batch["_id"])
+                await self._progress.refresh(batch["_id"])
         SWEPT.labels("batch").inc(len(stalled))
         return len(stalled)
 

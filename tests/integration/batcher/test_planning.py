@@ -5,10 +5,10 @@ from collections import Counter
 from contextlib import suppress
 
 import pytest
-from tests.integration.batcher.conftest import Killed, World, dying
+from tests.integration.batcher.conftest import Killed, World, dying, received
 
 from bucketline.domain.status import Status
-from bucketline.events.catalog import ObjectStatusChanged, WorkReady
+from bucketline.events.catalog import BatchSubmitted, ObjectStatusChanged, WorkReady
 
 pytestmark = pytest.mark.stack
 
@@ -106,6 +106,16 @@ async def test_deleted_objects_are_missing_and_not_failed(world: World) -> None:
     batch = await world.batch(batch_id)
     assert batch["status"] == Status.COMPLETED
     assert (batch["processed"], batch["missing"], batch["failed"]) == (4, 2, 0)
+
+
+async def test_a_batch_of_nothing_but_deleted_objects_is_over_at_once(world: World) -> None:
+    batch_id = await world.submitted(["obj_gone", "obj_too"])
+    event = BatchSubmitted(
+        batch_id=batch_id, bucket_id="bkt_1", namespace_id="ns_1", object_count=2, submitted_at=world.clock.now()
+    )
+    await world.replica().handlers.on_batches([received(event)])
+    batch = await world.batch(batch_id)
+    assert (batch["status"], batch["missing"]) == (Status.COMPLETED, 2)
 
 
 async def test_a_large_batch_leaves_room_for_a_small_one(world: World) -> None:
