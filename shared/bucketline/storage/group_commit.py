@@ -57,15 +57,23 @@ class GroupCommit(Generic[T, R]):
         self._waiting.append((item, future, trace))
         if len(self._running) < self._lanes:
             # A context of its own: the group is not part of whichever request happened to be the first.
-            task = asyncio.create_task(self._drain(), context=contextvars.Context())
-            self._running.add(task)
-            task.add_done_callback(self._running.discard)
+            self._running.add(asyncio.create_task(self._lane(), context=contextvars.Context()))
         return future
 
     async def close(self) -> None:
         """Waits until everything submitted has been written."""
         while self._running:
             await asyncio.wait(self._running)
+
+    async def _lane(self) -> None:
+        """Leaves at the very moment in which nothing waits: a done callback would run later, and what is submitted
+        in between would count on a lane that has gone."""
+        try:
+            await self._drain()
+        finally:
+            task = asyncio.current_task()
+            assert task is not None  # noqa: S101  a coroutine runs in a task
+            self._running.discard(task)
 
     async def _drain(self) -> None:
         while self._waiting:

@@ -112,3 +112,21 @@ async def test_more_than_may_wait_are_refused() -> None:
     await settled()
     writer.gates[-1].set()
     assert await asyncio.gather(*tasks) == [10, 20]
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 3])
+async def test_what_is_submitted_the_moment_a_write_ends_is_written(lanes: int) -> None:
+    """Whoever waited for a lane submits again before the event loop has tidied up after that lane."""
+
+    async def write(items: Sequence[int]) -> list[int | BaseException]:
+        return list(items)
+
+    commit: GroupCommit[int, int] = GroupCommit(write, name="test", lanes=lanes)
+
+    async def again_and_again() -> None:
+        for turn in range(20):
+            assert await commit.submit(turn) == turn
+
+    async with asyncio.timeout(5):
+        await asyncio.gather(*(again_and_again() for _ in range(lanes)))
+    await commit.close()
