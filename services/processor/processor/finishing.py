@@ -4,7 +4,7 @@ Objects that end at the same time share one write and one publish. A document th
 object and no other.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -18,7 +18,6 @@ from bucketline.storage.documents import DocumentDocument, Documents
 from bucketline.storage.group_commit import GroupCommit
 from bucketline.telemetry.logging import get_logger
 from processor.extraction import Outcome
-from processor.spool import Spool
 
 log = get_logger(__name__)
 
@@ -71,7 +70,7 @@ class Finisher:
     async def finish(self, finished: Finished) -> None:
         """Returns when the final status is on the bus. Raises what a store or the bus raises; then do it again."""
         try:
-            documents = await self._prepared(finished.outcome.made.values())
+            documents = await self._prepared(finished.outcome)
             await self._commit.submit(_Shared(finished, documents))
         except _Refused as refusal:
             log.warning("documents were refused", object_id=finished.object_id, error=repr(refusal.__cause__))
@@ -80,11 +79,11 @@ class Finisher:
             changed = Finished(finished.unit, finished.place, failed, finished.trace, finished.duration_ms)
             await self._commit.submit(_Shared(changed, []))
 
-    async def _prepared(self, spools: Iterable[Spool]) -> list[DocumentDocument]:
+    async def _prepared(self, outcome: Outcome) -> list[DocumentDocument]:
         """Writes what is large; returns the rest. The first document of a collection, which says that all the others
         are there, is always among the rest."""
         documents: list[DocumentDocument] = []
-        for spool in spools:
+        for spool in outcome.made.values():
             if spool.first is None:
                 continue
             spool.first["complete"] = spool.count
@@ -93,28 +92,34 @@ class Finisher:
                 if spool.size <= SHARED_BYTES:
                     documents += group
                 else:
-                    await self._put(group)
+                    await self._put(group, again=outcome.again)
         return documents
 
-    async def _put(self, documents: Sequence[DocumentDocument]) -> None:
+    async def _put(self, documents: Sequence[DocumentDocument], *, again: bool) -> None:
         try:
-            await self._documents.put(documents)
+            await self._documents.put(documents, fresh=not again)
         except (StoreUnavailable, Transient):
             raise
         except Exception as error:
             raise _Refused from error
 
-    async def _write(self, group: Sequence[_Shared]) -> list[BaseException | None]:
-        refused: dict[int, _Refused] = {}
+    async def _store(self, group: Sequence[_Shared], *, again: bool) -> dict[str, _Refused]:
+        """Writes all in one round trip; returns what was refused, by object. One by one only if something is."""
+        mine = [one for one in group if one.finished.outcome.again == again and one.documents]
+        refused: dict[str, _Refused] = {}
         try:
-            await self._put([document for one in group for document in one.documents])
+            await self._put([document for one in mine for document in one.documents], again=again)
         except _Refused:
-            for place, one in enumerate(group):
+            for one in mine:
                 try:
-                    await self._put(one.documents)
+                    await self._put(one.documents, again=True)
                 except _Refused as refusal:
-                    refused[place] = refusal
-        good = [one.finished for place, one in enumerate(group) if place not in refused]
+                    refused[one.finished.object_id] = refusal
+        return refused
+
+    async def _write(self, group: Sequence[_Shared]) -> list[BaseException | None]:
+        refused = await self._store(group, again=False) | await self._store(group, again=True)
+        good = [one.finished for one in group if one.finished.object_id not in refused]
         again = [finished for finished in good if finished.outcome.again]
         counts: Mapping[str, int] = {}
         if again:
@@ -129,7 +134,7 @@ class Finisher:
                 for one in good
             ]
         )
-        return [refused.get(place) for place in range(len(group))]
+        return [refused.get(one.finished.object_id) for one in group]
 
 
 def _ended(finished: Finished, count: int, now: datetime) -> ObjectStatusChanged:

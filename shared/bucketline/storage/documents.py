@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import NotRequired, TypedDict
 
-from pymongo import DeleteMany, ReplaceOne
+from pymongo import DeleteMany, InsertOne, ReplaceOne
 
 from bucketline.storage.mongo import Collection, Database, Index
 
@@ -46,8 +46,15 @@ class Documents:
     def __init__(self, database: Database) -> None:
         self.collection: Collection[DocumentDocument] = database.collection("documents")
 
-    async def put(self, documents: Sequence[DocumentDocument]) -> None:
-        """Writes all in one round trip; one with a known id replaces the older."""
+    async def put(self, documents: Sequence[DocumentDocument], *, fresh: bool = False) -> None:
+        """Writes all in one round trip; one with a known id replaces the older.
+
+        ``fresh`` says that most of them are not there yet: inserting is quicker, and what turns out to be there is
+        replaced in a second round trip.
+        """
+        if fresh:
+            refused = (await self.collection.bulk([InsertOne(document) for document in documents])).refused
+            documents = [documents[place] for place in refused]
         await self.collection.bulk([ReplaceOne({"_id": d["_id"]}, d, upsert=True) for d in documents])
 
     async def drop_older(self, made: Sequence[tuple[str, str, int]]) -> int:
