@@ -104,7 +104,7 @@ def revoke(
     user: User = "operator@localhost",
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
-    """End a key for good, within seconds. Its name is free afterwards.
+    """End a key for good, everywhere within BUCKETLINE_API_KEY_CACHE_SECONDS (30). Its name is free afterwards.
 
     Example: [cyan]bucketline keys revoke crawler --yes[/]
     """

@@ -69,6 +69,8 @@ class Stored:
         return len(self._matching(where))
 
     async def find(self, where: Any, *, limit: int, sort: Any, hint: str) -> list[Any]:
+        assert sort == [("created_at", 1), ("_id", 1)]
+        assert hint == "listing"
         return self._matching(where)[:limit]
 
 

@@ -1,0 +1,173 @@
+"""The operations commands on running servers, as an operator calls them."""
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Mapping
+
+import aiohttp
+import pytest
+from aiokafka import AIOKafkaConsumer
+from tests.conditions import eventually
+from tests.conftest import Api, Services
+
+from bucketline.events.topics import MIRRORED, OBJECTS, STATUS
+
+pytestmark = pytest.mark.stack
+
+
+async def bucketline(environment: Mapping[str, str], *arguments: str) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of one command."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "bucketline.cli.main",
+        *arguments,
+        env={**os.environ, **environment, "COLUMNS": "300"},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(90):
+            out, err = await process.communicate()
+    except TimeoutError:
+        process.kill()
+        raise
+    return process.returncode or 0, out.decode(), err.decode()
+
+
+async def test_the_doctor_finds_the_local_stack_in_good_health(services: Services) -> None:
+    code, out, err = await bucketline(services.environment, "doctor", "--json")
+    rows = {(row["part"], row["what"]): row for row in json.loads(out)}
+    assert code == 0, (out, err)
+    for part, what in (
+        ("MongoDB", "version"),
+        ("MongoDB", "write and read"),
+        ("MongoDB", "indexes"),
+        ("MongoDB", "clock"),
+        ("Kafka", "topics"),
+        ("S3", "bucket"),
+        ("S3", "conditional writes"),
+        ("S3", "checksums"),
+        ("S3", "presigned URLs"),
+        ("S3", "clock"),
+        ("Bucketline", "extractors"),
+    ):
+        assert rows[part, what]["verdict"] == "ok", rows[part, what]
+    # One server of each is something to look at, and said so with advice.
+    assert rows["MongoDB", "replica set"]["verdict"] == "warning"
+    assert all(row["advice"] for row in rows.values() if row["verdict"] != "ok")
+
+
+async def test_the_doctor_says_what_is_missing_and_ends_with_1(services: Services) -> None:
+    broken = {
+        **services.environment,
+        "BUCKETLINE_KAFKA_TOPIC_PREFIX": "nobody.",
+        "BUCKETLINE_MONGODB_URL": "mongodb://127.0.0.1:1/?directConnection=true",
+        "BUCKETLINE_MONGODB_SERVER_SELECTION_TIMEOUT": "1",
+        "BUCKETLINE_S3_SECRET_KEY": "wrong",
+    }
+    code, out, _ = await bucketline(broken, "doctor")
+    assert code == 1
+    assert "bucketline topics create" in out
+    assert "BUCKETLINE_MONGODB_URL" in out
+    assert "BUCKETLINE_S3_ENDPOINT" in out
+    assert "Traceback" not in out
+
+
+async def test_a_replay_tells_a_new_subscriber_of_stored_objects(api: Api, services: Services) -> None:
+    namespace = await api.namespace()
+    client = api.client(namespace)
+    bucket = await api.bucket(namespace)
+    await api.collection(namespace, bucket)
+    ids = []
+    for number in range(3):
+        body = {"blobs": [{"property": "note", "type": "text", "data": f"replayed {number}"}]}
+        ids.append((await client.post(f"/v1/buckets/{bucket}/objects", body, auto_process="true"))["object_id"])
+    for object_id in ids:
+        path = f"/v1/buckets/{bucket}/objects/{object_id}"
+        await eventually(lambda path=path: completed(client, path))
+
+    prefix = "bucketline."
+    topics = [prefix + topic.name for topic in (OBJECTS, MIRRORED, STATUS)]
+    subscriber = AIOKafkaConsumer(
+        *topics, bootstrap_servers=services.stack.kafka_bootstrap, auto_offset_reset="earliest"
+    )
+    await subscriber.start()
+    try:
+        where = ("--namespace", namespace, "--bucket", bucket, "--since", "1h")
+        code, out, err = await bucketline(services.environment, "replay", *where, "--dry-run")
+        assert (code, "3 objects" in out) == (0, True), (out, err)
+        code, out, err = await bucketline(services.environment, "replay", *where)
+        assert code == 0, (out, err)
+        assert "9 events of 3 objects" in out
+
+        seen: set[tuple[str, str]] = set()
+
+        async def told() -> bool:
+            for rows in (await subscriber.getmany(timeout_ms=100)).values():
+                for row in rows:
+                    headers = dict(row.headers)
+                    if headers.get("ce_source") == b"/bucketline/replay":
+                        seen.add((row.topic, headers["ce_subject"].decode()))
+            return {(topic, object_id) for topic in topics for object_id in ids} <= seen
+
+        await eventually(told)
+    finally:
+        await subscriber.stop()
+
+    # Our own services took the replay for what it is: nothing was processed again.
+    for object_id in ids:
+        found = await client.get(f"/v1/buckets/{bucket}/objects/{object_id}")
+        assert (found["status"], found["document_count"]) == ("COMPLETED", 1)
+
+
+async def test_a_replay_of_a_bucket_that_does_not_exist_says_so(api: Api, services: Services) -> None:
+    namespace = await api.namespace()
+    where = ("--namespace", namespace, "--bucket", "nobody", "--since", "1h")
+    code, _, err = await bucketline(services.environment, "replay", *where)
+    assert code == 1
+    assert "no bucket 'nobody'" in err
+    assert "Traceback" not in err
+
+
+async def test_a_key_is_made_used_rotated_and_revoked(api: Api, services: Services) -> None:
+    code, out, err = await bucketline(services.environment, "keys", "create", "from-the-shell", "--permission", "READ")
+    assert code == 0, err
+    key = out.strip()
+    assert key.startswith("sk_")
+    assert await status_with(api, key) == 200
+
+    code, listed, _ = await bucketline(services.environment, "keys", "list")
+    assert code == 0
+    assert "from-the-shell" in listed
+    assert key not in listed
+
+    code, out, err = await bucketline(services.environment, "keys", "rotate", "from-the-shell")
+    assert code == 0, err
+    rotated = out.strip()
+    assert rotated != key
+    assert await status_with(api, rotated) == 200
+
+    # The API keeps a key that it has seen for a while, so a secret that it has not seen shows the end at once.
+    unseen = (await bucketline(services.environment, "keys", "rotate", "from-the-shell"))[1].strip()
+    code, _, err = await bucketline(services.environment, "keys", "revoke", "from-the-shell", "--yes")
+    assert code == 0, err
+    assert await status_with(api, unseen) == 401
+    code, _, err = await bucketline(services.environment, "keys", "rotate", "from-the-shell")
+    assert code == 1
+    assert "not found" in err
+
+
+async def status_with(api: Api, key: str) -> int:
+    headers = {"Authorization": f"Bearer {key}"}
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"{api.url}/v1/namespaces/list", headers=headers) as answer,
+    ):
+        return answer.status
+
+
+async def completed(client, path):  # type: ignore[no-untyped-def]
+    return (await client.get(path))["status"] == "COMPLETED"

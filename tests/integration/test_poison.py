@@ -1,0 +1,176 @@
+"""Records that nobody can handle, on the real broker: parked with their context, and in nobody's way."""
+
+import secrets
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord
+from tests.conditions import eventually
+
+from bucketline.clock import SystemClock
+from bucketline.events.catalog import ObjectDeleted
+from bucketline.events.envelope import Received, wrap
+from bucketline.events.topics import OBJECTS
+from bucketline.local.stack import LocalStack
+from bucketline.messaging.broker import Bus
+from bucketline.messaging.connection import client_options
+from bucketline.messaging.topics import ensure_topics
+from bucketline.settings import KafkaSettings
+
+pytestmark = pytest.mark.stack
+
+PARKED_WITHIN = 15.0
+CONTEXT = "bucketline-parked-"
+GOOD = ("ce_type", ObjectDeleted.type.encode()), ("ce_id", b"evt_1"), ("ce_source", b"/test")
+
+
+@dataclass
+class Bench:
+    """A consumer of our own on topics of our own. ``refused`` are the objects that its handler never takes."""
+
+    settings: KafkaSettings
+    producer: AIOKafkaProducer
+    handled: list[str] = field(default_factory=list)
+    refused: set[str] = field(default_factory=set)
+
+    @property
+    def topic(self) -> str:
+        return self.settings.topic_prefix + OBJECTS.name
+
+    async def handle(self, records: Sequence[Received]) -> None:
+        for record in records:
+            if record.event.subject in self.refused:
+                raise ValueError(f"{record.event.subject} is never taken")
+        self.handled += [record.event.subject for record in records]
+
+    async def send(self, value: bytes | None, headers: Sequence[tuple[str, bytes | None]] = GOOD) -> int:
+        """Publishes raw bytes to partition 0; returns their offset."""
+        sent = await self.producer.send_and_wait(self.topic, value=value, key=b"k", headers=list(headers), partition=0)
+        return int(sent.offset)
+
+    async def send_good(self, object_id: str) -> int:
+        event = deleted(object_id)
+        envelope = wrap(event, id=f"evt_{object_id}", source="/test", at=event.deleted_at)
+        return await self.send(envelope.data, envelope.headers())
+
+    async def parked(self, count: int) -> list["ConsumerRecord[bytes, bytes]"]:
+        """The parked records, once there are so many."""
+        name = f"{self.topic}.parked.dedup"
+        consumer = AIOKafkaConsumer(name, **client_options(self.settings), auto_offset_reset="earliest")
+        await consumer.start()
+        found: list[ConsumerRecord[bytes, bytes]] = []
+        try:
+
+            async def enough() -> bool:
+                for rows in (await consumer.getmany(timeout_ms=100)).values():
+                    found.extend(rows)
+                return len(found) >= count
+
+            await eventually(enough, deadline=PARKED_WITHIN)
+        finally:
+            await consumer.stop()
+        return found
+
+
+def deleted(object_id: str) -> ObjectDeleted:
+    return ObjectDeleted(
+        object_id=object_id, bucket_id="b", namespace_id="n", revision=1, deleted_at=SystemClock().now()
+    )
+
+
+@pytest.fixture
+async def bench(stack: LocalStack) -> AsyncIterator[Bench]:
+    own = f"poison-{secrets.token_hex(4)}."
+    settings = KafkaSettings(
+        bootstrap=stack.kafka_bootstrap,
+        topic_prefix=own,
+        group_prefix=own,
+        idempotent=False,
+        fetch_max_wait_ms=5,
+        session_timeout_ms=6000,
+        heartbeat_interval_ms=1000,
+        create_topics=True,
+        retry_attempts=3,
+    )
+    await ensure_topics(settings)
+    producer = AIOKafkaProducer(**client_options(settings), max_request_size=2 * 1024 * 1024)
+    await producer.start()
+    found = Bench(settings, producer)
+    bus = Bus(settings, "dedup", clock=SystemClock())
+    bus.subscribe(OBJECTS, found.handle)
+    try:
+        async with bus:
+            yield found
+    finally:
+        await producer.stop()
+
+
+async def test_poison_is_parked_with_its_context_and_what_comes_behind_it_is_handled(bench: Bench) -> None:
+    bench.refused = {"guilty"}
+    good = deleted("x")
+    nearly = b'{"object_id": "' + b"x" * (1024 * 1024 - 4096) + b'"'
+    await bench.send_good("before")
+    poison: dict[int, bytes | None] = {}
+    for value, headers in (
+        (b"{not JSON", GOOD),
+        (b'{"object_id": 7}', GOOD),
+        (good.model_dump_json().encode(), [("ce_type", b"\xff\xfe"), *GOOD[1:]]),
+        (good.model_dump_json().encode(), [("ce_type", None), *GOOD[1:]]),
+        (b"", GOOD),
+        (None, GOOD),
+        (nearly, [*GOOD, ("mine", b"\x00\xff")]),
+    ):
+        poison[await bench.send(value, headers)] = value
+        await bench.send_good(f"behind-{len(poison)}")
+    refused = await bench.send_good("guilty")
+    await bench.send_good("last")
+    sent_at = time.monotonic()
+
+    parked = await bench.parked(len(poison) + 1)
+    assert time.monotonic() - sent_at < PARKED_WITHIN
+    contexts = {int(context(row)["offset"]): context(row) for row in parked}
+    assert contexts.keys() == {*poison, refused}
+    for row in parked:
+        about = context(row)
+        assert about["topic"] == bench.topic
+        assert about["partition"] == "0"
+        assert about["group"] == f"{bench.settings.group_prefix}dedup.objects.v1"
+        assert about["error"]
+        assert about["at"] >= about["first-at"]
+        if int(about["offset"]) in poison:
+            # The broker of the local stack keeps an empty value as none.
+            assert (row.value or None) == (poison[int(about["offset"])] or None)
+            assert about["error-type"] == "Poison"
+            assert about["attempts"] == "1"
+    assert contexts[refused]["error-type"] == "ValueError"
+    assert int(contexts[refused]["attempts"]) > 1
+    (largest,) = [row for row in parked if len(row.value or b"") > 1024 * 1024 - 8192]
+    assert ("mine", b"\x00\xff") in largest.headers
+
+    expected = {"before", "last", *(f"behind-{n + 1}" for n in range(len(poison)))}
+
+    async def all_handled() -> bool:
+        return expected <= set(bench.handled)
+
+    await eventually(all_handled, deadline=PARKED_WITHIN)
+    assert "guilty" not in bench.handled
+
+
+async def test_an_event_of_a_newer_version_is_passed_over_and_not_parked(bench: Bench) -> None:
+    newer = ("ce_type", b"bucketline.object.archived.v1"), *GOOD[1:]
+    for _ in range(50):
+        await bench.send(b'{"object_id": "o", "what": "a later version knows"}', newer)
+    extra = deleted("o").model_dump_json().replace("{", '{"added_later": [1], ', 1)
+    await bench.send(extra.encode())
+    await bench.send(b"{", GOOD)
+
+    parked = await bench.parked(1)
+    assert [context(row)["error-type"] for row in parked] == ["Poison"]
+    assert [row.value for row in parked] == [b"{"]
+    assert bench.handled == ["o"]
+
+
+def context(row: "ConsumerRecord[bytes, bytes]") -> dict[str, str]:
+    return {name.removeprefix(CONTEXT): value.decode() for name, value in row.headers if name.startswith(CONTEXT)}
