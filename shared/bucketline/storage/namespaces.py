@@ -9,7 +9,10 @@ from bucketline.storage.mongo import Collection, Database, Index
 
 
 class NamespaceDocument(TypedDict):
-    """A namespace. Names are unique in an organisation. ``deleting`` from the request to delete on."""
+    """A namespace. Names are unique in an organisation. ``deleting`` from the request to delete on.
+
+    One with ``expires_at`` is deleted by itself then.
+    """
 
     _id: str
     name: str
@@ -19,6 +22,7 @@ class NamespaceDocument(TypedDict):
     settings: dict[str, object]
     created_at: datetime
     updated_at: datetime
+    expires_at: NotRequired[datetime | None]
     deleting: NotRequired[bool]
     deleting_since: NotRequired[datetime]
     delete_task: NotRequired[str]

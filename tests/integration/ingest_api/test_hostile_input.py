@@ -20,10 +20,11 @@ HOSTILE = {
     "a list": b"[1, null]",
     "true": b"true",
     "null": b"null",
+    "the end of time": b'"9999-12-31T23:59:59-12:00"',
 }
 ROUTES = [
     ("POST", "/v1/namespaces", ("namespace_name", "namespace_id", "description", "ttl_seconds", "features")),
-    ("PATCH", "/v1/namespaces/demo", ("namespace_name", "description", "ttl_seconds", "anything")),
+    ("PATCH", "/v1/namespaces/demo", ("namespace_name", "description", "ttl_seconds", "expires_at", "anything")),
     ("POST", "/v1/namespaces/list", ("search", "filters", "sort", "limit", "cursor")),
     (
         "POST",

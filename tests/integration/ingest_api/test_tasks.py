@@ -270,3 +270,25 @@ async def test_a_namespace_is_not_deleted_under_running_batches(world: World, re
     assert (await replica.call("GET", "/v1/namespaces/demo")).status == 404
     for name in ("namespaces", "buckets", "objects", "batches", "documents", "collections"):
         assert await replica.deps.database.collection(name).count({}) == 0, name
+
+
+async def test_a_namespace_with_a_lifetime_ends_with_it(world: World, replica: Replica) -> None:
+    made = await replica.make("/v1/namespaces", {"namespace_name": "brief", "ttl_seconds": 3600})
+    assert made["expires_at"] == "2026-01-01T01:00:00.000Z"
+    await replica.make("/v1/namespaces", {"namespace_name": "saved", "ttl_seconds": 3600})
+    await replica.call("PATCH", "/v1/namespaces/saved", {"ttl_seconds": None})
+    prolonged = (await replica.call("PATCH", "/v1/namespaces/brief", {"ttl_seconds": 3 * 24 * 3600})).body
+    assert prolonged["expires_at"] == "2026-01-04T00:00:00.000Z"
+    assert (await replica.make("/v1/tasks/list", {}))["results"] == []
+    statuses = []
+    for _ in range(5):
+        statuses.append((await replica.call("GET", "/v1/namespaces/brief")).status)
+        world.clock.advance(20 * 3600)
+        for _ in range(3):
+            await replica.deps.runner.sweep()
+            await replica.settle()
+            world.clock.advance(10)
+    assert statuses == [200, 200, 200, 200, 404]
+    assert (await replica.call("GET", "/v1/namespaces/saved")).status == 200
+    [task] = (await replica.make("/v1/tasks/list", {}))["results"]
+    assert (task["task_type"], task["status"]) == ("api_namespaces_delete", "COMPLETED")

@@ -1,5 +1,6 @@
 """Changes of a namespace: only what is sent."""
 
+from datetime import timedelta
 from typing import Any
 
 from bucketline.domain.reserved import storable_faults
@@ -9,6 +10,7 @@ from bucketline.storage.namespaces import NamespaceDocument
 from ingest_api.deps import Deps
 from ingest_api.keys import Caller
 from ingest_api.namespaces.create import name_taken
+from ingest_api.namespaces.expiry import watch_expiry
 from ingest_api.namespaces.read import live_namespace
 from ingest_api.schemas.namespaces import ChangeNamespace
 
@@ -24,8 +26,11 @@ async def change_namespace(deps: Deps, caller: Caller, identifier: str, body: Ch
         changes["name"] = body.namespace_name
     if "description" in body.model_fields_set:
         changes["description"] = body.description
-    if "ttl_seconds" in body.model_fields_set:
-        extra["ttl_seconds"] = body.ttl_seconds
+    if "expires_at" in body.model_fields_set:
+        changes["expires_at"] = body.expires_at
+    elif "ttl_seconds" in body.model_fields_set:
+        lifetime = None if body.ttl_seconds is None else timedelta(seconds=body.ttl_seconds)
+        changes["expires_at"] = deps.clock.now() + lifetime if lifetime else None
     if extra:
         changes["settings"] = {**namespace["settings"], **extra}
     try:
@@ -34,5 +39,7 @@ async def change_namespace(deps: Deps, caller: Caller, identifier: str, body: Ch
         raise name_taken(str(body.namespace_name)) from error
     if changed is None:
         raise NotFound.of("namespace", identifier)
+    if "expires_at" in changes:
+        await watch_expiry(deps, changed)
     deps.auth.forget()
     return changed

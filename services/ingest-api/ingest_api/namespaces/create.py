@@ -1,5 +1,6 @@
 """A new namespace."""
 
+from datetime import timedelta
 from typing import Any
 
 from bucketline.domain.reserved import storable_faults
@@ -8,6 +9,7 @@ from bucketline.storage.mongo import DuplicateKey
 from bucketline.storage.namespaces import NamespaceDocument
 from ingest_api.deps import Deps
 from ingest_api.keys import Caller
+from ingest_api.namespaces.expiry import watch_expiry
 from ingest_api.schemas.namespaces import CreateNamespace
 
 MOST_EXTRA = 50
@@ -23,8 +25,6 @@ async def create_namespace(deps: Deps, caller: Caller, body: CreateNamespace) ->
     extra: dict[str, Any] = dict(body.model_extra or {})
     if faults := list(storable_faults(extra, ("body",)))[:100]:
         raise ValidationFailed(faults)
-    if body.ttl_seconds is not None:
-        extra["ttl_seconds"] = body.ttl_seconds
     now = deps.clock.now()
     document: NamespaceDocument = {
         "_id": body.namespace_id or deps.ids.new("ns"),
@@ -36,6 +36,8 @@ async def create_namespace(deps: Deps, caller: Caller, body: CreateNamespace) ->
         "created_at": now,
         "updated_at": now,
     }
+    if body.ttl_seconds is not None:
+        document["expires_at"] = now + timedelta(seconds=body.ttl_seconds)
     try:
         await deps.namespaces.collection.insert(document)
     except DuplicateKey as error:
@@ -46,6 +48,7 @@ async def create_namespace(deps: Deps, caller: Caller, body: CreateNamespace) ->
             code="namespace_id_taken",
             details={"namespace_id": document["_id"]},
         ) from error
+    await watch_expiry(deps, document)
     return document
 
 

@@ -25,23 +25,31 @@ async def delete_namespace(
         return namespace, known
     if not force:
         await _refuse_running(deps, namespace)
+    task = await begin_deletion(deps, namespace)
+    if task is not None:
+        return namespace, task
+    # somebody else was faster: their task is the one that counts
+    namespace = await any_namespace(deps, caller, identifier)
+    if (known := await _task_of(deps, namespace)) is not None:
+        return namespace, known
+    raise NotFound.of("namespace", identifier)
+
+
+async def begin_deletion(deps: Deps, namespace: NamespaceDocument) -> TaskDocument | None:
+    """The task that deletes the namespace from now on; None when another has it, or it is gone."""
     task = await deps.runner.create(
         KIND,
-        organization_id=caller.organization_id,
+        organization_id=namespace["organization_id"],
         namespace_id=namespace["_id"],
         inputs=[namespace["_id"]],
         data={"namespace_id": namespace["_id"], "namespace_name": namespace["name"]},
     )
     if not await deps.namespaces.mark_deleting(namespace["_id"], task["_id"], deps.clock.now()):
-        # somebody else was faster: their task is the one that counts
         await deps.tasks.drop(task["_id"])
-        namespace = await any_namespace(deps, caller, identifier)
-        if (known := await _task_of(deps, namespace)) is not None:
-            return namespace, known
-        raise NotFound.of("namespace", identifier)
+        return None
     deps.auth.forget()
     deps.runner.soon(task["_id"])
-    return namespace, task
+    return task
 
 
 async def namespace_deletion_turn(deps: Deps, task: TaskDocument) -> Turn:

@@ -1,15 +1,28 @@
 """Models that many routes share: the error envelope, pagination, and the base of all others."""
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer
 
 from bucketline.clock import wire_time
 
 Timestamp = Annotated[datetime, PlainSerializer(wire_time, return_type=str, when_used="json")]
 """ISO 8601, UTC, milliseconds, ``Z``."""
+
+
+def _utc(value: datetime) -> datetime:
+    """A time without zone is UTC; one that UTC cannot say is none."""
+    try:
+        moment = (value if value.tzinfo else value.replace(tzinfo=UTC)).astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("the time is out of range") from error
+    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
+
+
+Moment = Annotated[datetime, AfterValidator(_utc)]
+"""A time in a request, as precise as the database."""
 
 
 class Request(BaseModel):

@@ -1,30 +1,23 @@
 """Bodies of the key routes."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from bucketline.access.keyring import Issued
 from bucketline.access.secret import visible_prefix
 from bucketline.storage.keys import KeyDocument, Permission, as_permissions
 from ingest_api.schemas.buckets import Name
-from ingest_api.schemas.common import Answer, Request, Timestamp, example
+from ingest_api.schemas.common import Answer, Moment, Request, Timestamp, example
 from ingest_api.schemas.unsupported import Unsupported
 
 PermissionName = Literal["read", "write", "delete", "admin", "READ", "WRITE", "DELETE", "ADMIN"]
 Status = Literal["active", "revoked", "expired"]
 
 
-def _aware(value: datetime) -> datetime:
-    """A time without zone is UTC."""
-    return value if value.tzinfo else value.replace(tzinfo=UTC)
-
-
 KeyName = Annotated[Name, Field(max_length=100, pattern=r"^[^/]+$")]
 """It is a segment of paths."""
-
-Expiry = Annotated[datetime, AfterValidator(_aware)]
 
 
 class KeyScope(Request):
@@ -51,7 +44,7 @@ class CreateKey(Request):
     permissions: list[PermissionName] | None = Field(default=None, min_length=1, max_length=8)
     scopes: list[KeyScope] | None = Field(default=None, max_length=100)
     rate_limit_override: int | None = Field(default=None, ge=1, le=10_000_000)
-    expires_at: Expiry | None = None
+    expires_at: Moment | None = None
     principal_id: Unsupported = None
     allowed_origins: Unsupported = None
 
@@ -69,7 +62,7 @@ class ChangeKey(Request):
     permissions: list[PermissionName] | None = Field(default=None, min_length=1, max_length=8)
     scopes: list[KeyScope] | None = Field(default=None, max_length=100)
     rate_limit_override: int | None = Field(default=None, ge=1, le=10_000_000)
-    expires_at: Expiry | None = None
+    expires_at: Moment | None = None
     status: Literal["active", "revoked"] | None = None
     allowed_origins: Unsupported = None
 

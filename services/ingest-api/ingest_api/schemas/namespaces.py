@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, ConfigDict, Field
 
 from bucketline.storage.namespaces import NamespaceDocument
-from ingest_api.schemas.common import Answer, Pagination, Request, Timestamp, example
+from ingest_api.schemas.common import Answer, Moment, Pagination, Request, Timestamp, example
 
 
 def _name(value: str) -> str:
@@ -59,6 +59,7 @@ class ChangeNamespace(Request):
     namespace_name: Name | None = None
     description: str | None = Field(default=None, max_length=2000)
     ttl_seconds: Ttl = None
+    expires_at: Moment | None = Field(default=None, description="Wins over `ttl_seconds`; null: never.")
 
 
 class Namespace(Answer):
@@ -77,6 +78,7 @@ class Namespace(Answer):
     collection_count: int = 0
     object_count: int = 0
     namespace_ready: bool = True
+    expires_at: Timestamp | None = None
     created_at: Timestamp
     updated_at: Timestamp
 
@@ -89,6 +91,7 @@ class Namespace(Answer):
             description=document["description"],
             created_at=document["created_at"],
             updated_at=document["updated_at"],
+            expires_at=document.get("expires_at"),
             namespace_ready=not document.get("deleting", False),
             **(counts or {}),
         )

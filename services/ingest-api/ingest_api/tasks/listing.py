@@ -124,7 +124,10 @@ def _conditions(given: Mapping[str, Any]) -> tuple[list[Query], list[Query]]:
     """What a task, and what a batch, must be, beside being in scope."""
     tasks: list[Query] = []
     batches: list[Query] = []
-    tree = parse(given.get("filters"), exact=("task_id", "task_type", "status", "namespace_id"))
+    filters = given.get("filters")
+    if filters and given.get("case_sensitive"):
+        filters = {**filters, "case_sensitive": True}
+    tree = parse(filters, exact=("task_id", "task_type", "status", "namespace_id"))
     wanted: list[Filter] = [tree]
     wanted += [Condition(name, "eq", str(given[name]), True) for name in ("status", "task_type") if name in given]
     for one in wanted:

@@ -86,8 +86,12 @@ class TaskRunner:
         data: Mapping[str, object] | None = None,
         task_id: str | None = None,
         delay: float = 0.0,
+        hidden: bool = False,
     ) -> TaskDocument:
-        """Writes a task, first due in ``delay`` seconds; :meth:`soon` does not wait for the sweeper."""
+        """Writes a task, first due in ``delay`` seconds; :meth:`soon` does not wait for the sweeper.
+
+        A ``hidden`` one is nobody's business but ours.
+        """
         now = self._clock.now()
         task: TaskDocument = {
             "_id": task_id or self._ids.new("task"),
@@ -104,6 +108,8 @@ class TaskRunner:
             "due_at": now + timedelta(seconds=delay),
             "attempts": 0,
         }
+        if hidden:
+            task["hidden"] = True
         await self._tasks.collection.insert(task)
         return task
 

@@ -7,6 +7,7 @@ from ingest_api.collections import delete as collections
 from ingest_api.collections import trigger
 from ingest_api.deps import Deps
 from ingest_api.namespaces import delete as namespaces
+from ingest_api.namespaces import expiry
 from ingest_api.uploads import background as uploads
 
 
@@ -14,6 +15,7 @@ def register(deps: Deps) -> None:
     """Gives the runner its steps."""
     deps.runner.register(buckets.KIND, partial(buckets.bucket_deletion_turn, deps))
     deps.runner.register(namespaces.KIND, partial(namespaces.namespace_deletion_turn, deps))
+    deps.runner.register(expiry.KIND, partial(expiry.expiry_turn, deps))
     deps.runner.register(collections.KIND, partial(collections.collection_deletion_turn, deps))
     deps.runner.register(trigger.KIND, partial(trigger.trigger_turn, deps))
     deps.runner.register(uploads.ONE, partial(uploads.one_turn, deps))
