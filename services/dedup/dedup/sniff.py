@@ -20,6 +20,10 @@ UNKNOWN = "application/octet-stream"
 HEAD_BYTES = 64 * 1024
 MAX_FILENAME_BYTES = 255
 
+# every control character (Unicode's Cc) that no text file has; tabs, line ends, backspaces and escapes they do have
+_CONTROLS = re.compile(r"[\x00-\x07\x0b\x0e-\x1a\x1c-\x1f\x7f-\x9f]")
+_BINARY = re.compile(rb"[\x00-\x08\x0e-\x1a]")
+
 
 def media_type(head: bytes, *, declared: str | None, filename: str | None) -> str:
     """The media type, lower case and without parameters, of content that begins with ``head``.
@@ -112,13 +116,12 @@ def _decode(head: bytes, encoding: str) -> str | None:
             text = head[: len(head) - cut].decode(encoding)
         except UnicodeDecodeError:
             continue
-        controls = sum(unicodedata.category(c) == "Cc" and c not in "\t\n\r\f\x1b\b" for c in text)
-        return text if controls == 0 else None
+        return None if _CONTROLS.search(text) else text
     return None
 
 
 def _binary_bytes(head: bytes) -> bool:
-    return any(byte < 9 or 13 < byte < 27 for byte in head)
+    return _BINARY.search(head) is not None
 
 
 def _text_type(text: str, hints: list[str], *, whole: bool) -> str:
@@ -158,8 +161,13 @@ def _is_csv(text: str, whole: bool) -> bool:
     lines = text.lstrip("\ufeff").splitlines()
     if not whole and len(lines) > 1:
         lines = lines[:-1]
+    if len(lines) < 2:
+        return False
+    first = "\n".join(lines[:50])
     for delimiter in ",;\t":
-        rows = [row for row in csv.reader(io.StringIO("\n".join(lines[:50])), delimiter=delimiter) if row]
+        if delimiter not in first:
+            continue
+        rows = [row for row in csv.reader(io.StringIO(first), delimiter=delimiter) if row]
         widths = {len(row) for row in rows}
         if len(rows) >= 2 and len(widths) == 1 and widths.pop() >= 2:
             # prose with one comma in each line is no table: its fields are sentences
