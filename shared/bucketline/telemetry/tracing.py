@@ -137,8 +137,12 @@ def span(
     things that are nobody's business.
     """
     if _tracer is None:
-        with _unrecorded(parent) as stand_in:
+        stand_in = _stand_in(parent)
+        token = contexts.attach(trace.set_span_in_context(stand_in))
+        try:
             yield stand_in
+        finally:
+            contexts.detach(token)
         return
     opened = _tracer.start_span(
         name,
@@ -207,13 +211,11 @@ def links_to(carriers: Iterable[Carrier]) -> list[Link]:
     return found
 
 
-@contextmanager
-def _unrecorded(parent: Carrier | None) -> Iterator[Span]:
-    """A stand-in that only has ids: those of its parent, or new ones at the beginning of a trace."""
-    stand_in = trace.get_current_span(context_of(parent)) if parent else trace.get_current_span()
-    if not stand_in.get_span_context().is_valid:
-        # Not secrets: ids that must merely not collide.
-        ids = random.getrandbits(128) or 1, random.getrandbits(64) or 1
-        stand_in = NonRecordingSpan(SpanContext(*ids, is_remote=False, trace_flags=_NOT_SAMPLED))
-    with current(stand_in):
-        yield stand_in
+def _stand_in(parent: Carrier | None) -> Span:
+    """What is current where nothing is recorded: it only has ids, its parent's, or new ones where a trace begins."""
+    found = trace.get_current_span(context_of(parent)) if parent else trace.get_current_span()
+    if found.get_span_context().is_valid:
+        return found
+    # Not secrets: ids that must merely not collide.
+    ids = random.getrandbits(128) or 1, random.getrandbits(64) or 1
+    return NonRecordingSpan(SpanContext(*ids, is_remote=False, trace_flags=_NOT_SAMPLED))
