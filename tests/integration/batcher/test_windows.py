@@ -92,6 +92,23 @@ async def test_two_replicas_with_clocks_apart(world: World) -> None:
     assert max(len(batch) for batch in batches) <= 10
 
 
+async def test_many_at_one_window_never_overfill_it(world: World) -> None:
+    bucket_id = await world.bucket(**{**LIMITS, "max_objects": 5})
+    replicas = [world.replica() for _ in range(6)]
+    ids: list[str] = []
+    for _ in range(10):
+        fresh = [await world.drafts(2, bucket_id=bucket_id) for _ in replicas]
+        ids += [object_id for pair in fresh for object_id in pair]
+        twice = [*fresh, fresh[0]]
+        records = [await world.mirror(pair) for pair in twice]
+        takers = [*replicas, world.replica()]
+        await asyncio.gather(*(taker.handlers.on_mirrored(mine) for taker, mine in zip(takers, records, strict=True)))
+    windows = await world.database.collection("windows").find({"bucket_id": bucket_id}, limit=1000)
+    members = [member for window in windows for member in window["members"]]
+    assert sorted(members) == sorted(f"{object_id}:0" for object_id in ids)
+    assert all(window["count"] == len(window["members"]) <= 5 for window in windows)
+
+
 @pytest.mark.parametrize("after", [False, True])
 async def test_a_replica_may_die_at_any_write(world: World, after: bool) -> None:
     for at in range(1, 60):
