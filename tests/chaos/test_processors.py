@@ -1,0 +1,106 @@
+"""20,000 small objects and two processors; one is killed on the way and the other replaced: the same result as ever."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import pytest
+from pydantic import SecretStr
+from tests.bench.processing import drafts
+from tests.conditions import eventually
+from tests.conftest import ADMIN_KEY, FAST, Api
+
+from bucketline.cli.client import ApiClient, Json
+from bucketline.local.services import bucketline_services
+from bucketline.local.stack import LocalStack
+from bucketline.local.supervisor import Supervisor
+from bucketline.settings import MongoSettings
+from bucketline.storage.mongo import Database
+
+pytestmark = [pytest.mark.stack, pytest.mark.chaos, pytest.mark.timeout(420)]
+
+OBJECTS = 20_000
+OWN = {
+    "BUCKETLINE_KAFKA_TOPIC_PREFIX": "processors.",
+    "BUCKETLINE_KAFKA_GROUP_PREFIX": "processors.",
+    "BUCKETLINE_MONGODB_DATABASE": "chaos_processors",
+}
+"""Beside the services that other tests use, on the same servers."""
+
+
+@dataclass(frozen=True)
+class Deployment:
+    supervisor: Supervisor
+    database: Database
+    api: Api
+
+
+@pytest.fixture
+async def deployment(stack: LocalStack) -> AsyncIterator[Deployment]:
+    environment = {**stack.environment(), **FAST, **OWN, "BUCKETLINE_API_KEY": ADMIN_KEY}
+    database = Database(
+        MongoSettings(url=SecretStr(stack.mongodb_url), database=OWN["BUCKETLINE_MONGODB_DATABASE"]),
+    )
+    try:
+        async with Supervisor(bucketline_services(environment, replicas={"processor": 2})) as supervisor:
+            api = Api(supervisor.url("ingest-api"))
+            yield Deployment(supervisor, database, api)
+            await api.close()
+    finally:
+        await database.drop()
+        database.close()
+
+
+async def test_a_large_batch_survives_its_processors(deployment: Deployment) -> None:
+    api, database, supervisor = deployment.api, deployment.database, deployment.supervisor
+    namespace = await api.namespace()
+    client = api.client(namespace)
+    bucket = await api.bucket(namespace)
+    collection = await api.collection(namespace, bucket)
+    ids = await drafts(client, bucket, OBJECTS)
+    mirrored = {"bucket_id": bucket, "mirror.state": "done"}
+    await eventually(lambda: counted(database, "objects", mirrored), deadline=120, pause=0.5)
+
+    place = f"/v1/buckets/{bucket}/batches"
+    batch = await client.post(place, {"object_ids": ids})
+    path = f"{place}/{batch['batch_id']}"
+    await client.post(f"{path}/submit")
+    seen: list[int] = []
+    watching = asyncio.create_task(watch(client, path, seen))
+    await eventually(lambda: beyond(seen, OBJECTS // 5), deadline=120)
+    await supervisor.kill("processor.1")
+    await eventually(lambda: beyond(seen, OBJECTS * 3 // 5), deadline=120)
+    await supervisor.terminate("processor.2")
+    done = await watching
+
+    assert done["status"] == "COMPLETED", done
+    assert (done["progress"]["processed"], done["progress"]["total"]) == (OBJECTS, OBJECTS)
+    assert done["documents_written"] == OBJECTS
+    assert done["failed_objects"] == []
+    assert seen == sorted(seen), "progress never goes back"
+    ended = {"bucket_id": bucket, "status": "COMPLETED", "document_count": 1}
+    await eventually(lambda: counted(database, "objects", ended), deadline=60, pause=0.5)
+    documents = database.collection("documents")
+    assert await documents.count({"collection_id": collection}) == OBJECTS
+    assert len(await documents.distinct("object_id", {"collection_id": collection})) == OBJECTS
+    owners = await database.collection("units").distinct("lease.owner", {"batch_id": batch["batch_id"]})
+    assert len(owners) >= 2, "both processors had a share"
+
+
+async def watch(client: ApiClient, path: str, seen: list[int]) -> Json:
+    """Notes the progress until the batch is over."""
+
+    async def look() -> Json | None:
+        found = await client.get(path)
+        seen.append(found["progress"]["processed"])
+        return found if found["status"] in ("COMPLETED", "COMPLETED_WITH_ERRORS", "FAILED", "CANCELED") else None
+
+    return await eventually(look, deadline=240, pause=0.25)
+
+
+async def beyond(seen: list[int], count: int) -> bool:
+    return bool(seen) and seen[-1] >= count
+
+
+async def counted(database: Database, collection: str, where: dict[str, object]) -> bool:
+    return await database.collection(collection).count(where) == OBJECTS
