@@ -64,7 +64,7 @@ def _works(runtime: Runtime, sandbox: Sandbox, own: ProcessorSettings) -> Works:
     documents = Documents(runtime.database)
     units = Units(runtime.database)
     extraction = Extraction(
-        plans=Plans(Collections(runtime.database), ExtractorRegistry(), outbound),
+        plans=Plans(Collections(runtime.database), ExtractorRegistry(), outbound, clock=runtime.clock),
         extractors=Extractors(sandbox, at_once=own.objects),
         stored=documents,
         derived=DerivedBlobs(runtime),

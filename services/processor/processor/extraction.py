@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Literal
 
 from bucketline.clock import Clock
@@ -34,13 +35,17 @@ Strategy = Literal["skip", "replace", "force"]
 
 @dataclass(frozen=True)
 class Task:
-    """One object that is to be processed, as an item of a unit. ``group`` is with whom it shares its turns."""
+    """One object that is to be processed, as an item of a unit that was planned at ``since``.
+
+    ``group`` is with whom it shares its turns.
+    """
 
     obj: ObjectDocument
     item: Item
     only: Sequence[str] | None
     strategy: Strategy
     group: str
+    since: datetime
 
     @property
     def again(self) -> bool:
@@ -100,7 +105,7 @@ class Extraction:
         A collection that fails does not stop the others, only those that read nothing else. Raises
         ``StoreUnavailable`` when nothing can be said about the object now.
         """
-        steps = await self._plans.steps(task.obj["bucket_id"], task.only)
+        steps = await self._plans.steps(task.obj["bucket_id"], task.only, since=task.since)
         view = object_view(task.obj, self._blobs, self._settings.temp_dir)
         outcome = Outcome(Status.COMPLETED, again=task.again)
         failed: dict[str, ExtractionError | None] = {}

@@ -199,7 +199,9 @@ class Pipeline:
             why = f"skipped: {mirror['duplicate_of']} of this bucket has the same content"
             return Outcome(Status.SKIPPED, error=why)
         unit = work.unit
-        task = Task(obj, work.item, unit["collection_ids"], unit["dedup_strategy"], work.group)
+        task = Task(
+            obj, work.item, unit["collection_ids"], unit["dedup_strategy"], group=work.group, since=unit["created_at"]
+        )
         try:
             return await self._extraction.run(task)
         except AWAY:

@@ -3,9 +3,12 @@
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
 
 from cachetools import TTLCache
 
+from bucketline.clock import Clock
 from bucketline.domain.paths import lookup, place
 from bucketline.errors import ValidationFailed
 from bucketline.extraction import (
@@ -73,31 +76,38 @@ class Step:
         return passed
 
 
-class Plans:
-    """Plans of buckets. A change of a collection counts after at most ``CACHE_SECONDS``."""
+@dataclass(frozen=True)
+class _Reading:
+    """A plan that is being read, or was."""
 
-    def __init__(self, collections: Collections, registry: ExtractorRegistry, outbound: OutboundPolicy) -> None:
+    began: datetime
+    result: "asyncio.Future[tuple[Step, ...]]"
+
+
+class Plans:
+    """Plans of buckets, remembered for ``CACHE_SECONDS``."""
+
+    def __init__(
+        self, collections: Collections, registry: ExtractorRegistry, outbound: OutboundPolicy, *, clock: Clock
+    ) -> None:
         self._collections = collections
         self._registry = registry
         self._outbound = outbound
-        self._cache: TTLCache[str, asyncio.Future[tuple[Step, ...]]] = TTLCache(10_000, CACHE_SECONDS)
+        self._clock = clock
+        self._cache: TTLCache[str, _Reading] = TTLCache(10_000, CACHE_SECONDS)
 
-    async def steps(self, bucket_id: str, only: Sequence[str] | None) -> tuple[Step, ...]:
-        """The collections that the bucket feeds, each after its sources.
+    async def steps(self, bucket_id: str, only: Sequence[str] | None, *, since: datetime) -> tuple[Step, ...]:
+        """The collections that the bucket feeds, each after its sources, as they were at ``since`` or later.
 
         Restricted to the ids or names in ``only``, and to those that these need to be fed.
         """
-        cached = self._cache.get(bucket_id)
-        if cached is not None and cached.done():
-            found = cached.result()
-        elif cached is not None:
-            found = await asyncio.shield(cached)
-        else:
+        known = self._cache.get(bucket_id)
+        if known is None or known.began < since:
             # One reads for all who come meanwhile: hundreds of objects want the same plan at the same moment.
-            reading = asyncio.ensure_future(self._read(bucket_id))
-            reading.add_done_callback(lambda done: self._read_was(bucket_id, done))
-            self._cache[bucket_id] = reading
-            found = await asyncio.shield(reading)
+            known = _Reading(self._clock.now(), asyncio.ensure_future(self._read(bucket_id)))
+            known.result.add_done_callback(partial(self._read_was, bucket_id))
+            self._cache[bucket_id] = known
+        found = known.result.result() if known.result.done() else await asyncio.shield(known.result)
         return found if only is None else restricted(found, only)
 
     async def _read(self, bucket_id: str) -> tuple[Step, ...]:
@@ -107,7 +117,8 @@ class Plans:
 
     def _read_was(self, bucket_id: str, done: "asyncio.Future[tuple[Step, ...]]") -> None:
         """What could not be read is not remembered."""
-        if (done.cancelled() or done.exception() is not None) and self._cache.get(bucket_id) is done:
+        known = self._cache.get(bucket_id)
+        if (done.cancelled() or done.exception() is not None) and known is not None and known.result is done:
             del self._cache[bucket_id]
 
     async def live(self, collection_ids: Sequence[str]) -> set[str]:

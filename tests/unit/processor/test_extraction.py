@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tests.unit.processor.making import a_blob, a_collection, an_object, rule
+from tests.unit.processor.making import NOW, a_blob, a_collection, an_object, rule
 from tests.unit.processor.test_plans import Stored
 
 from bucketline.clock import ManualClock
@@ -85,7 +85,7 @@ class Harness:
         stored.collection = SimpleNamespace(find=self._live)
         self.deleted: set[str] = set()
         self.extraction = Extraction(
-            plans=Plans(stored, registry, OutboundPolicy()),
+            plans=Plans(stored, registry, OutboundPolicy(), clock=ManualClock(NOW)),
             extractors=Extractors(SimpleNamespace(run=self._sandboxed), at_once=4),  # type: ignore[arg-type]
             stored=self.made,  # type: ignore[arg-type]
             derived=Derived(),  # type: ignore[arg-type]
@@ -112,7 +112,7 @@ class Harness:
 
     async def run(self, obj: Any = None, strategy: Any = "skip", only: Any = None) -> Outcome:
         item: Any = {"object_id": "obj_1", "batch_id": "btch_1", "run": 5}
-        return await self.extraction.run(Task(obj or an_object(), item, only, strategy, "btch_1"))
+        return await self.extraction.run(Task(obj or an_object(), item, only, strategy, "btch_1", NOW))
 
 
 def numbers(count: int) -> Behaviour:

@@ -2,8 +2,9 @@ import asyncio
 from collections.abc import Sequence
 
 import pytest
-from tests.unit.processor.making import a_collection, an_object, rule
+from tests.unit.processor.making import NOW, a_collection, an_object, rule
 
+from bucketline.clock import ManualClock
 from bucketline.errors import StoreUnavailable
 from bucketline.extraction import ExtractorRegistry, OutboundPolicy, PermanentError
 from bucketline.storage.collections import CollectionDocument
@@ -30,14 +31,14 @@ class Stored:
 
 
 def plans(*collections: CollectionDocument) -> Plans:
-    return Plans(Stored(*collections), ExtractorRegistry(), OutboundPolicy())  # type: ignore[arg-type]
+    return Plans(Stored(*collections), ExtractorRegistry(), OutboundPolicy(), clock=ManualClock(NOW))  # type: ignore[arg-type]
 
 
 async def test_each_collection_comes_after_all_that_it_reads():
     made = plans(
         a_collection("c", reads=["a", "b"]), a_collection("b", reads=["a"]), a_collection("a"), a_collection("d")
     )
-    order = [step.id for step in await made.steps("bkt_1", None)]
+    order = [step.id for step in await made.steps("bkt_1", None, since=NOW)]
     assert order.index("a") < order.index("b") < order.index("c")
     assert sorted(order) == ["a", "b", "c", "d"]
 
@@ -50,17 +51,29 @@ def test_a_circle_is_cut():
 @pytest.mark.parametrize("named", ["b", "name of b"])
 async def test_a_batch_for_some_collections_runs_them_and_what_feeds_them(named: str):
     made = plans(a_collection("a"), a_collection("b", reads=["a"]), a_collection("c", reads=["b"]), a_collection("d"))
-    assert [step.id for step in await made.steps("bkt_1", [named])] == ["a", "b"]
+    assert [step.id for step in await made.steps("bkt_1", [named], since=NOW)] == ["a", "b"]
 
 
 async def test_many_objects_at_once_read_the_plan_once_and_a_failure_is_not_kept():
     stored = Stored(a_collection("a"))
-    made = Plans(stored, ExtractorRegistry(), OutboundPolicy())  # type: ignore[arg-type]
+    made = Plans(stored, ExtractorRegistry(), OutboundPolicy(), clock=ManualClock(NOW))  # type: ignore[arg-type]
     stored.away = True
-    answers = await asyncio.gather(*(made.steps("bkt_1", None) for _ in range(5)), return_exceptions=True)
+    answers = await asyncio.gather(*(made.steps("bkt_1", None, since=NOW) for _ in range(5)), return_exceptions=True)
     assert {type(answer) for answer in answers} == {StoreUnavailable}
     stored.away = False
-    await asyncio.gather(*(made.steps("bkt_1", None) for _ in range(50)))
+    await asyncio.gather(*(made.steps("bkt_1", None, since=NOW) for _ in range(50)))
+    assert stored.reads == 2
+
+
+async def test_a_collection_that_was_there_when_the_work_was_planned_is_in_the_plan():
+    stored = Stored(a_collection("a"))
+    clock = ManualClock(NOW)
+    made = Plans(stored, ExtractorRegistry(), OutboundPolicy(), clock=clock)  # type: ignore[arg-type]
+    await made.steps("bkt_1", None, since=NOW)
+    stored.collections = (*stored.collections, a_collection("new"))
+    clock.advance(0.5)
+    assert [step.id for step in await made.steps("bkt_1", None, since=clock.now())] == ["a", "new"]
+    await made.steps("bkt_1", None, since=NOW)
     assert stored.reads == 2
 
 
@@ -68,7 +81,7 @@ async def test_a_collection_that_cannot_be_run_says_why():
     made = plans(
         a_collection("a", extractor="unheard_of"), a_collection("b", extractor="text_extractor", parameters={"x": 1})
     )
-    missing, wrong = await made.steps("bkt_1", None)
+    missing, wrong = await made.steps("bkt_1", None, since=NOW)
     assert missing.problem is not None
     assert (missing.problem.kind, "not installed" in missing.problem.message) == ("transient", True)
     assert wrong.problem is not None
@@ -97,13 +110,15 @@ async def test_a_collection_that_cannot_be_run_says_why():
     ],
 )
 async def test_the_fields_that_are_passed_through(config: dict[str, object], fields: dict[str, object]):
-    [step] = await plans(a_collection("a", **config)).steps("bkt_1", None)
+    [step] = await plans(a_collection("a", **config)).steps("bkt_1", None, since=NOW)
     custom = an_object()["custom"]
     assert step.passed_through(custom) == fields
     assert custom == an_object()["custom"], "the object's own fields must stay as they are"
 
 
 async def test_a_required_field_that_is_missing_is_an_error_of_the_object():
-    [step] = await plans(a_collection("a", field_passthrough=[rule("none", required=True)])).steps("bkt_1", None)
+    [step] = await plans(a_collection("a", field_passthrough=[rule("none", required=True)])).steps(
+        "bkt_1", None, since=NOW
+    )
     with pytest.raises(PermanentError, match="'none' is required"):
         step.passed_through(an_object()["custom"])

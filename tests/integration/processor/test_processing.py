@@ -1,0 +1,169 @@
+"""Collections, tiers and doing it again, over HTTP, with the services running."""
+
+import base64
+from typing import Any
+
+import pytest
+from tests.conditions import eventually
+from tests.conftest import Api, Services
+
+from bucketline.cli.client import ApiClient
+
+pytestmark = pytest.mark.stack
+
+FINAL = {"COMPLETED", "COMPLETED_WITH_ERRORS", "FAILED", "CANCELED", "SKIPPED"}
+
+
+async def final(client: ApiClient, path: str) -> dict[str, Any] | None:
+    found = await client.get(path)
+    return found if found["status"] in FINAL else None
+
+
+async def run(client: ApiClient, bucket: str, ids: list[str], **body: object) -> tuple[dict[str, Any], list[Any]]:
+    """The batch and its objects when the batch is over and they know."""
+    place = f"/v1/buckets/{bucket}"
+    batch = await client.post(f"{place}/batches", {"object_ids": ids, **body})
+    path = f"{place}/batches/{batch['batch_id']}"
+    await client.post(f"{path}/submit")
+    done = await eventually(lambda: final(client, path))
+
+    async def settled(object_id: str) -> dict[str, Any] | None:
+        found = await final(client, f"{place}/objects/{object_id}")
+        return found if found and found.get("batch_id", batch["batch_id"]) == batch["batch_id"] else None
+
+    return done, [await eventually(lambda oid=oid: settled(oid)) for oid in ids]
+
+
+async def collection(client: ApiClient, name: str, source: dict[str, object], **extractor: object) -> str:
+    config = {"feature_extractor_name": "passthrough_extractor", "version": "v1", **extractor}
+    body = {"collection_name": name, "source": source, "feature_extractor": config}
+    return str((await client.post("/v1/collections", body))["collection_id"])
+
+
+async def rows(client: ApiClient, collection_id: str) -> list[dict[str, Any]]:
+    return list((await client.post(f"/v1/collections/{collection_id}/documents/list", {"limit": 100}))["results"])
+
+
+async def draft(client: ApiClient, bucket: str, text: str, **fields: object) -> str:
+    blob = {"property": "note", "type": "text", "data": text}
+    return str((await client.post(f"/v1/buckets/{bucket}/objects", {"blobs": [blob], **fields}))["object_id"])
+
+
+async def test_tiers_several_collections_and_lineage(api: Api) -> None:
+    namespace = await api.namespace()
+    client = api.client(namespace)
+    bucket = await api.bucket(namespace)
+    source = {"type": "bucket", "bucket_ids": [bucket]}
+    chunks = await collection(
+        client,
+        "chunks",
+        source,
+        feature_extractor_name="text_extractor",
+        parameters={"chunk_size": 100, "chunk_overlap": 0},
+        field_passthrough=[{"source_path": "name"}],
+    )
+    copies = await collection(client, "copies", source)
+    second = await collection(
+        client, "second", {"type": "collection", "collection_ids": [chunks]}, include_all_source_fields=True
+    )
+    third = await collection(
+        client,
+        "third",
+        {"type": "collection", "collection_ids": [second]},
+        field_passthrough=[{"source_path": "chunk_index", "target_path": "place.chunk"}],
+    )
+    object_id = await draft(client, bucket, "A sentence of some length. " * 20, name="deep", qty=3)
+    _, [obj] = await run(client, bucket, [object_id])
+
+    assert obj["status"] == "COMPLETED"
+    first_rows, last_rows = await rows(client, chunks), await rows(client, third)
+    assert len(first_rows) == len(await rows(client, second)) == len(last_rows) > 3
+    assert obj["document_count"] == 3 * len(first_rows) + 1
+    [copy] = await rows(client, copies)
+    assert (copy["name"], copy["qty"]) == ("deep", 3), "without a rule the passthrough copies every field"
+    assert sorted(row["place"]["chunk"] for row in last_rows) == list(range(len(first_rows)))
+    lineage = last_rows[0]["_internal"]["lineage"]
+    assert lineage["root_object_id"] == object_id
+    assert [link["collection_id"] for link in lineage["chain"]] == [chunks, second, third]
+    assert lineage["chain"][0]["document_id"] in {row["document_id"] for row in first_rows}
+
+
+async def test_doing_it_again_never_doubles(api: Api) -> None:
+    namespace = await api.namespace()
+    client = api.client(namespace)
+    bucket = await api.bucket(namespace)
+    source = {"type": "bucket", "bucket_ids": [bucket]}
+    chunks = await collection(
+        client,
+        "chunks",
+        source,
+        feature_extractor_name="text_extractor",
+        parameters={"chunk_size": 100, "chunk_overlap": 0},
+    )
+    object_id = await draft(client, bucket, "A sentence of some length. " * 30)
+    _, [obj] = await run(client, bucket, [object_id])
+    before = {row["document_id"]: row["_internal"]["updated_at"] for row in await rows(client, chunks)}
+    assert obj["document_count"] == len(before) > 5
+
+    _, [obj] = await run(client, bucket, [object_id])
+    assert (obj["status"], obj["document_count"]) == ("SKIPPED", len(before))
+    assert {row["document_id"]: row["_internal"]["updated_at"] for row in await rows(client, chunks)} == before
+
+    _, [obj] = await run(client, bucket, [object_id], dedup_strategy="replace")
+    after = {row["document_id"]: row["_internal"]["updated_at"] for row in await rows(client, chunks)}
+    assert (obj["status"], obj["document_count"], after.keys()) == ("COMPLETED", len(before), before.keys())
+    assert all(after[key] > before[key] for key in before)
+
+    copies = await collection(client, "copies", source)
+    _, [obj] = await run(client, bucket, [object_id])
+    assert (obj["status"], obj["document_count"]) == ("COMPLETED", len(before) + 1), "only what is missing is made"
+    assert len(await rows(client, copies)) == 1
+
+    _, [obj] = await run(client, bucket, [object_id], collection_ids=[copies], dedup_strategy="force")
+    assert obj["document_count"] == len(before) + 1, "documents of other collections count as well"
+
+    body = {"blobs": [{"property": "note", "type": "text", "data": "Short now."}]}
+    await client._call("PUT", f"/v1/buckets/{bucket}/objects/{object_id}", body, {})
+    _, [obj] = await run(client, bucket, [object_id])
+    assert (obj["status"], obj["document_count"]) == ("COMPLETED", 2), "what a changed object no longer has is gone"
+    assert [row["text"] for row in await rows(client, chunks)] == ["Short now."]
+
+
+async def test_a_collection_that_fails_is_named_and_the_others_are_kept(api: Api) -> None:
+    namespace = await api.namespace()
+    client = api.client(namespace)
+    bucket = await api.bucket(namespace)
+    source = {"type": "bucket", "bucket_ids": [bucket]}
+    rules = [{"source_path": "qty", "required": True}]
+    await collection(client, "strict", source, field_passthrough=rules)
+    kept = await collection(client, "lenient", source, field_passthrough=[{"source_path": "name"}])
+    ids = [await draft(client, bucket, "a", name="bad"), await draft(client, bucket, "b", name="good", qty=1)]
+    batch, [bad, good] = await run(client, bucket, ids)
+
+    assert (bad["status"], good["status"]) == ("COMPLETED_WITH_ERRORS", "COMPLETED")
+    assert bad["error"] == "strict: the field 'qty' is required by the collection and missing"
+    assert (bad["document_count"], good["document_count"]) == (1, 2)
+    assert batch["status"] == "COMPLETED_WITH_ERRORS"
+    assert {row["name"] for row in await rows(client, kept)} == {"bad", "good"}
+
+
+async def test_a_deploy_in_the_middle_of_an_extraction_fails_nothing(api: Api, services: Services) -> None:
+    namespace = await api.namespace()
+    client = api.client(namespace)
+    bucket = await api.bucket(namespace, bucket_schema={"properties": {"table": {"type": "excel"}}})
+    await collection(
+        client, "rows", {"type": "bucket", "bucket_ids": [bucket]}, feature_extractor_name="table_extractor"
+    )
+    table = "id,name\n" + "".join(f"{number},name {number}\n" for number in range(60_000))
+    data = {"base64": base64.b64encode(table.encode()).decode(), "mime_type": "text/csv", "filename": "t.csv"}
+    body = {"blobs": [{"property": "table", "type": "excel", "data": data}]}
+    created = await client.post(f"/v1/buckets/{bucket}/objects", body, auto_process="true")
+    path = f"/v1/buckets/{bucket}/objects/{created['object_id']}"
+
+    async def processing() -> bool:
+        return bool((await client.get(path))["status"] == "PROCESSING")
+
+    await eventually(processing, pause=0.01)
+    await services.supervisor.terminate("processor")
+    done = await eventually(lambda: final(client, path), deadline=90)
+    assert (done["status"], done["document_count"]) == ("COMPLETED", 60_000), done
