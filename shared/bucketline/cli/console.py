@@ -1,6 +1,7 @@
 """How commands talk: results to standard output, what went wrong to standard error, with an exit code."""
 
 import asyncio
+import logging
 from collections.abc import Coroutine
 from typing import Any, NoReturn, TypeVar
 
@@ -28,16 +29,23 @@ def fail(message: str, *, advice: str | None = None) -> NoReturn:
     raise typer.Exit(1)
 
 
+def hush() -> None:
+    """Keeps the clients' own log lines off the terminal: what matters of them is in our messages."""
+    for name in ("aiokafka", "asyncio", "bucketline"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
 def running(work: Coroutine[Any, Any, T]) -> T:
     """The result of ``work``; an error of ours ends the command with its message, and not with a traceback."""
     from aiokafka.errors import KafkaError
 
+    hush()
     try:
         return asyncio.run(work)
     except BucketlineError as error:
         fail(error.message, advice="[cyan]bucketline doctor[/] says what is reachable.")
     except (KafkaError, OSError) as error:
         fail(
-            f"Kafka does not answer: {type(error).__name__} {error}",
+            f"Kafka does not answer: {error}",
             advice="Is BUCKETLINE_KAFKA_BOOTSTRAP right? [cyan]bucketline doctor[/] says what is reachable.",
         )

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from bucketline.access.settings import AccessSettings
-from bucketline.cli.console import wide_console
+from bucketline.cli.console import hush, wide_console
 from bucketline.clock import SystemClock
 from bucketline.extraction import ExtractorRegistry
 from bucketline.maintenance.doctor.examine import Patient, examine
@@ -31,6 +31,7 @@ def doctor(
 
     Example: [cyan]BUCKETLINE_MONGODB_URL=mongodb://db:27017 bucketline doctor[/]
     """
+    hush()
     patient = Patient(MongoSettings(), KafkaSettings(), S3Settings(), AccessSettings(), ExtractorRegistry())
     rows = asyncio.run(examine(patient, SystemClock()))
     if as_json:

@@ -36,7 +36,9 @@ async def findings(part: str, checks: Checks, *, unreachable: str) -> list[Findi
     except Exception as error:
         # Whatever a driver raises is what the person who called us wants to see.
         cause = error.__cause__ or error
-        rows.append(Finding(part, "answers", "bad", f"{type(cause).__name__}: {cause}"[:300], unreachable))
+        name = type(cause).__name__
+        told = str(cause).removeprefix(f"{name}: ")
+        rows.append(Finding(part, "answers", "bad", f"{name}: {told}"[:300], unreachable))
     return rows
 
 

@@ -15,10 +15,12 @@ PART = "MongoDB"
 UNREACHABLE = "Is BUCKETLINE_MONGODB_URL right, and does the network allow it? Are user and password?"
 OLDEST = (6, 0)
 SLOW_SECONDS = 0.25
+PATIENCE_SECONDS = 5.0
 
 
 async def mongodb(settings: MongoSettings, clock: Clock) -> AsyncIterator[Finding]:
-    database = Database(settings)
+    # A person is waiting: what takes longer than this is not well either.
+    database = Database(settings.model_copy(update={"timeout": min(settings.timeout, PATIENCE_SECONDS)}))
     try:
         before = clock.now()
         info = await database.server_info()
