@@ -6,12 +6,16 @@ from collections.abc import Collection
 from datetime import timedelta
 
 import pytest
+import typer
 from pymongo import UpdateOne
 from tests.conditions import eventually
 from tests.integration.dedup.conftest import Open
 from tests.integration.dedup.harness import Bench, sha
+from typer.testing import CliRunner
 
+from bucketline.cli.gc import gc
 from bucketline.extraction import DerivedBlob
+from bucketline.local.stack import LocalStack
 from bucketline.maintenance.gc import Collector, References
 from bucketline.storage.blobs import Blobs, NewContent, blob_key
 from bucketline.storage.documents import Documents
@@ -79,6 +83,36 @@ async def test_only_what_nothing_refers_to_goes_after_its_grace(bench: Bench) ->
     assert await bench.content(kept) == b"kept"
     assert await collector(bench).references(sha(b"shared")) == References(objects=1, documents=0)
     assert await collector(bench).references(sha(b"derived")) == References(objects=0, documents=1)
+
+
+async def test_the_command(bench: Bench, stack: LocalStack) -> None:
+    obj = await bench.one({"kind": "text", "text": "by command"})
+    await age(bench)
+    settings = bench.runtime.settings
+    environment = {
+        "BUCKETLINE_MONGODB_URL": stack.mongodb_url,
+        "BUCKETLINE_MONGODB_DATABASE": settings.mongo.database,
+        "BUCKETLINE_S3_ENDPOINT": stack.s3_endpoint,
+        "BUCKETLINE_S3_ACCESS_KEY": stack.s3_access_key,
+        "BUCKETLINE_S3_SECRET_KEY": stack.s3_secret_key,
+        "BUCKETLINE_S3_BUCKET": settings.s3.bucket,
+        "COLUMNS": "200",
+    }
+    app = typer.Typer()
+    app.command()(gc)
+
+    async def said(*arguments: str) -> tuple[int, str]:
+        result = await asyncio.to_thread(CliRunner(env=environment).invoke, app, list(arguments))
+        return result.exit_code, result.output
+
+    assert await said("--references", sha(b"by command")) == (0, "1 objects and 0 documents refer to it\n")
+    code, output = await said()
+    assert (code, output.splitlines()[0]) == (0, "0 blobs (0 bytes) removed")
+    await bench.dedup.mirroring.objects.collection.delete_one({"_id": obj["_id"]})
+    assert (await said("--dry-run"))[1].splitlines()[0] == "1 blobs (10 bytes) would be removed"
+    assert (await said())[1].splitlines()[0] == "1 blobs (10 bytes) removed"
+    assert await held(bench) == set()
+    assert (await said("--grace-hours", "0.5"))[0] == 2
 
 
 async def test_content_that_comes_back_after_it_went(bench: Bench) -> None:
