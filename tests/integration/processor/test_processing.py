@@ -99,8 +99,9 @@ async def test_doing_it_again_never_doubles(api: Api) -> None:
         source,
         feature_extractor_name="text_extractor",
         parameters={"chunk_size": 100, "chunk_overlap": 0},
+        input_mappings={"text": "body"},
     )
-    object_id = await draft(client, bucket, "A sentence of some length. " * 30)
+    object_id = await draft(client, bucket, "a file", body="A sentence of some length. " * 30)
     _, [obj] = await run(client, bucket, [object_id])
     before = {row["document_id"]: row["_internal"]["updated_at"] for row in await rows(client, chunks)}
     assert obj["document_count"] == len(before) > 5
@@ -122,8 +123,7 @@ async def test_doing_it_again_never_doubles(api: Api) -> None:
     _, [obj] = await run(client, bucket, [object_id], collection_ids=[copies], dedup_strategy="force")
     assert obj["document_count"] == len(before) + 1, "documents of other collections count as well"
 
-    body = {"blobs": [{"property": "note", "type": "text", "data": "Short now."}]}
-    await client._call("PUT", f"/v1/buckets/{bucket}/objects/{object_id}", body, {})
+    await client._call("PATCH", f"/v1/buckets/{bucket}/objects/{object_id}", {"body": "Short now."}, {})
     _, [obj] = await run(client, bucket, [object_id])
     assert (obj["status"], obj["document_count"]) == ("COMPLETED", 2), "what a changed object no longer has is gone"
     assert [row["text"] for row in await rows(client, chunks)] == ["Short now."]
