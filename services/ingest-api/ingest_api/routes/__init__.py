@@ -2,7 +2,18 @@
 
 from fastapi import APIRouter
 
-from ingest_api.routes import batches, buckets, collections, documents, health, keys, namespaces, objects, tasks, uploads
+from ingest_api.routes import (
+    batches,
+    buckets,
+    collections,
+    documents,
+    health,
+    keys,
+    namespaces,
+    objects,
+    tasks,
+    uploads,
+)
 
 ROUTERS: tuple[APIRouter, ...] = (
     health.router,
