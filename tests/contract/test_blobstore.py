@@ -60,19 +60,24 @@ class Case:
 
 
 @pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.stack)])
-async def case(request: pytest.FixtureRequest) -> AsyncIterator[Case]:
+def server(request: pytest.FixtureRequest) -> Any:
+    """The stack for the real store, None for the fake. Not async: the stack is started from here if need be."""
+    return request.getfixturevalue("stack") if request.param == "real" else None
+
+
+@pytest.fixture
+async def case(server: Any) -> AsyncIterator[Case]:
     url = "s3://elsewhere/some/file.txt"
-    if request.param == "fake":
+    if server is None:
         async with MemoryBlobStore("contract", foreign={url: FOREIGN}, part_size=PART) as fake:
             yield Case(fake, url)
         return
-    stack = request.getfixturevalue("stack")
-    settings = real_settings(stack)
+    settings = real_settings(server)
     access = ForeignAccess(
         buckets=("elsewhere",),
-        endpoint=stack.s3_endpoint,
-        access_key=stack.s3_access_key,
-        secret_key=stack.s3_secret_key,
+        endpoint=server.s3_endpoint,
+        access_key=server.s3_access_key,
+        secret_key=server.s3_secret_key,
     )
     async with S3BlobStore(settings.model_copy(update={"bucket": "elsewhere"})) as other:
         await other.ensure_bucket()
