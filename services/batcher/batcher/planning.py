@@ -14,8 +14,8 @@ from batcher.units import Sized, grouped, run_of, sized, unit_of
 from batcher.voice import Trace, Voice
 from bucketline.clock import Clock
 from bucketline.domain.status import BATCH_ACTIVE, FAILURES, Status
-from bucketline.ids import derived
 from bucketline.runtime import Runtime
+from bucketline.storage.automatic import automatic_batch
 from bucketline.storage.batches import BATCH_FACTS, BatchDocument, Batches, Waiting
 from bucketline.storage.objects import ObjectDocument, Objects
 from bucketline.storage.units import Ending, Latest, UnitDocument, Units
@@ -59,7 +59,7 @@ class Planner:
         """
         now = self._clock.now()
         asked = [o for o in objects if o["auto_process"] and o["status"] == Status.QUEUED and o.get("batch_id")]
-        due = await self._with_batches(asked, now)
+        due = await self._with_batches(asked)
         if not due:
             return 0
         items = [sized(o, str(o.get("batch_id")), run=o["run"]["id"], turn=o["run"]["id"]) for o in due]
@@ -190,14 +190,16 @@ class Planner:
                 planned += await self._insert(rest, batch=batch, now=now, room=left, ending=ending)
         return planned
 
-    async def _with_batches(self, objects: Sequence[ObjectDocument], now: datetime) -> list[ObjectDocument]:
+    async def _with_batches(self, objects: Sequence[ObjectDocument]) -> list[ObjectDocument]:
         """Those objects whose automatic batch is to be carried out.
 
         Batches that the API named but, having crashed in between, did not write are made.
         """
         ids = [str(o.get("batch_id")) for o in objects]
         known = await self.batches.many(ids, fields=["auto", "status", "cancel_requested_at"])
-        await self.batches.insert([auto_batch(o, now) for o in objects if o.get("batch_id") not in known])
+        await self.batches.insert(
+            [automatic_batch(o, str(o.get("batch_id"))) for o in objects if o.get("batch_id") not in known]
+        )
         return [o for o in objects if (batch := known.get(str(o.get("batch_id")))) is None or _automatic(batch)]
 
 
@@ -206,30 +208,6 @@ def retried(last: Latest, mode: str) -> bool:
     if last.result is None or last.result["status"] not in FAILURES:
         return False
     return mode == "all" or last.result["error_type"] == "transient"
-
-
-def auto_batch(obj: ObjectDocument, now: datetime) -> BatchDocument:
-    """The batch of one ``auto_process`` object."""
-    batch_id = str(obj.get("batch_id"))
-    return {
-        "_id": batch_id,
-        "namespace_id": obj["namespace_id"],
-        "bucket_id": obj["bucket_id"],
-        "batch_name": None,
-        "status": str(Status.PENDING),
-        "objects": [obj["_id"]],
-        "total": 1,
-        "collection_ids": None,
-        "dedup_strategy": "skip",
-        "metadata": {},
-        "task_id": derived("task", batch_id),
-        "auto": True,
-        "run": obj["run"]["id"],
-        "created_at": obj["created_at"],
-        "submitted_at": obj["created_at"],
-        "updated_at": now,
-        "moved_at": now,
-    }
 
 
 def _automatic(batch: BatchDocument) -> bool:

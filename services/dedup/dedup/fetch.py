@@ -13,12 +13,11 @@ import asyncio
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Protocol, Self
+from typing import Self
 
 from aiohttp import (
     ClientConnectorCertificateError,
@@ -32,41 +31,21 @@ from aiohttp import (
     TCPConnector,
 )
 from aiohttp import ClientError as HttpClientError
-from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.abc import ResolveResult
 from yarl import URL
 
+from bucketline.outbound.resolve import GuardedResolver, Resolver, SystemResolver
 from dedup.errors import AddressRefused, SourceError, SourceUnavailable, SourceUnreadable
-from dedup.guard import CheckedUrl, GuardPolicy, check_address, check_redirect, check_url
+from dedup.guard import CheckedUrl, GuardPolicy, check_redirect, check_url, refusals
 from dedup.transfer import FetchLimits, HttpStream, check_coding, status_error
 
 __all__ = ["FetchLimits", "HttpFetcher", "HttpStream", "Resolver", "SystemResolver"]
 
-MAX_ADDRESSES = 32
 READ_BUFFER_BYTES = 256 * 1024
 USER_AGENT = "bucketline-dedup/1"
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _NO_SUCH_NAME = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)})
-
-
-class Resolver(Protocol):
-    """Turns a name into addresses. Raises :class:`OSError` (``gaierror``) when it cannot."""
-
-    async def resolve(self, host: str, port: int) -> Sequence[str]: ...
-
-
-class SystemResolver:
-    """getaddrinfo on threads of its own, so that a DNS server that hangs does not stop the hashing threads."""
-
-    def __init__(self, *, threads: int = 8) -> None:
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="resolve")
-
-    async def resolve(self, host: str, port: int) -> Sequence[str]:
-        loop = asyncio.get_running_loop()
-        found = await loop.run_in_executor(
-            self._threads, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        )
-        return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
 
 
 class HttpFetcher:
@@ -190,35 +169,14 @@ class HttpFetcher:
         return self._session
 
 
-class _GuardedResolver(AbstractResolver):
-    """The connector's only source of addresses: all of them allowed, or none returned."""
-
-    def __init__(self, resolver: Resolver, policy: GuardPolicy) -> None:
-        self._resolver = resolver
-        self._policy = policy
+class _GuardedResolver(GuardedResolver):
+    """As every guarded client's; a refusal is the error of a source."""
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        del family  # the connector's default: both are looked up
-        answers = await self._resolver.resolve(host, port)
-        if not 0 < len(answers) <= MAX_ADDRESSES:
-            raise AddressRefused(detail=f"{len(answers)} addresses for {host!r}")
-        addresses = [check_address(answer, self._policy, host=host) for answer in answers]
-        return [
-            ResolveResult(
-                hostname=host,
-                host=str(address),
-                port=port,
-                family=socket.AF_INET if address.version == 4 else socket.AF_INET6,
-                proto=socket.IPPROTO_TCP,
-                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
-            )
-            for address in addresses
-        ]
-
-    async def close(self) -> None:
-        """Nothing to give back: the resolver belongs to whoever made it."""
+        with refusals():
+            return await super().resolve(host, port, family)
 
 
 def _as_source_error(error: Exception) -> SourceError:

@@ -7,29 +7,39 @@ from bucketline.outbound import errors, guard
 from bucketline.outbound.guard import Address, CheckedUrl, GuardPolicy, Network
 from dedup.errors import AddressRefused
 
-__all__ = ["Address", "CheckedUrl", "GuardPolicy", "Network", "check_address", "check_redirect", "check_url"]
+__all__ = [
+    "Address",
+    "CheckedUrl",
+    "GuardPolicy",
+    "Network",
+    "check_address",
+    "check_redirect",
+    "check_url",
+    "refusals",
+]
 
 
 def check_url(url: str, policy: GuardPolicy) -> CheckedUrl:
     """When the producer's string is read, and again for every redirect."""
-    with _refusals():
+    with refusals():
         return guard.check_url(url, policy)
 
 
 def check_address(address: Address | str, policy: GuardPolicy, *, host: str = "") -> Address:
     """For every address that a look-up gave, right before the connection is made to that very address."""
-    with _refusals():
+    with refusals():
         return guard.check_address(address, policy, host=host)
 
 
 def check_redirect(source: CheckedUrl, location: str, policy: GuardPolicy) -> CheckedUrl:
     """For a hop."""
-    with _refusals():
+    with refusals():
         return guard.check_redirect(source, location, policy)
 
 
 @contextmanager
-def _refusals() -> Iterator[None]:
+def refusals() -> Iterator[None]:
+    """Around the guard: what it refuses is told as a source's error."""
     try:
         yield
     except errors.AddressRefused as refused:

@@ -5,23 +5,20 @@ the look-up gives must pass, and the socket goes to those very addresses. No red
 the environment, no cookies; the answer's body is not read.
 """
 
-import asyncio
-import socket
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
 import orjson
 from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
-from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from bucketline.outbound.errors import AddressRefused, PostFailed
-from bucketline.outbound.guard import GuardPolicy, check_address, check_url
+from bucketline.outbound.guard import GuardPolicy, check_url
+from bucketline.outbound.resolve import GuardedResolver, SystemResolver
 
 __all__ = ["AddressRefused", "PostFailed", "Poster"]
 
-MAX_ADDRESSES = 32
 USER_AGENT = "bucketline/1"
 
 
@@ -37,7 +34,10 @@ class Poster:
     async def __aenter__(self) -> Self:
         self._session = ClientSession(
             connector=TCPConnector(
-                resolver=_GuardedResolver(self._policy), use_dns_cache=False, limit=self._connections, force_close=True
+                resolver=GuardedResolver(SystemResolver(), self._policy),
+                use_dns_cache=False,
+                limit=self._connections,
+                force_close=True,
             ),
             cookie_jar=DummyCookieJar(),
             trust_env=False,
@@ -74,34 +74,3 @@ class Poster:
             raise PostFailed("no answer in time", detail=repr(error)) from error
         except (ClientError, OSError, ValueError) as error:
             raise PostFailed("the address cannot be reached", detail=repr(error)) from error
-
-
-class _GuardedResolver(AbstractResolver):
-    """The connector's only source of addresses: all of them allowed, or none returned."""
-
-    def __init__(self, policy: GuardPolicy) -> None:
-        self._policy = policy
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        del family  # the connector's default: both are looked up
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        answers = list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
-        if not 0 < len(answers) <= MAX_ADDRESSES:
-            raise AddressRefused(detail=f"{len(answers)} addresses for {host!r}")
-        addresses = [check_address(answer, self._policy, host=host) for answer in answers]
-        return [
-            ResolveResult(
-                hostname=host,
-                host=str(address),
-                port=port,
-                family=socket.AF_INET if address.version == 4 else socket.AF_INET6,
-                proto=socket.IPPROTO_TCP,
-                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
-            )
-            for address in addresses
-        ]
-
-    async def close(self) -> None:
-        """Nothing to give back."""

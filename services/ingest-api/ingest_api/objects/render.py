@@ -7,8 +7,8 @@ import orjson
 
 from bucketline.clock import wire_time
 from bucketline.domain.reserved import CREATE_FIELDS, RESERVED
+from bucketline.storage.automatic import task_of
 from bucketline.storage.objects import BlobDocument, ObjectDocument
-from ingest_api.objects.runs import task_of
 
 PRESIGNED_SECONDS = 3600
 
