@@ -2,6 +2,7 @@
 
 import argparse
 import tempfile
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import uvloop
 from pydantic import SecretStr
 from rich.console import Console
 from rich.table import Table
-from tests.bench import limits, pipeline
+from tests.bench import dedup, limits, pipeline, processing
 from tests.bench.rows import Row
 from tests.conftest import ADMIN_KEY, Api
 
@@ -20,14 +21,17 @@ from bucketline.local.supervisor import Supervisor
 from bucketline.settings import MongoSettings
 from bucketline.storage.mongo import Database
 
+PROCESSORS = 2
 
-async def measure(console: Console, *, scale: float) -> list[Row]:
-    """Every row, in order; ``scale`` multiplies the counts."""
+
+async def measure(console: Console, *, scale: float, counts: Sequence[int], large: bool) -> list[Row]:
+    """Every row, in order; ``scale`` multiplies the counts of requests, ``counts`` are the sizes of batches."""
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="bucketline-bench-") as folder, console.status("starting") as status:
         async with LocalStack(Path(folder)) as stack:
             environment = {**stack.environment(), "BUCKETLINE_API_KEY": ADMIN_KEY}
-            async with Supervisor(bucketline_services(environment)) as supervisor:
+            services = bucketline_services(environment, replicas={"processor": PROCESSORS})
+            async with Supervisor(services) as supervisor:
                 database = Database(MongoSettings(url=SecretStr(stack.mongodb_url)))
                 api = Api(supervisor.url("ingest-api"))
                 try:
@@ -42,9 +46,15 @@ async def measure(console: Console, *, scale: float) -> list[Row]:
                     status.update("the whole pipeline")
                     rows += await pipeline.whole(api, database, raw, objects=int(5_000 * scale))
                     rows += pipeline.memory(supervisor, "after load")
+                    status.update("batches of growing size")
+                    rows += await processing.growth(api, database, counts=counts)
                 finally:
                     await api.close()
                     database.close()
+            if large:
+                status.update("mirroring 2 GiB: memory, then throughput")
+                rows += await dedup.memory(stack)
+                rows += await dedup.throughput(stack)
     return rows
 
 
@@ -61,9 +71,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--scale", type=float, default=1.0, help="multiplies the number of requests")
     parser.add_argument("--json", type=Path, default=Path("bench-results/latest.json"), help="where the JSON goes")
+    parser.add_argument("--many", action="store_true", help="also process 100,000 objects")
+    parser.add_argument("--no-large", action="store_true", help="leave out the 2 GiB source")
     options = parser.parse_args()
     console = Console()
-    rows = uvloop.run(measure(console, scale=options.scale))
+    counts = processing.MANY if options.many else processing.COUNTS
+    rows = uvloop.run(measure(console, scale=options.scale, counts=counts, large=not options.no_large))
     show(console, rows)
     options.json.parent.mkdir(parents=True, exist_ok=True)
     result = {"at": datetime.now(UTC).isoformat(), "rows": [row.as_json() for row in rows]}

@@ -23,13 +23,11 @@ from bucketline.extraction import (
     UnknownExtractor,
     validate_parameters,
 )
-from bucketline.storage.collections import CollectionDocument, Collections, FieldPassthrough
+from bucketline.storage.collections import CollectionDocument, Collections, FieldPassthrough, includes_all
 from processor.views import mapped_inputs
 
 MOST_TIERS = 16
 CACHE_SECONDS = 2.0
-COPIES_ALL = "passthrough_extractor"
-"""Its one task is to copy fields: without a rule that says which, it copies all of them."""
 
 _MISSING = object()
 
@@ -154,14 +152,13 @@ class Plans:
             faults = "; ".join(str(fault["message"]) for fault in error.faults)
             problem = PermanentError(f"the extractor no longer takes the collection's parameters: {faults}")
         rules = tuple(config["field_passthrough"])
-        copies = config["name"] == COPIES_ALL and not rules
         return Step(
             collection=collection,
             extractor=extractor,
             problem=problem,
             context=ExtractionContext(parameters, {}, self._outbound),
             sources=tuple(collection["source"]["collection_ids"]),
-            includes_all=config["include_all_source_fields"] or copies,
+            includes_all=includes_all(config),
             rules=rules,
         )
 

@@ -55,6 +55,16 @@ class CollectionDocument(TypedDict):
     delete_task: NotRequired[str]
 
 
+COPIES_ALL = "passthrough_extractor"
+"""Its one task is to copy fields: without a rule that says which, it copies all of them."""
+
+
+def includes_all(config: ExtractorConfig) -> bool:
+    """Whether documents get every field of their source."""
+    copies = config["name"] == COPIES_ALL and not config["field_passthrough"]
+    return config["include_all_source_fields"] or copies
+
+
 INDEXES = (
     Index("name", [("namespace_id", 1), ("name", 1)], unique=True),
     Index("listing", [("namespace_id", 1), ("created_at", -1), ("_id", -1)]),

@@ -6,7 +6,7 @@ from typing import Any
 from bucketline.domain.reserved import storable_faults
 from bucketline.errors import AlreadyExists, Fault, NotFound, ValidationFailed
 from bucketline.extraction import Extractor, UnknownExtractor, validate_parameters
-from bucketline.storage.collections import CollectionDocument, ExtractorConfig, FieldPassthrough, Source
+from bucketline.storage.collections import CollectionDocument, ExtractorConfig, FieldPassthrough, Source, includes_all
 from bucketline.storage.mongo import DuplicateKey
 from ingest_api.collections import shape
 from ingest_api.collections.resolve import live_collection
@@ -43,7 +43,7 @@ async def create_collection(
             extractor.info,
             config["parameters"],
             config["field_passthrough"],
-            include_all=config["include_all_source_fields"],
+            include_all=includes_all(config),
         ),
         "enabled": body.enabled,
         "metadata": body.metadata or {},
