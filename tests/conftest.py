@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from tests import sdk_models
 
-from bucketline.cli.client import ApiClient
+from bucketline.cli.client import ApiClient, Json
 from bucketline.local.services import bucketline_services
 from bucketline.local.stack import LocalStack
 from bucketline.local.supervisor import Supervisor
@@ -51,6 +52,15 @@ class Services:
         return self.supervisor.url("ingest-api")
 
 
+class CheckedClient(ApiClient):
+    """A client whose every answer goes through the official SDK's model of it."""
+
+    async def _call(self, method: str, path: str, body: Json | None, query: dict[str, str]) -> Json:
+        answer = await super()._call(method, path, body, query)
+        sdk_models.parse(method, path, 200, answer)
+        return answer
+
+
 @dataclass
 class Api:
     """The API of the running services, as its users see it."""
@@ -61,7 +71,7 @@ class Api:
 
     def client(self, namespace: str | None = None, key: str | None = None) -> ApiClient:
         """A plain client; closed at the end of the test."""
-        client = ApiClient(self.url, key or self.key, namespace)
+        client = CheckedClient(self.url, key or self.key, namespace)
         self._clients.append(client)
         return client
 

@@ -7,12 +7,15 @@ again by running the test again.
 import asyncio
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
+import orjson
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from schemathesis.generation import GenerationMode
+from tests import sdk_models
 from tests.conftest import Api
 
 from ingest_api.app import build
@@ -91,6 +94,9 @@ async def test_every_answer_is_declared(label: str, api: Api, worlds: dict[str, 
             case.path_parameters = {**(case.path_parameters or {}), **named}
         response = case.call(base_url=api.url, headers=headers, timeout=20)
         case.validate_response(response, headers=headers)
+        if response.content:
+            path = urlsplit(response.request.url).path
+            sdk_models.parse(case.method, path, response.status_code, orjson.loads(response.content))
 
     # In a thread: the services' output is read on this loop, which must go on meanwhile.
     await asyncio.to_thread(check)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
+from tests import sdk_models
 from tests.conftest import Api
 
 
@@ -55,4 +56,6 @@ class Wire:
             method, f"{self._api.url}{path}", headers=sent, params=query, **content
         ) as answer:
             text = await answer.read()
-            return Reply(answer.status, answer.headers, await answer.json() if text else None)
+            body = await answer.json() if text else None
+            sdk_models.parse(method, path, answer.status, body)
+            return Reply(answer.status, answer.headers, body)
