@@ -42,7 +42,7 @@ async def measure(console: Console, *, scale: float, counts: Sequence[int], larg
                     status.update("latency at idle")
                     rows += await pipeline.latency(api)
                     status.update("creates")
-                    rows += await pipeline.creates(api, raw, requests=int(10_000 * scale))
+                    rows += await pipeline.creates(api, database, raw, requests=int(10_000 * scale))
                     status.update("the whole pipeline")
                     rows += await pipeline.whole(api, database, raw, objects=int(5_000 * scale))
                     rows += pipeline.memory(supervisor, "after load")
@@ -75,6 +75,7 @@ def main() -> None:
     parser.add_argument("--no-large", action="store_true", help="leave out the 2 GiB source")
     options = parser.parse_args()
     console = Console()
+    console = console if console.is_terminal else Console(width=120)
     counts = processing.MANY if options.many else processing.COUNTS
     rows = uvloop.run(measure(console, scale=options.scale, counts=counts, large=not options.no_large))
     show(console, rows)
