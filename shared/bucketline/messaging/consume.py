@@ -104,7 +104,7 @@ class Intake:
             with BATCH_SECONDS.labels(self.topic).time():
                 await self.handle(records)
         except StoreUnavailable as error:
-            log.warning("cannot be handled now, trying again", topic=self.topic, records=len(records), error=error.message)
+            log.warning("not handled now, trying again", topic=self.topic, records=len(records), error=error.message)
             _rewind(consumer, records)
             return
         finally:
