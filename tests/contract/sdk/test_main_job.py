@@ -3,7 +3,7 @@
 import secrets
 
 import pytest
-from mixpeek.api import BucketObjectsApi
+from mixpeek.api import BucketObjectsApi, CollectionDocumentsApi
 from mixpeek.models import CreateObjectRequest
 from tests.conditions import eventually
 from tests.conftest import PASSTHROUGH, SCHEMA
@@ -40,3 +40,6 @@ async def test_an_existing_client_gets_its_object_completed(sdk: Sdk) -> None:
     assert done.document_count == 1  # type: ignore[attr-defined]
     listed = await call(client.documents.list, collection.collection_id)
     assert [document["name"] for document in listed["results"]] == ["first"]
+    documents = sdk.generated(CollectionDocumentsApi, namespace)
+    again = await call(documents.list_documents_0, collection.collection_id)
+    assert [document.document_id for document in again.results] == [listed["results"][0]["document_id"]]
