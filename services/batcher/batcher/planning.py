@@ -31,6 +31,7 @@ FIELDS = (
     "auto_process",
     "blobs.details.size_bytes",
     "created_at",
+    "updated_at",
     "trace",
 )
 

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 
+from bucketline.domain.media_types import document_blob_type
 from bucketline.errors import StoreUnavailable
 from bucketline.extraction import DerivedBlob
 from bucketline.runtime import Runtime
@@ -42,7 +43,7 @@ class DerivedBlobs:
         return {
             "field": blob.field,
             "role": blob.role,
-            "type": blob.media_type.partition("/")[0],
+            "type": document_blob_type(blob.media_type.partition("/")[0]),
             "url": self._runtime.blobs.url_of(blob_key(sha256)),
             "filename": blob.filename,
             "size_bytes": len(blob.data),

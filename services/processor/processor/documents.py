@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from datetime import datetime
 
 from bucketline.clock import wire_time
+from bucketline.domain.media_types import document_blob_type
 from bucketline.extraction import Document
 from bucketline.ids import derived
 from bucketline.storage.documents import DocumentDocument
@@ -113,7 +114,7 @@ def _source_blob(blob: BlobDocument) -> dict[str, object] | None:
     return {
         "field": blob["property"],
         "role": "source",
-        "type": blob["type"],
+        "type": document_blob_type(blob["type"]),
         "url": storage["url"],
         "size_bytes": details["size_bytes"],
         "content_type": details["mime_type"],

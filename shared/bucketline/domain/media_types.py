@@ -42,3 +42,11 @@ def type_of_media(media_type: str) -> str | None:
 def _essence(media_type: str) -> str:
     """Without parameters such as the charset."""
     return media_type.partition(";")[0].strip().lower()
+
+
+_DOCUMENT_BLOB_TYPES = frozenset({"video", "image", "audio", "text", "pdf"})
+
+
+def document_blob_type(kind: str) -> str:
+    """The type of a document's blob as clients know it: they have no word for spreadsheets and the like."""
+    return kind if kind in _DOCUMENT_BLOB_TYPES else "other"

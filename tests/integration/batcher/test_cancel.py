@@ -124,7 +124,7 @@ async def test_an_automatic_batch_before_its_object_is_mirrored(world: World) ->
     ids = await world.drafts(1, auto=True, mirrored=False)
     obj = (await world.objects.many(ids))[ids[0]]
     batch_id = str(obj.get("batch_id"))
-    await replica.planner._with_batches([obj], world.clock.now())
+    await replica.planner._with_batches([obj])
     await world.ask_to_cancel(batch_id)
     await replica.canceling.cancel(batch_id)
     await replica.handlers.on_mirrored(await world.mirror(ids))

@@ -89,7 +89,7 @@ async def test_a_batch_whose_object_went_another_way_is_over(world: World, delet
     replica = world.replica()
     ids = await world.drafts(1, auto=True, mirrored=False)
     obj = (await world.objects.many(ids))[ids[0]]
-    await replica.planner._with_batches([obj], world.clock.now())
+    await replica.planner._with_batches([obj])
     if deleted:
         await world.objects.collection.delete_one({"_id": ids[0]})
     else:
