@@ -206,7 +206,7 @@ class Progress:
         rows = [
             failed_row(unit["items"][int(place)]["object_id"], result, now)
             for unit in units
-            for place, result in unit["results"].items()
+            for place, result in sorted(unit["results"].items(), key=lambda row: int(row[0]))  # not by arrival
             if result["status"] in FAILURES
         ]
         base = batch.get("base")
