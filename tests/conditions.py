@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from bucketline.cli.client import ApiClient, Json
+
 T = TypeVar("T")
 
 
@@ -17,3 +19,10 @@ async def eventually(check: Callable[[], Awaitable[T]], *, deadline: float = 30.
     except TimeoutError:
         raise AssertionError(f"not true within {deadline} s; the last answer was {answer!r}") from None
     return answer
+
+
+async def completed(client: ApiClient, path: str) -> Json | None:
+    """What is at ``path`` once it is COMPLETED, None before; for :func:`eventually`. Fails at once when it FAILED."""
+    found = await client.get(path)
+    assert found["status"] != "FAILED", found
+    return found if found["status"] == "COMPLETED" else None

@@ -3,7 +3,7 @@
 import hashlib
 
 import pytest
-from tests.conditions import eventually
+from tests.conditions import completed, eventually
 from tests.conftest import Api
 
 pytestmark = pytest.mark.stack
@@ -65,9 +65,3 @@ async def test_the_same_content_is_stored_once(api: Api) -> None:
     paths = [f"/v1/buckets/{bucket}/objects/{obj['object_id']}" for obj in created]
     done = [await eventually(lambda p=path: completed(client, p)) for path in paths]
     assert len({obj["blobs"][0]["properties"]["url"] for obj in done}) == 1
-
-
-async def completed(client, path):  # type: ignore[no-untyped-def]
-    found = await client.get(path)
-    assert found["status"] != "FAILED", found
-    return found if found["status"] == "COMPLETED" else None

@@ -3,7 +3,7 @@
 import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from tests.conditions import eventually
+from tests.conditions import completed, eventually
 from tests.conftest import Api, Services
 from tests.deploy.test_monitoring import OF_PROMETHEUS, names_in, queries
 
@@ -56,10 +56,6 @@ async def exported(services: Services) -> dict[str, Samples]:
         return found if final and "bucketline_consumer_lag" in found["batcher"] else None
 
     return await eventually(told)
-
-
-async def completed(client, path):  # type: ignore[no-untyped-def]
-    return (await client.get(path))["status"] == "COMPLETED"
 
 
 async def test_everything_that_dashboards_and_alerts_read_is_exported(exported: dict[str, Samples]) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import aiohttp
 import pytest
 from aiokafka import AIOKafkaConsumer
-from tests.conditions import eventually
+from tests.conditions import completed, eventually
 from tests.conftest import Api, Services
 
 from bucketline.events.topics import MIRRORED, OBJECTS, STATUS
@@ -167,7 +167,3 @@ async def status_with(api: Api, key: str) -> int:
         session.post(f"{api.url}/v1/namespaces/list", headers=headers) as answer,
     ):
         return answer.status
-
-
-async def completed(client, path):  # type: ignore[no-untyped-def]
-    return (await client.get(path))["status"] == "COMPLETED"

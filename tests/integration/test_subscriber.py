@@ -6,9 +6,8 @@ from datetime import datetime
 
 import pytest
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
-from tests.conditions import eventually
+from tests.conditions import completed, eventually
 from tests.conftest import Api, Services
-from tests.integration.test_flow import completed
 
 pytestmark = pytest.mark.stack
 
