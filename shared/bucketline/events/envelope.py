@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from bucketline.clock import wire_time
 from bucketline.errors import Poison, RecordError
 from bucketline.events.catalog import BY_TYPE, NAMESPACE, Event
+from bucketline.events.topics import topic_of
 
 Headers = tuple[tuple[str, bytes], ...]
 
@@ -22,8 +23,13 @@ CONTENT_TYPE = "application/json"
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """One event ready for the wire. ``data`` is its JSON; ``trace`` holds W3C trace headers of its cause."""
+    """One event ready for the wire. ``data`` is its JSON; ``trace`` holds W3C trace headers of its cause.
 
+    ``topic``, without the deployment's prefix, is where it goes. It is kept with the event: an outbox is emptied by
+    whichever replica comes by, and an older one may not know the type.
+    """
+
+    topic: str
     id: str
     source: str
     type: str
@@ -49,6 +55,7 @@ class Envelope:
     def to_document(self) -> dict[str, object]:
         """As it is stored in an object's or batch's ``pending`` list."""
         return {
+            "topic": self.topic,
             "id": self.id,
             "source": self.source,
             "type": self.type,
@@ -63,6 +70,8 @@ class Envelope:
     def from_document(cls, document: Mapping[str, object]) -> "Envelope":
         trace = document.get("trace")
         return cls(
+            # What was stored before topics were kept is of a type that is still known.
+            topic=str(document.get("topic") or topic_of(BY_TYPE[str(document["type"])]).name),
             id=str(document["id"]),
             source=str(document["source"]),
             type=str(document["type"]),
@@ -77,6 +86,7 @@ class Envelope:
 def wrap(event: Event, *, id: str, source: str, at: datetime, trace: Mapping[str, str] | None = None) -> Envelope:  # noqa: A002
     """The envelope of ``event``. ``source`` names the service, e.g. ``/bucketline/ingest-api``."""
     return Envelope(
+        topic=topic_of(type(event)).name,
         id=id,
         source=source,
         type=event.type,

@@ -12,7 +12,7 @@ from datetime import timedelta
 
 from bucketline.background import Background
 from bucketline.clock import Clock
-from bucketline.errors import BucketlineError
+from bucketline.errors import BucketlineError, Poison
 from bucketline.messaging.publisher import Publisher
 from bucketline.settings import SweepSettings
 from bucketline.storage.pending import Owed, PendingStore
@@ -63,14 +63,14 @@ class Outbox:
             self._worker = asyncio.create_task(self._drain(), context=contextvars.Context())
 
     async def sweep(self) -> int:
-        """Publishes what is overdue; returns how many documents owed something."""
+        """Publishes what is overdue; returns how many documents owed something and owe it no more."""
         before = self._clock.now() - timedelta(seconds=self._settings.outbox_after)
         swept = 0
         while overdue := await self._store.overdue(before, limit=self._settings.limit):
-            await self._pay(overdue)
-            swept += len(overdue)
-            SWEPT.labels(f"outbox {self._name}").inc(len(overdue))
-            if len(overdue) < self._settings.limit:
+            paid = await self._pay(overdue)
+            swept += paid
+            SWEPT.labels(f"outbox {self._name}").inc(paid)
+            if not paid or len(overdue) < self._settings.limit:
                 break
         oldest = await self._store.oldest()
         age = (self._clock.now() - oldest).total_seconds() if oldest else 0.0
@@ -91,7 +91,19 @@ class Outbox:
             except BucketlineError as error:
                 log.warning("left to the sweeper", outbox=self._name, events=len(group), error=error.message)
 
-    async def _pay(self, owed: Sequence[Owed]) -> None:
+    async def _pay(self, owed: Sequence[Owed]) -> int:
+        """How many of them were paid. One that no broker takes stays, is told, and holds up nobody else."""
+        try:
+            await self._publish(owed)
+        except Poison as error:
+            if len(owed) > 1:
+                return sum([await self._pay([one]) for one in owed])
+            owner = owed[0].document_id
+            log.error("an event cannot be published", outbox=self._name, owed_by=owner, error=error.message)
+            return 0
+        return len(owed)
+
+    async def _publish(self, owed: Sequence[Owed]) -> None:
         envelopes = [envelope for one in owed for envelope in one.envelopes]
         with shared(f"publish outbox {self._name}", [envelope.trace for envelope in envelopes]):
             await self._publisher.publish(envelopes)

@@ -9,9 +9,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
 from bucketline.errors import Poison, StoreUnavailable, Transient
-from bucketline.events.catalog import BY_TYPE
 from bucketline.events.envelope import Envelope
-from bucketline.events.topics import topic_of
 from bucketline.messaging.connection import client_options
 from bucketline.settings import KafkaSettings
 from bucketline.telemetry.messages import sending
@@ -74,7 +72,7 @@ class KafkaPublisher:
         await asyncio.wait_for(self._producer.stop(), 10)
 
     async def publish(self, envelopes: Sequence[Envelope]) -> None:
-        topics = [self._prefix + topic_of(BY_TYPE[envelope.type]).name for envelope in envelopes]
+        topics = [self._prefix + envelope.topic for envelope in envelopes]
         with sending(topics, envelopes) as traces:
             await self.publish_raw(
                 (topic, envelope.key.encode(), envelope.data, envelope.headers(trace))
@@ -114,13 +112,16 @@ def _forget(future: "asyncio.Future[object]") -> None:
 
 
 class RecordingPublisher:
-    """For unit tests: keeps what was published; fails on demand."""
+    """For unit tests: keeps what was published; fails on demand, and always for the ids in ``too_large``."""
 
     def __init__(self) -> None:
         self.published: list[Envelope] = []
         self.failures = 0
+        self.too_large: set[str] = set()
 
     async def publish(self, envelopes: Sequence[Envelope]) -> None:
+        if any(envelope.id in self.too_large for envelope in envelopes):
+            raise Poison("not published: told that it is too large")
         if self.failures:
             self.failures -= 1
             raise NotPublished("not published: told to fail")

@@ -7,7 +7,7 @@ not empty, so that a partial index finds the overdue at no cost for the rest.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from pymongo import UpdateOne
 
@@ -18,6 +18,7 @@ from bucketline.storage.mongo import Collection
 class PendingDocument(TypedDict):
     """An envelope as stored."""
 
+    topic: NotRequired[str]
     id: str
     source: str
     type: str
