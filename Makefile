@@ -3,6 +3,7 @@
 PYTHON ?= python3.11
 VENV   := .venv
 BIN    := $(VENV)/bin
+BROKER ?= tansu
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .PHONY: help demo up test lint types bench clean
@@ -16,8 +17,8 @@ demo: $(VENV)/.run  ## Start everything, push sample files (FILES="…"), show w
 up: $(VENV)/.run  ## Start everything and keep it running until Ctrl-C (BUCKETLINE_PORT, BUCKETLINE_API_KEY)
 	@exec $(BIN)/bucketline up
 
-test: lint types  ## Lint, types and the whole suite against real servers
-	$(BIN)/python -m pytest
+test: lint types  ## Lint, types and the whole suite against real servers (BROKER=kafka: on Apache Kafka)
+	$(BIN)/python -m pytest --broker $(BROKER)
 
 lint: $(VENV)/.dev  ## Style and format
 	$(BIN)/ruff check .
@@ -27,7 +28,7 @@ types: $(VENV)/.dev  ## mypy, strict
 	$(BIN)/mypy
 
 bench: $(VENV)/.dev  ## Throughput, latency and memory beside the raw limits of the parts
-	$(BIN)/python -m tests.bench
+	$(BIN)/python -m tests.bench --broker $(BROKER)
 
 clean:  ## Remove the environment and what the local stack keeps
 	rm -rf $(VENV) .bucketline

@@ -10,13 +10,15 @@ from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from tests import sdk_models
+from tests.brokers import LIGHT
 
 from bucketline.cli.client import ApiClient, Json
 from bucketline.local.services import bucketline_services
-from bucketline.local.stack import LocalStack
+from bucketline.local.stack import Broker, LocalStack
 from bucketline.local.supervisor import Supervisor
 
 ADMIN_KEY = "sk_tests_admin"
@@ -100,10 +102,21 @@ class Api:
             await client.__aexit__(None, None, None)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--broker", choices=get_args(Broker), default=LIGHT, help="what the tests run on")
+
+
 @pytest.fixture(scope="session")
-async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LocalStack]:
-    """MongoDB, the local broker and S3, empty."""
-    async with LocalStack(tmp_path_factory.mktemp("stack")) as running:
+def broker(request: pytest.FixtureRequest) -> Broker:
+    """The broker that was asked for; a test that is parametrized by ``broker`` has its own."""
+    chosen: Broker = request.config.getoption("broker")
+    return chosen
+
+
+@pytest.fixture(scope="session")
+async def stack(tmp_path_factory: pytest.TempPathFactory, broker: Broker) -> AsyncIterator[LocalStack]:
+    """MongoDB, the broker and S3, empty."""
+    async with LocalStack(tmp_path_factory.mktemp("stack"), broker=broker) as running:
         yield running
 
 

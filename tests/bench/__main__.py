@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import get_args
 
 import orjson
 import uvloop
@@ -13,10 +14,11 @@ from rich.console import Console
 from rich.table import Table
 from tests.bench import dedup, limits, pipeline, processing
 from tests.bench.rows import Row
+from tests.brokers import LIGHT
 from tests.conftest import ADMIN_KEY, Api
 
 from bucketline.local.services import bucketline_services
-from bucketline.local.stack import LocalStack
+from bucketline.local.stack import Broker, LocalStack
 from bucketline.local.supervisor import Supervisor
 from bucketline.settings import MongoSettings
 from bucketline.storage.mongo import Database
@@ -24,11 +26,11 @@ from bucketline.storage.mongo import Database
 PROCESSORS = 2
 
 
-async def measure(console: Console, *, scale: float, counts: Sequence[int], large: bool) -> list[Row]:
+async def measure(console: Console, *, broker: Broker, scale: float, counts: Sequence[int], large: bool) -> list[Row]:
     """Every row, in order; ``scale`` multiplies the counts of requests, ``counts`` are the sizes of batches."""
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="bucketline-bench-") as folder, console.status("starting") as status:
-        async with LocalStack(Path(folder)) as stack:
+        async with LocalStack(Path(folder), broker=broker) as stack:
             environment = {**stack.environment(), "BUCKETLINE_API_KEY": ADMIN_KEY}
             services = bucketline_services(environment, replicas={"processor": PROCESSORS})
             async with Supervisor(services) as supervisor:
@@ -73,14 +75,16 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=Path("bench-results/latest.json"), help="where the JSON goes")
     parser.add_argument("--many", action="store_true", help="also process 100,000 objects")
     parser.add_argument("--no-large", action="store_true", help="leave out the 2 GiB source")
+    parser.add_argument("--broker", choices=get_args(Broker), default=LIGHT, help="what it runs on")
     options = parser.parse_args()
     console = Console()
     console = console if console.is_terminal else Console(width=120)
     counts = processing.MANY if options.many else processing.COUNTS
-    rows = uvloop.run(measure(console, scale=options.scale, counts=counts, large=not options.no_large))
+    large = not options.no_large
+    rows = uvloop.run(measure(console, broker=options.broker, scale=options.scale, counts=counts, large=large))
     show(console, rows)
     options.json.parent.mkdir(parents=True, exist_ok=True)
-    result = {"at": datetime.now(UTC).isoformat(), "rows": [row.as_json() for row in rows]}
+    result = {"at": datetime.now(UTC).isoformat(), "broker": options.broker, "rows": [row.as_json() for row in rows]}
     options.json.write_bytes(orjson.dumps(result, option=orjson.OPT_INDENT_2))
     console.print(f"written to {options.json}")
 

@@ -9,10 +9,11 @@ from collections.abc import Awaitable, Callable
 from pydantic import SecretStr
 from pymongo import InsertOne
 from tests.bench.rows import Row
+from tests.brokers import kafka_settings
 
 from bucketline.local.stack import LocalStack
 from bucketline.messaging.publisher import KafkaPublisher
-from bucketline.settings import KafkaSettings, MongoSettings, S3Settings
+from bucketline.settings import MongoSettings, S3Settings
 from bucketline.storage.mongo import Database
 from bucketline.storage.s3 import S3BlobStore
 
@@ -46,7 +47,7 @@ async def _mongo(stack: LocalStack) -> dict[str, Row]:
 
 
 async def _kafka(stack: LocalStack) -> dict[str, Row]:
-    settings = KafkaSettings(bootstrap=stack.kafka_bootstrap, idempotent=False)
+    settings = kafka_settings(stack)
     record = b"x" * 1000
     async with KafkaPublisher(settings) as publisher:
 

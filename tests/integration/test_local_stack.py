@@ -5,7 +5,6 @@ import base64
 import hashlib
 import os
 import select
-import shutil
 import subprocess
 import sys
 import time
@@ -22,16 +21,12 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from botocore.exceptions import ClientError
 from pymongo import AsyncMongoClient
+from tests.brokers import EACH_BROKER, needs_java
 
 from bucketline.errors import LocalStackError
 from bucketline.local.stack import Broker, LocalStack, S3Address
 
 pytestmark = pytest.mark.stack
-
-needs_java = pytest.mark.skipif(
-    not os.environ.get("CI") and not (shutil.which("java") and shutil.which("mvn")),
-    reason="Apache Kafka itself needs java and mvn",
-)
 
 DEADLINE = 60.0
 START_GOAL = 8.0
@@ -180,7 +175,7 @@ async def test_a_second_stack_on_the_same_folder_is_refused(stack: LocalStack) -
     assert len(stack.pids()) == 3
 
 
-@pytest.mark.parametrize("broker", ["tansu", pytest.param("kafka", marks=needs_java)])
+@pytest.mark.parametrize("broker", EACH_BROKER)
 async def test_data_survives_a_restart_on_other_ports_and_nothing_is_left(broker: Broker, tmp_path: Path) -> None:
     seen: dict[str, int] = {}
     for run in range(2):

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 import orjson
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from tests.brokers import kafka_settings
 from typer.testing import CliRunner
 
 from bucketline.cli.parked import app
@@ -26,12 +27,8 @@ pytestmark = pytest.mark.stack
 @pytest.fixture
 async def settings(stack: LocalStack) -> KafkaSettings:
     """Topics of this test's own."""
-    own = KafkaSettings(
-        bootstrap=stack.kafka_bootstrap,
-        topic_prefix=f"t{secrets.token_hex(4)}.",
-        group_prefix=f"g{secrets.token_hex(4)}.",
-        idempotent=False,
-        fetch_max_wait_ms=5,
+    own = kafka_settings(
+        stack, topic_prefix=f"t{secrets.token_hex(4)}.", group_prefix=f"g{secrets.token_hex(4)}.", fetch_max_wait_ms=5
     )
     await ensure_topics(own)
     return own
@@ -112,10 +109,9 @@ async def test_one_record_by_its_place(settings: KafkaSettings, parked: list[str
 
 def test_the_command(stack: LocalStack, settings: KafkaSettings, parked: list[str]) -> None:
     environment = {
-        "BUCKETLINE_KAFKA_BOOTSTRAP": settings.bootstrap,
+        **stack.environment(),
         "BUCKETLINE_KAFKA_TOPIC_PREFIX": settings.topic_prefix,
         "BUCKETLINE_KAFKA_GROUP_PREFIX": settings.group_prefix,
-        "BUCKETLINE_KAFKA_IDEMPOTENT": "false",
         "COLUMNS": "250",
     }
     runner = CliRunner(env=environment)

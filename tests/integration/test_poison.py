@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord
+from tests.brokers import kafka_settings
 from tests.conditions import eventually
 
 from bucketline.clock import SystemClock
@@ -83,11 +84,10 @@ def deleted(object_id: str) -> ObjectDeleted:
 @pytest.fixture
 async def bench(stack: LocalStack) -> AsyncIterator[Bench]:
     own = f"poison-{secrets.token_hex(4)}."
-    settings = KafkaSettings(
-        bootstrap=stack.kafka_bootstrap,
+    settings = kafka_settings(
+        stack,
         topic_prefix=own,
         group_prefix=own,
-        idempotent=False,
         fetch_max_wait_ms=5,
         session_timeout_ms=6000,
         heartbeat_interval_ms=1000,
