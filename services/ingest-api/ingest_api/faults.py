@@ -54,6 +54,9 @@ async def _invalid(_: Request, error: Exception) -> Response:
 async def _http(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
+    if isinstance(error.__cause__, ApiError):
+        # raised while the framework read the body: a body that turned out to be too large
+        return respond_to(error.__cause__)
     path = request.url.path
     if error.status_code == 404:
         return respond_to(NotFound("there is no such route", details={"resource": "route", "id": path}))

@@ -10,7 +10,7 @@ import orjson
 import structlog
 from opentelemetry.trace import SpanKind
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -37,6 +37,8 @@ OPEN_PATHS = frozenset(
     }
 )
 LONGEST_REQUEST_ID = 128
+GONE = 499
+"""What is counted for a client that left before its request was all there. Nobody gets this answer."""
 
 
 class Front:
@@ -82,6 +84,8 @@ class Front:
                     state["caller"] = await auth.caller(headers.get("authorization"))
                     extra |= await self._limiter().admit(state["caller"], scope)
                 await self._app(scope, _limited(receive, headers, self._max_body_bytes), answer)
+            except ClientDisconnect:
+                answered.setdefault("status", GONE)
             except Exception as error:
                 if "status" in answered:
                     raise
