@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn, TypeVar
 
 import typer
@@ -12,6 +14,10 @@ from rich.markup import escape
 from bucketline.errors import BucketlineError
 
 T = TypeVar("T")
+
+Tell = Callable[[str], None]
+
+TELL_EVERY_SECONDS = 30.0
 
 
 def wide_console() -> Console:
@@ -27,6 +33,26 @@ def fail(message: str, *, advice: str | None = None) -> NoReturn:
     if advice:
         console.print(advice)
     raise typer.Exit(1)
+
+
+@contextmanager
+def telling(beginning: str) -> Iterator[Tell]:
+    """What a long command is at, on standard error: a line that moves on a terminal; elsewhere one now and then."""
+    console = Console(stderr=True, highlight=False)
+    if console.is_terminal:
+        with console.status(beginning) as status:
+            yield status.update
+        return
+    console.print(beginning, soft_wrap=True)
+    due = time.monotonic() + TELL_EVERY_SECONDS
+
+    def tell(text: str) -> None:
+        nonlocal due
+        if time.monotonic() >= due:
+            console.print(text, soft_wrap=True)
+            due = time.monotonic() + TELL_EVERY_SECONDS
+
+    yield tell
 
 
 def hush() -> None:

@@ -2,6 +2,10 @@
 
 import asyncio
 import re
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Annotated
 
@@ -9,24 +13,30 @@ import typer
 from rich.console import Console
 from rich.filesize import decimal
 
+from bucketline.cli.console import Tell, fail, telling
 from bucketline.clock import SystemClock
-from bucketline.errors import StoreUnavailable
+from bucketline.errors import BucketlineError
 from bucketline.ids import RandomIds
 from bucketline.maintenance.gc import Collector, References, Report
 from bucketline.settings import MongoSettings, S3Settings
 from bucketline.storage.blobs import LEAST_GRACE
 from bucketline.storage.indexes import ensure_indexes
 from bucketline.storage.mongo import Database
+from bucketline.storage.places import BEGINNING, Places
 from bucketline.storage.s3 import S3BlobStore
 
 _LEAST_HOURS = LEAST_GRACE / timedelta(hours=1)
 _HASH = re.compile(r"(?:sha256:)?([0-9a-f]{64})")
+_WORK = "gc"
 
 
 def gc(
     grace_hours: Annotated[
         float, typer.Option(help="Content is kept this long after its last use.", min=_LEAST_HOURS)
     ] = 24.0,
+    minutes: Annotated[
+        float | None, typer.Option(help="Stop after this long; the next such run goes on from there.", min=0)
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
     orphans: Annotated[
         bool, typer.Option(help="Look through the bucket for content that no record knows, too.")
@@ -36,6 +46,8 @@ def gc(
     ] = None,
 ) -> None:
     """Remove content that no object and no document refers to. Safe at any time, while everything runs.
+
+    It can be stopped at any moment, by Ctrl-C or SIGTERM, and needs MongoDB and S3 only.
 
     Example: [cyan]bucketline gc --dry-run[/]
     """
@@ -49,28 +61,62 @@ def gc(
             counted = asyncio.run(_count(found[1], grace))
             console.print(f"{counted.objects} objects and {counted.documents} documents refer to it")
             return
-        report = asyncio.run(_run(grace, dry_run, orphans))
-    except StoreUnavailable as error:
-        Console(stderr=True).print(f"[red]stopped:[/] {error.message}. Run it again; nothing was left half done.")
-        raise typer.Exit(1) from error
+        with telling("looking for content that nothing refers to") as tell:
+            report = asyncio.run(_run(grace, minutes, dry_run, orphans, tell))
+    except BucketlineError as error:
+        fail(f"stopped: {error.message}. Run it again; nothing was left half done.")
     verb = "would be removed" if dry_run else "removed"
     console.print(f"{report.removed} blobs ({decimal(report.removed_bytes)}) {verb}")
     console.print(
         f"{report.examined} looked at, {report.referenced} in use, {report.spared} taken into use meanwhile, "
         f"{report.adopted} found without a record"
     )
+    if report.place != BEGINNING and not dry_run:
+        console.print(
+            "stopped before the end" + ("; the next run with --minutes goes on from there" if minutes else "")
+        )
 
 
-async def _run(grace: timedelta, dry_run: bool, orphans: bool) -> Report:
+async def _run(grace: timedelta, minutes: float | None, dry_run: bool, orphans: bool, tell: Tell) -> Report:
     database = Database(MongoSettings())
+    places = Places(database)
+    ends = float("inf") if minutes is None else time.monotonic() + minutes * 60
     try:
         # References are looked up by index: without them a run would read every object, again and again.
         await ensure_indexes(database)
         async with S3BlobStore(S3Settings()) as store:
             collector = Collector(database, store, clock=SystemClock(), ids=RandomIds(), grace=grace)
-            return await collector.run(dry_run=dry_run, orphans=orphans)
+            begin = BEGINNING if minutes is None or dry_run else await places.get(_WORK)
+            with _terminated() as stop:
+
+                def told(report: Report) -> bool:
+                    tell(_so_far(report, dry_run))
+                    return time.monotonic() < ends and not stop.is_set()
+
+                report = await collector.run(dry_run=dry_run, orphans=orphans, begin=begin, told=told)
+            if not dry_run:
+                await places.put(_WORK, report.place)
+            return report
     finally:
         database.close()
+
+
+@contextmanager
+def _terminated() -> Iterator[asyncio.Event]:
+    """Set by SIGTERM: the page that is being dealt with is finished, and its place kept."""
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    # Outside of the main thread there are no signals to hear of.
+    with suppress(RuntimeError):
+        loop.add_signal_handler(signal.SIGTERM, stop.set)
+    try:
+        yield stop
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
+
+
+def _so_far(report: Report, dry_run: bool) -> str:
+    removed = f"{report.removed} {'to remove' if dry_run else 'removed'} ({decimal(report.removed_bytes)})"
+    return f"{report.listed} found in the bucket, {report.examined} records looked at, {removed}"
 
 
 async def _count(sha256: str, grace: timedelta) -> References:

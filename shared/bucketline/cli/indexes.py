@@ -1,9 +1,8 @@
 """``bucketline indexes``: makes the indexes that are missing."""
 
-import asyncio
-
 from rich.console import Console
 
+from bucketline.cli.console import running, telling
 from bucketline.settings import MongoSettings
 from bucketline.storage.indexes import INDEXES, ensure_indexes, missing_indexes
 from bucketline.storage.mongo import Database
@@ -15,7 +14,8 @@ def indexes() -> None:
     Example: [cyan]bucketline indexes[/]
     """
     console = Console()
-    made = asyncio.run(_make())
+    with telling("making what is missing; on a large collection an index takes minutes"):
+        made = running(_make())
     for collection, names in made.items():
         console.print(f"made {collection}: {', '.join(names)}")
     total = sum(map(len, INDEXES.values()))

@@ -12,12 +12,15 @@ counted along the way, so no lost decrement can hurt. How writers and this colle
 A collector that dies after 2 leaves a record that a later run takes up, or that a writer who needs the content makes
 live again, once ``deleting_until`` has passed. A collector that was suspended for longer than :data:`MARK_GOOD_FOR`
 notices, and leaves everything to a later run.
+
+A run may be told when it has done enough. It then says where it stopped, and a later one goes on from there: however
+much there is, runs of any length get through all of it.
 """
 
 import asyncio
 import time
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Collection as Group
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -31,6 +34,7 @@ from bucketline.storage.blobstore import BlobStore, Listed
 from bucketline.storage.documents import Documents
 from bucketline.storage.mongo import Database
 from bucketline.storage.objects import Objects
+from bucketline.storage.places import BEGINNING, Place
 from bucketline.telemetry.logging import get_logger
 
 log = get_logger(__name__)
@@ -53,14 +57,24 @@ class References:
 
 @dataclass
 class Report:
-    """What a run saw and did; bytes of content. A dry run tells what it would have removed."""
+    """What a run saw and did so far; bytes of content. A dry run tells what it would have removed.
 
+    ``listed`` counts what was found in the bucket, ``examined`` the records that were old enough to be looked at.
+    ``place`` is where the next run should begin; the beginning, once it went through everything.
+    """
+
+    listed: int = 0
     examined: int = 0
     referenced: int = 0
     removed: int = 0
     removed_bytes: int = 0
     adopted: int = 0
     spared: int = 0
+    place: Place = BEGINNING
+
+
+Told = Callable[[Report], bool]
+"""Hears of each page that was dealt with; says whether to go on."""
 
 
 class Collector:
@@ -86,26 +100,36 @@ class Collector:
             documents=await self._documents.collection.count({"blobs.checksum": name}),
         )
 
-    async def run(self, *, dry_run: bool = False, orphans: bool = True) -> Report:
-        """Goes through everything once. ``orphans`` looks for content without a record in the bucket, too."""
+    async def run(
+        self,
+        *,
+        dry_run: bool = False,
+        orphans: bool = True,
+        begin: Place = BEGINNING,
+        told: Told = lambda _: True,
+    ) -> Report:
+        """Goes through everything from ``begin`` to the end, or until ``told`` says that it is enough.
+
+        ``orphans`` looks for content without a record in the bucket, too.
+        """
         report = Report()
-        if orphans and not dry_run:
-            await self._adopt(report)
         if not dry_run:
             await self._finish_others(report)
-        before = self._clock.now() - self._grace
-        where: dict[str, object] = {"state": "live", "touched_at": {"$lt": before}}
-        while page := await self._blobs.collection.find(where, limit=PAGE, sort=[("touched_at", 1), ("_id", 1)]):
-            await self._page(page, report, dry_run)
-            last = page[-1]
-            where = {
-                "state": "live",
-                "$or": [
-                    {"touched_at": {"$gt": last["touched_at"], "$lt": before}},
-                    {"touched_at": last["touched_at"], "_id": {"$gt": last["_id"]}},
-                ],
-            }
+            if orphans and begin.record is None and not await self._adopt(begin.listed, report, told):
+                return report
+        await self._collect(begin.record, report, told, dry_run)
         return report
+
+    async def _collect(self, after: tuple[datetime, str] | None, report: Report, told: Told, dry_run: bool) -> None:
+        before = self._clock.now() - self._grace
+        while page := await self._blobs.collection.find(
+            _old(before, after), limit=PAGE, sort=[("touched_at", 1), ("_id", 1)]
+        ):
+            await self._page(page, report, dry_run)
+            after = page[-1]["touched_at"], page[-1]["_id"]
+            if not told(report):
+                report.place = Place(record=after)
+                return
 
     async def _page(self, page: Sequence[BlobRecord], report: Report, dry_run: bool) -> None:
         referenced = await self._referenced([record["_id"] for record in page])
@@ -175,20 +199,41 @@ class Collector:
         found = await asyncio.gather(*(look(sha256) for sha256 in hashes))
         return {sha256 for sha256, yes in zip(hashes, found, strict=True) if yes}
 
-    async def _adopt(self, report: Report) -> None:
-        """Gives old content without a record one: a crash came between the two. The usual rules then apply to it."""
+    async def _adopt(self, after: str | None, report: Report, told: Told) -> bool:
+        """Gives old content without a record one: a crash came between the two. The usual rules then apply to it.
+
+        Whether the listing was gone through to its end.
+        """
         before = self._clock.now() - self._grace
-        after: str | None = None
         while listed := await self._store.list(CONTENT, limit=PAGE, after=after):
             after = listed[-1].key
             old = {row.key.rpartition("/")[2]: row for row in listed if row.last_modified < before}
             missing = [old[sha256] for sha256 in old.keys() - await self._recorded(old.keys())]
             await self._blobs.collection.bulk([_adoption(row) for row in missing])
+            report.listed += len(listed)
             report.adopted += len(missing)
+            if not told(report):
+                report.place = Place(listed=after)
+                return False
+        return True
 
     async def _recorded(self, hashes: Group[str]) -> set[str]:
         rows = await self._blobs.collection.find({"_id": {"$in": list(hashes)}}, limit=PAGE, fields=["_id"])
         return {row["_id"] for row in rows}
+
+
+def _old(before: datetime, after: tuple[datetime, str] | None) -> dict[str, object]:
+    """Live records that nobody touched since ``before``, those past ``after`` only."""
+    if after is None:
+        return {"state": "live", "touched_at": {"$lt": before}}
+    touched_at, sha256 = after
+    return {
+        "state": "live",
+        "$or": [
+            {"touched_at": {"$gt": touched_at, "$lt": before}},
+            {"touched_at": touched_at, "_id": {"$gt": sha256}},
+        ],
+    }
 
 
 def _adoption(row: Listed) -> UpdateOne:

@@ -1,7 +1,9 @@
 """The collector beside writers: nothing that is referred to ever goes, everything else does."""
 
 import asyncio
+import os
 import random
+import sys
 from collections.abc import Collection
 from datetime import timedelta
 
@@ -19,6 +21,7 @@ from bucketline.local.stack import LocalStack
 from bucketline.maintenance.gc import Collector, References
 from bucketline.storage.blobs import Blobs, NewContent, blob_key
 from bucketline.storage.documents import Documents
+from bucketline.storage.places import BEGINNING, Places
 from processor.derived import DerivedBlobs
 
 pytestmark = pytest.mark.stack
@@ -44,6 +47,20 @@ async def age(bench: Bench, days: float = 2) -> None:
 
 async def held(bench: Bench) -> set[str]:
     return {row.key for row in await bench.store.list("blobs/", limit=1000)}
+
+
+def settings_of(bench: Bench, stack: LocalStack) -> dict[str, str]:
+    """The environment of a command that works on what the bench holds. Kafka is not in it: nobody needs it here."""
+    settings = bench.runtime.settings
+    return {
+        "BUCKETLINE_MONGODB_URL": stack.mongodb_url,
+        "BUCKETLINE_MONGODB_DATABASE": settings.mongo.database,
+        "BUCKETLINE_S3_ENDPOINT": stack.s3_endpoint,
+        "BUCKETLINE_S3_ACCESS_KEY": stack.s3_access_key,
+        "BUCKETLINE_S3_SECRET_KEY": stack.s3_secret_key,
+        "BUCKETLINE_S3_BUCKET": settings.s3.bucket,
+        "COLUMNS": "200",
+    }
 
 
 async def test_only_what_nothing_refers_to_goes_after_its_grace(bench: Bench) -> None:
@@ -88,22 +105,13 @@ async def test_only_what_nothing_refers_to_goes_after_its_grace(bench: Bench) ->
 async def test_the_command(bench: Bench, stack: LocalStack) -> None:
     obj = await bench.one({"kind": "text", "text": "by command"})
     await age(bench)
-    settings = bench.runtime.settings
-    environment = {
-        "BUCKETLINE_MONGODB_URL": stack.mongodb_url,
-        "BUCKETLINE_MONGODB_DATABASE": settings.mongo.database,
-        "BUCKETLINE_S3_ENDPOINT": stack.s3_endpoint,
-        "BUCKETLINE_S3_ACCESS_KEY": stack.s3_access_key,
-        "BUCKETLINE_S3_SECRET_KEY": stack.s3_secret_key,
-        "BUCKETLINE_S3_BUCKET": settings.s3.bucket,
-        "COLUMNS": "200",
-    }
+    environment = settings_of(bench, stack)
     app = typer.Typer()
     app.command()(gc)
 
     async def said(*arguments: str) -> tuple[int, str]:
         result = await asyncio.to_thread(CliRunner(env=environment).invoke, app, list(arguments))
-        return result.exit_code, result.output
+        return result.exit_code, result.stdout
 
     assert await said("--references", sha(b"by command")) == (0, "1 objects and 0 documents refer to it\n")
     code, output = await said()
@@ -113,6 +121,80 @@ async def test_the_command(bench: Bench, stack: LocalStack) -> None:
     assert (await said())[1].splitlines()[0] == "1 blobs (10 bytes) removed"
     assert await held(bench) == set()
     assert (await said("--grace-hours", "0.5"))[0] == 2
+
+    places = Places(bench.runtime.database)
+    await bench.one({"kind": "text", "text": "for a run without time"})
+    await age(bench)
+    code, output = await said("--minutes", "0")
+    assert (code, output.splitlines()[-1]) == (
+        0,
+        "stopped before the end; the next run with --minutes goes on from there",
+    )
+    for _ in range(2):
+        assert await places.get("gc") != BEGINNING
+        await said("--minutes", "0")
+    assert await places.get("gc") == BEGINNING, "each run goes on from the place where the one before it stopped"
+
+
+async def test_runs_without_time_get_through_everything_one_after_the_other(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is in use stays at the front: a run that began there every time would never see what is behind it."""
+    monkeypatch.setattr("bucketline.maintenance.gc.PAGE", 2)
+    for number in range(5):
+        await bench.one({"kind": "text", "text": f"kept {number}"})
+    for number in range(3):
+        obj = await bench.one({"kind": "text", "text": f"gone {number}"})
+        await bench.dedup.mirroring.objects.collection.delete_one({"_id": obj["_id"]})
+    orphan = b"without a record"
+    await bench.store.put_if_absent(blob_key(sha(orphan)), orphan, sha256=sha(orphan), content_type="text/plain")
+    await age(bench)
+    records = Blobs(bench.runtime.database).collection
+    later = Collector(bench.runtime.database, bench.store, clock=_Later(bench), ids=bench.runtime.ids, grace=DAY)
+    places = Places(bench.runtime.database)
+
+    removed = adopted = runs = 0
+    while runs == 0 or await places.get("gc") != BEGINNING:
+        report = await later.run(begin=await places.get("gc"), told=lambda _: False)
+        assert report.listed + report.examined <= 2, "one page a run"
+        await places.put("gc", report.place)
+        removed, adopted, runs = removed + report.removed, adopted + report.adopted, runs + 1
+        assert runs < 20
+    assert (removed, adopted) == (4, 1)
+    assert await held(bench) == {blob_key(sha(f"kept {number}".encode())) for number in range(5)}
+    assert await records.count({}) == 5
+
+
+async def test_sigterm_ends_a_run_after_its_page_and_the_next_one_goes_on(bench: Bench, stack: LocalStack) -> None:
+    for text in ("one", "two"):
+        obj = await bench.one({"kind": "text", "text": text})
+        await bench.dedup.mirroring.objects.collection.delete_one({"_id": obj["_id"]})
+    await age(bench)
+    environment = settings_of(bench, stack)
+    program = (
+        "import asyncio, os, signal\n"
+        "import bucketline.maintenance.gc as gc\n"
+        "from bucketline.cli.main import app\n"
+        "gc.PAGE = 1\n"
+        "page = gc.Collector._page\n"
+        "async def terminated(*arguments):\n"
+        "    await page(*arguments)\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    for _ in range(10):\n"  # the loop hears of a signal in one of its next rounds
+        "        await asyncio.sleep(0)\n"
+        "gc.Collector._page = terminated\n"
+        "app(['gc', '--no-orphans', '--minutes', '10'])\n"
+    )
+    for left in (1, 0):
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", program, env={**os.environ, **environment}, stdout=asyncio.subprocess.PIPE
+        )
+        async with asyncio.timeout(60):
+            out, _ = await process.communicate()
+        assert process.returncode == 0
+        assert out.decode().startswith("1 blobs")
+        assert "stopped before the end" in out.decode()
+        assert len(await held(bench)) == left
 
 
 async def test_content_that_comes_back_after_it_went(bench: Bench) -> None:
