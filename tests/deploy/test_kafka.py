@@ -1,13 +1,14 @@
 """Kafka's objects say what the table of topics says: sizes, rights of each service, and what scales whom."""
 
 import pytest
-from tests.deploy.rendering import containers, named, of_kind, pods
+from tests.deploy.rendering import OVERLAYS, containers, named, of_kind, pods
 
 from bucketline.events.topics import PARKING_RETENTION_MS, TOPICS, parking_topics
 from bucketline.messaging.topics import wanted
 from bucketline.settings import SERVICES, KafkaSettings, ServiceName
 
 PRODUCTION = "overlays/production"
+WITHOUT_KAFKA = "CronJob/bucketline-gc"
 PREFIX = KafkaSettings().topic_prefix
 GROUPS = KafkaSettings().group_prefix
 
@@ -79,6 +80,15 @@ def test_each_workload_signs_in_as_its_own_user() -> None:
         password = env["BUCKETLINE_KAFKA_SASL_PASSWORD"]["valueFrom"]["secretKeyRef"]
         assert password == {"name": user, "key": "password"}
         assert named(PRODUCTION, "KafkaUser", user)["spec"]["authentication"]["type"] == "scram-sha-512"
+    assert set(pods(PRODUCTION)) - set(expected) == {WITHOUT_KAFKA}
+
+
+@pytest.mark.parametrize("target", ["base", *OVERLAYS])
+def test_what_needs_no_kafka_gets_no_credentials_for_it(target: str) -> None:
+    template = pods(target)[WITHOUT_KAFKA]
+    (container,) = containers(template)
+    assert not [variable for variable in container["env"] if "KAFKA" in variable["name"]]
+    assert not [volume for volume in template["spec"]["volumes"] if "secret" in volume]
 
 
 def test_consumers_scale_on_the_lag_of_every_topic_that_they_read() -> None:

@@ -1,10 +1,12 @@
 """What every pod keeps to: the restricted profile, limits, probes, time to drain, secrets by reference only."""
 
 import re
+from typing import Any
 
 import pytest
-from tests.deploy.rendering import OVERLAYS, Manifest, containers, is_service, of_kind, pods, render
+from tests.deploy.rendering import OVERLAYS, Manifest, containers, is_service, named, of_kind, pods, render
 
+from bucketline.cli.commands import ENTRIES, loaded
 from bucketline.settings import SERVICES, HttpSettings
 from bucketline.telemetry import health
 
@@ -147,6 +149,44 @@ def test_grace_period_is_longer_than_the_drain(target: str, name: str) -> None:
     assert template["spec"]["terminationGracePeriodSeconds"] >= DRAIN_SECONDS + pause + 10
     assert HttpSettings.model_fields["graceful_timeout"].default <= DRAIN_SECONDS
     assert (pause > 0) == (name == "Deployment/bucketline-ingest-api")
+
+
+@pytest.mark.parametrize("target", ["base", *OVERLAYS])
+def test_unused_content_is_collected_every_night_by_runs_that_end(target: str) -> None:
+    spec = named(target, "CronJob", "bucketline-gc")["spec"]
+    minute, hour, *days = spec["schedule"].split()
+    assert 0 <= int(minute) < 60
+    assert 0 <= int(hour) < 24
+    assert days == ["*", "*", "*"]
+    assert spec["timeZone"] == "Etc/UTC"
+    assert spec["concurrencyPolicy"] == "Forbid"
+    # a late start is still over before the next one is due, and below 100 seconds the controller might miss it
+    assert 100 <= spec["startingDeadlineSeconds"] <= 12 * 3600
+    assert spec["successfulJobsHistoryLimit"] >= 1
+    assert spec["failedJobsHistoryLimit"] >= 1
+    job = spec["jobTemplate"]["spec"]
+    assert job["backoffLimit"] <= 3
+    assert job["template"]["spec"]["restartPolicy"] == "Never"
+    (container,) = containers(job["template"])
+    assert "command" not in container
+    options = parsed("gc", container["args"])
+    # the run stops by itself, keeps its place, and is ended from outside only if it hangs
+    assert options["minutes"] * 60 + 5 * 60 <= job["activeDeadlineSeconds"]
+    assert options["grace_hours"] >= 24
+    assert options["orphans"] is True
+    assert options["dry_run"] is False
+    assert {v["name"] for v in container["env"] if "S3" in v["name"]} == {
+        "BUCKETLINE_S3_ACCESS_KEY",
+        "BUCKETLINE_S3_SECRET_KEY",
+    }
+
+
+def parsed(command: str, arguments: list[str]) -> dict[str, Any]:
+    """What the command would be called with; an option that it does not know is an error."""
+    assert arguments[0] == command
+    (entry,) = [entry for entry in ENTRIES if entry.name == command]
+    found: dict[str, Any] = loaded(entry).make_context(command, arguments[1:]).params
+    return found
 
 
 @pytest.mark.parametrize("target", ["base", *OVERLAYS])
