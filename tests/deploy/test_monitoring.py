@@ -14,6 +14,7 @@ from bucketline.telemetry import metrics
 PRODUCTION = "overlays/production"
 # what Prometheus itself adds to every scrape
 OF_PROMETHEUS = {"up"}
+FROM_SCRAPE = {"namespace", "job", "pod"}
 WORDS = {
     *("by", "on", "without", "and", "or", "unless", "ignoring", "group_left", "offset", "bool"),
     *("sum", "max", "min", "avg", "count", "rate", "increase", "deriv", "absent", "histogram_quantile", "label_values"),
@@ -47,7 +48,7 @@ def names_in(expression: str) -> set[str]:
 
 def labels_in(expression: str) -> Iterator[tuple[str, str]]:
     """(metric, label) of every matcher."""
-    for name, matchers in re.findall(r"([a-z_]+)\{([^}]*)\}", expression):
+    for name, matchers in re.findall(r"([a-z_][a-z0-9_]*)\{([^}]*)\}", expression):
         for label in re.findall(r"([a-z_]+)\s*[=!]~?", matchers):
             yield name, label
 
@@ -94,20 +95,81 @@ def test_every_metric_asked_for_is_exported() -> None:
     assert "bucketline_outbox_oldest_seconds" in asked
 
 
-def test_every_label_matched_is_one_that_the_metric_has() -> None:
-    declared = {
+def declared() -> dict[str, set[str]]:
+    """The labels of every metric that the code declares, by its name without the suffix of a sample."""
+    found = {
         family.name: set(getattr(collector, "_labelnames", ()))
+        | ({"le"} if isinstance(collector, Histogram) else set())
         for collector in vars(metrics).values()
         if isinstance(collector, Counter | Gauge | Histogram)
         for family in collector.describe()
     }
-    assert declared
-    from_scrape = {"namespace", "job", "pod"}
+    assert found
+    return found
+
+
+def labels_of(name: str) -> set[str]:
+    """What a series of this name may be told apart by: its own labels and those of the scrape."""
+    return declared().get(re.sub(r"_(total|bucket|count|sum)$", "", name), set()) | FROM_SCRAPE
+
+
+def grouped(expression: str) -> Iterator[tuple[set[str], str]]:
+    """(labels, what is aggregated) of every ``by (…) (…)``."""
+    for match in re.finditer(r"\bby\s*\(([^)]*)\)\s*\(", expression):
+        depth, end = 1, match.end()
+        while depth:
+            depth += {"(": 1, ")": -1}.get(expression[end], 0)
+            end += 1
+        yield set(re.split(r"\s*,\s*", match[1].strip())), expression[match.end() : end - 1]
+
+
+def labels_left(expression: str) -> set[str]:
+    """The labels of the result, as far as a legend or a text may name them."""
+    absent = {label for part in re.findall(r"absent\(([^)]*)\)", expression) for _, label in labels_in(part)}
+    return set[str]().union(absent, *(labels for labels, _ in grouped(expression)))
+
+
+def test_reading_groups_from_promql() -> None:
+    expression = 'max by (a, le) (rate(x_bucket{b="c"}[5m])) or absent(up{job="x"})'
+    assert list(grouped(expression)) == [({"a", "le"}, 'rate(x_bucket{b="c"}[5m])')]
+    assert labels_left(expression) == {"a", "le", "job"}
+
+
+def test_every_label_matched_is_one_that_the_metric_has() -> None:
     for query in queries():
         for name, label in labels_in(query):
-            base = re.sub(r"_(total|bucket|count|sum)$", "", name)
-            if base in declared:
-                assert label in declared[base] | from_scrape, (name, label)
+            assert label in labels_of(name), (name, label)
+
+
+def test_every_label_grouped_by_is_one_that_the_metric_has() -> None:
+    seen = 0
+    for query in queries():
+        for labels, inner in grouped(query):
+            for name in names_in(inner):
+                assert labels <= labels_of(name), (name, labels)
+                seen += 1
+        # joins are on labels that both sides still have
+        for joined in re.findall(r"\bon\s*\(([^)]*)\)", query):
+            assert all(set(re.split(r"\s*,\s*", joined)) <= labels for labels, _ in grouped(query)), query
+    assert seen > 30
+
+
+def test_texts_and_legends_name_labels_that_are_left() -> None:
+    for alert in alerts():
+        named = set(re.findall(r"\$labels\.(\w+)", alert["annotations"]["summary"]))
+        assert named <= labels_left(alert["expr"]), alert["alert"]
+    for dashboard in dashboards().values():
+        for panel in dashboard["panels"]:
+            for target in panel.get("targets", []):
+                named = set(re.findall(r"{{(\w+)}}", target["legendFormat"]))
+                assert named <= labels_left(target["expr"]), panel["title"]
+
+
+def test_absence_is_asked_of_a_plain_selector() -> None:
+    """absent() of anything else has no labels: four of them would be one alert that does not say what is away."""
+    for alert in alerts():
+        for asked in re.findall(r"absent\(([^)]*)\)", alert["expr"]):
+            assert re.fullmatch(r'\w+{\w+="[^"]+"}', asked), alert["alert"]
 
 
 def test_every_alert_names_its_page_and_every_page_its_alert() -> None:
