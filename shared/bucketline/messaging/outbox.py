@@ -64,6 +64,15 @@ class Outbox:
 
     async def sweep(self) -> int:
         """Publishes what is overdue; returns how many documents owed something and owe it no more."""
+        try:
+            return await self._sweep()
+        finally:
+            # Above all while nothing can be published: that is when somebody has to be told.
+            oldest = await self._store.oldest()
+            age = (self._clock.now() - oldest).total_seconds() if oldest else 0.0
+            OUTBOX_AGE.labels(self._name).set(max(0.0, age))
+
+    async def _sweep(self) -> int:
         before = self._clock.now() - timedelta(seconds=self._settings.outbox_after)
         swept = 0
         while overdue := await self._store.overdue(before, limit=self._settings.limit):
@@ -72,9 +81,6 @@ class Outbox:
             SWEPT.labels(f"outbox {self._name}").inc(paid)
             if not paid or len(overdue) < self._settings.limit:
                 break
-        oldest = await self._store.oldest()
-        age = (self._clock.now() - oldest).total_seconds() if oldest else 0.0
-        OUTBOX_AGE.labels(self._name).set(max(0.0, age))
         return swept
 
     async def close(self, deadline: float = 5.0) -> None:

@@ -4,13 +4,15 @@ import asyncio
 from collections.abc import Sequence
 from datetime import datetime
 
+import pytest
+from prometheus_client import REGISTRY
 from tests.unit.bucketline.messaging.bus import AT, deleted
 
 from bucketline.clock import ManualClock
 from bucketline.errors import StoreUnavailable
 from bucketline.events.envelope import Envelope, wrap
 from bucketline.messaging.outbox import Outbox
-from bucketline.messaging.publisher import RecordingPublisher
+from bucketline.messaging.publisher import NotPublished, RecordingPublisher
 from bucketline.settings import SweepSettings
 from bucketline.storage.pending import Owed
 
@@ -113,6 +115,22 @@ async def test_the_sweeper_publishes_what_an_absent_broker_left_behind_oldest_fi
     assert await bench.outbox.sweep() == 3
     assert bench.published == ["c1", "a1", "b1"]
     assert bench.store.owed == {}
+
+
+async def test_the_age_of_the_oldest_event_is_told_above_all_while_none_can_be_published() -> None:
+    bench = Bench()
+
+    def age() -> float | None:
+        return REGISTRY.get_sample_value("bucketline_outbox_oldest_seconds", {"collection": "objects"})
+
+    bench.store.write("a", event("a1"))
+    bench.publisher.failures = 1
+    bench.clock.advance(90)
+    with pytest.raises(NotPublished):
+        await bench.outbox.sweep()
+    assert age() == 90
+    await bench.outbox.sweep()
+    assert age() == 0
 
 
 async def test_the_sweeper_leaves_alone_what_is_still_being_published() -> None:
