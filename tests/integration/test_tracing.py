@@ -86,11 +86,11 @@ async def test_the_trace_of_an_object_has_every_stage_and_no_orphan(traced: Trac
         {
             ("ingest-api", "SERVER", f"POST {OBJECTS}"),
             ("ingest-api", "INTERNAL", "commit objects"),
-            ("ingest-api", "CLIENT", "bulk objects"),
+            ("ingest-api", "CLIENT", "bulkWrite objects"),
             ("ingest-api", "PRODUCER", f"send {p}objects.v1"),
             ("dedup", "CONSUMER", f"process {p}objects.v1"),
             ("dedup", "CLIENT", "S3.PutObject"),
-            ("dedup", "CLIENT", "bulk objects"),
+            ("dedup", "CLIENT", "bulkWrite objects"),
             ("dedup", "PRODUCER", f"send {p}objects.mirrored.v1"),
             ("batcher", "CONSUMER", f"process {p}objects.mirrored.v1"),
             ("batcher", "INTERNAL", "plan unit"),
@@ -99,7 +99,7 @@ async def test_the_trace_of_an_object_has_every_stage_and_no_orphan(traced: Trac
             ("processor", "INTERNAL", "work on unit"),
             ("processor", "INTERNAL", "process object"),
             ("processor", "INTERNAL", "extract"),
-            ("processor", "CLIENT", "bulk documents"),
+            ("processor", "CLIENT", "bulkWrite documents"),
             ("processor", "PRODUCER", f"send {p}objects.status.v1"),
             ("ingest-api", "CONSUMER", f"process {p}objects.status.v1"),
             ("batcher", "CONSUMER", f"process {p}objects.status.v1"),
@@ -112,7 +112,7 @@ async def test_the_trace_of_an_object_has_every_stage_and_no_orphan(traced: Trac
     (stored,) = [span for span in spans if span.name == "S3.PutObject"]
     assert stored.attributes["rpc.system.name"] == "aws-api"
     assert str(stored.attributes["aws.s3.key"]).startswith("blobs/sha256/")
-    documents = next(span for span in spans if span.name == "bulk documents")
+    documents = next(span for span in spans if span.name == "bulkWrite documents")
     assert documents.attributes["db.system.name"] == "mongodb"
     assert documents.attributes["db.collection.name"] == "documents"
     consumed = next(span for span in spans if span.name == f"process {p}objects.v1")

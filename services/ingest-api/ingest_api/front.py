@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable
 
 import orjson
 import structlog
-from opentelemetry.trace import SpanKind
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -18,7 +17,8 @@ from bucketline.errors import ApiError, PayloadTooLarge, ServiceUnavailable, Sto
 from bucketline.ids import Ids
 from bucketline.telemetry.logging import get_logger
 from bucketline.telemetry.metrics import HTTP_SECONDS
-from bucketline.telemetry.tracing import current_trace_id, span
+from bucketline.telemetry.requests import ended, method_of, serving
+from bucketline.telemetry.tracing import current_trace_id
 from ingest_api.auth import Auth
 from ingest_api.limits import Limiter
 
@@ -76,7 +76,7 @@ class Front:
         parent = {name: value for name in ("traceparent", "tracestate") if (value := headers.get(name))}
         with (
             structlog.contextvars.bound_contextvars(request_id=request_id),
-            span(f"{scope['method']}", kind=SpanKind.SERVER, parent=parent) as opened,
+            serving(scope, parent) as opened,
         ):
             try:
                 if scope["path"] not in OPEN_PATHS:
@@ -93,11 +93,9 @@ class Front:
             finally:
                 route = _route(scope)
                 status = answered.get("status", 500)
-                opened.update_name(f"{scope['method']} {route}")
-                opened.set_attributes(
-                    {"http.request.method": scope["method"], "http.route": route, "http.response.status_code": status}
-                )
-                HTTP_SECONDS.labels(scope["method"], route, str(status)).observe(time.perf_counter() - started)
+                ended(opened, scope, route, status)
+                seconds = time.perf_counter() - started
+                HTTP_SECONDS.labels(method_of(scope), route or "unmatched", str(status)).observe(seconds)
 
 
 def respond_to(error: Exception) -> Response:
@@ -145,7 +143,7 @@ def _request_id(given: str | None) -> str | None:
     return None
 
 
-def _route(scope: Scope) -> str:
-    """The route's template: paths with ids in them would be a metric each."""
-    route = scope.get("route")
-    return str(getattr(route, "path", "unmatched"))
+def _route(scope: Scope) -> str | None:
+    """The route's template: paths with ids in them would be a metric each. None where there is no such path."""
+    path: str | None = getattr(scope.get("route"), "path", None)
+    return path

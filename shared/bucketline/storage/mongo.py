@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC
 from typing import Any, Generic, TypeVar, cast
 
+import pymongo
 from bson.codec_options import CodecOptions
 from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorCollection
 from pymongo import DeleteMany, DeleteOne, IndexModel, InsertOne, ReplaceOne, ReturnDocument, UpdateMany, UpdateOne
@@ -37,6 +38,7 @@ Sort = Sequence[tuple[str, int]]
 Write = InsertOne[Any] | UpdateOne | UpdateMany | ReplaceOne[Any] | DeleteOne | DeleteMany
 
 DUPLICATE_KEY_CODE = 11000
+INDEX_SECONDS = 1800.0
 
 D = TypeVar("D", bound=Mapping[str, Any])
 
@@ -171,7 +173,7 @@ class Collection(Generic[D]):
         fields: Sequence[str] | None = None,
     ) -> D | None:
         """The document after the update, or as it was with ``before``; None when nothing matched."""
-        with self._call("find_and_update"):
+        with self._call("findAndModify"):
             found = await self._raw.find_one_and_update(
                 where,
                 update,
@@ -183,7 +185,7 @@ class Collection(Generic[D]):
             return cast("D | None", found)
 
     async def find_and_delete(self, where: Filter) -> D | None:
-        with self._call("delete"):
+        with self._call("findAndModify"):
             return cast("D | None", await self._raw.find_one_and_delete(where))
 
     async def delete_one(self, where: Filter) -> bool:
@@ -199,7 +201,7 @@ class Collection(Generic[D]):
         if not writes:
             return BulkOutcome(0, 0, 0, 0, 0, {})
         refused: dict[int, str] = {}
-        with self._call("bulk"):
+        with self._call("bulkWrite", batch=len(writes)):
             try:
                 result = (await self._raw.bulk_write(list(writes), ordered=False)).bulk_api_result
             except BulkWriteError as error:
@@ -220,13 +222,16 @@ class Collection(Generic[D]):
         )
 
     async def ensure(self, indexes: Sequence[Index]) -> None:
-        """Makes the indexes that are missing. Idempotent; fails if one exists under its name with other options."""
+        """Makes the indexes that are missing. Idempotent; fails if one exists under its name with other options.
+
+        It may take its time: the server gives an index up when the time for its making is over.
+        """
         if indexes:
-            with self._call("index"):
+            with self._call("createIndexes"), pymongo.timeout(INDEX_SECONDS):
                 await self._raw.create_indexes([index.model() for index in indexes])
 
     async def index_names(self) -> set[str]:
-        with self._call("index"):
+        with self._call("listIndexes"):
             return set(await self._raw.index_information())
 
     async def explain(self, where: Filter, *, sort: Sort | None = None) -> Mapping[str, Any]:
@@ -236,9 +241,9 @@ class Collection(Generic[D]):
             return cast("Mapping[str, Any]", plan["queryPlanner"]["winningPlan"])
 
     @contextmanager
-    def _call(self, operation: str) -> Iterator[None]:
+    def _call(self, operation: str, batch: int | None = None) -> Iterator[None]:
         with (
-            mongodb_call(self._database, self._name, operation),
+            mongodb_call(self._database, self._name, operation, batch),
             STORE_SECONDS.labels(self._name, operation).time(),
             translated(),
         ):

@@ -13,21 +13,23 @@ from bucketline.telemetry.tracing import Attribute, failed, recording_tracer
 _NOTHING: AbstractContextManager[None] = nullcontext()
 
 
-def mongodb_call(database: str, collection: str, operation: str) -> AbstractContextManager[None]:
-    """Around one round trip to MongoDB."""
+def mongodb_call(
+    database: str, collection: str, operation: str, batch: int | None = None
+) -> AbstractContextManager[None]:
+    """Around one round trip to MongoDB. ``operation`` is the command's own name, ``batch`` how many it carries."""
     tracer = recording_tracer()
     if tracer is None:
         return _NOTHING
-    return _span(
-        tracer,
-        f"{operation} {collection}",
-        {
-            "db.system.name": "mongodb",
-            "db.namespace": database,
-            "db.collection.name": collection,
-            "db.operation.name": operation,
-        },
-    )
+    attributes: dict[str, Attribute] = {
+        "db.system.name": "mongodb",
+        "db.namespace": database,
+        "db.collection.name": collection,
+        "db.operation.name": operation,
+    }
+    # one operation is no batch, the conventions say
+    if batch is not None and batch > 1:
+        attributes["db.operation.batch.size"] = batch
+    return _span(tracer, f"{operation} {collection}", attributes)
 
 
 def s3_call(operation: str, bucket: str, key: str) -> AbstractContextManager[None]:

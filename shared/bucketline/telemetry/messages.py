@@ -38,7 +38,7 @@ def processing(topic: str, group: str, records: Sequence[Received]) -> Iterator[
         with _alone(records) if len(records) == 1 else nullcontext():
             yield records
         return
-    opened = [_consumer(tracer, topic, group, record, len(records)) for record in records]
+    opened = [_consumer(tracer, topic, group, record) for record in records]
     traced = [replace(record, trace=carrier_of(one)) for record, one in zip(records, opened, strict=True)]
     try:
         if len(records) == 1:
@@ -98,7 +98,7 @@ def _named(record: Received) -> Iterator[None]:
         yield
 
 
-def _consumer(tracer: Tracer, topic: str, group: str, record: Received, together: int) -> Span:
+def _consumer(tracer: Tracer, topic: str, group: str, record: Received) -> Span:
     parent = context_of(record.trace)
     if record.trace and not is_sampled(record.trace):
         return tracer.start_span(f"process {topic}", context=parent, kind=SpanKind.CONSUMER)
@@ -114,7 +114,6 @@ def _consumer(tracer: Tracer, topic: str, group: str, record: Received, together
             "messaging.destination.partition.id": str(record.partition),
             "messaging.kafka.offset": record.offset,
             "messaging.consumer.group.name": group,
-            "messaging.batch.message_count": together,
             "cloudevents.event_id": record.id,
             "cloudevents.event_source": record.source,
             "cloudevents.event_type": record.event.type,

@@ -88,6 +88,9 @@ def test_a_store_call_is_a_client_span_with_the_names_of_the_conventions(spans: 
     with span("request"):
         with mongodb_call("db", "objects", "find"):
             pass
+        for size in (1, 7):
+            with mongodb_call("db", f"objects {size}", "bulkWrite", size):
+                pass
         with pytest.raises(OSError, match="no"), s3_call("PutObject", "bucket", "key"):
             raise OSError("no")
     found, stored = named(spans, "find objects"), named(spans, "S3.PutObject")
@@ -98,6 +101,8 @@ def test_a_store_call_is_a_client_span_with_the_names_of_the_conventions(spans: 
         "db.collection.name": "objects",
         "db.operation.name": "find",
     }
+    batches = [named(spans, f"bulkWrite objects {size}").attributes or {} for size in (1, 7)]
+    assert [batch.get("db.operation.batch.size") for batch in batches] == [None, 7], "one is no batch"
     assert stored.attributes == {
         "rpc.system.name": "aws-api",
         "rpc.method": "S3/PutObject",
@@ -137,7 +142,7 @@ def received(number: int, flags: str = "01") -> Received:
 
 
 def test_each_record_of_a_micro_batch_stays_in_its_own_trace(spans: InMemorySpanExporter) -> None:
-    with processing("t", "g", [received(1), received(2)]) as traced, mongodb_call("db", "objects", "bulk"):
+    with processing("t", "g", [received(1), received(2)]) as traced, mongodb_call("db", "objects", "bulkWrite"):
         pass
     one, two = [s for s in spans.get_finished_spans() if s.name == "process t"]
     assert [trace_of(one), trace_of(two)] == [f"{1:032x}", f"{2:032x}"]
@@ -145,7 +150,8 @@ def test_each_record_of_a_micro_batch_stays_in_its_own_trace(spans: InMemorySpan
     assert one.attributes is not None
     assert one.attributes["messaging.kafka.offset"] == 41
     assert one.attributes["messaging.destination.partition.id"] == "2"
-    handled, bulk = named(spans, "handle t"), named(spans, "bulk objects")
+    assert "messaging.batch.message_count" not in one.attributes, "it is a span of one message"
+    handled, bulk = named(spans, "handle t"), named(spans, "bulkWrite objects")
     assert links_of(handled) == {f"{2:032x}"}
     assert handled.context is not None
     assert bulk.parent is not None
@@ -184,7 +190,7 @@ def test_a_published_event_carries_the_span_of_its_publishing(spans: InMemorySpa
 
 async def test_a_group_commit_is_in_the_trace_of_each_caller(spans: InMemorySpanExporter) -> None:
     async def write(items: Sequence[int]) -> list[int | BaseException]:
-        with mongodb_call("db", "objects", "bulk"):
+        with mongodb_call("db", "objects", "bulkWrite"):
             await asyncio.sleep(0)
         return list(items)
 
