@@ -39,7 +39,7 @@ class KafkaSettings(Block):
 
     ``idempotent`` must be off for brokers without InitProducerId (the local one). ``fetch_max_wait_ms`` is how
     long the broker may hold a fetch: Kafka wakes a waiting fetch at once, so 500 costs nothing there;
-    the local broker does not, so it runs at 5.
+    the local broker does not, so the local stack asks for far less.
     """
 
     model_config = SettingsConfigDict(env_prefix="BUCKETLINE_KAFKA_")

@@ -2,7 +2,6 @@
 
 import argparse
 import tempfile
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import get_args
@@ -26,8 +25,8 @@ from bucketline.storage.mongo import Database
 PROCESSORS = 2
 
 
-async def measure(console: Console, *, broker: Broker, scale: float, counts: Sequence[int], large: bool) -> list[Row]:
-    """Every row, in order; ``scale`` multiplies the counts of requests, ``counts`` are the sizes of batches."""
+async def measure(console: Console, *, broker: Broker, scale: float, large: bool) -> list[Row]:
+    """Every row, in order; ``scale`` multiplies the counts of requests."""
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="bucketline-bench-") as folder, console.status("starting") as status:
         async with LocalStack(Path(folder), broker=broker) as stack:
@@ -49,7 +48,7 @@ async def measure(console: Console, *, broker: Broker, scale: float, counts: Seq
                     rows += await pipeline.whole(api, database, raw, objects=int(5_000 * scale))
                     rows += pipeline.memory(supervisor, "after load")
                     status.update("batches of growing size")
-                    rows += await processing.growth(api, database, counts=counts)
+                    rows += await processing.growth(api, database)
                 finally:
                     await api.close()
                     database.close()
@@ -73,15 +72,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--scale", type=float, default=1.0, help="multiplies the number of requests")
     parser.add_argument("--json", type=Path, default=Path("bench-results/latest.json"), help="where the JSON goes")
-    parser.add_argument("--many", action="store_true", help="also process 100,000 objects")
     parser.add_argument("--no-large", action="store_true", help="leave out the 2 GiB source")
     parser.add_argument("--broker", choices=get_args(Broker), default=LIGHT, help="what it runs on")
     options = parser.parse_args()
     console = Console()
     console = console if console.is_terminal else Console(width=120)
-    counts = processing.MANY if options.many else processing.COUNTS
     large = not options.no_large
-    rows = uvloop.run(measure(console, broker=options.broker, scale=options.scale, counts=counts, large=large))
+    rows = uvloop.run(measure(console, broker=options.broker, scale=options.scale, large=large))
     show(console, rows)
     options.json.parent.mkdir(parents=True, exist_ok=True)
     result = {"at": datetime.now(UTC).isoformat(), "broker": options.broker, "rows": [row.as_json() for row in rows]}
