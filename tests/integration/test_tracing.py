@@ -9,6 +9,7 @@ import aiohttp
 import pytest
 from tests.conditions import eventually
 from tests.conftest import ADMIN_KEY, FAST, Api
+from tests.integration import conventions
 from tests.integration.collector import Collector, Exported
 
 from bucketline.local.services import bucketline_services
@@ -158,6 +159,22 @@ async def test_an_error_names_the_trace_that_the_caller_began(traced: Traced) ->
         assert answer.status == 404
         assert answer.headers["X-Trace-Id"] == trace
     await eventually(lambda: every(traced.collector, "find namespaces", {trace}))
+
+
+async def test_every_attribute_is_of_a_current_convention_or_ours(traced: Traced) -> None:
+    """Of all spans that the tests above made."""
+    known = conventions.current()
+    assert {"http.route", "messaging.kafka.offset", "rpc.system.name"} <= known
+    assert not {"http.method", "messaging.kafka.message.offset", "rpc.system"} & known
+    kinds = set()
+    for span in traced.collector.spans:
+        names = set(span.attributes)
+        strange = {name for name in names if not name.startswith("bucketline.")} - known
+        assert not strange, (str(span), strange)
+        lacking = conventions.required(span.kind, names) - names
+        assert not lacking, (str(span), lacking)
+        kinds.add(span.kind)
+    assert kinds == {"SERVER", "CLIENT", "PRODUCER", "CONSUMER", "INTERNAL"}
 
 
 async def first(collector: Collector, service: str, kind: str, name: str) -> Exported | None:

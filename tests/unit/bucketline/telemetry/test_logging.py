@@ -54,6 +54,26 @@ def test_an_exception_is_one_line(stream: io.StringIO) -> None:
     assert "ValueError: no" in str(line["exception"])
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_by_default_a_terminal_gets_lines_for_people_and_everything_else_json(
+    stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("BUCKETLINE_TELEMETRY_LOG_FORMAT", raising=False)
+    terminal = Terminal()
+    setup_logging(TelemetrySettings(_env_file=None), "dedup", terminal)
+    get_logger("test").info("running")
+    assert "running" in terminal.getvalue()
+    assert not terminal.getvalue().startswith("{")
+    structlog.reset_defaults()
+    setup_logging(TelemetrySettings(_env_file=None), "dedup", stream)
+    get_logger("test").info("running")
+    assert logs_of(stream)[0]["event"] == "running"
+
+
 def test_a_terminal_gets_a_readable_line(stream: io.StringIO) -> None:
     setup_logging(TelemetrySettings(log_format="console"), "dedup", stream)
     with span("x"):
