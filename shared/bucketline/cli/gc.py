@@ -71,10 +71,9 @@ def gc(
         f"{report.examined} looked at, {report.referenced} in use, {report.spared} taken into use meanwhile, "
         f"{report.adopted} found without a record"
     )
-    if report.place != BEGINNING and not dry_run:
-        console.print(
-            "stopped before the end" + ("; the next run with --minutes goes on from there" if minutes else "")
-        )
+    if report.place != BEGINNING:
+        rest = "" if dry_run else "; the next run with --minutes goes on from there"
+        console.print(f"stopped before the end{rest}")
 
 
 async def _run(grace: timedelta, minutes: float | None, dry_run: bool, orphans: bool, tell: Tell) -> Report:
