@@ -17,6 +17,7 @@ from processor.extractors.document_html import html_documents
 from processor.extractors.document_pdf import pdf_documents
 
 HEAD_BYTES = 4096
+HTML_MEDIA_TYPES = ("text/html", "application/xhtml+xml")
 DOCX_MEDIA_TYPE = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
 
 
@@ -31,7 +32,7 @@ class DocumentExtractor:
         name="document_extractor",
         version="v1",
         description="Text and metadata of PDF (a document a page), Word (.docx) and HTML files.",
-        accepts=("pdf", "application/pdf", DOCX_MEDIA_TYPE, "text/html", "application/xhtml+xml"),
+        accepts=("pdf", "application/pdf", DOCX_MEDIA_TYPE, *HTML_MEDIA_TYPES),
         parameters_schema={
             "type": "object",
             "properties": {
@@ -81,6 +82,8 @@ def _read(path: Path, blob: BlobView, context: ExtractionContext) -> Iterator[di
     label = blob.describe()
     with path.open("rb") as file:
         head = file.read(HEAD_BYTES)
+    if not head:
+        raise PermanentError(f"{label} is empty")
     if b"%PDF-" in head[:1024]:
         empty_pages = context.parameter("include_empty_pages", bool)
         return pdf_documents(path, label, context.parameter("max_pages", int), empty_pages)
@@ -90,6 +93,6 @@ def _read(path: Path, blob: BlobView, context: ExtractionContext) -> Iterator[di
         raise PermanentError(f"{label} is password-protected or an old Office file; save it as .docx or PDF")
     if blob.type == "pdf" or blob.mime_type == "application/pdf":
         raise PermanentError(f"{label} is not a PDF file, whatever its type says")
-    if b"<" in head.replace(b"\0", b""):
+    if b"<" in head.replace(b"\0", b"") or blob.mime_type.partition(";")[0].strip().lower() in HTML_MEDIA_TYPES:
         return html_documents(path, label)
     raise PermanentError(f"{label} is not a PDF, Word (.docx) or HTML file")

@@ -1,9 +1,11 @@
 """Word files, by python-docx."""
 
+import zlib
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
+from zipfile import BadZipFile
 
 from bucketline.extraction import PermanentError
 from processor.extractors.archive import check_archive
@@ -22,10 +24,13 @@ def docx_documents(path: Path, label: str) -> Iterator[dict[str, object]]:
     check_archive(path, label, "word/", "Word (.docx)")
     try:
         document = docx.Document(str(path))
-    except (PackageNotFoundError, KeyError, ValueError, SyntaxError) as error:
-        # lxml's XMLSyntaxError is a SyntaxError
+        about = _about(document)
+    except (
+        *(PackageNotFoundError, BadZipFile, zlib.error, NotImplementedError),
+        *(KeyError, ValueError, AttributeError, EOFError, OSError),
+        SyntaxError,  # lxml's XMLSyntaxError is one
+    ) as error:
         raise PermanentError(f"{label} is damaged: it is not a complete Word (.docx) file") from error
-    about = _about(document)
     yield from text_parts(_lines(document), {"format": "docx", **about})
 
 

@@ -12,35 +12,38 @@ if TYPE_CHECKING:
     from bs4 import BeautifulSoup
 
 MAX_BYTES = 32 * 1024 * 1024
-UNSEEN = ("script", "style", "noscript", "template", "svg", "head")
-BLOCKS = (
-    "p",
-    "div",
-    "section",
-    "article",
-    "li",
-    "tr",
-    "table",
-    "ul",
-    "ol",
-    "br",
-    "hr",
-    "pre",
-    "blockquote",
-    "h1",
-    "h2",
-    "h3",
-    "h4",
-    "h5",
-    "h6",
-    "header",
-    "footer",
-    "main",
-    "nav",
-    "aside",
-    "figure",
-    "dd",
-    "dt",
+UNSEEN = frozenset(("script", "style", "noscript", "template", "svg", "head"))
+CELLS = frozenset(("td", "th"))
+BLOCKS = frozenset(
+    (
+        "p",
+        "div",
+        "section",
+        "article",
+        "li",
+        "tr",
+        "table",
+        "ul",
+        "ol",
+        "br",
+        "hr",
+        "pre",
+        "blockquote",
+        "h1",
+        "h2",
+        "h3",
+        "h4",
+        "h5",
+        "h6",
+        "header",
+        "footer",
+        "main",
+        "nav",
+        "aside",
+        "figure",
+        "dd",
+        "dt",
+    )
 )
 
 
@@ -53,14 +56,28 @@ def html_documents(path: Path, label: str) -> Iterator[dict[str, object]]:
         raise ResourceError(f"{label} has {size} bytes of HTML; {MAX_BYTES} are allowed")
     soup = BeautifulSoup(path.read_bytes(), "lxml")
     about = _about(soup)
-    for element in soup.find_all(UNSEEN):
-        element.decompose()
-    for element in soup.find_all(BLOCKS):
-        element.insert_before("\n")
-        element.append("\n")
-    for cell in soup.find_all(("td", "th")):
-        cell.append("\t")
-    yield from text_parts(_lines(soup.get_text()), {"format": "html", **about})
+    yield from text_parts(_lines("".join(_visible(soup))), {"format": "html", **about})
+
+
+def _visible(soup: "BeautifulSoup") -> Iterator[str]:
+    """The text in its order, with a line feed around each block and a tab after each cell.
+
+    Without recursion and without changing the tree: pages may be nested tens of thousands of levels deep.
+    """
+    from bs4 import CData, NavigableString, Tag
+
+    left: list[object] = [soup]
+    while left:
+        node = left.pop()
+        if isinstance(node, Tag):
+            if node.name in UNSEEN:
+                continue
+            around = "\n" if node.name in BLOCKS else ""
+            left.append("\t" if node.name in CELLS else around)
+            left += reversed(node.contents)
+            left.append(around)
+        elif type(node) in (str, NavigableString, CData):  # not what is derived from them: comments, declarations
+            yield str(node)
 
 
 def _lines(text: str) -> Iterator[str]:

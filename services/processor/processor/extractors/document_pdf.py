@@ -26,7 +26,7 @@ def pdf_documents(path: Path, label: str, max_pages: int, empty_pages: bool) -> 
 
     A file that was cut off is read as far as pypdf can repair it, and every page then says ``repaired``.
     Raises ``PermanentError`` for an encrypted file, for one that cannot be repaired, and for one with no
-    page; ``ResourceError`` for too many pages.
+    page, or none that can be read; ``ResourceError`` for too many pages.
     """
     reader, whole = _opened(path, label)
     count, about = len(reader.pages), _about(reader)
@@ -37,10 +37,15 @@ def pdf_documents(path: Path, label: str, max_pages: int, empty_pages: bool) -> 
     common: dict[str, object] = {"format": "pdf", "page_count": count, **about}
     if not whole:
         common["repaired"] = True
+    problems = []
     for number in range(count):
         fields = _page(reader, number)
+        if "page_error" in fields:
+            problems.append(fields["page_error"])
         if fields["has_text"] or empty_pages:
             yield {**fields, **common}
+    if len(problems) == count:
+        raise PermanentError(f"{label} has no page that can be read: {problems[0]}")
 
 
 def _opened(path: Path, label: str) -> tuple["PdfReader", bool]:
@@ -74,6 +79,8 @@ def _readable(file: Path | IO[bytes], label: str) -> "PdfReader":
 
 def _page(reader: "PdfReader", number: int) -> dict[str, object]:
     """One page; a damaged page is a document with ``page_error``, so that the rest of the file counts."""
+    from pypdf.errors import LimitReachedError
+
     fields: dict[str, object] = {"text": "", "page_number": number + 1, "has_text": False, "needs_ocr": False}
     try:
         page = reader.pages[number]
@@ -87,8 +94,10 @@ def _page(reader: "PdfReader", number: int) -> dict[str, object]:
             fields["needs_ocr"] = _shows_image(page)
     except MemoryError:
         raise
-    except Exception as error:  # pypdf raises almost anything on damaged content
-        fields["page_error"] = f"the page could not be read ({type(error).__name__})"
+    except LimitReachedError:
+        fields["page_error"] = "the page unpacks to more than is allowed"
+    except Exception:  # pypdf raises almost anything on damaged content
+        fields["page_error"] = "the page is damaged"
     return fields
 
 
