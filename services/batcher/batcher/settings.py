@@ -12,7 +12,8 @@ class BatcherSettings(Block):
     """``unit_window`` bounds how many units of one batch are in the works at once: a batch of 50,000 objects leaves
     room for a batch of one.
 
-    A unit that took ``unit_attempts`` processors with it, or came back unfinished ``unit_returns`` times, is given up.
+    A unit that took ``unit_attempts`` processors with it, or ``unit_trials`` that tried one of its objects alone, or
+    came back unfinished ``unit_returns`` times, is given up.
     ``window`` switches on batching for buckets that have no policy of their own: after ``window_objects``,
     ``window_bytes`` or ``window_seconds``, whichever comes first.
     """
@@ -23,6 +24,7 @@ class BatcherSettings(Block):
     unit_bytes: Count = 256 * 1024 * 1024
     unit_window: Count = 16
     unit_attempts: Count = 5
+    unit_trials: Count = 20
     unit_returns: Count = 100
     plan_page: Count = 1000
     refresh_seconds: Seconds = 1.0

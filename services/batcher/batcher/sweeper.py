@@ -14,6 +14,7 @@ from bucketline.background import Background
 from bucketline.domain.status import Status
 from bucketline.runtime import Runtime
 from bucketline.settings import SweepSettings
+from bucketline.storage.toll import toll
 from bucketline.storage.units import Ending, UnitDocument
 from bucketline.telemetry.metrics import SWEPT
 
@@ -92,8 +93,8 @@ class Sweeper:
         now = self._clock.now()
         stalled = await self._planner.units.stalled(self._before(), now, limit=self._sweep.limit)
         for unit in stalled:
-            if unit["state"] != "canceled" and self._hopeless(unit):
-                await self._give_up(unit, now)
+            if unit["state"] != "canceled" and (reason := self._hopeless(unit)):
+                await self._give_up(unit, reason, now)
             quiet = min(LONGEST_QUIET, self._sweep.stalled_after * (2 ** min(unit.get("wakes", 0), MOST_DOUBLINGS) - 1))
             await self._planner.units.collection.update_one(
                 {"_id": unit["_id"], "moved_at": unit["moved_at"]},
@@ -126,18 +127,20 @@ class Sweeper:
         SWEPT.labels("batch").inc(len(stalled))
         return len(stalled)
 
-    def _hopeless(self, unit: UnitDocument) -> bool:
-        settings = self._settings
-        return unit["attempts"] >= settings.unit_attempts or unit.get("returned", 0) >= settings.unit_returns
+    def _hopeless(self, unit: UnitDocument) -> str | None:
+        """Why the unit is given up, if it is. What an object did alone is laid to that object, up to a limit."""
+        settings, cost = self._settings, toll(unit)
+        if cost.processors >= settings.unit_attempts or cost.trials >= settings.unit_trials:
+            return f"its processor ended {cost.processors + cost.trials} times"
+        if cost.returned >= settings.unit_returns:
+            return f"it was given back unfinished {cost.returned} times"
+        return None
 
-    async def _give_up(self, unit: UnitDocument, now: datetime) -> None:
+    async def _give_up(self, unit: UnitDocument, reason: str, now: datetime) -> None:
         """Unless somebody took the unit since it was read."""
-        lost = unit["attempts"] >= self._settings.unit_attempts
-        reason = "its processor ended" if lost else "it was given back unfinished"
-        times = unit["attempts"] if lost else unit.get("returned", 0)
         ending: Ending = {
             "status": str(Status.FAILED),
-            "error": f"processing was given up: {reason} {times} times",
+            "error": f"processing was given up: {reason}",
             "error_type": "resource",
         }
         taken = await self._planner.units.collection.update_one(

@@ -12,8 +12,9 @@ from typing import Literal, NotRequired, TypedDict
 
 from pymongo import InsertOne, UpdateOne
 
-from bucketline.domain.status import FAILURES, Status
+from bucketline.domain.status import FAILURES
 from bucketline.storage.mongo import Collection, Database, Index
+from bucketline.storage.unit_stages import NOBODY, recorded, taken
 
 
 class Item(TypedDict):
@@ -51,8 +52,12 @@ class Ending(TypedDict):
 
 
 class Lease(TypedDict):
+    """``trying`` is the place of the one item that the holder works on, or NOBODY if it works on none of the unit's.
+    Without it, any may be worked on."""
+
     owner: str
     until: datetime
+    trying: NotRequired[int]
 
 
 class UnitDocument(TypedDict):
@@ -62,7 +67,8 @@ class UnitDocument(TypedDict):
     no processor takes it, and the batcher says the ``ending`` of what is left), *done*. ``finished``, ``failed`` and
     ``documents`` count its results, of which given back ones are not finished. ``batch_id`` is None for a unit of
     ``auto_process`` objects, each of which is a batch of its own. ``attempts`` counts leases that were not given back,
-    ``returned`` those that were, ``wakes`` how often it was announced again.
+    ``returned`` those that were, ``wakes`` how often it was announced again. ``suspects`` has the place of an item for
+    each lease that ended while this item was tried alone.
     """
 
     _id: str
@@ -81,6 +87,7 @@ class UnitDocument(TypedDict):
     created_at: datetime
     moved_at: datetime
     returned: NotRequired[int]
+    suspects: NotRequired[list[int]]
     wakes: NotRequired[int]
     ending: NotRequired[Ending]
     finished_at: NotRequired[datetime]
@@ -222,22 +229,33 @@ class Units:
         return found
 
     async def lease(self, unit_id: str, owner: str, *, now: datetime, until: datetime) -> UnitDocument | None:
-        """Takes the unit, if it is ready or its owner's lease ran out. None: somebody has it, or it is over."""
+        """Takes the unit, if it is ready or its owner's lease ran out. None: somebody has it, or it is over.
+
+        What became of a lease that ran out is noted in the same write.
+        """
         return await self.collection.find_and_update(
             {
                 "_id": unit_id,
                 "$or": [{"state": "ready"}, {"state": "leased", "lease.until": {"$lt": now}}],
             },
-            {
-                "$set": {"state": "leased", "lease": {"owner": owner, "until": until}, "moved_at": now},
-                "$inc": {"attempts": 1},
-            },
+            taken(owner, now=now, until=until),
         )
 
     async def extend(self, unit_ids: Sequence[str], owner: str, *, until: datetime) -> int:
         """The heartbeat of a processor; returns how many of the units it still holds."""
         where = {"_id": {"$in": list(unit_ids)}, "lease.owner": owner, "state": "leased"}
         return await self.collection.update_many(where, {"$set": {"lease.until": until}})
+
+    async def trying(self, unit_id: str, owner: str, place: int) -> bool:
+        """Notes that the owner works on this item of the unit and on no other; whether the unit is still its own."""
+        where = {"_id": unit_id, "lease.owner": owner, "state": "leased"}
+        return await self.collection.update_one(where, {"$set": {"lease.trying": place}})
+
+    async def set_aside(self, unit_ids: Sequence[str], owner: str, *, aside: bool) -> None:
+        """Notes that the owner works on nothing of these units, or that it does again."""
+        where = {"_id": {"$in": list(unit_ids)}, "lease.owner": owner, "state": "leased"}
+        note = {"$set": {"lease.trying": NOBODY}} if aside else {"$unset": {"lease.trying": ""}}
+        await self.collection.update_many(where, note)
 
     async def release(self, unit_id: str, owner: str, *, now: datetime) -> None:
         """Gives an unfinished unit back. Not an attempt: whoever can give it back has not been killed by it."""
@@ -252,7 +270,12 @@ class Units:
 
     async def record(self, results: Mapping[str, Mapping[int, Result]], *, now: datetime) -> None:
         """Adds results; the first of an item stays. A unit all of whose items have one becomes ``done``."""
-        await self.collection.bulk([_record(unit_id, rows, now) for unit_id, rows in results.items()])
+        await self.collection.bulk(
+            [
+                UpdateOne({"_id": unit_id, "state": {"$in": list(OPEN)}}, recorded(rows, now=now))
+                for unit_id, rows in results.items()
+            ]
+        )
 
     async def many(self, unit_ids: Sequence[str], *, fields: Sequence[str] | None = None) -> dict[str, UnitDocument]:
         found = await self.collection.find({"_id": {"$in": list(unit_ids)}}, limit=len(unit_ids), fields=fields)
@@ -269,28 +292,3 @@ class Units:
             limit=limit,
             sort=[("moved_at", 1)],
         )
-
-
-def _record(unit_id: str, rows: Mapping[int, Result], now: datetime) -> UpdateOne:
-    # An error may begin with a dollar sign: what is stored must not be read as an expression.
-    results = {f"results.{place}": {"$ifNull": [f"$results.{place}", {"$literal": row}]} for place, row in rows.items()}
-    complete = {"$gte": [{"$size": "$rows"}, "$size"]}
-    finished = {"$ne": ["$$this.status", str(Status.DRAFT)]}
-    failing = {"$in": ["$$this.status", sorted(FAILURES)]}
-    return UpdateOne(
-        {"_id": unit_id, "state": {"$in": list(OPEN)}},
-        [
-            {"$set": {**results, "moved_at": now}},
-            {"$set": {"rows": {"$map": {"input": {"$objectToArray": "$results"}, "in": "$$this.v"}}}},
-            {
-                "$set": {
-                    "state": {"$cond": [complete, "done", "$state"]},
-                    "finished_at": {"$cond": [complete, now, "$$REMOVE"]},
-                    "finished": {"$size": {"$filter": {"input": "$rows", "cond": finished}}},
-                    "failed": {"$size": {"$filter": {"input": "$rows", "cond": failing}}},
-                    "documents": {"$sum": "$rows.documents"},
-                }
-            },
-            {"$unset": "rows"},
-        ],
-    )
