@@ -72,6 +72,6 @@ def _works(runtime: Runtime, sandbox: Sandbox, own: ProcessorSettings) -> Works:
         clock=runtime.clock,
         settings=own,
     )
-    pipeline = Pipeline(runtime, Objects(runtime.database), extraction, Finisher(runtime, documents), own)
     leases = Leases(units, runtime.owner, clock=runtime.clock, seconds=own.lease_seconds)
+    pipeline = Pipeline(runtime, Objects(runtime.database), extraction, Finisher(runtime, documents), leases, own)
     return Works(units, leases, pipeline, clock=runtime.clock, settings=own)

@@ -3,16 +3,22 @@
 The heartbeat runs beside the work, so a long extraction keeps its unit; a processor that died lets it go after
 ``seconds``, and another takes it. A processor that lost a lease without knowing does no harm: what it writes has the
 same ids as what the other writes, and of two final statuses the first counts.
+
+A lease may also say what its holder is at, so that it is known what a holder died of: see :mod:`processor.careful`.
 """
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
 
 from bucketline.clock import Clock
 from bucketline.errors import StoreUnavailable
 from bucketline.storage.batches import UnitDocument, Units
+from bucketline.storage.unit_stages import NOBODY
 from bucketline.telemetry.logging import get_logger
 from bucketline.telemetry.metrics import UNITS
+from processor.company import Company
 
 log = get_logger(__name__)
 
@@ -29,6 +35,8 @@ class Leases:
         self._clock = clock
         self._seconds = seconds
         self._held: set[str] = set()
+        self._careful: set[str] = set()
+        self._company = Company()
 
     @property
     def interval(self) -> float:
@@ -36,12 +44,13 @@ class Leases:
         return self._seconds / BEATS
 
     async def take(self, unit_id: str) -> UnitDocument | None:
-        """The unit, if nobody else has it and it is not over."""
-        now = self._clock.now()
-        unit = await self._units.lease(unit_id, self._owner, now=now, until=now + timedelta(seconds=self._seconds))
-        if unit is not None:
-            self._held.add(unit_id)
-        return unit
+        """The unit, if nobody else has it and it is not over. Waits while somebody is alone here."""
+        async with self.beside():
+            now = self._clock.now()
+            unit = await self._units.lease(unit_id, self._owner, now=now, until=now + timedelta(seconds=self._seconds))
+            if unit is not None:
+                self._held.add(unit_id)
+            return unit
 
     def holds(self, unit_id: str) -> bool:
         """Whether the lease was taken here and neither given back nor lost, as far as is known."""
@@ -50,15 +59,50 @@ class Leases:
     def done(self, unit_id: str) -> None:
         """Stops the heartbeat: every result was said, or the unit is not ours any more."""
         self._held.discard(unit_id)
+        self._careful.discard(unit_id)
 
     async def give_back(self, unit_id: str) -> None:
         """Lets another processor have an unfinished unit now and not when the lease runs out. Never raises."""
-        self._held.discard(unit_id)
+        self.done(unit_id)
         UNITS.labels("given back").inc()
         try:
             await self._units.release(unit_id, self._owner, now=self._clock.now())
         except StoreUnavailable as error:
             log.warning("the lease is left to run out", unit_id=unit_id, error=error.message)
+
+    def beside(self) -> AbstractAsyncContextManager[None]:
+        """Work beside others of this process."""
+        return self._company.beside()
+
+    async def careful(self, unit_id: str) -> None:
+        """From now on nothing of the unit is worked on but what :meth:`trying` names."""
+        self._careful.add(unit_id)
+        await self._units.trying(unit_id, self._owner, NOBODY)
+
+    @asynccontextmanager
+    async def alone(self, unit_id: str) -> AsyncIterator[None]:
+        """Inside, this process works on nothing but this unit, and the leases of its other units say so."""
+        async with self._company.alone():
+            others = self._held - self._careful
+            if others:
+                await self._units.set_aside(list(others), self._owner, aside=True)
+            try:
+                yield
+            finally:
+                await self._again(unit_id, others)
+
+    async def trying(self, unit_id: str, place: int) -> bool:
+        """Notes which item is tried now; whether the unit is still ours."""
+        return await self._units.trying(unit_id, self._owner, place)
+
+    async def _again(self, unit_id: str, others: set[str]) -> None:
+        try:
+            await self._units.trying(unit_id, self._owner, NOBODY)
+            if others:
+                await self._units.set_aside(list(others), self._owner, aside=False)
+        except StoreUnavailable as error:
+            # What the leases say now favours the others, and the suspect has been finished or is given back.
+            log.warning("leases still say who was alone", unit_id=unit_id, error=error.message)
 
     async def beat(self) -> set[str]:
         """Extends every lease; returns the units that are not ours any more.

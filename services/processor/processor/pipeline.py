@@ -5,13 +5,13 @@ shares one write and one publish. Doing a unit again changes nothing: ids are de
 item the first counts everywhere.
 
 Objects do not wait for each other: one that cannot be finished now, because a store or the bus is away, is tried again
-and then left; the unit is given back with what is left of it.
+and then left; the unit is given back with what is left of it. Only a unit with which processors died is worked on one
+by one.
 """
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
 import structlog
@@ -20,50 +20,39 @@ from bucketline.domain.status import RANK_PROCESSING, Status
 from bucketline.errors import StoreUnavailable, Transient
 from bucketline.extraction import ErrorKind
 from bucketline.runtime import Runtime
-from bucketline.storage.batches import Item, UnitDocument
+from bucketline.storage.batches import UnitDocument
 from bucketline.storage.objects import ObjectDocument, Objects
+from bucketline.storage.toll import toll
 from bucketline.telemetry.logging import get_logger
-from bucketline.telemetry.metrics import RETRIES
+from bucketline.telemetry.metrics import RETRIES, UNITS
 from bucketline.telemetry.tracing import current_trace, same_trace, span
+from processor.careful import carefully
 from processor.extraction import Extraction, Outcome, Task
 from processor.fair import FairShares
 from processor.finishing import Finished, Finisher, moved
+from processor.items import Work, pages, unfinished
+from processor.leases import Leases
 from processor.settings import ProcessorSettings
 
 log = get_logger(__name__)
 
 T = TypeVar("T")
 
-PAGE_OBJECTS = 100
-PAGE_BYTES = 4 * 1024 * 1024
 TRIES = 10
 LONGEST_PAUSE = 10.0
 MIRROR_SECONDS = 30.0
 """How long an object whose blobs are just being replaced is waited for."""
+MIRROR_PAUSE = 0.5
 
 AWAY = (StoreUnavailable, Transient)
+
+VERDICT_FIELDS = ("run", "trace")
+
+Decide = Callable[[Work, ObjectDocument | None], Awaitable[Outcome]]
 
 
 class Interrupted(Exception):
     """The service stops: what has not come far begins anew elsewhere."""
-
-
-@dataclass(frozen=True)
-class Work:
-    """One item of a unit."""
-
-    unit: UnitDocument
-    place: int
-    trace: Mapping[str, str]
-
-    @property
-    def item(self) -> Item:
-        return self.unit["items"][self.place]
-
-    @property
-    def group(self) -> str:
-        """With whom it shares its turns: its batch; objects processed at once are one group."""
-        return self.unit["batch_id"] or ""
 
 
 class Pipeline:
@@ -75,6 +64,7 @@ class Pipeline:
         objects: Objects,
         extraction: Extraction,
         finisher: Finisher,
+        leases: Leases,
         settings: ProcessorSettings,
     ) -> None:
         self._runtime = runtime
@@ -82,6 +72,8 @@ class Pipeline:
         self._objects = objects
         self._memory = FairShares(settings.objects_bytes)
         self._finisher = finisher
+        self._leases = leases
+        self._careful_after = settings.careful_after
         self._stopping = False
 
     def stop(self) -> None:
@@ -90,12 +82,16 @@ class Pipeline:
 
     async def run(self, unit: UnitDocument, trace: Mapping[str, str]) -> bool:
         """Whether every item has its final status on the bus. Items that have a result already are left out."""
-        todo = [Work(unit, place, trace) for place in range(unit["size"]) if str(place) not in unit["results"]]
+        todo = unfinished(unit, trace)
+        if todo and (attempts := toll(unit).processors) > self._careful_after:
+            UNITS.labels("careful").inc()
+            log.warning("processors died with a unit: one object at a time", unit_id=unit["_id"], attempts=attempts)
+            return await carefully(todo, self._leases, self._single, self._convicted)
         sizes = await self._sizes([work.item["object_id"] for work in todo])
         tasks: list[asyncio.Task[bool]] = []
         complete = True
         async with asyncio.TaskGroup() as group:
-            for page, size in _pages(todo, sizes):
+            for page, size in pages(todo, sizes):
                 try:
                     tasks += await self._page(group, page, size)
                 except AWAY as error:
@@ -130,13 +126,44 @@ class Pipeline:
 
         tasks = []
         for work in page:
-            task = group.create_task(self._object(work, objects.get(work.item["object_id"])))
+            task = group.create_task(self._among_others(work, objects.get(work.item["object_id"])))
             task.add_done_callback(ended)
             tasks.append(task)
         return tasks
 
-    async def _object(self, work: Work, obj: ObjectDocument | None) -> bool:
-        """Whether the object's final status was said."""
+    async def _among_others(self, work: Work, obj: ObjectDocument | None) -> bool:
+        async with self._leases.beside():
+            return await self._object(work, obj, self._outcome)
+
+    async def _single(self, work: Work) -> bool:
+        """The object while nobody else works here. It takes no share of the memory: those who wait may have all."""
+        try:
+            objects = await self._objects.many([work.item["object_id"]])
+            await self._say_started([work], objects)
+        except AWAY as error:
+            return _left(work, error)
+        return await self._object(work, objects.get(work.item["object_id"]), self._outcome)
+
+    async def _convicted(self, work: Work, times: int) -> bool:
+        """Says that the object failed, without reading more of it than that needs."""
+        object_id = work.item["object_id"]
+        log.error("an object ends its processors: it fails", object_id=object_id, times=times)
+        told = f"processing this object ended its processor {times} times: a file may be damaged or too large"
+
+        async def verdict(work: Work, obj: ObjectDocument | None) -> Outcome:
+            if obj is None or _is_over(work, obj):
+                return Outcome(Status.SKIPPED)
+            # What an ended processor may have stored before it ended is counted.
+            return Outcome(Status.FAILED, again=True, error=told, error_type="resource")
+
+        try:
+            objects = await self._objects.many([object_id], fields=VERDICT_FIELDS)
+        except AWAY as error:
+            return _left(work, error)
+        return await self._object(work, objects.get(object_id), verdict)
+
+    async def _object(self, work: Work, obj: ObjectDocument | None, decide: Decide) -> bool:
+        """Whether the object's final status was said; ``decide`` says which."""
         started = time.perf_counter()
         unit = current_trace()
         own = (obj.get("trace") if obj else None) or unit
@@ -153,7 +180,7 @@ class Pipeline:
                     attributes={f"bucketline.{name}": value for name, value in ids.items()},
                 ),
             ):
-                outcome = await self._tried(lambda: self._outcome(work, obj))
+                outcome = await self._tried(lambda: decide(work, obj))
                 duration = (time.perf_counter() - started) * 1000
                 finished = Finished(work.unit, work.place, outcome, current_trace(), duration)
                 try:
@@ -163,8 +190,7 @@ class Pipeline:
         except Interrupted:
             return False
         except AWAY as error:
-            log.warning("an object is left for later", object_id=work.item["object_id"], error=error.message)
-            return False
+            return _left(work, error)
         return True
 
     async def _tried(self, call: Callable[[], Awaitable[T]]) -> T:
@@ -185,8 +211,7 @@ class Pipeline:
         if self._stopping:
             raise Interrupted
         obj = await self._mirrored(obj)
-        if obj is None or obj["run"]["id"] > work.item["run"]:
-            # Deleted, or changed and on its way again: this run of it is over.
+        if obj is None or _is_over(work, obj):
             return Outcome(Status.SKIPPED)
         mirror = obj["mirror"]
         if mirror["state"] == "pending":
@@ -215,7 +240,7 @@ class Pipeline:
         """The object once its blobs are there; as it is after a while."""
         ends = time.monotonic() + MIRROR_SECONDS
         while obj is not None and obj["mirror"]["state"] == "pending" and time.monotonic() < ends:
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(MIRROR_PAUSE)
             if self._stopping:
                 raise Interrupted
             obj = await self._objects.collection.get(obj["_id"])
@@ -226,26 +251,21 @@ class Pipeline:
         envelopes = []
         for work in page:
             obj = objects.get(work.item["object_id"])
-            if obj is not None and obj["run"]["id"] <= work.item["run"]:
+            if obj is not None and not _is_over(work, obj):
                 event = moved(work.unit, work.place, Status.PROCESSING, RANK_PROCESSING, at=now)
                 envelopes.append(self._runtime.seal(event, trace=obj.get("trace") or work.trace))
         if envelopes:
             await self._runtime.bus.publisher.publish(envelopes)
 
 
-def _pages(todo: Sequence[Work], sizes: Mapping[str, int]) -> Iterator[tuple[list[Work], int]]:
-    """Cuts the items into pages of bounded count and bytes."""
-    page: list[Work] = []
-    size = 0
-    for work in todo:
-        own = sizes.get(work.item["object_id"], 0)
-        if page and (len(page) >= PAGE_OBJECTS or size + own > PAGE_BYTES):
-            yield page, size
-            page, size = [], 0
-        page.append(work)
-        size += own
-    if page:
-        yield page, size
+def _is_over(work: Work, obj: ObjectDocument) -> bool:
+    """Whether the object was changed and is on its way again: this run of it is over, as if it had been deleted."""
+    return obj["run"]["id"] > work.item["run"]
+
+
+def _left(work: Work, error: StoreUnavailable | Transient) -> bool:
+    log.warning("an object is left for later", object_id=work.item["object_id"], error=error.message)
+    return False
 
 
 def _failure(obj: ObjectDocument, error: str, kind: ErrorKind) -> Outcome:

@@ -21,7 +21,8 @@ class ProcessorSettings(Block):
     which it waits for its turn), and room for ``documents_an_object`` documents of ``object_bytes``.
 
     A processor with nothing to do takes up what nobody has had for ``idle_after`` seconds. One that is told to stop
-    gives what is being extracted ``drain_seconds``, and the rest back.
+    gives what is being extracted ``drain_seconds``, and the rest back. A unit with which ``careful_after`` processors
+    died is worked on one object at a time; less than the batcher's ``unit_attempts``, or it never is.
     """
 
     model_config = SettingsConfigDict(env_prefix="BUCKETLINE_PROCESSOR_")
@@ -32,6 +33,7 @@ class ProcessorSettings(Block):
     objects_bytes: Count = 64 * MIB
     lease_seconds: Seconds = 30.0
     idle_after: Seconds = 3.0
+    careful_after: Count = 2
     drain_seconds: Seconds = 5.0
     object_attempts: Count = 3
     object_seconds: Seconds = 900.0

@@ -1,83 +1,17 @@
 """The line and the slots: what is taken, in which order, and what happens when the service stops."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
-from datetime import datetime
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import pytest
+from tests.unit.processor.stored_units import StoredUnits
 
 from bucketline.clock import ManualClock
 from bucketline.errors import StoreUnavailable
 from processor.leases import Leases
 from processor.settings import ProcessorSettings
 from processor.works import NoRoom, Works
-
-
-class StoredUnits:
-    """Units in memory, with the conditions of the real ones."""
-
-    def __init__(self, clock: ManualClock) -> None:
-        self.rows: dict[str, dict[str, Any]] = {}
-        self.clock = clock
-        self.away = False
-        self.collection = self
-
-    def add(self, unit_id: str, batch_id: str | None = "btch_1", **more: Any) -> str:
-        now = self.clock.now()
-        self.rows[unit_id] = {
-            "_id": unit_id,
-            "batch_id": batch_id,
-            "state": "ready",
-            "created_at": now,
-            "moved_at": now,
-            "attempts": 0,
-            "size": 1,
-            **more,
-        }
-        return unit_id
-
-    async def many(self, ids: Sequence[str], **_: Any) -> dict[str, Any]:
-        self._check()
-        return {unit_id: self.rows[unit_id] for unit_id in ids if unit_id in self.rows}
-
-    async def lease(self, unit_id: str, owner: str, *, now: datetime, until: datetime) -> Any:
-        self._check()
-        row = self.rows[unit_id]
-        if row["state"] != "ready" and not (row["state"] == "leased" and row["lease"]["until"] < now):
-            return None
-        row |= {"state": "leased", "lease": {"owner": owner, "until": until}, "attempts": row["attempts"] + 1}
-        return dict(row)
-
-    async def extend(self, ids: Sequence[str], owner: str, *, until: datetime) -> int:
-        self._check()
-        mine = [self.rows[unit_id] for unit_id in ids if self._owned(unit_id, owner)]
-        for row in mine:
-            row["lease"]["until"] = until
-        return len(mine)
-
-    async def find(self, where: Any, **_: Any) -> list[Any]:
-        return [self.rows[u] for u in where["_id"]["$in"] if self._owned(u, where["lease.owner"])]
-
-    async def release(self, unit_id: str, owner: str, *, now: datetime) -> None:
-        if self._owned(unit_id, owner):
-            self.rows[unit_id] |= {"state": "ready", "moved_at": now, "attempts": self.rows[unit_id]["attempts"] - 1}
-
-    async def stalled(self, before: datetime, now: datetime, *, limit: int) -> list[Any]:
-        return [
-            row
-            for row in self.rows.values()
-            if row["moved_at"] < before
-            and (row["state"] in ("ready", "canceled") or (row["state"] == "leased" and row["lease"]["until"] < now))
-        ][:limit]
-
-    def _owned(self, unit_id: str, owner: str) -> bool:
-        row = self.rows[unit_id]
-        return row["state"] == "leased" and row["lease"]["owner"] == owner
-
-    def _check(self) -> None:
-        if self.away:
-            raise StoreUnavailable("away")
 
 
 class HandPipeline:
