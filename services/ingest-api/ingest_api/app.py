@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from cachetools import TTLCache
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Lifespan
 
@@ -55,7 +56,8 @@ def create(settings: ServiceSettings) -> ASGIApp:
             app.state.limiter = Limiter(runtime.database, api_settings, clock=runtime.clock)
             handlers = Handlers(deps)
             runtime.bus.subscribe(STATUS, handlers.on_status)
-            async with runtime.running():
+            # Objects are taken while Kafka is away: their events wait in the outbox.
+            async with runtime.running(ready_without_bus=True):
                 for outbox in (deps.object_outbox, deps.batch_outbox, deps.removal_outbox):
                     outbox.start(runtime.background)
                 handlers.sweep(runtime.background, settings.sweep)
@@ -138,4 +140,5 @@ def wire(runtime: Runtime, settings: ApiSettings) -> Deps:
         extractors=ExtractorRegistry(),
         bucket_counts=BucketCounts(buckets, objects, batches, clock=clock),
         object_writes=ObjectWrites(objects, batches),
+        bucket_cache=TTLCache(10_000, settings.scope_cache_seconds),
     )

@@ -68,8 +68,8 @@ class Deps:
     runner: TaskRunner
     extractors: ExtractorRegistry
     bucket_counts: BucketCounts
+    bucket_cache: "TTLCache[tuple[str, str], BucketDocument]"
     counter: Counter = field(default_factory=Counter)
-    bucket_cache: "TTLCache[tuple[str, str], BucketDocument]" = field(default_factory=lambda: TTLCache(10_000, 2.0))
 
     def seal(self, event: Event) -> Envelope:
         """The envelope of an event that happens now, within the current trace."""

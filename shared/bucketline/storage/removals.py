@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import NotRequired, TypedDict
 
-from pymongo import InsertOne
+from pymongo import ReplaceOne
 
-from bucketline.storage.mongo import Collection, Database, DuplicateKey, Index
+from bucketline.storage.mongo import Collection, Database, Index
 from bucketline.storage.pending import Owed, PendingDocument, PendingStore
 
 
 class RemovalDocument(TypedDict):
-    """``_id`` is the object's id.
+    """``_id`` is the object's id, ``revision`` the one that all of this was read from.
 
     ``carried`` are events that the object still owed, ``event`` is its ``object.deleted``; together they become
     ``pending`` once the object is gone. ``staged`` are keys of content that nobody else refers to.
@@ -23,6 +23,7 @@ class RemovalDocument(TypedDict):
     _id: str
     bucket_id: str
     namespace_id: str
+    revision: int
     created_at: datetime
     carried: list[PendingDocument]
     staged: list[str]
@@ -52,39 +53,24 @@ class Removals:
         self.collection: Collection[RemovalDocument] = database.collection("removals")
         self.outbox = _RemovalOutbox(database.collection("removals"))
 
-    async def begin(self, removal: RemovalDocument) -> None:
-        """Writes the intent; one that is there already stays as it is."""
-        try:
-            await self.collection.insert(removal)
-        except DuplicateKey:
-            return
+    async def begin(self, removals: Sequence[RemovalDocument]) -> None:
+        """Writes the intents in one round trip.
 
-    async def begin_many(self, removals: Sequence[RemovalDocument]) -> None:
-        """The same for many, in one round trip."""
-        await self.collection.bulk([InsertOne(removal) for removal in removals])
+        One that was read from a later revision of its object replaces an earlier one, unless that was carried out.
+        """
+        await self.collection.bulk([_intent(removal) for removal in removals])
 
-    async def gone_many(self, object_ids: Sequence[str], at: datetime) -> list[RemovalDocument]:
-        """:meth:`gone` for many; what they owe, also where somebody else was first and has not published yet."""
+    async def gone(self, object_ids: Sequence[str], at: datetime) -> list[RemovalDocument]:
+        """The objects are deleted: from here on their events are owed.
+
+        Returns what is owed, also where somebody else was first and has not published yet.
+        """
         own = {"_id": {"$in": list(object_ids)}}
         await self.collection.update_many(
             {**own, "pending_since": {"$exists": False}},
             [{"$set": {"pending": {"$concatArrays": ["$carried", ["$event"]]}, "pending_since": at}}],
         )
         return await self.collection.find(own, limit=len(object_ids))
-
-    async def carry(self, object_id: str, carried: Sequence[PendingDocument], staged: Sequence[str]) -> None:
-        """The object was changed after the intent was written: what it leaves behind is this."""
-        await self.collection.update_one(
-            {"_id": object_id, "pending_since": {"$exists": False}},
-            {"$set": {"carried": list(carried), "staged": list(staged)}},
-        )
-
-    async def gone(self, object_id: str, at: datetime) -> RemovalDocument | None:
-        """Everything is deleted: from here on the events are owed. None when somebody else was first."""
-        return await self.collection.find_and_update(
-            {"_id": object_id, "pending_since": {"$exists": False}},
-            [{"$set": {"pending": {"$concatArrays": ["$carried", ["$event"]]}, "pending_since": at}}],
-        )
 
     async def unfinished(self, before: datetime, *, limit: int) -> list[RemovalDocument]:
         """Intents that were written before ``before`` and not carried out, oldest first."""
@@ -93,3 +79,9 @@ class Removals:
             limit=limit,
             sort=[("created_at", 1)],
         )
+
+
+def _intent(removal: RemovalDocument) -> "ReplaceOne[RemovalDocument]":
+    """Refused by the ``_id`` index, as an insert, where the intent that is there is to stay."""
+    earlier = {"_id": removal["_id"], "revision": {"$lt": removal["revision"]}, "pending_since": {"$exists": False}}
+    return ReplaceOne(earlier, removal, upsert=True)

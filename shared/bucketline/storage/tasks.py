@@ -78,6 +78,14 @@ class Tasks:
             update["$set"]["due_at"] = due
         return await self.collection.update_one({"_id": task_id, "claim": claim}, update)
 
+    async def revive(self, task_id: str, now: datetime) -> TaskDocument | None:
+        """A task that had FAILED is due again; None for any other."""
+        begun: dict[str, object] = {"status": str(Status.PENDING), "error": None, "attempts": 0}
+        return await self.collection.find_and_update(
+            {"_id": task_id, "status": str(Status.FAILED), "due_at": {"$exists": False}},
+            {"$set": {**begun, "due_at": now, "updated_at": now}},
+        )
+
     async def due(self, now: datetime, *, limit: int) -> list[str]:
         """Ids of tasks that may be taken, the longest overdue first."""
         found = await self.collection.find({"due_at": {"$lte": now}}, limit=limit, sort=[("due_at", 1)], fields=["_id"])

@@ -1,10 +1,10 @@
 """Uploads: bytes that a client puts straight into S3, under a key of their own, until it confirms them."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NotRequired, TypedDict
 
-from pymongo import InsertOne
+from pymongo import InsertOne, ReplaceOne
 
 from bucketline.domain.status import Status
 from bucketline.storage.mongo import Collection, Database, Index
@@ -12,6 +12,9 @@ from bucketline.storage.mongo import Collection, Database, Index
 
 class UploadDocument(TypedDict):
     """An upload. PENDING until it is confirmed; COMPLETED from then on, FAILED when nobody confirmed it in time.
+
+    One that was deleted is :data:`BURIED`, and in no bucket, for as long as its URL still takes bytes: of it there are
+    only ``key`` and ``due_at``.
 
     ``size_bytes`` is what was announced, and after the confirmation what is there. ``file_hash`` is the client's word;
     the store holds it to that, so with the confirmation it becomes ``sha256``. ``due_at`` is when a sweeper looks at an
@@ -55,6 +58,7 @@ INDEXES = (
     Index("due", [("due_at", 1)], where={"due_at": {"$exists": True}}),
 )
 
+BURIED = "BURIED"
 CONFIRMABLE = (str(Status.PENDING), str(Status.PROCESSING))
 
 
@@ -94,6 +98,20 @@ class Uploads:
         if settled:
             update["$unset"] = {"due_at": ""}
         return await self.collection.find_and_update({"_id": upload_id, "status": {"$in": list(statuses)}}, update)
+
+    async def bury(self, uploads: Sequence[UploadDocument], *, grace: timedelta, but: Sequence[str] = ()) -> int:
+        """Forgets uploads but for what is needed to remove their bytes; returns how many.
+
+        They are due ``grace`` after their URLs have expired. One whose status is among ``but`` stays as it is.
+        """
+        writes = [
+            ReplaceOne(
+                {"_id": upload["_id"], "status": {"$nin": list(but)}},
+                {"key": upload["key"], "status": BURIED, "due_at": upload["expires_at"] + grace},
+            )
+            for upload in uploads
+        ]
+        return (await self.collection.bulk(writes)).matched
 
     async def due(self, now: datetime, *, limit: int) -> list[UploadDocument]:
         """Uploads that a sweeper is to look at, the longest overdue first."""

@@ -6,6 +6,7 @@ from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any, cast
 
+import orjson
 import pytest
 from pydantic import SecretStr
 
@@ -22,10 +23,11 @@ from bucketline.storage.memory_blobs import MemoryBlobStore
 from bucketline.storage.mongo import Collection, Database
 from bucketline.telemetry.health import Health
 from ingest_api.app import wire
+from ingest_api.buckets.delete import empty_bucket
 from ingest_api.deps import Deps
 from ingest_api.handlers import Handlers
 from ingest_api.objects.change import patch_object
-from ingest_api.objects.create import create_object
+from ingest_api.objects.create import Written, create_object
 from ingest_api.objects.create_batch import create_objects
 from ingest_api.objects.listing import list_objects
 from ingest_api.objects.read import documents_of
@@ -237,6 +239,58 @@ async def test_an_object_deleted_before_it_was_announced_is_announced_first(worl
     assert await world.deps.removals.collection.count({}) == 0
 
 
+def told(bus: Bus) -> list[tuple[str, int]]:
+    """What was said of objects, with the revision that it was said of."""
+    revisions = [int(orjson.loads(envelope.data)["revision"]) for envelope in bus.published]
+    return list(zip(bus.types, revisions, strict=True))
+
+
+async def test_a_deletion_is_said_after_a_change_that_came_in_between(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    object_id = await world.create(sku="A")
+    await world.settle()
+    delete = world.deps.objects.collection.delete_one
+
+    async def overtaken(where: Any) -> bool:
+        if where["revision"] == 1:
+            world.bus.away = True
+            await patch_object(world.deps, world.bucket, object_id, PatchObject(sku="B"))  # type: ignore[call-arg]
+            await world.settle()
+            world.bus.away = False
+        return await delete(where)
+
+    monkeypatch.setattr(world.deps.objects.collection, "delete_one", overtaken)
+    await remove_object(world.deps, world.bucket, object_id)
+    await world.settle()
+    assert told(world.bus) == [("created", 1), ("updated", 2), ("deleted", 3)]
+
+
+@pytest.mark.parametrize("whole_bucket", [False, True])
+async def test_a_deletion_that_was_begun_before_a_change_says_the_change_too(
+    world: World, monkeypatch: pytest.MonkeyPatch, whole_bucket: bool
+) -> None:
+    async def crash(_: Any) -> bool:
+        raise StoreUnavailable("away")
+
+    object_id = await world.create(sku="A")
+    await world.settle()
+    with monkeypatch.context() as patched:
+        patched.setattr(world.deps.objects.collection, "delete_one", crash)
+        with pytest.raises(StoreUnavailable):
+            await remove_object(world.deps, world.bucket, object_id)
+    world.bus.away = True
+    await patch_object(world.deps, world.bucket, object_id, PatchObject(sku="B"))  # type: ignore[call-arg]
+    await world.settle()
+    world.bus.away = False
+    if whole_bucket:
+        await empty_bucket(world.deps, world.bucket["_id"], world.clock.now() + timedelta(seconds=1))
+    else:
+        await remove_object(world.deps, world.bucket, object_id)
+    await world.settle()
+    assert told(world.bus) == [("created", 1), ("updated", 2), ("deleted", 3)]
+
+
 async def test_updates_are_announced_in_order_after_an_outage(world: World) -> None:
     world.bus.away = True
     object_id = await world.create(sku="A")
@@ -246,6 +300,23 @@ async def test_updates_are_announced_in_order_after_an_outage(world: World) -> N
     await patch_object(world.deps, world.bucket, object_id, PatchObject(sku="C"))  # type: ignore[call-arg]
     await world.settle()
     assert world.bus.types == ["created", "updated", "updated"]
+
+
+async def test_a_repeat_of_what_was_not_written_is_written_itself(world: World) -> None:
+    """Two bodies share an idempotency key, so the second gets the first's object; the third repeats the second."""
+    bodies = [
+        {"idempotency_key": "k", "blobs": [{"property": "note", "data": "one"}]},
+        {"idempotency_key": "k", "blobs": [{"property": "note", "data": "two"}]},
+        {"skip_duplicates": True, "blobs": [{"property": "note", "data": "two"}]},
+        {"skip_duplicates": True, "blobs": [{"property": "note", "data": "two"}]},
+    ]
+    outcomes = await create_objects(world.deps, world.bucket, bodies, auto_process=False, size=0)
+    written = [outcome for outcome in outcomes if isinstance(outcome, Written)]
+    assert [row.replayed_by for row in written] == [None, "idempotency_key", None, "skip_duplicates"]
+    assert [row.document["blobs"][0]["source"] for row in written] == [
+        {"kind": "text", "text": text} for text in ("one", "one", "two", "two")
+    ]
+    assert len({row.document["_id"] for row in written}) == 2
 
 
 async def test_a_batch_lost_in_a_crash_is_made_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

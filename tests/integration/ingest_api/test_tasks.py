@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tests.integration.ingest_api.conftest import Replica, World
 
-from bucketline.errors import BadRequest, StoreUnavailable
+from bucketline.errors import BadRequest, ServiceUnavailable, StoreUnavailable
 from bucketline.storage.tasks import TaskDocument
 from ingest_api.buckets import delete as bucket_deletion
 from ingest_api.collections import trigger
@@ -83,7 +83,7 @@ async def test_replicas_that_sweep_at_once_take_a_turn_once(world: World) -> Non
 
 async def test_a_turn_that_fails_is_taken_again_later_and_not_for_ever(world: World, replica: Replica) -> None:
     async def step(_: TaskDocument) -> Turn:
-        raise StoreUnavailable("away")
+        raise RuntimeError("away")
 
     replica.deps.runner.register(KIND, step)
     task = await begin(replica)
@@ -101,6 +101,57 @@ async def test_a_turn_that_fails_is_taken_again_later_and_not_for_ever(world: Wo
     answer = (await replica.call("GET", f"/v1/tasks/{task['_id']}")).body
     assert answer["error"] == answer["additional_data"]["error"]
     assert "away" not in answer["error"]
+
+
+@pytest.mark.parametrize("error", [StoreUnavailable("S3 is away"), ServiceUnavailable()])
+async def test_a_task_outlasts_any_time_without_a_store(world: World, replica: Replica, error: Exception) -> None:
+    away = True
+
+    async def step(_: TaskDocument) -> Turn:
+        if away:
+            raise error
+        return Finished(outputs=["x"])
+
+    replica.deps.runner.register(KIND, step)
+    task = await begin(replica)
+    for _ in range(2 * running.MOST_ATTEMPTS):
+        assert await replica.deps.runner.drive(task["_id"])
+        world.clock.advance(running.LONGEST_PAUSE)
+    assert (await stored(replica, task))["status"] == "IN_PROGRESS"
+    away = False
+    assert await replica.deps.runner.drive(task["_id"])
+    assert (await stored(replica, task))["status"] == "COMPLETED"
+
+
+@pytest.mark.parametrize("forgotten", [False, True])
+@pytest.mark.parametrize("what", ["bucket", "namespace"])
+async def test_a_deletion_that_failed_begins_anew_when_it_is_asked_for_again(
+    world: World, replica: Replica, monkeypatch: pytest.MonkeyPatch, what: str, forgotten: bool
+) -> None:
+    bucket = await bucket_with(replica, 3)
+    path, within = (f"/v1/buckets/{bucket}", "demo") if what == "bucket" else ("/v1/namespaces/demo", None)
+
+    async def broken(*_: Any) -> int:
+        raise RuntimeError("a fault of ours")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(bucket_deletion, "remove_objects", broken)
+        deleted = (await replica.call("DELETE", path, namespace=within)).body
+        await replica.settle()
+        for _ in range(running.MOST_ATTEMPTS):
+            world.clock.advance(running.LONGEST_PAUSE)
+            await replica.deps.runner.sweep()
+            await replica.settle()
+    task = f"/v1/tasks/{deleted['task_id']}"
+    assert (await replica.call("GET", task)).body["status"] == "FAILED"
+    if forgotten:
+        assert (await replica.call("DELETE", task)).status == 200
+    again = await replica.call("DELETE", path, namespace=within)
+    assert again.body["task_id"] == deleted["task_id"]
+    await replica.settle()
+    assert (await replica.call("GET", task)).body["status"] == "COMPLETED"
+    assert await replica.deps.objects.collection.count({"bucket_id": bucket}) == 0
+    assert (await replica.call("GET", path, namespace=within)).status == 404
 
 
 async def test_a_request_that_cannot_be_met_fails_at_once_and_says_why(replica: Replica) -> None:
@@ -167,7 +218,7 @@ async def test_a_bucket_goes_with_what_a_replica_wrote_that_did_not_know_yet(wor
     late = await there.make(f"/v1/buckets/{bucket}/objects", {"name": "late"}, namespace="demo")
     task = (await here.call("GET", f"/v1/tasks/{deleted.body['task_id']}")).body
     assert task["status"] == "IN_PROGRESS"
-    world.clock.advance(bucket_deletion.SETTLED_AFTER.total_seconds() + 0.1)
+    world.clock.advance(bucket_deletion.settling_time(here.deps).total_seconds() + 0.1)
     await there.deps.runner.sweep()
     await there.settle()
     task = (await here.call("GET", f"/v1/tasks/{deleted.body['task_id']}")).body
@@ -177,6 +228,57 @@ async def test_a_bucket_goes_with_what_a_replica_wrote_that_did_not_know_yet(wor
     assert (await there.call("GET", f"/v1/buckets/{bucket}", namespace="demo")).status == 404
     told = [envelope.type for replica in (here, there) for envelope in replica.bus.published]
     assert told.count("bucketline.object.deleted.v1") == 232
+
+
+async def test_a_replica_may_remember_a_bucket_for_as_long_as_it_is_told_to(world: World) -> None:
+    here, there = world.replica(scope_cache_seconds=60), world.replica(scope_cache_seconds=60)
+    bucket = await bucket_with(here, 1)
+    await there.make(f"/v1/buckets/{bucket}/objects", {"name": "early"}, namespace="demo")
+    deleted = await here.call("DELETE", f"/v1/buckets/{bucket}", namespace="demo")
+    await here.settle()
+    world.clock.advance(30)
+    await here.deps.runner.sweep()
+    await here.settle()
+    await there.make(f"/v1/buckets/{bucket}/objects", {"name": "late"}, namespace="demo")
+    world.clock.advance(60)
+    await here.deps.runner.sweep()
+    await here.settle()
+    assert (await here.call("GET", f"/v1/tasks/{deleted.body['task_id']}")).body["status"] == "COMPLETED"
+    assert await here.deps.objects.collection.count({}) == 0
+
+
+async def test_a_namespace_goes_with_what_a_replica_wrote_that_did_not_know_yet(world: World) -> None:
+    here, there = world.replica(), world.replica(scope_cache_seconds=600)
+    bucket = await bucket_with(here, 3)
+    await there.make(f"/v1/buckets/{bucket}/objects", {"name": "early"}, namespace="demo")
+    deleted = await here.call("DELETE", "/v1/namespaces/demo")
+    await here.settle()
+    await there.make(f"/v1/buckets/{bucket}/objects", {"name": "late"}, namespace="demo")
+    world.clock.advance(bucket_deletion.settling_time(here.deps).total_seconds())
+    await here.deps.runner.sweep()
+    await here.settle()
+    assert (await here.call("GET", f"/v1/tasks/{deleted.body['task_id']}")).body["status"] == "COMPLETED"
+    for name in ("namespaces", "buckets", "objects"):
+        assert await here.deps.database.collection(name).count({}) == 0, name
+
+
+async def test_what_a_request_that_hung_wrote_into_a_bucket_that_is_gone_is_removed(world: World) -> None:
+    here, there = world.replica(), world.replica(scope_cache_seconds=600)
+    bucket = await bucket_with(here, 1)
+    await there.make(f"/v1/buckets/{bucket}/objects", {"name": "early"}, namespace="demo")
+    await here.call("DELETE", f"/v1/buckets/{bucket}", namespace="demo")
+    await here.settle()
+    world.clock.advance(10)
+    await here.deps.runner.sweep()
+    await here.settle()
+    assert await here.deps.buckets.collection.get(bucket) is None
+    await there.make(f"/v1/buckets/{bucket}/objects", {"name": "very late"}, namespace="demo")
+    world.clock.advance(bucket_deletion.LAST_LOOK_AFTER.total_seconds())
+    await here.deps.runner.sweep()
+    await here.settle()
+    assert await here.deps.objects.collection.count({}) == 0
+    shown = (await here.make("/v1/tasks/list", {}))["results"]
+    assert [task["task_type"] for task in shown] == ["api_buckets_delete"]
 
 
 async def test_a_deletion_whose_request_died_is_carried_out(world: World, replica: Replica) -> None:
@@ -270,6 +372,22 @@ async def test_a_namespace_is_not_deleted_under_running_batches(world: World, re
     assert (await replica.call("GET", "/v1/namespaces/demo")).status == 404
     for name in ("namespaces", "buckets", "objects", "batches", "documents", "collections"):
         assert await replica.deps.database.collection(name).count({}) == 0, name
+
+
+async def test_no_namespace_gets_a_lifetime_that_nobody_watches(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_: Any, **__: Any) -> None:
+        raise StoreUnavailable("away")
+
+    await replica.make("/v1/namespaces", {"namespace_name": "lasting"})
+    with monkeypatch.context() as patched:
+        patched.setattr(replica.deps.runner, "create", away)
+        made = await replica.call("POST", "/v1/namespaces", {"namespace_name": "brief", "ttl_seconds": 3600})
+        changed = await replica.call("PATCH", "/v1/namespaces/lasting", {"ttl_seconds": 3600})
+    assert (made.status, changed.status) == (503, 503)
+    assert (await replica.call("GET", "/v1/namespaces/brief")).status == 404
+    assert (await replica.call("GET", "/v1/namespaces/lasting")).body["expires_at"] is None
 
 
 async def test_a_namespace_with_a_lifetime_ends_with_it(world: World, replica: Replica) -> None:

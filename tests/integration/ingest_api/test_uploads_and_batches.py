@@ -2,12 +2,13 @@
 
 import hashlib
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from tests.integration.ingest_api.conftest import Replica, World
 from tests.integration.ingest_api.test_query_plans import recorded, stages
 
-from bucketline.errors import Forbidden
+from bucketline.errors import Forbidden, ServiceUnavailable
 from bucketline.storage.memory_blobs import MemoryBlobStore
 from ingest_api.uploads import confirm
 from ingest_api.uploads.create import GRACE
@@ -32,12 +33,17 @@ async def upload(replica: Replica, path: str, *, bytes_there: bool = True, **mor
     body = {"filename": "a.pdf", "content_type": "application/pdf", **more}
     made = await replica.make(f"{path}/uploads", body, namespace="home")
     if bytes_there:
-        store = replica.deps.blobstore
-        assert isinstance(store, MemoryBlobStore)
-        async with store.upload(f"staging/{made['upload_id']}") as parts:
-            await parts.write(PDF)
-            await parts.finish_to(made["s3_key"], sha256=SHA256, size=len(PDF), content_type="application/pdf")
+        await put(replica, made["s3_key"])
     return str(made["upload_id"])
+
+
+async def put(replica: Replica, key: str) -> None:
+    """What a client does with its URL; here the store is told the checksum, too."""
+    store = replica.deps.blobstore
+    assert isinstance(store, MemoryBlobStore)
+    async with store.upload(f"staging/{key}") as parts:
+        await parts.write(PDF)
+        await parts.finish_to(key, sha256=SHA256, size=len(PDF), content_type="application/pdf")
 
 
 async def test_nobody_confirmed_it_in_time(world: World, replica: Replica) -> None:
@@ -58,6 +64,32 @@ async def test_nobody_confirmed_it_in_time(world: World, replica: Replica) -> No
     world.clock.advance(timedelta(days=2).total_seconds())
     await sweep_uploads(replica.deps)
     assert (await replica.call("GET", f"{path}/uploads/{upload_id}", namespace="home")).status == 404
+
+
+@pytest.mark.parametrize("how", ["upload", "upload, not its bytes", "bucket", "namespace"])
+@pytest.mark.parametrize("late", [False, True])
+async def test_no_bytes_of_a_deleted_upload_stay_behind(world: World, replica: Replica, how: str, late: bool) -> None:
+    path = await bucket(replica)
+    upload_id = await upload(replica, path, bytes_there=not late)
+    key = (await world.database.collection("uploads").get(upload_id))["key"]
+    deleted = {
+        "upload": f"{path}/uploads/{upload_id}",
+        "upload, not its bytes": f"{path}/uploads/{upload_id}?delete_s3_object=false",
+        "bucket": path,
+        "namespace": "/v1/namespaces/home",
+    }[how]
+    assert (await replica.call("DELETE", deleted, namespace="home")).status in (200, 204)
+    await replica.settle()
+    if late:
+        await put(replica, key)
+    assert (await replica.call("GET", f"{path}/uploads/{upload_id}", namespace="home")).status == 404
+    assert bool(await replica.deps.blobstore.list(key, limit=1)) == (late or "not" in how)
+    world.clock.advance(3600 + GRACE.total_seconds() + 1)
+    await replica.deps.runner.sweep()
+    await replica.settle()
+    await sweep_uploads(replica.deps)
+    assert await replica.deps.blobstore.list("uploads/", limit=1) == []
+    assert await world.database.collection("uploads").count({}) == 0
 
 
 async def test_a_confirmed_upload_stays(world: World, replica: Replica) -> None:
@@ -82,6 +114,38 @@ async def test_large_ones_are_confirmed_in_the_background(world: World) -> None:
     found = await replica.call("GET", f"{path}/uploads/{upload_id}", namespace="home")
     assert found.body["status"] == "COMPLETED"
     assert found.body["object_id"]
+
+
+@pytest.mark.parametrize("many", [False, True])
+async def test_a_confirmation_outlasts_a_service_that_is_busy(
+    world: World, replica: Replica, monkeypatch: pytest.MonkeyPatch, many: bool
+) -> None:
+    path = await bucket(replica)
+    upload_id = await upload(replica, path)
+    create_object = confirm.create_object
+    busy = [True, True]
+
+    async def failing(*args: Any, **options: Any) -> Any:
+        if busy:
+            busy.pop()
+            raise ServiceUnavailable("too many writes are waiting")
+        return await create_object(*args, **options)
+
+    monkeypatch.setattr(confirm, "create_object", failing)
+    if many:
+        body = {"confirmations": [{"upload_id": upload_id}]}
+        begun = await replica.make(f"{path}/uploads/confirm/batch", body, namespace="home")
+    else:
+        begun = await replica.make(f"{path}/uploads/{upload_id}/confirm?async=true", None, namespace="home")
+    for _ in range(3):
+        await replica.settle()
+        world.clock.advance(5)
+        await replica.deps.runner.sweep()
+    await replica.settle()
+    task = (await replica.call("GET", f"/v1/tasks/{begun['task_id']}")).body
+    assert (task["status"], len(task["outputs"])) == ("COMPLETED", 1)
+    found = (await replica.call("GET", f"{path}/uploads/{upload_id}", namespace="home")).body
+    assert (found["status"], [found["object_id"]]) == ("COMPLETED", task["outputs"])
 
 
 async def test_a_refused_submission_keeps_what_was_made(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:

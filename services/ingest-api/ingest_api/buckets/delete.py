@@ -1,7 +1,8 @@
 """Deleting a bucket with everything in it, by a task that finishes whatever happens to the process.
 
 From the request on the bucket takes no writes. Replicas that remember it as it was may still write for some seconds,
-so the task looks a second time after that.
+so the task looks a second time after that. What is written later still (a request that hung for minutes between its
+look at the bucket and its write) is found by a last look, long after the bucket is gone.
 """
 
 from datetime import datetime, timedelta
@@ -9,14 +10,21 @@ from datetime import datetime, timedelta
 from bucketline.errors import Forbidden, NotFound
 from bucketline.storage.buckets import BucketDocument
 from bucketline.storage.tasks import TaskDocument
+from bucketline.telemetry.logging import get_logger
 from ingest_api.buckets.resolve import any_bucket
 from ingest_api.deps import Deps
 from ingest_api.objects.remove_many import remove_objects
 from ingest_api.tasks.runner import Finished, Later, Turn
+from ingest_api.uploads.remove import forget_uploads
+
+log = get_logger(__name__)
 
 KIND = "api_buckets_delete"
-SETTLED_AFTER = timedelta(seconds=5)
-"""Longer than any replica remembers a bucket, and than a request that began before takes to write."""
+LAST_LOOK = "bucket_last_look"
+WRITES_TAKE = timedelta(seconds=3)
+"""As good as every request writes within this time of its look at the bucket."""
+
+LAST_LOOK_AFTER = timedelta(minutes=15)
 
 PAGE = 200
 """Objects are read whole, and may hold content that is not mirrored yet."""
@@ -26,7 +34,7 @@ TURN = timedelta(seconds=15)
 async def delete_bucket(
     deps: Deps, organization_id: str, namespace_id: str, identifier: str
 ) -> tuple[BucketDocument, TaskDocument]:
-    """Begins the deletion; asked again, it is the same task."""
+    """Begins the deletion; asked again, it is the same task, and one that failed begins anew."""
     bucket = await any_bucket(deps, namespace_id, identifier)
     if bucket.get("is_locked"):
         raise Forbidden("the bucket is locked", code="bucket_locked", details={"bucket_id": bucket["_id"]})
@@ -38,6 +46,7 @@ async def delete_bucket(
         namespace_id=namespace_id,
         inputs=[bucket["_id"]],
         data={"bucket_id": bucket["_id"], "bucket_name": bucket["name"], "namespace_id": namespace_id},
+        task_id=bucket.get("delete_task"),
     )
     if not await deps.buckets.mark_deleting(bucket["_id"], task["_id"], deps.clock.now()):
         # somebody else was faster: their task is the one that counts
@@ -60,32 +69,59 @@ async def bucket_deletion_turn(deps: Deps, task: TaskDocument) -> Turn:
     # the request may have died between the task and the mark
     await deps.buckets.mark_deleting(bucket_id, task["_id"], deps.clock.now())
     until = deps.clock.now() + TURN
-    removed = await empty_bucket(deps, bucket, until)
+    removed = await empty_bucket(deps, bucket_id, until)
     counted = task["data"].get("objects_deleted")
     data = {"objects_deleted": removed + (counted if isinstance(counted, int) else 0)}
-    settled = bucket.get("deleting_since", deps.clock.now()) + SETTLED_AFTER
+    settled = bucket.get("deleting_since", deps.clock.now()) + settling_time(deps)
     if deps.clock.now() >= until:
         return Later(deps.clock.now(), data)
     if deps.clock.now() < settled:
         return Later(settled, data)
-    await deps.buckets.collection.delete_one({"_id": bucket_id})
-    deps.forget_buckets()
+    await forget_bucket(deps, bucket, task["organization_id"])
     return Finished(outputs=[bucket_id], data=data)
 
 
-async def empty_bucket(deps: Deps, bucket: BucketDocument, until: datetime) -> int:
+def settling_time(deps: Deps) -> timedelta:
+    """Longer than any replica remembers a bucket or a namespace as it was, and than what began then takes to write."""
+    return timedelta(seconds=deps.settings.scope_cache_seconds) + WRITES_TAKE
+
+
+async def forget_bucket(deps: Deps, bucket: BucketDocument, organization_id: str) -> None:
+    """Deletes the empty bucket itself, and sees to a last look at what may be written into it after that."""
+    await deps.runner.create(
+        LAST_LOOK,
+        organization_id=organization_id,
+        namespace_id=bucket["namespace_id"],
+        inputs=[bucket["_id"]],
+        delay=LAST_LOOK_AFTER.total_seconds(),
+        hidden=True,
+    )
+    await deps.buckets.collection.delete_one({"_id": bucket["_id"]})
+    deps.forget_buckets()
+
+
+async def last_look_turn(deps: Deps, task: TaskDocument) -> Turn:
+    """Removes what was written into a bucket that is gone."""
+    bucket_id = task["inputs"][0]
+    until = deps.clock.now() + TURN
+    removed = await empty_bucket(deps, bucket_id, until)
+    if removed:
+        log.warning("a bucket that is gone had objects", bucket_id=bucket_id, objects=removed)
+    return Later(deps.clock.now()) if deps.clock.now() >= until else Finished()
+
+
+async def empty_bucket(deps: Deps, bucket_id: str, until: datetime) -> int:
     """Removes what is in the bucket, one kind after the other, until nothing is left or the time is over.
 
     Returns how many objects went, each as if it had been deleted by itself: event, documents, key, claims on blobs.
     """
-    own = {"bucket_id": bucket["_id"]}
-    unlocked: BucketDocument = {**bucket, "is_locked": False, "deleting": False}
+    own = {"bucket_id": bucket_id}
     removed = 0
     while deps.clock.now() < until:
         page = await deps.objects.collection.find(own, limit=PAGE)
         if not page:
             break
-        removed += await remove_objects(deps, unlocked, page)
+        removed += await remove_objects(deps, page)
     while deps.clock.now() < until:
         batches = await deps.batches.collection.find(own, limit=PAGE, fields=["_id"])
         if not batches:
@@ -95,16 +131,14 @@ async def empty_bucket(deps: Deps, bucket: BucketDocument, until: datetime) -> i
         await deps.database.collection("waiting").delete_many({"batch_id": ids})
         await deps.batches.collection.delete_many({"_id": ids})
     while deps.clock.now() < until:
-        uploads = await deps.uploads.collection.find(own, limit=PAGE, fields=["key"])
+        uploads = await deps.uploads.collection.find(own, limit=PAGE, fields=["key", "expires_at"])
         if not uploads:
             break
-        await deps.blobstore.delete([upload["key"] for upload in uploads])
-        await deps.uploads.collection.delete_many({"_id": {"$in": [upload["_id"] for upload in uploads]}})
+        await forget_uploads(deps, uploads)
     await deps.database.collection("windows").delete_many(own)
     return removed
 
 
 async def _task_of(deps: Deps, bucket: BucketDocument) -> TaskDocument | None:
-    if not bucket.get("deleting"):
-        return None
-    return await deps.tasks.get(bucket.get("delete_task", ""))
+    task_id = bucket.get("delete_task")
+    return None if task_id is None else await deps.runner.resume(task_id)

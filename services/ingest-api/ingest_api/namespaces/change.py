@@ -33,13 +33,13 @@ async def change_namespace(deps: Deps, caller: Caller, identifier: str, body: Ch
         changes["expires_at"] = deps.clock.now() + lifetime if lifetime else None
     if extra:
         changes["settings"] = {**namespace["settings"], **extra}
+    if "expires_at" in changes:
+        await watch_expiry(deps, {**namespace, **changes})  # type: ignore[typeddict-item]  # changes are fields of it
     try:
         changed = await deps.namespaces.change(namespace["_id"], changes)
     except DuplicateKey as error:
         raise name_taken(str(body.namespace_name)) from error
     if changed is None:
         raise NotFound.of("namespace", identifier)
-    if "expires_at" in changes:
-        await watch_expiry(deps, changed)
     deps.auth.forget()
     return changed

@@ -38,6 +38,7 @@ async def create_namespace(deps: Deps, caller: Caller, body: CreateNamespace) ->
     }
     if body.ttl_seconds is not None:
         document["expires_at"] = now + timedelta(seconds=body.ttl_seconds)
+    await watch_expiry(deps, document)
     try:
         await deps.namespaces.collection.insert(document)
     except DuplicateKey as error:
@@ -48,7 +49,6 @@ async def create_namespace(deps: Deps, caller: Caller, body: CreateNamespace) ->
             code="namespace_id_taken",
             details={"namespace_id": document["_id"]},
         ) from error
-    await watch_expiry(deps, document)
     return document
 
 

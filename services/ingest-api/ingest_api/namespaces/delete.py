@@ -1,12 +1,12 @@
 """Deleting a namespace with everything in it, by a task that finishes whatever happens to the process."""
 
-from datetime import timedelta
+from datetime import datetime
 
 from bucketline.domain.status import BATCH_ACTIVE
 from bucketline.errors import AlreadyExists, NotFound
 from bucketline.storage.namespaces import NamespaceDocument
 from bucketline.storage.tasks import TaskDocument
-from ingest_api.buckets.delete import SETTLED_AFTER, TURN, empty_bucket
+from ingest_api.buckets.delete import TURN, empty_bucket, forget_bucket, settling_time
 from ingest_api.deps import Deps
 from ingest_api.keys import Caller
 from ingest_api.namespaces.read import any_namespace
@@ -19,7 +19,10 @@ PAGE = 5000
 async def delete_namespace(
     deps: Deps, caller: Caller, identifier: str, *, force: bool
 ) -> tuple[NamespaceDocument, TaskDocument]:
-    """Begins the deletion; asked again, it is the same task. 409 while batches run, unless ``force``."""
+    """Begins the deletion; asked again, it is the same task, and one that failed begins anew.
+
+    409 while batches run, unless ``force``.
+    """
     namespace = await any_namespace(deps, caller, identifier)
     if (known := await _task_of(deps, namespace)) is not None:
         return namespace, known
@@ -43,6 +46,7 @@ async def begin_deletion(deps: Deps, namespace: NamespaceDocument) -> TaskDocume
         namespace_id=namespace["_id"],
         inputs=[namespace["_id"]],
         data={"namespace_id": namespace["_id"], "namespace_name": namespace["name"]},
+        task_id=namespace.get("delete_task"),
     )
     if not await deps.namespaces.mark_deleting(namespace["_id"], task["_id"], deps.clock.now()):
         await deps.tasks.drop(task["_id"])
@@ -61,30 +65,39 @@ async def namespace_deletion_turn(deps: Deps, task: TaskDocument) -> Turn:
     now = deps.clock.now()
     await deps.namespaces.mark_deleting(namespace_id, task["_id"], now)
     until = now + TURN
+    settled = namespace.get("deleting_since", now) + settling_time(deps)
     own = {"namespace_id": namespace_id}
-    while deps.clock.now() < until:
-        bucket = await deps.buckets.collection.find_one(own)
-        if bucket is None:
-            break
-        await deps.buckets.mark_deleting(bucket["_id"], task["_id"], now)
-        await empty_bucket(deps, bucket, until)
-        if deps.clock.now() < until:
-            await deps.buckets.collection.delete_one({"_id": bucket["_id"]})
-    deps.forget_buckets()
+    await _empty_buckets(deps, namespace, task["_id"], until, forget=now >= settled)
     while deps.clock.now() < until:
         page = await deps.documents.collection.find(own, limit=PAGE, fields=["_id"])
         if not page:
             break
         await deps.documents.collection.delete_many({"_id": {"$in": [document["_id"] for document in page]}})
-    settled = namespace.get("deleting_since", now) + SETTLED_AFTER
     if deps.clock.now() >= until:
         return Later(deps.clock.now())
     await deps.collections.collection.delete_many(own)
-    if deps.clock.now() < settled:
-        return Later(settled + timedelta(milliseconds=1))
+    if now < settled:
+        return Later(settled)
     await deps.namespaces.collection.delete_one({"_id": namespace_id})
     deps.auth.forget()
     return Finished(outputs=[namespace_id])
+
+
+async def _empty_buckets(
+    deps: Deps, namespace: NamespaceDocument, task_id: str, until: datetime, *, forget: bool
+) -> None:
+    """Removes what is in the buckets. They themselves stay until nobody can be writing into them any more."""
+    after = ""
+    while deps.clock.now() < until:
+        where = {"namespace_id": namespace["_id"], "_id": {"$gt": after}}
+        bucket = await deps.buckets.collection.find_one(where, sort=[("_id", 1)])
+        if bucket is None:
+            return
+        after = bucket["_id"]
+        await deps.buckets.mark_deleting(after, task_id, deps.clock.now())
+        await empty_bucket(deps, after, until)
+        if forget and deps.clock.now() < until:
+            await forget_bucket(deps, bucket, namespace["organization_id"])
 
 
 async def _refuse_running(deps: Deps, namespace: NamespaceDocument) -> None:
@@ -103,6 +116,5 @@ async def _refuse_running(deps: Deps, namespace: NamespaceDocument) -> None:
 
 
 async def _task_of(deps: Deps, namespace: NamespaceDocument) -> TaskDocument | None:
-    if not namespace.get("deleting"):
-        return None
-    return await deps.tasks.get(namespace.get("delete_task", ""))
+    task_id = namespace.get("delete_task")
+    return None if task_id is None else await deps.runner.resume(task_id)

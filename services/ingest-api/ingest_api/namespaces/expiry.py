@@ -12,16 +12,19 @@ from ingest_api.namespaces.delete import begin_deletion
 from ingest_api.tasks.runner import Finished, Later, Turn
 
 KIND = "namespace_expiry"
+SHORTEST_SLEEP = timedelta(seconds=30)
+"""Longer than the namespace takes to be written."""
+
 LONGEST_SLEEP = timedelta(days=1)
 """Far below the age at which tasks that nobody touches are forgotten."""
 
 
 async def watch_expiry(deps: Deps, namespace: NamespaceDocument) -> None:
-    """Sets the alarm, if the namespace expires."""
+    """Sets the alarm, if the namespace expires; before that is written, for an alarm too many does no harm."""
     expires_at = namespace.get("expires_at")
     if expires_at is None:
         return
-    delay = min(LONGEST_SLEEP, expires_at - deps.clock.now())
+    delay = max(SHORTEST_SLEEP, min(LONGEST_SLEEP, expires_at - deps.clock.now()))
     await deps.runner.create(
         KIND,
         organization_id=namespace["organization_id"],

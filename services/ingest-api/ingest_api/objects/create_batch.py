@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from bucketline.errors import ApiError, Fault, ValidationFailed
+from bucketline.errors import ApiError, Fault, ServiceUnavailable, ValidationFailed
 from bucketline.events.envelope import Envelope
 from bucketline.storage.buckets import BucketDocument
 from bucketline.storage.objects import ObjectDocument
@@ -60,11 +60,13 @@ async def create_objects(
     rows = await asyncio.gather(*(ready(index, body) for index, body in enumerate(bodies)))
     outcomes: dict[int, Outcome] = {n: row for n, row in enumerate(rows) if not isinstance(row, _Row)}
     sound = {n: row for n, row in enumerate(rows) if isinstance(row, _Row)}
-    repeats = _repeats(sound)
-    outcomes |= await _write(deps, bucket, {n: row for n, row in sound.items() if n not in repeats})
-    for index, first in repeats.items():
-        original = outcomes[first]
-        outcomes[index] = Written(original.document, "skip_duplicates") if isinstance(original, Written) else original
+    left = sound
+    while left:
+        repeats = _repeats(left)
+        outcomes |= await _write(deps, bucket, {n: row for n, row in left.items() if n not in repeats})
+        # A repeat of what was not written after all is written itself.
+        left = {n: left[n] for n, first in repeats.items() if not _created(outcomes[first])}
+        outcomes |= {n: _repeated(outcomes[first]) for n, first in repeats.items() if n not in left}
     unused = [key for n, row in sound.items() if not _created(outcomes[n]) for key in row.staged]
     await discard(deps, unused)
     return [outcomes[index] for index in range(len(bodies))]
@@ -111,7 +113,9 @@ async def _write(deps: Deps, bucket: BucketDocument, rows: dict[int, _Row]) -> d
             outcomes[index] = Written(row.document)
         else:
             found = await replay_of_key(deps, bucket, row.draft)
-            outcomes[index] = found or ApiError("the object with this idempotency_key was deleted meanwhile; try again")
+            outcomes[index] = found or ServiceUnavailable(
+                "the object with this idempotency_key is just being deleted; send this one again"
+            )
     return outcomes
 
 
@@ -128,6 +132,10 @@ def _repeats(rows: dict[int, _Row]) -> dict[int, int]:
         else:
             first.setdefault(content, index)
     return repeats
+
+
+def _repeated(original: Outcome) -> Outcome:
+    return Written(original.document, "skip_duplicates") if isinstance(original, Written) else original
 
 
 def _created(outcome: Outcome) -> bool:

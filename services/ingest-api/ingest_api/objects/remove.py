@@ -5,6 +5,7 @@ What submitted batches wait for is left to the batcher, which counts it. Content
 collected by dedup.
 """
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import cast
 
@@ -28,8 +29,7 @@ async def remove_object(deps: Deps, bucket: BucketDocument, object_id: str) -> N
     found = await deps.objects.get(bucket["_id"], object_id)
     if found is None:
         raise NotFound.of("object", object_id)
-    await deps.removals.begin(intent(deps, found))
-    await _finish(deps, found, object_id)
+    await finish_removal(deps, found, object_id)
     OBJECTS.labels("deleted").inc()
 
 
@@ -49,6 +49,7 @@ def intent(deps: Deps, obj: ObjectDocument) -> RemovalDocument:
         "_id": obj["_id"],
         "bucket_id": obj["bucket_id"],
         "namespace_id": obj["namespace_id"],
+        "revision": obj["revision"],
         "created_at": now,
         "carried": obj.get("pending", []),
         "staged": staged_keys(obj),
@@ -62,26 +63,29 @@ async def sweep_removals(deps: Deps) -> int:
     unfinished = await deps.removals.unfinished(before, limit=deps.sweep.limit)
     for removal in unfinished:
         found = await deps.objects.get(removal["bucket_id"], removal["_id"])
-        await _finish(deps, found, removal["_id"])
+        await finish_removal(deps, found, removal["_id"])
     SWEPT.labels("removal").inc(len(unfinished))
     return len(unfinished)
 
 
-async def _finish(deps: Deps, found: ObjectDocument | None, object_id: str) -> None:
-    """``found`` is the object as it was read, None if it is gone."""
+async def finish_removal(deps: Deps, found: ObjectDocument | None, object_id: str) -> None:
+    """Deletes an object with all that hangs on it. ``found`` is the object as it was read, None if it is gone."""
     for _ in range(ATTEMPTS):
         if found is None:
             break
         # what the object owes, and what it alone refers to, is known for this very revision
+        await deps.removals.begin([intent(deps, found)])
         if await deps.objects.collection.delete_one({"_id": object_id, "revision": found["revision"]}):
             break
         found = await deps.objects.collection.get(object_id)
-        if found is not None:
-            await deps.removals.carry(object_id, found.get("pending", []), staged_keys(found))
     else:
         raise ServiceUnavailable("others change this object all the time", retry_after_seconds=1)
     await deps.documents.collection.delete_many({"object_id": object_id})
-    removal = await deps.removals.gone(object_id, deps.clock.now())
-    if removal is not None:
-        await discard(deps, removal["staged"])
-        deps.removal_outbox.flush_soon([owing(removal)])
+    await say_gone(deps, [object_id])
+
+
+async def say_gone(deps: Deps, object_ids: Sequence[str]) -> None:
+    """Publishes that the objects are gone, and whatever they still owed; drops what was staged for them alone."""
+    removals = await deps.removals.gone(object_ids, deps.clock.now())
+    await discard(deps, [key for removal in removals for key in removal["staged"]])
+    deps.removal_outbox.flush_soon([owing(removal) for removal in removals])

@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from bucketline.background import Background
 from bucketline.clock import Clock
 from bucketline.domain.status import Status
-from bucketline.errors import ApiError, BucketlineError
+from bucketline.errors import ApiError, BucketlineError, ServiceUnavailable, StoreUnavailable
 from bucketline.ids import Ids
 from bucketline.storage.tasks import TaskDocument, Tasks
 from bucketline.telemetry.logging import get_logger
@@ -29,6 +29,9 @@ MOST_WAITING = 1000
 MOST_ATTEMPTS = 20
 LONGEST_PAUSE = 60.0
 SWEEP_SECONDS = 2.0
+
+PASSING = (StoreUnavailable, ServiceUnavailable)
+"""What says nothing about the task: however long it lasts, the task goes on afterwards."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,9 @@ Step = Callable[[TaskDocument], Awaitable[Turn]]
 class TaskRunner:
     """Starts tasks and drives those that are due.
 
-    A step that raises is tried again, after a pause that doubles up to a minute; after 20 turns in a row that failed,
-    or at once when it raises :class:`ApiError` (the request itself cannot be met), the task is FAILED.
+    A step that raises is tried again, after a pause that doubles up to a minute, for as long as a store is away. After
+    20 turns in a row that failed for other reasons, or at once when it raises another :class:`ApiError` (the request
+    itself cannot be met), the task is FAILED.
     """
 
     def __init__(self, tasks: Tasks, *, clock: Clock, ids: Ids) -> None:
@@ -121,6 +125,14 @@ class TaskRunner:
         self._turns[task_id] = turn
         turn.add_done_callback(lambda _: self._turns.pop(task_id, None))
 
+    async def resume(self, task_id: str) -> TaskDocument | None:
+        """The task, begun anew if it had FAILED; None if nobody remembers it."""
+        revived = await self._tasks.revive(task_id, self._clock.now())
+        if revived is None:
+            return await self._tasks.get(task_id)
+        self.soon(task_id)
+        return revived
+
     async def wait(self, task_id: str, seconds: float) -> None:
         """Until the turn that runs here ends, or the time is over."""
         if (turn := self._turns.get(task_id)) is not None:
@@ -176,9 +188,9 @@ class TaskRunner:
             return Finished(status=Status.FAILED, error="this deployment cannot do such tasks")
         try:
             return await step(task)
-        except ApiError as error:
-            return Finished(status=Status.FAILED, error=error.message)
         except Exception as error:
+            if isinstance(error, ApiError) and not isinstance(error, PASSING):
+                return Finished(status=Status.FAILED, error=error.message)
             known = isinstance(error, BucketlineError)
             log.warning("a turn failed", task_id=task["_id"], task_type=task["type"], exc_info=None if known else error)
             return error
@@ -191,7 +203,7 @@ class TaskRunner:
         if isinstance(turn, Later):
             due, changes["attempts"] = turn.due, 0
         elif isinstance(turn, BaseException):
-            if attempts < MOST_ATTEMPTS:
+            if attempts < MOST_ATTEMPTS or isinstance(turn, PASSING):
                 due = now + timedelta(seconds=min(LONGEST_PAUSE, 0.5 * 2 ** min(attempts, 10)))
             else:
                 turn = Finished(status=Status.FAILED, error="it was tried many times and did not succeed")

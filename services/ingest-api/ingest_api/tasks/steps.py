@@ -14,6 +14,7 @@ from ingest_api.uploads import background as uploads
 def register(deps: Deps) -> None:
     """Gives the runner its steps."""
     deps.runner.register(buckets.KIND, partial(buckets.bucket_deletion_turn, deps))
+    deps.runner.register(buckets.LAST_LOOK, partial(buckets.last_look_turn, deps))
     deps.runner.register(namespaces.KIND, partial(namespaces.namespace_deletion_turn, deps))
     deps.runner.register(expiry.KIND, partial(expiry.expiry_turn, deps))
     deps.runner.register(collections.KIND, partial(collections.collection_deletion_turn, deps))

@@ -6,14 +6,14 @@ from dataclasses import asdict
 from typing import Any
 
 from bucketline.domain.status import Status
-from bucketline.errors import ApiError, Fault, NotFound, ValidationFailed
+from bucketline.errors import ApiError, Fault, NotFound, ServiceUnavailable, StoreUnavailable, ValidationFailed
 from bucketline.storage.blobstore import Head
 from bucketline.storage.buckets import BucketDocument
 from bucketline.storage.tasks import TaskDocument
 from bucketline.storage.uploads import CONFIRMABLE, UploadDocument
 from ingest_api.deps import Deps
 from ingest_api.schemas.uploads import ConfirmUploads
-from ingest_api.tasks.runner import Finished, Turn
+from ingest_api.tasks.runner import PASSING, Finished, Turn
 from ingest_api.uploads.confirm import Confirmation, check, confirm, get_upload, require_policy
 
 ONE = "api_buckets_uploads_confirm"
@@ -77,6 +77,8 @@ async def one_turn(deps: Deps, task: TaskDocument) -> Turn:
     upload_id = task["inputs"][0]
     try:
         upload = await _confirmed(deps, task, upload_id, _asked(task["data"]["request"]))
+    except ServiceUnavailable:
+        raise
     except ApiError as error:
         await _fail(deps, upload_id, error)
         return Finished(status=Status.FAILED, error=error.message, data=_details(error))
@@ -88,14 +90,19 @@ async def many_turn(deps: Deps, task: TaskDocument) -> Turn:
     slots = asyncio.Semaphore(AT_ONCE)
     rows = task["data"]["request"]
 
-    async def one(row: Mapping[str, Any]) -> UploadDocument | ApiError:
+    async def one(row: Mapping[str, Any]) -> UploadDocument | ApiError | StoreUnavailable:
         async with slots:
             try:
                 return await _confirmed(deps, task, str(row["upload_id"]), _asked(row))
-            except ApiError as error:
+            except (ApiError, StoreUnavailable) as error:
                 return error
 
-    outcomes = await asyncio.gather(*(one(row) for row in (rows if isinstance(rows, list) else [])))
+    outcomes = []
+    for outcome in await asyncio.gather(*(one(row) for row in (rows if isinstance(rows, list) else []))):
+        if isinstance(outcome, PASSING):
+            # those that were confirmed by now are so at once in the next turn
+            raise outcome
+        outcomes.append(outcome)
     results = [
         {"upload_id": upload_id, "status": "FAILED", "error": outcome.message, "error_type": outcome.type}
         if isinstance(outcome, ApiError)

@@ -1,13 +1,19 @@
-"""Uploads that are not wanted any more, by request or because nobody confirmed them."""
+"""Uploads that are not wanted any more, by request or because nobody confirmed them.
 
+A URL takes bytes until it expires, also when its upload is gone by then. So what is left of an upload until that moment
+is its key, and a sweeper removes whatever was put there.
+"""
+
+from collections.abc import Sequence
 from datetime import timedelta
 
 from bucketline.domain.status import Status
 from bucketline.errors import BadRequest, BucketlineError
-from bucketline.storage.uploads import UploadDocument
+from bucketline.storage.uploads import BURIED, UploadDocument
 from bucketline.telemetry.logging import get_logger
 from bucketline.telemetry.metrics import SWEPT
 from ingest_api.deps import Deps
+from ingest_api.uploads.create import GRACE
 
 log = get_logger(__name__)
 
@@ -19,9 +25,11 @@ EXPIRED = "not confirmed before it expired"
 
 
 async def delete_upload(deps: Deps, upload: UploadDocument, *, delete_bytes: bool) -> None:
-    """Forgets an upload, and its bytes if asked to. 400 for one that was confirmed: objects may refer to it."""
-    where = {"_id": upload["_id"], "status": {"$nin": list(_KEPT_STATUSES)}}
-    if not await deps.uploads.collection.delete_one(where):
+    """Forgets an upload, and its bytes at once if asked to; else they go when its URL has expired.
+
+    400 for one that was confirmed: objects may refer to it.
+    """
+    if not await deps.uploads.bury([upload], grace=GRACE, but=_KEPT_STATUSES):
         current = await deps.uploads.collection.find_one({"_id": upload["_id"]}, fields=["status"])
         if current is not None:
             raise BadRequest(
@@ -33,14 +41,29 @@ async def delete_upload(deps: Deps, upload: UploadDocument, *, delete_bytes: boo
         await deps.blobstore.delete([upload["key"]])
 
 
+async def forget_uploads(deps: Deps, uploads: Sequence[UploadDocument]) -> None:
+    """Forgets uploads of any status with their bytes: their bucket goes."""
+    await deps.blobstore.delete([upload["key"] for upload in uploads])
+    over = deps.clock.now() - GRACE
+    closed = [upload["_id"] for upload in uploads if upload["expires_at"] < over]
+    await deps.uploads.collection.delete_many({"_id": {"$in": closed}})
+    await deps.uploads.bury([upload for upload in uploads if upload["expires_at"] >= over], grace=GRACE)
+
+
 async def sweep_uploads(deps: Deps) -> int:
     """Fails uploads that nobody confirmed in time, and forgets those that failed long ago; returns how many.
 
-    Bytes that came all the same go both times: the first is at once, the second after any crash.
+    Bytes that came all the same go both times: the first is at once, the second after any crash. So do bytes that were
+    put to uploads that had been deleted.
     """
     now = deps.clock.now()
     due = await deps.uploads.due(now, limit=deps.sweep.limit)
+    if buried := {upload["_id"]: upload["key"] for upload in due if upload["status"] == BURIED}:
+        await deps.blobstore.delete(buried.values())
+        await deps.uploads.collection.delete_many({"_id": {"$in": list(buried)}})
     for upload in due:
+        if upload["_id"] in buried:
+            continue
         if upload["status"] == Status.PROCESSING:
             # A task is at it, and that is never given up silently.
             later = {"due_at": now + timedelta(minutes=5)}
