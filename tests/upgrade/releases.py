@@ -1,0 +1,57 @@
+"""Other releases of Bucketline than the one in the tree, to run beside it."""
+
+import io
+import os
+import subprocess
+import sys
+import tarfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from bucketline.local.services import Service
+from bucketline.settings import SERVICES, ServiceName
+
+PREVIOUS = "ca955baf419a2902881c87ada9e126a31118d4e8"
+"""The commit that people run today; moved on with each release."""
+
+SOURCES = ("shared", *(f"services/{name}" for name in SERVICES))
+GIT_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Release:
+    """How to start a release; ``folder`` is its tree, None for the one that is tested."""
+
+    name: str
+    command: tuple[str, ...] = ("-m", "bucketline.cli.main")
+    folder: Path | None = None
+
+    def services(self, environment: Mapping[str, str]) -> list[Service]:
+        """One instance of each service."""
+        tree = {} if self.folder is None else {"PYTHONPATH": os.pathsep.join(str(self.folder / it) for it in SOURCES)}
+        return [self._service(name, {**environment, **tree}) for name in SERVICES]
+
+    def _service(self, name: ServiceName, environment: Mapping[str, str]) -> Service:
+        return Service(name=name, command=(sys.executable, *self.command, "serve", name), environment=environment)
+
+
+TODAY = Release("today")
+NEXT = Release("next", command=(str(Path(__file__).with_name("next_release.py")),))
+
+
+def previous(repository: Path, folder: Path) -> Release | None:
+    """The release before this one, unpacked into ``folder``; None where the history does not reach back to it."""
+    git = ("git", "-C", str(repository))
+    known = subprocess.run([*git, "cat-file", "-e", f"{PREVIOUS}^{{commit}}"], capture_output=True, timeout=GIT_SECONDS)
+    if known.returncode:
+        return None
+    archive = subprocess.run(
+        [*git, "archive", "--format=tar", PREVIOUS, "shared", "services"],
+        capture_output=True,
+        check=True,
+        timeout=GIT_SECONDS,
+    )
+    with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as tree:
+        tree.extractall(folder, filter="data")
+    return Release("previous", folder=folder)
