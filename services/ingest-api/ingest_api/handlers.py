@@ -1,15 +1,14 @@
 """What the ingest API does with records: it applies status changes to objects, and drives those that stand still."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from bucketline.background import Background
-from bucketline.domain.status import FINAL, RANK_FINAL, Status, supersedes
+from bucketline.domain.status import RANK_FINAL
 from bucketline.events.catalog import ObjectStatusChanged
 from bucketline.events.envelope import Received
 from bucketline.settings import SweepSettings
-from bucketline.storage.objects import ObjectDocument
-from bucketline.telemetry.metrics import END_TO_END_SECONDS, STAGE_SECONDS, STATUS_CHANGES
 from ingest_api.deps import Deps
+from ingest_api.objects.measure import measure
 from ingest_api.objects.remove import sweep_removals
 from ingest_api.objects.stalled import StalledObjects
 from ingest_api.uploads.remove import sweep_uploads
@@ -37,24 +36,10 @@ class Handlers:
         ended = {event.object_id for event in events if event.rank == RANK_FINAL and event.document_count}
         if orphaned := sorted(ended - known.keys()):
             await self._deps.documents.collection.delete_many({"object_id": {"$in": orphaned}})
-        for event in events:
-            _measure(event, known)
+        measure(events, known)
 
     def sweep(self, background: Background, settings: SweepSettings) -> None:
         """Registers this service's sweepers."""
         background.every(settings.interval, "sweep removals", lambda: sweep_removals(self._deps))
         background.every(settings.interval, "sweep object statuses", self._stalled.step)
         background.every(settings.interval, "sweep uploads", lambda: sweep_uploads(self._deps))
-
-
-def _measure(event: ObjectStatusChanged, known: Mapping[str, ObjectDocument]) -> None:
-    """Counts a change that was applied, as far as can be told from what was read before."""
-    obj = known.get(event.object_id)
-    if obj is None or not supersedes((event.run, event.rank), (obj["run"]["id"], obj["run"]["rank"])):
-        return
-    STATUS_CHANGES.labels(str(event.status)).inc()
-    before = obj["status"]
-    if before != Status.DRAFT and (since := obj.get("moved_at")) is not None:
-        STAGE_SECONDS.labels(before.lower()).observe(max(0.0, (event.at - since).total_seconds()))
-    if event.run == 1 and event.status in FINAL:
-        END_TO_END_SECONDS.labels(str(event.status)).observe((event.at - obj["created_at"]).total_seconds())
