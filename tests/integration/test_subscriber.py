@@ -5,7 +5,7 @@ import re
 from datetime import datetime
 
 import pytest
-from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka import AIOKafkaConsumer, ConsumerRecord
 from tests.conditions import completed, eventually
 from tests.conftest import Api, Services
 
@@ -51,14 +51,12 @@ def kind(record: "ConsumerRecord[bytes, bytes]") -> str:
 
 async def records_of(bootstrap: str, object_id: str) -> list["ConsumerRecord[bytes, bytes]"]:
     """Every record of the object, in the order of each partition, read from the start without a group."""
-    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, auto_offset_reset="earliest", fetch_max_wait_ms=50)
+    consumer = AIOKafkaConsumer(
+        *TOPICS, bootstrap_servers=bootstrap, auto_offset_reset="earliest", fetch_max_wait_ms=50
+    )
     await consumer.start()
     try:
-        partitions = [TopicPartition(t, p) for t in TOPICS for p in consumer.partitions_for_topic(t) or ()]
-        if not partitions:
-            await consumer.topics()
-            partitions = [TopicPartition(t, p) for t in TOPICS for p in consumer.partitions_for_topic(t) or ()]
-        consumer.assign(partitions)
+        partitions = consumer.assignment()
         ends = await consumer.end_offsets(partitions)
         await consumer.seek_to_beginning(*partitions)
         found = []
