@@ -3,7 +3,6 @@
 A service's ``app.py`` builds its use cases on a :class:`Runtime`, subscribes its handlers, and then lets it run.
 """
 
-import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator, Mapping
@@ -59,13 +58,17 @@ class Runtime:
         )
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Consumes and sweeps for the length of the block. Subscribe every handler before."""
+    async def running(self, *, ready_without_bus: bool = False) -> AsyncIterator[None]:
+        """Consumes and sweeps for the length of the block. Subscribe every handler before.
+
+        The bus connects in the meantime. A service that can do its work before, and while the broker is away, says so.
+        """
         self.health.ready_if("mongodb", self.database.ping)
-        self.health.ready_if("kafka", self.bus.publisher.ping)
-        self.health.ready_if("consumers", self.bus.watchdog.ready)
+        if not ready_without_bus:
+            self.health.ready_if("kafka", self.bus.publisher.ping)
+            self.health.ready_if("consumers", self.bus.watchdog.ready)
         self.health.live_if("consumers", self.bus.watchdog.live)
-        async with self._consuming():
+        async with self.bus:
             self.background.every(2.0, "watchdog", self.bus.watchdog.step)
             log.info("running")
             try:
@@ -73,14 +76,6 @@ class Runtime:
             finally:
                 log.info("stopping")
                 await self.background.stop()
-
-    @asynccontextmanager
-    async def _consuming(self) -> AsyncIterator[None]:
-        """The bus for the length of a block. Joining a group may take a while, yet not for ever."""
-        async with AsyncExitStack() as stack:
-            async with asyncio.timeout(START_SECONDS):
-                await stack.enter_async_context(self.bus)
-            yield
 
 
 @asynccontextmanager

@@ -5,6 +5,7 @@ FastStream's own defaults lose records (acknowledge first, start at the end, ``a
 header can break.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from types import TracebackType
@@ -13,6 +14,7 @@ from typing import Any, Self, cast
 from aiokafka import ConsumerRebalanceListener, ConsumerRecord, TopicPartition
 from faststream import AckPolicy
 from faststream.kafka import KafkaBroker, KafkaMessage
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
 from bucketline.clock import Clock
 from bucketline.events.topics import Topic
@@ -23,15 +25,21 @@ from bucketline.messaging.publisher import KafkaPublisher
 from bucketline.messaging.topics import ensure_topics
 from bucketline.messaging.watchdog import Watchdog, Watched
 from bucketline.settings import KafkaSettings, ServiceName
+from bucketline.telemetry.logging import get_logger
+
+log = get_logger(__name__)
 
 MAX_POLL_INTERVAL_MS = 300_000
 GRACEFUL_SECONDS = 15.0
+LONGEST_PAUSE = 5.0
 
 
 class Bus:
     """Publishes and consumes for one service. Register handlers, then enter it.
 
-    Entering connects and starts consuming; leaving stops fetching, lets the running handlers finish, commits.
+    Entering returns at once and connects in the background, for as long as it takes: a broker that is away, or a group
+    that waits for a member that was killed, keeps nobody from serving requests. Whether it consumes is asked of the
+    ``watchdog``. Leaving stops fetching, lets the running handlers finish, commits.
     """
 
     def __init__(self, settings: KafkaSettings, service: ServiceName, *, clock: Clock) -> None:
@@ -53,7 +61,8 @@ class Bus:
             logger=None,
         )
         self._intakes: list[Intake] = []
-        self.watchdog = Watchdog(settings)
+        self._joining: asyncio.Task[None] | None = None
+        self.watchdog = Watchdog(settings, self.publisher.ping)
 
     def subscribe(self, topic: Topic, handler: Handler, *, max_records: int | None = None) -> None:
         """Handles every record of ``topic`` with ``handler``, in micro-batches of at most ``max_records``."""
@@ -90,29 +99,47 @@ class Bus:
         self.watchdog.watch(cast("Watched", subscriber), intake)
 
     async def __aenter__(self) -> Self:
-        if self._settings.create_topics:
-            await ensure_topics(self._settings)
-        await self.publisher.__aenter__()
-        await self._broker.start()
+        self._joining = asyncio.create_task(self._join(), name="join the bus")
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
-        await self._broker.stop()
+        if self._joining is not None:
+            self._joining.cancel()
+            await asyncio.wait({self._joining})
         for intake in self._intakes:
-            await intake.settle()
+            await intake.closing()
+        await self._broker.stop()
         await self.publisher.__aexit__(kind, error, tb)
+
+    async def _join(self) -> None:
+        # No limit to the tries but the end of the service: readiness and the log tell that it is not connected.
+        async for attempt in AsyncRetrying(
+            retry=retry_if_exception_type(Exception),
+            wait=wait_random_exponential(multiplier=0.2, max=LONGEST_PAUSE),
+            before_sleep=lambda state: log.warning("waiting for the broker", error=repr(_reason(state))),
+        ):
+            with attempt:
+                if self._settings.create_topics:
+                    await ensure_topics(self._settings)
+                await self._broker.connect()
+                await self.publisher.__aenter__()
+        await self.watchdog.start()
+
+
+def _reason(state: RetryCallState) -> BaseException | None:
+    return state.outcome.exception() if state.outcome else None
 
 
 class _SettleFirst(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is untyped
-    """Commits what is handled before partitions move to another member."""
+    """Commits what is handled before partitions move to another member, and tells the intake where it stands."""
 
     def __init__(self, intake: Intake) -> None:
         self._intake = intake
 
     async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
-        await self._intake.settle()
+        await self._intake.revoked()
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
         self._intake.assigned()

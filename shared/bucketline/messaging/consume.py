@@ -13,17 +13,19 @@ and must be idempotent: every record may come again. Only after the handler retu
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Protocol, TypeAlias, cast
+from typing import Protocol, cast
 
-from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, stop_after_delay, wait_random_exponential
 
 from bucketline.clock import Clock
 from bucketline.errors import BucketlineError, Poison, RecordError, StoreUnavailable
 from bucketline.events.envelope import Received, UnknownType, unwrap
+from bucketline.messaging.commits import Commits, Record
 from bucketline.messaging.parking import LONGEST_ERROR, Parking, Reason
 from bucketline.telemetry.logging import get_logger
 from bucketline.telemetry.messages import processing
@@ -34,7 +36,9 @@ log = get_logger(__name__)
 MOST_IGNORED = 100
 """Unknown types that are told of in the log, each once."""
 
-Record: TypeAlias = "ConsumerRecord[bytes, bytes]"
+FINISH_SECONDS = 5.0
+"""How long the others of a group wait for a handler that runs while partitions are given away."""
+
 Handler = Callable[[Sequence[Received]], Awaitable[None]]
 """Handles records in their order; all or nothing is not required, idempotence is. Events of no use are ignored."""
 
@@ -77,11 +81,14 @@ class Intake:
         self._clock = clock
         self._policy = policy
         self._max_records = max_records
-        self._offsets: dict[TopicPartition, int] = {}
-        self._committing: asyncio.Task[None] | None = None
+        self._commits = Commits(topic)
         self._ignored: set[str] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._closing = False
         self.busy_since: float | None = None
         self.joined = False
+        self.rebalancing = False
         # A counter that first appears with its first increase is an increase that no alert sees.
         PARKED.labels(topic, group)
         RETRIES.labels(topic)
@@ -90,28 +97,56 @@ class Intake:
 
     def assigned(self) -> None:
         """The group has told this consumer its share, which may be nothing."""
-        self.joined = True
+        self.joined, self.rebalancing = True, False
+
+    async def revoked(self) -> None:
+        """The group shares out anew: what is handled is committed first, a handler that runs has a few seconds."""
+        self.rebalancing = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FINISH_SECONDS):
+                await self._idle.wait()
+        await self.settle()
+
+    def left(self) -> None:
+        """The consumer is gone, and another is about to start: it commits nothing more, and is in no group."""
+        self.joined = self.rebalancing = False
+        self._commits.forget()
+
+    async def closing(self) -> None:
+        """From now on a micro-batch ends with its commit: nobody waits for a commit once the consumer has stopped."""
+        self._closing = True
+        await self.settle()
 
     async def __call__(self, delivery: Delivery) -> None:
         """Handles the delivered record and every other that has been fetched with it, then commits."""
         consumer = delivery.consumer
         records = [delivery.raw_message]
         if self._max_records > 1:
-            fetched = await consumer.getmany(timeout_ms=0, max_records=self._max_records - 1)
-            records += [record for found in fetched.values() for record in found]
+            records += await self._fetched(consumer)
         self.busy_since = time.monotonic()
+        self._idle.clear()
         try:
             with BATCH_SECONDS.labels(self.topic).time():
                 await self.handle(records)
         except StoreUnavailable as error:
             log.warning("not handled now, trying again", topic=self.topic, records=len(records), error=error.message)
             _rewind(consumer, records)
-            return
+        else:
+            self._commits.handled(records, consumer)
         finally:
             self.busy_since = None
-        for record in records:
-            self._offsets[TopicPartition(record.topic, record.partition)] = record.offset + 1
-        self._commit_soon(consumer)
+            self._idle.set()
+        if self._closing:
+            await self.settle()
+
+    async def _fetched(self, consumer: AIOKafkaConsumer) -> list[Record]:
+        """What else is there. What the group coordinator complains of must not cost the record that is in hand."""
+        try:
+            fetched = await consumer.getmany(timeout_ms=0, max_records=self._max_records - 1)
+        except KafkaError as error:
+            log.warning("nothing more fetched", topic=self.topic, error=repr(error))
+            return []
+        return [record for found in fetched.values() for record in found]
 
     async def handle(self, records: Sequence[Record]) -> None:
         """Handles, ignores or parks every record. Raises ``StoreUnavailable`` when none of that is possible now."""
@@ -191,29 +226,9 @@ class Intake:
             raise StoreUnavailable(f"the parking topic cannot be written: {refused.message}") from refused
         RECORDS.labels(self.topic, "parked").inc()
 
-    def _commit_soon(self, consumer: AIOKafkaConsumer) -> None:
-        """One commit is under way at a time; what is handled meanwhile goes into the next."""
-        if self._committing is None or self._committing.done():
-            self._committing = asyncio.create_task(self._commit(consumer))
-
-    async def _commit(self, consumer: AIOKafkaConsumer) -> None:
-        while self._offsets:
-            owned = consumer.assignment()
-            offsets = {partition: offset for partition, offset in self._offsets.items() if partition in owned}
-            self._offsets.clear()
-            if not offsets:
-                return
-            try:
-                await consumer.commit(offsets)
-            except KafkaError as error:
-                # The effects stay, the records come again, and being idempotent they change nothing.
-                log.info("offsets not committed", topic=self.topic, error=type(error).__name__)
-                return
-
     async def settle(self) -> None:
-        """Waits for the commit under way: before partitions are given away, and at the end."""
-        if self._committing is not None:
-            await asyncio.wait([self._committing], timeout=5)
+        """Waits a moment for the commit under way."""
+        await self._commits.settle()
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """Records, consumers and parking as the intake sees them, without a broker."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -53,18 +54,23 @@ def record(
 
 @dataclass
 class FakeConsumer:
-    """The part of a consumer that the intake uses. ``waiting`` is what has been fetched beside the first record."""
+    """The part of a consumer that the intake uses. ``waiting`` is what has been fetched beside the first record,
+    ``complaints`` what asking for it raises, ``away`` a broker that never confirms a commit."""
 
     waiting: list["ConsumerRecord[bytes, bytes]"] = field(default_factory=list)
     owned: set[TopicPartition] = field(default_factory=lambda: {TopicPartition(TOPIC, n) for n in range(3)})
     commits: list[dict[TopicPartition, int]] = field(default_factory=list)
     seeks: dict[TopicPartition, int] = field(default_factory=dict)
     failures: int = 0
+    complaints: list[KafkaError] = field(default_factory=list)
+    away: bool = False
 
     async def getmany(
         self, *, timeout_ms: int, max_records: int
     ) -> dict[TopicPartition, list["ConsumerRecord[bytes, bytes]"]]:
         assert timeout_ms == 0, "the intake never waits for more"
+        if self.complaints:
+            raise self.complaints.pop(0)
         taken, self.waiting = self.waiting[:max_records], self.waiting[max_records:]
         found: dict[TopicPartition, list[ConsumerRecord[bytes, bytes]]] = {}
         for one in taken:
@@ -75,6 +81,8 @@ class FakeConsumer:
         return self.owned
 
     async def commit(self, offsets: dict[TopicPartition, int]) -> None:
+        if self.away:
+            await asyncio.Event().wait()
         if self.failures:
             self.failures -= 1
             raise KafkaError("not now")

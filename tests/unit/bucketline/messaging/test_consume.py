@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
 from prometheus_client import REGISTRY
 from tests.unit.bucketline.messaging.bus import (
     TOPIC,
@@ -84,6 +85,55 @@ async def test_a_commit_that_fails_is_made_good_by_the_next() -> None:
         await taken(delivery(record(deleted("a"), offset=offset), consumer))
         await taken.settle()
     assert consumer.commits == [{TopicPartition(TOPIC, 0): 2}]
+
+
+async def test_a_complaint_of_the_group_does_not_cost_the_record_in_hand() -> None:
+    handler, consumer = Handler(), FakeConsumer(complaints=[KafkaError("coordination")])
+    taken = intake(handler, FakeParking())
+    await taken(delivery(record(deleted("a"), offset=4), consumer))
+    await taken.settle()
+    assert handler.handled == ["a"]
+    assert consumer.commits == [{TopicPartition(TOPIC, 0): 5}]
+
+
+async def test_partitions_are_given_away_after_the_handler_that_runs_and_its_commit() -> None:
+    consumer, begun, go_on = FakeConsumer(), asyncio.Event(), asyncio.Event()
+
+    async def slow(_: Sequence[Received]) -> None:
+        begun.set()
+        await go_on.wait()
+
+    taken = intake(slow, FakeParking())
+    running = asyncio.create_task(taken(delivery(record(deleted("a"), offset=4), consumer)))
+    await begun.wait()
+    revoking = asyncio.create_task(taken.revoked())
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not revoking.done()
+    assert taken.rebalancing
+    go_on.set()
+    await revoking
+    assert consumer.commits == [{TopicPartition(TOPIC, 0): 5}]
+    await running
+
+
+async def test_a_commit_that_never_ends_does_not_keep_the_next_consumer_from_committing() -> None:
+    gone, fresh = FakeConsumer(away=True), FakeConsumer()
+    taken = intake(Handler(), FakeParking())
+    await taken(delivery(record(deleted("a"), offset=0), gone))
+    taken.left()
+    assert not taken.joined
+    await taken(delivery(record(deleted("a"), offset=0), fresh))
+    await taken.settle()
+    assert fresh.commits == [{TopicPartition(TOPIC, 0): 1}]
+
+
+async def test_at_the_end_a_micro_batch_returns_with_its_commit() -> None:
+    consumer = FakeConsumer()
+    taken = intake(Handler(), FakeParking())
+    await taken.closing()
+    await taken(delivery(record(deleted("a"), offset=0), consumer))
+    assert consumer.commits == [{TopicPartition(TOPIC, 0): 1}]
 
 
 async def test_an_error_that_may_pass_is_tried_again() -> None:

@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 
 import pytest
 from aiokafka import TopicPartition
-from aiokafka.errors import KafkaConnectionError
+from aiokafka.errors import KafkaConnectionError, KafkaTimeoutError
 from prometheus_client import REGISTRY
 from tests.unit.bucketline.messaging.bus import TOPIC, FakeParking, intake
 
 from bucketline.events.envelope import Received
+from bucketline.messaging.publisher import NotPublished
 from bucketline.messaging.watchdog import Stuck, Watchdog
 from bucketline.settings import KafkaSettings
 
@@ -18,10 +19,11 @@ PARTITION = TopicPartition(TOPIC, 0)
 
 @dataclass
 class Consumer:
-    """A position in a log that has an end."""
+    """A position in a log that has an end, as the last fetch told it; ``asked`` is what the broker says about it."""
 
     at: int = 0
     end: int | None = 0
+    asked: int | None = None
     assigned: set[TopicPartition] = field(default_factory=lambda: {PARTITION})
     away: bool = False
     rewound: int = 0
@@ -37,6 +39,11 @@ class Consumer:
     def highwater(self, _: TopicPartition) -> int | None:
         return self.end
 
+    async def end_offsets(self, partitions: set[TopicPartition]) -> dict[TopicPartition, int]:
+        if self.asked is None:
+            raise KafkaTimeoutError
+        return dict.fromkeys(partitions, self.asked)
+
     async def seek_to_beginning(self, _: TopicPartition) -> None:
         self.rewound += 1
         self.at = 0
@@ -44,11 +51,17 @@ class Consumer:
 
 @dataclass
 class Subscriber:
+    """A start makes a consumer, or fails with one of ``failures`` and leaves one behind that has joined nothing."""
+
     consumer: Consumer | None
     starts: int = 0
+    failures: list[Exception] = field(default_factory=list)
 
     async def start(self) -> None:
         self.starts += 1
+        if self.failures:
+            self.consumer = Consumer(assigned=set())
+            raise self.failures.pop(0)
 
     async def stop(self) -> None:
         return None
@@ -63,12 +76,18 @@ class Bench:
 
     def __init__(self, consumer: Consumer) -> None:
         self.now = 1000.0
+        self.away = False
         self.consumer = consumer
         self.subscriber = Subscriber(consumer)
         self.intake = intake(nothing, FakeParking())
         self.intake.assigned()
-        self.watchdog = Watchdog(KafkaSettings(create_topics=False), patience=10, clock=lambda: self.now)
+        settings = KafkaSettings(create_topics=False, session_timeout_ms=30_000)
+        self.watchdog = Watchdog(settings, self.answers, patience=10, clock=lambda: self.now)
         self.watchdog.watch(self.subscriber, self.intake)  # type: ignore[arg-type]  # a fake consumer
+
+    async def answers(self) -> None:
+        if self.away:
+            raise NotPublished("away")
 
     async def pass_time(self, seconds: float, step: float = 2.0) -> None:
         for _ in range(round(seconds / step)):
@@ -113,7 +132,7 @@ async def test_a_consumer_that_no_start_helps_makes_the_service_not_live() -> No
     bench = Bench(Consumer(away=True))
     await bench.pass_time(50)
     await bench.watchdog.live()
-    await bench.pass_time(20)
+    await bench.pass_time(50)
     assert bench.subscriber.starts >= 2
     with pytest.raises(Stuck):
         await bench.watchdog.live()
@@ -139,5 +158,57 @@ async def test_a_member_that_never_joined_is_not_ready() -> None:
     bench.intake.joined = False
     with pytest.raises(Stuck):
         await bench.watchdog.ready()
+    await bench.pass_time(38)
+    assert bench.subscriber.starts == 0
+    await bench.pass_time(6)
+    assert bench.subscriber.starts == 1
+
+
+async def test_a_consumer_that_fetches_nothing_any_more_is_noticed_although_it_knows_of_no_record() -> None:
+    bench = Bench(Consumer(at=5, end=5, asked=8))
+    await bench.pass_time(2)
+    assert REGISTRY.get_sample_value("bucketline_consumer_lag", {"topic": TOPIC}) == 3
+    await bench.pass_time(12)
+    assert bench.subscriber.starts == 1
+
+
+async def test_an_answer_that_is_older_than_the_position_is_no_reason_for_anything() -> None:
+    bench = Bench(Consumer(at=5, end=5, asked=2))
+    await bench.pass_time(300)
+    assert (bench.subscriber.starts, bench.consumer.rewound) == (0, 0)
+    assert REGISTRY.get_sample_value("bucketline_consumer_lag", {"topic": TOPIC}) == 0
+
+
+async def test_while_no_broker_answers_nothing_is_started_anew_and_the_service_is_live() -> None:
+    bench = Bench(Consumer(at=3, end=9))
+    bench.away = True
+    await bench.pass_time(600)
+    assert bench.subscriber.starts == 0
+    await bench.watchdog.live()
+    bench.away = False
+    await bench.pass_time(8)
+    assert bench.subscriber.starts == 0, "it has its patience when the broker is back"
+    await bench.pass_time(6)
+    assert bench.subscriber.starts == 1
+
+
+async def test_a_group_that_waits_for_a_dead_member_is_left_alone_for_a_session() -> None:
+    bench = Bench(Consumer(at=3, end=9))
+    await bench.intake.revoked()
+    await bench.pass_time(38)
+    assert bench.subscriber.starts == 0
+    bench.intake.assigned()
+    bench.consumer.at = 9
+    await bench.pass_time(100)
+    assert bench.subscriber.starts == 0
+
+
+async def test_a_consumer_that_did_not_start_is_not_taken_for_one_without_partitions() -> None:
+    bench = Bench(Consumer(at=3, end=9))
+    bench.subscriber.failures = [KafkaConnectionError("away"), KafkaConnectionError("away")]
     await bench.pass_time(14)
     assert bench.subscriber.starts == 1
+    with pytest.raises(Stuck):
+        await bench.watchdog.ready()
+    await bench.pass_time(300)
+    assert bench.subscriber.starts >= 3
