@@ -355,6 +355,10 @@ async def test_a_status_that_the_bus_lost_is_read_from_the_unit(world: World) ->
     stalled = StalledObjects(world.deps)
     assert await stalled.step() == 0, "too early"
     world.clock.advance(60)
+    assert await stalled.step() == 0, "their batches go on"
+    for n, status in enumerate(("COMPLETED", "FAILED")):
+        where = {"_id": found[ids[n]].get("batch_id")}
+        await world.deps.batches.collection.update_one(where, {"$set": {"status": status}})
     assert await stalled.step() == 2
     assert [await world.status(oid) for oid in ids] == ["COMPLETED", "FAILED", "QUEUED"]
     done = await world.deps.objects.collection.get(ids[1])

@@ -1,13 +1,14 @@
-"""Objects that stand still although their run is over: the event that said so was lost with the bus.
+"""Objects that stand still although their batch is over: the event that said so was lost with the bus.
 
 The units and batches tell what happened. What they say is applied by the same compare-and-set as the event would have
-been, so that it does not matter if the event comes after all.
+been, so that it does not matter if the event comes after all. While a batch goes on its objects just wait for their
+turn, which takes long in a large one: to look for each of them in its units would be most of the work there is.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 
-from bucketline.domain.status import RANK_FINAL, Status
+from bucketline.domain.status import BATCH_ACTIVE, RANK_FINAL, Status
 from bucketline.events.catalog import ObjectStatusChanged
 from bucketline.storage.batches import BatchDocument, UnitDocument
 from bucketline.storage.objects import ObjectDocument
@@ -37,22 +38,28 @@ class StalledObjects:
         in_batch = [obj for obj in page if obj.get("batch_id")]
         if not in_batch:
             return 0
-        batch_ids = sorted({str(obj.get("batch_id")) for obj in in_batch})
-        batches = await deps.batches.many(batch_ids)
+        batches = await deps.batches.many(list({_batch_id(obj) for obj in in_batch}), fields=["status"])
+        await self._repair(in_batch, batches)
+        over = {batch_id for batch_id, batch in batches.items() if batch["status"] not in BATCH_ACTIVE}
+        left = [obj for obj in in_batch if _batch_id(obj) in over]
+        if not left:
+            return 0
         units = await deps.units.collection.find(
-            {"items.batch_id": {"$in": batch_ids}, "items.object_id": {"$in": [obj["_id"] for obj in in_batch]}},
+            {
+                "items.batch_id": {"$in": list({_batch_id(obj) for obj in left})},
+                "items.object_id": {"$in": [obj["_id"] for obj in left]},
+            },
             limit=MOST_UNITS,
             fields=["items", "results", "state", "moved_at"],
         )
-        await self._repair(in_batch, batches)
-        events = list(_events(in_batch, batches, units, deps.clock.now()))
+        events = list(_events(left, batches, units, deps.clock.now()))
         moved = await deps.objects.apply_statuses(events) if events else 0
         SWEPT.labels("object status").inc(moved)
         return moved
 
     async def _repair(self, objects: Sequence[ObjectDocument], batches: Mapping[str, BatchDocument]) -> None:
         """Writes batches that were named by their object and then lost in a crash."""
-        lost = [obj for obj in objects if obj["auto_process"] and obj.get("batch_id") not in batches]
+        lost = [obj for obj in objects if obj["auto_process"] and _batch_id(obj) not in batches]
         if lost:
             await start_runs(self._deps, lost)
             SWEPT.labels("batch of an object").inc(len(lost))
@@ -70,7 +77,7 @@ def _events(
         for place, item in enumerate(unit["items"])
     }
     for obj in objects:
-        batch_id = str(obj.get("batch_id"))
+        batch_id = _batch_id(obj)
         unit, place = places.get((batch_id, obj["_id"]), (None, 0))
         result = unit["results"].get(str(place)) if unit is not None else None
         if unit is not None and result is not None:
@@ -101,6 +108,11 @@ def _events(
                 status=Status.DRAFT,
                 at=now,
             )
+
+
+def _batch_id(obj: ObjectDocument) -> str:
+    """Of an object that is in a batch."""
+    return str(obj.get("batch_id"))
 
 
 def _given_up(batch: BatchDocument | None, unit: UnitDocument | None) -> bool:
