@@ -8,7 +8,7 @@ from bucketline.domain.filter_query import to_mongo
 from bucketline.domain.filters import DATE_FIELDS, parse
 from bucketline.domain.keyset import FieldPath, mongo_sort, rows_after
 from bucketline.domain.paging import Bounds, cut, pagination, resolve_page
-from bucketline.domain.sorting import Sort, resolve_sorts
+from bucketline.domain.sorting import Sort, resolve_sorts, with_ties
 from bucketline.domain.text_match import literal
 from bucketline.storage.mongo import Collection
 from ingest_api.schemas.common import Pagination
@@ -27,7 +27,8 @@ class Kind:
     ``field_path`` turns a name on the wire into a stored path. ``searched`` are the stored paths that ``search`` looks
     at. ``counted``: the total is told even where nobody asked for it, as the contract wants for short lists.
     ``dates`` and ``exact`` are wire names of our own dates, and of ids. ``simple`` are stored paths where every row has
-    one value of one kind: an index can be entered there. ``search`` replaces looking at ``searched``; it is given the
+    one value of one kind: an index can be entered there. ``ties`` are wire names; they order what the list's own fields
+    leave equal, in the direction of the last of those. ``search`` replaces looking at ``searched``; it is given the
     pattern. ``fields`` are the stored ones that are read; None: all.
     """
 
@@ -35,6 +36,7 @@ class Kind:
     field_path: FieldPath
     searched: tuple[str, ...]
     order: tuple[Sort, ...] = NEWEST_FIRST
+    ties: tuple[str, ...] = ()
     counted: bool = True
     dates: frozenset[str] = DATE_FIELDS
     exact: frozenset[str] = frozenset()
@@ -69,7 +71,8 @@ async def list_rows(
     """The page of the rows within ``scope`` that the request wants."""
     given = body.model_dump(exclude_none=True) if body else {}
     page = resolve_page(asked.query, given, kind.bounds)
-    sorts = page.sorts(resolve_sorts(given.get("sort"), given.get("sorts")), kind.order)
+    named = resolve_sorts(given.get("sort"), given.get("sorts"))
+    sorts = page.sorts(named and with_ties(named, kind.ties), with_ties(kind.order, kind.ties))
     where = matching(scope, kind, asked, given)
     within = where
     if page.cursor is not None and page.cursor.position is not None:

@@ -46,8 +46,14 @@ class Origin:
         self._chain: list[object] = list(chain) if isinstance(chain, list) else []
         self._path = f"{lineage.get('path', obj['bucket_id'])}/{step.id}"
 
-    def document(self, made: Document, ordinal: int, derived_blobs: list[dict[str, object]]) -> DocumentDocument:
-        """The document as stored: the extractor's fields over those passed through, with its lineage."""
+    def document(
+        self, made: Document, ordinal: int, derived_blobs: list[dict[str, object]], *, place: int
+    ) -> DocumentDocument:
+        """The document as stored: the extractor's fields over those passed through, with its lineage.
+
+        ``ordinal`` counts what is made from one source, and decides the id; ``place`` counts the documents of the
+        object in the collection, and decides where it stands in a list.
+        """
         obj, step, parent, stamp = self._obj, self._step, self._parent, self._stamp
         parent_id = parent["_id"] if parent else None
         identifier = document_id(obj["_id"], step.id, parent_id, ordinal)
@@ -90,7 +96,7 @@ class Origin:
             "collection_id": step.id,
             "object_id": obj["_id"],
             "bucket_id": obj["bucket_id"],
-            "ordinal": ordinal,
+            "ordinal": place,
             "run": self._run,
             "revision": obj["revision"],
             "source_document_id": parent_id,

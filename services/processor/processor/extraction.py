@@ -149,15 +149,16 @@ class Extraction:
         spool = Spool(self._settings.temp_dir, most_bytes=self._settings.object_bytes)
         label = _label(step)
         began = time.perf_counter()
+        now = self._clock.now()  # of all of them: what an object has in a collection stands together in a list
         result = "completed"
         try:
             async with Deadline(self._settings.object_seconds) as deadline:
                 if step.collection["source"]["type"] == "bucket":
-                    await self._source(step, task, view, None, spool, deadline)
+                    await self._source(step, task, view, None, spool, deadline, now)
                 else:
                     async with aclosing(self._parents(step, task, outcome.made, skipped)) as parents:
                         async for parent in parents:
-                            await self._source(step, task, document_view(parent, view), parent, spool, deadline)
+                            await self._source(step, task, document_view(parent, view), parent, spool, deadline, now)
         except ExtractionError as error:
             spool.close()
             result = error.kind
@@ -181,10 +182,11 @@ class Extraction:
         parent: DocumentDocument | None,
         spool: Spool,
         deadline: Deadline,
+        now: datetime,
     ) -> None:
         """The documents of one source. What a failed attempt yielded does not count."""
         fields = step.passed_through(view.fields)
-        origin = Origin(task.obj, step, parent=parent, fields=fields, run=task.item["run"], now=self._clock.now())
+        origin = Origin(task.obj, step, parent=parent, fields=fields, run=task.item["run"], now=now)
         before = spool.mark()
         for attempt in range(1, self._settings.object_attempts + 1):
             try:
@@ -207,7 +209,7 @@ class Extraction:
                 if spool.count >= self._settings.documents_an_object:
                     raise ResourceError(f"more than {self._settings.documents_an_object} documents of one object")
                 derived = await self._derived.store(made.blobs) if made.blobs else []
-                await spool.add(origin.document(made, ordinal, derived))
+                await spool.add(origin.document(made, ordinal, derived, place=spool.count))
                 ordinal += 1
 
     async def _parents(
@@ -220,7 +222,7 @@ class Extraction:
                     yield document
             elif source in skipped:
                 where = {"object_id": task.obj["_id"], "collection_id": source, "revision": task.obj["revision"]}
-                async for document in self._stored.collection.stream(where, sort=[("_id", 1)]):
+                async for document in self._stored.collection.stream(where, sort=[("run", 1), ("ordinal", 1)]):
                     yield document
 
     async def _forget_deleted(self, outcome: Outcome) -> None:

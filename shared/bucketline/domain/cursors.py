@@ -14,7 +14,7 @@ from datetime import datetime
 from bucketline.clock import from_millis, millis
 from bucketline.domain.bson_order import EMPTY
 from bucketline.domain.keyset import MAX_KEY_STRING, Key, Position
-from bucketline.domain.sorting import MAX_SORTS, Sort, path_fault
+from bucketline.domain.sorting import MAX_SORTS, MAX_TIES, Sort, path_fault
 from bucketline.errors import BadRequest
 
 VERSION = 1
@@ -82,7 +82,7 @@ def _decode(text: str) -> Cursor:
         raise _Unreadable
     sorts = tuple(Sort(_path(field), {"a": False, "d": True}[direction]) for field, direction in payload["s"])
     count = payload["n"]
-    if type(count) is not int or not 0 <= count < 2**53 or len(sorts) > MAX_SORTS:
+    if type(count) is not int or not 0 <= count < 2**53 or len(sorts) > MAX_SORTS + MAX_TIES:
         raise _Unreadable
     if "i" not in payload:
         return Cursor(sorts, count, None)

@@ -1,12 +1,13 @@
 """The order of a list: what a request may ask for, always made total by the id at the end."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bucketline.domain.schema import Location
 from bucketline.errors import Fault, ValidationFailed
 
 MAX_SORTS = 4
+MAX_TIES = 2
 MAX_PATH = 256
 MAX_SEGMENTS = 16
 
@@ -43,6 +44,16 @@ def resolve_sorts(sort: object, sorts: object = None, *, location: Location = ("
     if faults:
         raise ValidationFailed(faults)
     return tuple(resolved) or None
+
+
+def with_ties(sorts: Sequence[Sort], ties: Sequence[str]) -> tuple[Sort, ...]:
+    """``sorts``, and then the fields (at most :data:`MAX_TIES`) that decide where those leave rows equal.
+
+    They have the direction of the last one: a list that is turned round is turned round as a whole.
+    """
+    named = {sort.field for sort in sorts}
+    descending = sorts[-1].descending if sorts else False
+    return (*sorts, *(Sort(field, descending) for field in ties if field not in named))
 
 
 def path_fault(path: str) -> str | None:

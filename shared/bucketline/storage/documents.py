@@ -12,7 +12,8 @@ from bucketline.storage.mongo import Collection, Database, Index
 class DocumentDocument(TypedDict):
     """One document. ``fields`` stand at its root on the wire; ``internal`` is its ``_internal``.
 
-    ``complete`` is on the first of an object's documents in a collection, which is written last: how many they are.
+    ``ordinal`` is its place among the object's documents in the collection, from 0: the order of the text or the table
+    that they are from. ``complete`` is on the first of them, which is written last: how many they are.
     """
 
     _id: str
@@ -33,8 +34,8 @@ class DocumentDocument(TypedDict):
 
 
 INDEXES = (
-    Index("listing", [("collection_id", 1), ("created_at", 1), ("_id", 1)]),
-    Index("by_object", [("object_id", 1), ("collection_id", 1), ("run", 1)]),
+    Index("in_order", [("collection_id", 1), ("created_at", 1), ("object_id", 1), ("ordinal", 1), ("_id", 1)]),
+    Index("of_object", [("object_id", 1), ("collection_id", 1), ("run", 1), ("ordinal", 1)]),
     Index("by_namespace", [("namespace_id", 1)]),
     Index("by_content", [("blobs.checksum", 1)], where={"blobs.checksum": {"$exists": True}}),
 )
@@ -83,7 +84,7 @@ class Documents:
 
     async def of_object(self, object_id: str, *, limit: int) -> list[DocumentDocument]:
         return await self.collection.find(
-            {"object_id": object_id}, limit=limit, sort=[("collection_id", 1), ("run", 1)]
+            {"object_id": object_id}, limit=limit, sort=[("collection_id", 1), ("run", 1), ("ordinal", 1)]
         )
 
     async def count_of_objects(self, object_ids: Sequence[str]) -> dict[str, int]:

@@ -44,6 +44,18 @@ async def rows(client: ApiClient, collection_id: str) -> list[dict[str, Any]]:
     return list((await client.post(f"/v1/collections/{collection_id}/documents/list", {"limit": 100}))["results"])
 
 
+async def paged(client: ApiClient, collection_id: str, **body: object) -> list[dict[str, Any]]:
+    """The same, two at a time."""
+    found: list[dict[str, Any]] = []
+    cursor = None
+    while cursor or not found:
+        asked = {"limit": 2, **body, **({"cursor": cursor} if cursor else {})}
+        page = await client.post(f"/v1/collections/{collection_id}/documents/list", asked)
+        found += page["results"]
+        cursor = page["pagination"]["next_cursor"]
+    return found
+
+
 async def draft(client: ApiClient, bucket: str, text: str, **fields: object) -> str:
     blob = {"property": "note", "type": "text", "data": text}
     return str((await client.post(f"/v1/buckets/{bucket}/objects", {"blobs": [blob], **fields}))["object_id"])
@@ -79,13 +91,48 @@ async def test_tiers_several_collections_and_lineage(api: Api) -> None:
     first_rows, last_rows = await rows(client, chunks), await rows(client, third)
     assert len(first_rows) == len(await rows(client, second)) == len(last_rows) > 3
     assert obj["document_count"] == 3 * len(first_rows) + 1
+    assert [row["chunk_index"] for row in first_rows] == list(range(len(first_rows))), "chunks in the order of the text"
+    assert [row["place"]["chunk"] for row in last_rows] == list(range(len(last_rows))), "and so in every tier"
+    assert [row["_internal"]["ordinal"] for row in last_rows] == list(range(len(last_rows)))
     [copy] = await rows(client, copies)
     assert (copy["name"], copy["qty"]) == ("deep", 3), "without a rule the passthrough copies every field"
-    assert sorted(row["place"]["chunk"] for row in last_rows) == list(range(len(first_rows)))
     lineage = last_rows[0]["_internal"]["lineage"]
     assert lineage["root_object_id"] == object_id
     assert [link["collection_id"] for link in lineage["chain"]] == [chunks, second, third]
     assert lineage["chain"][0]["document_id"] in {row["document_id"] for row in first_rows}
+
+
+async def test_documents_are_listed_object_by_object_in_their_order(api: Api) -> None:
+    namespace = await api.namespace()
+    client = api.client(namespace)
+    bucket = await api.bucket(namespace)
+    chunks = await collection(
+        client,
+        "chunks",
+        {"type": "bucket", "bucket_ids": [bucket]},
+        feature_extractor_name="text_extractor",
+        parameters={"chunk_size": 60, "chunk_overlap": 0},
+        field_passthrough=[{"source_path": "name"}],
+    )
+    ids = [await draft(client, bucket, f"The {name} text has sentences. " * 12, name=name) for name in ("one", "two")]
+    await run(client, bucket, ids)
+
+    listed = await rows(client, chunks)
+    for name in ("one", "two"):
+        own = [row for row in listed if row["name"] == name]
+        place = listed.index(own[0])
+        assert len(own) > 3
+        assert listed[place : place + len(own)] == own, "what an object has stands together"
+        assert [row["chunk_index"] for row in own] == list(range(len(own)))
+    order = [row["document_id"] for row in listed]
+    assert [row["document_id"] for row in await paged(client, chunks)] == order
+    newest = {"field": "created_at", "direction": "desc"}
+    assert [row["document_id"] for row in await paged(client, chunks, sort=newest)] == order[::-1]
+    by_name = await paged(client, chunks, sort={"field": "name"})
+    for name in ("one", "two"):
+        assert [row["document_id"] for row in by_name if row["name"] == name] == [
+            row["document_id"] for row in listed if row["name"] == name
+        ], "ties are in their order, too"
 
 
 async def test_doing_it_again_never_doubles(api: Api) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from datetime import datetime
 from types import SimpleNamespace
 from typing import Any
 
@@ -72,6 +73,14 @@ class Derived:
         return [{"field": blob.field, "role": blob.role} for blob in blobs]
 
 
+class Ticking(ManualClock):
+    """A clock that is later whenever it is looked at."""
+
+    def now(self) -> datetime:
+        self.advance(1)
+        return super().now()
+
+
 class Harness:
     """One object, some collections, one told extractor."""
 
@@ -90,7 +99,7 @@ class Harness:
             stored=self.made,  # type: ignore[arg-type]
             derived=Derived(),  # type: ignore[arg-type]
             blobs=self.store,
-            clock=ManualClock(),
+            clock=Ticking(),
             settings=own,
         )
 
@@ -192,6 +201,19 @@ async def test_the_documents_of_a_source_are_read_several_levels_deep():
     assert lineage["path"] == "bkt_1/a/b/c"
     assert [link["collection_id"] for link in lineage["chain"]] == ["a", "b", "c"]
     assert lineage["source_document_id"] == lineage["chain"][-2]["document_id"]
+
+
+async def test_the_documents_of_an_object_know_their_place_through_every_tier():
+    harness = Harness(
+        a_collection("a", extractor="told"), a_collection("b", reads=["a"], extractor="told"), behaviour=numbers(3)
+    )
+    outcome = await harness.run()
+    second = [document async for document in outcome.made["b"].documents()]
+    assert [document["ordinal"] for document in second] == list(range(9))
+    assert [document["fields"]["number"] for document in second] == [0, 1, 2] * 3
+    parents = [document["_id"] async for document in outcome.made["a"].documents()]
+    assert [document["source_document_id"] for document in second] == [parent for parent in parents for _ in range(3)]
+    assert len({document["created_at"] for document in second}) == 1, "they stand together in a list"
 
 
 async def test_one_collection_that_fails_leaves_the_others_alone():

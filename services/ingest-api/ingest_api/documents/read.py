@@ -16,6 +16,7 @@ _OURS = {
     "collection_id": "collection_id",
     "_internal.lineage.root_object_id": "object_id",
     "_internal.lineage.root_bucket_id": "bucket_id",
+    "_internal.ordinal": "ordinal",
 }
 _DATES = {"_internal.created_at": "created_at", "_internal.updated_at": "updated_at", "created_at": "created_at"}
 
@@ -37,6 +38,8 @@ KIND = Kind(
     field_path=field_path,
     searched=("_id", "fields.text", "fields.title", "object_id"),
     order=OLDEST_FIRST,
+    ties=("_internal.lineage.root_object_id", "_internal.ordinal"),
+    simple=("_id", "created_at", "object_id", "ordinal"),
     counted=False,
     dates=frozenset(_DATES),
     exact=frozenset({"document_id", "collection_id", "_internal.lineage.root_object_id"}),
@@ -54,7 +57,7 @@ async def get_document(deps: Deps, collection_id: str, document_id: str) -> Docu
 async def list_documents(
     deps: Deps, collection_id: str, asked: Asked, body: ListBody | None
 ) -> Listed[DocumentDocument]:
-    """Documents of the collection, oldest first."""
+    """Documents of the collection, oldest first; those of one object in the order in which it was read."""
     return await list_rows(deps.documents.collection, {"collection_id": collection_id}, KIND, asked, body)
 
 

@@ -17,6 +17,7 @@ _EXAMPLE: dict[str, Any] = {
         "namespace_id": "ns_06h2k4v9c3f8m1q7r5tv",
         "document_id": "doc_06h2k4v9c3f8m1q7r5tx",
         "collection_id": "col_06h2k4v9c3f8m1q7r5tw",
+        "ordinal": 0,
         "created_at": "2026-03-01T09:00:05.250Z",
         "updated_at": "2026-03-01T09:00:05.250Z",
         "lineage": {
@@ -56,7 +57,7 @@ class Document(Answer):
                 "document_id": document["_id"],
                 "collection_id": document["collection_id"],
                 "document_blobs": blobs,
-                "_internal": document["internal"],
+                "_internal": {**document["internal"], "ordinal": document["ordinal"]},
             }
         )
 

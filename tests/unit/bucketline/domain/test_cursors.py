@@ -77,7 +77,7 @@ def test_the_forger_can_write_a_good_one() -> None:
         {**GOOD, "n": -1}, {**GOOD, "n": True}, {**GOOD, "n": "1"}, {**GOOD, "n": 2**60},
         {**GOOD, "s": [["$where", "a"]]}, {**GOOD, "s": [["a", "x"]]}, {**GOOD, "s": [["a", []]]},
         {**GOOD, "s": [[1, "a"]]},
-        {**GOOD, "s": [["a", "a"]] * 5, "k": [1] * 5},
+        {**GOOD, "s": [["a", "a"]] * 7, "k": [1] * 7},
         {**GOOD, "k": []}, {**GOOD, "k": [{"$gt": ""}]}, {**GOOD, "k": [["$gt"]]}, {**GOOD, "k": [2**63]},
         {**GOOD, "k": [["t", 10**30]]}, {**GOOD, "k": [["t", "x"]]}, {**GOOD, "k": ["\ud800"]},
         {**GOOD, "k": ["x" * 600]},

@@ -1,6 +1,6 @@
 import pytest
 
-from bucketline.domain.sorting import Sort, path_fault, resolve_sorts
+from bucketline.domain.sorting import Sort, path_fault, resolve_sorts, with_ties
 from bucketline.errors import ValidationFailed
 
 
@@ -42,6 +42,21 @@ def test_anything_else_is_a_row(sort: object, kind: str, location: list[object])
         resolve_sorts(sort)
     (fault,) = caught.value.faults
     assert (fault["type"], fault["location"]) == (kind, location)
+
+
+@pytest.mark.parametrize(
+    ("sorts", "expected"),
+    [
+        ((Sort("at"),), (Sort("at"), Sort("object"), Sort("place"))),
+        ((Sort("at", True),), (Sort("at", True), Sort("object", True), Sort("place", True))),
+        ((Sort("object", True), Sort("b")), (Sort("object", True), Sort("b"), Sort("place"))),
+    ],
+)
+def test_ties_follow_the_last_field_and_what_is_named_is_not_said_again(
+    sorts: tuple[Sort, ...], expected: tuple[Sort, ...]
+) -> None:
+    assert with_ties(sorts, ("object", "place")) == expected
+    assert with_ties(sorts, ()) == sorts
 
 
 @pytest.mark.parametrize("path", ["", ".", "a.", "a..b", "$a", "a.$b", "a\0", "\ud800", "x" * 257, ".".join("x" * 17)])
