@@ -7,6 +7,8 @@ from tests.integration.batcher.conftest import World
 
 from bucketline.domain.status import Status
 from bucketline.events.catalog import ObjectStatusChanged, WorkReady
+from bucketline.storage.toll import Toll, toll
+from bucketline.storage.unit_stages import NOBODY
 
 pytestmark = pytest.mark.stack
 
@@ -34,6 +36,82 @@ async def test_a_unit_that_kills_every_processor_is_given_up(world: World) -> No
     assert {row["error_type"] for row in batch["failed_objects"]} == {"resource"}
     now = world.clock.now()
     assert await world.units.lease(unit["_id"], "p9", now=now, until=now) is None
+
+
+async def died(world: World, unit_id: str, trying: int | None = None) -> bool:
+    """A processor takes the unit and is heard of no more, the last time when it tried this item."""
+    now = world.clock.now()
+    taken = await world.units.lease(unit_id, "p", now=now, until=now + timedelta(seconds=30))
+    if trying is not None:
+        await world.units.trying(unit_id, "p", trying)
+    world.clock.advance(300)
+    return taken is not None
+
+
+async def test_what_one_object_did_is_not_laid_to_its_unit_up_to_a_limit(world: World) -> None:
+    replica = world.replica(unit_attempts=3, unit_trials=4)
+    batch_id = await world.submitted(await world.drafts(3))
+    await replica.planner.submitted(batch_id)
+    [unit] = await world.units_of(batch_id)
+    for trying in (None, None, 0, 2, NOBODY, NOBODY, 0):
+        assert await died(world, unit["_id"], trying)
+        await replica.sweeper.units()
+    [unit] = await world.units_of(batch_id)
+    assert unit["state"] == "leased", "three objects were suspects in turn, and others had the processor"
+    assert toll(unit) == Toll(processors=2, trials=3, returned=2)
+    assert unit["attempts"] == 5, "as many as have been at work on it"
+
+    assert await died(world, unit["_id"], 2)
+    await replica.sweeper.units()
+    await world.run(replica)
+    batch = await world.batch(batch_id)
+    assert batch["status"] == Status.FAILED
+    assert {row["error"] for row in batch["failed_objects"]} == {"processing was given up: its processor ended 6 times"}
+
+
+async def test_processors_that_ended_for_another_reason_still_count(world: World) -> None:
+    replica = world.replica(unit_attempts=3)
+    batch_id = await world.submitted(await world.drafts(2))
+    await replica.planner.submitted(batch_id)
+    [unit] = await world.units_of(batch_id)
+    for trying in (None, None, 1, None):
+        assert await died(world, unit["_id"], trying)
+        await replica.sweeper.units()
+    assert not await died(world, unit["_id"]), "given up"
+
+
+async def test_a_lease_that_was_given_back_says_nothing_of_who_was_tried(world: World) -> None:
+    replica = world.replica()
+    batch_id = await world.submitted(await world.drafts(2))
+    await replica.planner.submitted(batch_id)
+    [unit] = await world.units_of(batch_id)
+    now = world.clock.now()
+    assert await world.units.lease(unit["_id"], "p1", now=now, until=now + timedelta(seconds=30))
+    assert await world.units.trying(unit["_id"], "p1", 1)
+    assert not await world.units.trying(unit["_id"], "p2", 0), "only its owner says so"
+    await world.units.release(unit["_id"], "p1", now=now)
+    taken = await world.units.lease(unit["_id"], "p2", now=now, until=now + timedelta(seconds=30))
+    assert taken is not None
+    assert toll(taken) == Toll(processors=1, trials=0, returned=1)
+    assert "trying" not in taken["lease"]
+
+
+async def test_who_is_set_aside_is_so_until_the_owner_says_otherwise(world: World) -> None:
+    replica = world.replica(unit_objects=1)
+    batch_id = await world.submitted(await world.drafts(2))
+    await replica.planner.submitted(batch_id)
+    mine, others = await world.units_of(batch_id)
+    now = world.clock.now()
+    for unit, owner in ((mine, "p1"), (others, "p2")):
+        assert await world.units.lease(unit["_id"], owner, now=now, until=now + timedelta(seconds=30))
+    both = [mine["_id"], others["_id"]]
+    await world.units.set_aside(both, "p1", aside=True)
+    assert await world.units.extend([mine["_id"]], "p1", until=now + timedelta(seconds=60)) == 1
+    found = await world.units.many(both)
+    assert [toll(found[unit_id]) for unit_id in both] == [Toll(0, 0, 1), Toll(1, 0, 0)]
+    await world.units.set_aside(both, "p1", aside=False)
+    found = await world.units.many(both)
+    assert [toll(found[unit_id]) for unit_id in both] == [Toll(1, 0, 0), Toll(1, 0, 0)]
 
 
 async def test_what_a_processor_gives_back_is_no_attempt(world: World) -> None:

@@ -1,0 +1,153 @@
+"""An object that ends the process that works on it, with SIGKILL as a pod's memory limit does: it alone fails."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+from tests.conditions import eventually
+from tests.conftest import ADMIN_KEY, FAST, Api
+
+from bucketline.cli.client import ApiClient, Json
+from bucketline.local.services import Event, Exited, Patience, bucketline_services
+from bucketline.local.stack import LocalStack
+from bucketline.local.supervisor import Supervisor
+from bucketline.settings import MongoSettings
+from bucketline.storage.mongo import Database
+
+pytestmark = [pytest.mark.stack, pytest.mark.chaos, pytest.mark.timeout(180)]
+
+OBJECTS = 20
+KILLER = 7
+SOON = {
+    "BUCKETLINE_KAFKA_TOPIC_PREFIX": "killers.",
+    "BUCKETLINE_KAFKA_GROUP_PREFIX": "killers.",
+    "BUCKETLINE_MONGODB_DATABASE": "chaos_killers",
+    "BUCKETLINE_PROCESSOR_LEASE_SECONDS": "2",
+    "BUCKETLINE_PROCESSOR_IDLE_AFTER": "0.5",
+    "BUCKETLINE_SWEEP_STALLED_AFTER": "1",
+    "BUCKETLINE_SWEEP_INTERVAL": "0.5",
+}
+"""Beside the services that other tests use, on the same servers; the dead are missed soon."""
+
+EXTRACTOR = """
+import asyncio, os, signal
+from bucketline.extraction import Document, ExtractorInfo
+
+class Killing:
+    info = ExtractorInfo(name="killing", version="v1", description="", accepts=("text",), cpu_bound=False)
+
+    async def extract(self, obj, context):
+        if obj.fields["name"] == "killer":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if obj.fields["name"] == "slow":
+            await asyncio.sleep(0.2)
+        yield Document({"name": obj.fields["name"]})
+"""
+KILLING = {"feature_extractor_name": "killing", "version": "v1"}
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """``killed`` are the processors that ended by SIGKILL."""
+
+    database: Database
+    api: Api
+    killed: list[str]
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """The extractor, as an outsider's distribution installs it."""
+    info = tmp_path / "killing-1.0.dist-info"
+    info.mkdir()
+    (tmp_path / "killing.py").write_text(EXTRACTOR)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: killing\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[bucketline.extractors]\nkilling_v1 = killing:Killing\n")
+    return tmp_path
+
+
+@pytest.fixture
+async def deployment(stack: LocalStack, site: Path) -> AsyncIterator[Deployment]:
+    own = {"BUCKETLINE_API_KEY": ADMIN_KEY, "PYTHONPATH": str(site)}
+    environment = {**stack.environment(), **FAST, **SOON, **own}
+    database = Database(
+        MongoSettings(url=SecretStr(stack.mongodb_url), database=SOON["BUCKETLINE_MONGODB_DATABASE"]),
+    )
+    killed: list[str] = []
+
+    def on_event(event: Event) -> None:
+        if isinstance(event, Exited) and event.code == -9:
+            killed.append(event.instance)
+
+    supervisor = Supervisor(
+        bucketline_services(environment, replicas={"processor": 2}),
+        on_event=on_event,
+        patience=Patience(first_delay=0.1, longest_delay=0.1, attempts=50),
+    )
+    try:
+        async with supervisor:
+            api = Api(supervisor.url("ingest-api"))
+            yield Deployment(database, api, killed)
+            await api.close()
+    finally:
+        await database.drop()
+        database.close()
+
+
+async def submitted(client: ApiClient, bucket: str, names: list[str]) -> tuple[str, list[str]]:
+    """The path of a batch that was submitted, and its objects."""
+    rows = [{"name": name} for name in names]
+    answer = await client.post(f"/v1/buckets/{bucket}/objects/batch", {"objects": rows})
+    ids = [str(row["object_id"]) for row in answer["succeeded"]]
+    batch = await client.post(f"/v1/buckets/{bucket}/batches", {"object_ids": ids})
+    path = f"/v1/buckets/{bucket}/batches/{batch['batch_id']}"
+    await client.post(f"{path}/submit")
+    return path, ids
+
+
+async def over(client: ApiClient, path: str) -> Json | None:
+    found = await client.get(path)
+    return found if found["status"] in ("COMPLETED", "COMPLETED_WITH_ERRORS", "FAILED", "CANCELED") else None
+
+
+async def settled(client: ApiClient, bucket: str) -> dict[str, Json] | None:
+    """The objects of the bucket when all of them know what became of them."""
+    rows = (await client.get(f"/v1/buckets/{bucket}/objects", limit="100"))["results"]
+    return (
+        {row["object_id"]: row for row in rows} if all(r["status"] in ("COMPLETED", "FAILED") for r in rows) else None
+    )
+
+
+async def test_it_fails_alone_whoever_shares_its_unit_or_its_processor(deployment: Deployment) -> None:
+    api, database = deployment.api, deployment.database
+    namespace = await api.namespace()
+    client = api.client(namespace)
+    buckets = [await api.bucket(namespace), await api.bucket(namespace)]
+    deadly, harmless = [await api.collection(namespace, bucket, **KILLING) for bucket in buckets]
+    names = [f"n{number}" for number in range(OBJECTS)]
+    names[KILLER] = "killer"
+    (path, ids), (other_path, others) = await asyncio.gather(
+        submitted(client, buckets[0], names), submitted(client, buckets[1], ["slow"] * OBJECTS)
+    )
+    killer = ids[KILLER]
+    done = await eventually(lambda: over(client, path), deadline=60, pause=0.2)
+    other = await eventually(lambda: over(client, other_path), deadline=30, pause=0.2)
+
+    error = "processing this object ended its processor 2 times: a file may be damaged or too large"
+    assert done["status"] == "COMPLETED_WITH_ERRORS", done
+    assert (done["progress"]["processed"], done["documents_written"]) == (OBJECTS, OBJECTS - 1)
+    [row] = done["failed_objects"]
+    assert (row["object_id"], row["error_type"], row["error"]) == (killer, "resource", error)
+    assert (other["status"], other["documents_written"]) == ("COMPLETED", OBJECTS), other
+    assert len(deployment.killed) == 4, "two that worked on everything at once, and two that tried it alone"
+
+    objects = await eventually(lambda: settled(client, buckets[0]), deadline=20)
+    assert {oid for oid, found in objects.items() if found["status"] == "FAILED"} == {killer}
+    assert objects[killer]["error"] == error
+    for collection, expected in ((deadly, set(ids) - {killer}), (harmless, set(others))):
+        found = await database.collection("documents").find({"collection_id": collection}, limit=OBJECTS * 2)
+        assert Counter(document["object_id"] for document in found) == Counter(expected)
