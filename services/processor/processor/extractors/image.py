@@ -1,6 +1,7 @@
 """``image_extractor``: what an image is, when and where it was taken, and a thumbnail."""
 
 import io
+import math
 import warnings
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -22,6 +23,11 @@ from processor.extractors.image_exif import exif_fields
 if TYPE_CHECKING:
     from PIL import Image
 
+READ = "JPEG, PNG, WebP, GIF, TIFF, AVIF, BMP, JPEG 2000, ICO, TGA, PPM, PSD"
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "AVIF", "BMP", "DIB", "JPEG2000", "ICO", "TGA", "PPM", "PSD")
+"""Of those that Pillow knows: no rare decoder is offered a stranger's file, and none that starts another program."""
+
+HEIC_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"))
 MEDIA_TYPES = {"jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 THUMBNAIL_QUALITY = 80
 
@@ -30,7 +36,8 @@ class ImageExtractor:
     """One document an image.
 
     The header is read first: an image with more than ``max_pixels`` is refused before a pixel is decoded.
-    ``phash`` and ``dhash`` are 64 bits in hex; equal or near images have a small Hamming distance.
+    ``width`` and ``height`` are those of the stored pixels; thumbnail and hashes are of the image turned upright as
+    its EXIF says. ``phash`` and ``dhash`` are 64 bits in hex; equal or near images have a small Hamming distance.
     """
 
     info = ExtractorInfo(
@@ -91,20 +98,34 @@ class ImageExtractor:
 def _document(path: Path, blob: BlobView, context: ExtractionContext) -> Document:
     from PIL import Image, UnidentifiedImageError
 
-    label = blob.describe()
+    label, max_pixels = blob.describe(), context.parameter("max_pixels", int)
+    _refuse_unreadable(path, label)
+    Image.init()
+    formats = [name for name in FORMATS if name in Image.OPEN]
+    Image.MAX_IMAGE_PIXELS = max_pixels  # for what is inside of other images, too; twice as many are an error
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is ours
-            with Image.open(path) as image:
-                _refuse_large(image, context.parameter("max_pixels", int), label)
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path, formats=formats) as image:
+                _refuse_large(image, max_pixels, label)
                 return _describe(image, blob, context)
     except Image.DecompressionBombError as error:
-        raise ResourceError(f"{label} has more pixels than any image that is read here") from error
+        raise ResourceError(f"{label} has more than the {max_pixels} pixels that this collection allows") from error
     except UnidentifiedImageError as error:
-        raise PermanentError(f"{label} is not an image in a known format") from error
+        raise PermanentError(f"{label} is not an image in a format that is read here ({READ})") from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         # what Pillow's decoders raise for broken data; PNG chunks raise SyntaxError
         raise PermanentError(f"{label} is cut off or damaged") from error
+
+
+def _refuse_unreadable(path: Path, label: str) -> None:
+    """What is no file, and a format that many have and Pillow does not know."""
+    with path.open("rb") as file:
+        head = file.read(16)
+    if not head:
+        raise PermanentError(f"{label} is empty")
+    if head[4:8] == b"ftyp" and head[8:12] in HEIC_BRANDS:
+        raise PermanentError(f"{label} is a HEIC image, which is not read here; save it as JPEG")
 
 
 def _refuse_large(image: "Image.Image", max_pixels: int, label: str) -> None:
@@ -132,7 +153,7 @@ def _describe(image: "Image.Image", blob: BlobView, context: ExtractionContext) 
     image.draft("RGB", (side, side))  # lets the JPEG decoder scale while decoding
     small = _resizable(image)
     small.thumbnail((side, side))
-    small = ImageOps.exif_transpose(small)
+    small = ImageOps.exif_transpose(_eight_bits(small))
     fields["phash"] = str(imagehash.phash(small))
     fields["dhash"] = str(imagehash.dhash(small))
     thumbnails: tuple[DerivedBlob, ...] = ()
@@ -149,6 +170,27 @@ def _resizable(image: "Image.Image") -> "Image.Image":
     if image.mode in ("P", "PA"):
         return image.convert("RGBA" if image.has_transparency_data else "RGB")
     return image
+
+
+def _eight_bits(image: "Image.Image") -> "Image.Image":
+    """Deep and scientific images with their own darkest and lightest shade as black and white: cut to eight bits as
+    they are, they would be all of one. Lab colours as RGB.
+    """
+    if image.mode == "LAB":
+        from PIL import ImageCms
+
+        lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        converted = ImageCms.profileToProfile(image, lab, rgb, outputMode="RGB")
+        return image if converted is None else converted
+    if not image.mode.startswith(("I", "F")):
+        return image
+    exact = image.convert("I").convert("F") if image.mode.startswith("I") else image
+    darkest, lightest = exact.getextrema()
+    if not (isinstance(darkest, float) and isinstance(lightest, float) and math.isfinite(lightest - darkest)):
+        raise ValueError("shades without end")
+    scale = 255 / (lightest - darkest) if lightest > darkest else 0.0
+    offset = -darkest * scale
+    return exact.point(lambda shade: shade * scale + offset).convert("L")
 
 
 def _thumbnail(small: "Image.Image", blob: BlobView, kind: str) -> DerivedBlob:

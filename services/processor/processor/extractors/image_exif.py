@@ -10,8 +10,12 @@ if TYPE_CHECKING:
     from PIL import Image
 
 MAX_TEXT = 500
-# Maker notes and embedded previews are binary, large and of no use to a reader.
-_LEFT_OUT = {"MakerNote", "UserComment", "PrintImageMatching", "JPEGInterchangeFormat", "ExifOffset", "GPSInfo"}
+# Maker notes and embedded previews are binary, large and of no use to a reader; where in a TIFF its pixels stand says
+# nothing about the picture.
+_LEFT_OUT = {
+    *("MakerNote", "UserComment", "PrintImageMatching", "JPEGInterchangeFormat", "ExifOffset", "GPSInfo"),
+    *("StripOffsets", "StripByteCounts", "RowsPerStrip", "TileOffsets", "TileByteCounts", "TileWidth", "TileLength"),
+}
 
 
 def exif_fields(image: "Image.Image", *, with_location: bool) -> dict[str, object]:

@@ -100,5 +100,49 @@ async def test_damage_is_a_clear_error(documents_of):
     content = photo()
     with pytest.raises(PermanentError, match=r"'photo\.jpg' is cut off or damaged"):
         await documents_of(ImageExtractor(), image_blob(content[: len(content) // 2]))
-    with pytest.raises(PermanentError, match="not an image in a known format"):
+    with pytest.raises(PermanentError, match=r"not an image in a format that is read here \(JPEG, "):
         await documents_of(ImageExtractor(), image_blob(b"no image at all"))
+
+
+async def shades(documents_of, image, form):
+    """Darkest and lightest shade of the thumbnail."""
+    [document] = await documents_of(ImageExtractor(), image_blob(saved(image, form), f"deep.{form.lower()}", "image/x"))
+    assert document.fields["phash"] not in ("0" * 16, "8" + "0" * 15)
+    with Image.open(io.BytesIO(document.blobs[0].data)) as thumbnail:
+        return thumbnail.convert("L").getextrema()
+
+
+async def test_deep_images_keep_their_shades(documents_of):
+    grey = picture().convert("L")
+    sixteen = Image.new("I;16", grey.size)
+    sixteen.putdata([shade * 16 for shade in grey.tobytes()])  # twelve of sixteen bits, as cameras and scanners write
+    exact = grey.convert("F").point(lambda shade: shade / 255 + 0)
+    for image, form in ((sixteen, "PNG"), (exact, "TIFF")):
+        darkest, lightest = await shades(documents_of, image, form)
+        assert darkest < 20
+        assert lightest > 235
+
+
+async def test_lab_colours_are_seen_as_they_are(documents_of):
+    image = picture(200, 200).convert("LAB")
+    [document] = await documents_of(ImageExtractor(), image_blob(saved(image, "TIFF"), "lab.tiff", "image/tiff"))
+    with Image.open(io.BytesIO(document.blobs[0].data)) as thumbnail:
+        red, _, blue = thumbnail.resize((200, 200)).getpixel((180, 195))
+    assert red > 180 > 100 > blue
+
+
+async def test_what_is_not_read_is_named(documents_of):
+    heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
+    with pytest.raises(PermanentError, match=r"'IMG_1\.HEIC' is a HEIC image, which is not read here; save it as JPEG"):
+        await documents_of(ImageExtractor(), image_blob(heic, "IMG_1.HEIC", "image/heic"))
+    with pytest.raises(PermanentError, match=r"'photo\.jpg' is empty"):
+        await documents_of(ImageExtractor(), image_blob(b""))
+
+
+async def test_no_program_is_started_for_a_strangers_file(documents_of, monkeypatch):
+    """Pillow would hand PostScript to Ghostscript."""
+    monkeypatch.setattr("subprocess.check_call", lambda *_, **__: pytest.fail("a program was started"))
+    monkeypatch.setattr("PIL.EpsImagePlugin.has_ghostscript", lambda: True)
+    postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 100 100\n%%EndComments\nshowpage\n%%EOF\n"
+    with pytest.raises(PermanentError, match="not an image in a format"):
+        await documents_of(ImageExtractor(), image_blob(postscript, "a.eps", "image/x-eps"))
