@@ -13,6 +13,7 @@
     │   ├── PayloadTooLarge       413 PayloadTooLargeError
     │   ├── ValidationFailed      422 ValidationError
     │   ├── TooManyRequests       429 TooManyRequestsError
+    │   ├── SearchTooSlow         503 SearchTooSlowError
     │   └── ServiceUnavailable    503 ServiceUnavailableError
     ├── RecordError                   decides what happens to a record on the bus
     │   ├── Transient                 retry: the same record may succeed in a moment
@@ -153,6 +154,20 @@ class ServiceUnavailable(ApiError):
             message,
             details={"retryable": True, "retry_after_seconds": retry_after_seconds},
             headers={"Retry-After": str(retry_after_seconds)},
+        )
+
+
+class SearchTooSlow(ApiError):
+    """What was looked for was not found in time. It would not be the next time either: no client should repeat it."""
+
+    status = 503
+    type = "SearchTooSlowError"
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(
+            f"the search was stopped after {seconds:g} seconds: narrow it by created_at, updated_at or status, ask for "
+            "fewer rows, and leave out include_total",
+            details={"retryable": False, "limit_seconds": seconds},
         )
 
 

@@ -10,7 +10,9 @@ from bucketline.domain.keyset import FieldPath, mongo_sort, rows_after
 from bucketline.domain.paging import Bounds, cut, pagination, resolve_page
 from bucketline.domain.sorting import Sort, resolve_sorts, with_ties
 from bucketline.domain.text_match import literal
-from bucketline.storage.mongo import Collection
+from bucketline.errors import BadRequest
+from bucketline.storage.mongo import Collection, TooMuch
+from ingest_api.patience import patience
 from ingest_api.schemas.common import Pagination
 from ingest_api.schemas.paging import Asked, ListBody
 
@@ -18,6 +20,9 @@ D = TypeVar("D", bound=Mapping[str, Any])
 
 NEWEST_FIRST = (Sort("created_at", descending=True),)
 OLDEST_FIRST = (Sort("created_at"),)
+
+MOST_BYTES = 64 * 1024 * 1024
+"""Of the rows of a page as they are stored."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,7 @@ class Kind:
     ``dates`` and ``exact`` are wire names of our own dates, and of ids. ``simple`` are stored paths where every row has
     one value of one kind: an index can be entered there. ``ties`` are wire names; they order what the list's own fields
     leave equal, in the direction of the last of those. ``search`` replaces looking at ``searched``; it is given the
-    pattern. ``fields`` are the stored ones that are read; None: all.
+    pattern. ``fields`` are the stored ones that are read; None: all but those in ``without``.
     """
 
     bounds: Bounds
@@ -43,6 +48,7 @@ class Kind:
     simple: tuple[str, ...] = ("_id", "created_at")
     search: Callable[[str], Mapping[str, object]] | None = None
     fields: tuple[str, ...] | None = None
+    without: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -74,19 +80,25 @@ async def list_rows(
     named = resolve_sorts(given.get("sort"), given.get("sorts"))
     sorts = page.sorts(named and with_ties(named, kind.ties), with_ties(kind.order, kind.ties))
     where = matching(scope, kind, asked, given)
-    within = where
+    following = where
     if page.cursor is not None and page.cursor.position is not None:
         after = rows_after(page.cursor.position, sorts, kind.field_path, simple=kind.simple)
-        within = {"$and": [where, after]}
-    fetched = await collection.find(
-        within,
-        sort=mongo_sort(sorts, kind.field_path),
-        skip=page.skip,
-        limit=page.size + 1,
-        fields=kind.fields,
-    )
+        following = {"$and": [where, after]}
+    with patience():
+        try:
+            fetched = await collection.find(
+                following,
+                sort=mongo_sort(sorts, kind.field_path),
+                skip=page.skip,
+                limit=page.size + 1,
+                fields=kind.fields,
+                without=kind.without,
+                most_bytes=MOST_BYTES,
+            )
+        except TooMuch as error:
+            raise _too_large(page.size) from error
+        total = await collection.count(where) if kind.counted or page.include_total else 0
     count, next_cursor = cut(fetched, page, sorts, kind.field_path)
-    total = await collection.count(where) if kind.counted or page.include_total else 0
     shown = pagination(
         page, next_cursor, path=asked.path, query=asked.query, total=total if page.include_total else None
     )
@@ -104,6 +116,14 @@ def matching(scope: Mapping[str, object], kind: Kind, asked: Asked, given: Mappi
         pattern = literal(search, case_sensitive=bool(given.get("case_sensitive")))
         conditions.append(kind.search(pattern) if kind.search else search_condition(pattern, kind.searched))
     return conditions[0] if len(conditions) == 1 else {"$and": conditions}
+
+
+def _too_large(size: int) -> BadRequest:
+    return BadRequest(
+        f"the rows of this page have more than {MOST_BYTES} bytes together: ask for fewer with limit",
+        code="page_too_large",
+        details={"limit_bytes": MOST_BYTES, "page_size": size},
+    )
 
 
 def search_condition(pattern: str, paths: Sequence[str]) -> Mapping[str, object]:

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from datetime import UTC
 from typing import Any, Generic, TypeVar, cast
 
+import bson
 import pymongo
 from bson.codec_options import CodecOptions
+from bson.raw_bson import RawBSONDocument
 from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorCollection
 from pymongo import DeleteMany, DeleteOne, IndexModel, InsertOne, ReplaceOne, ReturnDocument, UpdateMany, UpdateOne
 from pymongo.errors import (
@@ -38,6 +40,9 @@ Sort = Sequence[tuple[str, int]]
 Write = InsertOne[Any] | UpdateOne | UpdateMany | ReplaceOne[Any] | DeleteOne | DeleteMany
 
 DUPLICATE_KEY_CODE = 11000
+
+_READ: CodecOptions[dict[str, Any]] = CodecOptions(tz_aware=True, tzinfo=UTC)
+_UNREAD = CodecOptions(RawBSONDocument, tz_aware=True, tzinfo=UTC)
 INDEX_SECONDS = 1800.0
 
 D = TypeVar("D", bound=Mapping[str, Any])
@@ -51,6 +56,16 @@ class DuplicateKey(BucketlineError):
     def __init__(self, index: str) -> None:
         super().__init__(f"duplicate key in index {index}")
         self.index = index
+
+
+class TooMuch(BucketlineError):
+    """What was to be read is larger than the ``limit`` in bytes that the caller set."""
+
+    retry_class = "reject"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"more than {limit} bytes were found")
+        self.limit = limit
 
 
 @dataclass(frozen=True)
@@ -111,12 +126,27 @@ class Collection(Generic[D]):
         sort: Sort | None = None,
         skip: int = 0,
         fields: Sequence[str] | None = None,
+        without: Sequence[str] = (),
         hint: str | None = None,
+        most_bytes: int | None = None,
     ) -> list[D]:
-        """At most ``limit`` documents."""
+        """At most ``limit`` documents: ``fields`` of them, or all but those that ``without`` names.
+
+        :class:`TooMuch` when they have more than ``most_bytes`` together; not many more are read then.
+        """
+        raw = self._raw if most_bytes is None else self._raw.with_options(codec_options=_UNREAD)
         with self._call("find"):
-            cursor = self._raw.find(where, _projection(fields), sort=sort, skip=skip, limit=limit, hint=hint)
-            return cast("list[D]", await cursor.to_list(limit))
+            found = raw.find(where, _projection(fields, without), sort=sort, skip=skip, limit=limit, hint=hint)
+            if most_bytes is None:
+                return cast("list[D]", await found.to_list(limit))
+            rows, size = [], 0
+            async for row in found:
+                size += len(row.raw)
+                if size > most_bytes:
+                    await found.close()
+                    raise TooMuch(most_bytes)
+                rows.append(row.raw)
+            return [cast("D", bson.decode(row, _READ)) for row in rows]
 
     async def stream(
         self, where: Filter, *, sort: Sort | None = None, fields: Sequence[str] | None = None, page: int = 500
@@ -263,7 +293,7 @@ class Database:
         )
         self._database = self._client.get_database(
             settings.database,
-            codec_options=CodecOptions(tz_aware=True, tzinfo=UTC),
+            codec_options=_READ,
             write_concern=WriteConcern(w="majority"),
             read_concern=ReadConcern("local"),
         )
@@ -307,8 +337,8 @@ def translated() -> Iterator[None]:
         raise
 
 
-def _projection(fields: Sequence[str] | None) -> dict[str, int] | None:
-    return None if fields is None else dict.fromkeys(fields, 1)
+def _projection(fields: Sequence[str] | None, without: Sequence[str] = ()) -> dict[str, int] | None:
+    return dict.fromkeys(fields, 1) if fields is not None else dict.fromkeys(without, 0) or None
 
 
 def _index_name(message: str) -> str:

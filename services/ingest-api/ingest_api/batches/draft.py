@@ -15,6 +15,7 @@ from ingest_api.batches.tiers import reads_bucket
 from ingest_api.deps import Deps
 from ingest_api.objects.draft import writable
 from ingest_api.objects.listing import KIND as OBJECTS
+from ingest_api.patience import patience
 from ingest_api.schemas.batches import MOST_OBJECTS, CreateBatch, DedupStrategy, SubmitBatch
 
 MOST_IDS_NAMED = 100
@@ -132,7 +133,9 @@ async def _found(deps: Deps, bucket_id: str, body: CreateBatch) -> list[str]:
     tree = parse(body.filters, dates=OBJECTS.dates, exact=OBJECTS.exact)
     where = {"$and": [{"bucket_id": bucket_id}, to_mongo(tree, OBJECTS.field_path)]}
     limit = body.limit or MOST_OBJECTS + 1
-    rows = await deps.objects.collection.find(where, limit=limit, sort=[("created_at", 1), ("_id", 1)], fields=["_id"])
+    oldest = [("created_at", 1), ("_id", 1)]
+    with patience():
+        rows = await deps.objects.collection.find(where, limit=limit, sort=oldest, fields=["_id"])
     if not rows:
         raise BadRequest("no object matches the filters", code="batch_empty")
     if len(rows) > MOST_OBJECTS:

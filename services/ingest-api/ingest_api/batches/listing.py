@@ -1,6 +1,6 @@
 """Lists of batches, of one bucket or of all that a caller may see."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from bucketline.domain.paging import BATCHES
 from bucketline.errors import BadRequest
@@ -56,15 +56,20 @@ async def list_batches(
         conditions.append(await _through(deps, body.collection_id))
     where = conditions[0] if len(conditions) == 1 else {"$and": conditions}
     listed = await list_rows(deps.batches.collection, where, KIND, asked, body)
-    ids = [batch["_id"] for batch in listed.rows]
+    await add_objects_shown(deps, listed.rows)
+    return listed
+
+
+async def add_objects_shown(deps: Deps, batches: Sequence[BatchDocument]) -> None:
+    """Gives batches that were read without their objects the first of them."""
+    ids = [batch["_id"] for batch in batches]
     rows = await deps.batches.collection.aggregate(
         [{"$match": {"_id": {"$in": ids}}}, {"$project": {"objects": {"$slice": ["$objects", OBJECTS_SHOWN]}}}],
         limit=max(1, len(ids)),
     )
     objects = {row["_id"]: row["objects"] for row in rows}
-    for batch in listed.rows:
+    for batch in batches:
         batch["objects"] = objects.get(batch["_id"], [])
-    return listed
 
 
 async def everywhere(

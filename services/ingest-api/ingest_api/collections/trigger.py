@@ -16,11 +16,13 @@ from bucketline.errors import BadRequest, NotFound
 from bucketline.ids import derived
 from bucketline.storage.batches import BatchDocument
 from bucketline.storage.collections import CollectionDocument
+from bucketline.storage.deadline import within
 from bucketline.storage.tasks import TaskDocument
 from ingest_api.batches.submit import submit_batch
 from ingest_api.collections.resolve import live_collection
 from ingest_api.deps import Deps
 from ingest_api.objects.listing import KIND as OBJECTS
+from ingest_api.patience import patience
 from ingest_api.schemas.batches import SubmitBatch
 from ingest_api.schemas.collections import TriggerCollection, Triggered
 from ingest_api.tasks.runner import Finished, Later, Turn
@@ -29,6 +31,10 @@ KIND = "api_collections_trigger"
 MOST_OBJECTS = 50_000
 MOST_TIERS = 16
 TURN = timedelta(seconds=15)
+SEARCH_SECONDS = 120.0
+"""For one batch of objects that match a filter, where nobody waits for the answer."""
+
+OLDEST_FIRST = (("created_at", 1), ("_id", 1))
 
 Strategy = Literal["skip", "replace", "force"]
 
@@ -52,17 +58,19 @@ async def trigger_collection(
     if not collection["enabled"]:
         raise BadRequest("the collection is disabled", code="collection_disabled")
     plan = await _plan(deps, collection, body)
-    counted = await deps.objects.collection.count(
-        {"bucket_id": {"$in": plan.bucket_ids}, **plan.where}, limit=MOST_OBJECTS + 1
-    )
+    with patience():
+        counted = await deps.objects.collection.count(
+            {"bucket_id": {"$in": plan.bucket_ids}, **plan.where}, limit=MOST_OBJECTS + 1
+        )
     if counted == 0:
         raise BadRequest("there are no objects to process", code="nothing_to_process")
     if counted > MOST_OBJECTS or len(plan.bucket_ids) > 1:
         return await _leave_to_task(deps, organization_id, plan, body)
     [bucket_id] = plan.bucket_ids
-    page = await deps.objects.collection.find(
-        {"bucket_id": bucket_id, **plan.where}, limit=MOST_OBJECTS, sort=[("created_at", 1), ("_id", 1)], fields=["_id"]
-    )
+    with patience():
+        page = await deps.objects.collection.find(
+            {"bucket_id": bucket_id, **plan.where}, limit=MOST_OBJECTS, sort=OLDEST_FIRST, fields=["_id"]
+        )
     ids = [obj["_id"] for obj in page]
     batch = await _submit(deps, plan, deps.ids.new("btch"), bucket_id, ids, body.dedup_strategy)
     return Triggered(
@@ -93,12 +101,13 @@ async def trigger_turn(deps: Deps, task: TaskDocument) -> Turn:
         if deps.clock.now() >= until:
             state = {"place": place, "after": after, "batch_ids": made, "object_count": objects}
             return Later(deps.clock.now(), state)
-        page = await deps.objects.collection.find(
-            _following(buckets[place], plan.where, after, task["created_at"]),
-            limit=MOST_OBJECTS,
-            sort=[("created_at", 1), ("_id", 1)],
-            fields=["created_at"],
-        )
+        with within(SEARCH_SECONDS):
+            page = await deps.objects.collection.find(
+                _following(buckets[place], plan.where, after, task["created_at"]),
+                limit=MOST_OBJECTS,
+                sort=OLDEST_FIRST,
+                fields=["created_at"],
+            )
         if page:
             batch_id = derived("btch", task["_id"], len(made))
             ids = [obj["_id"] for obj in page]

@@ -39,6 +39,7 @@ KIND = Kind(
     counted=False,
     exact=frozenset({"object_id", "bucket_id", "namespace_id", "status"}),
     simple=("_id", "created_at", "updated_at", "status"),
+    without=("blobs.source.text", "blobs.source.value", "blobs.source.base64", "pending"),
 )
 
 MOST_SEARCHED = 100

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cmp_to_key
-from typing import Any
+from typing import Any, cast
 
 from bucketline.domain.bson_order import compare, sort_key
 from bucketline.domain.filter_match import matches
@@ -20,12 +20,14 @@ from bucketline.domain.sorting import Sort, resolve_sorts
 from bucketline.domain.status import Status
 from bucketline.domain.text_match import literal
 from bucketline.errors import Fault, ValidationFailed
-from bucketline.storage.batches import BatchDocument
+from bucketline.storage.batches import BATCH_FACTS, BatchDocument
 from bucketline.storage.mongo import Collection
 from bucketline.storage.tasks import TaskDocument
+from ingest_api.batches.listing import add_objects_shown
 from ingest_api.deps import Deps
 from ingest_api.keys import Caller
 from ingest_api.listing import NEWEST_FIRST, renamed, search_condition
+from ingest_api.patience import patience
 from ingest_api.schemas.common import Pagination
 from ingest_api.schemas.paging import Asked
 from ingest_api.schemas.tasks import ListTasks
@@ -98,26 +100,35 @@ async def list_tasks(
         _every([_batch_scope(visible[start : start + NAMESPACES_A_QUERY]), *conditions[1]])
         for start in range(0, len(visible), NAMESPACES_A_QUERY)
     ]
-    found = await asyncio.gather(
-        _read(deps.tasks.collection, tasks, sorts, page),
-        *(_read(deps.batches.collection, b, sorts, page) for b in batches),
-    )
+    with patience():
+        found = await asyncio.gather(
+            _read(deps.tasks.collection, tasks, sorts, page),
+            *(_read(deps.batches.collection, b, sorts, page, BATCH_FACTS) for b in batches),
+        )
     merged = sorted((row for rows in found for row in rows), key=cmp_to_key(_order(sorts)))
     rows = merged[page.skip : page.skip + page.size + 1]
     count, next_cursor = cut(rows, page, sorts, _same)
     total = None
     if page.include_total:
         counts = [deps.tasks.collection.count(tasks), *(deps.batches.collection.count(b) for b in batches)]
-        total = sum(await asyncio.gather(*counts))
+        with patience():
+            total = sum(await asyncio.gather(*counts))
     shown = pagination(page, next_cursor, path=asked.path, query=asked.query, total=total)
+    await add_objects_shown(deps, [cast("BatchDocument", row) for row in rows[:count] if "task_id" in row])
     return rows[:count], Pagination.model_validate(shown)
 
 
-async def _read(collection: Collection[Any], where: Query, sorts: Sequence[Sort], page: PageRequest) -> list[Any]:
+async def _read(
+    collection: Collection[Any],
+    where: Query,
+    sorts: Sequence[Sort],
+    page: PageRequest,
+    fields: Sequence[str] | None = None,
+) -> list[Any]:
     """Everything of one source that can be on the page: it may be the only source that has any."""
     if page.cursor is not None and page.cursor.position is not None:
         where = {"$and": [where, rows_after(page.cursor.position, sorts, _same, simple=("_id", "created_at"))]}
-    return await collection.find(where, sort=mongo_sort(sorts, _same), limit=page.skip + page.size + 1)
+    return await collection.find(where, sort=mongo_sort(sorts, _same), limit=page.skip + page.size + 1, fields=fields)
 
 
 def _conditions(given: Mapping[str, Any]) -> tuple[list[Query], list[Query]]:

@@ -17,6 +17,7 @@ from bucketline.clock import Clock
 from bucketline.domain.status import Status
 from bucketline.errors import ApiError, BucketlineError, ServiceUnavailable, StoreUnavailable
 from bucketline.ids import Ids
+from bucketline.storage.deadline import TimeIsUp
 from bucketline.storage.tasks import TaskDocument, Tasks
 from bucketline.telemetry.logging import get_logger
 
@@ -29,9 +30,6 @@ MOST_WAITING = 1000
 MOST_ATTEMPTS = 20
 LONGEST_PAUSE = 60.0
 SWEEP_SECONDS = 2.0
-
-PASSING = (StoreUnavailable, ServiceUnavailable)
-"""What says nothing about the task: however long it lasts, the task goes on afterwards."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +52,11 @@ class Later:
 
 Turn = Finished | Later
 Step = Callable[[TaskDocument], Awaitable[Turn]]
+
+
+def passing(error: BaseException) -> bool:
+    """Whether this says nothing about the task: however long it lasts, the task goes on afterwards."""
+    return isinstance(error, StoreUnavailable | ServiceUnavailable) and not isinstance(error, TimeIsUp)
 
 
 class TaskRunner:
@@ -189,7 +192,7 @@ class TaskRunner:
         try:
             return await step(task)
         except Exception as error:
-            if isinstance(error, ApiError) and not isinstance(error, PASSING):
+            if isinstance(error, ApiError) and not passing(error):
                 return Finished(status=Status.FAILED, error=error.message)
             known = isinstance(error, BucketlineError)
             log.warning("a turn failed", task_id=task["_id"], task_type=task["type"], exc_info=None if known else error)
@@ -203,7 +206,7 @@ class TaskRunner:
         if isinstance(turn, Later):
             due, changes["attempts"] = turn.due, 0
         elif isinstance(turn, BaseException):
-            if attempts < MOST_ATTEMPTS or isinstance(turn, PASSING):
+            if attempts < MOST_ATTEMPTS or passing(turn):
                 due = now + timedelta(seconds=min(LONGEST_PAUSE, 0.5 * 2 ** min(attempts, 10)))
             else:
                 turn = Finished(status=Status.FAILED, error="it was tried many times and did not succeed")

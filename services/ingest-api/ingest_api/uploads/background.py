@@ -13,7 +13,7 @@ from bucketline.storage.tasks import TaskDocument
 from bucketline.storage.uploads import CONFIRMABLE, UploadDocument
 from ingest_api.deps import Deps
 from ingest_api.schemas.uploads import ConfirmUploads
-from ingest_api.tasks.runner import PASSING, Finished, Turn
+from ingest_api.tasks.runner import Finished, Turn
 from ingest_api.uploads.confirm import Confirmation, check, confirm, get_upload, require_policy
 
 ONE = "api_buckets_uploads_confirm"
@@ -99,7 +99,7 @@ async def many_turn(deps: Deps, task: TaskDocument) -> Turn:
 
     outcomes = []
     for outcome in await asyncio.gather(*(one(row) for row in (rows if isinstance(rows, list) else []))):
-        if isinstance(outcome, PASSING):
+        if isinstance(outcome, StoreUnavailable | ServiceUnavailable):
             # those that were confirmed by now are so at once in the next turn
             raise outcome
         outcomes.append(outcome)

@@ -1,0 +1,112 @@
+"""Lists have an end: in time, and in what they hold in memory."""
+
+from typing import Any
+
+import bson
+import pytest
+from tests.integration.ingest_api.conftest import Replica, World
+
+from bucketline.storage.mongo import Collection
+from ingest_api import listing, patience
+from ingest_api.batches.draft import draft_of
+
+pytestmark = pytest.mark.stack
+
+SCHEMA = {"properties": {"note": {"type": "text"}, "name": {"type": "string"}}}
+EXTRACTOR = {"feature_extractor_name": "passthrough_extractor", "version": "v1"}
+
+
+async def bucket(replica: Replica) -> str:
+    await replica.make("/v1/namespaces", {"namespace_name": "home"})
+    made = await replica.make("/v1/buckets", {"bucket_name": "b", "bucket_schema": SCHEMA}, namespace="home")
+    return f"/v1/buckets/{made['bucket_id']}"
+
+
+async def multiplied(replica: Replica, path: str, count: int) -> None:
+    """As many objects as are wanted, written past the API: one that it made, and copies of it."""
+    made = await replica.make(f"{path}/objects", {"name": "one", "text": "lorem ipsum " * 50}, namespace="home")
+    found: Any = await replica.deps.objects.collection.get(made["object_id"])
+    for start in range(0, count, 1000):
+        copies = [{**found, "_id": f"obj_copy_{start + n}", "pending": []} for n in range(min(1000, count - start))]
+        await replica.deps.objects.insert(copies)
+
+
+@pytest.mark.parametrize("what", ["list", "batch", "trigger"])
+async def test_a_search_that_takes_too_long_says_what_to_do(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    path = await bucket(replica)
+    await multiplied(replica, path, 20_000)
+    nowhere = {"AND": [{"field": "text", "operator": "contains", "value": "nowhere"}]}
+    body: dict[str, Any] = {"search": "nowhere", "include_total": True}
+    if what == "batch":
+        body = {"filters": nowhere}
+    if what == "trigger":
+        source = {"type": "bucket", "bucket_ids": [path.rpartition("/")[2]]}
+        wanted = {"collection_name": "docs", "source": source, "feature_extractor": EXTRACTOR}
+        await replica.make("/v1/collections", wanted, namespace="home")
+        body = {"source_filters": nowhere}
+    url = {"list": f"{path}/objects/list", "batch": f"{path}/batches", "trigger": "/v1/collections/docs/trigger"}[what]
+    assert (await replica.call("POST", url, body, namespace="home")).status in (200, 400), "in time it is answered"
+    monkeypatch.setattr(patience, "SECONDS", 0.01)
+    answer = await replica.call("POST", url, body, namespace="home")
+    error = answer.body["error"]
+    assert (answer.status, error["type"]) == (503, "SearchTooSlowError")
+    assert error["details"] == {"retryable": False, "limit_seconds": 0.01}
+    assert "created_at" in error["message"]
+    assert "retry-after" not in answer.headers
+
+
+async def test_a_page_has_a_size_in_bytes(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = await bucket(replica)
+    rows = [{"name": "x" * 1000} for _ in range(30)]
+    await replica.make(f"{path}/objects/batch", {"objects": rows}, namespace="home")
+    monkeypatch.setattr(listing, "MOST_BYTES", 20_000)
+    refused = await replica.call("GET", f"{path}/objects?limit=30", namespace="home")
+    error = refused.body["error"]
+    assert (refused.status, error["code"]) == (400, "page_too_large")
+    assert error["details"] == {"limit_bytes": 20_000, "page_size": 30}
+    seen, cursor = 0, ""
+    while cursor is not None:
+        page = (await replica.call("GET", f"{path}/objects?limit=7&cursor={cursor}", namespace="home")).body
+        seen += len(page["results"])
+        cursor = page["pagination"]["next_cursor"]
+    assert seen == 30
+
+
+async def test_a_list_of_objects_does_not_read_their_inline_content(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = await bucket(replica)
+    blobs = [
+        {"property": "note", "data": "x" * 50_000},
+        {"property": "note", "data": {"base64": "eHh4" * 20_000, "filename": "a.txt"}},
+        {"property": "note", "data": "https://example.com/a.txt"},
+    ]
+    made = await replica.make(f"{path}/objects", {"blobs": blobs}, namespace="home")
+    monkeypatch.setattr(listing, "MOST_BYTES", 10_000)
+    [row] = (await replica.call("GET", f"{path}/objects", namespace="home")).body["results"]
+    assert row["blobs"] == made["blobs"]
+    assert row["blobs"][2]["properties"]["url"] == "https://example.com/a.txt"
+
+
+async def test_a_list_of_tasks_does_not_read_the_objects_of_batches(
+    world: World, replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = await bucket(replica)
+    stored: Any = await replica.deps.buckets.collection.get(path.rpartition("/")[2])
+    ids = [f"obj_{number:020}" for number in range(20_000)]
+    drafts = [draft_of(stored, ids, batch_id=f"btch_{n}", now=world.clock.now()) for n in range(3)]
+    await replica.deps.batches.insert([{**draft, "status": "PENDING"} for draft in drafts])
+    sizes = []
+    find = Collection.find
+
+    async def weighed(self: Collection[Any], *args: Any, **options: Any) -> Any:
+        rows = await find(self, *args, **options)
+        sizes.append(sum(len(bson.encode(row)) for row in rows))
+        return rows
+
+    monkeypatch.setattr(Collection, "find", weighed)
+    tasks = (await replica.make("/v1/tasks/list", {}))["results"]
+    assert [task["additional_data"]["sample_object_ids"] for task in tasks] == [ids[:10]] * 3
+    assert sum(sizes) < 20_000
