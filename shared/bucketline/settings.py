@@ -84,13 +84,18 @@ class S3Settings(Block):
 
 
 class HttpSettings(Block):
-    """The service's own HTTP port: the API for ingest-api, probes and metrics for the others."""
+    """The service's own HTTP port: the API for ingest-api, probes and metrics for the others.
+
+    A body of more than a mebibyte waits until those that are being dealt with leave it room in ``bodies_bytes``. Each
+    of its bytes costs five of memory until it is answered.
+    """
 
     model_config = SettingsConfigDict(env_prefix="BUCKETLINE_HTTP_")
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
     max_body_bytes: Count = 64 * 1024 * 1024
+    bodies_bytes: Count = 128 * 1024 * 1024
     graceful_timeout: Seconds = 10.0
 
 

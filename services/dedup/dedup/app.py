@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
+from bucketline.budget import Budget
 from bucketline.events.topics import OBJECTS
 from bucketline.messaging.parking import KafkaParking
 from bucketline.runtime import Runtime, open_runtime
@@ -17,7 +18,6 @@ from bucketline.storage.objects import Objects
 from bucketline.storage.s3 import S3BlobStore
 from bucketline.telemetry.health import Health
 from dedup.blob import BlobMirror
-from dedup.budget import Budget
 from dedup.fetch import HttpFetcher
 from dedup.handlers import Handlers
 from dedup.inline import InlineMirror

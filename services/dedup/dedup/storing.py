@@ -9,12 +9,12 @@ from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass
 from typing import Protocol
 
+from bucketline.budget import Budget
 from bucketline.clock import Clock
 from bucketline.errors import BucketlineError
 from bucketline.storage.blobs import Blobs, NewContent, blob_key
 from bucketline.storage.blobstore import BlobStore, Head, ObjectMissing
 from bucketline.telemetry.metrics import BLOB_BYTES
-from dedup.budget import Budget
 from dedup.errors import ChecksumMismatch, SourceNotFound, SourceTooLarge
 from dedup.hashing import Hashing, sha256_of_checksum
 from dedup.settings import DedupSettings

@@ -30,6 +30,7 @@ from bucketline.storage.uploads import Uploads
 from bucketline.telemetry.health import Health
 from ingest_api import faults
 from ingest_api.auth import Auth
+from ingest_api.bodies import Bodies, Bounds
 from ingest_api.buckets.counts import BucketCounts
 from ingest_api.deps import Deps
 from ingest_api.front import Front
@@ -77,7 +78,7 @@ def create(settings: ServiceSettings) -> ASGIApp:
         auth=lambda: app.state.deps.auth,
         limiter=lambda: app.state.limiter,
         ids=RandomIds(),
-        max_body_bytes=settings.http.max_body_bytes,
+        bodies=Bodies(Bounds(settings.http.max_body_bytes, together=settings.http.bodies_bytes)),
     )
 
 

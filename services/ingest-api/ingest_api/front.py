@@ -4,7 +4,8 @@ One ASGI middleware and not six: each of them would cost every request.
 """
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from contextlib import AsyncExitStack
 
 import orjson
 import structlog
@@ -13,13 +14,14 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from bucketline.errors import ApiError, PayloadTooLarge, ServiceUnavailable, StoreUnavailable
+from bucketline.errors import ApiError, ServiceUnavailable, StoreUnavailable
 from bucketline.ids import Ids
 from bucketline.telemetry.logging import get_logger
 from bucketline.telemetry.metrics import HTTP_SECONDS
 from bucketline.telemetry.requests import ended, method_of, serving
 from bucketline.telemetry.tracing import current_trace_id
 from ingest_api.auth import Auth
+from ingest_api.bodies import Bodies
 from ingest_api.limits import Limiter
 
 log = get_logger(__name__)
@@ -45,13 +47,13 @@ class Front:
     """Wraps the application. ``scope["state"]`` gets ``caller`` and ``request_id``."""
 
     def __init__(
-        self, app: ASGIApp, *, auth: Callable[[], Auth], limiter: Callable[[], Limiter], ids: Ids, max_body_bytes: int
+        self, app: ASGIApp, *, auth: Callable[[], Auth], limiter: Callable[[], Limiter], ids: Ids, bodies: Bodies
     ) -> None:
         self._app = app
         self._auth = auth
         self._limiter = limiter
         self._ids = ids
-        self._max_body_bytes = max_body_bytes
+        self._bodies = bodies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -83,7 +85,8 @@ class Front:
                     auth = self._auth()
                     state["caller"] = await auth.caller(headers.get("authorization"))
                     extra |= await self._limiter().admit(state["caller"], scope)
-                await self._app(scope, _limited(receive, headers, self._max_body_bytes), answer)
+                async with AsyncExitStack() as held:
+                    await self._app(scope, self._bodies.taken_in(receive, headers, held), answer)
             except ClientDisconnect:
                 answered.setdefault("status", GONE)
             except Exception as error:
@@ -115,25 +118,6 @@ def respond_to(error: Exception) -> Response:
 async def on_error(_: Request, error: Exception) -> Response:
     """The same, for errors that FastAPI catches itself."""
     return respond_to(error)
-
-
-def _limited(receive: Receive, headers: Headers, limit: int) -> Callable[[], Awaitable[Message]]:
-    refusal = PayloadTooLarge(f"the body is larger than {limit} bytes", details={"limit_bytes": limit})
-    announced = headers.get("content-length")
-    if announced is not None and announced.isdigit() and int(announced) > limit:
-        raise refusal
-    taken = 0
-
-    async def counted() -> Message:
-        nonlocal taken
-        message = await receive()
-        if message["type"] == "http.request":
-            taken += len(message.get("body", b""))
-            if taken > limit:
-                raise refusal
-        return message
-
-    return counted
 
 
 def _request_id(given: str | None) -> str | None:

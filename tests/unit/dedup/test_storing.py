@@ -7,11 +7,11 @@ from typing import cast
 
 import pytest
 
+from bucketline.budget import Budget
 from bucketline.clock import ManualClock
 from bucketline.errors import StoreUnavailable
 from bucketline.storage.blobs import BlobRecord, Blobs, Claimed, NewContent, blob_key
 from bucketline.storage.memory_blobs import MemoryBlobStore
-from dedup.budget import Budget
 from dedup.errors import ChecksumMismatch, SourceUnavailable
 from dedup.settings import DedupSettings
 from dedup.storing import ContentLeaving, NeedsLargeLane, Storing, Wanted

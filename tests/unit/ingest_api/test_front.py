@@ -15,6 +15,7 @@ from bucketline.errors import StoreUnavailable
 from bucketline.ids import CountingIds
 from ingest_api import faults
 from ingest_api.auth import Auth
+from ingest_api.bodies import Bodies, Bounds
 from ingest_api.front import Front
 from ingest_api.limits import Limiter
 from ingest_api.shortcut import Shortcut
@@ -63,7 +64,7 @@ async def ask(path: str, *messages: Message) -> tuple[int, Any] | None:
         auth=lambda: cast("Auth", Doorman()),
         limiter=lambda: cast("Limiter", Doorman()),
         ids=CountingIds(),
-        max_body_bytes=LIMIT,
+        bodies=Bodies(Bounds(LIMIT, together=LIMIT)),
     )
     pieces, sent = list(messages), cast("list[Message]", [])
 

@@ -3,7 +3,7 @@
 import asyncio
 import random
 
-from dedup.budget import Budget
+from bucketline.budget import Budget
 
 
 async def test_never_more_than_there_is_and_everybody_gets_a_turn() -> None:

@@ -1,4 +1,4 @@
-"""Memory shared by transfers that run at the same time."""
+"""Memory shared by what runs at the same time: transfers, large requests."""
 
 import asyncio
 from collections import deque
