@@ -53,20 +53,24 @@ def detect_encoding(path: Path, label: str) -> str:
     encodings are guessed from the first 128 kB that hold more than ASCII. Raises ``PermanentError``, naming the file
     by ``label``, when it is not text.
     """
+    if (unicode := unicode_of(path)) is not None:
+        return unicode
     with path.open("rb") as file:
         head = file.read(SAMPLE_BYTES)
-    for mark, encoding in _MARKS:
-        if head.startswith(mark):
-            return encoding
-    if (wide := wide_without_mark(head)) is not None:
-        return wide
     guess = _with_nuls(head) if b"\0" in head else _without_nuls(path)
     if guess is None:
         raise PermanentError(f"{label} is not a text file")
     return guess
 
 
-def wide_without_mark(sample: bytes) -> str | None:
+def unicode_of(path: Path) -> str | None:
+    """The Unicode encoding that a byte order mark says, or UTF-16 without one; None for all that has to be guessed."""
+    with path.open("rb") as file:
+        head = file.read(SAMPLE_BYTES)
+    return next((encoding for mark, encoding in _MARKS if head.startswith(mark)), None) or _wide_without_mark(head)
+
+
+def _wide_without_mark(sample: bytes) -> str | None:
     """UTF-16 of mostly Latin text has a zero in every other byte; so have tables of small numbers, but no letters."""
     pairs = len(sample) // 2
     if pairs < 2:

@@ -20,6 +20,11 @@ from processor.extractors.table_jsonl import jsonl_tables, looks_like_jsonl
 from processor.extractors.table_parquet import parquet_tables
 
 HEAD_BYTES = 64 * 1024
+BINARY_MEDIA_TYPES = (
+    "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
+    "application/vnd.apache.parquet",
+    "application/x-parquet",
+)
 MEDIA_TYPES = (
     "text/csv",
     "text/tab-separated-values",
@@ -27,9 +32,7 @@ MEDIA_TYPES = (
     "application/jsonl",
     "application/x-ndjson",
     "application/x-jsonlines",
-    "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
-    "application/vnd.apache.parquet",
-    "application/x-parquet",
+    *BINARY_MEDIA_TYPES,
 )
 
 
@@ -151,13 +154,15 @@ def _tables(path: Path, blob: BlobView, context: ExtractionContext) -> tuple[str
 def _kind(path: Path, blob: BlobView) -> str:
     with path.open("rb") as file:
         head = file.read(HEAD_BYTES)
+    name, media_type = (blob.filename or "").lower(), blob.mime_type.partition(";")[0].strip().lower()
+    if not head and (name.endswith((".xlsx", ".parquet")) or media_type in BINARY_MEDIA_TYPES):
+        raise PermanentError(f"{blob.describe()} is empty")
     if head.startswith(b"PAR1"):
         return "parquet"
     if head.startswith(b"PK\x03\x04"):
         return "excel"
     if head.startswith(b"\xd0\xcf\x11\xe0"):
         raise PermanentError(f"{blob.describe()} is password-protected or an old Office file; save it as .xlsx or CSV")
-    name = (blob.filename or "").lower()
-    if name.endswith((".jsonl", ".ndjson")) or "json" in blob.mime_type or looks_like_jsonl(head):
+    if name.endswith((".json", ".jsonl", ".ndjson")) or "json" in media_type or looks_like_jsonl(head):
         return "jsonl"
     return "csv"

@@ -19,7 +19,7 @@ RESERVED = {
     "root_bucket_id",
 }
 
-_INTEGER = re.compile(r"[+-]?(0|[1-9]\d{0,17})")
+_INTEGER = re.compile(r"-?(0|[1-9]\d{0,17})")
 _FLOAT = re.compile(r"[+-]?(\d{1,15}\.\d{0,17}|\.\d{1,17}|\d{1,15}(\.\d{0,17})?[eE][+-]?\d{1,3})")
 _BOOLEANS = {"true": True, "false": False}
 
@@ -60,20 +60,30 @@ def safe_name(name: str) -> str:
     return clean.lstrip("$_ ")[:MAX_NAME]
 
 
-def is_header(first: Sequence[object], second: Sequence[object] | None) -> bool:
-    """Whether a first row looks like names: all text, none empty, none twice, no numbers.
+def is_header(first: Sequence[object], below: Sequence[Sequence[object]]) -> bool:
+    """Whether a first row looks like names: text, no numbers.
 
-    With text below as well it cannot be told, and then it counts as a header: nearly every file has one.
+    All different and none empty, they count as names even above nothing but text, where it cannot be told: nearly
+    every file has a header. With empty or equal ones among them there must be a column of numbers or dates below a
+    name.
     """
     cells = ["" if cell is None else str(cell).strip() for cell in first]
-    if second is None and len(cells) == 1:
+    if any(kind_of(cell) != "string" for cell in cells if cell) or not any(cells):
         return False
-    return all(cells) and len(set(cells)) == len(cells) and all(kind_of(cell) == "string" for cell in cells)
+    if all(cells) and len(set(cells)) == len(cells):
+        return len(cells) > 1 or bool(below)
+    return any(cell and _is_typed(below, place) for place, cell in enumerate(cells))
+
+
+def _is_typed(rows: Sequence[Sequence[object]], place: int) -> bool:
+    """Whether a column holds something, and nothing that is merely text."""
+    values = [row[place] for row in rows if place < len(row) and row[place] not in (None, "")]
+    return bool(values) and not any(isinstance(value, str) and kind_of(value.strip()) == "string" for value in values)
 
 
 def kind_of(text: str) -> str:
-    """``integer``, ``float``, ``boolean``, else ``string``. Numbers with leading zeros are codes, hence
-    text.
+    """``integer``, ``float``, ``boolean``, else ``string``. Numbers with leading zeros are codes and those with a plus
+    are for telephones, hence text.
     """
     if _INTEGER.fullmatch(text):
         return "integer"

@@ -1,11 +1,9 @@
 """Excel workbooks, by openpyxl in its streaming mode."""
 
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain, islice, zip_longest
 from pathlib import Path
-from zipfile import BadZipFile
 
 from bucketline.extraction import PermanentError
 from processor.extractors.archive import check_archive
@@ -43,11 +41,11 @@ def excel_tables(path: Path, label: str, header: str, sheets: Sequence[object] |
 
 @contextmanager
 def _damage_reported(label: str) -> Iterator[None]:
-    from openpyxl.utils.exceptions import InvalidFileException
-
     try:
         yield
-    except (InvalidFileException, BadZipFile, KeyError, ValueError, SyntaxError, EOFError, zlib.error) as error:
+    except MemoryError:
+        raise  # says nothing about the file
+    except Exception as error:  # openpyxl raises almost anything on damaged content
         raise PermanentError(f"{label} is damaged: it is not a complete Excel (.xlsx) file") from error
 
 
@@ -64,8 +62,7 @@ def _table(rows: Iterator[Row], header: str, sheet: str, label: str) -> Table | 
     width = max(map(len, sample))
     if width > MAX_COLUMNS:
         raise PermanentError(f"the sheet '{sheet}' of {label} has {width} columns; {MAX_COLUMNS} are allowed")
-    second = sample[1] if len(sample) > 1 else None
-    named = header == "yes" or (header == "auto" and is_header(sample[0], second))
+    named = header == "yes" or (header == "auto" and is_header(sample[0], sample[1:]))
     first: Row = sample.pop(0) if named else ()
     names = column_names([*first, *[None] * (width - len(first))])
     columns = {name: _kind(row[place] for row in sample if place < len(row)) for place, name in enumerate(names)}

@@ -1,4 +1,4 @@
-"""JSON Lines: one JSON value a line."""
+"""JSON Lines: one JSON value a line; and, where a whole file is one, an array of objects."""
 
 from collections.abc import Iterator
 from itertools import chain, islice
@@ -7,10 +7,12 @@ from pathlib import Path
 import orjson
 
 from bucketline.extraction import PermanentError
+from processor.extractors.decoding import unicode_of
 from processor.extractors.table_columns import RESERVED, Table, safe_name
 from processor.extractors.values import json_value
 
 MAX_LINE_BYTES = 8 * 1024 * 1024
+MAX_WHOLE_BYTES = 32 * 1024 * 1024
 SAMPLE_ROWS = 100
 MARK = b"\xef\xbb\xbf"
 
@@ -32,8 +34,8 @@ def looks_like_jsonl(head: bytes) -> bool:
 def jsonl_tables(path: Path, label: str) -> Iterator[Table]:
     """The file's one table; its columns are those of the first 100 rows.
 
-    A value that is no object becomes ``{"value": …}``. Raises ``PermanentError`` naming the line that is not
-    JSON.
+    A value that is no object becomes ``{"value": …}``. A file of at most 32 MiB that is one array of objects, or one
+    object, is read as its rows. Raises ``PermanentError`` naming the line that is not JSON.
     """
     rows = _rows(path, label)
     sample = list(islice(rows, SAMPLE_ROWS))
@@ -48,20 +50,60 @@ def jsonl_tables(path: Path, label: str) -> Iterator[Table]:
 
 
 def _rows(path: Path, label: str) -> Iterator[dict[str, object]]:
-    with path.open("rb") as file:
-        number = 0
-        while line := file.readline(MAX_LINE_BYTES + 1):
-            number += 1
-            if len(line) > MAX_LINE_BYTES:
-                raise PermanentError(f"line {number} of {label} is longer than {MAX_LINE_BYTES} bytes")
-            text = line.removeprefix(MARK).strip() if number == 1 else line.strip()
-            if not text:
-                continue
-            try:
-                value = orjson.loads(text)
-            except orjson.JSONDecodeError as error:
-                raise PermanentError(f"line {number} of {label} is not JSON: {error}") from error
-            yield _record(value)
+    values = _values(path, label)
+    try:
+        beginning = list(islice(values, 2))
+    except PermanentError:
+        # Not line by line, then: pretty-printed, or all in one line that is too long to be one of many.
+        if (whole := _whole(path)) is None:
+            raise
+        beginning, values = [whole], iter(())
+    if len(beginning) == 1 and (rows := _objects(beginning[0])) is not None:
+        yield from map(_record, rows)
+    else:
+        yield from map(_record, chain(beginning, values))
+
+
+def _values(path: Path, label: str) -> Iterator[object]:
+    for number, line in enumerate(_lines(path), start=1):
+        if len(line) > MAX_LINE_BYTES:
+            raise PermanentError(f"line {number} of {label} is longer than {MAX_LINE_BYTES} bytes")
+        text = line.strip()
+        if not text:
+            continue
+        try:
+            yield orjson.loads(text)
+        except orjson.JSONDecodeError as error:
+            raise PermanentError(f"line {number} of {label} is not JSON: {error}") from error
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """The lines in UTF-8, each cut where it has become too long."""
+    encoding = unicode_of(path)
+    if encoding is None:
+        with path.open("rb") as file:
+            while line := file.readline(MAX_LINE_BYTES + 1):
+                yield line
+    else:
+        with path.open(encoding=encoding, errors="replace", newline="\n") as text:
+            while part := text.readline(MAX_LINE_BYTES + 1):
+                yield part.encode("utf-8", "replace")
+
+
+def _whole(path: Path) -> object:
+    """The one array of objects, or the one object, that the file is; None if it is something else."""
+    if path.stat().st_size > MAX_WHOLE_BYTES:
+        return None
+    try:
+        value: object = orjson.loads(path.read_bytes().decode(unicode_of(path) or "utf-8").encode())
+    except (orjson.JSONDecodeError, UnicodeError):
+        return None
+    return value if isinstance(value, dict) or _objects(value) is not None else None
+
+
+def _objects(value: object) -> list[object] | None:
+    """The array's entries, if it is one of objects."""
+    return value if isinstance(value, list) and value and all(isinstance(row, dict) for row in value) else None
 
 
 def _record(value: object) -> dict[str, object]:

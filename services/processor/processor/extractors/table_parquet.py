@@ -1,5 +1,6 @@
 """Parquet, by pyarrow, one row group after the other."""
 
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -10,10 +11,12 @@ from processor.extractors.table_columns import MAX_COLUMNS, Table, column_names
 from processor.extractors.values import json_value
 
 if TYPE_CHECKING:
-    from pyarrow import DataType
+    from pyarrow import Array, DataType, Scalar
     from pyarrow.parquet import ParquetFile
 
 BATCH_ROWS = 1024
+_OFFSET = re.compile(r"([+-]\d\d)(\d\d)$")
+SUBSECONDS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
 
 def parquet_tables(path: Path, label: str) -> Iterator[Table]:
@@ -49,9 +52,41 @@ def _damage_reported(label: str) -> Iterator[None]:
 def _rows(file: "ParquetFile", names: list[str], label: str) -> Iterator[dict[str, object]]:
     with _damage_reported(label):
         for batch in file.iter_batches(batch_size=BATCH_ROWS, use_threads=False):
-            columns = [column.to_pylist() for column in batch.columns]
+            columns = [_values(column) for column in batch.columns]
             for values in zip(*columns, strict=True):
                 yield {name: json_value(value) for name, value in zip(names, values, strict=True)}
+
+
+def _values(column: "Array") -> list[object]:
+    """The column's values; those that Python's own types cannot hold (nanoseconds, the year 10000) as text."""
+    try:
+        values: list[object] = column.to_pylist()
+    except (ValueError, OverflowError):
+        return [_value(scalar) for scalar in column]
+    return values
+
+
+def _value(scalar: "Scalar") -> object:
+    import pyarrow as pa
+
+    if not scalar.is_valid:
+        return None
+    if isinstance(scalar, pa.StructScalar):
+        return {name: _value(inner) for name, inner in scalar.items()}
+    if isinstance(scalar, pa.MapScalar):
+        return [[_value(entry["key"]), _value(entry["value"])] for entry in scalar.values]
+    if isinstance(scalar, pa.ListScalar):
+        return [_value(inner) for inner in scalar.values]
+    if isinstance(scalar, pa.DictionaryScalar):
+        return _value(scalar.value)
+    try:
+        value: object = scalar.as_py()
+    except (ValueError, OverflowError):
+        if isinstance(scalar, pa.DurationScalar):
+            return scalar.value / SUBSECONDS[scalar.type.unit]
+        text = str(scalar.cast(pa.string()).as_py())
+        return str(scalar.value) if text.startswith("<") else _OFFSET.sub(r"\1:\2", text.replace(" ", "T", 1))
+    return value
 
 
 def _kind(kind: "DataType") -> str:

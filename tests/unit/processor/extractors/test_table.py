@@ -5,6 +5,7 @@ import zipfile
 from decimal import Decimal
 
 import openpyxl
+import openpyxl.chart
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
@@ -194,3 +195,94 @@ async def test_half_a_parquet_file_is_a_clear_error(documents_of):
 
 async def test_an_empty_file_has_no_documents(documents_of):
     assert await documents_of(TableExtractor(), csv_blob("")) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("id,name,name,,id\n1,a,b,c,2\n", {"id": 1, "name": "a", "name_2": "b", "column_4": "c", "id_2": 2}),
+        ("name,name\na,b\n", {"column_1": "name", "column_2": "name"}),
+        ("sep=;\na;b\n1,5;2\n", {"a": "1,5", "b": 2}),
+        ("phone,goals\n+4912345,3\n+49111,-2\n", {"phone": "+4912345", "goals": 3}),
+    ],
+)
+async def test_headers_and_values_as_they_are_found(documents_of, text, expected):
+    documents = await documents_of(TableExtractor(), csv_blob(text))
+    assert rows(documents)[0] == expected
+
+
+async def test_a_quote_that_is_never_closed_swallows_no_rows(documents_of):
+    with pytest.raises(PermanentError, match=r"'t\.csv' is not valid CSV: a quote in line 3 is never closed"):
+        await documents_of(TableExtractor(), csv_blob('a,b\n1,"x"\n2,"z\n' + "3,4\n" * 100))
+    documents = await documents_of(TableExtractor(), csv_blob('a,b\n1,"x\ny"\n2,"z'))
+    assert rows(documents) == [{"a": 1, "b": "x\ny"}, {"a": 2, "b": "z"}], "cut off in its last cell: nothing is lost"
+    documents = await documents_of(TableExtractor(), csv_blob('size,n\n5" pipe,1\n"6"" pipe",2\n'))
+    assert [row["size"] for row in rows(documents)] == ['5" pipe', '6" pipe']
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'[{"a":1},{"a":2}]',
+        b'[\n  {\n    "a": 1\n  },\n  {"a": 2}\n]\n',
+        b'\xef\xbb\xbf{"a":1}\r\n\r\n{"a":2}',
+        '{"a":1}\n{"a":2}\n'.encode("utf-16"),
+        '[{"a":1},\n{"a":2}]'.encode("utf-16-le"),
+    ],
+)
+async def test_json_as_programs_write_it(documents_of, content):
+    documents = await documents_of(TableExtractor(), blob(content, "t.json", "application/json", "excel"))
+    assert rows(documents) == [{"a": 1}, {"a": 2}]
+
+
+async def test_arrays_in_lines_are_values(documents_of):
+    documents = await documents_of(TableExtractor(), blob(b"[1]\n[2]\n", "t.jsonl", "text/plain", "excel"))
+    assert rows(documents) == [{"value": [1]}, {"value": [2]}]
+    with pytest.raises(PermanentError, match=r"line 1 of 't\.json' is not JSON"):
+        await documents_of(TableExtractor(), blob(b"[1,\n2,\n", "t.json", "text/plain", "excel"))
+
+
+async def test_a_chart_beside_the_sheets_is_passed_over(documents_of):
+    book = openpyxl.Workbook()
+    sheet = book.active
+    sheet.append(["day", "n"])
+    sheet.append(["Monday", 3])
+    chart = openpyxl.chart.BarChart()
+    chart.add_data(openpyxl.chart.Reference(sheet, min_col=2, min_row=1, max_row=2))
+    book.create_chartsheet("Chart", 0).add_chart(chart)
+    out = io.BytesIO()
+    book.save(out)
+    documents = await documents_of(TableExtractor(), blob(out.getvalue(), "t.xlsx", XLSX, "excel"))
+    assert rows(documents) == [{"day": "Monday", "n": 3}]
+
+
+@pytest.mark.parametrize(("name", "mime_type"), [("a.xlsx", XLSX), ("a.parquet", "application/octet-stream")])
+async def test_an_empty_file_that_should_not_be(documents_of, name, mime_type):
+    with pytest.raises(PermanentError, match=f"'{name}' is empty"):
+        await documents_of(TableExtractor(), blob(b"", name, mime_type, "excel"))
+
+
+async def test_parquet_values_beyond_pythons_own_types(documents_of):
+    """Nanoseconds are what pandas writes."""
+    moment = 1_700_000_000_123_456_789
+    table = pa.table(
+        {
+            "at": pa.array([moment, None], pa.timestamp("ns")),
+            "local": pa.array([moment, None], pa.timestamp("ns", "Europe/Vienna")),
+            "took": pa.array([1_500_000_001, None], pa.duration("ns")),
+            "log": pa.array([[moment], []], pa.list_(pa.timestamp("ns"))),
+            "of": pa.array([{"at": moment}, None], pa.struct([("at", pa.timestamp("ns"))])),
+            "far": pa.array([10**15, 0], pa.timestamp("s")),
+        }
+    )
+    out = io.BytesIO()
+    parquet.write_table(table, out)
+    documents = await documents_of(TableExtractor(), blob(out.getvalue(), "t.parquet", "x/y", "excel"))
+    text = "2023-11-14T22:13:20.123456789"
+    first, second = rows(documents)
+    assert (first["at"], first["log"], first["of"]) == (text, [text], {"at": text})
+    assert first["local"] == "2023-11-14T23:13:20.123456789+01:00"
+    assert first["took"] == pytest.approx(1.500000001)
+    assert first["far"] == str(10**18), "milliseconds, as the file has them"
+    empty = {"at": None, "local": None, "took": None, "log": [], "of": None, "far": "1970-01-01T00:00:00"}
+    assert second == empty
