@@ -25,6 +25,7 @@ from bucketline.storage.memory_blobs import MemoryBlobStore
 from bucketline.storage.mongo import Database
 from bucketline.telemetry.health import Health
 from ingest_api.app import build, wire
+from ingest_api.bodies import Bodies, Bounds
 from ingest_api.deps import Deps
 from ingest_api.front import Front
 from ingest_api.limits import Limiter
@@ -146,8 +147,9 @@ class World:
         steps.register(deps)
         inner = build()
         inner.state.deps = deps
+        bodies = Bodies(Bounds(1 << 20, together=1 << 22))
         limiter = Limiter(self.database, api, clock=self.clock)
-        app = Front(inner, auth=lambda: deps.auth, limiter=lambda: limiter, ids=RandomIds(), max_body_bytes=1 << 20)
+        app = Front(inner, auth=lambda: deps.auth, limiter=lambda: limiter, ids=RandomIds(), bodies=bodies)
         found = Replica(app, deps, bus)
         self.replicas.append(found)
         return found
