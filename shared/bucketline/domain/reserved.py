@@ -4,6 +4,7 @@ What cannot be kept exactly as it was sent is refused here too, so that nothing 
 names that MongoDB reads as paths or operators, invalid Unicode, numbers beyond 64 bits, values too deep to store.
 """
 
+import json
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ PUT_FIELDS = frozenset({"key_prefix", "metadata", "skip_duplicates"})
 MAX_FIELDS = 500
 MAX_NAME = 256
 MAX_DEPTH = 64
+MAX_FREE_FORM_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,17 @@ def name_fault(name: str) -> str | None:
 def storable_faults(value: object, location: Location) -> Iterator[Fault]:
     """Where a JSON value cannot be kept as it was sent. Also for free-form data elsewhere, such as blob metadata."""
     return _storable_faults(value, location, 0)
+
+
+def free_form_faults(value: object, location: Location) -> list[Fault]:
+    """What is wrong with data of the producer's that a record of ours keeps (a bucket's metadata), apart from objects.
+
+    It is read with the record each time, and others add to some of those records: it must not fill one of them.
+    """
+    faults = list(islice(storable_faults(value, location), MAX_FAULTS))
+    if not faults and len(json.dumps(value, ensure_ascii=False).encode()) > MAX_FREE_FORM_BYTES:
+        faults = [Fault("too_large", location, f"at most {MAX_FREE_FORM_BYTES} bytes, as JSON")]
+    return faults
 
 
 def _custom_faults(custom: Mapping[str, object], schema: Collection[str], location: Location) -> Iterator[Fault]:

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import pytest
 from tests.integration.ingest_api.conftest import Answer, Replica
 
+from bucketline.domain import reserved
+
 pytestmark = pytest.mark.stack
 
 HOSTILE = {
@@ -102,6 +104,43 @@ async def test_paths_and_queries(replica: Replica, part: str) -> None:
     for query in (f"search={part}", f"cursor={part}", f"limit={part}", f"page={part}"):
         answer = await replica.call("GET", f"/v1/buckets?{query}", namespace="demo")
         assert enveloped(answer), (query, answer)
+
+
+async def test_no_record_can_be_filled_with_free_form_data(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A document of MongoDB is full at some size, and others have to add to it."""
+    await replica.make("/v1/namespaces", {"namespace_name": "demo"})
+    schema = {"properties": {"file": {"type": "pdf"}}}
+    await replica.make("/v1/buckets", {"bucket_name": "b", "bucket_schema": schema}, namespace="demo")
+    made = await replica.make("/v1/buckets/b/objects", {"name": "one"}, namespace="demo")
+    ids = {"object_ids": [made["object_id"]]}
+    batch = await replica.make("/v1/buckets/b/batches", {**ids, "metadata": {"a": "small"}}, namespace="demo")
+    extractor = {"feature_extractor_name": "passthrough_extractor", "version": "v1"}
+    collection = {
+        "collection_name": "coll",
+        "source": {"type": "bucket", "bucket_ids": ["b"]},
+        "feature_extractor": extractor,
+    }
+    await replica.make("/v1/collections", collection, namespace="demo")
+    await replica.call("PATCH", "/v1/namespaces/demo", {"first": "x" * 600})
+    upload = {"filename": "a.pdf", "content_type": "application/pdf"}
+    metadata = {"metadata": {"a": "x" * 1000}}
+    monkeypatch.setattr(reserved, "MAX_FREE_FORM_BYTES", 1000)
+    for method, path, body in (
+        ("POST", "/v1/namespaces", {"namespace_name": "other", **metadata}),
+        ("PATCH", "/v1/namespaces/demo", {"second": "x" * 600}),
+        ("POST", "/v1/buckets", {"bucket_name": "c", "bucket_schema": schema, **metadata}),
+        ("PATCH", "/v1/buckets/b", metadata),
+        ("POST", "/v1/collections", {**collection, "collection_name": "other", **metadata}),
+        ("PATCH", "/v1/collections/coll", metadata),
+        ("POST", "/v1/buckets/b/uploads", {**upload, **metadata}),
+        ("POST", "/v1/buckets/b/uploads", {**upload, "object_metadata": metadata}),
+        ("POST", "/v1/buckets/b/uploads/batch", {"uploads": [upload], "shared_metadata": metadata}),
+        ("POST", "/v1/buckets/b/batches", {**ids, **metadata}),
+        ("PATCH", f"/v1/buckets/b/batches/{batch['batch_id']}", metadata),
+    ):
+        answer = await replica.call(method, path, body, namespace="demo")
+        assert answer.status == 422, (method, path, answer)
+        assert "at most 1000 bytes" in str(answer.body), (method, path, answer)
 
 
 async def test_empty_bodies_are_fine_where_nothing_has_to_be_said(replica: Replica) -> None:

@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
+from bucketline.domain.reserved import free_form_faults
 from bucketline.domain.schema_definition import breaking_changes, schema_faults
 from bucketline.domain.unique_key import change_faults, config_faults
 from bucketline.errors import BadRequest, Forbidden, ServiceUnavailable, ValidationFailed
 from bucketline.storage.buckets import BucketDocument
 from bucketline.storage.mongo import DuplicateKey
-from ingest_api.buckets.create import metadata_faults, name_taken, stored_key, stored_settings
+from ingest_api.buckets.create import name_taken, stored_key, stored_settings
 from ingest_api.buckets.resolve import live_bucket
 from ingest_api.deps import Deps
 from ingest_api.schemas.buckets import ChangeBucket
@@ -48,7 +49,7 @@ def _changes(bucket: BucketDocument, body: ChangeBucket, *, force: bool) -> dict
     if "description" in sent:
         changes["description"] = body.description
     if "metadata" in sent:
-        if faults := metadata_faults(body.metadata):
+        if faults := free_form_faults(body.metadata or {}, ("body", "metadata")):
             raise ValidationFailed(faults)
         changes["metadata"] = body.metadata or {}
     if body.storage_class is not None:

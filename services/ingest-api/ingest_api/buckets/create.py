@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from bucketline.domain.reserved import storable_faults
+from bucketline.domain.reserved import free_form_faults
 from bucketline.domain.schema_definition import schema_faults
 from bucketline.domain.unique_key import config_faults
-from bucketline.errors import AlreadyExists, Fault, ValidationFailed
+from bucketline.errors import AlreadyExists, ValidationFailed
 from bucketline.storage.buckets import BucketDocument, UniqueKey
 from bucketline.storage.mongo import DuplicateKey
 from ingest_api.deps import Deps
@@ -19,7 +19,7 @@ async def create_bucket(deps: Deps, namespace_id: str, body: CreateBucket) -> Bu
     unique_key = stored_key(body.unique_key) if body.unique_key else None
     if unique_key is not None and not faults:
         faults = config_faults(dict(unique_key), schema)
-    faults += metadata_faults(body.metadata)
+    faults += free_form_faults(body.metadata or {}, ("body", "metadata"))
     if faults:
         raise ValidationFailed(faults)
     now = deps.clock.now()
@@ -52,11 +52,6 @@ def stored_key(config: UniqueKeyConfig) -> UniqueKey:
 def stored_settings(settings: BucketSettings | None) -> dict[str, Any]:
     batching = settings.batching if settings else None
     return {"batching": batching.model_dump() if batching else None}
-
-
-def metadata_faults(metadata: dict[str, Any] | None) -> list[Fault]:
-    """What of free-form data could not be kept as it was sent."""
-    return list(storable_faults(metadata or {}, ("body", "metadata")))[:100]
 
 
 def name_taken(name: str) -> AlreadyExists:

@@ -1,9 +1,10 @@
 """Changes of a collection: its name, description, metadata, and whether it is enabled."""
 
+from bucketline.domain.reserved import free_form_faults
 from bucketline.errors import BadRequest, NotFound, ValidationFailed
 from bucketline.storage.collections import CollectionDocument
 from bucketline.storage.mongo import DuplicateKey
-from ingest_api.collections.create import name_taken, storable
+from ingest_api.collections.create import name_taken
 from ingest_api.collections.resolve import live_collection
 from ingest_api.deps import Deps
 from ingest_api.schemas.collections import ChangeCollection
@@ -23,7 +24,7 @@ async def change_collection(
     if body.enabled is not None:
         changes["enabled"] = body.enabled
     if "metadata" in sent:
-        if faults := storable(body.metadata, "metadata"):
+        if faults := free_form_faults(body.metadata or {}, ("body", "metadata")):
             raise ValidationFailed(faults)
         changes["metadata"] = body.metadata or {}
     if not changes:

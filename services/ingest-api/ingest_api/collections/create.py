@@ -1,9 +1,8 @@
 """A new collection: its sources exist, its extractor is installed and takes the parameters."""
 
 import asyncio
-from typing import Any
 
-from bucketline.domain.reserved import storable_faults
+from bucketline.domain.reserved import free_form_faults
 from bucketline.errors import AlreadyExists, Fault, NotFound, ValidationFailed
 from bucketline.extraction import Extractor, UnknownExtractor, validate_parameters
 from bucketline.storage.collections import CollectionDocument, ExtractorConfig, FieldPassthrough, Source, includes_all
@@ -24,9 +23,9 @@ async def create_collection(
     extractor = await find_extractor(deps, body.feature_extractor)
     config = _config(body.feature_extractor, extractor)
     faults = shape.passthrough_faults(config["field_passthrough"], config["input_mappings"])
-    faults += storable(body.metadata, "metadata")
-    faults += storable(config["parameters"], "feature_extractor", "parameters")
-    faults += storable([rule["default"] for rule in config["field_passthrough"]], "feature_extractor")
+    faults += free_form_faults(body.metadata or {}, ("body", "metadata"))
+    faults += free_form_faults(config["parameters"], ("body", "feature_extractor", "parameters"))
+    faults += free_form_faults([rule["default"] for rule in config["field_passthrough"]], ("body", "feature_extractor"))
     if faults:
         raise ValidationFailed(faults)
     now = deps.clock.now()
@@ -64,11 +63,6 @@ async def find_extractor(deps: Deps, wanted: FeatureExtractor) -> Extractor:
         return await asyncio.to_thread(deps.extractors.find, wanted.feature_extractor_name, wanted.version)
     except UnknownExtractor as error:
         raise ValidationFailed(error.faults, code="feature_extractor_not_found") from error
-
-
-def storable(value: Any, *location: str) -> list[Fault]:
-    """What of free-form data could not be kept as it was sent."""
-    return list(storable_faults({} if value is None else value, ("body", *location)))[:100]
 
 
 def name_taken(name: str) -> AlreadyExists:

@@ -3,7 +3,7 @@
 from datetime import timedelta
 from typing import Any
 
-from bucketline.domain.reserved import storable_faults
+from bucketline.domain.reserved import free_form_faults
 from bucketline.errors import NotFound, ValidationFailed
 from bucketline.storage.mongo import DuplicateKey
 from bucketline.storage.namespaces import NamespaceDocument
@@ -19,7 +19,8 @@ async def change_namespace(deps: Deps, caller: Caller, identifier: str, body: Ch
     """The namespace afterwards."""
     namespace = await live_namespace(deps, caller, identifier)
     extra: dict[str, Any] = dict(body.model_extra or {})
-    if faults := list(storable_faults(extra, ("body",)))[:100]:
+    settings = {**namespace["settings"], **extra}
+    if faults := free_form_faults(settings, ("body",)):
         raise ValidationFailed(faults)
     changes: dict[str, object] = {"updated_at": deps.clock.now()}
     if body.namespace_name is not None:
@@ -32,7 +33,7 @@ async def change_namespace(deps: Deps, caller: Caller, identifier: str, body: Ch
         lifetime = None if body.ttl_seconds is None else timedelta(seconds=body.ttl_seconds)
         changes["expires_at"] = deps.clock.now() + lifetime if lifetime else None
     if extra:
-        changes["settings"] = {**namespace["settings"], **extra}
+        changes["settings"] = settings
     if "expires_at" in changes:
         await watch_expiry(deps, {**namespace, **changes})  # type: ignore[typeddict-item]  # changes are fields of it
     try:

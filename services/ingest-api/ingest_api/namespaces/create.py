@@ -3,7 +3,7 @@
 from datetime import timedelta
 from typing import Any
 
-from bucketline.domain.reserved import storable_faults
+from bucketline.domain.reserved import free_form_faults
 from bucketline.errors import AlreadyExists, Forbidden, ValidationFailed
 from bucketline.storage.mongo import DuplicateKey
 from bucketline.storage.namespaces import NamespaceDocument
@@ -11,8 +11,6 @@ from ingest_api.deps import Deps
 from ingest_api.keys import Caller
 from ingest_api.namespaces.expiry import watch_expiry
 from ingest_api.schemas.namespaces import CreateNamespace
-
-MOST_EXTRA = 50
 
 
 async def create_namespace(deps: Deps, caller: Caller, body: CreateNamespace) -> NamespaceDocument:
@@ -23,7 +21,7 @@ async def create_namespace(deps: Deps, caller: Caller, body: CreateNamespace) ->
     if caller.namespaces:
         raise Forbidden("this key is restricted to some namespaces and cannot create others")
     extra: dict[str, Any] = dict(body.model_extra or {})
-    if faults := list(storable_faults(extra, ("body",)))[:100]:
+    if faults := free_form_faults(extra, ("body",)):
         raise ValidationFailed(faults)
     now = deps.clock.now()
     document: NamespaceDocument = {

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
-from bucketline.domain.reserved import storable_faults
+from bucketline.domain.reserved import free_form_faults
 from bucketline.domain.status import Status
 from ingest_api.schemas.common import Answer, Pagination, Request, Timestamp, example
 from ingest_api.schemas.paging import ListBody
@@ -22,7 +22,7 @@ class BatchBody(Request):
     @field_validator("metadata", mode="after", check_fields=False)
     @classmethod
     def _storable(cls, value: dict[str, JsonValue] | None) -> dict[str, JsonValue] | None:
-        if value and (fault := next(storable_faults(value, ()), None)) is not None:
+        for fault in free_form_faults(value or {}, ()):
             raise ValueError(str(fault["message"]))
         return value
 

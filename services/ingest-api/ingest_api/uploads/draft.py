@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from bucketline.domain.media_types import media_fits, type_of_media
-from bucketline.domain.reserved import custom_faults, storable_faults
+from bucketline.domain.reserved import custom_faults, free_form_faults
 from bucketline.domain.schema import FILE_TYPES, TYPES, Location, file_properties, properties, validate_blob
 from bucketline.errors import Fault, ValidationFailed
 from bucketline.ids import Ids
@@ -45,7 +45,8 @@ def read_upload(
     metadata = _joined(shared, body.metadata)
     object_metadata = _joined(shared_object, body.object_metadata)
     name = body.blob_property or default_property(bucket, body.filename)
-    faults = list(storable_faults(metadata or {}, (*location, "metadata")))[:MOST_FAULTS]
+    faults = free_form_faults(metadata or {}, (*location, "metadata"))
+    faults += free_form_faults(object_metadata or {}, (*location, "object_metadata"))
     kind = body.blob_type.lower() if body.blob_type is not None else type_of_media(body.content_type)
     if body.blob_type is not None and kind not in TYPES:
         faults.append(Fault("enum", (*location, "blob_type"), "not a type of the bucket schemas"))
@@ -55,10 +56,8 @@ def read_upload(
         faults += blob_faults
         kind = declared or kind
         key, object_faults = _object(bucket, name, object_metadata, settings, ids, (*location, "object_metadata"))
-        if not blob_faults:
-            faults += object_faults
-    else:
-        faults += list(storable_faults(object_metadata or {}, (*location, "object_metadata")))[:MOST_FAULTS]
+        if not faults:
+            faults = object_faults
     if faults:
         raise ValidationFailed(faults[:MOST_FAULTS])
     return UploadDraft(body, metadata, object_metadata, name, kind, key)

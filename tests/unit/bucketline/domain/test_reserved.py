@@ -6,8 +6,10 @@ from bucketline.domain.reserved import (
     CREATE_FIELDS,
     MAX_DEPTH,
     MAX_FIELDS,
+    MAX_FREE_FORM_BYTES,
     PATCH_FIELDS,
     custom_faults,
+    free_form_faults,
     promoted,
     split,
 )
@@ -100,3 +102,13 @@ def test_blob_metadata_is_promoted_first_come_first_served() -> None:
     custom = {"sku": "A"}
     assert promoted(custom, metadata) == {"sku": "A", "author": "first", "year": 2026}
     assert custom == {"sku": "A"}
+
+
+def test_free_form_data_has_a_size_in_bytes_and_not_in_characters() -> None:
+    room = MAX_FREE_FORM_BYTES - len('{"a": ""}')
+    assert free_form_faults({"a": "x" * room}, ("body",)) == []
+    for text in ("x" * (room + 1), "ü" * (room // 2 + 1)):
+        [fault] = free_form_faults({"a": text}, ("body", "metadata"))
+        assert (fault["type"], fault["location"]) == ("too_large", ["body", "metadata"])
+    [fault] = free_form_faults({"a": "\udc00" * room}, ("body",))
+    assert fault["type"] == "string_unicode"
