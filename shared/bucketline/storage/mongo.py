@@ -254,11 +254,14 @@ class Collection(Generic[D]):
     async def ensure(self, indexes: Sequence[Index]) -> None:
         """Makes the indexes that are missing. Idempotent; fails if one exists under its name with other options.
 
-        It may take its time: the server gives an index up when the time for its making is over.
+        It may take its time: the server gives an index up when the time for its making is over. A server that is away
+        is not waited for that long.
         """
         if indexes:
-            with self._call("createIndexes"), pymongo.timeout(INDEX_SECONDS):
-                await self._raw.create_indexes([index.model() for index in indexes])
+            with self._call("createIndexes"):
+                await self._raw.database.command("ping")
+                with pymongo.timeout(INDEX_SECONDS):
+                    await self._raw.create_indexes([index.model() for index in indexes])
 
     async def index_names(self) -> set[str]:
         with self._call("listIndexes"):
