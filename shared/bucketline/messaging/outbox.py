@@ -62,6 +62,11 @@ class Outbox:
             # A context of its own: what is published is not part of whichever request happened to be the first.
             self._worker = asyncio.create_task(self._drain(), context=contextvars.Context())
 
+    async def flush(self, owed: Sequence[Owed]) -> None:
+        """Publishes now, for whoever cannot go on before. What the broker raises is raised; the events stay then."""
+        if owed:
+            await self._pay(owed)
+
     async def sweep(self) -> int:
         """Publishes what is overdue; returns how many documents owed something and owe it no more."""
         try:

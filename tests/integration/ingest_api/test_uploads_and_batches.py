@@ -8,7 +8,7 @@ import pytest
 from tests.integration.ingest_api.conftest import Replica, World
 from tests.integration.ingest_api.test_query_plans import recorded, stages
 
-from bucketline.errors import Forbidden, ServiceUnavailable
+from bucketline.errors import Forbidden, ServiceUnavailable, Transient
 from bucketline.storage.memory_blobs import MemoryBlobStore
 from ingest_api.uploads import confirm
 from ingest_api.uploads.create import GRACE
@@ -167,6 +167,39 @@ async def test_a_refused_submission_keeps_what_was_made(replica: Replica, monkey
     assert found.status == 200
     later = await replica.make(f"{path}/uploads/{upload_id}/confirm", body, namespace="home")
     assert later["batch_id"] == details["batch_id"]
+
+
+@pytest.mark.parametrize("what", ["batch", "bucket"])
+async def test_a_batch_goes_after_its_end_was_told(
+    world: World, replica: Replica, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    async def away(_: object) -> None:
+        raise Transient("the broker is away")
+
+    path = await bucket(replica)
+    made = await replica.make(f"{path}/objects", {"name": "one"}, namespace="home")
+    draft = await replica.make(f"{path}/batches", {"object_ids": [made["object_id"]]}, namespace="home")
+    batch = f"{path}/batches/{draft['batch_id']}"
+    with monkeypatch.context() as patched:
+        patched.setattr(replica.bus, "publish", away)
+        await replica.make(f"{batch}/cancel", None, namespace="home")
+        if what == "batch":
+            refused = await replica.call("DELETE", batch, namespace="home")
+            assert (refused.status, refused.body["error"]["details"]["retryable"]) == (503, True)
+        else:
+            await replica.call("DELETE", path, namespace="home")
+            await replica.settle()
+        assert await replica.deps.batches.collection.count({}) == 1
+    assert "bucketline.batch.completed.v1" not in [envelope.type for envelope in replica.bus.published]
+    if what == "batch":
+        assert (await replica.call("DELETE", batch, namespace="home")).status == 200
+    else:
+        world.clock.advance(10)
+        await replica.deps.runner.sweep()
+        await replica.settle()
+    assert await replica.deps.batches.collection.count({}) == 0
+    told = [envelope.type for envelope in replica.bus.published if "batch" in envelope.type]
+    assert told == ["bucketline.batch.canceled.v1", "bucketline.batch.completed.v1"]
 
 
 async def test_no_plan_scans_a_collection(world: World, replica: Replica) -> None:

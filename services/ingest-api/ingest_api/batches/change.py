@@ -1,9 +1,10 @@
 """Changing batches: more objects for a draft, metadata at any time, and away with it."""
 
 from bucketline.domain.status import BATCH_ACTIVE, Status
-from bucketline.errors import BadRequest, NotFound, ServiceUnavailable
+from bucketline.errors import BadRequest, NotFound, ServiceUnavailable, Transient
 from bucketline.storage.batches import BatchDocument
 from bucketline.storage.buckets import BucketDocument
+from bucketline.storage.pending import owing
 from ingest_api.batches.draft import require_objects
 from ingest_api.batches.submit import not_a_draft
 from ingest_api.deps import Deps
@@ -71,13 +72,23 @@ async def patch_batch(deps: Deps, batch: BatchDocument, body: PatchBatch) -> Bat
 
 
 async def delete_batch(deps: Deps, batch: BatchDocument) -> None:
-    """Forgets a batch that does not run. Its objects and documents stay as they are."""
+    """Forgets a batch that does not run, once everything about it was told. Its objects and documents stay."""
     active = [str(status) for status in BATCH_ACTIVE]
-    if not await deps.batches.collection.delete_one({"_id": batch["_id"], "status": {"$nin": active}}):
-        current = await deps.batches.get(batch["_id"], fields=["status"])
-        if current is not None:
+    told = {"status": {"$nin": active}, "pending_since": {"$exists": False}}
+    for _ in range(ATTEMPTS):
+        if await deps.batches.collection.delete_one({"_id": batch["_id"], **told}):
+            return
+        current = await deps.batches.get(batch["_id"], fields=["status", "pending"])
+        if current is None:
+            return
+        if current["status"] in active:
             raise BadRequest(
                 "the batch runs: cancel it first",
                 code="batch_running",
                 details={"batch_id": batch["_id"], "status": current["status"]},
             )
+        try:
+            await deps.batch_outbox.flush([owing(current)])
+        except Transient:
+            break
+    raise ServiceUnavailable("the end of the batch was not told to everybody yet, try again")

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 
 from bucketline.errors import Forbidden, NotFound
 from bucketline.storage.buckets import BucketDocument
+from bucketline.storage.pending import owing
 from bucketline.storage.tasks import TaskDocument
 from bucketline.telemetry.logging import get_logger
 from ingest_api.buckets.resolve import any_bucket
@@ -123,9 +124,10 @@ async def empty_bucket(deps: Deps, bucket_id: str, until: datetime) -> int:
             break
         removed += await remove_objects(deps, page)
     while deps.clock.now() < until:
-        batches = await deps.batches.collection.find(own, limit=PAGE, fields=["_id"])
+        batches = await deps.batches.collection.find(own, limit=PAGE, fields=["pending"])
         if not batches:
             break
+        await deps.batch_outbox.flush([owing(batch) for batch in batches if batch.get("pending")])
         ids = {"$in": [batch["_id"] for batch in batches]}
         await deps.units.collection.delete_many({"batch_id": ids})
         await deps.database.collection("waiting").delete_many({"batch_id": ids})

@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from bucketline.background import Background
 from bucketline.clock import Clock
 from bucketline.domain.status import Status
-from bucketline.errors import ApiError, BucketlineError, ServiceUnavailable, StoreUnavailable
+from bucketline.errors import ApiError, BucketlineError, ServiceUnavailable, StoreUnavailable, Transient
 from bucketline.ids import Ids
 from bucketline.storage.deadline import TimeIsUp
 from bucketline.storage.tasks import TaskDocument, Tasks
@@ -56,15 +56,15 @@ Step = Callable[[TaskDocument], Awaitable[Turn]]
 
 def passing(error: BaseException) -> bool:
     """Whether this says nothing about the task: however long it lasts, the task goes on afterwards."""
-    return isinstance(error, StoreUnavailable | ServiceUnavailable) and not isinstance(error, TimeIsUp)
+    return isinstance(error, StoreUnavailable | ServiceUnavailable | Transient) and not isinstance(error, TimeIsUp)
 
 
 class TaskRunner:
     """Starts tasks and drives those that are due.
 
-    A step that raises is tried again, after a pause that doubles up to a minute, for as long as a store is away. After
-    20 turns in a row that failed for other reasons, or at once when it raises another :class:`ApiError` (the request
-    itself cannot be met), the task is FAILED.
+    A step that raises is tried again, after a pause that doubles up to a minute, for as long as a store or the bus is
+    away. After 20 turns in a row that failed for other reasons, or at once when it raises another :class:`ApiError`
+    (the request itself cannot be met), the task is FAILED.
     """
 
     def __init__(self, tasks: Tasks, *, clock: Clock, ids: Ids) -> None:
