@@ -11,7 +11,7 @@ from datetime import datetime
 
 from pymongo import UpdateOne
 
-from batcher.outcome import Completion, automatic_end, explicit_end, failed_row, superseded
+from batcher.outcome import MOST_ERROR, Completion, automatic_end, explicit_end, failed_row, superseded
 from batcher.planning import Planner
 from batcher.settings import BatcherSettings
 from batcher.voice import Trace, Voice
@@ -126,16 +126,21 @@ class Progress:
         tally = await self._planner.units.tally(batch["_id"], turn)
         base = batch.get("base")
         now = self._runtime.clock.now()
+        told: dict[str, object] = {}
+        if tally.failed and not batch.get("first_error"):
+            failures = await self._failures(batch, now, 1)
+            told = {"first_error": failures[0]["error"][:MOST_ERROR] if failures else None}
         await self._planner.batches.collection.update_one(
             {"_id": batch["_id"], "run": turn, "status": {"$in": _ACTIVE}},
             {
+                "$set": told,
                 "$max": {
                     "processed": tally.finished + (base["finished"] if base else 0),
                     "failed": tally.failed + (base["failed"] if base else 0),
                     "documents_written": tally.documents + (base["documents"] if base else 0),
                     "moved_at": now,
                     "updated_at": now,
-                }
+                },
             },
         )
         if len(self._next_tally) >= MOST_REMEMBERED:
@@ -148,7 +153,7 @@ class Progress:
         if await self._planner.waiting.count(batch["_id"]):
             return
         now = self._runtime.clock.now()
-        failures = await self._failures(batch, now)
+        failures = await self._failures(batch, now, self._settings.failed_objects_shown)
         await self._complete([explicit_end(batch, tally, failures, now)], now, {})
         self._next_tally.pop(batch["_id"], None)
 
@@ -199,9 +204,8 @@ class Progress:
             self._outbox.flush_soon(owed)
         # Otherwise another replica finished some of them; what is owed is published from state by the sweeper.
 
-    async def _failures(self, batch: BatchDocument, now: datetime) -> list[FailedObject]:
+    async def _failures(self, batch: BatchDocument, now: datetime, most: int) -> list[FailedObject]:
         """Rows for ``failed_objects``: of this turn, then of those that a retry left alone."""
-        most = self._settings.failed_objects_shown
         units = await self._planner.units.failures(batch["_id"], batch.get("run", 1), limit=most)
         rows = [
             failed_row(unit["items"][int(place)]["object_id"], result, now)

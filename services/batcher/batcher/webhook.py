@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Mapping
 
 from bucketline.clock import wire_time
+from bucketline.domain.progress import percent
 from bucketline.outbound.post import Poster, PostFailed
 from bucketline.runtime import Runtime
 from bucketline.storage.batches import BatchDocument, Batches
@@ -64,7 +65,7 @@ def payload_of(batch: BatchDocument) -> Mapping[str, object]:
         "progress": {
             "processed": processed,
             "total": total,
-            "percent": round(100 * processed / total, 2) if total else 100.0,
+            "percent": percent(processed, total),
             "errors": batch.get("failed", 0),
         },
         "completed_at": wire_time(completed) if completed else None,

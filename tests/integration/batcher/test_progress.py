@@ -128,6 +128,18 @@ async def test_progress_is_shown_on_the_way_and_never_goes_back(world: World) ->
     assert len(set(shown)) > 2, "it is shown before the end"
 
 
+async def test_the_first_error_is_told_on_the_way(world: World) -> None:
+    replica = world.replica(unit_objects=2)
+    ids = await world.drafts(4)
+    batch_id = await world.submitted(ids)
+    await replica.planner.submitted(batch_id)
+    bad = await world.worked(lambda _: (Status.FAILED, 0, "permanent"), most=1)
+    await replica.handlers.on_status(bad)
+    batch = await world.batch(batch_id)
+    assert (batch["status"], batch["failed"], batch["first_error"]) == (Status.PROCESSING, 2, "broke: permanent")
+    assert batch["processed"] == 2
+
+
 async def test_a_retry_adds_to_what_there_was(world: World) -> None:
     replica = world.replica(unit_objects=2)
     ids = await world.drafts(6)

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from bucketline.clock import Clock
+from bucketline.domain.progress import percent
 from bucketline.domain.status import BATCH_ACTIVE, FINAL, Status
 from bucketline.storage.batches import BatchDocument
 from bucketline.storage.collections import CollectionDocument
@@ -96,7 +97,7 @@ def _progress(batch: BatchDocument, clock: Clock) -> Progress:
     return Progress(
         processed=processed,
         total=total,
-        percent=round(100 * processed / total, 2) if total else 100.0,
+        percent=percent(processed, total),
         items_per_second=rate,
         eta_seconds=eta,
         errors=batch.get("failed", 0),
