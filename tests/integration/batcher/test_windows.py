@@ -4,12 +4,15 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 
 import pytest
-from tests.integration.batcher.conftest import Killed, World, dying
+from tests.integration.batcher.conftest import MORTAL, Killed, World, dying
 
+from batcher.app import Batcher
 from bucketline.domain.status import Status
 from bucketline.events.catalog import BatchSubmitted
+from bucketline.events.envelope import Received
 
 pytestmark = pytest.mark.stack
 
@@ -132,6 +135,43 @@ async def test_a_replica_may_die_at_any_write(world: World, after: bool) -> None
             await heir.windowing.sweep()
         world.clock.advance(31)
         await heir.windowing.close_due()
+        assert spread(await batched(world, bucket_id)) == Counter(ids)
+        await world.database.collection("buckets").delete_one({"_id": bucket_id})
+        if finished:
+            return
+    raise AssertionError("it never got to its end")
+
+
+@pytest.mark.parametrize("after", [False, True])
+async def test_one_of_two_replicas_dies_at_any_write_with_clocks_apart(world: World, after: bool) -> None:
+    """Both get records at the same time, some of them both; by the clock of the one the windows are over."""
+    for at in range(1, 60):
+        bucket_id = await world.bucket(**LIMITS)
+        ids = await world.drafts(24, bucket_id=bucket_id)
+        records = await world.mirror(ids)
+        victim, survivor = world.replica(skew=5.0), world.replica(skew=-5.0)
+
+        async def dies(victim: Batcher = victim, records: Sequence[Received] = records) -> None:
+            with suppress(Killed):
+                await victim.handlers.on_mirrored(records[:14])
+                world.clock.advance(27)
+                await victim.windowing.close_due()
+                await victim.handlers.on_mirrored(records[14:])
+                await victim.windowing.sweep()
+
+        async def lives(survivor: Batcher = survivor, records: Sequence[Received] = records) -> None:
+            MORTAL.set(False)
+            await survivor.handlers.on_mirrored(records[7:20])
+            await survivor.windowing.close_due()
+
+        with dying(at, after=after) as writes:
+            await asyncio.gather(dies(), lives())
+            finished = writes() < at
+        for _ in range(3):
+            world.clock.advance(31)
+            await survivor.windowing.sweep()
+        world.clock.advance(36)
+        await survivor.windowing.close_due()
         assert spread(await batched(world, bucket_id)) == Counter(ids)
         await world.database.collection("buckets").delete_one({"_id": bucket_id})
         if finished:
