@@ -131,7 +131,7 @@ class World:
     clock: ManualClock
     replicas: list[Replica] = field(default_factory=list)
 
-    def replica(self, **settings: object) -> Replica:
+    def replica(self, *, body_bytes: int = 1 << 20, **settings: object) -> Replica:
         api = ApiSettings(key=SecretStr(ROOT), **settings)  # type: ignore[arg-type]  # pydantic checks them
         bus = ListBus()
         runtime = Runtime(
@@ -147,7 +147,7 @@ class World:
         steps.register(deps)
         inner = build()
         inner.state.deps = deps
-        bodies = Bodies(Bounds(1 << 20, together=1 << 22))
+        bodies = Bodies(Bounds(body_bytes, together=4 * body_bytes))
         limiter = Limiter(self.database, api, clock=self.clock)
         app = Front(inner, auth=lambda: deps.auth, limiter=lambda: limiter, ids=RandomIds(), bodies=bodies)
         found = Replica(app, deps, bus)
