@@ -1,5 +1,6 @@
 """The manifests as a cluster would get them: rendered once a run, and taken apart for the tests."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -70,6 +71,14 @@ def variables(target: str) -> Iterator[str]:
     for template in pods(target).values():
         for container in containers(template):
             yield from (variable["name"] for variable in container.get("env", []))
+
+
+def quantity(text: str) -> float:
+    """CPU in cores, memory in bytes."""
+    units = {"": 1, "m": 1e-3, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(m|[KMG]i|)", text)
+    assert found, text
+    return float(found[1]) * units[found[2]]
 
 
 def selects(selector: Manifest | None, labels: dict[str, str]) -> bool:

@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 import pytest
-from tests.deploy.rendering import OVERLAYS, Manifest, containers, is_service, named, of_kind, pods, render
+from tests.deploy.rendering import OVERLAYS, Manifest, containers, is_service, named, of_kind, pods, quantity, render
 
 from bucketline.cli.commands import ENTRIES, loaded
 from bucketline.settings import SERVICES, HttpSettings
@@ -20,14 +20,6 @@ SERVICE_PODS = [
     for name, template in pods(target).items()
     if is_service(template)
 ]
-
-
-def quantity(text: str) -> float:
-    """CPU in cores, memory in bytes."""
-    units = {"": 1, "m": 1e-3, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)(m|[KMG]i|)", text)
-    assert found, text
-    return float(found[1]) * units[found[2]]
 
 
 @pytest.mark.parametrize("target", OVERLAYS)

@@ -5,9 +5,24 @@ import pkgutil
 import re
 
 import pytest
-from tests.deploy.rendering import DEPLOY, OVERLAYS, containers, named, pods, variables
+from tests.deploy.rendering import DEPLOY, OVERLAYS, containers, named, pods, quantity, variables
 
 from bucketline.settings import Block, HttpSettings
+from dedup.settings import DedupSettings
+from processor.settings import ProcessorSettings
+
+MEBIBYTE = 1024 * 1024
+IN_USE = {
+    "ingest-api": 165 * MEBIBYTE,
+    "dedup": 165 * MEBIBYTE,
+    "batcher": 125 * MEBIBYTE,
+    "processor": 130 * MEBIBYTE,
+}
+"""Resident memory of each service after a load of small objects, as `make bench` measured it."""
+LARGE_SOURCE = 68 * MEBIBYTE
+"""What dedup takes above that while it mirrors a source of 2 GiB, also from there."""
+BODY_COSTS = 5
+"""Bytes of memory that each byte of a large request takes until it is answered: 45 MiB of base64 took 290."""
 
 PACKAGES = ("bucketline", "ingest_api", "dedup", "batcher", "processor")
 
@@ -90,6 +105,28 @@ def test_a_service_listens_where_its_probes_ask(target: str) -> None:
             assert settings["BUCKETLINE_HTTP_HOST"] == "0.0.0.0"  # noqa: S104 - a pod is reached from outside of it
             assert int(settings["BUCKETLINE_HTTP_PORT"]) == port["containerPort"]
     assert HttpSettings.model_fields["port"].default == 8080
+
+
+@pytest.mark.parametrize("target", ["base", *OVERLAYS])
+def test_memory_limits_hold_what_the_settings_allow_at_once(target: str) -> None:
+    """What the settings bound, as large as they let it be, beside what the service itself was measured to take."""
+
+    def spare(service: str) -> float:
+        (container,) = containers(pods(target)[f"Deployment/bucketline-{service}"])
+        return quantity(container["resources"]["limits"]["memory"]) - IN_USE[service]
+
+    def allowed(block: type[Block], service: str, *fields: str) -> list[int]:
+        values = environment(target, f"Deployment/bucketline-{service}")
+        prefix = block.model_config.get("env_prefix", "")
+        return [int(values.get(f"{prefix}{field}".upper(), block.model_fields[field].default)) for field in fields]
+
+    (bodies,) = allowed(HttpSettings, "ingest-api", "bodies_bytes")
+    assert spare("ingest-api") >= BODY_COSTS * bodies
+    workers, each = allowed(ProcessorSettings, "processor", "workers", "worker_memory")
+    assert spare("processor") >= workers * each
+    small, streams = allowed(DedupSettings, "dedup", "memory_bytes", "large_concurrency")
+    assert spare("dedup") >= small + streams * LARGE_SOURCE
+    assert spare("batcher") >= 64 * MEBIBYTE
 
 
 def test_production_is_durable_and_makes_nothing_by_itself() -> None:
