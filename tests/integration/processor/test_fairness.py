@@ -14,7 +14,7 @@ pytestmark = pytest.mark.stack
 
 MANY = 6000
 LONGEST = 8.0
-"""Seconds for one object beside thousands, on a machine that other tests use too. Without sharing it would be the rest of the large batch."""
+"""Seconds for one object beside thousands, on a machine that other tests use too."""
 
 
 async def over(client: ApiClient, path: str) -> dict[str, Any] | None:
