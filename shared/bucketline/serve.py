@@ -1,6 +1,8 @@
 """Runs one service: its ASGI application under uvicorn, in this process, until SIGTERM or SIGINT."""
 
 import gc
+import os
+import threading
 from collections.abc import Callable
 from types import FrameType
 
@@ -12,13 +14,23 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from bucketline.errors import BadRequest
 from bucketline.ids import RandomIds
 from bucketline.settings import ServiceSettings
-from bucketline.telemetry.logging import setup_logging
+from bucketline.telemetry.logging import get_logger, setup_logging
+
+log = get_logger(__name__)
+
+DRAIN_SECONDS = 25.0
+"""Well beyond what a stop takes when the stores answer. When they do not, each part of it has its own, longer limit."""
 
 
 def serve(settings: ServiceSettings, create: Callable[[ServiceSettings], ASGIApp]) -> int:
-    """Returns the process's exit code: 0 after a clean stop, 3 when the service could not start.
+    """Returns the process's exit code: 3 when the service could not start, else 0.
 
-    On SIGTERM no new request is taken, running ones get the graceful time, then handlers of the bus finish.
+    After a clean stop the signal that asked for it is raised again, as whoever sent it expects; the first process of a
+    container ignores that, and ends with 0.
+
+    On SIGTERM no new request is taken, running ones get the graceful time, then handlers of the bus finish; and
+    after ``DRAIN_SECONDS`` the process ends with 4, whatever it still waits for. Whoever stops it has to wait longer
+    than that.
     """
     setup_logging(settings.telemetry, settings.service)
     config = uvicorn.Config(
@@ -61,7 +73,17 @@ class _Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if not self.started:
             raise SystemExit(0)
+        if not self.should_exit:
+            last = threading.Timer(DRAIN_SECONDS, _end)
+            last.daemon = True
+            last.start()
         super().handle_exit(sig, frame)
+
+
+def _end() -> None:
+    # Everything that is under way may be cut off anywhere: what is not finished is taken up again by a sweeper.
+    log.error("not drained in time, ending now", seconds=DRAIN_SECONDS)
+    os._exit(4)
 
 
 def _collect_less() -> None:

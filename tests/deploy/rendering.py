@@ -73,6 +73,15 @@ def variables(target: str) -> Iterator[str]:
             yield from (variable["name"] for variable in container.get("env", []))
 
 
+def environment(target: str, workload: str) -> dict[str, str]:
+    """What a container finds in its environment, secrets apart."""
+    (container,) = containers(pods(target)[workload])
+    found: dict[str, str] = {}
+    for source in container["envFrom"]:
+        found |= named(target, "ConfigMap", source["configMapRef"]["name"])["data"]
+    return found | {v["name"]: v["value"] for v in container.get("env", []) if "value" in v}
+
+
 def quantity(text: str) -> float:
     """CPU in cores, memory in bytes."""
     units = {"": 1, "m": 1e-3, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}

@@ -4,13 +4,24 @@ import re
 from typing import Any
 
 import pytest
-from tests.deploy.rendering import OVERLAYS, Manifest, containers, is_service, named, of_kind, pods, quantity, render
+from tests.deploy.rendering import (
+    OVERLAYS,
+    Manifest,
+    containers,
+    environment,
+    is_service,
+    named,
+    of_kind,
+    pods,
+    quantity,
+    render,
+)
 
 from bucketline.cli.commands import ENTRIES, loaded
+from bucketline.serve import DRAIN_SECONDS
 from bucketline.settings import SERVICES, HttpSettings
 from bucketline.telemetry import health
 
-DRAIN_SECONDS = 25
 EVERY_POD = [
     pytest.param(target, name, id=f"{target}:{name}") for target in ("base", *OVERLAYS) for name in pods(target)
 ]
@@ -139,7 +150,8 @@ def test_grace_period_is_longer_than_the_drain(target: str, name: str) -> None:
     (container,) = containers(template)
     pause = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
     assert template["spec"]["terminationGracePeriodSeconds"] >= DRAIN_SECONDS + pause + 10
-    assert HttpSettings.model_fields["graceful_timeout"].default <= DRAIN_SECONDS
+    settings = environment(target, name)
+    assert float(settings["BUCKETLINE_HTTP_GRACEFUL_TIMEOUT"]) <= DRAIN_SECONDS - 10, "the bus needs time after it"
     assert (pause > 0) == (name == "Deployment/bucketline-ingest-api")
 
 

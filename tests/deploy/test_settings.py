@@ -5,7 +5,7 @@ import pkgutil
 import re
 
 import pytest
-from tests.deploy.rendering import DEPLOY, OVERLAYS, containers, named, pods, quantity, variables
+from tests.deploy.rendering import DEPLOY, OVERLAYS, containers, environment, pods, quantity, variables
 
 from bucketline.settings import Block, HttpSettings
 from dedup.settings import DedupSettings
@@ -50,15 +50,6 @@ def readable() -> dict[str, tuple[type[Block], str]]:
         for block in blocks()
         for field in block.model_fields
     }
-
-
-def environment(target: str, workload: str) -> dict[str, str]:
-    """What a container finds in its environment, secrets apart."""
-    (container,) = containers(pods(target)[workload])
-    found: dict[str, str] = {}
-    for source in container["envFrom"]:
-        found |= named(target, "ConfigMap", source["configMapRef"]["name"])["data"]
-    return found | {v["name"]: v["value"] for v in container.get("env", []) if "value" in v}
 
 
 def test_the_settings_of_all_packages_are_found() -> None:
