@@ -26,14 +26,15 @@ class Handlers:
     async def on_status(self, records: Sequence[Received]) -> None:
         """Moves objects forward by compare-and-set: duplicates and late events change nothing.
 
-        Documents that were written while their object was being deleted are removed as well.
+        Documents that were written while their object was being deleted are removed as well, also those of a processor
+        that died before it could count them.
         """
         events = [r.event for r in records if isinstance(r.event, ObjectStatusChanged)]
         if not events:
             return
         known = await self._deps.objects.many(list({event.object_id for event in events}), fields=_SEEN)
         await self._deps.objects.apply_statuses([event for event in events if event.object_id in known])
-        ended = {event.object_id for event in events if event.rank == RANK_FINAL and event.document_count}
+        ended = {event.object_id for event in events if event.rank == RANK_FINAL}
         if orphaned := sorted(ended - known.keys()):
             await self._deps.documents.collection.delete_many({"object_id": {"$in": orphaned}})
         measure(events, known)

@@ -401,15 +401,16 @@ async def test_every_stalled_object_is_looked_at(world: World) -> None:
 
 async def test_statuses_are_applied_once_and_only_forward(world: World) -> None:
     object_id = await world.create(auto=True, sku="A")
-    gone = "obj_gone"
-    document = {"_id": "doc_1", "object_id": gone, "collection_id": "col_1", "run": 1}
-    await world.deps.documents.collection.insert(cast("Any", document))
+    gone = ("obj_gone", "obj_uncounted")
+    for place, oid in enumerate(gone):
+        document = {"_id": f"doc_{place}", "object_id": oid, "collection_id": "col_1", "run": 1}
+        await world.deps.documents.collection.insert(cast("Any", document))
     handlers = Handlers(world.deps)
 
-    def event(status: Status, rank: int, *, run: int = 1, oid: str = object_id) -> Received:
+    def event(status: Status, rank: int, *, run: int = 1, oid: str = object_id, count: int = 1) -> Received:
         changed = ObjectStatusChanged(
             object_id=oid, bucket_id="bkt_1", namespace_id="ns_1", revision=1, run=run, rank=rank, status=status,
-            document_count=1, at=world.clock.now() + timedelta(seconds=rank),
+            document_count=count, at=world.clock.now() + timedelta(seconds=rank),
         )  # fmt: skip
         return Received(event=changed, id=f"evt_{run}{rank}", source="/test", trace={})
 
@@ -419,5 +420,9 @@ async def test_statuses_are_applied_once_and_only_forward(world: World) -> None:
     assert await world.status(object_id) == "COMPLETED", "the first final status of a run wins"
     await handlers.on_status([event(Status.QUEUED, 1, run=2)])
     assert await world.status(object_id) == "QUEUED"
-    await handlers.on_status([event(Status.COMPLETED, 3, oid=gone)])
+    counted, uncounted = gone
+    await handlers.on_status([event(Status.COMPLETED, 3, oid=counted)])
+    assert await world.deps.documents.collection.count({}) == 1
+    # whoever wrote them died, and the next processor found no object and counted nothing
+    await handlers.on_status([event(Status.SKIPPED, 3, oid=uncounted, count=0)])
     assert await world.deps.documents.collection.count({}) == 0, "documents of an object that is gone"
