@@ -3,6 +3,8 @@
 import asyncio
 import json
 import os
+import re
+import secrets
 import sys
 from collections.abc import Mapping
 
@@ -13,6 +15,9 @@ from tests.conditions import completed, eventually
 from tests.conftest import Api, Services
 
 from bucketline.events.topics import MIRRORED, OBJECTS, STATUS
+from bucketline.messaging.topics import wanted
+from bucketline.settings import KafkaSettings
+from bucketline.storage.indexes import INDEXES
 
 pytestmark = pytest.mark.stack
 
@@ -46,7 +51,9 @@ async def test_the_doctor_finds_the_local_stack_in_good_health(services: Service
         ("MongoDB", "write and read"),
         ("MongoDB", "indexes"),
         ("MongoDB", "clock"),
+        ("Kafka", "version"),
         ("Kafka", "topics"),
+        ("Kafka", "permissions"),
         ("S3", "bucket"),
         ("S3", "conditional writes"),
         ("S3", "checksums"),
@@ -74,6 +81,50 @@ async def test_the_doctor_says_what_is_missing_and_ends_with_1(services: Service
     assert "BUCKETLINE_MONGODB_URL" in out
     assert "BUCKETLINE_S3_ENDPOINT" in out
     assert "Traceback" not in out
+
+
+async def test_the_doctor_gives_advice_for_each_thing_that_is_away(services: Services) -> None:
+    """None of them hides another, and nobody waits for long."""
+    away = {
+        **services.environment,
+        "BUCKETLINE_MONGODB_URL": "mongodb://127.0.0.1:1/?directConnection=true",
+        "BUCKETLINE_MONGODB_SERVER_SELECTION_TIMEOUT": "1",
+        "BUCKETLINE_KAFKA_BOOTSTRAP": "127.0.0.1:1",
+        "BUCKETLINE_S3_ENDPOINT": "http://127.0.0.1:1",
+    }
+    code, out, err = await bucketline(away, "doctor", "--json")
+    rows = json.loads(out)
+    assert (code, err) == (1, "")
+    bad = {row["part"]: row for row in rows if row["verdict"] == "bad"}
+    assert set(bad) == {"MongoDB", "Kafka", "S3"}
+    for part, variable in (("MongoDB", "MONGODB_URL"), ("Kafka", "KAFKA_BOOTSTRAP"), ("S3", "S3_ENDPOINT")):
+        assert f"BUCKETLINE_{variable}" in bad[part]["advice"]
+
+
+async def test_topics_are_checked_made_and_left_alone(services: Services) -> None:
+    prefix = f"made-{secrets.token_hex(4)}."
+    own = {**services.environment, "BUCKETLINE_KAFKA_TOPIC_PREFIX": prefix}
+    names = [name for name, _, _ in wanted(KafkaSettings(topic_prefix=prefix))]
+
+    code, out, err = await bucketline(own, "topics", "check")
+    assert (code, out.count("missing")) == (1, len(names))
+    assert "bucketline topics create" in err
+    code, out, err = await bucketline(own, "topics", "create")
+    assert code == 0, err
+    assert set(re.findall(r"made (\S+)", out)) == set(names)
+    code, out, err = await bucketline(own, "topics", "check")
+    assert (code, "missing" in out) == (0, False), (out, err)
+    code, out, _ = await bucketline(own, "topics", "create")
+    assert (code, out) == (0, "nothing was missing\n")
+
+
+async def test_indexes_are_made_once(services: Services) -> None:
+    own = {**services.environment, "BUCKETLINE_MONGODB_DATABASE": f"made-{secrets.token_hex(4)}"}
+    total = sum(map(len, INDEXES.values()))
+    code, out, err = await bucketline(own, "indexes")
+    assert (code, f"{total} indexes are there, {total} of them new" in out) == (0, True), (out, err)
+    code, out, _ = await bucketline(own, "indexes")
+    assert (code, out) == (0, f"{total} indexes are there, 0 of them new\n")
 
 
 async def test_a_replay_tells_a_new_subscriber_of_stored_objects(api: Api, services: Services) -> None:

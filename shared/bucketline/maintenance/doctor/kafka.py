@@ -1,8 +1,9 @@
-"""Kafka: brokers answer, every topic is there as the table says, and with enough copies."""
+"""Kafka: brokers answer, every topic is there as the table says, may be used, and has enough copies."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
 from bucketline.maintenance.doctor.finding import Finding
+from bucketline.messaging.inquiry import READ, WRITE, ask
 from bucketline.messaging.publisher import KafkaPublisher
 from bucketline.messaging.topics import TopicState, check_topics, cluster
 from bucketline.settings import KafkaSettings
@@ -20,9 +21,31 @@ async def kafka(settings: KafkaSettings) -> AsyncIterator[Finding]:
     advice = "Three brokers survive the loss of one; events that are lost cost time, not objects." if few else ""
     yield Finding(PART, "brokers", "warning" if few else "ok", f"{brokers} answer", advice)
     states = await check_topics(settings)
+    there = [state.name for state in states if state.partitions is not None]
+    broker = await ask(settings, there)
+    yield _version(broker.release)
     yield _there(states)
+    yield permissions(broker.allowed)
     yield _copies(states, brokers)
     yield await _producer(settings)
+
+
+def _version(release: str | None) -> Finding:
+    if release is None:
+        return Finding(PART, "version", "bad", "older than 2.8", "Upgrade to a release that is maintained.")
+    return Finding(PART, "version", "ok", f"speaks as {release} or newer does")
+
+
+def permissions(allowed: Mapping[str, frozenset[int] | None]) -> Finding:
+    """``allowed`` as :class:`Broker` has it. Asked for what all services together need: that is whom we act for."""
+    told = {topic: operations for topic, operations in allowed.items() if operations is not None}
+    if not told:
+        return Finding(PART, "permissions", "ok", "nothing to look at yet" if not allowed else "this broker tells none")
+    lacking = [topic for topic, operations in sorted(told.items()) if not {READ, WRITE} <= operations]
+    if lacking:
+        advice = "Give this user Read and Write on them. A service's own user needs what deploy/k8s says, and no more."
+        return Finding(PART, "permissions", "bad", f"not to be read or written: {', '.join(lacking)}"[:300], advice)
+    return Finding(PART, "permissions", "ok", f"{len(told)} topics may be read and written")
 
 
 def _there(states: list[TopicState]) -> Finding:

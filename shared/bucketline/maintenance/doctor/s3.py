@@ -66,7 +66,8 @@ async def _checksums(store: S3BlobStore, key: str) -> Finding:
     except ChecksumRefused:
         return Finding(PART, "checksums", "ok", "bytes that do not match their SHA-256 are refused")
     except BucketlineError as error:
-        return Finding(PART, "checksums", "warning", f"refused for another reason: {error.message}")
+        advice = "Look at the store's log: whether it verifies x-amz-checksum-sha256 could not be told."
+        return Finding(PART, "checksums", "warning", f"refused for another reason: {error.message}", advice)
     advice = "This store does not verify x-amz-checksum-sha256: damage on the way would go unnoticed."
     return Finding(PART, "checksums", "bad", "wrong bytes were accepted", advice)
 

@@ -6,6 +6,8 @@ import pytest
 
 from bucketline.maintenance.doctor import finding as module
 from bucketline.maintenance.doctor.finding import Finding, clock_row, findings
+from bucketline.maintenance.doctor.kafka import permissions
+from bucketline.messaging.inquiry import NOT_TOLD, READ, WRITE, operations, release_of
 
 
 async def test_what_was_found_before_an_error_stays_and_the_error_is_a_row_with_advice() -> None:
@@ -37,3 +39,26 @@ def test_a_clock_that_is_off(skew: float, verdict: str) -> None:
     row = clock_row("MongoDB", skew, warn=2, bad=30, why="leases")
     assert row.verdict == verdict
     assert bool(row.advice) == (verdict != "ok")
+
+
+def test_rights_that_are_lacking_are_named_with_advice() -> None:
+    both = frozenset({READ, WRITE})
+    row = permissions({"a": both, "b": frozenset({READ}), "c": frozenset(), "d": None})
+    assert row.verdict == "bad"
+    assert row.found.endswith("b, c")
+    assert row.advice
+    assert permissions({"a": both, "b": both}).verdict == "ok"
+    assert permissions({"a": None}).verdict == permissions({}).verdict == "ok"
+
+
+def test_what_a_broker_tells_in_bits() -> None:
+    assert operations(0b11000) == {READ, WRITE}
+    assert operations(NOT_TOLD) is None
+
+
+@pytest.mark.parametrize(
+    ("known", "release"),
+    [(set(), None), ({18, 60}, "2.8"), ({60, 65, 74, 80}, "3.9"), ({60, 65, 74, 80, 76}, "4.1"), ({60, 76}, "2.8")],
+)
+def test_the_release_is_the_newest_of_which_nothing_is_lacking(known: set[int], release: str | None) -> None:
+    assert release_of(known) == release
