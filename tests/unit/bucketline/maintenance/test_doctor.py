@@ -52,7 +52,7 @@ def test_rights_that_are_lacking_are_named_with_advice() -> None:
 
 
 def test_what_a_broker_tells_in_bits() -> None:
-    assert operations(0b11000) == {READ, WRITE}
+    assert operations(0b11000) == frozenset({READ, WRITE})
     assert operations(NOT_TOLD) is None
 
 
