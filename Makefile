@@ -4,7 +4,10 @@ PYTHON ?= python3.11
 VENV   := .venv
 BIN    := $(VENV)/bin
 BROKER ?= tansu
-PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
+
+SHELL       := bash
+.SHELLFLAGS := -o pipefail -ec
 
 .PHONY: help demo up test lint types bench clean
 
@@ -39,11 +42,25 @@ $(VENV)/bin/python:
 
 $(VENV)/.run: requirements.lock pyproject.toml | $(VENV)/bin/python
 	@echo "installing what it runs on (once)"
-	@$(PIP) install --require-hashes -r requirements.lock
-	@$(PIP) install --no-deps -e .
+	$(call install-locked,requirements.lock)
+	@$(PIP) install --quiet --no-deps -e .
 	@touch $@
 
 $(VENV)/.dev: requirements-dev.lock pyproject.toml $(VENV)/.run
 	@echo "installing what the tests need (once)"
-	@$(PIP) install --require-hashes -r requirements-dev.lock
+	$(call install-locked,requirements-dev.lock)
 	@touch $@
+
+# On a terminal one line that counts: a line a package would be too much, and half a minute of nothing too little.
+define install-locked
+@total=$$(grep -c '^[^ #].*==' $(1)); n=0; \
+PYTHONUNBUFFERED=1 $(PIP) install --require-hashes -r $(1) | while read -r what _; do \
+	case $$what in \
+		Collecting|Requirement) n=$$((n + 1)); now="$$n of $$total packages" ;; \
+		Installing) now="unpacking, some seconds more" ;; \
+		*) continue ;; \
+	esac; \
+	[ ! -t 1 ] || printf '\r\033[K  %s' "$$now"; \
+done; \
+[ ! -t 1 ] || printf '\r\033[K'
+endef
