@@ -154,6 +154,21 @@ async def test_automatic_objects_share_units_and_have_batches_of_their_own(world
     assert all(batch["documents_written"] == 1 for batch in batches)
 
 
+async def test_a_stream_of_automatic_objects_is_written_in_bulk(world: World) -> None:
+    """From the mirrored objects to the ends of their batches: as many writes for hundreds as for a few."""
+    writes = []
+    for count in (10, 300):
+        replica = world.replica(unit_objects=500)
+        records = await world.mirror(await world.drafts(count, auto=True))
+        with dying(0, after=False) as counted:
+            await replica.handlers.on_mirrored(records)
+            await replica.handlers.on_status(await world.worked())
+            writes.append(counted())
+        done = await world.batches.collection.find({"status": "COMPLETED"}, limit=1000)
+        assert len({batch["_id"] for batch in done}) == count + (len(writes) - 1) * 10
+    assert writes[0] == writes[1] < 12, writes
+
+
 async def test_objects_in_two_batches_at_a_time_end_in_both(world: World) -> None:
     """Whatever the clocks of those who submitted say: a later run is above the earlier one."""
     replica = world.replica()
