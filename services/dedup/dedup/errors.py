@@ -26,9 +26,8 @@ MAX_DETAIL_CHARACTERS = 500
 
 
 class SourceError(BucketlineError):
-    """``permanent`` says whether the same source can ever succeed without the producer changing something."""
+    """Unless it is one to ``retry``, the same source can never succeed without the producer changing something."""
 
-    permanent: ClassVar[bool] = True
     retry_class: ClassVar[RetryClass] = "reject"
 
     def __init__(self, message: str, *, detail: str = "") -> None:
@@ -73,7 +72,6 @@ class SourceUnreadable(SourceError):
 class SourceUnavailable(SourceError):
     """Trying again may help. ``retry_after_seconds`` is the source's own wish, at most five minutes."""
 
-    permanent: ClassVar[bool] = False
     retry_class: ClassVar[RetryClass] = "retry"
 
     def __init__(self, message: str, *, detail: str = "", retry_after_seconds: float | None = None) -> None:

@@ -84,7 +84,7 @@ class HttpFetcher:
         """The body behind ``url``, at most ``max_bytes`` of it.
 
         Raises :class:`SourceError`, here or while the stream is read. One attempt, but for resumed transfers:
-        retrying what is not ``permanent`` is for the caller.
+        retrying what may succeed later is for the caller.
         """
         began = time.monotonic()
 

@@ -120,6 +120,7 @@ class HttpStream:
         self._response = response
         # held here because the answer lets go of it at its end, just when it is asked about
         self._protocol = response.connection.protocol if response.connection else None
+        self._end = self._end_of_connection()
         self._max_bytes = max_bytes
         self._limits = limits
         self._pace = Pace(limits, spent=spent)
@@ -168,7 +169,7 @@ class HttpStream:
                     raise SourceTooLarge(self._max_bytes, detail="counted")
                 return piece
             if self.content_length is None:
-                if broken:
+                if broken or (broken := self._reset()):
                     raise SourceUnavailable("the transfer was interrupted", detail=broken)
                 return b""
             if self.received == self.content_length:
@@ -204,6 +205,26 @@ class HttpStream:
             self._pace.resumed()
             return
         raise SourceUnavailable("the transfer was interrupted", detail=why)
+
+    def _end_of_connection(self) -> "asyncio.Future[None] | None":
+        """What will tell how the connection ended, where its end is the end of the body."""
+        if self._protocol is None or self.content_length is not None or self._response.headers.get("Transfer-Encoding"):
+            return None
+        end = self._protocol.closed
+        if end is not None:
+            # asked or not, its exception counts as seen
+            end.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return end
+
+    def _reset(self) -> str:
+        """Why the end of the connection was not that of the body: the parser takes every end for one, a reset too.
+
+        Empty where it was closed in order, which is all that can be known then.
+        """
+        if self._end is None or not self._end.done() or self._end.cancelled():
+            return ""
+        error = self._end.exception()
+        return repr(error) if error is not None else ""
 
     def _check_no_more(self) -> None:
         """Bytes right behind the announced ones make the parser fail, after it has ended the body.

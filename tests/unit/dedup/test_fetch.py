@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import socket
 import ssl
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -205,7 +206,7 @@ class TestAddresses:
             ):
                 error = await failure(fetcher(source, networks=()), url)
                 assert isinstance(error, AddressRefused)
-                assert error.permanent
+                assert error.retry_class == "reject"
                 assert error.message == "the address is not allowed"
             assert source.requests == []
 
@@ -364,7 +365,7 @@ class TestStatus:
         async with serve(answer(f"{head}\r\nContent-Length: 0")) as source:
             raised = await failure(fetcher(source), source.url())
             assert isinstance(raised, error)
-            assert raised.permanent is permanent
+            assert (raised.retry_class == "reject") is permanent
 
     @pytest.mark.parametrize(
         ("header", "seconds"),
@@ -477,6 +478,32 @@ class TestSize:
         async with serve(answer("200 OK\r\nTransfer-Encoding: chunked", b"5\r\nhello\r\n")) as source:
             assert isinstance(await failure(fetcher(source), source.url()), SourceUnavailable)
 
+    @pytest.mark.parametrize("reset", [False, True])
+    async def test_a_body_that_ends_with_its_connection(self, reset: bool) -> None:
+        """Without a length and not in chunks, a close is all that there is to tell its end; a reset is none."""
+
+        async def handler(_: str, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhello")
+            await writer.drain()
+            await arrived.wait()
+            if reset:
+                no_lingering = struct.pack("ii", 1, 0)
+                writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, no_lingering)
+                writer.transport.abort()
+
+        arrived = asyncio.Event()
+        async with (
+            serve(handler) as source,
+            fetcher(source) as http,
+            http.open(source.url(), max_bytes=MB) as stream,
+        ):
+            arrived.set()
+            if reset:
+                with pytest.raises(SourceUnavailable):
+                    [chunk async for chunk in stream]
+            else:
+                assert [chunk async for chunk in stream] == [b"hello"]
+
     @pytest.mark.parametrize(
         "header", ["Content-Length: 5\r\nContent-Length: 6", "Content-Length: -5", "Content-Length: x"]
     )
@@ -493,7 +520,7 @@ class TestEncodings:
         async with serve(answer(head, body)) as source:
             error = await failure(fetcher(source), source.url())
             assert isinstance(error, SourceUnreadable)
-            assert error.permanent
+            assert error.retry_class == "reject"
 
     async def test_a_gzip_file_is_just_bytes(self) -> None:
         body = gzip.compress(b"0" * MB)
