@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from bucketline.events.catalog import ObjectCreated, ObjectUpdated
 from bucketline.events.envelope import Received
 from dedup.mirror import Mirroring
+from dedup.settling import OTHERS_FIELDS
 
 
 class Handlers:
@@ -22,7 +23,7 @@ class Handlers:
             or (isinstance(event, ObjectUpdated) and (event.blobs_changed or event.auto_process))
         ]
         traces = {object_id: record.trace for object_id, record in wanted}
-        objects = await self._mirroring.objects.many(list(traces))
+        objects = await self._mirroring.objects.many(list(traces), without=OTHERS_FIELDS)
         replayed = {
             object_id: record.id
             for object_id, record in wanted

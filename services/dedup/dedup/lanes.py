@@ -23,6 +23,7 @@ from bucketline.telemetry.metrics import SWEPT
 from bucketline.telemetry.tracing import Attribute, span
 from dedup.inline import is_inline
 from dedup.settings import DedupSettings
+from dedup.settling import OTHERS_FIELDS
 from dedup.storing import NeedsLargeLane
 from dedup.turns import Turns
 
@@ -102,6 +103,7 @@ class Lanes:
             {"mirror.lane": None if lane == "small" else "large", "mirror.due_at": {"$lte": now}},
             limit=PAGE if lane == "small" else room,
             sort=[("mirror.due_at", 1)],
+            without=OTHERS_FIELDS,
         )
         chosen = []
         for obj in due:

@@ -22,6 +22,9 @@ from bucketline.telemetry.metrics import STAGE_SECONDS
 
 log = get_logger(__name__)
 
+OTHERS_FIELDS = ("custom", "edges", "pending")
+"""What dedup has no use for, up to 12 MiB an object: hundreds of objects are in its hands at a time."""
+
 Traces = Mapping[str, Mapping[str, str]]
 """The trace that an object's record belongs to, by object."""
 
@@ -41,7 +44,7 @@ class Settling:
         """
         outcome = await self._objects.collection.bulk([_write(obj, owing_until) for obj in objects])
         if outcome.matched < len(objects):
-            found = await self._objects.many([obj["_id"] for obj in objects])
+            found = await self._objects.many([obj["_id"] for obj in objects], without=OTHERS_FIELDS)
             return [obj for obj in found.values() if obj["mirror"]["state"] != "pending"]
         now = self._runtime.clock.now()
         for obj in objects:

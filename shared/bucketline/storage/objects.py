@@ -185,10 +185,12 @@ class Objects:
         return await self.collection.find_one({"bucket_id": bucket_id, "content_key": key}, sort=[("_id", 1)])
 
     async def many(
-        self, object_ids: Sequence[str], *, fields: Sequence[str] | None = None
+        self, object_ids: Sequence[str], *, fields: Sequence[str] | None = None, without: Sequence[str] = ()
     ) -> dict[str, ObjectDocument]:
         """The objects that exist, by id, in one round trip."""
-        found = await self.collection.find({"_id": {"$in": list(object_ids)}}, limit=len(object_ids), fields=fields)
+        found = await self.collection.find(
+            {"_id": {"$in": list(object_ids)}}, limit=len(object_ids), fields=fields, without=without
+        )
         return {document["_id"]: document for document in found}
 
     async def change(

@@ -2,7 +2,9 @@
 
 import asyncio
 import time
+from typing import Any
 
+import bson
 import pytest
 from tests.conditions import eventually
 from tests.integration.dedup.conftest import Open
@@ -11,6 +13,7 @@ from tests.integration.dedup.sources import Page, Sources
 
 from bucketline.events.catalog import ObjectMirrored
 from bucketline.storage.blobs import blob_key
+from bucketline.storage.mongo import Collection
 
 pytestmark = pytest.mark.stack
 
@@ -172,6 +175,30 @@ async def test_a_stop_gives_claims_back_and_leaves_nothing_behind(opened: Open, 
         assert "claim" not in mirror
         assert mirror["due_at"] <= watching.runtime.clock.now()
         assert await watching.leftovers() == []
+
+
+async def test_what_producers_keep_on_their_objects_is_not_read(
+    bench: Bench, sources: Sources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hundreds of objects are in dedup's hands at a time, each with up to 12 MiB of its producer's."""
+    sizes = []
+    find = Collection.find
+
+    async def weighed(self: Collection[Any], *args: Any, **options: Any) -> Any:
+        rows = await find(self, *args, **options)
+        sizes.append(sum(len(bson.encode(row)) for row in rows))
+        return rows
+
+    monkeypatch.setattr(Collection, "find", weighed)
+    custom = {"large": "x" * 1_000_000}
+    inline = await bench.add(bench.blob({"kind": "text", "text": "here"}), custom=custom)
+    fetched = await bench.add(bench.blob({"kind": "url", "url": sources.put("/a", b"there")}), custom=custom)
+    await bench.created(inline, fetched)
+    for object_id in (inline, fetched):
+        obj = await bench.mirrored(object_id)
+        assert (obj["mirror"]["state"], obj["custom"]) == ("done", custom), "and it is still there"
+    assert sizes
+    assert max(sizes) < 10_000
 
 
 async def test_records_that_never_came_are_made_good(bench: Bench, sources: Sources) -> None:
