@@ -21,5 +21,4 @@ class ApiSettings(AccessSettings):
     ] = 256 * 1024
     inline_limit_bytes: Count = 50 * 1024 * 1024
     allow_file_sources: bool = False
-    upload_expiry_seconds: Count = 3600
     async_confirm_bytes: Count = 100 * 1024 * 1024
