@@ -37,7 +37,7 @@ UPLOADS = Bounds(20, 100)
 BATCHES = Bounds(100, 1000)
 BUCKETS = NAMESPACES = COLLECTIONS = Bounds(10, 1000, max_offset=10_000)
 DOCUMENTS = Bounds(10, 1000)
-TASKS = WEBHOOKS = Bounds(10, 1000)
+TASKS = Bounds(10, 1000)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Insertion policies: what a write does when its unique key is free, and when an object has it (contract, 1.5)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal, TypeVar
+from typing import Final, Literal
 
 from bucketline.errors import AlreadyExists, ApiError, BadRequest, Fault, Json, NotFound, ValidationFailed
 
@@ -12,8 +12,6 @@ INSERT: Final = "insert"
 UPDATE: Final = "update"
 UPSERT: Final = "upsert"
 POLICIES: tuple[Policy, ...] = (INSERT, UPDATE, UPSERT)
-
-B = TypeVar("B")
 
 
 @dataclass(frozen=True)
@@ -94,11 +92,6 @@ def key_not_found(unique_key: Mapping[str, Json]) -> NotFound:
 def merged_fields(stored: Mapping[str, object], sent: Mapping[str, object]) -> dict[str, object]:
     """Root fields after an update: one that was sent replaces its namesake as a whole, the others stay."""
     return {**stored, **sent}
-
-
-def merged_blobs(stored: Sequence[B], sent: Sequence[B] | None) -> list[B]:
-    """Blobs after an update: a list that was sent, even an empty one, replaces the stored one; None keeps it."""
-    return list(stored if sent is None else sent)
 
 
 def put_fields(stored: Mapping[str, object], metadata: Mapping[str, object]) -> dict[str, object]:

@@ -7,7 +7,6 @@ names that MongoDB reads as paths or operators, invalid Unicode, numbers beyond 
 import json
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from itertools import islice
 
 from bucketline.domain.schema import MAX_FAULTS, Location
@@ -40,39 +39,11 @@ CREATE_FIELDS = frozenset(
         "idempotency_key",
     }
 )
-PATCH_FIELDS = frozenset({"key_prefix", "skip_duplicates"})
-PUT_FIELDS = frozenset({"key_prefix", "metadata", "skip_duplicates"})
 
 MAX_FIELDS = 500
 MAX_NAME = 256
 MAX_DEPTH = 64
 MAX_FREE_FORM_BYTES = 1024 * 1024
-
-
-@dataclass(frozen=True)
-class Split:
-    """A request body: what the route declares, the custom fields, and what is wrong with the latter."""
-
-    declared: dict[str, object]
-    custom: dict[str, object]
-    faults: list[Fault]
-
-
-def split(
-    body: Mapping[str, object],
-    declared: Collection[str],
-    *,
-    schema_properties: Collection[str] = (),
-    location: Location = ("body",),
-) -> Split:
-    """Parts ``body`` into the fields that the route declares and the producer's own.
-
-    A field of an object that this route does not take (``blobs`` on PATCH) is a fault, not a custom field: it could
-    not be told from the real one when the object is read.
-    """
-    custom = {name: value for name, value in body.items() if name not in declared}
-    faults = custom_faults(custom, schema_properties=schema_properties, location=location)
-    return Split({name: value for name, value in body.items() if name in declared}, custom, faults)
 
 
 def custom_faults(

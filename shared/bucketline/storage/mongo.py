@@ -214,10 +214,6 @@ class Collection(Generic[D]):
             )
             return cast("D | None", found)
 
-    async def find_and_delete(self, where: Filter) -> D | None:
-        with self._call("findAndModify"):
-            return cast("D | None", await self._raw.find_one_and_delete(where))
-
     async def delete_one(self, where: Filter) -> bool:
         with self._call("delete"):
             return (await self._raw.delete_one(where)).deleted_count > 0

@@ -12,7 +12,6 @@ from bucketline.domain.policy import (
     Refuse,
     Update,
     decide,
-    merged_blobs,
     merged_fields,
     put_fields,
     resolve_policy,
@@ -99,12 +98,6 @@ def test_an_update_replaces_fields_as_a_whole_and_keeps_the_rest() -> None:
         "state": None,
     }
     assert stored == {"vendor": {"name": "Acme", "city": "Ulm"}, "qty": 1}
-
-
-def test_blobs_are_replaced_when_sent_and_only_then() -> None:
-    assert merged_blobs(["a", "b"], ["c"]) == ["c"]
-    assert merged_blobs(["a", "b"], []) == []
-    assert merged_blobs(["a", "b"], None) == ["a", "b"]
 
 
 def test_put_changes_metadata_where_the_object_holds_it() -> None:
