@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Literal, NotRequired, TypedDict
 
+from bucketline.storage import named
 from bucketline.storage.mongo import Collection, Database, Index
 
 Policy = Literal["insert", "update", "upsert"]
@@ -87,10 +88,7 @@ class Buckets:
 
     async def resolve(self, namespace_id: str, identifier: str) -> BucketDocument | None:
         """By id or by name, only within the namespace; an id wins over an equal name."""
-        own = {"namespace_id": namespace_id}
-        where = {"$or": [{**own, "_id": identifier}, {**own, "name": identifier}]}
-        found = await self.collection.find(where, limit=2)
-        return next((b for b in found if b["_id"] == identifier), found[0] if found else None)
+        return await named.resolve(self.collection, {"namespace_id": namespace_id}, identifier)
 
     async def change(
         self, bucket_id: str, changes: Mapping[str, object], *, seen: datetime | None = None
@@ -107,18 +105,7 @@ class Buckets:
 
     async def mark_deleting(self, bucket_id: str, task_id: str, at: datetime) -> bool:
         """Hands the bucket to the task that deletes it; False when another has it, or it is gone."""
-        return await self.collection.update_one(
-            {"_id": bucket_id, "$or": [{"deleting": {"$ne": True}}, {"delete_task": task_id}]},
-            [
-                {
-                    "$set": {
-                        "deleting": True,
-                        "delete_task": task_id,
-                        "deleting_since": {"$ifNull": ["$deleting_since", at]},
-                    }
-                }
-            ],
-        )
+        return await named.mark_deleting(self.collection, bucket_id, task_id, at)
 
     async def take_stats(self, bucket_id: str, *, now: datetime, before: datetime) -> bool:
         """Whether the caller is to count the bucket: nobody has begun to since ``before``."""

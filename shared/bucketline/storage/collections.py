@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Literal, NotRequired, TypedDict
 
+from bucketline.storage import named
 from bucketline.storage.mongo import Collection, Database, Index
 
 
@@ -83,10 +84,7 @@ class Collections:
 
     async def resolve(self, namespace_id: str, identifier: str) -> CollectionDocument | None:
         """By id or by name, only within the namespace; an id wins over an equal name."""
-        own = {"namespace_id": namespace_id}
-        where = {"$or": [{**own, "_id": identifier}, {**own, "name": identifier}]}
-        found = await self.collection.find(where, limit=2)
-        return next((c for c in found if c["_id"] == identifier), found[0] if found else None)
+        return await named.resolve(self.collection, {"namespace_id": namespace_id}, identifier)
 
     async def change(self, collection_id: str, changes: Mapping[str, object]) -> CollectionDocument | None:
         """Sets fields of a live collection; the collection afterwards. ``DuplicateKey`` when a new name is taken."""
@@ -99,19 +97,7 @@ class Collections:
 
         Its name is free from here on: nobody sees the collection any more.
         """
-        return await self.collection.update_one(
-            {"_id": collection_id, "$or": [{"deleting": {"$ne": True}}, {"delete_task": task_id}]},
-            [
-                {
-                    "$set": {
-                        "deleting": True,
-                        "name": "$_id",
-                        "delete_task": task_id,
-                        "deleting_since": {"$ifNull": ["$deleting_since", at]},
-                    }
-                }
-            ],
-        )
+        return await named.mark_deleting(self.collection, collection_id, task_id, at, name="$_id")
 
     async def reading_bucket(self, bucket_id: str) -> list[CollectionDocument]:
         """The enabled collections that read a bucket directly, oldest first."""

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import NotRequired, TypedDict
 
+from bucketline.storage import named
 from bucketline.storage.mongo import Collection, Database, Index
 
 
@@ -44,10 +45,7 @@ class Namespaces:
 
     async def resolve(self, organization_id: str, identifier: str) -> NamespaceDocument | None:
         """By id or by name, only within the organisation; an id wins over an equal name."""
-        own = {"organization_id": organization_id}
-        where = {"$or": [{**own, "_id": identifier}, {**own, "name": identifier}]}
-        found = await self.collection.find(where, limit=2)
-        return next((n for n in found if n["_id"] == identifier), found[0] if found else None)
+        return await named.resolve(self.collection, {"organization_id": organization_id}, identifier)
 
     async def ids(self, organization_id: str, *, within: Members[str] = ()) -> list[str]:
         """Ids of the organisation's namespaces, newest first; only those ``within``, if any are given."""
@@ -65,18 +63,7 @@ class Namespaces:
 
     async def mark_deleting(self, namespace_id: str, task_id: str, at: datetime) -> bool:
         """Hands the namespace to the task that deletes it; False when another has it, or it is gone."""
-        return await self.collection.update_one(
-            {"_id": namespace_id, "$or": [{"deleting": {"$ne": True}}, {"delete_task": task_id}]},
-            [
-                {
-                    "$set": {
-                        "deleting": True,
-                        "delete_task": task_id,
-                        "deleting_since": {"$ifNull": ["$deleting_since", at]},
-                    }
-                }
-            ],
-        )
+        return await named.mark_deleting(self.collection, namespace_id, task_id, at)
 
 
 def listing_filter(organization_id: str, within: Members[str] = ()) -> dict[str, object]:
