@@ -1,15 +1,13 @@
 """Settings that only dedup has."""
 
-import json
-from collections.abc import Sequence
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
-from pydantic.networks import IPvAnyNetwork
 from pydantic_settings import NoDecode, SettingsConfigDict
 
+from bucketline.outbound.settings import Networks, Ports, Words, words
 from bucketline.settings import Block, Count, Seconds
 from bucketline.storage.blobstore import ForeignAccess
 from dedup.guard import GuardPolicy
@@ -17,30 +15,7 @@ from dedup.transfer import FetchLimits
 
 MEBIBYTE = 1024 * 1024
 
-
-def _words(value: object) -> object:
-    """A list in the environment: JSON, or words with commas in between."""
-    if not isinstance(value, str):
-        return value
-    if value.lstrip().startswith("["):
-        return json.loads(value)
-    return [word.strip() for word in value.split(",") if word.strip()]
-
-
-def _ports(value: object) -> object:
-    """Ports as numbers, as ranges (``8000-8999``), or ``*`` for all."""
-    found: list[int] = []
-    for word in value if isinstance(value := _words(value), Sequence | frozenset) else [value]:
-        first, _, last = ("1", "-", "65535") if word == "*" else str(word).partition("-")
-        found += range(int(first), int(last or first) + 1)
-    return frozenset(found)
-
-
-Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)]
-Networks = Annotated[tuple[IPvAnyNetwork, ...], NoDecode, BeforeValidator(_words)]
-Paths = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_words)]
-Port = Annotated[int, Field(ge=1, le=65535)]
-Ports = Annotated[frozenset[Port], NoDecode, BeforeValidator(_ports)]
+Paths = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(words)]
 
 
 class ForeignBuckets(BaseModel):

@@ -1,6 +1,7 @@
 """Where callbacks may go."""
 
 import json
+from collections.abc import Sequence
 from ipaddress import ip_network
 from typing import Annotated
 
@@ -12,7 +13,7 @@ from bucketline.outbound.guard import GuardPolicy
 from bucketline.settings import Block
 
 
-def _words(value: object) -> object:
+def words(value: object) -> object:
     """A list in the environment: JSON, or words with commas in between."""
     if not isinstance(value, str):
         return value
@@ -21,9 +22,18 @@ def _words(value: object) -> object:
     return [word.strip() for word in value.split(",") if word.strip()]
 
 
-Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)]
-Networks = Annotated[tuple[IPvAnyNetwork, ...], NoDecode, BeforeValidator(_words)]
-Ports = Annotated[frozenset[Annotated[int, Field(ge=1, le=65535)]], NoDecode, BeforeValidator(_words)]
+def _ports(value: object) -> object:
+    """Ports as numbers, as ranges (``8000-8999``), or ``*`` for all."""
+    found: list[int] = []
+    for word in value if isinstance(value := words(value), Sequence | frozenset) else [value]:
+        first, _, last = ("1", "-", "65535") if word == "*" else str(word).partition("-")
+        found += range(int(first), int(last or first) + 1)
+    return frozenset(found)
+
+
+Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(words)]
+Networks = Annotated[tuple[IPvAnyNetwork, ...], NoDecode, BeforeValidator(words)]
+Ports = Annotated[frozenset[Annotated[int, Field(ge=1, le=65535)]], NoDecode, BeforeValidator(_ports)]
 
 
 class OutboundSettings(Block):
