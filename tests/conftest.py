@@ -7,12 +7,13 @@ started dies with this process.
 import secrets
 import sys
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
 
 import pytest
+from pydantic import SecretStr
 from tests import sdk_models
 from tests.brokers import LIGHT
 
@@ -20,6 +21,9 @@ from bucketline.cli.client import ApiClient, Json
 from bucketline.local.services import bucketline_services
 from bucketline.local.stack import Broker, LocalStack
 from bucketline.local.supervisor import Supervisor
+from bucketline.settings import MongoSettings
+from bucketline.storage.indexes import ensure_indexes
+from bucketline.storage.mongo import Database
 
 ADMIN_KEY = "sk_tests_admin"
 PASSTHROUGH = {
@@ -118,6 +122,38 @@ async def stack(tmp_path_factory: pytest.TempPathFactory, broker: Broker) -> Asy
     """MongoDB, the broker and S3, empty."""
     async with LocalStack(tmp_path_factory.mktemp("stack"), broker=broker) as running:
         yield running
+
+
+@pytest.fixture(autouse=True)
+def servers_live(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Ends the run when a server of the shared stack died: every later test would only wait for it."""
+    yield
+    if "stack" in request.fixturenames:
+        found: LocalStack = request.getfixturevalue("stack")
+        if dead := {"mongodb", "kafka", "s3"} - found.pids().keys():
+            pytest.exit(f"{', '.join(dead)} died; its log is in {found.data_dir}", returncode=1)
+
+
+@pytest.fixture(scope="session")
+async def mongo(stack: LocalStack) -> MongoSettings:
+    """Where the database of the tests is that run a service's code in this process; it has all indexes.
+
+    There is one, emptied for each test: a database of their own for hundreds of them is tens of thousands of files.
+    """
+    settings = MongoSettings(url=SecretStr(stack.mongodb_url), database="in_process")
+    database = Database(settings)
+    await ensure_indexes(database)
+    database.close()
+    return settings
+
+
+@pytest.fixture
+async def database(mongo: MongoSettings) -> AsyncIterator[Database]:
+    """Empty, with its indexes, and nobody else's for the length of a test."""
+    database = Database(mongo)
+    await database.empty()
+    yield database
+    database.close()
 
 
 @pytest.fixture(scope="session")

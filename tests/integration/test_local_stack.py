@@ -22,6 +22,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from botocore.exceptions import ClientError
 from pymongo import AsyncMongoClient
 from tests.brokers import EACH_BROKER, needs_java
+from tests.conditions import eventually
 
 from bucketline.errors import LocalStackError
 from bucketline.local.stack import Broker, LocalStack, S3Address
@@ -89,6 +90,23 @@ async def test_mongodb_answers_a_transaction_with_majority(stack: LocalStack) ->
                 await box.insert_one({"_id": "dropped"}, session=session)
                 await session.abort_transaction()
         assert [each["_id"] async for each in box.find().sort("_id")] == ["before", "kept"]
+
+
+async def test_mongodb_closes_the_files_of_what_was_dropped(stack: LocalStack) -> None:
+    """It keeps one file a collection and one an index; how many a process may open is limited."""
+    files = psutil.Process(stack.pids()["mongodb"]).num_fds
+    async with AsyncMongoClient(stack.mongodb_url, w="majority") as client:
+        before = files()
+        for number in range(50):
+            await client["dropped"].create_collection(f"c{number}")
+        assert files() >= before + 100
+        await client.drop_database("dropped")
+        await client.admin.command("fsync")
+
+        async def closed() -> bool:
+            return files() < before + 50
+
+        await eventually(closed, deadline=DEADLINE)
 
 
 async def test_mongodb_keeps_acknowledged_writes_over_sigkill(stack: LocalStack) -> None:

@@ -8,11 +8,15 @@
 ``watch`` (elsewhere): a small process in the child's group looks for the parent twice a second, and kills the
 group when it is gone.
 
+The command may open as many files as this user may: an interactive shell's usual soft limit of 1,024 is less than a
+database server needs.
+
 Exits 127 when the command cannot be run and 75 when the parent died before it could.
 """
 
 import ctypes
 import os
+import resource
 import signal
 import sys
 import time
@@ -21,6 +25,7 @@ PR_SET_PDEATHSIG = 1
 WATCH_INTERVAL = 0.5
 EX_TEMPFAIL = 75
 EX_NOT_RUN = 127
+ENOUGH_FILES = 64_000
 
 
 def die_with_parent(parent: int) -> None:
@@ -46,6 +51,14 @@ def watch_parent(parent: int) -> None:
     os._exit(0)
 
 
+def open_many_files() -> None:
+    """Raises the soft limit to the hard one, or to what is enough for anybody. Never lowers it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = ENOUGH_FILES if hard == resource.RLIM_INFINITY else min(hard, ENOUGH_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def main(arguments: list[str]) -> None:
     """Never returns."""
     mechanism, parent, command = arguments[0], int(arguments[1]), arguments[2:]
@@ -53,6 +66,7 @@ def main(arguments: list[str]) -> None:
         die_with_parent(parent)
     else:
         watch_parent(parent)
+    open_many_files()
     try:
         os.execvp(command[0], command)  # noqa: S606
     except OSError as error:

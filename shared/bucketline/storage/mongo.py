@@ -313,6 +313,11 @@ class Database:
                 **await self._client.admin.command("hello"),
             }
 
+    async def empty(self) -> None:
+        """Deletes every document and keeps the indexes; only tests do."""
+        for name in await self._database.list_collection_names():
+            await self._database[name].delete_many({})
+
     async def drop(self) -> None:
         """Deletes everything; only tests do."""
         await self._client.drop_database(self._database.name)

@@ -3,7 +3,7 @@
 The bus is a list that tests deliver from, in whatever order they like; processors and the ingest API are played.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -11,7 +11,6 @@ from datetime import timedelta
 from typing import Any, TypeVar, cast
 
 import pytest
-from pydantic import SecretStr
 
 from batcher.app import Batcher
 from batcher.settings import BatcherSettings
@@ -20,13 +19,11 @@ from bucketline.domain.status import RANK_FINAL, RANK_PROCESSING, Status
 from bucketline.events.catalog import Event, ObjectMirrored, ObjectStatusChanged, WorkReady
 from bucketline.events.envelope import Envelope, Received, unwrap
 from bucketline.ids import RandomIds, derived
-from bucketline.local.stack import LocalStack
 from bucketline.messaging.broker import Bus
 from bucketline.messaging.outbox import Outbox
 from bucketline.runtime import Runtime
-from bucketline.settings import MongoSettings, read_settings
+from bucketline.settings import read_settings
 from bucketline.storage.batches import BatchDocument, Batches
-from bucketline.storage.indexes import ensure_indexes
 from bucketline.storage.memory_blobs import MemoryBlobStore
 from bucketline.storage.mongo import Collection, Database
 from bucketline.storage.objects import ObjectDocument, Objects
@@ -293,11 +290,5 @@ def received(event: Event) -> Received:
 
 
 @pytest.fixture
-async def world(stack: LocalStack) -> AsyncIterator[World]:
-    """An empty database with its indexes."""
-    name = f"bucketline_{RandomIds().new('req')}"
-    database = Database(MongoSettings(url=SecretStr(stack.mongodb_url), database=name))
-    await ensure_indexes(database)
-    yield World(database, ManualClock())
-    await database.drop()
-    database.close()
+async def world(database: Database) -> World:
+    return World(database, ManualClock())

@@ -25,7 +25,6 @@ from bucketline.settings import (
     SweepSettings,
     TelemetrySettings,
 )
-from bucketline.storage.indexes import ensure_indexes
 from bucketline.storage.mongo import Database
 from bucketline.storage.s3 import S3BlobStore
 from bucketline.telemetry.health import Health
@@ -42,9 +41,9 @@ def proxied(stack: LocalStack) -> FaultyProxy:
 
 
 @pytest.fixture
-async def opened(stack: LocalStack) -> AsyncIterator[Open]:
-    """Opens replicas that share one database and one bucket; everything is dropped at the end."""
-    database_name, bucket = f"dedup_{secrets.token_hex(4)}", f"dedup-{secrets.token_hex(4)}"
+async def opened(stack: LocalStack, database: Database, mongo: MongoSettings) -> Open:
+    """Opens replicas that share one database and one bucket."""
+    bucket = f"dedup-{secrets.token_hex(4)}"
 
     @asynccontextmanager
     async def replica(
@@ -52,7 +51,7 @@ async def opened(stack: LocalStack) -> AsyncIterator[Open]:
     ) -> AsyncIterator[Bench]:
         settings = ServiceSettings(
             service="dedup",
-            mongo=MongoSettings(url=SecretStr(stack.mongodb_url), database=database_name),
+            mongo=mongo,
             kafka=KafkaSettings(),
             s3=S3Settings(
                 **{
@@ -83,8 +82,6 @@ async def opened(stack: LocalStack) -> AsyncIterator[Open]:
             S3BlobStore(settings.s3, foreign=own.access()) as foreign,
             HttpFetcher(own.policy(), own.limits()) as fetcher,
         ):
-            database = Database(settings.mongo)
-            await ensure_indexes(database)
             await store.ensure_bucket()
             runtime = Runtime(
                 settings=settings,
@@ -96,19 +93,13 @@ async def opened(stack: LocalStack) -> AsyncIterator[Open]:
             )
             dedup = wire(runtime, own, fetcher=fetcher, foreign=foreign)
             bench = Bench(dedup, runtime, bus, own)
-            try:
-                if lanes:
-                    async with dedup.mirroring.lanes:
-                        yield bench
-                else:
+            if lanes:
+                async with dedup.mirroring.lanes:
                     yield bench
-            finally:
-                database.close()
+            else:
+                yield bench
 
-    yield replica
-    database = Database(MongoSettings(url=SecretStr(stack.mongodb_url), database=database_name))
-    await database.drop()
-    database.close()
+    return replica
 
 
 @pytest.fixture

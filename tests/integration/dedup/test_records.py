@@ -5,26 +5,18 @@ import hashlib
 from datetime import UTC, datetime
 
 import pytest
-from pydantic import SecretStr
 
-from bucketline.local.stack import LocalStack
-from bucketline.settings import MongoSettings
 from bucketline.storage.blobs import Blobs, NewContent
 from bucketline.storage.mongo import Database
 
 pytestmark = pytest.mark.stack
 
 
-async def test_first_records_at_the_same_moment_are_all_taken(stack: LocalStack) -> None:
-    database = Database(MongoSettings(url=SecretStr(stack.mongodb_url), database="records"))
+async def test_first_records_at_the_same_moment_are_all_taken(database: Database) -> None:
     blobs = Blobs(database)
     now = datetime.now(UTC)
-    try:
-        for number in range(20):
-            content = NewContent(hashlib.sha256(b"%d" % number).hexdigest(), 3, "text/plain")
-            leaving = await asyncio.gather(*(blobs.record([content], now) for _ in range(16)))
-            assert not any(leaving), "nobody removes this content; whoever comes second finds the record"
-        assert await blobs.collection.count({"state": "live"}) == 20
-    finally:
-        await database.drop()
-        database.close()
+    for number in range(20):
+        content = NewContent(hashlib.sha256(b"%d" % number).hexdigest(), 3, "text/plain")
+        leaving = await asyncio.gather(*(blobs.record([content], now) for _ in range(16)))
+        assert not any(leaving), "nobody removes this content; whoever comes second finds the record"
+    assert await blobs.collection.count({"state": "live"}) == 20

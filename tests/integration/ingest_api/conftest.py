@@ -15,11 +15,9 @@ from bucketline.access.keyring import KeyRing, KeySpec
 from bucketline.clock import ManualClock
 from bucketline.events.envelope import Envelope
 from bucketline.ids import RandomIds
-from bucketline.local.stack import LocalStack
 from bucketline.messaging.broker import Bus
 from bucketline.runtime import Runtime
-from bucketline.settings import MongoSettings, read_settings
-from bucketline.storage.indexes import ensure_indexes
+from bucketline.settings import read_settings
 from bucketline.storage.keys import PERMISSIONS
 from bucketline.storage.memory_blobs import MemoryBlobStore
 from bucketline.storage.mongo import Database
@@ -164,19 +162,13 @@ class World:
 
 
 @pytest.fixture
-async def world(stack: LocalStack) -> AsyncIterator[World]:
-    """An empty database with its indexes."""
-    name = f"bucketline_{RandomIds().new('req')}"
-    database = Database(MongoSettings(url=SecretStr(stack.mongodb_url), database=name))
-    await ensure_indexes(database)
+async def world(database: Database) -> AsyncIterator[World]:
     found = World(database, ManualClock())
     yield found
     for replica in found.replicas:
         await replica.deps.runner.close()
         await replica.deps.bucket_counts.close()
         await replica.deps.object_writes.close()
-    await database.drop()
-    database.close()
 
 
 @pytest.fixture

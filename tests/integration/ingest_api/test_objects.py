@@ -1,6 +1,6 @@
 """Objects on a real MongoDB: what every query is bounded by, and what is finished after a crash."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from types import SimpleNamespace
@@ -8,7 +8,6 @@ from typing import Any, cast
 
 import orjson
 import pytest
-from pydantic import SecretStr
 
 from bucketline.clock import ManualClock
 from bucketline.domain.status import Status
@@ -16,9 +15,8 @@ from bucketline.errors import AlreadyExists, StoreUnavailable
 from bucketline.events.catalog import ObjectStatusChanged
 from bucketline.events.envelope import Envelope, Received
 from bucketline.runtime import Runtime
-from bucketline.settings import MongoSettings, read_settings
+from bucketline.settings import read_settings
 from bucketline.storage.buckets import BucketDocument
-from bucketline.storage.indexes import ensure_indexes
 from bucketline.storage.memory_blobs import MemoryBlobStore
 from bucketline.storage.mongo import Collection, Database
 from bucketline.telemetry.health import Health
@@ -79,9 +77,7 @@ class World:
 
 
 @pytest.fixture
-async def world(stack: Any) -> AsyncIterator[World]:
-    database = Database(MongoSettings(url=SecretStr(str(stack.mongodb_url)), database="bucketline_objects"))
-    await ensure_indexes(database)
+async def world(database: Database) -> World:
     bus, clock = Bus(), ManualClock()
     runtime = Runtime(
         settings=read_settings("ingest-api"),
@@ -104,9 +100,7 @@ async def world(stack: Any) -> AsyncIterator[World]:
         "created_at": clock.now(),
         "updated_at": clock.now(),
     }
-    yield World(wire(runtime, ApiSettings(inline_spill_bytes=1000)), bus, clock, bucket)
-    await database.drop()
-    database.close()
+    return World(wire(runtime, ApiSettings(inline_spill_bytes=1000)), bus, clock, bucket)
 
 
 def stages(plan: Mapping[str, Any]) -> set[str]:

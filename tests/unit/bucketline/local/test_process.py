@@ -1,5 +1,6 @@
 import asyncio
 import os
+import resource
 import select
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from signal import SIGKILL
 import pytest
 
 from bucketline.errors import LocalStackError
+from bucketline.local.leash import ENOUGH_FILES
 from bucketline.local.process import LINE_LIMIT, TAIL_LINES, ManagedProcess
 
 DEADLINE = 20.0
@@ -104,6 +106,18 @@ async def test_environment_is_only_what_was_given(run: Make, monkeypatch: pytest
     assert heir_output == ["1 2"]
 
 
+async def test_a_low_limit_of_open_files_is_raised_for_it(run: Make) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    process, output = run("import resource\nprint(*resource.getrlimit(resource.RLIMIT_NOFILE))")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (2000, hard))
+    try:
+        await process.start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    await process.wait(deadline=DEADLINE)
+    assert output == [f"{min(hard, ENOUGH_FILES)} {hard}"]
+
+
 async def test_log_of_the_run_before_is_kept(run: Make, tmp_path: Path) -> None:
     log = tmp_path / "logs" / "script.log"
     process, _ = run("import os\nprint('pid', os.getpid())", log_file=log)
@@ -186,6 +200,7 @@ async def test_what_it_leaves_behind_is_killed(run: Make, ending: str) -> None:
 
 PARENT = """
 import asyncio, sys
+from bucketline.local.leash import ENOUGH_FILES
 from bucketline.local.process import ManagedProcess
 
 async def main():
