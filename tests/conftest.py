@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
 
+import hypothesis
 import pytest
 from pydantic import SecretStr
 from tests import sdk_models
@@ -24,6 +25,9 @@ from bucketline.local.supervisor import Supervisor
 from bucketline.settings import MongoSettings
 from bucketline.storage.indexes import ensure_indexes
 from bucketline.storage.mongo import Database
+
+# Properties are tested with the same examples in every run, and not failed for the load of the machine they run on.
+hypothesis.settings.load_profile("ci")
 
 ADMIN_KEY = "sk_tests_admin"
 PASSTHROUGH = {

@@ -144,7 +144,7 @@ class TooManyRequests(ApiError):
 
 
 class ServiceUnavailable(ApiError):
-    """Something we depend on is away; nothing of the request was kept."""
+    """Something we depend on is away. Nothing of the request was kept, unless it went away while it was asked."""
 
     status = 503
     type = "ServiceUnavailableError"

@@ -107,7 +107,7 @@ _MEANING = {
     422: "The request is not valid; one row a fault",
     429: "Rate limit exceeded",
     500: "Unexpected error",
-    503: "A store is away; nothing was kept",
+    503: "A store is away: try again, creates with an idempotency_key, since the answer may be all that was lost",
 }
 
 
