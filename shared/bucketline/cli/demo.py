@@ -22,6 +22,8 @@ from bucketline.local.supervisor import Supervisor
 
 KEY = "sk_demo"
 LINES_SHOWN = 40
+COLUMNS = {"file": 0, "object": 0, "status": 0, "sha256": 100, "bytes": 0, "storage key": 132, "documents": 0}
+"""What is shown of an object, and how wide a terminal must be for it."""
 
 
 def demo(
@@ -108,23 +110,26 @@ def _collection(bucket_id: str) -> Json:
 
 
 def _show(console: Console, files: list[Path], objects: list[Json]) -> None:
+    """A row an object, in one line each: what a narrow terminal has no room for is left out."""
     table = Table(title="What happened", title_justify="left")
-    for heading in ("file", "object", "status", "sha256", "bytes", "storage key", "documents"):
-        table.add_column(heading, overflow="fold", justify="right" if heading in ("bytes", "documents") else "left")
+    columns = [heading for heading, room in COLUMNS.items() if console.width >= room]
+    for heading in columns:
+        table.add_column(heading, no_wrap=True, justify="right" if heading in ("bytes", "documents") else "left")
     for path, obj in zip(files, objects, strict=True):
         blob = obj["blobs"][0]
         details = blob.get("details") or {}
         key = (blob["properties"].get("url") or "").removeprefix("s3://").partition("/")[2]
         color = "green" if obj["status"] == "COMPLETED" else "red"
-        table.add_row(
-            path.name,
-            obj["object_id"],
-            f"[{color}]{obj['status']}[/]",
-            str(details.get("hash", "")).removeprefix("sha256:")[:12],
-            str(details.get("size_bytes", "")),
-            _short(key),
-            str(obj["document_count"]),
-        )
+        row = {
+            "file": path.name,
+            "object": obj["object_id"],
+            "status": f"[{color}]{obj['status']}[/]",
+            "sha256": str(details.get("hash", "")).removeprefix("sha256:")[:12],
+            "bytes": str(details.get("size_bytes", "")),
+            "storage key": _short(key),
+            "documents": str(obj["document_count"]),
+        }
+        table.add_row(*(row[heading] for heading in columns))
     console.print(table)
 
 
