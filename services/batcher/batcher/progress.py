@@ -85,8 +85,10 @@ class Progress:
         busy = await self._let_go(batch)
         if busy and time.monotonic() < self._next_tally.get(batch_id, 0.0):
             return
+        # Before the tally: a row goes after its unit is there, so that a tally taken without rows sees every unit.
+        complete = bool(batch.get("planned")) and not await self._planner.waiting.any(batch_id)
         tally = await self._tally(batch)
-        if batch.get("planned") and not tally.held and not tally.open:
+        if complete and not tally.held and not tally.open:
             await self._finish(batch, tally)
 
     async def settle_automatic(self, batches: Sequence[BatchDocument]) -> None:
@@ -150,8 +152,6 @@ class Progress:
         return tally
 
     async def _finish(self, batch: BatchDocument, tally: Tally) -> None:
-        if await self._planner.waiting.count(batch["_id"]):
-            return
         now = self._runtime.clock.now()
         failures = await self._failures(batch, now, self._settings.failed_objects_shown)
         await self._complete([explicit_end(batch, tally, failures, now)], now, {})

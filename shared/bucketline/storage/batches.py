@@ -213,5 +213,6 @@ class Waiting:
     async def remove(self, identifiers: Sequence[str]) -> int:
         return await self.collection.delete_many({"_id": {"$in": list(identifiers)}})
 
-    async def count(self, batch_id: str) -> int:
-        return await self.collection.count({"batch_id": batch_id})
+    async def any(self, batch_id: str) -> bool:
+        """Whether the batch waits for an object."""
+        return await self.collection.count({"batch_id": batch_id}, limit=1) > 0

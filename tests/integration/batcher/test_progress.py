@@ -110,6 +110,31 @@ async def test_many_say_the_end_and_it_is_told_once(world: World) -> None:
     assert len(owed) == 1 or said == {batch_id}
 
 
+async def test_an_object_that_arrives_while_its_batch_is_counted_is_counted(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replica = world.replica()
+    early, late = await world.drafts(3), await world.drafts(1, mirrored=False)
+    batch_id = await world.submitted(early + late)
+    await replica.planner.submitted(batch_id)
+    world.bus.take(ObjectStatusChanged)
+    records = await world.worked()
+    tally = replica.planner.units.tally
+
+    async def overtaken(*args: Any) -> Any:
+        found = await tally(*args)
+        monkeypatch.undo()
+        await replica.handlers.on_mirrored(await world.mirror(late))
+        return found
+
+    monkeypatch.setattr(replica.planner.units, "tally", overtaken)
+    await replica.handlers.on_status(records)
+    assert (await world.batch(batch_id))["status"] == Status.PROCESSING
+    await world.run(replica)
+    batch = await world.batch(batch_id)
+    assert (batch["status"], batch["processed"], batch["missing"]) == (Status.COMPLETED, 4, 0)
+
+
 async def test_progress_is_shown_on_the_way_and_never_goes_back(world: World) -> None:
     replica = world.replica(unit_objects=2, refresh_seconds=0.0001)
     ids = await world.drafts(20)
