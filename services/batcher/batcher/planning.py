@@ -16,7 +16,7 @@ from bucketline.clock import Clock
 from bucketline.domain.status import BATCH_ACTIVE, FAILURES, Status
 from bucketline.runtime import Runtime
 from bucketline.storage.automatic import automatic_batch
-from bucketline.storage.batches import BATCH_FACTS, BatchDocument, Batches, Waiting
+from bucketline.storage.batches import BATCH_FACTS, BatchDocument, Batches, Waiting, WaitingDocument
 from bucketline.storage.objects import ObjectDocument, Objects
 from bucketline.storage.units import Ending, Latest, UnitDocument, Units
 
@@ -113,16 +113,21 @@ class Planner:
         if not rows:
             return
         now = self._clock.now()
-        batches = await self.batches.many(list({row["batch_id"] for row in rows}), fields=BATCH_FACTS)
-        for batch_id, batch in batches.items():
-            if batch["status"] not in BATCH_ACTIVE:
-                continue
-            turn = batch.get("run", 1)
-            mine = [objects[row["object_id"]] for row in rows if row["batch_id"] == batch_id]
-            items = [sized(o, batch_id, run=run_of(o, batch_id, turn), turn=turn) for o in mine]
-            planned = await self._insert(items, batch=batch, now=now, room=await self._room(batch))
+        waiting: dict[str, list[WaitingDocument]] = {}
+        for row in rows:
+            waiting.setdefault(row["batch_id"], []).append(row)
+        batches = await self.batches.many(list(waiting), fields=BATCH_FACTS)
+        for batch_id, mine in waiting.items():
+            batch = batches.get(batch_id)
+            planned: list[UnitDocument] = []
+            if batch is not None and batch["status"] in BATCH_ACTIVE:
+                turn = batch.get("run", 1)
+                arrivals = [objects[row["object_id"]] for row in mine]
+                items = [sized(o, batch_id, run=run_of(o, batch_id, turn), turn=turn) for o in arrivals]
+                planned = await self._insert(items, batch=batch, now=now, room=await self._room(batch))
+            # Before anybody is told: with a row left the batch would not be over when its last unit is.
+            await self.waiting.remove([row["_id"] for row in mine])
             await self._voice.wake([unit for unit in planned if unit["state"] == "ready"], traces)
-        await self.waiting.remove([row["_id"] for row in rows])
 
     async def give_up(self, batch: BatchDocument, ending: Ending) -> None:
         """Puts every object of the batch that is in no unit yet into one that nobody may take. May be repeated."""

@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from contextlib import suppress
+from typing import Any
 
 import pytest
 from tests.integration.batcher.conftest import Killed, World, dying, received
@@ -77,6 +78,25 @@ async def test_late_objects_hold_back_only_themselves(world: World) -> None:
     batch = await world.batch(batch_id)
     assert (batch["status"], batch["processed"]) == (Status.COMPLETED, 5)
     assert set(await world.statuses(early + late)) == {Status.COMPLETED}
+
+
+async def test_the_last_object_to_arrive_ends_every_batch_however_fast_it_is(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replica = world.replica()
+    late = await world.drafts(1, mirrored=False)
+    batches = [await world.submitted(late) for _ in range(3)]
+    for batch_id in batches:
+        await replica.planner.submitted(batch_id)
+    wake = replica.planner._voice.wake
+
+    async def done_at_once(*args: Any) -> None:
+        await wake(*args)
+        await world.run(replica)
+
+    monkeypatch.setattr(replica.planner._voice, "wake", done_at_once)
+    await replica.handlers.on_mirrored(await world.mirror(late))
+    assert {(await world.batch(batch_id))["status"] for batch_id in batches} == {Status.COMPLETED}
 
 
 async def test_what_was_mirrored_unheard_is_found(world: World) -> None:
