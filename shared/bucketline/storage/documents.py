@@ -48,15 +48,16 @@ class Documents:
         self.collection: Collection[DocumentDocument] = database.collection("documents")
 
     async def put(self, documents: Sequence[DocumentDocument], *, fresh: bool = False) -> None:
-        """Writes all in one round trip; one with a known id replaces the older.
+        """Writes all in one round trip; one with a known id replaces that of an earlier run, or of its own.
 
-        ``fresh`` says that most of them are not there yet: inserting is quicker, and what turns out to be there is
-        replaced in a second round trip.
+        What a later run made stays: batches that work on an object at the same time may end in any order, and the
+        later one removes what is left of earlier runs. ``fresh`` says that most of them are not there yet: inserting is
+        quicker, and what turns out to be there is replaced in a second round trip.
         """
-        if fresh:
-            refused = (await self.collection.bulk([InsertOne(document) for document in documents])).refused
-            documents = [documents[place] for place in refused]
-        await self.collection.bulk([ReplaceOne({"_id": d["_id"]}, d, upsert=True) for d in documents])
+        writes = [InsertOne(document) if fresh else _over_earlier(document) for document in documents]
+        refused = (await self.collection.bulk(writes)).refused
+        # Refused is what was there, what was made at the same moment, and what a later run has made.
+        await self.collection.bulk([_over_earlier(documents[place]) for place in refused])
 
     async def drop_older(self, made: Sequence[tuple[str, str, int]]) -> int:
         """Removes what earlier runs made and a later one did not make again: (object, collection, later run)."""
@@ -100,3 +101,8 @@ class Documents:
 
     async def count_of_object(self, object_id: str) -> int:
         return await self.collection.count({"object_id": object_id})
+
+
+def _over_earlier(document: DocumentDocument) -> ReplaceOne[DocumentDocument]:
+    """Refused by the index of ids when a later run has made the document."""
+    return ReplaceOne({"_id": document["_id"], "run": {"$lte": document["run"]}}, document, upsert=True)
