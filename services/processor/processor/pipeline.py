@@ -46,7 +46,7 @@ MIRROR_PAUSE = 0.5
 
 AWAY = (StoreUnavailable, Transient)
 
-VERDICT_FIELDS = ("run", "trace")
+VERDICT_FIELDS = ("revision", "run", "trace")
 
 Decide = Callable[[Work, ObjectDocument | None], Awaitable[Outcome]]
 
@@ -259,8 +259,11 @@ class Pipeline:
 
 
 def _is_over(work: Work, obj: ObjectDocument) -> bool:
-    """Whether the object was changed and is on its way again: this run of it is over, as if it had been deleted."""
-    return obj["run"]["id"] > work.item["run"]
+    """Whether the object was changed and is on its way again: this run of it is over, as if it had been deleted.
+
+    A later run of what was planned is that of another batch, which may want other collections: both go on.
+    """
+    return obj["run"]["id"] > work.item["run"] and obj["revision"] > work.item["revision"]
 
 
 def _left(work: Work, error: StoreUnavailable | Transient) -> bool:

@@ -194,6 +194,26 @@ async def test_a_collection_that_fails_is_named_and_the_others_are_kept(api: Api
     assert {row["name"] for row in await rows(client, kept)} == {"bad", "good"}
 
 
+async def test_batches_of_the_same_objects_each_do_their_work(api: Api) -> None:
+    """The last one takes the objects up while the first has hardly begun; the second is cancelled."""
+    namespace = await api.namespace()
+    client = api.client(namespace)
+    bucket = await api.bucket(namespace)
+    source = {"type": "bucket", "bucket_ids": [bucket]}
+    names = ("one", "two", "three")
+    collections = [await collection(client, name, source) for name in names]
+    ids = [await draft(client, bucket, f"n {n}") for n in range(40)]
+    place = f"/v1/buckets/{bucket}/batches"
+    made = [await client.post(place, {"object_ids": ids, "collection_ids": [one]}) for one in collections]
+    paths = [f"{place}/{batch['batch_id']}" for batch in made]
+    for path in paths:
+        await client.post(f"{path}/submit")
+    await client.post(f"{paths[1]}/cancel", {})
+    ends = [await eventually(lambda path=path: final(client, path)) for path in paths]
+    assert [end["status"] for end in ends[::2]] == ["COMPLETED", "COMPLETED"]
+    assert [len(await rows(client, one)) for one in collections[::2]] == [40, 40]
+
+
 async def test_a_deploy_in_the_middle_of_an_extraction_fails_nothing(api: Api, services: Services) -> None:
     namespace = await api.namespace()
     client = api.client(namespace)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from tests.unit.processor.at_work import Processor, completed, settled
 
-from bucketline.domain.status import Status
+from bucketline.domain.status import Status, rank_of
 from bucketline.errors import StoreUnavailable
 from processor.extraction import Outcome, Task
 from processor.items import PAGE_OBJECTS
@@ -102,11 +102,28 @@ async def test_an_object_that_was_deleted_or_runs_anew_is_skipped(processor: Pro
     if gone:
         del processor.objects.rows["obj_0"]
     else:
-        processor.objects.rows["obj_0"]["run"] = {"id": 2, "rank": 1}
+        processor.objects.rows["obj_0"] |= {"run": {"id": 2, "rank": 1}, "revision": 2}
     assert await processor.work()
     assert processor.ends.statuses() == {"obj_0": "SKIPPED", "obj_1": "COMPLETED"}
     assert processor.started() == ["obj_1"]
     assert "obj_0" not in processor.extractions.runs
+
+
+@pytest.mark.parametrize("later", ["QUEUED", "PROCESSING", "COMPLETED", "DRAFT"])
+async def test_an_object_that_another_batch_took_up_as_well_is_processed_in_both(processor: Processor, later: str):
+    processor.unit(2)
+    status = {"status": later, "batch_id": "btch_2", "run": {"id": 2, "rank": rank_of(Status(later))}}
+    processor.objects.rows["obj_0"] |= status
+    assert await processor.work()
+    assert processor.ends.statuses() == {"obj_0": "COMPLETED", "obj_1": "COMPLETED"}
+    assert processor.started() == ["obj_0", "obj_1"]
+
+
+async def test_a_change_without_a_new_run_is_processed_as_it_is_now(processor: Processor):
+    processor.unit(1)
+    processor.objects.rows["obj_0"]["revision"] = 2
+    assert await processor.work()
+    assert processor.ends.statuses() == {"obj_0": "COMPLETED"}
 
 
 MIRRORS = [
