@@ -54,6 +54,8 @@ def sized(obj: ObjectDocument, batch_id: str, *, run: int, turn: int) -> Sized:
         "run": run,
         "turn": turn,
     }
+    if obj.get("batch_id") not in (None, batch_id):
+        item["again"] = True
     return Sized(item, size_of(obj))
 
 

@@ -49,9 +49,9 @@ class Task:
 
     @property
     def again(self) -> bool:
-        """Whether an earlier run may have made documents. Wrong only while the end of that run is still on the bus."""
+        """Whether an earlier run may have made documents. Wrong only while what is said of that is still on the bus."""
         obj = self.obj
-        if obj.get("document_count") is not None or obj["revision"] > 1:
+        if self.item.get("again") or obj.get("document_count") is not None or obj["revision"] > 1:
             return True
         return obj.get("batch_id") not in (None, self.item["batch_id"])
 

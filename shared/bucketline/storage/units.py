@@ -21,7 +21,8 @@ class Item(TypedDict):
     """An object in a unit.
 
     ``revision`` is the one that was planned; ``run`` orders the object's status events; ``turn`` is the batch's run,
-    which a retry or a resubmission raises. The object is in one unit a turn.
+    which a retry or a resubmission raises. The object is in one unit a turn. ``again``: another batch had taken the
+    object up before, and may still be at it.
     """
 
     object_id: str
@@ -31,6 +32,7 @@ class Item(TypedDict):
     revision: int
     run: int
     turn: int
+    again: NotRequired[bool]
 
 
 class Result(TypedDict):

@@ -64,5 +64,10 @@ def test_a_run_is_above_all_before_and_stays_once_begun(found: Any, expected: in
     assert run_of(found, "btch_1", 1000) == expected
 
 
+def test_an_item_says_whether_another_batch_took_the_object_up_before() -> None:
+    again = [sized(obj(batch=batch), "btch_1", run=1, turn=1).item.get("again") for batch in (None, "btch_1", "btch_2")]
+    assert again == [None, None, True]
+
+
 def test_blobs_without_details_weigh_nothing() -> None:
     assert size_of(obj(size=7)) == 7

@@ -119,8 +119,8 @@ class Harness:
         async for document in self.told.extract(view, context):
             yield document
 
-    async def run(self, obj: Any = None, strategy: Any = "skip", only: Any = None) -> Outcome:
-        item: Any = {"object_id": "obj_1", "batch_id": "btch_1", "run": 5}
+    async def run(self, obj: Any = None, strategy: Any = "skip", only: Any = None, **planned: Any) -> Outcome:
+        item: Any = {"object_id": "obj_1", "batch_id": "btch_1", "run": 5, **planned}
         return await self.extraction.run(Task(obj or an_object(), item, only, strategy, "btch_1", NOW))
 
 
@@ -374,6 +374,13 @@ async def test_a_first_run_does_not_look_for_earlier_documents():
     harness.made.counts = {"a": 7}
     assert (await harness.run()).status is Status.COMPLETED
     assert harness.told.runs == 1
+
+
+async def test_what_another_batch_may_be_making_is_looked_for():
+    harness = Harness(a_collection("a", extractor="told"), a_collection("b"))
+    harness.made.counts = {"a": 7}
+    outcome = await harness.run(again=True)
+    assert (outcome.count, list(outcome.made), outcome.again) == (8, ["b"], True)
 
 
 async def test_documents_of_a_collection_that_was_deleted_meanwhile_are_dropped(monkeypatch: pytest.MonkeyPatch):
