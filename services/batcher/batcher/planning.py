@@ -6,7 +6,7 @@ chance. That holds for giving up as well: what a cancellation puts into a unit t
 any more.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
 from batcher.settings import BatcherSettings
@@ -86,12 +86,12 @@ class Planner:
         members = await self.members(batch)
         room = await self._room(batch)
         for start in range(0, len(members), self._settings.plan_page):
-            objects = await self.objects.many(members[start : start + self._settings.plan_page], fields=FIELDS)
+            objects = await self._objects(batch, members[start : start + self._settings.plan_page])
             late = [oid for oid, found in objects.items() if found["mirror"]["state"] == "pending"]
             if late:
                 await self.waiting.add(batch_id, late, now)
                 # Those that were mirrored while the rows were written would wait for an event that has passed.
-                objects |= await self.objects.many(late, fields=FIELDS)
+                objects |= await self._objects(batch, late)
             items = {o["_id"]: sized(o, batch_id, run=run_of(o, batch_id, turn), turn=turn) for o in objects.values()}
             pending = [oid for oid, found in objects.items() if found["mirror"]["state"] == "pending"]
             ready = [item for oid, item in items.items() if oid not in set(pending)]
@@ -122,7 +122,7 @@ class Planner:
             planned: list[UnitDocument] = []
             if batch is not None and batch["status"] in BATCH_ACTIVE:
                 turn = batch.get("run", 1)
-                arrivals = [objects[row["object_id"]] for row in mine]
+                arrivals = _of_bucket(batch, [objects[row["object_id"]] for row in mine])
                 items = [sized(o, batch_id, run=run_of(o, batch_id, turn), turn=turn) for o in arrivals]
                 planned = await self._insert(items, batch=batch, now=now, room=await self._room(batch))
             # Before anybody is told: with a row left the batch would not be over when its last unit is.
@@ -137,7 +137,7 @@ class Planner:
         if (await self.units.tally(batch["_id"], turn)).objects >= len(members):
             return
         for start in range(0, len(members), self._settings.plan_page):
-            objects = await self.objects.many(members[start : start + self._settings.plan_page], fields=FIELDS)
+            objects = await self._objects(batch, members[start : start + self._settings.plan_page])
             items = [sized(o, batch["_id"], run=run_of(o, batch["_id"], turn), turn=turn) for o in objects.values()]
             await self._insert(items, batch=batch, now=now, ending=ending)
 
@@ -153,6 +153,11 @@ class Planner:
             return batch["objects"]
         latest = await self.units.latest(batch["_id"], before=batch.get("run", 1))
         return [object_id for object_id, last in latest.items() if retried(last, mode)]
+
+    async def _objects(self, batch: BatchDocument, object_ids: Sequence[str]) -> dict[str, ObjectDocument]:
+        """Those of the objects that exist in the batch's bucket. A batch may name others: it was made unchecked."""
+        found = await self.objects.many(object_ids, fields=FIELDS)
+        return {obj["_id"]: obj for obj in _of_bucket(batch, found.values())}
 
     async def _room(self, batch: BatchDocument) -> int:
         """How many more units of the batch may be in the works."""
@@ -214,6 +219,11 @@ def retried(last: Latest, mode: str) -> bool:
     if last.result is None or last.result["status"] not in FAILURES:
         return False
     return mode == "all" or last.result["error_type"] == "transient"
+
+
+def _of_bucket(batch: BatchDocument, objects: Iterable[ObjectDocument]) -> list[ObjectDocument]:
+    """Whoever knows the id of somebody else's object must not get at it with a batch."""
+    return [obj for obj in objects if obj["bucket_id"] == batch["bucket_id"]]
 
 
 def _automatic(batch: BatchDocument) -> bool:

@@ -128,6 +128,39 @@ async def test_deleted_objects_are_missing_and_not_failed(world: World) -> None:
     assert (batch["processed"], batch["missing"], batch["failed"]) == (4, 2, 0)
 
 
+@pytest.mark.parametrize("cancel", [False, True])
+async def test_objects_of_another_bucket_are_none_of_a_batchs_business(world: World, cancel: bool) -> None:
+    replica = world.replica()
+    ids, foreign = await world.drafts(2), await world.drafts(1, bucket_id="bkt_2")
+    late = await world.drafts(1, bucket_id="bkt_2", mirrored=False)
+    batch_id = await world.submitted([*ids, *foreign, *late])
+    if cancel:
+        await world.ask_to_cancel(batch_id)
+        await replica.canceling.cancel(batch_id)
+    else:
+        await replica.planner.submitted(batch_id)
+    await replica.handlers.on_mirrored(await world.mirror(late))
+    await world.run(replica)
+    batch = await world.batch(batch_id)
+    ended, become = (Status.CANCELED, Status.DRAFT) if cancel else (Status.COMPLETED, Status.COMPLETED)
+    assert (batch["status"], batch["missing"]) == (ended, 2)
+    assert await members(world, batch_id) == Counter(ids)
+    assert await world.statuses(ids) == [become] * 2
+    for obj in (await world.objects.many([*foreign, *late])).values():
+        assert (obj["status"], obj["run"], obj.get("batch_id")) == (Status.DRAFT, {"id": 0, "rank": 0}, None)
+
+
+async def test_an_object_of_another_bucket_that_is_waited_for_is_left_alone(world: World) -> None:
+    """Rows of an earlier release."""
+    replica = world.replica()
+    late = await world.drafts(1, bucket_id="bkt_2", mirrored=False)
+    batch_id = await world.submitted(late, planned=True)
+    await replica.planner.waiting.add(batch_id, late, world.clock.now())
+    await replica.handlers.on_mirrored(await world.mirror(late))
+    assert await members(world, batch_id) == Counter()
+    assert not await replica.planner.waiting.any(batch_id)
+
+
 async def test_a_batch_of_nothing_but_deleted_objects_is_over_at_once(world: World) -> None:
     batch_id = await world.submitted(["obj_gone", "obj_too"])
     event = BatchSubmitted(

@@ -169,6 +169,18 @@ async def test_a_refused_submission_keeps_what_was_made(replica: Replica, monkey
     assert later["batch_id"] == details["batch_id"]
 
 
+async def test_the_books_of_a_batch_know_objects_of_its_bucket_only(replica: Replica) -> None:
+    path = await bucket(replica)
+    other = await replica.make("/v1/buckets", {"bucket_name": "other", "bucket_schema": SCHEMA}, namespace="home")
+    foreign = await replica.make(f"/v1/buckets/{other['bucket_id']}/objects", {"name": "one"}, namespace="home")
+    unchecked = {"object_ids": [foreign["object_id"], "obj_unknown"]}
+    batch = await replica.make(f"{path}/batches?skip_validation=true", unchecked, namespace="home")
+    over = {"status": "COMPLETED", "planned": True, "missing": 2, "processed": 0}
+    await replica.deps.batches.collection.update_one({"_id": batch["batch_id"]}, {"$set": over})
+    audit = (await replica.call("GET", f"{path}/batches/{batch['batch_id']}/audit", namespace="home")).body
+    assert (audit["deleted"], audit["lost"], audit["all_balanced"]) == (2, 0, True), audit
+
+
 @pytest.mark.parametrize("what", ["batch", "bucket"])
 async def test_a_batch_goes_after_its_end_was_told(
     world: World, replica: Replica, monkeypatch: pytest.MonkeyPatch, what: str

@@ -47,7 +47,7 @@ async def audit_batch(deps: Deps, batch: BatchDocument) -> Audit:
     latest = await current(deps, batch) if status is not Status.DRAFT else {}
     known = latest.keys()
     outside = [object_id for object_id in batch["objects"] if object_id not in known]
-    waiting, existing = await _waiting(deps, batch["_id"], outside), await _existing(deps, outside)
+    waiting, existing = await _waiting(deps, batch["_id"], outside), await _existing(deps, batch["bucket_id"], outside)
     over = status in FINAL
     planned = bool(batch.get("planned")) or over
     homeless = [object_id for object_id in outside if object_id in existing and object_id not in waiting]
@@ -87,10 +87,12 @@ async def _waiting(deps: Deps, batch_id: str, object_ids: list[str]) -> set[str]
     return {row["object_id"] async for row in rows} & set(object_ids)
 
 
-async def _existing(deps: Deps, object_ids: list[str]) -> set[str]:
+async def _existing(deps: Deps, bucket_id: str, object_ids: list[str]) -> set[str]:
+    """Those that are in the bucket: a batch that was made unchecked may name others, which are nothing to it."""
     found: set[str] = set()
     for start in range(0, len(object_ids), PAGE):
         page = object_ids[start : start + PAGE]
-        rows = await deps.objects.collection.find({"_id": {"$in": page}}, limit=len(page), fields=["_id"])
+        where = {"_id": {"$in": page}, "bucket_id": bucket_id}
+        rows = await deps.objects.collection.find(where, limit=len(page), fields=["_id"])
         found |= {row["_id"] for row in rows}
     return found

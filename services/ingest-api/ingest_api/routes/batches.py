@@ -53,7 +53,7 @@ router = APIRouter(tags=["batches"])
 BUCKET = "/v1/buckets/{bucket_identifier}/batches"
 BATCH = BUCKET + "/{batch_id}"
 
-SkipValidation = Annotated[bool, Query(description="Take object ids as they are.")]
+SkipValidation = Annotated[bool, Query(description="Take ids as they are; objects of another bucket are left alone.")]
 AutoSubmit = Annotated[bool | None, Query(description="Submit at once; wins over the body.")]
 OtherSubmit = Annotated[bool | None, Query(description="Another name of `auto_submit`.")]
 Force = Annotated[bool, Query(description="Accepted; batches never exclude each other here.")]
