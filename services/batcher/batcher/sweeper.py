@@ -57,7 +57,7 @@ class Sweeper:
         Goes round all that stand still, a page a step; the place is kept in memory, so that looking writes nothing.
         """
         limit = self._sweep.limit
-        page = await self._planner.objects.stalled(self._before(), limit=limit, after=self._object_place)
+        page = await self._planner.objects.stalled(self._before(), limit=limit, fields=FIELDS, after=self._object_place)
         self._object_place = (page[-1]["moved_at"], page[-1]["_id"]) if len(page) == limit else None
         due = [o for o in page if o["auto_process"] and o["status"] == Status.QUEUED]
         planned = await self._planner.auto([o for o in due if o["mirror"]["state"] != "pending"], {})

@@ -234,11 +234,12 @@ class Objects:
         return outcome.modified
 
     async def stalled(
-        self, before: datetime, *, limit: int, after: tuple[datetime, str] | None = None
+        self, before: datetime, *, limit: int, fields: Sequence[str], after: tuple[datetime, str] | None = None
     ) -> list[ObjectDocument]:
         """Objects queued or processing that have not moved since ``before``, the longest still first.
 
-        ``after`` is the ``moved_at`` and the id of the last one seen.
+        ``after`` is the ``moved_at`` and the id of the last one seen. No more than these ``fields`` and ``moved_at``: a
+        page of whole objects may be gigabytes.
         """
         where: dict[str, object] = {
             "status": {"$in": [str(status) for status in OBJECT_IN_FLIGHT]},
@@ -248,7 +249,8 @@ class Objects:
             moment, object_id = after
             where["moved_at"] = {"$gte": moment, "$lt": before}
             where["$or"] = [{"moved_at": {"$gt": moment}}, {"_id": {"$gt": object_id}}]
-        return await self.collection.find(where, limit=limit, sort=[("moved_at", 1), ("_id", 1)])
+        order = [("moved_at", 1), ("_id", 1)]
+        return await self.collection.find(where, limit=limit, sort=order, fields=[*fields, "moved_at"])
 
     async def touch(self, object_ids: Sequence[str], at: datetime) -> None:
         """Puts stalled objects at the end of the sweepers' line."""

@@ -1,12 +1,15 @@
 """What stands still moves again: after lost events, dead processors, and objects that went another way."""
 
+from collections.abc import Mapping
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from tests.integration.batcher.conftest import World
 
 from bucketline.domain.status import Status
 from bucketline.events.catalog import ObjectStatusChanged, WorkReady
+from bucketline.storage.mongo import Collection
 from bucketline.storage.toll import Toll, toll
 from bucketline.storage.unit_stages import NOBODY
 
@@ -160,6 +163,26 @@ async def test_a_bus_that_forgot_everything_costs_time_only(world: World) -> Non
         await replica.handlers.on_status(said)
     assert (await world.batch(batch_id))["status"] == Status.COMPLETED
     assert set(await world.statuses(ids + automatic)) == {Status.COMPLETED}
+
+
+async def test_of_stalled_objects_no_more_is_read_than_their_plan_needs(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replica = world.replica()
+    await world.drafts(3, auto=True)
+    seen: list[Mapping[str, object]] = []
+    find = Collection.find
+
+    async def noted(self: Collection[Any], *args: Any, **options: Any) -> Any:
+        found = await find(self, *args, **options)
+        seen.extend(found if self._name == "objects" else [])
+        return found
+
+    monkeypatch.setattr(Collection, "find", noted)
+    world.clock.advance(60)
+    assert await replica.sweeper.objects() == 3
+    assert len(seen) == 3
+    assert not any("custom" in obj for obj in seen), "whole objects may be large"
 
 
 @pytest.mark.parametrize("deleted", [True, False])

@@ -18,6 +18,9 @@ from ingest_api.objects.runs import start_runs
 
 MOST_UNITS = 2000
 
+FIELDS = ("bucket_id", "namespace_id", "revision", "run", "batch_id", "auto_process", "updated_at", "trace")
+"""What is said of an object, and what its automatic batch is made of."""
+
 
 class StalledObjects:
     """Goes round all objects in flight that have not moved for a while, a page a step, the longest still first.
@@ -33,7 +36,7 @@ class StalledObjects:
         """Looks at one page; returns how many objects it moved."""
         deps = self._deps
         before = deps.clock.now() - timedelta(seconds=deps.sweep.stalled_after)
-        page = await deps.objects.stalled(before, limit=deps.sweep.limit, after=self._after)
+        page = await deps.objects.stalled(before, limit=deps.sweep.limit, fields=FIELDS, after=self._after)
         self._after = (page[-1]["moved_at"], page[-1]["_id"]) if len(page) == deps.sweep.limit else None
         in_batch = [obj for obj in page if obj.get("batch_id")]
         if not in_batch:
