@@ -25,8 +25,9 @@ class Handlers:
         objects = await self._planner.objects.many(list(traces), fields=FIELDS)
         mirrored = {oid: found for oid, found in objects.items() if found["mirror"]["state"] != "pending"}
         await self._planner.auto(list(mirrored.values()), traces)
-        await self._planner.arrived(mirrored, traces)
-        await self._windowing.collect(list(mirrored.values()))
+        taken = await self._planner.arrived(mirrored, traces)
+        # Drafts to look at: that a batch has them is said on the bus, and may not be applied to them yet.
+        await self._windowing.collect([found for oid, found in mirrored.items() if oid not in taken])
 
     async def on_batches(self, records: Sequence[Received]) -> None:
         """Plans submitted batches and carries cancellations out."""

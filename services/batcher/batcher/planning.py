@@ -107,11 +107,12 @@ class Planner:
             {"$set": {"planned": True, **_started(now)}},
         )
 
-    async def arrived(self, objects: Mapping[str, ObjectDocument], traces: Mapping[str, Trace]) -> None:
-        """Plans mirrored objects for the submitted batches that wait for them."""
+    async def arrived(self, objects: Mapping[str, ObjectDocument], traces: Mapping[str, Trace]) -> set[str]:
+        """Plans mirrored objects for the submitted batches that wait for them; returns which are in one now."""
         rows = await self.waiting.of_objects(list(objects), limit=MOST_ROWS)
+        taken: set[str] = set()
         if not rows:
-            return
+            return taken
         now = self._clock.now()
         waiting: dict[str, list[WaitingDocument]] = {}
         for row in rows:
@@ -125,9 +126,11 @@ class Planner:
                 arrivals = _of_bucket(batch, [objects[row["object_id"]] for row in mine])
                 items = [sized(o, batch_id, run=run_of(o, batch_id, turn), turn=turn) for o in arrivals]
                 planned = await self._insert(items, batch=batch, now=now, room=await self._room(batch))
+                taken |= {o["_id"] for o in arrivals}
             # Before anybody is told: with a row left the batch would not be over when its last unit is.
             await self.waiting.remove([row["_id"] for row in mine])
             await self._voice.wake([unit for unit in planned if unit["state"] == "ready"], traces)
+        return taken
 
     async def give_up(self, batch: BatchDocument, ending: Ending) -> None:
         """Puts every object of the batch that is in no unit yet into one that nobody may take. May be repeated."""

@@ -3,7 +3,7 @@
 A draft is in one window for ever, by a unique index; a window takes members or is closed, by compare-and-set on one
 document; and its batch's id was fixed when it opened, so that making the batch again makes the same one. So whichever
 replica does a step, twice or half, each draft ends in exactly one batch. Clocks decide when a window closes, never
-what is in it.
+what is in it. A draft that went another way until then, because a user submitted, changed or deleted it, is left out.
 """
 
 from collections.abc import Sequence
@@ -32,6 +32,11 @@ ATTEMPTS = 100
 """Lost races for one bucket's window before the records are tried again as a whole."""
 
 BUCKETS_A_SWEEP = 50
+
+PAGE = 1000
+"""Members of a window that are looked at at once."""
+
+DECIDED_BY = ("auto_process", "status", "run")
 
 
 class Draft(NamedTuple):
@@ -179,7 +184,10 @@ class Windowing:
         if window is None or window["state"] != "closing":
             return
         at = window.get("closed_at", window["closes_at"])
-        objects = list(dict.fromkeys(member.rpartition(":")[0] for member in window["members"]))
+        objects = await self._undecided(window["members"])
+        if not objects:
+            await self._windows.finish(window_id)
+            return
         event = BatchSubmitted(
             batch_id=window["batch_id"],
             bucket_id=window["bucket_id"],
@@ -209,9 +217,26 @@ class Windowing:
             "pending": [cast("PendingDocument", self._runtime.seal(event).to_document())],
             "pending_since": at,
         }
-        await self._planner.batches.insert([batch])
+        try:
+            await self._planner.batches.collection.insert(batch)
+        except DuplicateKey:
+            # Whoever made it first has said what is in it; others may have found more or fewer undecided.
+            await self._windows.finish(window_id)
+            return
         await self._windows.finish(window_id)
         self._outbox.flush_soon([owing(batch)])
+
+    async def _undecided(self, members: Sequence[str]) -> list[str]:
+        """The objects of those drafts that nobody has decided about since they joined."""
+        kept: dict[str, None] = {}
+        for start in range(0, len(members), PAGE):
+            page = [member.rpartition(":") for member in members[start : start + PAGE]]
+            found = await self._planner.objects.many([object_id for object_id, _, _ in page], fields=DECIDED_BY)
+            for object_id, _, run in page:
+                obj = found.get(object_id)
+                if obj is not None and is_undecided(obj) and str(obj["run"]["id"]) == run:
+                    kept[object_id] = None
+        return list(kept)
 
 
 def is_fresh(obj: ObjectDocument) -> bool:
@@ -219,12 +244,12 @@ def is_fresh(obj: ObjectDocument) -> bool:
 
     What a cancellation gave back is a draft too, but not one that starts by itself again.
     """
-    return (
-        not obj["auto_process"]
-        and obj["status"] == Status.DRAFT
-        and obj["run"]["rank"] == RANK_NEW
-        and obj["mirror"]["state"] != "pending"
-    )
+    return is_undecided(obj) and obj["mirror"]["state"] != "pending"
+
+
+def is_undecided(obj: ObjectDocument) -> bool:
+    """The same of an object that may be about to be mirrored."""
+    return not obj["auto_process"] and obj["status"] == Status.DRAFT and obj["run"]["rank"] == RANK_NEW
 
 
 def fitting(drafts: Sequence[Draft], policy: Batching, *, count: int, size: int) -> list[Draft]:

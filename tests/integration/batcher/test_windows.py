@@ -213,3 +213,62 @@ async def test_a_changed_draft_is_a_new_one(world: World) -> None:
     world.clock.advance(31)
     await replica.windowing.close_due()
     assert await batched(world, bucket_id) == [ids, ids]
+
+
+async def test_a_draft_that_was_submitted_by_name_is_not_submitted_again(world: World) -> None:
+    bucket_id = await world.bucket(**LIMITS)
+    replica = world.replica()
+    ids = await world.drafts(4, bucket_id=bucket_id)
+    named, changed, deleted, left = ids
+    await replica.handlers.on_mirrored(await world.mirror(ids))
+    batch_id = await world.submitted([named], bucket_id=bucket_id)
+    await replica.planner.submitted(batch_id)
+    await world.run(replica)
+    await world.objects.collection.update_one({"_id": changed}, {"$set": {"run": {"id": 1, "rank": 0}}})
+    await world.objects.collection.delete_one({"_id": deleted})
+    world.clock.advance(31)
+    await replica.windowing.close_due()
+    [batch] = await world.batches.collection.find({"bucket_id": bucket_id, "window_id": {"$exists": True}}, limit=5)
+    assert (batch["objects"], batch["total"]) == ([left], 1)
+    assert await world.statuses([named]) == [Status.COMPLETED]
+
+
+async def test_a_window_of_which_nothing_is_left_makes_no_batch(world: World) -> None:
+    bucket_id = await world.bucket(**LIMITS)
+    replica = world.replica()
+    ids = await world.drafts(2, bucket_id=bucket_id)
+    await replica.handlers.on_mirrored(await world.mirror(ids))
+    batch_id = await world.submitted(ids, bucket_id=bucket_id)
+    await replica.planner.submitted(batch_id)
+    await world.run(replica)
+    world.clock.advance(31)
+    await replica.windowing.close_due()
+    assert await world.batches.collection.count({"bucket_id": bucket_id}) == 1
+    assert await replica.windowing.close_due() == 0, "the window is closed for good"
+
+
+async def test_an_object_for_which_a_batch_waited_joins_no_window(world: World) -> None:
+    """Its QUEUED is still on the bus, so that it looks like a draft, and the window is full at once."""
+    bucket_id = await world.bucket(**{**LIMITS, "max_objects": 1})
+    replica = world.replica()
+    ids = await world.drafts(1, bucket_id=bucket_id, mirrored=False)
+    batch_id = await world.submitted(ids, bucket_id=bucket_id)
+    await replica.planner.submitted(batch_id)
+    await replica.handlers.on_mirrored(await world.mirror(ids))
+    assert [row["_id"] for row in await world.batches.collection.find({}, limit=5)] == [batch_id]
+
+
+async def test_replicas_that_saw_different_drafts_make_the_batch_once(world: World) -> None:
+    bucket_id = await world.bucket(**LIMITS)
+    replicas = [world.replica() for _ in range(2)]
+    ids = await world.drafts(3, bucket_id=bucket_id)
+    await replicas[0].handlers.on_mirrored(await world.mirror(ids))
+    world.clock.advance(31)
+    with dying(3, after=False), suppress(Killed):  # closed, made, and then not finished
+        await replicas[0].windowing.close_due()
+    await world.objects.collection.update_one({"_id": ids[0]}, {"$set": {"run": {"id": 1, "rank": 0}}})
+    await replicas[1].windowing.close_due()
+    assert spread(await batched(world, bucket_id)) == Counter(ids)
+    [batch] = await world.batches.collection.find({"bucket_id": bucket_id}, limit=2)
+    assert len(batch["pending"]) == 1
+    assert not world.bus.take(BatchSubmitted), "the outbox says what was made"
