@@ -37,7 +37,7 @@ Strategy = Literal["skip", "replace", "force"]
 class Task:
     """One object that is to be processed, as an item of a unit that was planned at ``since``.
 
-    ``group`` is with whom it shares its turns.
+    ``group`` is with whom it shares its turns; ``lease`` is the number of the lease under which this is.
     """
 
     obj: ObjectDocument
@@ -46,6 +46,7 @@ class Task:
     strategy: Strategy
     group: str
     since: datetime
+    lease: int
 
     @property
     def again(self) -> bool:
@@ -209,7 +210,9 @@ class Extraction:
                 if spool.count >= self._settings.documents_an_object:
                     raise ResourceError(f"more than {self._settings.documents_an_object} documents of one object")
                 derived = await self._derived.store(made.blobs) if made.blobs else []
-                await spool.add(origin.document(made, ordinal, derived, place=spool.count))
+                document = origin.document(made, ordinal, derived, place=spool.count)
+                document["lease"] = task.lease
+                await spool.add(document)
                 ordinal += 1
 
     async def _parents(

@@ -16,6 +16,7 @@ from bucketline.runtime import Runtime
 from bucketline.storage.batches import UnitDocument
 from bucketline.storage.documents import DocumentDocument, Documents
 from bucketline.storage.group_commit import GroupCommit
+from bucketline.storage.toll import toll
 from bucketline.telemetry.logging import get_logger
 from processor.extraction import Outcome
 
@@ -46,6 +47,15 @@ class Finished:
     def run(self) -> int:
         return self.unit["items"][self.place]["run"]
 
+    @property
+    def lease(self) -> int:
+        return toll(self.unit).leases
+
+    @property
+    def again(self) -> bool:
+        """Whether documents may be there that an earlier run made, or an earlier holder of the unit."""
+        return self.outcome.again or self.lease > 1
+
 
 @dataclass(frozen=True)
 class _Shared:
@@ -70,7 +80,7 @@ class Finisher:
     async def finish(self, finished: Finished) -> None:
         """Returns when the final status is on the bus. Raises what a store or the bus raises; then do it again."""
         try:
-            documents = await self._prepared(finished.outcome)
+            documents = await self._prepared(finished)
             await self._commit.submit(_Shared(finished, documents))
         except _Refused as refusal:
             log.warning("documents were refused", object_id=finished.object_id, error=repr(refusal.__cause__))
@@ -79,11 +89,11 @@ class Finisher:
             changed = Finished(finished.unit, finished.place, failed, finished.trace, finished.duration_ms)
             await self._commit.submit(_Shared(changed, []))
 
-    async def _prepared(self, outcome: Outcome) -> list[DocumentDocument]:
+    async def _prepared(self, finished: Finished) -> list[DocumentDocument]:
         """Writes what is large; returns the rest. The first document of a collection, which says that all the others
         are there, is always among the rest."""
         documents: list[DocumentDocument] = []
-        for spool in outcome.made.values():
+        for spool in finished.outcome.made.values():
             if spool.first is None:
                 continue
             spool.first["complete"] = spool.count
@@ -92,7 +102,7 @@ class Finisher:
                 if spool.size <= SHARED_BYTES:
                     documents += group
                 else:
-                    await self._put(group, again=outcome.again)
+                    await self._put(group, again=finished.again)
         return documents
 
     async def _put(self, documents: Sequence[DocumentDocument], *, again: bool) -> None:
@@ -105,7 +115,7 @@ class Finisher:
 
     async def _store(self, group: Sequence[_Shared], *, again: bool) -> dict[str, _Refused]:
         """Writes all in one round trip; returns what was refused, by object. One by one only if something is."""
-        mine = [one for one in group if one.finished.outcome.again == again and one.documents]
+        mine = [one for one in group if one.finished.again == again and one.documents]
         refused: dict[str, _Refused] = {}
         try:
             await self._put([document for one in mine for document in one.documents], again=again)
@@ -120,11 +130,11 @@ class Finisher:
     async def _write(self, group: Sequence[_Shared]) -> list[BaseException | None]:
         refused = await self._store(group, again=False) | await self._store(group, again=True)
         good = [one.finished for one in group if one.finished.object_id not in refused]
-        again = [finished for finished in good if finished.outcome.again]
+        again = [finished for finished in good if finished.again]
         counts: Mapping[str, int] = {}
         if again:
             await self._documents.drop_older(
-                [(one.object_id, collection_id, one.run) for one in again for collection_id in one.outcome.made]
+                [(one.object_id, made, one.run, one.lease) for one in again for made in one.outcome.made]
             )
             counts = await self._documents.count_of_objects([one.object_id for one in again])
         now = self._runtime.clock.now()

@@ -225,7 +225,13 @@ class Pipeline:
             return Outcome(Status.SKIPPED, error=why)
         unit = work.unit
         task = Task(
-            obj, work.item, unit["collection_ids"], unit["dedup_strategy"], group=work.group, since=unit["created_at"]
+            obj,
+            work.item,
+            unit["collection_ids"],
+            unit["dedup_strategy"],
+            group=work.group,
+            since=unit["created_at"],
+            lease=toll(unit).leases,
         )
         try:
             return await self._extraction.run(task)

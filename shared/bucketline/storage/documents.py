@@ -14,6 +14,8 @@ class DocumentDocument(TypedDict):
 
     ``ordinal`` is its place among the object's documents in the collection, from 0: the order of the text or the table
     that they are from. ``complete`` is on the first of them, which is written last: how many they are.
+    ``run`` is the item's, ``lease`` the number of the lease of its unit under which it was made
+    (:attr:`bucketline.storage.toll.Toll.leases`); documents of earlier releases have none.
     """
 
     _id: str
@@ -23,6 +25,7 @@ class DocumentDocument(TypedDict):
     bucket_id: str
     ordinal: int
     run: int
+    lease: NotRequired[int]
     revision: int
     source_document_id: NotRequired[str | None]
     fields: dict[str, object]
@@ -48,27 +51,29 @@ class Documents:
         self.collection: Collection[DocumentDocument] = database.collection("documents")
 
     async def put(self, documents: Sequence[DocumentDocument], *, fresh: bool = False) -> None:
-        """Writes all in one round trip; one with a known id replaces that of an earlier run, or of its own.
+        """Writes all in one round trip; one with a known id replaces the older, and never one of a later run or lease.
 
         What a later run made stays: batches that work on an object at the same time may end in any order, and the
         later one removes what is left of earlier runs. ``fresh`` says that most of them are not there yet: inserting is
         quicker, and what turns out to be there is replaced in a second round trip.
         """
-        writes = [InsertOne(document) if fresh else _over_earlier(document) for document in documents]
+        writes = [InsertOne(document) if fresh else _replacing(document) for document in documents]
         refused = (await self.collection.bulk(writes)).refused
-        # Refused is what was there, what was made at the same moment, and what a later run has made.
-        await self.collection.bulk([_over_earlier(documents[place]) for place in refused])
+        # Refused is what was there, what was made at the same moment, and what is older than what it found.
+        await self.collection.bulk([_replacing(documents[place]) for place in refused])
 
-    async def drop_older(self, made: Sequence[tuple[str, str, int]]) -> int:
-        """Removes what earlier runs made and a later one did not make again: (object, collection, later run)."""
-        return (
-            await self.collection.bulk(
-                [
-                    DeleteMany({"object_id": object_id, "collection_id": collection_id, "run": {"$lt": run}})
-                    for object_id, collection_id, run in made
-                ]
-            )
-        ).deleted
+    async def drop_older(self, made: Sequence[tuple[str, str, int, int]]) -> int:
+        """Removes what was made earlier and not again: (object, collection, run, lease).
+
+        That is what earlier runs made, and what the same run made under an earlier lease.
+        """
+        writes = []
+        for object_id, collection_id, run, lease in made:
+            where = {"object_id": object_id, "collection_id": collection_id}
+            writes.append(DeleteMany({**where, "run": {"$lt": run}}))
+            if lease > 1:
+                writes.append(DeleteMany({**where, "run": run, "lease": {"$not": {"$gte": lease}}}))
+        return (await self.collection.bulk(writes)).deleted
 
     async def made(self, object_id: str, collection_id: str, revision: int) -> int:
         """How many documents the collection has of this revision of the object; 0 unless all of them were written."""
@@ -103,6 +108,9 @@ class Documents:
         return await self.collection.count({"object_id": object_id})
 
 
-def _over_earlier(document: DocumentDocument) -> ReplaceOne[DocumentDocument]:
-    """Refused by the index of ids when a later run has made the document."""
-    return ReplaceOne({"_id": document["_id"], "run": {"$lte": document["run"]}}, document, upsert=True)
+def _replacing(document: DocumentDocument) -> ReplaceOne[DocumentDocument]:
+    """Refused, as a second one with its id, when the one that is there is of a later run or lease: a processor that
+    lost its unit without knowing must not put back what another will then take for its own leavings."""
+    run, lease = document["run"], document.get("lease", 0)
+    later = [{"run": {"$gt": run}}, {"run": run, "lease": {"$gt": lease}}]
+    return ReplaceOne({"_id": document["_id"], "$nor": later}, document, upsert=True)

@@ -18,6 +18,11 @@ class Toll:
     trials: int
     returned: int
 
+    @property
+    def leases(self) -> int:
+        """All of them: to its holder, the number of its lease, which only grows in the life of the unit."""
+        return self.processors + self.trials + self.returned
+
 
 def toll(unit: UnitDocument) -> Toll:
     """The toll if the lease that the unit is under were over now.

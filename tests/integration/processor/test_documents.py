@@ -1,35 +1,89 @@
-"""Documents on the real MongoDB, of runs that work on the same object at the same time."""
+"""Documents on the real MongoDB: whatever is made again, and by whomever, there is one set of them."""
 
 import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.unit.processor.making import a_document
+from tests.unit.processor.test_finishing import Bench
 
+from bucketline.domain.status import Status
 from bucketline.storage.documents import DocumentDocument, Documents
 from bucketline.storage.mongo import Database
+from processor.extraction import Outcome
+from processor.spool import Spool
 
 pytestmark = pytest.mark.stack
 
 
-def made(run: int, count: int) -> list[DocumentDocument]:
-    return [{**a_document(number), "run": run} for number in range(count)]
+def made(numbers: Sequence[int], **changes: Any) -> list[DocumentDocument]:
+    """Documents of ``obj_1`` in ``col_1``."""
+    rows: list[Any] = [{**a_document(number), "run": 7, "lease": 1, **changes} for number in numbers]
+    return rows
+
+
+async def there(documents: Documents) -> dict[str, tuple[int, int | None]]:
+    """Run and lease of what is stored."""
+    rows = await documents.collection.find({}, limit=1000)
+    return {row["_id"]: (row["run"], row.get("lease")) for row in rows}
+
+
+async def outcome(folder: Path, rows: Sequence[DocumentDocument]) -> Outcome:
+    spool = Spool(folder, most_bytes=10**9)
+    for row in rows:
+        await spool.add(row)
+    return Outcome(Status.COMPLETED, False, len(rows), {"col_1": spool})
+
+
+async def test_a_redelivery_that_makes_fewer_leaves_no_others(database: Database, tmp_path: Path) -> None:
+    documents = Documents(database)
+    bench = Bench(tmp_path, documents)
+    # the first one died before it could say so
+    await documents.put(made(range(10)), fresh=True)
+    await bench.finish(1, await outcome(tmp_path, made(range(2, 9), lease=2)), attempts=2)
+    assert await there(documents) == {f"doc_{number}": (7, 2) for number in range(2, 9)}
+    assert [event["document_count"] for event in bench.said()] == [7]
+
+
+@pytest.mark.parametrize("old", [{"lease": 1}, {}], ids=["of a lease before", "of the release before"])
+async def test_what_is_older_goes_and_nothing_else(database: Database, old: dict[str, int]) -> None:
+    documents = Documents(database)
+    rows: list[Any] = [{**a_document(1), "run": 7, **old}, {**a_document(2), "run": 6, "lease": 9}]
+    await documents.put([*rows, *made([3], lease=2), *made([4], run=8), *made([5], lease=3)])
+    await documents.put([*made([6], collection_id="col_2"), *made([7], object_id="obj_2")])
+    assert await documents.drop_older([("obj_1", "col_1", 7, 2)]) == 2
+    assert sorted(await there(documents)) == ["doc_3", "doc_4", "doc_5", "doc_6", "doc_7"]
 
 
 @pytest.mark.parametrize("fresh", [True, False])
-async def test_what_a_later_run_made_is_not_replaced_by_an_earlier_one(database: Database, fresh: bool) -> None:
+@pytest.mark.parametrize("later", [{"lease": 2}, {"run": 8}])
+async def test_who_lost_the_unit_takes_nothing_from_who_has_it(
+    database: Database, fresh: bool, later: dict[str, int]
+) -> None:
     documents = Documents(database)
-    await documents.put(made(5, 1), fresh=True)
-    await documents.put(made(20, 3), fresh=fresh)
-    await documents.put(made(10, 4), fresh=fresh)
-    await documents.drop_older([("obj_1", "col_1", 20)])
-    found = await documents.of_object("obj_1", limit=10)
-    assert [(document["ordinal"], document["run"]) for document in found] == [(0, 20), (1, 20), (2, 20)]
+    await documents.put(made(range(5), **later), fresh=True)
+    await documents.put(made(range(7)), fresh=fresh)
+    run, lease = later.get("run", 7), later.get("lease", 1)
+    await documents.drop_older([("obj_1", "col_1", run, lease)])
+    found = await there(documents)
+    assert {f"doc_{number}" for number in range(5)} <= found.keys()
+    assert {found[f"doc_{number}"] for number in range(5)} == {(run, lease)}
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+async def test_what_is_made_again_replaces_what_the_release_before_made(database: Database, fresh: bool) -> None:
+    documents = Documents(database)
+    rows: list[Any] = [{**a_document(number), "run": 7} for number in range(3)]
+    await documents.put(rows)
+    await documents.put(made(range(3)), fresh=fresh)
+    assert set((await there(documents)).values()) == {(7, 1)}
 
 
 async def test_runs_that_end_at_the_same_moment_leave_the_later_one(database: Database) -> None:
     documents = Documents(database)
     for _ in range(20):
-        await asyncio.gather(*(documents.put(made(run, 30)) for run in (1, 2, 3)))
-        found = await documents.of_object("obj_1", limit=100)
-        assert [document["run"] for document in found] == [3] * 30
+        await asyncio.gather(*(documents.put(made(range(30), run=run)) for run in (1, 2, 3)))
+        assert set((await there(documents)).values()) == {(3, 1)}
         await documents.collection.delete_many({})

@@ -121,7 +121,7 @@ class Harness:
 
     async def run(self, obj: Any = None, strategy: Any = "skip", only: Any = None, **planned: Any) -> Outcome:
         item: Any = {"object_id": "obj_1", "batch_id": "btch_1", "run": 5, **planned}
-        return await self.extraction.run(Task(obj or an_object(), item, only, strategy, "btch_1", NOW))
+        return await self.extraction.run(Task(obj or an_object(), item, only, strategy, "btch_1", NOW, lease=3))
 
 
 def numbers(count: int) -> Behaviour:
@@ -167,6 +167,7 @@ async def test_a_document_carries_its_fields_its_blobs_and_its_lineage():
     [document] = [one async for one in outcome.made["a"].documents()]
     assert document["fields"] == {"sku": "A-17", "vendor": "Acme"}
     assert document["blobs"][0]["source_blob_id"] == "blob_1"
+    assert (document["run"], document["lease"]) == (5, 3)
     lineage: Any = document["internal"]["lineage"]
     assert (lineage["root_object_id"], lineage["root_bucket_id"]) == ("obj_1", "bkt_1")
     assert lineage["path"] == "bkt_1/a"

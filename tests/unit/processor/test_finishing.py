@@ -37,7 +37,7 @@ class Documents:
             raise ValueError("not storable")
         self.rows |= {document["_id"]: document for document in documents}
 
-    async def drop_older(self, made: Sequence[tuple[str, str, int]]) -> int:
+    async def drop_older(self, made: Sequence[tuple[str, str, int, int]]) -> int:
         self.calls.append(f"drop older {sorted(made)}")
         return 0
 
@@ -46,8 +46,8 @@ class Documents:
 
 
 class Bench:
-    def __init__(self, tmp_path: Path) -> None:
-        self.documents = Documents()
+    def __init__(self, tmp_path: Path, documents: Any = None) -> None:
+        self.documents = documents or Documents()
         self.publisher = RecordingPublisher()
         clock = ManualClock()
         runtime: Any = SimpleNamespace(
@@ -58,7 +58,7 @@ class Bench:
         self.finisher = Finisher(runtime, self.documents)  # type: ignore[arg-type]
         self.folder = tmp_path
 
-    async def finish(self, number: int, outcome: Outcome) -> None:
+    async def finish(self, number: int, outcome: Outcome, *, attempts: int = 1, **unit: Any) -> None:
         item = {
             "object_id": f"obj_{number}",
             "bucket_id": "bkt_1",
@@ -67,8 +67,8 @@ class Bench:
             "revision": 1,
             "run": 7,
         }
-        unit: Any = {"_id": "unit_1", "items": [item], "attempts": 2}
-        await self.finisher.finish(Finished(unit, 0, outcome, {}, 12.5))
+        row: Any = {"_id": "unit_1", "items": [item], "attempts": attempts, **unit}
+        await self.finisher.finish(Finished(row, 0, outcome, {}, 12.5))
 
     async def outcome(self, number: int, count: int, *, again: bool = False, **fields: Any) -> Outcome:
         spool = Spool(self.folder, most_bytes=10**9)
@@ -91,7 +91,7 @@ async def test_the_status_says_what_was_stored_which_attempt_it_was_and_how_long
     assert (event["status"], event["document_count"], event["attempt"], event["duration_ms"]) == (
         "COMPLETED",
         3,
-        2,
+        1,
         12.5,
     )
     assert (event["run"], event["rank"], event["index"], event["unit_id"]) == (7, 3, 0, "unit_1")
@@ -113,8 +113,16 @@ async def test_the_first_document_is_written_last_and_says_that_all_are_there(be
 
 async def test_another_run_drops_what_it_did_not_make_again_and_counts_what_is_there(bench: Bench):
     await bench.finish(1, await bench.outcome(1, 3, again=True))
-    assert bench.documents.calls == ["replace", "drop older [('obj_1', 'col_1', 7)]"]
+    assert bench.documents.calls == ["replace", "drop older [('obj_1', 'col_1', 7, 1)]"]
     assert bench.said()[0]["document_count"] == 42
+
+
+@pytest.mark.parametrize(("attempts", "returned"), [(2, 0), (1, 1)])
+async def test_so_does_the_same_run_when_another_had_the_unit_before(bench: Bench, attempts: int, returned: int):
+    await bench.finish(1, await bench.outcome(1, 3), attempts=attempts, returned=returned)
+    assert bench.documents.calls == ["replace", "drop older [('obj_1', 'col_1', 7, 2)]"]
+    [event] = bench.said()
+    assert (event["document_count"], event["attempt"]) == (42, attempts)
 
 
 async def test_documents_that_cannot_be_stored_fail_their_object_and_no_other(bench: Bench):
