@@ -59,10 +59,14 @@ class Finished:
 
 @dataclass(frozen=True)
 class _Shared:
-    """What is left for the shared write."""
+    """What is left for the shared write. ``collections`` are those that have something new.
+
+    Nothing in here goes when the outcome is closed: the write goes on when the object's own task is cancelled.
+    """
 
     finished: Finished
     documents: list[DocumentDocument]
+    collections: tuple[str, ...]
 
 
 class _Refused(Exception):
@@ -81,13 +85,13 @@ class Finisher:
         """Returns when the final status is on the bus. Raises what a store or the bus raises; then do it again."""
         try:
             documents = await self._prepared(finished)
-            await self._commit.submit(_Shared(finished, documents))
+            await self._commit.submit(_Shared(finished, documents, tuple(finished.outcome.made)))
         except _Refused as refusal:
             log.warning("documents were refused", object_id=finished.object_id, error=repr(refusal.__cause__))
             error = f"the documents of this object cannot be stored ({type(refusal.__cause__).__name__})"
             failed = Outcome(Status.FAILED, finished.outcome.again, error=error, error_type="permanent")
             changed = Finished(finished.unit, finished.place, failed, finished.trace, finished.duration_ms)
-            await self._commit.submit(_Shared(changed, []))
+            await self._commit.submit(_Shared(changed, [], ()))
 
     async def _prepared(self, finished: Finished) -> list[DocumentDocument]:
         """Writes what is large; returns the rest. The first document of a collection, which says that all the others
@@ -129,19 +133,23 @@ class Finisher:
 
     async def _write(self, group: Sequence[_Shared]) -> list[BaseException | None]:
         refused = await self._store(group, again=False) | await self._store(group, again=True)
-        good = [one.finished for one in group if one.finished.object_id not in refused]
-        again = [finished for finished in good if finished.again]
+        good = [one for one in group if one.finished.object_id not in refused]
+        again = [one for one in good if one.finished.again]
         counts: Mapping[str, int] = {}
         if again:
             await self._documents.drop_older(
-                [(one.object_id, made, one.run, one.lease) for one in again for made in one.outcome.made]
+                [
+                    (one.finished.object_id, collection_id, one.finished.run, one.finished.lease)
+                    for one in again
+                    for collection_id in one.collections
+                ]
             )
-            counts = await self._documents.count_of_objects([one.object_id for one in again])
+            counts = await self._documents.count_of_objects([one.finished.object_id for one in again])
         now = self._runtime.clock.now()
         await self._runtime.bus.publisher.publish(
             [
                 self._runtime.seal(_ended(one, counts.get(one.object_id, one.outcome.count), now), trace=one.trace)
-                for one in good
+                for one in (shared.finished for shared in good)
             ]
         )
         return [refused.get(one.finished.object_id) for one in group]

@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 import pytest
+from tests.unit.processor.at_work import settled
 from tests.unit.processor.making import a_document
 
 from bucketline.clock import ManualClock
@@ -27,10 +28,13 @@ class Documents:
         self.calls: list[str] = []
         self.rows: dict[str, Any] = {}
         self.away = False
+        self.held: asyncio.Event | None = None
 
     async def put(self, documents: Sequence[Any], *, fresh: bool) -> None:
         if self.away:
             raise StoreUnavailable("away")
+        if self.held is not None:
+            await self.held.wait()
         if documents:
             self.calls.append("insert" if fresh else "replace")
         if any(document["fields"].get("bad") for document in documents):
@@ -123,6 +127,20 @@ async def test_so_does_the_same_run_when_another_had_the_unit_before(bench: Benc
     assert bench.documents.calls == ["replace", "drop older [('obj_1', 'col_1', 7, 2)]"]
     [event] = bench.said()
     assert (event["document_count"], event["attempt"]) == (42, attempts)
+
+
+async def test_a_write_whose_object_was_interrupted_still_drops_what_it_replaced(bench: Bench):
+    outcome = await bench.outcome(1, 3, again=True)
+    bench.documents.held = asyncio.Event()
+    finishing = asyncio.create_task(bench.finish(1, outcome))
+    await settled()
+    finishing.cancel()
+    await asyncio.wait({finishing})
+    outcome.close()
+    bench.documents.held.set()
+    await settled()
+    assert bench.documents.calls == ["replace", "drop older [('obj_1', 'col_1', 7, 1)]"]
+    assert [event["status"] for event in bench.said()] == ["COMPLETED"]
 
 
 async def test_documents_that_cannot_be_stored_fail_their_object_and_no_other(bench: Bench):
