@@ -54,10 +54,10 @@ class Spool:
 
     async def add(self, document: DocumentDocument) -> None:
         """Appends. :class:`PermanentError` for what cannot be stored, :class:`ResourceError` for what is too large."""
+        encoded = _encoded(document)  # the first only to know that it can be: it is written after all the others
         if self.first is None:
             self.first = document
         else:
-            encoded = _encoded(document)
             if self.size + len(encoded) > self._most_bytes:
                 raise ResourceError(f"the documents of this object take more than {self._most_bytes >> 20} MiB")
             self._tail += encoded

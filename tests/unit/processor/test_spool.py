@@ -50,11 +50,13 @@ async def test_what_a_failed_attempt_yielded_is_forgotten(spool: Spool, before: 
     assert spool.count == before + 3
 
 
-@pytest.mark.parametrize("value", [2**64, "\ud800", {1: 2}, object()])
-async def test_what_mongodb_cannot_hold_is_an_error_of_the_object(spool: Spool, value: object):
-    await fill(spool, range(1))
-    with pytest.raises(PermanentError):
+@pytest.mark.parametrize("before", [0, 1])
+@pytest.mark.parametrize("value", [2**64, "\ud800", {1: 2}, object(), "x" * 17_000_000])
+async def test_what_mongodb_cannot_hold_is_an_error_of_the_object(spool: Spool, value: object, before: int):
+    await fill(spool, range(before))
+    with pytest.raises((PermanentError, ResourceError)):
         await spool.add(a_document(1, value=value))
+    assert spool.count == before
 
 
 async def test_a_document_and_all_documents_are_bounded(tmp_path: Path):
