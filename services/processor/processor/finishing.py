@@ -88,6 +88,8 @@ class Finisher:
             await self._commit.submit(_Shared(finished, documents, tuple(finished.outcome.made)))
         except _Refused as refusal:
             log.warning("documents were refused", object_id=finished.object_id, error=repr(refusal.__cause__))
+            # the others were taken: all or nothing
+            await self._documents.drop_made(finished.object_id, finished.run, finished.lease)
             error = f"the documents of this object cannot be stored ({type(refusal.__cause__).__name__})"
             failed = Outcome(Status.FAILED, finished.outcome.again, error=error, error_type="permanent")
             changed = Finished(finished.unit, finished.place, failed, finished.trace, finished.duration_ms)

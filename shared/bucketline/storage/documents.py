@@ -75,6 +75,10 @@ class Documents:
                 writes.append(DeleteMany({**where, "run": run, "lease": {"$not": {"$gte": lease}}}))
         return (await self.collection.bulk(writes)).deleted
 
+    async def drop_made(self, object_id: str, run: int, lease: int) -> None:
+        """Removes what was made of the object in this run under this lease, in every collection."""
+        await self.collection.delete_many({"object_id": object_id, "run": run, "lease": lease})
+
     async def made(self, object_id: str, collection_id: str, revision: int) -> int:
         """How many documents the collection has of this revision of the object; 0 unless all of them were written."""
         first = await self.collection.find_one(

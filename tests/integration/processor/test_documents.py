@@ -47,6 +47,20 @@ async def test_a_redelivery_that_makes_fewer_leaves_no_others(database: Database
     assert [event["document_count"] for event in bench.said()] == [7]
 
 
+async def test_where_the_store_refuses_one_document_none_stays(database: Database, tmp_path: Path) -> None:
+    documents = Documents(database)
+    bench = Bench(tmp_path, documents)
+    rows = made(range(300), fields={"padding": "x" * 10_000})  # several writes
+    deep: dict[str, object] = {}
+    for _ in range(300):  # MongoDB holds 200 levels
+        deep = {"a": deep}
+    rows[-1]["fields"] = deep
+    await bench.finish(1, await outcome(tmp_path, rows))
+    assert await there(documents) == {}
+    [event] = bench.said()
+    assert (event["status"], event["document_count"]) == ("FAILED", 0)
+
+
 @pytest.mark.parametrize("old", [{"lease": 1}, {}], ids=["of a lease before", "of the release before"])
 async def test_what_is_older_goes_and_nothing_else(database: Database, old: dict[str, int]) -> None:
     documents = Documents(database)

@@ -45,6 +45,9 @@ class Documents:
         self.calls.append(f"drop older {sorted(made)}")
         return 0
 
+    async def drop_made(self, object_id: str, run: int, lease: int) -> None:
+        self.calls.append(f"drop {object_id}, run {run}, lease {lease}")
+
     async def count_of_objects(self, ids: Sequence[str]) -> dict[str, int]:
         return dict.fromkeys(ids, 42)
 
@@ -155,6 +158,7 @@ async def test_documents_that_cannot_be_stored_fail_their_object_and_no_other(be
     )
     assert "ValueError" in said["obj_2"]["error"]
     assert list(bench.documents.rows) == ["doc_1000"]
+    assert bench.documents.calls[-1] == "drop obj_2, run 7, lease 1"
 
 
 async def test_nothing_is_said_of_documents_that_are_not_stored_and_doing_it_again_works(bench: Bench):
