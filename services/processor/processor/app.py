@@ -63,8 +63,9 @@ def _works(runtime: Runtime, sandbox: Sandbox, own: ProcessorSettings) -> Works:
     outbound = OutboundPolicy(allowed_endpoints=own.model_endpoints, signing_secret=secret)
     documents = Documents(runtime.database)
     units = Units(runtime.database)
+    plans = Plans(Collections(runtime.database), ExtractorRegistry(), outbound, clock=runtime.clock)
     extraction = Extraction(
-        plans=Plans(Collections(runtime.database), ExtractorRegistry(), outbound, clock=runtime.clock),
+        plans=plans,
         extractors=Extractors(sandbox, at_once=own.objects),
         stored=documents,
         derived=DerivedBlobs(runtime),
@@ -73,5 +74,6 @@ def _works(runtime: Runtime, sandbox: Sandbox, own: ProcessorSettings) -> Works:
         settings=own,
     )
     leases = Leases(units, runtime.owner, clock=runtime.clock, seconds=own.lease_seconds)
-    pipeline = Pipeline(runtime, Objects(runtime.database), extraction, Finisher(runtime, documents), leases, own)
+    finisher = Finisher(runtime, documents, plans)
+    pipeline = Pipeline(runtime, Objects(runtime.database), extraction, finisher, leases, own)
     return Works(units, leases, pipeline, clock=runtime.clock, settings=own)

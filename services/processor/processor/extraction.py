@@ -28,7 +28,8 @@ from processor.spool import Spool
 from processor.views import document_view, object_view
 
 SLOW_SECONDS = 5.0
-"""After so long a collection may have been deleted meanwhile: it is looked at again before anything is written."""
+"""After so long a collection may have been deleted meanwhile: it is looked at again. Far below the time for which its
+deletion waits for those that had begun before."""
 
 Strategy = Literal["skip", "replace", "force"]
 
@@ -62,7 +63,8 @@ class Outcome:
     """What became of one object. ``made`` is still to be stored, by collection; close it when it is.
 
     ``count`` are the documents made, and those that were there and were left alone. After an ``again`` there may be
-    others, which it does not count.
+    others, which it does not count. ``known_at`` is when the collections were last known to be there, on the monotonic
+    clock.
     """
 
     status: Status
@@ -71,6 +73,12 @@ class Outcome:
     made: dict[str, Spool] = field(default_factory=dict)
     error: str | None = None
     error_type: ErrorKind | None = None
+    known_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def outdated(self) -> bool:
+        """Whether some of the collections may have been deleted meanwhile."""
+        return time.monotonic() - self.known_at > SLOW_SECONDS
 
     def close(self) -> None:
         for spool in self.made.values():
@@ -112,7 +120,6 @@ class Extraction:
         failed: dict[str, ExtractionError | None] = {}
         skipped: set[str] = set()
         known = {step.id for step in steps}
-        began = time.monotonic()
         try:
             for step in steps:
                 sources = [source for source in step.sources if source in known]
@@ -129,7 +136,7 @@ class Extraction:
                     about = {"bucketline.collection_id": step.id, "bucketline.extractor": _label(step)}
                     with span("extract", attributes=about):
                         await self._step(step, task, view, outcome, failed, skipped)
-            if time.monotonic() - began > SLOW_SECONDS and outcome.made:
+            if outcome.outdated and outcome.made:
                 await self._forget_deleted(outcome)
         except BaseException:
             outcome.close()
@@ -229,7 +236,9 @@ class Extraction:
                     yield document
 
     async def _forget_deleted(self, outcome: Outcome) -> None:
+        now = time.monotonic()
         live = await self._plans.live(list(outcome.made))
+        outcome.known_at = now
         for collection_id in outcome.made.keys() - live:
             spool = outcome.made.pop(collection_id)
             outcome.count -= spool.count

@@ -19,6 +19,7 @@ from bucketline.storage.group_commit import GroupCommit
 from bucketline.storage.toll import toll
 from bucketline.telemetry.logging import get_logger
 from processor.extraction import Outcome
+from processor.plans import Plans
 
 log = get_logger(__name__)
 
@@ -76,9 +77,10 @@ class _Refused(Exception):
 class Finisher:
     """Writes and says how objects ended."""
 
-    def __init__(self, runtime: Runtime, documents: Documents) -> None:
+    def __init__(self, runtime: Runtime, documents: Documents, plans: Plans) -> None:
         self._runtime = runtime
         self._documents = documents
+        self._plans = plans
         self._commit: GroupCommit[_Shared, None] = GroupCommit(self._write, name="documents", max_size=500)
 
     async def finish(self, finished: Finished) -> None:
@@ -136,17 +138,8 @@ class Finisher:
     async def _write(self, group: Sequence[_Shared]) -> list[BaseException | None]:
         refused = await self._store(group, again=False) | await self._store(group, again=True)
         good = [one for one in group if one.finished.object_id not in refused]
-        again = [one for one in good if one.finished.again]
-        counts: Mapping[str, int] = {}
-        if again:
-            await self._documents.drop_older(
-                [
-                    (one.finished.object_id, collection_id, one.finished.run, one.finished.lease)
-                    for one in again
-                    for collection_id in one.collections
-                ]
-            )
-            counts = await self._documents.count_of_objects([one.finished.object_id for one in again])
+        changed = await self._drop_older(good) | await self._drop_deleted(good)
+        counts = await self._documents.count_of_objects(list(changed)) if changed else {}
         now = self._runtime.clock.now()
         await self._runtime.bus.publisher.publish(
             [
@@ -155,6 +148,37 @@ class Finisher:
             ]
         )
         return [refused.get(one.finished.object_id) for one in group]
+
+    async def _drop_older(self, group: Sequence[_Shared]) -> set[str]:
+        """Removes what was made earlier and not again; returns the objects of which there may have been something."""
+        again = [one for one in group if one.finished.again]
+        await self._documents.drop_older(
+            [
+                (one.finished.object_id, collection_id, one.finished.run, one.finished.lease)
+                for one in again
+                for collection_id in one.collections
+            ]
+        )
+        return {one.finished.object_id for one in again}
+
+    async def _drop_deleted(self, group: Sequence[_Shared]) -> set[str]:
+        """Removes what was written into collections that were deleted meanwhile; returns the objects.
+
+        A deletion waits for processors, but not for ever: what takes long to write looks again when it is written. Who
+        deletes a collection after that finds everything.
+        """
+        written = [
+            (one.finished.object_id, collection_id)
+            for one in group
+            if one.finished.outcome.outdated
+            for collection_id in one.collections
+        ]
+        if not written:
+            return set()
+        live = await self._plans.live(list({collection_id for _, collection_id in written}))
+        orphaned = [place for place in written if place[1] not in live]
+        await self._documents.drop_from(orphaned)
+        return {object_id for object_id, _ in orphaned}
 
 
 def _ended(finished: Finished, count: int, now: datetime) -> ObjectStatusChanged:

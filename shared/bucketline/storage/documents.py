@@ -79,6 +79,11 @@ class Documents:
         """Removes what was made of the object in this run under this lease, in every collection."""
         await self.collection.delete_many({"object_id": object_id, "run": run, "lease": lease})
 
+    async def drop_from(self, places: Sequence[tuple[str, str]]) -> None:
+        """Removes all that there is of objects in collections: (object, collection)."""
+        wheres = [{"object_id": object_id, "collection_id": collection_id} for object_id, collection_id in places]
+        await self.collection.bulk([DeleteMany(where) for where in wheres])
+
     async def made(self, object_id: str, collection_id: str, revision: int) -> int:
         """How many documents the collection has of this revision of the object; 0 unless all of them were written."""
         first = await self.collection.find_one(

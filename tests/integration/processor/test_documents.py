@@ -61,6 +61,13 @@ async def test_where_the_store_refuses_one_document_none_stays(database: Databas
     assert (event["status"], event["document_count"]) == ("FAILED", 0)
 
 
+async def test_of_a_deleted_collection_only_its_own_goes(database: Database) -> None:
+    documents = Documents(database)
+    await documents.put([*made([1, 2]), *made([3], collection_id="col_2"), *made([4], object_id="obj_2")])
+    await documents.drop_from([("obj_1", "col_1")])
+    assert sorted(await there(documents)) == ["doc_3", "doc_4"]
+
+
 @pytest.mark.parametrize("old", [{"lease": 1}, {}], ids=["of a lease before", "of the release before"])
 async def test_what_is_older_goes_and_nothing_else(database: Database, old: dict[str, int]) -> None:
     documents = Documents(database)

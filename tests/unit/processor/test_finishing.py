@@ -16,7 +16,7 @@ from bucketline.domain.status import Status
 from bucketline.errors import StoreUnavailable, Transient
 from bucketline.events.envelope import wrap
 from bucketline.messaging.publisher import RecordingPublisher
-from processor.extraction import Outcome
+from processor.extraction import SLOW_SECONDS, Outcome
 from processor.finishing import Finished, Finisher
 from processor.spool import Spool
 
@@ -42,8 +42,13 @@ class Documents:
         self.rows |= {document["_id"]: document for document in documents}
 
     async def drop_older(self, made: Sequence[tuple[str, str, int, int]]) -> int:
-        self.calls.append(f"drop older {sorted(made)}")
+        if made:
+            self.calls.append(f"drop older {sorted(made)}")
         return 0
+
+    async def drop_from(self, places: Sequence[tuple[str, str]]) -> None:
+        if places:
+            self.calls.append(f"drop from {sorted(places)}")
 
     async def drop_made(self, object_id: str, run: int, lease: int) -> None:
         self.calls.append(f"drop {object_id}, run {run}, lease {lease}")
@@ -62,8 +67,13 @@ class Bench:
             bus=SimpleNamespace(publisher=self.publisher),
             seal=lambda event, trace: wrap(event, id="evt_1", source="/test", at=clock.now(), trace=trace),
         )
-        self.finisher = Finisher(runtime, self.documents)  # type: ignore[arg-type]
+        self.deleted: set[str] = set()
+        plans: Any = SimpleNamespace(live=self._live)
+        self.finisher = Finisher(runtime, self.documents, plans)
         self.folder = tmp_path
+
+    async def _live(self, collection_ids: Sequence[str]) -> set[str]:
+        return set(collection_ids) - self.deleted
 
     async def finish(self, number: int, outcome: Outcome, *, attempts: int = 1, **unit: Any) -> None:
         item = {
@@ -144,6 +154,23 @@ async def test_a_write_whose_object_was_interrupted_still_drops_what_it_replaced
     await settled()
     assert bench.documents.calls == ["replace", "drop older [('obj_1', 'col_1', 7, 1)]"]
     assert [event["status"] for event in bench.said()] == ["COMPLETED"]
+
+
+async def test_what_was_written_for_long_into_a_collection_that_was_deleted_goes_again(bench: Bench):
+    slow, quick = await bench.outcome(1, 3), await bench.outcome(2, 3)
+    slow.known_at -= SLOW_SECONDS
+    bench.deleted = {"col_1"}
+    await asyncio.gather(bench.finish(1, slow), bench.finish(2, quick))
+    assert bench.documents.calls == ["insert", "drop from [('obj_1', 'col_1')]"]
+    assert {event["object_id"]: event["document_count"] for event in bench.said()} == {"obj_1": 42, "obj_2": 3}
+
+
+async def test_what_was_written_for_long_into_a_collection_that_is_there_stays(bench: Bench):
+    slow = await bench.outcome(1, 3)
+    slow.known_at -= SLOW_SECONDS
+    await bench.finish(1, slow)
+    assert bench.documents.calls == ["insert"]
+    assert bench.said()[0]["document_count"] == 3
 
 
 async def test_documents_that_cannot_be_stored_fail_their_object_and_no_other(bench: Bench):

@@ -16,7 +16,8 @@ PATIENCE = 10.0
 """Seconds that the answer waits for the documents to go."""
 
 STRAGGLERS_AFTER = timedelta(seconds=30)
-"""A processor that had begun before may write documents until then; they are removed as well."""
+"""A processor that had begun before may write documents until then; they are removed as well. One that takes longer
+than a few seconds looks again when it has written, and removes them itself."""
 
 
 async def delete_collection(
