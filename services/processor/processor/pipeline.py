@@ -70,7 +70,7 @@ class Pipeline:
         self._runtime = runtime
         self._extraction = extraction
         self._objects = objects
-        self._memory = FairShares(settings.objects_bytes)
+        self._memory = FairShares(settings.objects_bytes, spare=True)
         self._finisher = finisher
         self._leases = leases
         self._careful_after = settings.careful_after
@@ -110,19 +110,20 @@ class Pipeline:
 
     async def _page(self, group: asyncio.TaskGroup, page: Sequence[Work], size: int) -> list[asyncio.Task[bool]]:
         """Begins the objects of a page; their share of the memory is given back one by one."""
-        await self._memory.take(page[0].group, size)
+        sharing = page[0].group
+        await self._memory.take(sharing, size)
         left = [len(page), size]
         try:
             objects = await self._objects.many([work.item["object_id"] for work in page])
             await self._say_started(page, objects)
         except BaseException:
-            self._memory.give(size)
+            self._memory.give(sharing, size)
             raise
 
         def ended(_: object) -> None:
             share = left[1] // left[0]
             left[0], left[1] = left[0] - 1, left[1] - share
-            self._memory.give(share)
+            self._memory.give(sharing, share)
 
         tasks = []
         for work in page:

@@ -16,11 +16,15 @@ log = get_logger(__name__)
 
 
 class Extractors:
-    """Waits for a turn, then runs. At most ``at_once`` extractions are in the event loop."""
+    """Waits for a turn, then runs. At most ``at_once`` extractions are in the event loop.
+
+    They may wait there for somebody else, a model server for instance, and for as long as the deadline lets them. So
+    what one batch has in one collection leaves turns to the others: alone it has half of them.
+    """
 
     def __init__(self, sandbox: Sandbox, *, at_once: int) -> None:
         self._sandbox = sandbox
-        self._turns = FairShares(at_once)
+        self._turns = FairShares(at_once, spare=True)
 
     async def documents(
         self, step: Step, view: ObjectView, group: str, deadline: Deadline
@@ -39,11 +43,10 @@ class Extractors:
                 async for document in documents:
                     yield document
             return
-        if self._turns.busy:
+        sharing = f"{group}/{step.id}"
+        if not self._turns.take_now(sharing):
             with deadline.paused():
-                await self._turns.take(group)
-        else:
-            await self._turns.take(group)
+                await self._turns.take(sharing)
         try:
             # extract is an async generator in all but its declared type
             inline = cast("AsyncGenerator[Document, None]", extractor.extract(view, context))
@@ -56,4 +59,4 @@ class Extractors:
             log.exception("an extractor raised", extractor=extractor.info.label, object_id=view.object_id)
             raise PermanentError(f"the extractor failed on this object ({type(error).__name__})") from error
         finally:
-            self._turns.give()
+            self._turns.give(sharing)

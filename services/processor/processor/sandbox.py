@@ -136,7 +136,7 @@ class Sandbox:
                 await self._end(worker, reusable)
                 await deliveries.remove()
         finally:
-            self._turns.give()
+            self._turns.give(group)
 
     async def _begin(self, extractor_id: str, obj: ObjectView, context: ExtractionContext) -> WorkerProcess:
         """A worker that has taken up the run. One that died while it was idle is passed over."""

@@ -15,7 +15,8 @@ class ProcessorSettings(Block):
     """What is worked on at once, and what one object may use.
 
     ``units`` are worked on side by side and ``ahead`` more stand in line; ``objects`` extractions run in the event
-    loop at once, and the objects that are being worked on take ``objects_bytes`` of the database's bytes at most.
+    loop at once, and the objects that are being worked on take ``objects_bytes`` of the database's bytes at most. Of
+    each, a batch uses no more than it leaves free: alone about half.
     CPU-bound extractors get ``workers`` processes with ``worker_memory`` bytes and ``worker_seconds`` each. An object
     gets ``object_attempts`` when an error is transient, ``object_seconds`` in each collection (without the time in
     which it waits for its turn), and room for ``documents_an_object`` documents of ``object_bytes``.

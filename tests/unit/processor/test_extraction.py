@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tests.unit.processor.at_work import settled
 from tests.unit.processor.making import NOW, a_blob, a_collection, an_object, rule
 from tests.unit.processor.test_plans import Stored
 
@@ -278,6 +279,20 @@ async def test_an_extraction_that_hangs_is_ended():
 
     outcome = await Harness(a_collection("a", extractor="told"), behaviour=hang, object_seconds=0.02).run()
     assert (outcome.status, outcome.error_type) == (Status.FAILED, "resource")
+
+
+async def test_a_model_server_that_hangs_delays_no_other_collection():
+    async def hang(obj: ObjectView, context: ExtractionContext) -> AsyncIterator[Document]:
+        await asyncio.Event().wait()
+        yield Document({})
+
+    harness = Harness(a_collection("a", extractor="told"), a_collection("b"), behaviour=hang)
+    hanging = [asyncio.create_task(harness.run(only=["a"])) for _ in range(100)]
+    await settled()
+    outcomes = await asyncio.wait_for(asyncio.gather(*(harness.run(only=["b"]) for _ in range(100))), 5)
+    assert {outcome.status for outcome in outcomes} == {Status.COMPLETED}
+    for task in hanging:
+        task.cancel()
 
 
 async def test_an_object_with_too_many_documents_is_refused_whole():

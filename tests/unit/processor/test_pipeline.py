@@ -83,6 +83,21 @@ async def test_objects_of_all_units_together_take_bounded_memory():
     assert len(processor.ends.said) == 8
 
 
+async def test_a_batch_that_hangs_leaves_memory_to_the_next():
+    processor = Processor(objects_bytes=10_000_000)
+    processor.unit(8, "unit_1", prefix="hanging")
+    processor.unit(1, "unit_2", prefix="quick", batch_id="btch_2")
+    processor.objects.sizes = dict.fromkeys(processor.objects.rows, 3_000_000)
+    hanging = [name for name in processor.objects.rows if name.startswith("hanging")]
+    processor.extractions.told = dict.fromkeys(hanging, Held())
+    dropped = asyncio.create_task(processor.work("unit_1"))
+    await settled()
+    assert await asyncio.wait_for(processor.work("unit_2"), 5)
+    assert processor.ends.statuses() == {"quick_0": "COMPLETED"}
+    dropped.cancel()
+    await asyncio.gather(dropped, return_exceptions=True)
+
+
 async def test_a_page_that_cannot_be_read_is_left_and_what_was_read_ends():
     processor = Processor(objects_bytes=3_000_000)
     processor.unit(4)
