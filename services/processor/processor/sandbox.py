@@ -2,15 +2,13 @@
 
 What it guarantees:
 
-- A worker has a memory limit, a time limit, no secrets in its environment, and dies with the service.
-- Neither a blob nor the documents are ever whole in the service's memory: blobs are written to a private
-folder
-  chunk by chunk, documents come in small frames, and a worker whose documents nobody takes stands still.
-- Whatever a file does to its worker ends as an :class:`~bucketline.extraction.ExtractionError` of that
-object.
+- A worker has a memory limit, a time limit, no secrets in its environment, and dies with the service. Processes that it
+  started end with it, and its files go; only when the service itself is killed may they outlive it.
+- Neither a blob nor the documents are ever whole in the service's memory: blobs are written to a private folder chunk
+  by chunk, documents come in small frames, and a worker whose documents nobody takes stands still.
+- Whatever a file does to its worker ends as an :class:`~bucketline.extraction.ExtractionError` of that object.
 
-What it does not: it is no jail. A worker has the service's user and network; the pod's limits are the outer
-wall.
+What it does not: it is no jail. A worker has the service's user and network; the pod's limits are the outer wall.
 """
 
 import asyncio

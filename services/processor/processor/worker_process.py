@@ -2,14 +2,16 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import time
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, Self, cast
 
 import psutil
 
@@ -20,6 +22,7 @@ WATCH_SECONDS = 0.5
 KILL_SECONDS = 5.0
 LAST_WORDS = 20
 DRAIN_BYTES = 256 * 1024
+PIPE_BYTES = 64 * 1024
 KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH")
 # One worker is one core: a library's own thread pool would only take it from the others.
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "MALLOC_ARENA_MAX")
@@ -44,14 +47,18 @@ class WorkerDied(Exception):
 
 
 class WorkerProcess:
-    """One process. Make it with :meth:`start`; not for use by two tasks at once."""
+    """One process and all that it starts. Make it with :meth:`start`; not for use by two tasks at once.
 
-    def __init__(self, process: asyncio.subprocess.Process, limits: WorkerLimits) -> None:
+    However it ends, the processes that it started end with it, unless they made themselves sessions of their own. Its
+    temporary files go when it is killed.
+    """
+
+    def __init__(self, process: asyncio.subprocess.Process, limits: WorkerLimits, folder: Path) -> None:
         assert process.stdin is not None  # noqa: S101  started with pipes
         assert process.stdout is not None  # noqa: S101
         assert process.stderr is not None  # noqa: S101
         self.runs = 0
-        self._process, self._limits = process, limits
+        self._process, self._limits, self._folder = process, limits, folder
         self._stdin, self._stdout = process.stdin, process.stdout
         self._last_words: deque[bytes] = deque(maxlen=LAST_WORDS)
         self._listener = asyncio.create_task(self._listen(process.stderr))
@@ -59,23 +66,18 @@ class WorkerProcess:
         self._watched_at = time.monotonic()
 
     @classmethod
-    async def start(cls, limits: WorkerLimits, folder: Path) -> Self:
-        """A process that said it is ready, with ``folder`` as its place for temporary files.
+    async def start(cls, limits: WorkerLimits, parent: Path) -> Self:
+        """A process that said it is ready, with a folder in ``parent`` as its place for temporary files.
 
         It is a new interpreter, not a fork: a fork of a process with threads may find any lock taken for
         ever. Raises :class:`WorkerDied` when it is not ready within 30 seconds.
         """
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *("-P", "-m", "processor.worker", str(limits.memory_bytes), str(os.getpid())),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            cwd=folder,
-            env=_environment(folder),
-            start_new_session=True,  # so that Ctrl-C is ours alone, and its children can be killed with it
-        )
-        worker = cls(process, limits)
+        try:
+            folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="worker-", dir=parent))
+            process = await _started(limits, folder)
+        except OSError as error:
+            raise WorkerDied("exit", f"it cannot be started: {error}") from error
+        worker = cls(process, limits, folder)
         try:
             await worker._expect(Kind.READY)
         except BaseException:
@@ -112,7 +114,7 @@ class WorkerProcess:
             raise await self._death() from error
 
     async def kill(self) -> None:
-        """End it and its children now. May be called more than once."""
+        """End it and its children now, and remove its files. May be called more than once."""
         self._signal()
         self._stdin.close()
         with suppress(TimeoutError):
@@ -120,6 +122,7 @@ class WorkerProcess:
                 await self._drain()
                 await self._process.wait()
         self._listener.cancel()
+        await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
 
     async def _drain(self) -> None:
         """Throw away what it still said: asyncio counts a process as ended only when its pipes are read to
@@ -163,9 +166,8 @@ class WorkerProcess:
             raise WorkerDied("memory", "it grew too large")
 
     def _signal(self) -> None:
-        if self._process.returncode is None:
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+        if self._process.returncode is None:  # otherwise its end was the end of them all
+            _kill_group(self._process.pid)
 
     async def _death(self) -> WorkerDied:
         """Why the pipe broke. A kill that was not ours is the kernel's, for want of memory."""
@@ -181,6 +183,44 @@ class WorkerProcess:
     async def _listen(self, stderr: asyncio.StreamReader) -> None:
         while chunk := await stderr.read(4096):
             self._last_words.extend(line for line in chunk.splitlines() if line.strip())
+
+
+class _Family(asyncio.subprocess.SubprocessStreamProtocol):
+    """Kills what a process leaves behind at the moment of its end.
+
+    Not later: as soon as nobody is left in its group, the number may be another's. And what holds its pipes open would
+    keep asyncio from believing in its end.
+    """
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._group = cast("asyncio.SubprocessTransport", transport).get_pid()
+
+    def process_exited(self) -> None:
+        _kill_group(self._group)
+        super().process_exited()
+
+
+async def _started(limits: WorkerLimits, folder: Path) -> asyncio.subprocess.Process:
+    """As ``asyncio.create_subprocess_exec`` does it, but with a family."""
+    loop = asyncio.get_running_loop()
+    transport, protocol = await loop.subprocess_exec(
+        lambda: _Family(limit=PIPE_BYTES, loop=loop),
+        sys.executable,
+        *("-P", "-m", "processor.worker", str(limits.memory_bytes), str(os.getpid())),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        cwd=folder,
+        env=_environment(folder),
+        start_new_session=True,  # so that Ctrl-C is ours alone, and its children can be killed with it
+    )
+    return asyncio.subprocess.Process(transport, protocol, loop)
+
+
+def _kill_group(group: int) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, signal.SIGKILL)
 
 
 def _environment(folder: Path) -> dict[str, str]:

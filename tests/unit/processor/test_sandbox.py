@@ -34,7 +34,7 @@ from processor.sandbox import MIB, Sandbox
 DEADLINE = 20.0
 
 NAUGHTY = """
-import asyncio, os, subprocess, sys, time
+import asyncio, os, subprocess, sys, tempfile, time
 from pathlib import Path
 from bucketline.extraction import *
 
@@ -66,6 +66,15 @@ class Naughty:
             grow = "b = bytearray(150 * 2**20); import time; time.sleep(60)"
             for child in [subprocess.Popen([sys.executable, "-c", grow]) for _ in range(2)]:
                 child.wait()
+        elif do == "leave":
+            # it holds our standard error open, as a child does that nobody thought about
+            child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+            file = tempfile.NamedTemporaryFile(delete=False)
+            yield Document({"pid": child.pid, "files": [file.name, tempfile.mkdtemp()]})
+            if signal := context.parameters.get("signal"):
+                os.kill(os.getpid(), signal)
+            while context.parameters.get("spin"):
+                pass
         elif do == "spin":
             yield Document({"pid": os.getpid()})
             while True:
@@ -208,6 +217,36 @@ async def test_a_worker_killed_by_the_kernel_ran_out_of_memory(sandbox):
     with pytest.raises(ResourceError, match="of memory"):
         await run(sandbox, "die", signal=int(signal.SIGKILL))
     assert await run(sandbox, "hello")
+
+
+async def _left_behind(sandbox: Sandbox, **parameters: object) -> tuple[psutil.Process, list[str]]:
+    """The child and the files of a run that fails."""
+    context = ExtractionContext({"do": "leave", **parameters})
+    async with aclosing(sandbox.run("naughty_v1", ObjectView("o", "b", "n"), context)) as documents:
+        fields = (await anext(documents)).fields
+        child = psutil.Process(int(str(fields["pid"])))
+        with pytest.raises(ResourceError):
+            await anext(documents)
+    files = fields["files"]
+    assert isinstance(files, list)
+    return child, files
+
+
+@pytest.mark.parametrize("end", [{"signal": int(signal.SIGSEGV)}, {"spin": True}], ids=["crashed", "killed"])
+async def test_nothing_of_a_worker_outlives_it(plugin, tmp_path, end):
+    async with Sandbox(workers=1, time_limit=2.0, temp_dir=tmp_path) as sandbox:
+        child, files = await _left_behind(sandbox, **end)
+        await asyncio.to_thread(child.wait, DEADLINE)
+        assert not [name for name in files if os.path.exists(name)]  # noqa: ASYNC240, PTH110
+        assert await run(sandbox, "hello")
+
+
+async def test_a_child_of_an_idle_worker_that_died_goes_with_it(sandbox):
+    [document] = await run(sandbox, "leave")
+    [worker] = await run(sandbox, "hello")
+    child = psutil.Process(document.fields["pid"])
+    psutil.Process(worker.fields["pid"]).kill()
+    await asyncio.to_thread(child.wait, DEADLINE)
 
 
 async def test_an_idle_worker_that_died_is_passed_over(sandbox):
