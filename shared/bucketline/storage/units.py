@@ -7,7 +7,7 @@ status of an item is its result.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal, NotRequired, TypedDict
 
 from pymongo import InsertOne, UpdateOne
@@ -100,11 +100,14 @@ class UnitDocument(TypedDict):
 OPEN = ("ready", "leased", "canceled")
 """Something is still to come."""
 
+KEPT = timedelta(days=30)
+"""How long a unit stays after its end. Until then it tells what became of each of its objects."""
+
 UNIT_INDEXES = (
     Index("in_works", [("moved_at", 1)], where={"state": {"$in": list(OPEN)}}),
     Index("by_turn", [("batch_id", 1), ("turn", 1), ("state", 1), ("_id", 1)]),
     Index("membership", [("items.batch_id", 1), ("items.object_id", 1), ("items.turn", 1)], unique=True),
-    Index("expiry", [("finished_at", 1)], expire_after_seconds=30 * 24 * 3600),
+    Index("expiry", [("finished_at", 1)], expire_after_seconds=int(KEPT.total_seconds())),
 )
 
 

@@ -7,8 +7,9 @@ from bucketline.errors import BadRequest
 from bucketline.storage.batches import Base, BatchDocument, FailedObject
 from bucketline.storage.buckets import BucketDocument
 from bucketline.storage.pending import owing
-from bucketline.storage.units import Latest
-from ingest_api.batches.failures import failed_object
+from bucketline.storage.units import KEPT, Latest
+from ingest_api.batches.failures import failed_object, of_turn
+from ingest_api.batches.kept import forgotten
 from ingest_api.batches.submit import owed, started, submit_batch
 from ingest_api.deps import Deps
 from ingest_api.objects.draft import writable
@@ -47,7 +48,10 @@ class Retried:
 
 
 async def retry_batch(deps: Deps, bucket: BucketDocument, batch: BatchDocument, body: RetryBatch) -> Retried:
-    """Begins another turn for failed objects of a batch that is over. Nothing to retry: nothing changes."""
+    """Begins another turn for failed objects of a batch that is over. Nothing to retry: nothing changes.
+
+    :class:`BadRequest` also when it is not known any more which objects failed.
+    """
     writable(bucket)
     _require_over(batch)
     retries = batch.get("retry_count", 0)
@@ -58,6 +62,13 @@ async def retry_batch(deps: Deps, bucket: BucketDocument, batch: BatchDocument, 
             details={"batch_id": batch["_id"], "retry_count": retries, "max_retry_count": body.max_retry_count},
         )
     latest = await deps.units.latest(batch["_id"])
+    if batch.get("failed") and forgotten(batch, of_turn(batch, latest), deps.clock.now()):
+        raise BadRequest(
+            f"which objects failed is known for {KEPT.days} days, and this batch is older: resubmit it with all its "
+            "objects (dedup_strategy decides what is made again), or make a batch of those that are to be run again",
+            code="batch_results_expired",
+            details={"batch_id": batch["_id"], "failed_object_count": batch.get("failed", 0), "kept_days": KEPT.days},
+        )
     taken = {object_id for object_id, last in latest.items() if _taken(last, body.retry_mode)}
     if not taken:
         return Retried(batch, 0)

@@ -1,12 +1,16 @@
-"""The books of a batch, made up from its objects and work units, and not from the sums that the batch shows."""
+"""The books of a batch, made up from its objects and work units, and not from the sums that the batch shows.
+
+Except when these have expired: then its sums are all there is.
+"""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bucketline.domain.status import FAILURES, FINAL, Status
 from bucketline.storage.batches import BatchDocument
 from bucketline.storage.units import Latest
 from ingest_api.batches.failures import current
+from ingest_api.batches.kept import may_be_forgotten
 from ingest_api.deps import Deps
 
 PAGE = 5000
@@ -15,7 +19,10 @@ SAMPLE = 100
 
 @dataclass(frozen=True)
 class Audit:
-    """Where every object of a batch is. ``lost``: it exists, and nobody is going to process it."""
+    """Where every object of a batch is. ``lost``: it exists, and nobody is going to process it.
+
+    ``from_sums``: its units have expired, and this is what the batch counted when it was over.
+    """
 
     submitted: int
     completed: int
@@ -29,6 +36,7 @@ class Audit:
     lost: int
     sample: list[str]
     shown_processed: int
+    from_sums: bool = False
 
     @property
     def processed(self) -> int:
@@ -55,7 +63,7 @@ async def audit_batch(deps: Deps, batch: BatchDocument) -> Audit:
     lost = homeless if planned and status is not Status.CANCELED else []
     kinds = Counter(_kind(last) for object_id, last in latest.items())
     stuck = kinds["open"] if over else 0
-    return Audit(
+    books = Audit(
         submitted=len(batch["objects"]),
         completed=kinds["completed"],
         failed=kinds["failed"],
@@ -68,6 +76,26 @@ async def audit_batch(deps: Deps, batch: BatchDocument) -> Audit:
         lost=len(lost) + stuck,
         sample=[*lost, *(oid for oid, last in latest.items() if stuck and last.result is None)][:SAMPLE],
         shown_processed=batch.get("processed", 0) if over else kinds["completed"] + kinds["failed"] + kinds["skipped"],
+    )
+    if not books.balanced and may_be_forgotten(batch, deps.clock.now()):
+        return _summed(batch, books)
+    return books
+
+
+def _summed(batch: BatchDocument, books: Audit) -> Audit:
+    """What the batch counted when it was over. Which objects were skipped is not among its sums."""
+    processed, failed = batch.get("processed", 0), batch.get("failed", 0)
+    deleted = min(batch.get("missing", 0), books.deleted)
+    return replace(
+        books,
+        completed=processed - failed,
+        failed=failed,
+        skipped=0,
+        given_back=books.submitted - processed - deleted,
+        deleted=deleted,
+        lost=0,
+        sample=[],
+        from_sums=True,
     )
 
 

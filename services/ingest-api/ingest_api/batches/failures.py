@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 from bucketline.storage.batches import BatchDocument, FailedObject
 from bucketline.storage.units import Latest, Result
+from ingest_api.batches.kept import forgotten
 from ingest_api.batches.tiers import Tiers
 from ingest_api.deps import Deps
 
@@ -23,9 +24,16 @@ class Failure:
 async def failures_of(
     deps: Deps, batch: BatchDocument, tiers: Tiers, *, tier_num: int | None, collection: str | None
 ) -> list[Failure]:
-    """Failures of the batch in the order of its objects' ids; of one tier or collection if that is given."""
+    """Failures of the batch in the order of its objects' ids; of one tier or collection if that is given.
+
+    Of a batch whose units have expired those that it shows itself: all, or the first thousand.
+    """
     latest = await current(deps, batch)
-    found = [_failure(object_id, last, tiers) for object_id, last in sorted(latest.items()) if last.failed]
+    if forgotten(batch, latest, deps.clock.now()):
+        rows = sorted(batch.get("failed_objects", []), key=lambda row: row["object_id"])
+    else:
+        rows = [failed_object(object_id, last.result) for object_id, last in sorted(latest.items()) if last.failed]
+    found = [_failure(row, tiers) for row in rows]
     if tier_num is not None:
         found = [failure for failure in found if failure.tier == tier_num]
     if collection is not None:
@@ -36,14 +44,19 @@ async def failures_of(
 
 async def current(deps: Deps, batch: BatchDocument) -> dict[str, Latest]:
     """The objects of the batch that units have taken: of its turn, and for a retry of the turns before too."""
-    latest = await deps.units.latest(batch["_id"])
+    return of_turn(batch, await deps.units.latest(batch["_id"]))
+
+
+def of_turn(batch: BatchDocument, latest: dict[str, Latest]) -> dict[str, Latest]:
+    """Those of its turn, and for a retry of the turns before too."""
     if batch.get("retry") is not None:
         return latest
     return {object_id: last for object_id, last in latest.items() if last.turn == batch.get("run")}
 
 
-def failed_object(object_id: str, result: Result) -> FailedObject:
+def failed_object(object_id: str, result: Result | None) -> FailedObject:
     """A row of ``failed_objects``."""
+    result = result or {"status": "", "documents": 0, "error": None, "error_type": None}
     kind = result["error_type"]
     return {
         "object_id": object_id,
@@ -53,8 +66,7 @@ def failed_object(object_id: str, result: Result) -> FailedObject:
     }
 
 
-def _failure(object_id: str, last: Latest, tiers: Tiers) -> Failure:
-    row = failed_object(object_id, last.result or {"status": "", "documents": 0, "error": None, "error_type": None})
+def _failure(row: FailedObject, tiers: Tiers) -> Failure:
     # The processor names each collection that failed in front of what went wrong there.
     parts = [part.partition(": ")[0] for part in row["error"].split("; ")]
     named = [(number, c["_id"]) for number, tier in enumerate(tiers) for c in tier if c["name"] in parts]

@@ -206,5 +206,6 @@ def audit_answer(batch: BatchDocument, audit: Audit, tiers: Tiers) -> BatchAudit
         deleted=audit.deleted,
         lost=audit.lost,
         lost_object_ids=audit.sample,
+        from_sums=audit.from_sums,
         tiers=tier_rows,
     )

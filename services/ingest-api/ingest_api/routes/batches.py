@@ -138,6 +138,7 @@ async def delete(deps: Wiring, scope: DeletingBucket, batch_id: str) -> Deleted:
 async def retry(
     deps: Wiring, scope: WritingBucket, batch_id: str, body: Annotated[RetryBatch | None, Body()] = None
 ) -> Retry:
+    """The objects that failed, once more. 30 days later it is not known any more which did: `batch_results_expired`."""
     asked = body or RetryBatch()
     batch = await get_batch(deps, scope.namespace_id, batch_id, scope.bucket_id)
     return retry_answer(await retry_batch(deps, scope.bucket, batch, asked), asked)
@@ -171,6 +172,7 @@ async def failed_documents(
     limit: Limit = 100,
     offset: Offset = 0,
 ) -> FailedDocuments:
+    """Every object that failed; 30 days later the first thousand, as the batch shows them."""
     batch = await get_batch(deps, scope.namespace_id, batch_id, scope.bucket_id)
     tiers = await _tiers(deps, batch)
     failures = await failures_of(deps, batch, tiers, tier_num=tier_num, collection=collection_id)
@@ -179,7 +181,7 @@ async def failed_documents(
 
 @router.get(BATCH + "/audit", summary="The books of a batch", responses=errors(400))
 async def audit(deps: Wiring, scope: ReadingBucket, batch_id: str) -> BatchAudit:
-    """Counted from the objects and work units themselves."""
+    """Counted from the objects and work units themselves; 30 days later, from the batch's sums."""
     batch = await get_batch(deps, scope.namespace_id, batch_id, scope.bucket_id)
     return audit_answer(batch, await audit_batch(deps, batch), await _tiers(deps, batch))
 

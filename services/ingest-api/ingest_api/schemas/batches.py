@@ -302,7 +302,11 @@ class FailedDocuments(Answer):
 
 
 class BatchAudit(Answer):
-    """The books of a batch. Every object is counted in exactly one of the places below `submitted`."""
+    """The books of a batch. Every object is counted in exactly one of the places below `submitted`.
+
+    `from_sums`: what became of each object is known for 30 days; this is what the batch counted when it was over,
+    `completed` with those that were skipped.
+    """
 
     model_config = example(
         {
@@ -322,6 +326,7 @@ class BatchAudit(Answer):
             "deleted": 0,
             "lost": 0,
             "lost_object_ids": [],
+            "from_sums": False,
             "tiers": [],
         }
     )
@@ -342,4 +347,5 @@ class BatchAudit(Answer):
     deleted: int
     lost: int
     lost_object_ids: list[str]
+    from_sums: bool = False
     tiers: list[dict[str, Any]]
