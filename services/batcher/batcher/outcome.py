@@ -6,7 +6,7 @@ from datetime import datetime
 
 from bucketline.domain.status import FAILURES, Status, batch_outcome
 from bucketline.storage.batches import BatchDocument, FailedObject
-from bucketline.storage.units import Result, Tally
+from bucketline.storage.units import Result, Tally, written
 
 MOST_ERROR = 500
 
@@ -59,12 +59,12 @@ def automatic_end(batch: BatchDocument, result: Result, now: datetime) -> Comple
     changes = {
         "processed": int(not given_back),
         "failed": failed,
-        "documents_written": result["documents"],
+        "documents_written": written(result),
         "failed_objects": [failed_row(object_id, result, now)] if failed else [],
         "first_error": (result["error"] or "")[:MOST_ERROR] or None,
         **_reason(status, result["error"]),
     }
-    return _completion(batch, status, changes, failed, result["documents"], now)
+    return _completion(batch, status, changes, failed, written(result), now)
 
 
 def superseded(batch: BatchDocument, now: datetime, *, deleted: bool) -> Completion:

@@ -223,10 +223,13 @@ def _object_of(batch: BatchDocument) -> str:
 
 
 def _result(event: ObjectStatusChanged) -> Result:
-    return {
+    result: Result = {
         "status": str(event.status),
         "documents": event.document_count,
         "error": event.error,
         "error_type": event.error_type,
         "at": event.at,
     }
+    if event.written is not None:
+        result["written"] = event.written
+    return result

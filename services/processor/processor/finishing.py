@@ -139,11 +139,14 @@ class Finisher:
         refused = await self._store(group, again=False) | await self._store(group, again=True)
         good = [one for one in group if one.finished.object_id not in refused]
         changed = await self._drop_older(good) | await self._drop_deleted(good)
-        counts = await self._documents.count_of_objects(list(changed)) if changed else {}
+        counts = await self._documents.counts(list(changed)) if changed else {}
         now = self._runtime.clock.now()
         await self._runtime.bus.publisher.publish(
             [
-                self._runtime.seal(_ended(one, counts.get(one.object_id, one.outcome.count), now), trace=one.trace)
+                # Without an earlier run everything is of this one.
+                self._runtime.seal(
+                    _ended(one, counts.get(one.object_id, {one.run: one.outcome.count}), now), trace=one.trace
+                )
                 for one in (shared.finished for shared in good)
             ]
         )
@@ -181,7 +184,8 @@ class Finisher:
         return {object_id for object_id, _ in orphaned}
 
 
-def _ended(finished: Finished, count: int, now: datetime) -> ObjectStatusChanged:
+def _ended(finished: Finished, counts: Mapping[int, int], now: datetime) -> ObjectStatusChanged:
+    """``counts`` are the object's documents by the run that made them."""
     outcome = finished.outcome
     return moved(
         finished.unit,
@@ -191,7 +195,8 @@ def _ended(finished: Finished, count: int, now: datetime) -> ObjectStatusChanged
         at=now,
         error=outcome.error[:MOST_ERROR] if outcome.error else None,
         error_type=outcome.error_type,
-        document_count=count,
+        document_count=sum(counts.values()),
+        written=counts.get(finished.run, 0),
         duration_ms=finished.duration_ms,
     )
 
@@ -206,6 +211,7 @@ def moved(
     error: str | None = None,
     error_type: ErrorKind | None = None,
     document_count: int = 0,
+    written: int | None = None,
     duration_ms: float | None = None,
 ) -> ObjectStatusChanged:
     """The event that an item of a unit has this status now."""
@@ -224,6 +230,7 @@ def moved(
         error=error,
         error_type=error_type,
         document_count=document_count,
+        written=written,
         attempt=unit["attempts"],
         duration_ms=duration_ms,
         at=at,

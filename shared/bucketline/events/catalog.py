@@ -117,7 +117,10 @@ class ObjectStatusChanged(ObjectEvent):
     status: Status
     error: str | None = None
     error_type: Literal["transient", "permanent", "resource"] | None = None
-    document_count: int = 0
+    document_count: int = Field(default=0, description="Documents of the object, whoever made them.")
+    written: int | None = Field(
+        default=None, description="Those of them that this run made. None: the processor is of an older release."
+    )
     attempt: int = 1
     duration_ms: float | None = None
     at: datetime
@@ -160,7 +163,7 @@ class BatchCompleted(BatchEvent):
     status: Status
     object_count: int
     failed_count: int
-    documents_written: int
+    documents_written: int = Field(description="By this batch; not what its objects had before.")
     completed_at: datetime
 
 

@@ -44,7 +44,10 @@ class FailedObject(TypedDict):
 
 
 class Base(TypedDict):
-    """What earlier turns brought and a retry leaves alone. ``failed_objects`` are shown, ``failed`` is exact."""
+    """What earlier turns brought and a retry leaves alone. ``failed_objects`` are shown, ``failed`` is exact.
+
+    ``documents`` are also those of objects that a retry takes up and that it does not make again.
+    """
 
     finished: int
     failed: int

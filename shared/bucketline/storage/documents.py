@@ -102,16 +102,18 @@ class Documents:
             {"object_id": object_id}, limit=limit, sort=[("collection_id", 1), ("run", 1), ("ordinal", 1)]
         )
 
-    async def count_of_objects(self, object_ids: Sequence[str]) -> dict[str, int]:
-        """How many documents each object has, in one round trip; the index alone answers."""
+    async def counts(self, object_ids: Sequence[str]) -> dict[str, dict[int, int]]:
+        """How many documents each object has of each run, in one round trip; the index alone answers."""
         rows = await self.collection.aggregate(
             [
                 {"$match": {"object_id": {"$in": list(object_ids)}}},
-                {"$group": {"_id": "$object_id", "count": {"$sum": 1}}},
+                {"$group": {"_id": {"object_id": "$object_id", "run": "$run"}, "count": {"$sum": 1}}},
+                {"$group": {"_id": "$_id.object_id", "runs": {"$push": {"run": "$_id.run", "count": "$count"}}}},
             ],
             limit=max(1, len(object_ids)),
         )
-        return dict.fromkeys(object_ids, 0) | {str(row["_id"]): int(row["count"]) for row in rows}
+        found = {str(row["_id"]): {int(of["run"]): int(of["count"]) for of in row["runs"]} for row in rows}
+        return {object_id: found.get(object_id, {}) for object_id in object_ids}
 
     async def count_of_object(self, object_id: str) -> int:
         return await self.collection.count({"object_id": object_id})

@@ -39,6 +39,7 @@ def recorded(rows: Mapping[int, Mapping[str, object]], *, now: datetime) -> Sequ
     results = {f"results.{place}": {"$ifNull": [f"$results.{place}", {"$literal": row}]} for place, row in rows.items()}
     complete = {"$gte": [{"$size": "$rows"}, "$size"]}
     finished = {"$ne": ["$$this.status", str(Status.DRAFT)]}
+    written = {"$ifNull": ["$$this.written", "$$this.documents"]}
     failing = {"$in": ["$$this.status", sorted(FAILURES)]}
     return [
         {"$set": {**results, "moved_at": now}},
@@ -49,7 +50,7 @@ def recorded(rows: Mapping[int, Mapping[str, object]], *, now: datetime) -> Sequ
                 "finished_at": {"$cond": [complete, now, "$$REMOVE"]},
                 "finished": {"$size": {"$filter": {"input": "$rows", "cond": finished}}},
                 "failed": {"$size": {"$filter": {"input": "$rows", "cond": failing}}},
-                "documents": {"$sum": "$rows.documents"},
+                "documents": {"$sum": {"$map": {"input": "$rows", "in": written}}},
             }
         },
         {"$unset": "rows"},

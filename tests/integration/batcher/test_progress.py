@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -68,6 +69,31 @@ async def test_the_first_end_of_an_object_counts(world: World) -> None:
     bad = world.results(unit, lambda _: (Status.FAILED, 0, "transient"))
     await replica.handlers.on_status(bad + world.results(unit))
     assert (await world.batch(batch_id))["failed"] == 2
+
+
+@pytest.mark.parametrize("auto", [False, True])
+async def test_documents_count_that_the_batch_wrote_and_not_those_that_were_there(world: World, auto: bool) -> None:
+    replica = world.replica()
+    ids = await world.drafts(3, auto=auto)
+    if auto:
+        await replica.planner.auto(list((await world.objects.many(ids)).values()), {})
+        batch_ids = [str(obj.get("batch_id")) for obj in (await world.objects.many(ids)).values()]
+    else:
+        batch_ids = [await world.submitted(ids)]
+        await replica.planner.submitted(batch_ids[0])
+    says = {ids[0]: 0, ids[1]: 2, ids[2]: None}  # the last by a processor of an older release
+    records = [
+        replace(record, event=record.event.model_copy(update={"written": says[record.event.object_id]}))
+        for record in await world.worked(lambda _: (Status.COMPLETED, 5, None))
+        if isinstance(record.event, ObjectStatusChanged)
+    ]
+    await replica.handlers.on_status(records)
+    batches = [await world.batch(batch_id) for batch_id in batch_ids]
+    assert sum(batch["documents_written"] for batch in batches) == 0 + 2 + 5
+    told = [record.event.documents_written for record in world.bus.take(BatchCompleted)]  # type: ignore[attr-defined]
+    assert sum(told) == 7
+    [unit] = await world.units_of(batch_ids[0])
+    assert {row["documents"] for row in unit["results"].values()} == {5}, "what the object has is not forgotten"
 
 
 @pytest.mark.parametrize("after", [False, True])

@@ -149,22 +149,25 @@ async def test_doing_it_again_never_doubles(api: Api) -> None:
         input_mappings={"text": "body"},
     )
     object_id = await draft(client, bucket, "a file", body="A sentence of some length. " * 30)
-    _, [obj] = await run(client, bucket, [object_id])
+    batch, [obj] = await run(client, bucket, [object_id])
     before = {row["document_id"]: row["_internal"]["updated_at"] for row in await rows(client, chunks)}
-    assert obj["document_count"] == len(before) > 5
+    assert obj["document_count"] == batch["documents_written"] == len(before) > 5
 
-    _, [obj] = await run(client, bucket, [object_id])
+    batch, [obj] = await run(client, bucket, [object_id])
     assert (obj["status"], obj["document_count"]) == ("SKIPPED", len(before))
+    assert batch["documents_written"] == 0, "it wrote nothing"
     assert {row["document_id"]: row["_internal"]["updated_at"] for row in await rows(client, chunks)} == before
 
-    _, [obj] = await run(client, bucket, [object_id], dedup_strategy="replace")
+    batch, [obj] = await run(client, bucket, [object_id], dedup_strategy="replace")
+    assert batch["documents_written"] == len(before)
     after = {row["document_id"]: row["_internal"]["updated_at"] for row in await rows(client, chunks)}
     assert (obj["status"], obj["document_count"], after.keys()) == ("COMPLETED", len(before), before.keys())
     assert all(after[key] > before[key] for key in before)
 
     copies = await collection(client, "copies", source)
-    _, [obj] = await run(client, bucket, [object_id])
+    batch, [obj] = await run(client, bucket, [object_id])
     assert (obj["status"], obj["document_count"]) == ("COMPLETED", len(before) + 1), "only what is missing is made"
+    assert batch["documents_written"] == batch["progress"]["documents_written"] == 1
     assert len(await rows(client, copies)) == 1
 
     _, [obj] = await run(client, bucket, [object_id], collection_ids=[copies], dedup_strategy="force")
@@ -192,6 +195,11 @@ async def test_a_collection_that_fails_is_named_and_the_others_are_kept(api: Api
     assert (bad["document_count"], good["document_count"]) == (1, 2)
     assert batch["status"] == "COMPLETED_WITH_ERRORS"
     assert {row["name"] for row in await rows(client, kept)} == {"bad", "good"}
+
+    path = f"/v1/buckets/{bucket}/batches/{batch['batch_id']}"
+    assert (await client.post(f"{path}/retry", {"retry_mode": "all"}))["retried_count"] == 1
+    again = await eventually(lambda: final(client, path))
+    assert (again["documents_written"], batch["documents_written"]) == (3, 3), "what was kept was written by this batch"
 
 
 async def test_batches_of_the_same_objects_each_do_their_work(api: Api) -> None:

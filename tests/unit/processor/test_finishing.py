@@ -53,8 +53,8 @@ class Documents:
     async def drop_made(self, object_id: str, run: int, lease: int) -> None:
         self.calls.append(f"drop {object_id}, run {run}, lease {lease}")
 
-    async def count_of_objects(self, ids: Sequence[str]) -> dict[str, int]:
-        return dict.fromkeys(ids, 42)
+    async def counts(self, ids: Sequence[str]) -> dict[str, dict[int, int]]:
+        return {object_id: {3: 39, 7: 3} for object_id in ids}
 
 
 class Bench:
@@ -105,6 +105,7 @@ def bench(tmp_path: Path) -> Bench:
 async def test_the_status_says_what_was_stored_which_attempt_it_was_and_how_long_it_took(bench: Bench):
     await bench.finish(1, await bench.outcome(1, 3))
     [event] = bench.said()
+    assert event["written"] == 3
     assert (event["status"], event["document_count"], event["attempt"], event["duration_ms"]) == (
         "COMPLETED",
         3,
@@ -131,7 +132,7 @@ async def test_the_first_document_is_written_last_and_says_that_all_are_there(be
 async def test_another_run_drops_what_it_did_not_make_again_and_counts_what_is_there(bench: Bench):
     await bench.finish(1, await bench.outcome(1, 3, again=True))
     assert bench.documents.calls == ["replace", "drop older [('obj_1', 'col_1', 7, 1)]"]
-    assert bench.said()[0]["document_count"] == 42
+    assert (bench.said()[0]["document_count"], bench.said()[0]["written"]) == (42, 3)
 
 
 @pytest.mark.parametrize(("attempts", "returned"), [(2, 0), (1, 1)])

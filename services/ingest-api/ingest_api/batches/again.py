@@ -7,7 +7,7 @@ from bucketline.errors import BadRequest
 from bucketline.storage.batches import Base, BatchDocument, FailedObject
 from bucketline.storage.buckets import BucketDocument
 from bucketline.storage.pending import owing
-from bucketline.storage.units import KEPT, Latest
+from bucketline.storage.units import KEPT, Latest, written
 from ingest_api.batches.failures import failed_object, of_turn
 from ingest_api.batches.kept import forgotten
 from ingest_api.batches.submit import owed, started, submit_batch
@@ -74,6 +74,9 @@ async def retry_batch(deps: Deps, bucket: BucketDocument, batch: BatchDocument, 
         return Retried(batch, 0)
     now = deps.clock.now()
     base = base_of({object_id: last for object_id, last in latest.items() if object_id not in taken})
+    if batch["dedup_strategy"] == "skip":
+        # What failed in some collections keeps what it has in the others, and does not make it again.
+        base["documents"] = batch.get("documents_written", base["documents"])
     changes = {
         **started(batch, now),
         "auto": False,
@@ -131,7 +134,7 @@ def base_of(kept: dict[str, Latest]) -> Base:
     return {
         "finished": len(finished),
         "failed": len(failed),
-        "documents": sum(result["documents"] for result in finished.values()),
+        "documents": sum(written(result) for result in finished.values()),
         "failed_objects": failed[:SHOWN],
     }
 

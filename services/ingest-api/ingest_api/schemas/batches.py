@@ -187,7 +187,7 @@ class Batch(Answer):
     total_tiers: int = Field(default=1, ge=1)
     dag_tiers: list[list[str]]
     progress: Progress | None = None
-    documents_written: int = 0
+    documents_written: int = Field(default=0, description="By this batch, in all its turns; not what was there.")
     documents_resolvable: bool = False
     failure_reason: str | None = None
     failure_category: str | None = None
