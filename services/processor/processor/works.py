@@ -159,13 +159,10 @@ class Works:
         self._fill()
 
     def _fill(self) -> None:
-        """Starts what may start. One batch alone leaves half of the slots free, two leave a third, and so on: the
-        next batch to come finds one."""
+        """Starts what may start, of the group that has the fewest slots."""
         while self._line and len(self._running) < self._settings.units:
-            groups = self._groups.keys() | {waiting.group for waiting in self._line.values()}
-            most = max(1, self._settings.units // (len(groups) + 1))
             fewest = min(self._line.values(), key=lambda waiting: self._groups[waiting.group])
-            if self._groups[fewest.group] >= most:
+            if not self._may_have(self._groups[fewest.group]):
                 return
             del self._line[fewest.unit_id]
             self._groups[fewest.group] += 1
@@ -174,6 +171,14 @@ class Works:
             self._running[fewest.unit_id] = task
             task.add_done_callback(partial(self._ended, fewest))
             self._moved.set()
+
+    def _may_have(self, slots: int) -> bool:
+        """Whether a group with so many slots may have one more. One group alone leaves half of all slots free, two
+        leave a third, and so on: the next to come finds one. What cannot be divided goes to the first that ask."""
+        groups = self._groups.keys() | {waiting.group for waiting in self._line.values()}
+        together = max(len(groups), self._settings.units * len(groups) // (len(groups) + 1))
+        each, rest = divmod(together, len(groups))
+        return slots < each or (slots == each and sum(count > each for count in self._groups.values()) < rest)
 
     def _ended(self, done: Waiting, _task: asyncio.Task[None]) -> None:
         del self._running[done.unit_id]

@@ -1,6 +1,7 @@
 """The line and the slots: what is taken, in which order, and what happens when the service stops."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -83,6 +84,29 @@ async def test_one_batch_leaves_room_for_the_next(setup: Setup):
     await settled()
     await setup.offer(setup.units.add("small", "small"))
     assert "small" in setup.pipeline.running
+
+
+@pytest.mark.parametrize(("groups", "each"), [(1, [4]), (2, [3, 2]), (3, [2, 2, 2]), (4, [2, 2, 1, 1]), (9, [1] * 8)])
+async def test_so_many_batches_use_so_many_slots(groups: int, each: list[int]):
+    """One leaves half of the slots free, two a third, three a quarter, four a fifth."""
+    setup = Setup(units=8, ahead=400)
+    await setup.offer(*(setup.units.add(f"{n}-{g}", f"batch{g}") for n in range(40) for g in range(groups)))
+    for place in range(20):
+        # whoever came first took more before the others were known
+        setup.pipeline.end(sorted(setup.pipeline.running)[place % len(setup.pipeline.running)])
+        await settled()
+    running = Counter(unit_id.partition("-")[2] for unit_id in setup.pipeline.running)
+    assert sorted(running.values(), reverse=True) == each
+    await setup.works.stop()
+
+
+async def test_who_comes_second_has_a_share_before_the_first_gives_any_back():
+    setup = Setup(units=8, ahead=100)
+    await setup.offer(*(setup.units.add(f"big{n}", "big") for n in range(10)))
+    assert len(setup.pipeline.running) == 4
+    await setup.offer(*(setup.units.add(f"small{n}", "small") for n in range(4)))
+    assert len([unit_id for unit_id in setup.pipeline.running if unit_id.startswith("small")]) == 2
+    await setup.works.stop()
 
 
 async def test_a_full_line_makes_the_bus_wait_and_nothing_is_lost(setup: Setup, monkeypatch: pytest.MonkeyPatch):
