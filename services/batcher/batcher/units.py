@@ -19,11 +19,15 @@ class Sized(NamedTuple):
 
 
 def grouped(items: Iterable[Sized], *, most_objects: int, most_bytes: int) -> Iterator[list[Item]]:
-    """Cuts items into units of at most ``most_objects`` and ``most_bytes``; one larger object is a unit of its own."""
+    """Cuts items into units of at most ``most_objects`` and ``most_bytes``; one larger object is a unit of its own.
+
+    A unit has objects of one namespace only: its turns are that namespace's.
+    """
     unit: list[Item] = []
     size = 0
-    for item, size_bytes in items:
-        if unit and (len(unit) >= most_objects or size + size_bytes > most_bytes):
+    for item, size_bytes in sorted(items, key=lambda one: one.item["namespace_id"]):
+        full = len(unit) >= most_objects or size + size_bytes > most_bytes
+        if unit and (full or unit[0]["namespace_id"] != item["namespace_id"]):
             yield unit
             unit, size = [], 0
         unit.append(item)
@@ -72,7 +76,7 @@ def unit_of(
     now: datetime,
     ending: Ending | None = None,
 ) -> UnitDocument:
-    """The work unit of these items, of one ``batch`` or of automatic ones.
+    """The work unit of these items, of one ``batch`` or of automatic ones in one namespace.
 
     Its id is derived from the items: planning the same again makes the same unit.
     """
@@ -93,6 +97,7 @@ def unit_of(
         "attempts": 0,
         "created_at": now,
         "moved_at": now,
+        "group": batch["_id"] if batch else items[0]["namespace_id"],
     }
     if ending is not None:
         unit["ending"] = ending

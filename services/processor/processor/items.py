@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from bucketline.storage.batches import Item, UnitDocument
+from bucketline.storage.units import Item, UnitDocument, group_of
 
 PAGE_OBJECTS = 100
 PAGE_BYTES = 4 * 1024 * 1024
@@ -23,8 +23,8 @@ class Work:
 
     @property
     def group(self) -> str:
-        """With whom it shares its turns: its batch; objects processed at once are one group."""
-        return self.unit["batch_id"] or ""
+        """With whom it shares its turns: its batch, or all that its namespace has processed at once."""
+        return group_of(self.unit)
 
 
 def unfinished(unit: UnitDocument, trace: Mapping[str, str]) -> list[Work]:

@@ -5,7 +5,9 @@ from then on state alone remembers it: a unit in line is *ready* and one in the 
 over by others when this process dies (:meth:`Works.look_around` there, and the batcher's sweeper). So a unit that
 takes minutes holds up nothing but its own slot: not the consumer, not the other units, not the partition.
 
-The line is short. When it is full the consumer waits, what is not taken stays on the bus, and the lag shows it.
+The line is short. When it is full the consumer waits, what is not taken stays on the bus, and the lag shows it. Who
+stands behind many others there is found in the state, and has one of the slots that are left free for those who come
+later (:meth:`Works.look_around` again).
 """
 
 import asyncio
@@ -13,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextvars import Context
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 
 import structlog
@@ -21,7 +23,7 @@ import structlog
 from bucketline.background import Background
 from bucketline.clock import Clock
 from bucketline.errors import StoreUnavailable
-from bucketline.storage.batches import UnitDocument, Units
+from bucketline.storage.units import UnitDocument, Units, group_of
 from bucketline.telemetry.logging import get_logger
 from bucketline.telemetry.metrics import STAGE_SECONDS, UNITS
 from bucketline.telemetry.tracing import span
@@ -31,7 +33,7 @@ from processor.settings import ProcessorSettings
 
 log = get_logger(__name__)
 
-FIELDS = ("batch_id", "state", "lease", "trace", "created_at")
+FIELDS = ("batch_id", "group", "state", "lease", "trace", "created_at")
 LONGEST_WAIT = 60.0
 """Seconds that a record may wait for a place in line: far below the interval in which Kafka wants to hear of us."""
 
@@ -47,7 +49,7 @@ class NoRoom(StoreUnavailable):
 
 @dataclass(frozen=True)
 class Waiting:
-    """A unit in line. ``group`` is with whom it shares its turns: its batch."""
+    """A unit in line. ``group`` is with whom it shares its turns."""
 
     unit_id: str
     group: str
@@ -55,7 +57,7 @@ class Waiting:
 
 
 class Works:
-    """Runs units side by side, fairly between batches."""
+    """Runs units side by side, fairly between batches and namespaces."""
 
     def __init__(
         self, units: Units, leases: Leases, pipeline: Pipeline, *, clock: Clock, settings: ProcessorSettings
@@ -68,6 +70,7 @@ class Works:
         self._line: dict[str, Waiting] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
         self._groups: Counter[str] = Counter()
+        self._last_group = ""
         self._moved = asyncio.Event()
         self._stopping = False
 
@@ -96,22 +99,40 @@ class Works:
             raise NoRoom("every place in line is taken") from late
 
     async def look_around(self) -> int:
-        """Takes up units that nobody has, if there is nothing else to do; returns how many.
+        """Takes up units that nobody has, if a slot is free; returns how many.
 
-        Their record was lost, or is in line at a processor that is busier than this one, or theirs has died.
+        First those of groups that have nothing here, in turns: their records may be behind thousands of others. With
+        nothing else to do, all: their record was lost, or is in line at a processor that is busier than this one, or
+        theirs has died.
         """
-        idle = self._settings.units - len(self._running)
-        if self._stopping or self._line or idle <= 0:
-            return 0
         now = self._clock.now()
         before = now - timedelta(seconds=self._settings.idle_after)
-        stalled = await self._units.stalled(before, now, limit=self._settings.units)
-        free = [unit for unit in self._free(stalled) if not self._known(unit["_id"])][:idle]
-        for unit in free:
-            if len(self._line) < self._settings.ahead and not self._stopping:
+        taken = await self._of_others(before, now)
+        if not self._line and (idle := self._idle):
+            stalled = await self._units.stalled(before, now, limit=self._settings.units)
+            free = [unit for unit in self._free(stalled) if not self._known(unit["_id"])][:idle]
+            for unit in free:
+                if len(self._line) < self._settings.ahead and not self._stopping:
+                    self._stand(unit, unit.get("trace") or {})
+                    taken += 1
+        UNITS.labels("taken over").inc(taken)
+        return taken
+
+    async def _of_others(self, before: datetime, now: datetime) -> int:
+        """Takes up one unit of each group that has none here, as far as slots are free; returns how many."""
+        taken = 0
+        for _ in range(self._idle):
+            here = list(self._groups_here())
+            unit = await self._units.free_of_others(here, before, now, after=self._last_group, fields=FIELDS)
+            if unit is None and self._last_group:
+                unit = await self._units.free_of_others(here, before, now, fields=FIELDS)
+            if unit is None or not self._idle:
+                break
+            self._last_group = group_of(unit)
+            if not self._known(unit["_id"]):
                 self._stand(unit, unit.get("trace") or {})
-        UNITS.labels("taken over").inc(len(free))
-        return len(free)
+                taken += 1
+        return taken
 
     async def beat(self) -> None:
         """The heartbeat. Work on a unit that is not ours any more is dropped."""
@@ -136,6 +157,14 @@ class Works:
             task.cancel()
         await asyncio.gather(*late, return_exceptions=True)
 
+    @property
+    def _idle(self) -> int:
+        """Slots in which nothing runs."""
+        return 0 if self._stopping else self._settings.units - len(self._running)
+
+    def _groups_here(self) -> set[str]:
+        return self._groups.keys() | {waiting.group for waiting in self._line.values()}
+
     def _known(self, unit_id: str) -> bool:
         return unit_id in self._line or unit_id in self._running
 
@@ -155,7 +184,7 @@ class Works:
             raise NoRoom("the service is stopping")
 
     def _stand(self, unit: UnitDocument, trace: Mapping[str, str]) -> None:
-        self._line[unit["_id"]] = Waiting(unit["_id"], unit["batch_id"] or "", trace)
+        self._line[unit["_id"]] = Waiting(unit["_id"], group_of(unit), trace)
         self._fill()
 
     def _fill(self) -> None:
@@ -175,7 +204,7 @@ class Works:
     def _may_have(self, slots: int) -> bool:
         """Whether a group with so many slots may have one more. One group alone leaves half of all slots free, two
         leave a third, and so on: the next to come finds one. What cannot be divided goes to the first that ask."""
-        groups = self._groups.keys() | {waiting.group for waiting in self._line.values()}
+        groups = self._groups_here()
         together = max(len(groups), self._settings.units * len(groups) // (len(groups) + 1))
         each, rest = divmod(together, len(groups))
         return slots < each or (slots == each and sum(count > each for count in self._groups.values()) < rest)

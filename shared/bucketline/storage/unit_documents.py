@@ -66,9 +66,10 @@ class UnitDocument(TypedDict):
     States: *held* (its batch has enough units in the works), *ready*, *leased* by a processor, *canceled* (given up:
     no processor takes it, and the batcher says the ``ending`` of what is left), *done*. ``finished`` and ``failed``
     count its results, of which given back ones are not finished, and ``documents`` is what was written for them.
-    ``batch_id`` is None for a unit of ``auto_process`` objects, each of which is a batch of its own. ``attempts``
-    counts leases that were not given back, ``returned`` those that were, ``wakes`` how often it was announced
-    again. ``suspects`` has the place of an item for each lease that ended while this item was tried alone.
+    ``batch_id`` is None for a unit of ``auto_process`` objects, each of which is a batch of its own, and all of one
+    namespace. ``group`` is with whom it shares its turns; see :func:`group_of`. ``attempts`` counts leases that
+    were not given back, ``returned`` those that were, ``wakes`` how often it was announced again. ``suspects``
+    has the place of an item for each lease that ended while this item was tried alone.
     """
 
     _id: str
@@ -86,6 +87,7 @@ class UnitDocument(TypedDict):
     attempts: int
     created_at: datetime
     moved_at: datetime
+    group: NotRequired[str]
     returned: NotRequired[int]
     suspects: NotRequired[list[int]]
     wakes: NotRequired[int]
@@ -95,8 +97,19 @@ class UnitDocument(TypedDict):
     trace: NotRequired[dict[str, str]]
 
 
+def group_of(unit: UnitDocument) -> str:
+    """With whom the unit shares its turns: its batch, or all that a namespace has processed at once.
+
+    A unit of an older release has none: those of ``auto_process`` objects are one group then.
+    """
+    return unit.get("group") or unit["batch_id"] or ""
+
+
 OPEN = ("ready", "leased", "canceled")
 """Something is still to come."""
+
+TO_DO = ("ready", "leased")
+"""For processors."""
 
 KEPT = timedelta(days=30)
 """How long a unit stays after its end. Until then it tells what became of each of its objects."""
@@ -104,6 +117,7 @@ KEPT = timedelta(days=30)
 UNIT_INDEXES = (
     Index("in_works", [("moved_at", 1)], where={"state": {"$in": list(OPEN)}}),
     Index("by_turn", [("batch_id", 1), ("turn", 1), ("state", 1), ("_id", 1)]),
+    Index("by_group", [("group", 1), ("moved_at", 1)], where={"state": {"$in": list(TO_DO)}}),
     Index("membership", [("items.batch_id", 1), ("items.object_id", 1), ("items.turn", 1)], unique=True),
     Index("expiry", [("finished_at", 1)], expire_after_seconds=int(KEPT.total_seconds())),
 )

@@ -16,12 +16,14 @@ from bucketline.storage.mongo import Collection, Database
 from bucketline.storage.unit_documents import (
     KEPT,
     OPEN,
+    TO_DO,
     UNIT_INDEXES,
     Ending,
     Item,
     Lease,
     Result,
     UnitDocument,
+    group_of,
     written,
 )
 from bucketline.storage.unit_stages import NOBODY, recorded, taken
@@ -29,6 +31,7 @@ from bucketline.storage.unit_stages import NOBODY, recorded, taken
 __all__ = [
     "KEPT",
     "OPEN",
+    "TO_DO",
     "UNIT_INDEXES",
     "Ending",
     "Item",
@@ -38,6 +41,7 @@ __all__ = [
     "Tally",
     "UnitDocument",
     "Units",
+    "group_of",
     "written",
 ]
 
@@ -227,4 +231,25 @@ class Units:
             },
             limit=limit,
             sort=[("moved_at", 1)],
+        )
+
+    async def free_of_others(
+        self,
+        groups: Sequence[str],
+        before: datetime,
+        now: datetime,
+        *,
+        after: str = "",
+        fields: Sequence[str] | None = None,
+    ) -> UnitDocument | None:
+        """A unit that nobody has had since ``before``, of the first group behind ``after`` that is not among these."""
+        return await self.collection.find_one(
+            {
+                "state": {"$in": list(TO_DO)},
+                "group": {"$gt": after, "$nin": list(groups)},
+                "moved_at": {"$lt": before},
+                "$or": [{"state": "ready"}, {"lease.until": {"$lt": now}}],
+            },
+            sort=[("group", 1), ("moved_at", 1)],
+            fields=fields,
         )

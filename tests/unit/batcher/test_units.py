@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from batcher.units import Sized, grouped, run_of, size_of, sized, unit_of
 from bucketline.clock import ManualClock
 from bucketline.domain.status import RANK_FINAL, RANK_NEW, RANK_QUEUED
+from bucketline.storage.units import group_of
 
 
 def obj(
@@ -39,6 +40,24 @@ def test_every_item_is_in_one_unit_within_the_bounds(sizes: list[int], most_obje
         assert 1 <= len(unit) <= most_objects
         total = sum(by_id[entry["object_id"]] for entry in unit)
         assert total <= most_bytes or len(unit) == 1
+
+
+def test_a_unit_has_objects_of_one_namespace_and_is_of_its_group() -> None:
+    now = ManualClock().now()
+    items = [Sized({**item(number, 1).item, "namespace_id": f"ns_{number % 2}"}, 1) for number in range(6)]
+    units = [
+        unit_of(unit, batch=None, state="ready", now=now) for unit in grouped(items, most_objects=10, most_bytes=10)
+    ]
+    assert [(group_of(unit), unit["size"]) for unit in units] == [("ns_0", 3), ("ns_1", 3)]
+
+
+def test_units_of_an_older_release_have_a_group() -> None:
+    now = ManualClock().now()
+    unit = unit_of([item(1, 1).item], batch=None, state="ready", now=now)
+    del unit["group"]
+    assert group_of(unit) == ""
+    unit["batch_id"] = "btch_1"
+    assert group_of(unit) == "btch_1"
 
 
 def test_the_same_items_make_the_same_unit() -> None:

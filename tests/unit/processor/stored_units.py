@@ -24,6 +24,7 @@ class StoredUnits:
         self.rows[unit_id] = {
             "_id": unit_id,
             "batch_id": batch_id,
+            "group": batch_id or "ns_1",
             "state": "ready",
             "created_at": now,
             "moved_at": now,
@@ -92,6 +93,16 @@ class StoredUnits:
             if row["moved_at"] < before
             and (row["state"] in ("ready", "canceled") or (row["state"] == "leased" and row["lease"]["until"] < now))
         ][:limit]
+
+    async def free_of_others(
+        self, groups: Sequence[str], before: datetime, now: datetime, *, after: str = "", **_: Any
+    ) -> Any:
+        found = [
+            row
+            for row in await self.stalled(before, now, limit=len(self.rows))
+            if row["state"] != "canceled" and row["group"] > after and row["group"] not in groups
+        ]
+        return min(found, key=lambda row: row["group"], default=None)
 
     def _owned(self, unit_id: str, owner: str) -> bool:
         row = self.rows[unit_id]

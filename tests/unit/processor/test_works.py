@@ -203,11 +203,48 @@ async def test_an_idle_processor_takes_up_what_nobody_has(setup: Setup):
 
 
 async def test_a_busy_processor_leaves_it_to_others(setup: Setup):
-    await setup.offer(*(setup.units.add(f"u{n}") for n in range(4)))
+    await setup.offer(*(setup.units.add(f"u{n}", f"batch{n}") for n in range(4)))
+    assert len(setup.pipeline.running) == 4
     setup.units.add("forgotten", "other")
     setup.clock.advance(10)
     await setup.works.beat()
     assert await setup.works.look_around() == 0
+
+
+@pytest.mark.parametrize("before", [None, "large"])
+async def test_who_stands_behind_thousands_on_the_bus_has_a_slot_within_seconds(setup: Setup, before: str | None):
+    """A thousand units, those of 100,000 automatic objects or of a large batch, and then the unit of a batch of one."""
+    many = [setup.units.add(f"u{n}", before) for n in range(1000)]
+    consumer = asyncio.create_task(setup.works.offer({unit_id: {} for unit_id in (*many, setup.units.add("small"))}))
+    await settled()
+    assert not consumer.done(), "the line is full"
+    assert "small" not in setup.pipeline.running
+    setup.clock.advance(ProcessorSettings().idle_after + 0.1)
+    assert await setup.works.look_around() == 1
+    await settled()
+    assert "small" in setup.pipeline.running
+    assert await setup.works.look_around() == 0, "no more of those that have their share"
+    consumer.cancel()
+
+
+async def test_groups_that_wait_behind_others_take_turns(setup: Setup):
+    await setup.offer(*(setup.units.add(f"big{n}", "big") for n in range(4)))
+    for number in range(6):
+        setup.units.add(f"a{number}", f"batch{number}")
+    begun: list[str] = []
+    for _ in range(3):
+        setup.clock.advance(5)
+        await setup.works.beat()
+        await setup.works.look_around()
+        await settled()
+        fresh = [unit_id for unit_id in setup.pipeline.running if unit_id.startswith("a")]
+        begun += fresh
+        for unit_id in fresh:
+            setup.units.rows[unit_id]["state"] = "done"
+            setup.units.add(f"{unit_id}+", setup.units.rows[unit_id]["batch_id"])
+            setup.pipeline.end(unit_id)
+        await settled()
+    assert len({setup.units.rows[unit_id]["batch_id"] for unit_id in begun}) == 6, begun
 
 
 async def test_a_unit_that_cannot_be_leased_now_comes_again(setup: Setup):

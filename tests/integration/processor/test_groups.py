@@ -1,0 +1,117 @@
+"""A batch of one behind 100,000 automatic objects: with the units where they are, and a bus on which it is the last."""
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from pymongo import InsertOne
+from tests.conditions import eventually
+from tests.integration.batcher.conftest import World
+
+from batcher.planning import FIELDS
+from bucketline.clock import ManualClock
+from bucketline.events.catalog import ObjectStatusChanged, WorkReady
+from bucketline.storage.mongo import Database
+from processor.leases import Leases
+from processor.settings import ProcessorSettings
+from processor.works import Works
+
+pytestmark = pytest.mark.stack
+
+MANY = 100_000
+UNITS = 1000
+
+
+class Busy:
+    """A pipeline in which automatic objects take for ever and a batch takes no time."""
+
+    def __init__(self) -> None:
+        self.groups: list[str] = []
+
+    async def run(self, unit: Any, _trace: Mapping[str, str]) -> bool:
+        self.groups.append(unit["group"])
+        if unit["batch_id"] is None:
+            await asyncio.Event().wait()
+        return True
+
+    def stop(self) -> None: ...
+
+
+async def begun(pipeline: Busy, group: str) -> bool:
+    return group in pipeline.groups
+
+
+@pytest.fixture
+async def world(database: Database) -> World:
+    return World(database, ManualClock())
+
+
+async def plenty(world: World) -> None:
+    """The units of so many automatic objects, as they are planned; one is planned, the others are like it."""
+    replica = world.replica()
+    ids = await world.drafts(MANY // UNITS, auto=True)
+    objects = await world.objects.many(ids, fields=FIELDS)
+    await replica.planner.auto(list(objects.values()), {})
+    [unit] = await world.units.collection.find({}, limit=2)
+    for start in range(1, UNITS):
+        items = [{**item, "object_id": f"obj_{start}_{n}"} for n, item in enumerate(unit["items"])]
+        await world.units.collection.bulk([InsertOne({**unit, "_id": f"unit_{start:04}", "items": items})])
+
+
+async def test_a_batch_of_one_behind_a_hundred_thousand_automatic_objects(world: World) -> None:
+    await plenty(world)
+    world.bus.take(WorkReady)
+    batch_id = await world.submitted(await world.drafts(1))
+    await world.replica().planner.submitted(batch_id)
+    [small] = await world.units_of(batch_id)
+    world.bus.take(ObjectStatusChanged)
+
+    pipeline, own = Busy(), ProcessorSettings()
+    leases = Leases(world.units, "processor", clock=world.clock, seconds=own.lease_seconds)
+    works = Works(world.units, leases, pipeline, clock=world.clock, settings=own)  # type: ignore[arg-type]  # a fake
+    found = await world.units.collection.find({"batch_id": None}, limit=UNITS, fields=["_id"])
+    assert len(found) == UNITS
+    consumer = asyncio.create_task(works.offer({unit["_id"]: {} for unit in (*found, small)}))
+    try:
+        await eventually(lambda: begun(pipeline, "ns_1"))
+        world.clock.advance(own.idle_after + 0.1)
+        assert await works.look_around() == 1
+        await eventually(lambda: begun(pipeline, batch_id))
+        assert not consumer.done(), "its record is still behind all the others"
+        assert pipeline.groups.count("ns_1") == own.units // 2
+    finally:
+        consumer.cancel()
+        await works.stop()
+
+
+async def test_units_of_the_groups_here_are_not_read_to_find_another(world: World) -> None:
+    await plenty(world)
+    now = world.clock.now() + timedelta(seconds=10)
+    with asked_of(world.units.collection) as asked:
+        assert await world.units.free_of_others(["ns_1"], now, now) is None
+    [(where, sort)] = asked
+    plan = await world.units.collection.explain(where, sort=sort)
+    assert [stage["stage"] for stage in stages(plan)] == ["FETCH", "IXSCAN"], "no sort, and no other index"
+    bounds = str(stages(plan)[-1]["indexBounds"]["group"])
+    assert bounds.count("ns_1") == 2, bounds
+
+
+@contextmanager
+def asked_of(collection: Any) -> Iterator[list[tuple[Any, Any]]]:
+    asked: list[tuple[Any, Any]] = []
+    find_one = collection.find_one
+
+    async def recording(where: Any, **options: Any) -> Any:
+        asked.append((where, options.get("sort")))
+        return await find_one(where, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(collection, "find_one", recording)
+        yield asked
+
+
+def stages(plan: Any) -> list[Any]:
+    return [plan, *(stages(plan["inputStage"]) if "inputStage" in plan else [])]
