@@ -13,6 +13,7 @@ from bucketline.extraction import Document
 from bucketline.ids import derived
 from bucketline.storage.documents import DocumentDocument
 from bucketline.storage.objects import BlobDocument, ObjectDocument
+from processor.extractors.values import json_value
 from processor.plans import Step
 
 
@@ -37,7 +38,7 @@ class Origin:
         self._obj = obj
         self._step = step
         self._parent = parent
-        self._fields = fields
+        self._fields = _storable(fields)
         self._run = run
         self._now = now
         self._stamp = wire_time(now)
@@ -50,6 +51,8 @@ class Origin:
         self, made: Document, ordinal: int, derived_blobs: list[dict[str, object]], *, place: int
     ) -> DocumentDocument:
         """The document as stored: the extractor's fields over those passed through, with its lineage.
+
+        Whatever the extractor yields is stored as JSON that can be read back.
 
         ``ordinal`` counts what is made from one source, and decides the id; ``place`` counts the documents of the
         object in the collection, and decides where it stands in a list.
@@ -100,12 +103,21 @@ class Origin:
             "run": self._run,
             "revision": obj["revision"],
             "source_document_id": parent_id,
-            "fields": {**self._fields, **made.fields},
+            "fields": {**self._fields, **_storable(made.fields)},
             "blobs": [*filter(None, map(_source_blob, sources)), *derived_blobs],
             "internal": internal,
             "created_at": self._now,
             "updated_at": self._now,
         }
+
+
+def _storable(fields: Mapping[str, object]) -> dict[str, object]:
+    """As JSON: what is none, or a name that the database reads as its own, would make every list that holds the
+    document fail.
+    """
+    stored = json_value(fields)
+    assert isinstance(stored, dict)  # noqa: S101  a mapping stays one
+    return stored
 
 
 def _lineage_of(parent: DocumentDocument | None) -> Mapping[str, object]:

@@ -206,7 +206,8 @@ class DerivedBlob:
 class Document:
     """One result.
 
-    ``fields`` hold JSON values only: finite numbers, integers within 64 bits, ISO 8601 text for dates.
+    ``fields`` hold JSON values only: finite numbers, integers within 64 bits, ISO 8601 text for dates; what is none
+    is made one where it is stored. Names lose a leading ``$``, which the database would take for its own.
     ``source_blobs`` are the ids of the blobs it was made from, for its lineage; empty means all of them.
     """
 

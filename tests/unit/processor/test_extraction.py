@@ -1,12 +1,15 @@
 """An object through its collections, with extractors that do as they are told and stores in memory."""
 
 import asyncio
+import json
+import math
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from bson import DBRef
 from tests.unit.processor.at_work import settled
 from tests.unit.processor.making import NOW, a_blob, a_collection, an_object, rule
 from tests.unit.processor.test_plans import Stored
@@ -336,6 +339,25 @@ async def test_mapped_inputs_and_derived_blobs():
         ("photo", "source"),
         ("thumbnail", "derived"),
     ]
+
+
+async def test_what_the_database_would_read_as_its_own_is_stored_as_json():
+    """Read back, a reference to a document would be no JSON, and no list that holds it could be shown."""
+    reference = {"$ref": "users", "$id": 7}
+
+    async def hostile(obj: ObjectView, context: ExtractionContext) -> AsyncIterator[Document]:
+        for _ in range(2):
+            yield Document(
+                {"user": reference, "all": [reference], "file": b"\xff", "at": NOW, "n": math.nan, "h": 2**70}
+            )
+
+    harness = Harness(a_collection("a", extractor="told", field_passthrough=[rule("of_old", "was")]), behaviour=hostile)
+    outcome = await harness.run(an_object(custom={"of_old": DBRef("users", 7)}))
+    assert outcome.status is Status.COMPLETED
+    made = await fields(outcome)
+    assert made[0] == made[1] == json.loads(json.dumps(made[0]))
+    assert made[0]["user"] == {"ref": "users", "id": 7}
+    assert isinstance(made[0]["was"], str)
 
 
 async def test_content_that_is_gone_from_the_store_fails_the_object_and_says_so():

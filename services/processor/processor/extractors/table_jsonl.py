@@ -8,6 +8,7 @@ import orjson
 
 from bucketline.extraction import PermanentError
 from processor.extractors.decoding import unicode_of
+from processor.extractors.extended_json import without_wrappers
 from processor.extractors.table_columns import RESERVED, Table, safe_name
 from processor.extractors.values import json_value
 
@@ -35,7 +36,8 @@ def jsonl_tables(path: Path, label: str) -> Iterator[Table]:
     """The file's one table; its columns are those of the first 100 rows.
 
     A value that is no object becomes ``{"value": …}``. A file of at most 32 MiB that is one array of objects, or one
-    object, is read as its rows. Raises ``PermanentError`` naming the line that is not JSON.
+    object, is read as its rows. What mongoexport wraps (``{"$oid": …}``) is its plain value. Raises ``PermanentError``
+    naming the line that is not JSON.
     """
     rows = _rows(path, label)
     sample = list(islice(rows, SAMPLE_ROWS))
@@ -107,6 +109,7 @@ def _objects(value: object) -> list[object] | None:
 
 
 def _record(value: object) -> dict[str, object]:
+    value = without_wrappers(value)
     if not isinstance(value, dict):
         return {"value": json_value(value)}
     record: dict[str, object] = {}

@@ -103,6 +103,35 @@ async def test_json_lines(documents_of):
     assert documents[0].fields["table"]["columns"]["a"] == "float"
 
 
+async def test_what_mongoexport_wraps_is_its_plain_value(documents_of):
+    row = {
+        "_id": {"$oid": "5f0c1d2e3a4b5c6d7e8f9a0b"},
+        "relaxed": {"$date": "2026-03-01T12:00:00Z"},
+        "canonical": {"$date": {"$numberLong": "-86400000"}},
+        "lines": [{"n": {"$numberInt": "3"}, "price": {"$numberDecimal": "9.50"}, "part": {"$numberDouble": "0.5"}}],
+        "file": {"$binary": {"base64": "AP8=", "subType": "00"}},
+        "owner": {"$ref": "users", "$id": {"$oid": "5f0c1d2e3a4b5c6d7e8f9a0c"}},
+        "schema": {"$date": "soon", "n": 1},
+        "odd": {"$numberInt": "many"},
+        "deep": json.loads("[" * 900 + "]" * 900),
+    }
+    content = json.dumps(row).encode() + b"\n" + json.dumps({"_id": {"$oid": "b"}}).encode()
+    documents = await documents_of(TableExtractor(), blob(content, "t.jsonl", "application/jsonl", "excel"))
+    found = rows(documents)[0]
+    assert json.dumps(found.pop("deep")).startswith("[[[[")
+    assert found == {
+        "id": "5f0c1d2e3a4b5c6d7e8f9a0b",
+        "relaxed": "2026-03-01T12:00:00Z",
+        "canonical": "1969-12-31T00:00:00+00:00",
+        "lines": [{"n": 3, "price": 9.5, "part": 0.5}],
+        "file": "AP8=",
+        "owner": {"ref": "users", "id": "5f0c1d2e3a4b5c6d7e8f9a0c"},
+        "schema": {"date": "soon", "n": 1},
+        "odd": {"numberInt": "many"},
+    }
+    assert rows(documents)[1] == {"id": "b"}
+
+
 async def test_a_line_that_is_not_json_is_named(documents_of):
     with pytest.raises(PermanentError, match=r"line 2 of 't\.jsonl' is not JSON"):
         await documents_of(TableExtractor(), blob(b'{"a":1}\n{"a":\n', "t.jsonl", "text/plain", "excel"))

@@ -4,6 +4,7 @@ import math
 import uuid
 from decimal import Decimal
 
+import bson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,6 +29,9 @@ from processor.extractors.values import json_value
         (b"\x00\xff", "AP8="),
         ("a\ud800b", "a?b"),
         ({1: (2, 3)}, {"1": [2, 3]}),
+        ({"$ref": "users", "$id": 7}, {"ref": "users", "id": 7}),
+        ({"a": [{"$$x": 1, "x": 2, "x_2": 3}]}, {"a": [{"x_3": 1, "x": 2, "x_2": 3}]}),
+        ({"$": 1, "a\0b": 2, "price in $": 3}, {"_": 1, "ab": 2, "price in $": 3}),
         (uuid.UUID(int=1), "00000000-0000-0000-0000-000000000001"),
     ],
 )
@@ -45,6 +49,12 @@ ANYTHING = st.recursive(
 @given(ANYTHING)
 def test_the_form_is_strict_json_in_utf8(value):
     json.dumps(json_value(value), allow_nan=False, ensure_ascii=False).encode("utf-8")
+
+
+@given(ANYTHING)
+def test_the_form_comes_back_from_the_database_as_it_went_in(value):
+    form = {"fields": json_value(value)}
+    assert bson.decode(bson.encode(form)) == form
 
 
 def test_endless_nesting_ends():
