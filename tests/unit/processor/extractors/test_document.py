@@ -3,6 +3,7 @@ import zlib
 
 import docx
 import pytest
+from docx.oxml import parse_xml
 from pypdf import PdfReader, PdfWriter
 from tests.unit.processor.extractors.files import blob, pdf, picture, saved
 
@@ -133,6 +134,85 @@ async def test_a_word_file_gives_its_text_in_reading_order(documents_of):
     assert document.fields["title"] == "Minutes"
     assert document.fields["author"] == "Grace"
     assert document.fields["format"] == "docx"
+
+
+def word_xml(*blocks: str) -> bytes:
+    """A Word file with these blocks of its body."""
+    document = docx.Document()
+    names = {
+        "w": "http://schemas.openxmlformats.org/wordprocessingml/2006/main",
+        "m": "http://schemas.openxmlformats.org/officeDocument/2006/math",
+        "mc": "http://schemas.openxmlformats.org/markup-compatibility/2006",
+    }
+    declared = " ".join(f'xmlns:{name}="{uri}"' for name, uri in names.items())
+    body = parse_xml(f"<w:body {declared}>{''.join(blocks)}</w:body>")
+    for place, block in enumerate(list(body)):
+        document.element.body.insert(place, block)
+    out = io.BytesIO()
+    document.save(out)
+    return out.getvalue()
+
+
+def run(text: str) -> str:
+    return f'<w:r><w:t xml:space="preserve">{text}</w:t></w:r>'
+
+
+def paragraph(text: str) -> str:
+    return f"<w:p>{run(text)}</w:p>"
+
+
+def cell(content: str, properties: str = "") -> str:
+    return f"<w:tc><w:tcPr>{properties}</w:tcPr>{content}</w:tc>"
+
+
+async def lines_of(documents_of, *blocks):
+    [document] = await documents_of(DocumentExtractor(), blob(word_xml(*blocks), "m.docx", DOCX_MEDIA_TYPE, "pdf"))
+    return [line for line in document.fields["text"].split("\n") if line]
+
+
+def row(*cells: str, properties: str = "") -> str:
+    return f"<w:tr><w:trPr>{properties}</w:trPr>{''.join(cells)}</w:tr>"
+
+
+def control(content: str) -> str:
+    return f"<w:sdt><w:sdtContent>{content}</w:sdtContent></w:sdt>"
+
+
+async def test_a_word_file_gives_what_stands_in_controls_changes_boxes_and_formulas(documents_of):
+    box = f"<w:txbxContent>{paragraph('in a box')}</w:txbxContent>"
+    lines = await lines_of(
+        documents_of,
+        control(control(paragraph("block control"))),
+        f"<w:p><w:pPr><w:tabs><w:tab w:val='left'/></w:tabs></w:pPr>{run('Name: ')}{control(run('Ada'))}</w:p>",
+        f"<w:p>{run('costs ')}<w:del>{run('400')}</w:del><w:moveFrom>{run('900')}</w:moveFrom>"
+        f"<w:ins>{run('500')}</w:ins><w:moveTo>{run(' EUR')}</w:moveTo></w:p>",
+        f"<w:p>{run('above')}<w:r><mc:AlternateContent><mc:Choice Requires='wps'>{box}</mc:Choice>"
+        f"<mc:Fallback><w:pict>{box}</w:pict></mc:Fallback></mc:AlternateContent></w:r></w:p>",
+        f"<w:p>{run('E = ')}<m:oMath><m:r><m:t>mc</m:t></m:r></m:oMath></w:p>",
+        f"<w:p><w:hyperlink>{run('a')}</w:hyperlink><w:r><w:tab/><w:br/><w:br w:type='page'/></w:r>{run('b')}</w:p>",
+    )
+    assert lines == ["block control", "Name: Ada", "costs 500 EUR", "above", "in a box", "E = mc", "a\t", "b"]
+
+
+async def test_a_word_file_gives_its_tables_however_they_are_put_together(documents_of):
+    merged = "<w:vMerge/>"
+    inner = f"<w:tbl>{row(cell(paragraph('in')), cell(paragraph('side')))}</w:tbl>"
+    rows = [
+        row(cell(paragraph("goes on above"), merged)),
+        row(cell(paragraph("a") + paragraph("b")), cell("<w:p/>", merged), cell(paragraph("c"))),
+        control(row(control(cell(paragraph("row control"))))),
+        row(cell(paragraph("deleted row")), properties="<w:del/>"),
+        row(cell(paragraph("outer") + inner + "<w:p/>"), cell(paragraph("wide"), "<w:gridSpan w:val='2'/>")),
+    ]
+    lines = await lines_of(documents_of, f"<w:tbl>{''.join(rows)}</w:tbl>")
+    assert lines == ["goes on above", "a b\t\tc", "row control", "outer in side\twide"]
+
+
+async def test_headings_in_a_control_are_headings(documents_of):
+    heading = f"<w:p><w:pPr><w:pStyle w:val='Heading1'/></w:pPr>{run('Terms')}</w:p>"
+    content = word_xml(control(heading), paragraph("none"))
+    [document] = await documents_of(DocumentExtractor(), blob(content, "m.docx", DOCX_MEDIA_TYPE, "pdf"))
+    assert document.fields["headings"] == ["Terms"]
 
 
 async def test_half_a_word_file_is_a_clear_error(documents_of):
