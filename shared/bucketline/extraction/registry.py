@@ -121,11 +121,12 @@ def validate_parameters(
 ) -> dict[str, object]:
     """``parameters`` with the schema's defaults filled in; the argument is not changed.
 
+    Where the schema says ``integer``, 1000.0 becomes 1000: to JSON they are one number, to Python two types.
     Raises ``ValidationFailed`` with one row a fault (at most 20), each at ``location`` plus the place inside.
     """
     from jsonschema import Draft202012Validator
 
-    filled = cast("dict[str, object]", _with_defaults(info.parameters_schema, dict(parameters)))
+    filled = cast("dict[str, object]", _as_meant(info.parameters_schema, dict(parameters)))
     errors = Draft202012Validator(info.parameters_schema).iter_errors(filled)
     faults = [
         Fault("extractor_parameter", (*location, *error.absolute_path), error.message[:500])
@@ -136,17 +137,28 @@ def validate_parameters(
     return filled
 
 
-def _with_defaults(schema: object, value: object) -> object:
-    if not isinstance(schema, Mapping) or not isinstance(value, Mapping):
+def _as_meant(schema: object, value: object) -> object:
+    if not isinstance(schema, Mapping):
+        return value
+    if isinstance(value, float) and value.is_integer() and _is_for_integers(schema.get("type")):
+        return int(value)
+    if isinstance(value, list):
+        return [_as_meant(schema.get("items"), item) for item in value]
+    if not isinstance(value, Mapping):
         return value
     filled = dict(value)
     properties = schema.get("properties", {})
     for name, rule in properties.items() if isinstance(properties, Mapping) else ():
         if name in filled:
-            filled[name] = _with_defaults(rule, filled[name])
+            filled[name] = _as_meant(rule, filled[name])
         elif isinstance(rule, Mapping) and "default" in rule:
             filled[name] = deepcopy(rule["default"])
     return filled
+
+
+def _is_for_integers(kind: object) -> bool:
+    kinds = kind if isinstance(kind, list) else [kind]
+    return "integer" in kinds and "number" not in kinds
 
 
 def _instance(entry_point: EntryPoint) -> Extractor:

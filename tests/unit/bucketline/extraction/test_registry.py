@@ -147,6 +147,25 @@ def test_defaults_are_filled_at_every_level_and_not_shared():
     assert first["tags"] is not second["tags"]
 
 
+def test_a_whole_number_written_with_a_fraction_is_an_integer_where_one_is_wanted():
+    """JSON knows one kind of number, and some clients write them all as floats."""
+    whole = {"type": "integer"}
+    schema = {
+        "properties": {
+            "size": whole,
+            "share": {"type": "number"},
+            "maybe": {"type": ["integer", "null"]},
+            "sizes": {"type": "array", "items": whole},
+            "options": {"type": "object"},
+        }
+    }
+    given = {"size": 1000.0, "share": 2.0, "maybe": 3.0, "sizes": [4.0, 5], "options": {"x": 6.0}}
+    found = validate_parameters(ExtractorInfo("n", "v1", "", parameters_schema=schema), given)
+    assert repr(found) == "{'size': 1000, 'share': 2.0, 'maybe': 3, 'sizes': [4, 5], 'options': {'x': 6.0}}"
+    with pytest.raises(ValidationFailed):
+        validate_parameters(ExtractorInfo("n", "v1", "", parameters_schema=schema), {"size": 1.5})
+
+
 def test_every_fault_has_its_place():
     with pytest.raises(ValidationFailed) as caught:
         validate_parameters(Good.info, {"size": 0, "nested": {"deep": 5}})
