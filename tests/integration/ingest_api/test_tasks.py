@@ -333,6 +333,48 @@ async def test_a_large_trigger_makes_each_batch_once_however_often_it_is_cut(
     assert sorted(task["outputs"]) == sorted(batch["_id"] for batch in batches)
 
 
+async def test_a_large_trigger_that_is_cut_off_loses_no_object_that_no_longer_matches(
+    world: World, replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket = await bucket_with(replica, 25)
+    collection = await replica.make(
+        "/v1/collections",
+        {
+            "collection_name": "docs",
+            "source": {"type": "bucket", "bucket_ids": [bucket]},
+            "feature_extractor": {"feature_extractor_name": "passthrough_extractor", "version": "v1"},
+        },
+        namespace="demo",
+    )
+    monkeypatch.setattr(trigger, "MOST_OBJECTS", 10)
+    note, cut = replica.deps.tasks.note, [True, False, True, False, True]
+
+    async def noting(*args: Any) -> None:
+        """The objects of the batches that were submitted are on their way, and no longer drafts."""
+        for batch in await replica.deps.batches.collection.find({"status": "PENDING"}, limit=10):
+            await replica.deps.objects.collection.update_many(
+                {"_id": {"$in": batch["objects"]}}, {"$set": {"status": "QUEUED"}}
+            )
+        if cut and cut.pop(0):
+            raise StoreUnavailable("away")
+        await note(*args)
+
+    monkeypatch.setattr(replica.deps.tasks, "note", noting)
+    drafts = {"source_filters": {"AND": [{"field": "status", "operator": "eq", "value": "DRAFT"}]}}
+    made = await replica.make(f"/v1/collections/{collection['collection_id']}/trigger", drafts, namespace="demo")
+    await replica.settle()
+    for _ in range(4):
+        world.clock.advance(5)
+        await replica.deps.runner.sweep()
+        await replica.settle()
+    task = (await replica.call("GET", f"/v1/tasks/{made['task_id']}")).body
+    assert task["status"] == "COMPLETED"
+    batches = await replica.deps.batches.collection.find({"bucket_id": bucket}, limit=10)
+    assert sorted(batch["total"] for batch in batches) == [5, 10, 10]
+    assert len({object_id for batch in batches for object_id in batch["objects"]}) == 25
+    assert sorted(task["outputs"]) == sorted(batch["_id"] for batch in batches)
+
+
 async def test_a_large_bucket_is_counted_in_the_background(
     world: World, replica: Replica, monkeypatch: pytest.MonkeyPatch
 ) -> None:

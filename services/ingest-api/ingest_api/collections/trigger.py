@@ -17,6 +17,7 @@ from bucketline.ids import derived
 from bucketline.storage.batches import BatchDocument
 from bucketline.storage.collections import CollectionDocument
 from bucketline.storage.deadline import within
+from bucketline.storage.objects import ObjectDocument
 from bucketline.storage.tasks import TaskDocument
 from ingest_api.batches.submit import submit_batch
 from ingest_api.collections.resolve import live_collection
@@ -35,6 +36,7 @@ SEARCH_SECONDS = 120.0
 """For one batch of objects that match a filter, where nobody waits for the answer."""
 
 OLDEST_FIRST = (("created_at", 1), ("_id", 1))
+NEWEST_FIRST = (("created_at", -1), ("_id", -1))
 
 Strategy = Literal["skip", "replace", "force"]
 
@@ -101,23 +103,31 @@ async def trigger_turn(deps: Deps, task: TaskDocument) -> Turn:
         if deps.clock.now() >= until:
             state = {"place": place, "after": after, "batch_ids": made, "object_count": objects}
             return Later(deps.clock.now(), state)
+        batch_id = derived("btch", task["_id"], len(made))
+        page: list[ObjectDocument] = []
         with within(SEARCH_SECONDS):
-            page = await deps.objects.collection.find(
-                _following(buckets[place], plan.where, after, task["created_at"]),
-                limit=MOST_OBJECTS,
-                sort=OLDEST_FIRST,
-                fields=["created_at"],
-            )
-        if page:
-            batch_id = derived("btch", task["_id"], len(made))
-            ids = [obj["_id"] for obj in page]
-            await _submit(deps, plan, batch_id, buckets[place], ids, body.dedup_strategy)
-            made.append(batch_id)
-            objects += len(ids)
-            after = [page[-1]["created_at"], page[-1]["_id"]]
-            state = {"place": place, "after": after, "batch_ids": made, "object_count": objects}
-            await deps.tasks.note(task["_id"], state)
-        if len(page) < MOST_OBJECTS:
+            # Of a turn that was cut off: by now other objects may match, and these must be neither lost nor forgotten.
+            batch = await deps.batches.get(batch_id)
+            if batch is None:
+                page = await deps.objects.collection.find(
+                    _following(buckets[place], plan.where, after, task["created_at"]),
+                    limit=MOST_OBJECTS,
+                    sort=OLDEST_FIRST,
+                    fields=["created_at"],
+                )
+        if batch is None and not page:
+            place, after = place + 1, None
+            continue
+        bucket_id, ids = (batch["bucket_id"], batch["objects"]) if batch else (buckets[place], [o["_id"] for o in page])
+        batch = await _submit(deps, plan, batch_id, bucket_id, ids, body.dedup_strategy)
+        if batch["bucket_id"] != buckets[place]:
+            place, after = buckets.index(batch["bucket_id"]), None
+        made.append(batch_id)
+        objects += batch["total"]
+        after = await _end_of(deps, batch, page) or after
+        state = {"place": place, "after": after, "batch_ids": made, "object_count": objects}
+        await deps.tasks.note(task["_id"], state)
+        if batch["total"] < MOST_OBJECTS:
             place, after = place + 1, None
     return Finished(outputs=made, data={"batch_ids": made, "object_count": objects})
 
@@ -203,6 +213,20 @@ async def _submit(
     if known["status"] != str(Status.DRAFT):
         return known
     return await submit_batch(deps, known, SubmitBatch())
+
+
+async def _end_of(deps: Deps, batch: BatchDocument, page: Sequence[ObjectDocument]) -> list[object] | None:
+    """Where the objects behind the batch begin: after the last of it that is still there. None if there is none.
+
+    ``page`` is what it was made from, unless it was there before.
+    """
+    if page and page[-1]["_id"] == batch["objects"][-1]:
+        return [page[-1]["created_at"], page[-1]["_id"]]
+    with within(SEARCH_SECONDS):
+        left = await deps.objects.collection.find(
+            {"_id": {"$in": batch["objects"]}}, limit=1, sort=NEWEST_FIRST, fields=["created_at"]
+        )
+    return [left[0]["created_at"], left[0]["_id"]] if left else None
 
 
 async def _leave_to_task(deps: Deps, organization_id: str, plan: Plan, body: TriggerCollection) -> Triggered:
