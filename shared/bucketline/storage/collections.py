@@ -74,6 +74,9 @@ INDEXES = (
 )
 
 MOST_COLLECTIONS_A_SOURCE = 100
+"""So many collections may read one bucket, or one collection. More are refused where collections are made; whoever
+reads them relies on that.
+"""
 
 
 class Collections:
@@ -101,15 +104,31 @@ class Collections:
 
     async def reading_bucket(self, bucket_id: str) -> list[CollectionDocument]:
         """The enabled collections that read a bucket directly, oldest first."""
-        return await self._reading({"source.bucket_ids": bucket_id})
+        return await self._reading({"source.bucket_ids": bucket_id}, 1)
 
     async def reading_collections(self, collection_ids: Sequence[str]) -> list[CollectionDocument]:
         """The enabled collections that read any of these collections, oldest first."""
-        return await self._reading({"source.collection_ids": {"$in": list(collection_ids)}})
+        return await self._reading({"source.collection_ids": {"$in": list(collection_ids)}}, len(collection_ids))
 
-    async def _reading(self, where: dict[str, object]) -> list[CollectionDocument]:
+    async def read_by_more(self, source: Source, than: int) -> list[str]:
+        """Which buckets or collections of the source more than ``than`` live collections read, enabled or not."""
+        field = "bucket_ids" if source["type"] == "bucket" else "collection_ids"
+        ids = source["bucket_ids"] or source["collection_ids"]
+        found = await self.collection.aggregate(
+            [
+                {"$match": {f"source.{field}": {"$in": ids}, "deleting": {"$ne": True}}},
+                {"$unwind": f"$source.{field}"},
+                {"$match": {f"source.{field}": {"$in": ids}}},
+                {"$group": {"_id": f"$source.{field}", "count": {"$sum": 1}}},
+                {"$match": {"count": {"$gt": than}}},
+            ],
+            limit=len(ids),
+        )
+        return sorted(str(row["_id"]) for row in found)
+
+    async def _reading(self, where: dict[str, object], sources: int) -> list[CollectionDocument]:
         return await self.collection.find(
             {**where, "enabled": True, "deleting": {"$ne": True}},
-            limit=MOST_COLLECTIONS_A_SOURCE,
+            limit=MOST_COLLECTIONS_A_SOURCE * max(1, sources),
             sort=[("created_at", 1), ("_id", 1)],
         )

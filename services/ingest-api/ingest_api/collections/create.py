@@ -3,9 +3,16 @@
 import asyncio
 
 from bucketline.domain.reserved import free_form_faults
-from bucketline.errors import AlreadyExists, Fault, NotFound, ValidationFailed
+from bucketline.errors import AlreadyExists, BadRequest, Fault, NotFound, ValidationFailed
 from bucketline.extraction import Extractor, UnknownExtractor, validate_parameters
-from bucketline.storage.collections import CollectionDocument, ExtractorConfig, FieldPassthrough, Source, includes_all
+from bucketline.storage.collections import (
+    MOST_COLLECTIONS_A_SOURCE,
+    CollectionDocument,
+    ExtractorConfig,
+    FieldPassthrough,
+    Source,
+    includes_all,
+)
 from bucketline.storage.mongo import DuplicateKey
 from ingest_api.collections import shape
 from ingest_api.collections.resolve import live_collection
@@ -18,7 +25,11 @@ MOST_TIERS = 10
 async def create_collection(
     deps: Deps, namespace_id: str, body: CreateCollection
 ) -> tuple[CollectionDocument, list[str]]:
-    """The collection, and what looks wrong but may be right. :class:`AlreadyExists` when the name is taken."""
+    """The collection, and what looks wrong but may be right. :class:`AlreadyExists` when the name is taken.
+
+    :class:`BadRequest` when a source is read by as many collections as it may be. Of several that are made at the same
+    moment it may refuse more than it had to, but never takes one too many.
+    """
     source, schema = await _source(deps, namespace_id, body.source)
     extractor = await find_extractor(deps, body.feature_extractor)
     config = _config(body.feature_extractor, extractor)
@@ -28,6 +39,7 @@ async def create_collection(
     faults += free_form_faults([rule["default"] for rule in config["field_passthrough"]], ("body", "feature_extractor"))
     if faults:
         raise ValidationFailed(faults)
+    await _refuse_full(deps, source, than=MOST_COLLECTIONS_A_SOURCE - 1)
     now = deps.clock.now()
     collection: CollectionDocument = {
         "_id": deps.ids.new("col"),
@@ -53,6 +65,11 @@ async def create_collection(
         await deps.collections.collection.insert(collection)
     except DuplicateKey as error:
         raise name_taken(body.collection_name) from error
+    try:
+        await _refuse_full(deps, source, than=MOST_COLLECTIONS_A_SOURCE)  # others may have been made meanwhile
+    except BaseException:
+        await deps.collections.collection.delete_one({"_id": collection["_id"]})
+        raise
     return collection, shape.warnings(schema, config["field_passthrough"], config["input_mappings"])
 
 
@@ -71,6 +88,16 @@ def name_taken(name: str) -> AlreadyExists:
         code="collection_name_taken",
         details={"collection_name": name},
     )
+
+
+async def _refuse_full(deps: Deps, source: Source, *, than: int) -> None:
+    full = await deps.collections.read_by_more(source, than)
+    if full:
+        raise BadRequest(
+            f"at most {MOST_COLLECTIONS_A_SOURCE} collections read one {source['type']}: delete one first",
+            code="too_many_collections",
+            details={"limit": MOST_COLLECTIONS_A_SOURCE, f"{source['type']}_ids": full},
+        )
 
 
 def _config(wanted: FeatureExtractor, extractor: Extractor) -> ExtractorConfig:
