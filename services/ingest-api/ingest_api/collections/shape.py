@@ -1,6 +1,7 @@
 """What a collection's documents look like, computed from its sources and its extractor. Pure."""
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 
 from bucketline.domain.schema import FILE_TYPES, Schema, properties
 from bucketline.domain.sorting import path_fault
@@ -92,8 +93,8 @@ def field_at(schema: Schema, path: str) -> Mapping[str, object] | None:
 
 
 def _plain(field: Mapping[str, object]) -> dict[str, object]:
-    """A document may lack what its object had to have."""
-    return {key: value for key, value in field.items() if key not in ("required", "default")}
+    """A document may lack what its object had to have. A copy to its depth: others are put into it."""
+    return {key: deepcopy(value) for key, value in field.items() if key not in ("required", "default")}
 
 
 def _put(holder: dict[str, object], path: Sequence[str], field: dict[str, object]) -> None:

@@ -1,5 +1,6 @@
 """What a collection's documents look like."""
 
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -44,6 +45,16 @@ def test_a_target_may_be_nested() -> None:
         "type": "object",
         "properties": {"sku": {"type": "string"}, "vat": {"type": "integer"}},
     }
+
+
+def test_the_schema_of_the_source_stays_as_it_is() -> None:
+    """It is the bucket's, which is kept for a while and checks what producers send."""
+    before = deepcopy(SOURCE)
+    vendor = of(rule("sku", "vendor.sku"), include_all=True)["vendor"]
+    assert set(vendor["properties"]) == {"name", "vat", "sku"}
+    of(rule("vendor"), rule("photo", "vendor.photo"))
+    output_schema(merged([SOURCE]), INFO, {}, [rule("vendor"), rule("sku", "vendor.sku")], include_all=False)
+    assert before == SOURCE
 
 
 def test_all_fields_but_the_files_are_included() -> None:
