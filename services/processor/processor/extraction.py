@@ -120,18 +120,18 @@ class Extraction:
         failed: dict[str, ExtractionError | None] = {}
         skipped: set[str] = set()
         known = {step.id for step in steps}
+        there: Mapping[str, int] = {}
+        if outcome.again and task.strategy == "skip":
+            there = await self._stored.made(task.obj["_id"], [step.id for step in steps], task.obj["revision"])
         try:
             for step in steps:
                 sources = [source for source in step.sources if source in known]
                 if sources and failed.keys() >= set(sources):
                     failed[step.id] = None  # there is nothing to read, and its source has said why
                     continue
-                made = 0
-                if outcome.again and task.strategy == "skip" and skipped.issuperset(sources):
-                    made = await self._stored.made(task.obj["_id"], step.id, task.obj["revision"])
-                if made:
+                if step.id in there and skipped.issuperset(sources):
                     skipped.add(step.id)
-                    outcome.count += made
+                    outcome.count += there[step.id]
                 else:
                     about = {"bucketline.collection_id": step.id, "bucketline.extractor": _label(step)}
                     with span("extract", attributes=about):

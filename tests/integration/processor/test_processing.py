@@ -179,6 +179,30 @@ async def test_doing_it_again_never_doubles(api: Api) -> None:
     assert [row["text"] for row in await rows(client, chunks)] == ["Short now."]
 
 
+async def test_a_document_that_was_deleted_is_made_again(api: Api) -> None:
+    namespace = await api.namespace()
+    client = api.client(namespace)
+    bucket = await api.bucket(namespace)
+    source = {"type": "bucket", "bucket_ids": [bucket]}
+    chunking = {"chunk_size": 100, "chunk_overlap": 0}
+    chunks = await collection(client, "chunks", source, feature_extractor_name="text_extractor", parameters=chunking)
+    copies = await collection(client, "copies", source)
+    object_id = await draft(client, bucket, "A sentence of some length. " * 30)
+    await run(client, bucket, [object_id])
+    before = {row["document_id"]: row["_internal"]["updated_at"] for row in await rows(client, chunks)}
+    [copy] = await rows(client, copies)
+    last = list(before)[-1]
+    await client._call("DELETE", f"/v1/collections/{chunks}/documents/{last}", None, {})
+
+    _, [obj] = await run(client, bucket, [object_id])
+    after = await rows(client, chunks)
+    assert (obj["status"], obj["document_count"]) == ("COMPLETED", len(before) + 1)
+    assert [row["document_id"] for row in after] == list(before)
+    assert await rows(client, copies) == [copy], "what is complete is left alone"
+    _, [obj] = await run(client, bucket, [object_id])
+    assert (obj["status"], obj["document_count"]) == ("SKIPPED", len(before) + 1)
+
+
 async def test_a_collection_that_fails_is_named_and_the_others_are_kept(api: Api) -> None:
     namespace = await api.namespace()
     client = api.client(namespace)

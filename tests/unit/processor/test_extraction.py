@@ -3,7 +3,7 @@
 import asyncio
 import json
 import math
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime
 from types import SimpleNamespace
 from typing import Any
@@ -63,8 +63,8 @@ class Made:
         self.rows: list[Any] = []
         self.collection = SimpleNamespace(stream=self._stream)
 
-    async def made(self, _object: str, collection_id: str, _revision: int) -> int:
-        return self.counts.get(collection_id, 0)
+    async def made(self, _object: str, collection_ids: Sequence[str], _revision: int) -> dict[str, int]:
+        return {key: count for key, count in self.counts.items() if key in collection_ids}
 
     async def _stream(self, where: dict[str, Any], **_: Any) -> AsyncIterator[Any]:
         for row in self.rows:
