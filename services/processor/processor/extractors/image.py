@@ -12,6 +12,7 @@ from bucketline.extraction import (
     DerivedBlob,
     Document,
     ExtractionContext,
+    ExtractionError,
     ExtractorInfo,
     ObjectView,
     PermanentError,
@@ -27,7 +28,9 @@ READ = "JPEG, PNG, WebP, GIF, TIFF, AVIF, BMP, JPEG 2000, ICO, TGA, PPM, PSD"
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "AVIF", "BMP", "DIB", "JPEG2000", "ICO", "TGA", "PPM", "PSD")
 """Of those that Pillow knows: no rare decoder is offered a stranger's file, and none that starts another program."""
 
-HEIC_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"))
+HEIC_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"))
+AVIF_BRANDS = frozenset((b"avif", b"avis"))
+BRANDS_BYTES = 256
 MEDIA_TYPES = {"jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 THUMBNAIL_QUALITY = 80
 
@@ -105,26 +108,29 @@ def _document(path: Path, blob: BlobView, context: ExtractionContext) -> Documen
     Image.MAX_IMAGE_PIXELS = max_pixels  # for what is inside of other images, too; twice as many are an error
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path, formats=formats) as image:
+            warnings.simplefilter("ignore")  # of bombs, which are refused here, and of damage that Pillow can do with
+            # given a path, Pillow maps the pixels of a TIFF that lies on its side as if it stood
+            with path.open("rb") as file, Image.open(file, formats=formats) as image:
                 _refuse_large(image, max_pixels, label)
                 return _describe(image, blob, context)
     except Image.DecompressionBombError as error:
         raise ResourceError(f"{label} has more than the {max_pixels} pixels that this collection allows") from error
     except UnidentifiedImageError as error:
         raise PermanentError(f"{label} is not an image in a format that is read here ({READ})") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        # what Pillow's decoders raise for broken data; PNG chunks raise SyntaxError
+    except (ExtractionError, MemoryError):
+        raise  # the latter says nothing about the file
+    except Exception as error:  # each of Pillow's decoders has its own for damaged content
         raise PermanentError(f"{label} is cut off or damaged") from error
 
 
 def _refuse_unreadable(path: Path, label: str) -> None:
     """What is no file, and a format that many have and Pillow does not know."""
     with path.open("rb") as file:
-        head = file.read(16)
+        head = file.read(BRANDS_BYTES)
     if not head:
         raise PermanentError(f"{label} is empty")
-    if head[4:8] == b"ftyp" and head[8:12] in HEIC_BRANDS:
+    brands = {head[at : at + 4] for at in range(8, min(len(head), int.from_bytes(head[:4], "big")), 4)}
+    if head[4:8] == b"ftyp" and brands & HEIC_BRANDS and not brands & AVIF_BRANDS:
         raise PermanentError(f"{label} is a HEIC image, which is not read here; save it as JPEG")
 
 
@@ -138,7 +144,7 @@ def _describe(image: "Image.Image", blob: BlobView, context: ExtractionContext) 
     import imagehash
     from PIL import ImageOps
 
-    width, height = image.size
+    width, height = _stored_size(image)
     fields: dict[str, object] = {
         "width": width,
         "height": height,
@@ -151,6 +157,7 @@ def _describe(image: "Image.Image", blob: BlobView, context: ExtractionContext) 
     size = context.parameter("thumbnail_size", int)
     side = max(size, 256)
     image.draft("RGB", (side, side))  # lets the JPEG decoder scale while decoding
+    image.load()  # turns a TIFF upright: until then it has another size than it says
     small = _resizable(image)
     small.thumbnail((side, side))
     small = ImageOps.exif_transpose(_eight_bits(small))
@@ -161,6 +168,16 @@ def _describe(image: "Image.Image", blob: BlobView, context: ExtractionContext) 
         small.thumbnail((size, size))
         thumbnails = (_thumbnail(small, blob, context.parameter("thumbnail_format", str)),)
     return Document(fields, blobs=thumbnails, source_blobs=(blob.blob_id,))
+
+
+def _stored_size(image: "Image.Image") -> tuple[int, int]:
+    """Width and height; of TIFF, and of no other format, Pillow gives those of the image turned upright."""
+    from PIL.ExifTags import Base
+    from PIL.TiffImagePlugin import TiffImageFile
+
+    width, height = image.size
+    lies = isinstance(image, TiffImageFile) and image.tag_v2.get(Base.Orientation) in (5, 6, 7, 8)
+    return (height, width) if lies else (width, height)
 
 
 def _resizable(image: "Image.Image") -> "Image.Image":

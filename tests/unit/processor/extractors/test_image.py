@@ -1,4 +1,6 @@
+import contextlib
 import io
+import random
 
 import imagehash
 import pytest
@@ -129,6 +131,50 @@ async def test_lab_colours_are_seen_as_they_are(documents_of):
     with Image.open(io.BytesIO(document.blobs[0].data)) as thumbnail:
         red, _, blue = thumbnail.resize((200, 200)).getpixel((180, 195))
     assert red > 180 > 100 > blue
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "1", "RGB", "CMYK", "I;16", "F"])
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+async def test_a_tiff_that_lies_on_its_side_is_stored_as_it_is_and_shown_upright(documents_of, mode, compression):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    image = picture(300, 200)
+    image = image.convert("I").convert(mode) if mode == "I;16" else image.convert(mode)
+    content = saved(image, "TIFF", exif=exif, compression=compression)
+    [document] = await documents_of(ImageExtractor(), image_blob(content, "scan.tif", "image/tiff"))
+    assert (document.fields["width"], document.fields["height"]) == (300, 200)
+    [plain] = await documents_of(ImageExtractor(), image_blob(saved(image.rotate(270, expand=True), "TIFF"), "a.tif"))
+    assert (plain.fields["width"], plain.fields["height"]) == (200, 300)
+    near = imagehash.hex_to_hash(document.fields["phash"]) - imagehash.hex_to_hash(plain.fields["phash"])
+    assert near <= 4
+    with Image.open(io.BytesIO(document.blobs[0].data)) as thumbnail:
+        assert thumbnail.size == (171, 256)
+
+
+async def test_an_avif_is_read_whatever_its_first_brand(documents_of):
+    content = saved(picture(200, 100), "AVIF")
+    assert b"avif" in content[16:40]
+    [document] = await documents_of(
+        ImageExtractor(), image_blob(content[:8] + b"mif1" + content[12:], "a.avif", "image/avif")
+    )
+    assert (document.fields["format"], document.fields["width"]) == ("avif", 200)
+    with pytest.raises(PermanentError, match=r"'a\.avif' is cut off or damaged"):
+        await documents_of(ImageExtractor(), image_blob(content[: len(content) * 2 // 3], "a.avif", "image/avif"))
+    other = b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic" + bytes(100)
+    with pytest.raises(PermanentError, match="is a HEIC image"):
+        await documents_of(ImageExtractor(), image_blob(other, "b.heic", "image/heic"))
+
+
+@pytest.mark.parametrize("form", ["TIFF", "AVIF", "PNG", "GIF", "WEBP", "BMP", "JPEG2000", "ICO", "TGA", "PPM"])
+async def test_whatever_a_damaged_image_raises_is_called_damage(documents_of, form):
+    content = saved(picture(100, 60), form)
+    chance = random.Random(form)  # noqa: S311  the same damage each time
+    for _ in range(40):
+        damaged = bytearray(content[: chance.randint(20, len(content))])
+        for _ in range(4):
+            damaged[chance.randrange(min(len(damaged), 200))] = chance.randrange(256)
+        with contextlib.suppress(PermanentError, ResourceError):
+            await documents_of(ImageExtractor(), image_blob(bytes(damaged), "a.img", "image/x"))
 
 
 async def test_what_is_not_read_is_named(documents_of):
