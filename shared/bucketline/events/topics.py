@@ -45,7 +45,24 @@ class Topic:
 
     def parking(self, service: ServiceName) -> str:
         """The topic in which this consumer parks what it cannot handle."""
-        return f"{self.name}.parked.{service}"
+        return parking_topic(self.name, service)
+
+
+_PARKED = ".parked."
+
+
+def parking_topic(topic: str, service: str) -> str:
+    """Where a consumer parks what it cannot handle of ``topic``; with the deployment's prefix if that has it."""
+    return f"{topic}{_PARKED}{service}"
+
+
+def parked_from(parking: str) -> str:
+    """The topic whose records are parked in ``parking``."""
+    return parking.partition(_PARKED)[0]
+
+
+def is_parking(topic: str) -> bool:
+    return _PARKED in topic
 
 
 OBJECTS = Topic(

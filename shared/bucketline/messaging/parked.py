@@ -15,7 +15,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
 from bucketline.errors import Transient
-from bucketline.events.topics import parking_topics
+from bucketline.events.topics import parked_from, parking_topics
 from bucketline.messaging.connection import client_options
 from bucketline.messaging.parking import PREFIX
 from bucketline.messaging.publisher import KafkaPublisher, RawHeaders
@@ -29,7 +29,6 @@ DEADLINE = 30.0
 MOST = 10_000
 TOGETHER = 100
 _WAIT_MS = 500
-_MARK = ".parked."
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class Parked:
     @property
     def topic(self) -> str:
         """Where it came from and goes back to."""
-        return self.context.get("topic") or self.parking.partition(_MARK)[0]
+        return self.context.get("topic") or parked_from(self.parking)
 
     @property
     def type(self) -> str:

@@ -8,6 +8,7 @@ from aiokafka import ConsumerRecord
 
 from bucketline.clock import wire_time
 from bucketline.events.envelope import Envelope
+from bucketline.events.topics import parking_topic
 from bucketline.messaging.publisher import KafkaPublisher, RawHeaders
 from bucketline.telemetry.metrics import PARKED
 
@@ -42,7 +43,7 @@ class KafkaParking:
         self._service = service
 
     async def park(self, record: "ConsumerRecord[bytes, bytes]", reason: Reason) -> None:
-        topic = f"{record.topic}.parked.{self._service}"
+        topic = parking_topic(record.topic, self._service)
         headers = [*record.headers, *context_headers(record, reason)]
         await self._publisher.publish_raw([(topic, record.key, record.value, headers)])
         PARKED.labels(record.topic, reason.group).inc()
@@ -52,9 +53,9 @@ class KafkaParking:
 
         ``topic`` is the one to be replayed to. Raises ``Transient`` when it may not be parked.
         """
-        context = _context(topic, "-", "-", reason)
-        row = (f"{topic}.parked.{self._service}", envelope.key.encode(), envelope.data, [*envelope.headers(), *context])
-        await self._publisher.publish_raw([row])
+        headers = [*envelope.headers(), *_context(topic, "-", "-", reason)]
+        parking = parking_topic(topic, self._service)
+        await self._publisher.publish_raw([(parking, envelope.key.encode(), envelope.data, headers)])
         PARKED.labels(topic, reason.group).inc()
 
 

@@ -8,7 +8,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import TopicAlreadyExistsError, for_code
 
 from bucketline.errors import Transient
-from bucketline.events.topics import PARKING_PARTITIONS, PARKING_RETENTION_MS, TOPICS, parking_topics
+from bucketline.events.topics import PARKING_PARTITIONS, PARKING_RETENTION_MS, TOPICS, is_parking, parking_topics
 from bucketline.messaging.connection import client_options
 from bucketline.messaging.publisher import LARGEST_RECORD
 from bucketline.settings import KafkaSettings
@@ -72,7 +72,7 @@ async def ensure_topics(settings: KafkaSettings) -> list[str]:
                     topic_configs={
                         "retention.ms": str(state.retention_ms),
                         # What was consumed under the broker's usual limit is parked with its context on top.
-                        **({"max.message.bytes": str(LARGEST_RECORD)} if ".parked." in state.name else {}),
+                        **({"max.message.bytes": str(LARGEST_RECORD)} if is_parking(state.name) else {}),
                     },
                 )
                 for state in missing
