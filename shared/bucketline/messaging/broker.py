@@ -6,7 +6,8 @@ header can break.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import logging
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self, cast
@@ -18,8 +19,9 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 
 from bucketline.clock import Clock
 from bucketline.events.topics import Topic
+from bucketline.messaging.attempts import LONGEST_POLL, Handler, RetryPolicy
 from bucketline.messaging.connection import security
-from bucketline.messaging.consume import Delivery, Handler, Intake, RetryPolicy
+from bucketline.messaging.consume import Delivery, Intake
 from bucketline.messaging.parking import KafkaParking
 from bucketline.messaging.publisher import KafkaPublisher
 from bucketline.messaging.topics import ensure_topics
@@ -29,7 +31,6 @@ from bucketline.telemetry.logging import get_logger
 
 log = get_logger(__name__)
 
-MAX_POLL_INTERVAL_MS = 300_000
 GRACEFUL_SECONDS = 15.0
 LONGEST_PAUSE = 5.0
 
@@ -58,7 +59,7 @@ class Bus:
             allow_auto_create_topics=False,
             graceful_timeout=GRACEFUL_SECONDS,
             apply_types=False,
-            logger=None,
+            logger=_Errors(),
         )
         self._intakes: list[Intake] = []
         self._joining: asyncio.Task[None] | None = None
@@ -85,7 +86,7 @@ class Bus:
             fetch_max_wait_ms=self._settings.fetch_max_wait_ms,
             session_timeout_ms=self._settings.session_timeout_ms,
             heartbeat_interval_ms=self._settings.heartbeat_interval_ms,
-            max_poll_interval_ms=MAX_POLL_INTERVAL_MS,
+            max_poll_interval_ms=round(LONGEST_POLL * 1000),
             listener=_SettleFirst(intake),
             parser=_tolerant,
             decoder=_undecoded,
@@ -130,6 +131,16 @@ class Bus:
 
 def _reason(state: RetryCallState) -> BaseException | None:
     return state.outcome.exception() if state.outcome else None
+
+
+class _Errors:
+    """What FastStream has to say, as far as it is about something that went wrong."""
+
+    def log(
+        self, level: int, msg: object, /, *, exc_info: object = None, extra: Mapping[str, object] | None = None
+    ) -> None:
+        if level >= logging.ERROR and isinstance(exc_info, Exception):
+            log.error("the consumer failed, trying again", what=msg, error=repr(exc_info), **(extra or {}))
 
 
 class _SettleFirst(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is untyped

@@ -8,27 +8,28 @@ and must be idempotent: every record may come again. Only after the handler retu
 - A handler that fails is tried again with back-off and jitter. If the micro-batch still fails, its records are handled
   one by one, so that only the guilty are parked.
 - While a store or the broker is away nothing is parked: the consumer seeks back and tries again, and the lag shows it.
+- Whatever else goes wrong is logged, and the micro-batch comes again: nothing is committed that was not dealt with.
+- Handling one by one has a time limit, well below the time after which the group takes the partitions away. What is
+  left then comes again; what was dealt with before it does not.
 """
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from typing import Protocol, cast
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError
-from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, stop_after_delay, wait_random_exponential
 
 from bucketline.clock import Clock
-from bucketline.errors import BucketlineError, Poison, RecordError, StoreUnavailable
+from bucketline.errors import Poison, RecordError, StoreUnavailable
 from bucketline.events.envelope import Received, UnknownType, unwrap
+from bucketline.messaging.attempts import Attempts, Handler, RetryPolicy
 from bucketline.messaging.commits import Commits, Record
 from bucketline.messaging.parking import LONGEST_ERROR, Parking, Reason
 from bucketline.telemetry.logging import get_logger
-from bucketline.telemetry.messages import processing
 from bucketline.telemetry.metrics import BATCH_SECONDS, BATCH_SIZE, PARKED, RECORDS, RETRIES
 
 log = get_logger(__name__)
@@ -39,25 +40,12 @@ MOST_IGNORED = 100
 FINISH_SECONDS = 5.0
 """How long the others of a group wait for a handler that runs while partitions are given away."""
 
-Handler = Callable[[Sequence[Received]], Awaitable[None]]
-"""Handles records in their order; all or nothing is not required, idempotence is. Events of no use are ignored."""
-
 
 class Delivery(Protocol):
     """What arrives from FastStream: the first record of a micro-batch and the consumer that fetched it."""
 
     raw_message: Record
     consumer: AIOKafkaConsumer
-
-
-@dataclass(frozen=True)
-class RetryPolicy:
-    """How long a failing micro-batch is tried: at most ``attempts`` times and ``budget`` seconds."""
-
-    attempts: int = 5
-    budget: float = 20.0
-    first_wait: float = 0.1
-    longest_wait: float = 5.0
 
 
 class Intake:
@@ -122,85 +110,134 @@ class Intake:
         consumer = delivery.consumer
         records = [delivery.raw_message]
         if self._max_records > 1:
-            records += await self._fetched(consumer)
+            records += await self._fetched(records[0], consumer)
         self.busy_since = time.monotonic()
         self._idle.clear()
         try:
-            with BATCH_SECONDS.labels(self.topic).time():
-                await self.handle(records)
-        except StoreUnavailable as error:
-            log.warning("not handled now, trying again", topic=self.topic, records=len(records), error=error.message)
-            _rewind(consumer, records)
-        else:
-            self._commits.handled(records, consumer)
+            left = await self._dealt_with(records)
+            self._settled(records, left, consumer)
         finally:
             self.busy_since = None
             self._idle.set()
         if self._closing:
             await self.settle()
+        elif left:
+            await asyncio.sleep(self._policy.pause)
 
-    async def _fetched(self, consumer: AIOKafkaConsumer) -> list[Record]:
-        """What else is there. What the group coordinator complains of must not cost the record that is in hand."""
+    async def _dealt_with(self, records: Sequence[Record]) -> Sequence[Record]:
+        """What is left of them when it has to be tried again. Whatever happens, nothing is raised but a cancellation:
+        FastStream goes on to the next record after an error, and its commit would pass over these."""
         try:
-            fetched = await consumer.getmany(timeout_ms=0, max_records=self._max_records - 1)
-        except KafkaError as error:
-            log.warning("nothing more fetched", topic=self.topic, error=repr(error))
-            return []
-        return [record for found in fetched.values() for record in found]
+            with BATCH_SECONDS.labels(self.topic).time():
+                return await self.handle(records)
+        except StoreUnavailable as error:
+            log.warning("not handled now, trying again", topic=self.topic, records=len(records), error=error.message)
+        except Exception:
+            log.exception("not handled, trying again", topic=self.topic, records=len(records))
+        return records
 
-    async def handle(self, records: Sequence[Record]) -> None:
-        """Handles, ignores or parks every record. Raises ``StoreUnavailable`` when none of that is possible now."""
+    def _settled(self, records: Sequence[Record], left: Sequence[Record], consumer: AIOKafkaConsumer) -> None:
+        """Commits what was dealt with, and goes back to what was ``left``."""
+        again = _firsts(left)
+        self._commits.handled([record for record in records if _is_before(record, again)], consumer)
+        owned = cast("set[TopicPartition]", consumer.assignment())
+        for partition, offset in again.items():
+            if partition in owned:
+                consumer.seek(partition, offset)
+
+    async def _fetched(self, first: Record, consumer: AIOKafkaConsumer) -> list[Record]:
+        """What else is there. What goes wrong with it must not cost the record that is in hand.
+
+        Each partition is asked for its own: an error at one would take with it what was fetched from the others. The
+        first goes on where it is, so that they take turns as the fetches came.
+        """
+        fetched: list[Record] = []
+        others = cast("set[TopicPartition]", consumer.assignment()) - {_place(first)}
+        try:
+            for partition in (_place(first), *others):
+                room = self._max_records - 1 - len(fetched)
+                if not room:
+                    break
+                fetched += (await consumer.getmany(partition, timeout_ms=0, max_records=room)).get(partition, [])
+        except Exception as error:
+            log.warning("nothing more fetched", topic=self.topic, error=repr(error))
+        return fetched
+
+    async def handle(self, records: Sequence[Record]) -> Sequence[Record]:
+        """Handles, ignores or parks records, and returns those that it did not come to.
+
+        Raises ``StoreUnavailable`` when none of that is possible now.
+        """
         BATCH_SIZE.labels(self.topic).observe(len(records))
-        since = self._clock.now()
+        since, until = self._clock.now(), time.monotonic() + self._policy.one_by_one
         readable: list[tuple[Record, Received]] = []
+        unreadable: list[tuple[Record, Poison]] = []
         for record in records:
             try:
                 received = unwrap(record.value, record.headers, partition=record.partition, offset=record.offset)
             except UnknownType as error:
                 self._ignore(error)
             except Poison as error:
-                await self._park(record, error, attempts=1, since=since)
+                unreadable.append((record, error))
             else:
                 readable.append((record, received))
-        if readable:
-            await self._handle(readable, self._policy, since)
+        left = await self._handle(readable, since, until) if readable else []
+        # What stands behind a record that comes again comes again itself, and would be parked twice.
+        again = _firsts(left)
+        for record, why in unreadable:
+            if _is_before(record, again):
+                await self._park(record, why, attempts=1, since=since)
+        return left
 
     async def _handle(
-        self, readable: Sequence[tuple[Record, Received]], policy: RetryPolicy, since: datetime, before: int = 0
-    ) -> None:
-        """``before``: how often these records were tried already, in larger company."""
-        tries = _Tries()
+        self, readable: Sequence[tuple[Record, Received]], since: datetime, until: float
+    ) -> Sequence[Record]:
+        if len(readable) == 1:
+            await self._handle_one(*readable[0], self._policy, 0, since)
+            return []
+        tries = Attempts(self._handler, self.topic, self.group, self._policy)
         try:
-            await self._attempt([received for _, received in readable], policy, tries)
+            await tries.run([received for _, received in readable])
         except StoreUnavailable:
             raise
         except Exception as error:
-            attempts = before + tries.made
-            if len(readable) == 1:
-                await self._park(readable[0][0], error, attempts=attempts, since=since)
-                return
             log.warning("handling one by one", topic=self.topic, records=len(readable), error=repr(error))
-            alone = replace(policy, attempts=2, budget=policy.budget / 2)
-            for one in readable:
-                await self._handle([one], alone, since, attempts)
-        else:
-            RECORDS.labels(self.topic, "handled").inc(len(readable))
-        finally:
-            RETRIES.labels(self.topic).inc(max(0, tries.made - 1))
+            return await self._one_by_one(readable, tries.made, since, until)
+        RECORDS.labels(self.topic, "handled").inc(len(readable))
+        return []
 
-    async def _attempt(self, received: Sequence[Received], policy: RetryPolicy, tries: "_Tries") -> None:
-        async for attempt in AsyncRetrying(
-            retry=retry_if_exception(_again),
-            stop=stop_after_attempt(policy.attempts) | stop_after_delay(policy.budget),
-            wait=wait_random_exponential(multiplier=policy.first_wait, max=policy.longest_wait),
-            reraise=True,
-        ):
-            with attempt, processing(self.topic, self.group, received) as traced:
-                tries.made += 1
-                try:
-                    await self._handler(traced)
-                except ExceptionGroup as group:
-                    raise _decisive(group) from group
+    async def _one_by_one(
+        self, readable: Sequence[tuple[Record, Received]], before: int, since: datetime, until: float
+    ) -> Sequence[Record]:
+        """At least one of them is dealt with, or it raises."""
+        policy = replace(self._policy, attempts=2, budget=self._policy.budget / 2)
+        for place, (record, received) in enumerate(readable):
+            left = [record for record, _ in readable[place:]]
+            if place and time.monotonic() >= until:
+                log.warning("no time for all of them now", topic=self.topic, left=len(left))
+                return left
+            try:
+                await self._handle_one(record, received, policy, before, since)
+            except StoreUnavailable as error:
+                if not place:
+                    raise
+                log.warning("not all handled now", topic=self.topic, left=len(left), error=error.message)
+                return left
+        return []
+
+    async def _handle_one(
+        self, record: Record, received: Received, policy: RetryPolicy, before: int, since: datetime
+    ) -> None:
+        """``before``: how often it was tried already, in larger company."""
+        tries = Attempts(self._handler, self.topic, self.group, policy)
+        try:
+            await tries.run([received])
+        except StoreUnavailable:
+            raise
+        except Exception as error:
+            await self._park(record, error, attempts=before + tries.made, since=since)
+        else:
+            RECORDS.labels(self.topic, "handled").inc()
 
     def _ignore(self, error: UnknownType) -> None:
         """In a rolling upgrade the old version sees many of these; its records are another's to handle."""
@@ -211,6 +248,11 @@ class Intake:
 
     async def _park(self, record: Record, error: BaseException, *, attempts: int, since: datetime) -> None:
         reason = Reason(error=error, attempts=attempts, group=self.group, first_at=since, at=self._clock.now())
+        try:
+            await self._parking.park(record, reason)
+        except RecordError as refused:
+            # Neither handled nor parked: it stays where it is, and the lag shows it.
+            raise StoreUnavailable(f"the parking topic cannot be written: {refused.message}") from refused
         log.error(
             "parked a record",
             topic=record.topic,
@@ -219,11 +261,6 @@ class Intake:
             attempts=attempts,
             error=repr(error)[:LONGEST_ERROR],
         )
-        try:
-            await self._parking.park(record, reason)
-        except RecordError as refused:
-            # Neither handled nor parked: it stays where it is, and the lag shows it.
-            raise StoreUnavailable(f"the parking topic cannot be written: {refused.message}") from refused
         RECORDS.labels(self.topic, "parked").inc()
 
     async def settle(self) -> None:
@@ -231,34 +268,18 @@ class Intake:
         await self._commits.settle()
 
 
-@dataclass
-class _Tries:
-    """How often a handler was called."""
-
-    made: int = 0
+def _place(record: Record) -> TopicPartition:
+    return TopicPartition(record.topic, record.partition)
 
 
-def _decisive(group: ExceptionGroup[Exception]) -> Exception:
-    """The error that decides when a handler's tasks failed side by side: a store that is away before all others."""
-    away = group.subgroup(StoreUnavailable)
-    found: Exception = away or group
-    while isinstance(found, ExceptionGroup):
-        found = found.exceptions[0]
-    return found
-
-
-def _again(error: BaseException) -> bool:
-    if isinstance(error, BucketlineError):
-        return error.retry_class == "retry"
-    return isinstance(error, Exception)
-
-
-def _rewind(consumer: AIOKafkaConsumer, records: Sequence[Record]) -> None:
+def _firsts(records: Sequence[Record]) -> dict[TopicPartition, int]:
+    """The earliest offset of each partition."""
     earliest: dict[TopicPartition, int] = {}
     for record in records:
-        partition = TopicPartition(record.topic, record.partition)
-        earliest[partition] = min(record.offset, earliest.get(partition, record.offset))
-    owned = cast("set[TopicPartition]", consumer.assignment())
-    for partition, offset in earliest.items():
-        if partition in owned:
-            consumer.seek(partition, offset)
+        earliest[_place(record)] = min(record.offset, earliest.get(_place(record), record.offset))
+    return earliest
+
+
+def _is_before(record: Record, firsts: Mapping[TopicPartition, int]) -> bool:
+    first = firsts.get(_place(record))
+    return first is None or record.offset < first

@@ -12,12 +12,13 @@ from bucketline.clock import ManualClock
 from bucketline.errors import Transient
 from bucketline.events.catalog import Event, ObjectDeleted
 from bucketline.events.envelope import wrap
-from bucketline.messaging.consume import Handler, Intake, RetryPolicy
+from bucketline.messaging.attempts import Handler, RetryPolicy
+from bucketline.messaging.consume import Intake
 from bucketline.messaging.parking import Reason
 
 TOPIC = "bucketline.objects.v1"
 AT = ManualClock().now()
-AT_ONCE = RetryPolicy(attempts=3, budget=5, first_wait=0, longest_wait=0)
+AT_ONCE = RetryPolicy(attempts=3, budget=5, first_wait=0, longest_wait=0, pause=0)
 
 
 def deleted(object_id: str) -> ObjectDeleted:
@@ -55,7 +56,8 @@ def record(
 @dataclass
 class FakeConsumer:
     """The part of a consumer that the intake uses. ``waiting`` is what has been fetched beside the first record,
-    ``complaints`` what asking for it raises, ``away`` a broker that never confirms a commit."""
+    ``complaints`` what asking for it raises, ``broken`` what a partition's records raise, ``away`` a broker that never
+    confirms a commit."""
 
     waiting: list["ConsumerRecord[bytes, bytes]"] = field(default_factory=list)
     owned: set[TopicPartition] = field(default_factory=lambda: {TopicPartition(TOPIC, n) for n in range(3)})
@@ -63,18 +65,26 @@ class FakeConsumer:
     seeks: dict[TopicPartition, int] = field(default_factory=dict)
     failures: int = 0
     complaints: list[KafkaError] = field(default_factory=list)
+    broken: dict[TopicPartition, Exception] = field(default_factory=dict)
     away: bool = False
 
     async def getmany(
-        self, *, timeout_ms: int, max_records: int
+        self, *partitions: TopicPartition, timeout_ms: int, max_records: int
     ) -> dict[TopicPartition, list["ConsumerRecord[bytes, bytes]"]]:
         assert timeout_ms == 0, "the intake never waits for more"
+        assert max_records > 0
         if self.complaints:
             raise self.complaints.pop(0)
-        taken, self.waiting = self.waiting[:max_records], self.waiting[max_records:]
         found: dict[TopicPartition, list[ConsumerRecord[bytes, bytes]]] = {}
-        for one in taken:
-            found.setdefault(TopicPartition(one.topic, one.partition), []).append(one)
+        for one in self.waiting:
+            place = TopicPartition(one.topic, one.partition)
+            if (not partitions or place in partitions) and sum(map(len, found.values())) < max_records:
+                found.setdefault(place, []).append(one)
+        # as aiokafka's: what was fetched from the others goes with the error
+        self.waiting = [one for one in self.waiting if not any(one in rows for rows in found.values())]
+        for place in partitions or self.owned:
+            if place in self.broken:
+                raise self.broken[place]
         return found
 
     def assignment(self) -> set[TopicPartition]:
