@@ -1,8 +1,8 @@
 """The bus of one service: FastStream for consuming, with safe settings in one place.
 
 FastStream's own defaults lose records (acknowledge first, start at the end, ``acks=1``). Here: one topic a subscriber,
-``AckPolicy.MANUAL``, one worker, from the earliest offset, topics never created on the side, and a parser that no
-header can break.
+``AckPolicy.MANUAL``, one worker, from the earliest offset, topics never created on the side, and reading that no header
+can break.
 """
 
 import asyncio
@@ -19,6 +19,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 
 from bucketline.clock import Clock
 from bucketline.events.topics import Topic
+from bucketline.messaging import decoding
 from bucketline.messaging.attempts import LONGEST_POLL, Handler, RetryPolicy
 from bucketline.messaging.connection import security
 from bucketline.messaging.consume import Delivery, Intake
@@ -44,6 +45,7 @@ class Bus:
     """
 
     def __init__(self, settings: KafkaSettings, service: ServiceName, *, clock: Clock) -> None:
+        decoding.install()
         self._settings = settings
         self._service = service
         self._clock = clock
