@@ -6,9 +6,11 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
 import pytest
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
+from aiokafka.protocol.produce import ProduceRequest
 from tests.brokers import kafka_settings
 from tests.conditions import eventually
+from tests.record_batches import MARK, batch, misnamed, signed
 
 from bucketline.clock import SystemClock
 from bucketline.events.catalog import ObjectDeleted
@@ -51,10 +53,24 @@ class Bench:
         sent = await self.producer.send_and_wait(self.topic, value=value, key=b"k", headers=list(headers), partition=0)
         return int(sent.offset)
 
+    async def send_batch(self, made: bytes) -> None:
+        """Publishes a whole batch to partition 0, byte for byte."""
+        node = self.producer.client.cluster.leader_for_partition(TopicPartition(self.topic, 0))
+        request = ProduceRequest(None, -1, 5000, [(self.topic, [(0, made)])])
+        answer = await self.producer.client.send(node, request)
+        ((_, ((_, code, *_),)),) = answer.topics
+        assert code == 0
+
     async def send_good(self, object_id: str) -> int:
         event = deleted(object_id)
         envelope = wrap(event, id=f"evt_{object_id}", source="/test", at=event.deleted_at)
         return await self.send(envelope.data, envelope.headers())
+
+    async def has_handled(self, *objects: str) -> None:
+        async def all_handled() -> bool:
+            return set(objects) <= set(self.handled)
+
+        await eventually(all_handled, deadline=PARKED_WITHIN)
 
     async def parked(self, count: int) -> list["ConsumerRecord[bytes, bytes]"]:
         """The parked records, once there are so many."""
@@ -150,11 +166,7 @@ async def test_poison_is_parked_with_its_context_and_what_comes_behind_it_is_han
     assert ("mine", b"\x00\xff") in largest.headers
 
     expected = {"before", "last", *(f"behind-{n + 1}" for n in range(len(poison)))}
-
-    async def all_handled() -> bool:
-        return expected <= set(bench.handled)
-
-    await eventually(all_handled, deadline=PARKED_WITHIN)
+    await bench.has_handled(*expected)
     assert "guilty" not in bench.handled
 
 
@@ -170,6 +182,47 @@ async def test_an_event_of_a_newer_version_is_passed_over_and_not_parked(bench: 
     assert [context(row)["error-type"] for row in parked] == ["Poison"]
     assert [row.value for row in parked] == [b"{"]
     assert bench.handled == ["o"]
+
+
+async def test_a_record_with_neither_key_nor_value_is_parked(bench: Bench) -> None:
+    await bench.send_good("before")
+    await bench.send_batch(signed(batch([(None, None, ())])))
+    await bench.send_good("behind")
+    await bench.has_handled("before", "behind")
+    (parked,) = await bench.parked(1)
+    assert context(parked)["offset"] == "1"
+
+
+async def test_a_header_whose_name_is_not_utf8_is_in_nobodys_way(bench: Bench) -> None:
+    await bench.send_good("before")
+    good = deleted("odd").model_dump_json().encode()
+    await bench.send_batch(misnamed(batch([(b"k", good, [*GOOD, (MARK.decode(), b"1")]), (b"k", b"{", ())]), 0))
+    await bench.send_good("behind")
+    await bench.has_handled("before", "odd", "behind")
+    (parked,) = await bench.parked(1)
+    assert context(parked)["offset"] == "2"
+
+
+async def test_poison_that_is_too_large_to_be_parked_leaves_its_place(bench: Bench) -> None:
+    huge = AIOKafkaProducer(**client_options(bench.settings), compression_type="gzip", max_request_size=4 * 1024 * 1024)
+    async with huge:
+        await huge.send_and_wait(bench.topic, value=b"{" + b"x" * 3 * 1024 * 1024, key=b"k", partition=0)
+    await bench.send_good("behind")
+    await bench.has_handled("behind")
+    (parked,) = await bench.parked(1)
+    assert (parked.value or b"").startswith(b"{xxx")
+    assert context(parked)["offset"] == "0"
+    assert "cut" in context(parked)["incomplete"]
+
+
+@pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
+async def test_a_producer_may_compress_as_it_likes(bench: Bench, codec: str) -> None:
+    event = deleted(codec)
+    envelope = wrap(event, id="evt_1", source="/test", at=event.deleted_at)
+    async with AIOKafkaProducer(**client_options(bench.settings), compression_type=codec) as producer:
+        headers = list(envelope.headers())
+        await producer.send_and_wait(bench.topic, value=envelope.data, key=b"k", headers=headers, partition=0)
+    await bench.has_handled(codec)
 
 
 def context(row: "ConsumerRecord[bytes, bytes]") -> dict[str, str]:
