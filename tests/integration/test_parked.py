@@ -11,15 +11,18 @@ from typer.testing import CliRunner
 
 from bucketline.cli.parked import app
 from bucketline.clock import SystemClock
+from bucketline.errors import Poison
 from bucketline.events.catalog import ObjectUpdated
 from bucketline.events.envelope import wrap
 from bucketline.events.topics import OBJECTS
 from bucketline.local.stack import LocalStack
-from bucketline.messaging.parked import ParkedRecords
-from bucketline.messaging.parking import KafkaParking, Reason
+from bucketline.messaging.parked import GROUP, ParkedRecords
+from bucketline.messaging.parking import INCOMPLETE, KafkaParking, Reason
 from bucketline.messaging.publisher import KafkaPublisher
 from bucketline.messaging.topics import ensure_topics
 from bucketline.settings import KafkaSettings
+from bucketline.storage.mongo import Database
+from bucketline.storage.places import Place, Places
 
 pytestmark = pytest.mark.stack
 
@@ -73,17 +76,24 @@ async def sent(settings: KafkaSettings) -> list[tuple[bytes | None, dict[str, by
         await consumer.stop()
 
 
-async def test_list_tells_what_waits(settings: KafkaSettings, parked: list[str]) -> None:
-    rows = await ParkedRecords(settings).waiting(limit=10)
+@pytest.fixture
+def places(database: Database) -> Places:
+    return Places(database)
+
+
+async def test_list_tells_what_waits(settings: KafkaSettings, places: Places, parked: list[str]) -> None:
+    rows = await ParkedRecords(settings, places).waiting(limit=10)
     assert [row.context["error"] for row in rows] == ["number 0", "number 1", "number 2"]
     assert {row.topic for row in rows} == {settings.topic_prefix + OBJECTS.name}
     assert {row.type for row in rows} == {ObjectUpdated.type}
-    assert len(await ParkedRecords(settings).waiting(limit=2)) == 2
-    assert await ParkedRecords(settings, only="batches").waiting(limit=2) == []
+    assert len(await ParkedRecords(settings, places).waiting(limit=2)) == 2
+    assert await ParkedRecords(settings, places, only="batches").waiting(limit=2) == []
 
 
-async def test_a_replay_sends_each_record_once_as_it_was(settings: KafkaSettings, parked: list[str]) -> None:
-    records = ParkedRecords(settings)
+async def test_a_replay_sends_each_record_once_as_it_was(
+    settings: KafkaSettings, places: Places, parked: list[str]
+) -> None:
+    records = ParkedRecords(settings, places)
     assert (await records.replay(limit=2)).count == 2
     assert [row.replayed for row in await records.waiting(limit=10, replayed=True)] == [True, True, False]
     assert (await records.replay(limit=10)).topics == {settings.topic_prefix + OBJECTS.name: 1}
@@ -95,16 +105,65 @@ async def test_a_replay_sends_each_record_once_as_it_was(settings: KafkaSettings
     assert all(orjson.loads(value or b"")["object_id"].encode() == key for key, _, value in rows)
 
 
-async def test_one_record_by_its_place(settings: KafkaSettings, parked: list[str]) -> None:
-    records = ParkedRecords(settings)
-    parking = f"{settings.topic_prefix}{OBJECTS.name}.parked.dedup"
-    row = await records.get(parking, 0, 1)
+async def test_one_record_by_its_place(settings: KafkaSettings, places: Places, parked: list[str]) -> None:
+    records = ParkedRecords(settings, places)
+    row = await records.get(parking(settings), 0, 1)
     assert row is not None
     await records.replay_one(row)
     assert [headers["ce_id"] for _, headers, _ in await sent(settings)] == [b"evt_1"]
     assert len(await records.waiting(limit=10)) == 3
-    assert await records.get(parking, 0, 99) is None
+    assert await records.get(parking(settings), 0, 99) is None
     assert await records.get("no.such.topic", 0, 0) is None
+
+
+async def test_the_place_of_the_replays_outlives_what_the_broker_remembers_of_a_group(
+    settings: KafkaSettings, places: Places, parked: list[str]
+) -> None:
+    assert (await ParkedRecords(settings, places).replay(limit=2)).count == 2
+    forgotten = settings.model_copy(update={"group_prefix": f"g{secrets.token_hex(4)}."})
+    assert [row.offset for row in await ParkedRecords(forgotten, places).waiting(limit=10)] == [2]
+
+
+async def test_a_place_that_a_release_before_left_with_the_broker_counts(
+    settings: KafkaSettings, places: Places, parked: list[str]
+) -> None:
+    partition = TopicPartition(parking(settings), 0)
+    consumer = AIOKafkaConsumer(bootstrap_servers=settings.bootstrap, group_id=f"{settings.group_prefix}{GROUP}")
+    await consumer.start()
+    consumer.assign([partition])
+    await consumer.commit({partition: 2})
+    await consumer.stop()
+    assert [row.offset for row in await ParkedRecords(settings, places).waiting(limit=10)] == [2]
+    assert (await ParkedRecords(settings, places).replay(limit=10)).count == 1
+    assert await ParkedRecords(settings, places).waiting(limit=10) == []
+
+
+@pytest.mark.parametrize("place", [(2, 1), (99, 1)], ids=["another record is there", "beyond the end"])
+async def test_a_place_in_a_log_that_the_broker_lost_does_not_count(
+    settings: KafkaSettings, places: Places, parked: list[str], place: tuple[int, int]
+) -> None:
+    await places.put(f"replay {parking(settings)}:0", Place(logged=place))
+    assert len(await ParkedRecords(settings, places).waiting(limit=10)) == 3
+
+
+async def test_what_was_not_parked_whole_is_told_of_and_not_sent(
+    settings: KafkaSettings, places: Places, parked: list[str]
+) -> None:
+    row = (parking(settings), b"k", b"{", [(INCOMPLETE, b"cut, the value had 3000000 bytes")])
+    async with KafkaPublisher(settings) as publisher:
+        await publisher.publish_raw([row])
+    records = ParkedRecords(settings, places)
+    (cut,) = [row for row in await records.waiting(limit=10) if row.incomplete]
+    with pytest.raises(Poison):
+        await records.replay_one(cut)
+    outcome = await records.replay(limit=10)
+    assert (outcome.count, outcome.passed) == (3, 1)
+    assert len(await sent(settings)) == 3
+    assert await records.waiting(limit=10) == []
+
+
+def parking(settings: KafkaSettings) -> str:
+    return f"{settings.topic_prefix}{OBJECTS.name}.parked.dedup"
 
 
 def test_the_command(stack: LocalStack, settings: KafkaSettings, parked: list[str]) -> None:
@@ -115,7 +174,7 @@ def test_the_command(stack: LocalStack, settings: KafkaSettings, parked: list[st
         "COLUMNS": "250",
     }
     runner = CliRunner(env=environment)
-    place = f"{settings.topic_prefix}{OBJECTS.name}.parked.dedup:0:1"
+    place = f"{parking(settings)}:0:1"
     listed = runner.invoke(app, ["list"])
     assert listed.exit_code == 0, listed.output
     assert place in listed.output

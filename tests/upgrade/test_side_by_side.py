@@ -26,6 +26,7 @@ from bucketline.local.supervisor import Supervisor
 from bucketline.messaging.parked import ParkedRecords
 from bucketline.settings import SERVICES, KafkaSettings, MongoSettings
 from bucketline.storage.mongo import Database
+from bucketline.storage.places import Places
 
 pytestmark = [pytest.mark.stack, pytest.mark.chaos, pytest.mark.timeout(420)]
 
@@ -180,5 +181,5 @@ async def parked(upgrade: Upgrade) -> list[str]:
         topic_prefix=upgrade.environment["BUCKETLINE_KAFKA_TOPIC_PREFIX"],
         group_prefix=upgrade.environment["BUCKETLINE_KAFKA_GROUP_PREFIX"],
     )
-    waiting = await ParkedRecords(settings).waiting(limit=100)
+    waiting = await ParkedRecords(settings, Places(upgrade.database)).waiting(limit=100)
     return [f"{row.topic}: {row.context}" for row in waiting]

@@ -1,8 +1,8 @@
 """``bucketline parked``: records that could not be handled, and how they get another chance."""
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Annotated, Any, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Annotated, TypeVar
 
 import orjson
 import typer
@@ -10,9 +10,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bucketline.errors import Transient
+from bucketline.errors import RecordError, StoreUnavailable
 from bucketline.messaging.parked import MOST, Parked, ParkedRecords
-from bucketline.settings import KafkaSettings
+from bucketline.settings import KafkaSettings, MongoSettings
+from bucketline.storage.mongo import Database
+from bucketline.storage.places import Places
 
 app = typer.Typer(help="Parked records: list them, look at one, replay them.", no_args_is_help=True)
 
@@ -32,7 +34,7 @@ def list_(
 
     Example: [cyan]bucketline parked list --topic objects.v1[/]
     """
-    rows = _run(ParkedRecords(KafkaSettings(), only=topic).waiting(limit=limit, replayed=replayed))
+    rows = _run(lambda records: records.waiting(limit=limit, replayed=replayed), only=topic)
     if not rows:
         Console().print("nothing is parked" if replayed else "nothing waits for a replay")
         return
@@ -45,7 +47,7 @@ def list_(
             escape(f"{row.context.get('error-type', '?')}: {row.context.get('error', '')}"),
             escape(row.context.get("attempts", "?")),
             escape(row.context.get("at", "?")),
-            "yes" if row.replayed else "",
+            "cannot be" if row.incomplete else "yes" if row.replayed else "",
         )
     Console().print(table)
 
@@ -53,6 +55,8 @@ def list_(
 @app.command()
 def show(place: Place) -> None:
     """Show one parked record with its headers and its value, as JSON.
+
+    If it was not parked whole, `incomplete` says what is missing and why.
 
     Example: [cyan]bucketline parked show bucketline.objects.v1.parked.dedup:0:12[/]
     """
@@ -78,18 +82,21 @@ def replay(
 ) -> None:
     """Send parked records back to the topics they came from. What fails again is parked again.
 
+    What was too large to be parked whole is passed and counted: it can only come from its producer again.
+
     Example: [cyan]bucketline parked replay --topic objects.v1[/]
     """
-    records = ParkedRecords(KafkaSettings(), only=topic)
     if place is not None:
         row = _found(place)
-        _run(records.replay_one(row))
+        _run(lambda records: records.replay_one(row))
         Console().print(f"replayed to {row.topic}")
         return
-    outcome = _run(records.replay(limit=limit))
+    outcome = _run(lambda records: records.replay(limit=limit), only=topic)
     for name, count in sorted(outcome.topics.items()):
         Console().print(f"{name}: {count}")
     Console().print(f"{outcome.count} records replayed")
+    if outcome.passed:
+        Console().print(f"{outcome.passed} not: they were not parked whole, see parked list --all")
 
 
 def _found(place: str) -> Parked:
@@ -97,17 +104,24 @@ def _found(place: str) -> Parked:
     partition, _, offset = rest.partition(":")
     if not (parking and partition.isdigit() and offset.isdigit()):
         raise typer.BadParameter("TOPIC:PARTITION:OFFSET is expected")
-    row = _run(ParkedRecords(KafkaSettings()).get(parking, int(partition), int(offset)))
+    row = _run(lambda records: records.get(parking, int(partition), int(offset)))
     if row is None:
         Console(stderr=True).print(f"[red]there is no record at[/] {escape(place)}")
         raise typer.Exit(1)
     return row
 
 
-def _run(work: Coroutine[Any, Any, T]) -> T:
+def _run(work: Callable[[ParkedRecords], Awaitable[T]], only: str | None = None) -> T:
+    async def run() -> T:
+        database = Database(MongoSettings())
+        try:
+            return await work(ParkedRecords(KafkaSettings(), Places(database), only=only))
+        finally:
+            database.close()
+
     try:
-        return asyncio.run(work)
-    except Transient as error:
+        return asyncio.run(run())
+    except (RecordError, StoreUnavailable) as error:
         Console(stderr=True).print(f"[red]{escape(error.message)}[/]")
         raise typer.Exit(1) from error
 

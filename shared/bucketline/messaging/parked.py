@@ -1,8 +1,12 @@
 """Looking at parked records, and sending them on their way again.
 
 A replay publishes a record to the topic it came from, with its own key, value and headers, and then remembers how far
-it got as the offset of a consumer group. It may therefore be repeated after a crash, and then some records come twice,
-which consumers are made for. What is parked during a replay is left for the next.
+it got. It may therefore be repeated after a crash, and then some records come twice, which consumers are made for. What
+is parked during a replay is left for the next. A record that was not parked whole is told of and not sent.
+
+The place of the replays is kept in MongoDB: a broker forgets what a group without members has read, after a week by
+default, and parked records are kept for longer. Replays of before left their place with the broker, where it still
+counts until there is one of ours.
 """
 
 import asyncio
@@ -14,13 +18,14 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
-from bucketline.errors import Transient
+from bucketline.errors import Poison, Transient
 from bucketline.events.topics import parked_from, parking_topics
 from bucketline.messaging.connection import client_options
-from bucketline.messaging.parking import PREFIX
+from bucketline.messaging.parking import INCOMPLETE, PREFIX
 from bucketline.messaging.publisher import KafkaPublisher, RawHeaders
 from bucketline.messaging.topics import check_topics
 from bucketline.settings import KafkaSettings
+from bucketline.storage.places import Place, Places
 
 GROUP = "parked.replay"
 DEADLINE = 30.0
@@ -33,11 +38,13 @@ _WAIT_MS = 500
 
 @dataclass(frozen=True)
 class Parked:
-    """A parked record. ``context`` is what was noted when it was parked; ``headers`` are the record's own."""
+    """A parked record. ``context`` is what was noted when it was parked; ``headers`` are the record's own; ``at`` (ms)
+    is when it was parked, as the log has it."""
 
     parking: str
     partition: int
     offset: int
+    at: int
     key: bytes | None
     value: bytes | None
     headers: RawHeaders
@@ -50,6 +57,11 @@ class Parked:
         return self.context.get("topic") or parked_from(self.parking)
 
     @property
+    def incomplete(self) -> str | None:
+        """Why this is not all of the record, if so: then it cannot be sent on its way again."""
+        return self.context.get(INCOMPLETE.removeprefix(PREFIX))
+
+    @property
     def type(self) -> str:
         """The event's type, as far as it can be read."""
         return next((_text(value) for name, value in self.headers if name == "ce_type"), "")
@@ -57,9 +69,10 @@ class Parked:
 
 @dataclass
 class Replayed:
-    """How many records a replay sent, by the topic they went to."""
+    """How many records a replay sent, by the topic they went to, and how many it passed: they are incomplete."""
 
     topics: dict[str, int] = field(default_factory=dict)
+    passed: int = 0
 
     @property
     def count(self) -> int:
@@ -67,13 +80,15 @@ class Replayed:
 
 
 class ParkedRecords:
-    """Raises :class:`~bucketline.errors.Transient` when the broker does not answer.
+    """Raises :class:`~bucketline.errors.Transient` when the broker does not answer, ``StoreUnavailable`` when MongoDB
+    does not.
 
     ``only`` limits everything to parking topics whose name contains it.
     """
 
-    def __init__(self, settings: KafkaSettings, *, only: str | None = None) -> None:
+    def __init__(self, settings: KafkaSettings, places: Places, *, only: str | None = None) -> None:
         self._settings = settings
+        self._places = places
         self._only = only
 
     async def waiting(self, *, limit: int, replayed: bool = False) -> Sequence[Parked]:
@@ -101,32 +116,35 @@ class ParkedRecords:
         async with self._reader() as (consumer, places), KafkaPublisher(self._settings) as publisher:
             for partition, (first, done, end) in places.items():
                 rows: list[Parked] = []
-                async for row in self._read(consumer, partition, max(first, done), end, done, limit - outcome.count):
+                left = limit - outcome.count - outcome.passed
+                async for row in self._read(consumer, partition, max(first, done), end, done, left):
                     rows.append(row)
                     if len(rows) == TOGETHER:
-                        await self._send(consumer, publisher, partition, rows, outcome)
+                        await self._send(publisher, partition, rows, outcome)
                         rows = []
-                await self._send(consumer, publisher, partition, rows, outcome)
+                await self._send(publisher, partition, rows, outcome)
         return outcome
 
     async def replay_one(self, row: Parked) -> None:
-        """Sends one record back, whether it was replayed before or not; the place of the next replay stays."""
+        """Sends one record back, whether it was replayed before or not; the place of the next replay stays.
+
+        Raises :class:`~bucketline.errors.Poison` for one that is incomplete.
+        """
+        if row.incomplete is not None:
+            raise Poison(f"this record was not parked whole: {row.incomplete}")
         async with KafkaPublisher(self._settings) as publisher:
             await publisher.publish_raw([(row.topic, row.key, row.value, row.headers)])
 
     async def _send(
-        self,
-        consumer: AIOKafkaConsumer,
-        publisher: KafkaPublisher,
-        partition: TopicPartition,
-        rows: Sequence[Parked],
-        outcome: Replayed,
+        self, publisher: KafkaPublisher, partition: TopicPartition, rows: Sequence[Parked], outcome: Replayed
     ) -> None:
         if not rows:
             return
-        await publisher.publish_raw([(row.topic, row.key, row.value, row.headers) for row in rows])
-        await consumer.commit({partition: rows[-1].offset + 1})
-        for row in rows:
+        whole = [row for row in rows if row.incomplete is None]
+        await publisher.publish_raw([(row.topic, row.key, row.value, row.headers) for row in whole])
+        await self._places.put(_work(partition), Place(logged=(rows[-1].offset + 1, rows[-1].at)))
+        outcome.passed += len(rows) - len(whole)
+        for row in whole:
             outcome.topics[row.topic] = outcome.topics.get(row.topic, 0) + 1
 
     @asynccontextmanager
@@ -151,15 +169,26 @@ class ParkedRecords:
                         firsts = await consumer.beginning_offsets(partitions)
                         ends = await consumer.end_offsets(partitions)
                         for partition in partitions:
-                            done = await consumer.committed(partition) or 0
-                            # a broker that lost its data may have a place behind its end
-                            place = (firsts[partition], min(done, ends[partition]), ends[partition])
-                            places[partition] = place
+                            first, end = firsts[partition], ends[partition]
+                            places[partition] = first, await self._done(consumer, partition, first, end), end
                 yield consumer, places
             finally:
                 await consumer.stop()
         except (KafkaError, TimeoutError) as error:
             raise Transient(f"the broker did not answer: {type(error).__name__}") from error
+
+    async def _done(self, consumer: AIOKafkaConsumer, partition: TopicPartition, first: int, end: int) -> int:
+        """The place of the replays in this very log: a broker that lost its data begins another under the same name."""
+        place = (await self._places.get(_work(partition))).logged
+        if place is None:
+            committed: int = await consumer.committed(partition) or 0
+            return committed if committed <= end else 0
+        done, at = place
+        if done > end:
+            return 0
+        async for row in self._read(consumer, partition, max(first, done - 1), done, done, 1):
+            return done if row.at == at else 0
+        return done
 
     async def _partitions(self) -> list[TopicPartition]:
         names = {self._settings.topic_prefix + name for _, _, name in parking_topics()}
@@ -207,12 +236,17 @@ def _parked(record: "ConsumerRecord[Any, Any]", done: int) -> Parked:
         parking=record.topic,
         partition=record.partition,
         offset=record.offset,
+        at=record.timestamp,
         key=record.key,
         value=record.value,
         headers=own,
         context=context,
         replayed=record.offset < done,
     )
+
+
+def _work(partition: TopicPartition) -> str:
+    return f"replay {partition.topic}:{partition.partition}"
 
 
 def _text(value: bytes | None) -> str:

@@ -14,14 +14,19 @@ class PlaceDocument(TypedDict):
     listed: NotRequired[str]
     touched_at: NotRequired[datetime]
     sha256: NotRequired[str]
+    offset: NotRequired[int]
+    at: NotRequired[int]
 
 
 @dataclass(frozen=True)
 class Place:
-    """Past a key of the bucket's listing, or past a record by its last touch; neither is the beginning."""
+    """Past a key of the bucket's listing, past a record by its last touch, or past a record of a log; none of these is
+    the beginning. In a log: the offset of the next record, and the time (ms) of the one before it, by which a log is
+    told from another of the same name."""
 
     listed: str | None = None
     record: tuple[datetime, str] | None = None
+    logged: tuple[int, int] | None = None
 
 
 BEGINNING = Place()
@@ -40,6 +45,8 @@ class Places:
             return BEGINNING
         if "touched_at" in found and "sha256" in found:
             return Place(record=(found["touched_at"], found["sha256"]))
+        if "offset" in found and "at" in found:
+            return Place(logged=(found["offset"], found["at"]))
         return Place(listed=found.get("listed"))
 
     async def put(self, work: str, place: Place) -> None:
@@ -50,4 +57,6 @@ class Places:
         fields: dict[str, object] = {"listed": place.listed}
         if place.record is not None:
             fields = dict(zip(("touched_at", "sha256"), place.record, strict=True))
+        elif place.logged is not None:
+            fields = dict(zip(("offset", "at"), place.logged, strict=True))
         await self.collection.update_one({"_id": work}, [{"$replaceWith": {"_id": work, **fields}}], upsert=True)
