@@ -13,7 +13,7 @@ from pathlib import Path
 from deploy.k8s.render import keda, strimzi
 from deploy.k8s.render.dashboards import DASHBOARDS
 from deploy.k8s.render.panels import dashboard_json
-from deploy.k8s.render.text import yaml_file
+from deploy.k8s.render.text import patch_file, yaml_file
 
 FOLDER = Path(__file__).parent
 TABLE = "bucketline.events.topics"
@@ -29,6 +29,8 @@ def rendered() -> Mapping[str, str]:
             list(keda.scaled_objects()), f"{TABLE} and deploy/k8s/render/keda.py"
         ),
     }
+    for service, operations in keda.backlog_patches():
+        files[f"components/keda-backlog/{service}.yaml"] = patch_file(operations, "deploy/k8s/render/keda.py")
     for dashboard in DASHBOARDS:
         files[f"components/monitoring/dashboards/{dashboard.uid}.json"] = dashboard_json(dashboard)
     return files

@@ -78,7 +78,13 @@ def queries() -> list[str]:
         for variable in dashboard["templating"]["list"]
         if variable["type"] == "query"
     ]
-    return targets + variables + [alert["expr"] for alert in alerts()]
+    scaling = [
+        trigger["metadata"]["query"]
+        for scaled in of_kind(PRODUCTION, "ScaledObject")
+        for trigger in scaled["spec"]["triggers"]
+        if trigger["type"] == "prometheus"
+    ]
+    return targets + variables + scaling + [alert["expr"] for alert in alerts()]
 
 
 def test_reading_names_from_promql() -> None:

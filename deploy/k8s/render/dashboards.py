@@ -9,22 +9,24 @@ IN = '{namespace="$namespace"}'
 EVERY = "[$__rate_interval]"
 
 
-def _name(metric: Counter | Gauge | Histogram) -> str:
+def name_of(metric: Counter | Gauge | Histogram) -> str:
+    """As Prometheus knows it."""
     described = next(iter(metric.describe()))
     return f"{described.name}_total" if isinstance(metric, Counter) else str(described.name)
 
 
 def _rate(metric: Counter, by: str) -> tuple[str, str]:
-    return f"sum by ({by}) (rate({_name(metric)}{IN}{EVERY}))", " ".join(f"{{{{{label}}}}}" for label in by.split(", "))
+    legend = " ".join(f"{{{{{label}}}}}" for label in by.split(", "))
+    return f"sum by ({by}) (rate({name_of(metric)}{IN}{EVERY}))", legend
 
 
 def _events(metric: Histogram, by: str) -> tuple[str, str]:
-    return f"sum by ({by}) (rate({_name(metric)}_count{IN}{EVERY}))", f"{{{{{by}}}}}"
+    return f"sum by ({by}) (rate({name_of(metric)}_count{IN}{EVERY}))", f"{{{{{by}}}}}"
 
 
 def _quantile(metric: Histogram, quantile: float, by: str = "") -> tuple[str, str]:
     labels = f"le, {by}" if by else "le"
-    rate = f"sum by ({labels}) (rate({_name(metric)}_bucket{IN}{EVERY}))"
+    rate = f"sum by ({labels}) (rate({name_of(metric)}_bucket{IN}{EVERY}))"
     name = f"p{quantile * 100:g}"
     return f"histogram_quantile({quantile}, {rate})", f"{name} {{{{{by}}}}}" if by else name
 
@@ -33,13 +35,13 @@ def _share(metric: Counter, what: str) -> tuple[str, str]:
     """Of the bytes received, how many were ``what``."""
 
     def rate(of: str) -> str:
-        return f'sum(rate({_name(metric)}{{namespace="$namespace",what="{of}"}}{EVERY}))'
+        return f'sum(rate({name_of(metric)}{{namespace="$namespace",what="{of}"}}{EVERY}))'
 
     return f"{rate(what)} / {rate('received')}", what
 
 
 def _gauge(metric: Gauge, by: str) -> tuple[str, str]:
-    return f"max by ({by}) ({_name(metric)}{IN})", f"{{{{{by}}}}}"
+    return f"max by ({by}) ({name_of(metric)}{IN})", f"{{{{{by}}}}}"
 
 
 PIPELINE = Dashboard(
@@ -65,8 +67,17 @@ PIPELINE = Dashboard(
                 Panel(
                     "Consumer lag",
                     "short",
-                    ((f"sum by (job, topic) ({_name(metrics.LAG)}{IN})", "{{job}} {{topic}}"),),
+                    ((f"sum by (job, topic) ({name_of(metrics.LAG)}{IN})", "{{job}} {{topic}}"),),
                     "Records not yet handled, each consumer's own view of its partitions.",
+                ),
+                Panel(
+                    "Backlog off the bus",
+                    "short",
+                    (
+                        (f"max by (lane) ({name_of(metrics.OBJECTS_DUE)}{IN})", "objects due, {{lane}}"),
+                        (f"max by (namespace) ({name_of(metrics.UNITS_OPEN)}{IN})", "work units open"),
+                    ),
+                    "What MongoDB remembers and no lag shows. Counting ends at 10,000 objects a lane and 1,000 units.",
                 ),
                 Panel("Oldest event not yet published", "s", (_gauge(metrics.OUTBOX_AGE, "collection"),)),
                 Panel("Time in stage, p95", "s", (_quantile(metrics.STAGE_SECONDS, 0.95, "stage"),)),

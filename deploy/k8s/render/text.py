@@ -22,8 +22,18 @@ class _Indented(yaml.SafeDumper):
 
 def yaml_file(manifests: Sequence[Manifest], source: str) -> str:
     """The manifests as one readable YAML file. ``source`` says what to change instead of the file."""
-    documents = [
-        yaml.dump(dict(manifest), Dumper=_Indented, sort_keys=False, width=120, allow_unicode=True)
-        for manifest in manifests
-    ]
-    return f"{ORIGIN} from {source}; change that, not this.\n" + "---\n".join(documents)
+    return _origin(source) + "---\n".join(_dumped(dict(manifest)) for manifest in manifests)
+
+
+def patch_file(operations: Sequence[Manifest], source: str) -> str:
+    """A JSON patch, written as YAML."""
+    return _origin(source) + _dumped([dict(operation) for operation in operations])
+
+
+def _origin(source: str) -> str:
+    return f"{ORIGIN} from {source}; change that, not this.\n"
+
+
+def _dumped(value: object) -> str:
+    text: str = yaml.dump(value, Dumper=_Indented, sort_keys=False, width=120, allow_unicode=True)
+    return text

@@ -15,8 +15,13 @@ from bucketline.domain.status import Status
 from bucketline.runtime import Runtime
 from bucketline.settings import SweepSettings
 from bucketline.storage.toll import toll
-from bucketline.storage.units import Ending, UnitDocument
-from bucketline.telemetry.metrics import SWEPT
+from bucketline.storage.units import OPEN, Ending, UnitDocument
+from bucketline.telemetry.metrics import SWEPT, UNITS_OPEN
+
+BACKLOG_SECONDS = 15.0
+"""Between two counts of the open units: about as often as anybody reads them."""
+
+MOST_COUNTED = 1000
 
 LONGEST_QUIET = 60.0
 """Seconds between two announcements of a unit that nobody takes."""
@@ -50,6 +55,7 @@ class Sweeper:
         background.every(self._sweep.interval, "sweep waiting", self.waiting)
         background.every(self._sweep.interval, "sweep units", self.units)
         background.every(self._sweep.interval, "sweep batches", self.batches)
+        background.every(BACKLOG_SECONDS, "count units", self.backlog)
 
     async def objects(self) -> int:
         """Mirrored ``auto_process`` objects for which no unit was made.
@@ -126,6 +132,14 @@ class Sweeper:
                 await self._progress.refresh(batch["_id"])
         SWEPT.labels("batch").inc(len(stalled))
         return len(stalled)
+
+    async def backlog(self) -> int:
+        """Tells how many units processors have or may take: they are off the bus as soon as they stand in a line."""
+        # all have moved at some time: without a word of that the partial index is not thought of
+        where = {"state": {"$in": list(OPEN)}, "moved_at": {"$exists": True}}
+        waiting = await self._planner.units.collection.count(where, limit=MOST_COUNTED)
+        UNITS_OPEN.set(waiting)
+        return waiting
 
     def _hopeless(self, unit: UnitDocument) -> str | None:
         """Why the unit is given up, if it is. What an object did alone is laid to that object, up to a limit."""

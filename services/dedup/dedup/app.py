@@ -30,6 +30,9 @@ from dedup.storing import Storing
 from dedup.tidy import Tidy
 from dedup.turns import Turns
 
+BACKLOG_SECONDS = 15.0
+"""Between two counts of what is due: about as often as anybody reads them."""
+
 
 @dataclass(frozen=True)
 class Dedup:
@@ -57,6 +60,7 @@ def create(settings: ServiceSettings) -> ASGIApp:
             runtime.bus.subscribe(OBJECTS, dedup.handlers.on_objects)
             async with runtime.running(), dedup.mirroring.lanes:
                 runtime.background.every(own.tidy_interval, "tidy staging", dedup.tidy.step)
+                runtime.background.every(BACKLOG_SECONDS, "count due", dedup.mirroring.lanes.backlog)
                 yield
 
     return Starlette(routes=health.routes(), lifespan=lifespan)

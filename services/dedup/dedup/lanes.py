@@ -6,11 +6,11 @@ never waits for it.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 import structlog
 from pymongo import UpdateOne
@@ -19,7 +19,7 @@ from bucketline.errors import BucketlineError
 from bucketline.runtime import Runtime
 from bucketline.storage.objects import ObjectDocument, Objects
 from bucketline.telemetry.logging import get_logger
-from bucketline.telemetry.metrics import SWEPT
+from bucketline.telemetry.metrics import OBJECTS_DUE, SWEPT
 from bucketline.telemetry.tracing import Attribute, span
 from dedup.inline import is_inline
 from dedup.settings import DedupSettings
@@ -29,8 +29,13 @@ from dedup.turns import Turns
 
 log = get_logger(__name__)
 
+Lane = Literal["small", "large"]
+LANES: tuple[Lane, ...] = ("small", "large")
+
 PAGE = 200
 """Objects that are read in one go. Each may hold up to 256 KiB of inline content."""
+
+MOST_COUNTED = 10_000
 
 Bulk = Callable[[Sequence[ObjectDocument]], Awaitable[None]]
 """Deals with claimed objects that need no fetching, or owe nothing but their events."""
@@ -47,9 +52,11 @@ class Lanes:
         self._settings = settings
         self._large = asyncio.Semaphore(settings.large_concurrency)
         self._running: dict[str, tuple[ObjectDocument, asyncio.Task[None]]] = {}
-        self._counts = {"small": 0, "large": 0}
+        self._counts = dict.fromkeys(LANES, 0)
         self._wake = asyncio.Event()
         self._loops: list[asyncio.Task[None]] = []
+        for lane in LANES:
+            OBJECTS_DUE.labels(lane)
 
     def wake(self) -> None:
         """Something became due."""
@@ -76,6 +83,21 @@ class Lanes:
         """Claims and begins what is due and has room; returns how many objects."""
         return await self._claim("small") + await self._claim("large")
 
+    async def backlog(self) -> int:
+        """Tells how many objects of each lane are due and in nobody's hands; the index alone answers."""
+        counted = 0
+        for lane in LANES:
+            waiting = await self._objects.collection.count(self._due(lane), limit=MOST_COUNTED)
+            OBJECTS_DUE.labels(lane).set(waiting)
+            counted += waiting
+        return counted
+
+    def _due(self, lane: Lane) -> Mapping[str, object]:
+        return {
+            "mirror.lane": None if lane == "small" else lane,
+            "mirror.due_at": {"$lte": self._runtime.clock.now()},
+        }
+
     async def _pump(self) -> None:
         while True:
             self._wake.clear()
@@ -91,16 +113,15 @@ class Lanes:
                 except TimeoutError:
                     pass
 
-    async def _claim(self, lane: str) -> int:
+    async def _claim(self, lane: Lane) -> int:
         room = self._settings.concurrency if lane == "small" else self._settings.large_concurrency
         room -= self._counts[lane]
         if lane == "large" and self._large.locked():
             room = 0
         if room <= 0:
             return 0
-        now = self._runtime.clock.now()
         due = await self._objects.collection.find(
-            {"mirror.lane": None if lane == "small" else "large", "mirror.due_at": {"$lte": now}},
+            self._due(lane),
             limit=PAGE if lane == "small" else room,
             sort=[("mirror.due_at", 1)],
             without=OTHERS_FIELDS,
@@ -153,7 +174,7 @@ class Lanes:
             if obj["_id"] in ids
         ]
 
-    def _begin(self, obj: ObjectDocument, lane: str) -> None:
+    def _begin(self, obj: ObjectDocument, lane: Lane) -> None:
         known = self._running.get(obj["_id"])
         if known is not None:
             # our own lease ran out: the older turn has lost the object to this one
@@ -163,7 +184,7 @@ class Lanes:
         self._running[obj["_id"]] = (obj, task)
         task.add_done_callback(lambda done: self._ended(obj, lane, done))
 
-    def _ended(self, obj: ObjectDocument, lane: str, task: "asyncio.Task[None]") -> None:
+    def _ended(self, obj: ObjectDocument, lane: Lane, task: "asyncio.Task[None]") -> None:
         self._counts[lane] -= 1
         if self._running.get(obj["_id"], (None, None))[1] is task:
             del self._running[obj["_id"]]

@@ -31,6 +31,16 @@ PUBLISHED = Counter("bucketline_published_total", "Records published and acknowl
 OUTBOX_AGE = Gauge("bucketline_outbox_oldest_seconds", "Age of the oldest event not yet published.", ["collection"])
 SWEPT = Counter("bucketline_swept_total", "Stalled things that a sweeper drove again.", ["what"])
 
+# Work that the bus is rid of and MongoDB remembers: no consumer's lag shows it. Every replica counts all of it.
+OBJECTS_DUE = Gauge(
+    "bucketline_objects_due",
+    "Objects that are due to be fetched for and that no turn has taken; 10,000 may be more.",
+    ["lane"],
+)
+UNITS_OPEN = Gauge(
+    "bucketline_units_open", "Work units that processors have or may take; 1,000 may be more. Held ones are not in it."
+)
+
 OBJECTS = Counter("bucketline_objects_total", "Objects, by what the API did.", ["outcome"])
 STATUS_CHANGES = Counter("bucketline_status_changes_total", "Status changes applied to objects.", ["status"])
 STAGE_SECONDS = Histogram("bucketline_stage_seconds", "Time an object spent in a stage.", ["stage"], buckets=_SLOW)

@@ -48,7 +48,7 @@ async def test_no_plan_scans_a_collection(world: World, monkeypatch: pytest.Monk
     await replica.handlers.on_mirrored(await world.mirror([*late, *automatic, *windowed]))
     await world.run(replica)
     world.clock.advance(100)
-    for step in ("objects", "waiting", "units", "batches"):
+    for step in ("objects", "waiting", "units", "batches", "backlog"):
         await getattr(replica.sweeper, step)()
     await replica.windowing.close_due()
     await replica.windowing.sweep()

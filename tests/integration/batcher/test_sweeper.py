@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 from tests.integration.batcher.conftest import World
 
 from bucketline.domain.status import Status
@@ -200,3 +201,18 @@ async def test_a_batch_whose_object_went_another_way_is_over(world: World, delet
     batch = await world.batch(str(obj.get("batch_id")))
     assert batch["status"] == Status.CANCELED
     assert batch["failure_reason"]
+
+
+async def test_the_backlog_is_what_processors_have_or_may_take_also_when_it_is_off_the_bus(world: World) -> None:
+    replica = world.replica(unit_objects=1, unit_window=4)
+    batch_id = await world.submitted(await world.drafts(7))
+    await replica.planner.submitted(batch_id)
+    units = await world.units_of(batch_id)
+    now = world.clock.now()
+    ready = [unit for unit in units if unit["state"] == "ready"]
+    assert await world.units.lease(ready[0]["_id"], "p1", now=now, until=now + timedelta(seconds=30))
+    world.bus.take(WorkReady)  # every record of it was acknowledged
+    assert await replica.sweeper.backlog() == 4
+    assert REGISTRY.get_sample_value("bucketline_units_open") == 4, "three held ones are nobody's to take"
+    await replica.handlers.on_status(world.results(ready[0]))
+    assert await replica.sweeper.backlog() == 4, "one was let go"

@@ -6,6 +6,7 @@ from typing import Any
 
 import bson
 import pytest
+from prometheus_client import REGISTRY
 from tests.conditions import eventually
 from tests.integration.dedup.conftest import Open
 from tests.integration.dedup.harness import MIB, Bench, sha
@@ -208,3 +209,28 @@ async def test_records_that_never_came_are_made_good(bench: Bench, sources: Sour
     for object_id in ids:
         assert (await bench.mirrored(object_id))["mirror"]["state"] == "done"
         assert len(bench.bus.of(ObjectMirrored, object_id)) == 1
+
+
+async def test_what_is_due_is_told_although_its_records_are_done_with(opened: Open, sources: Sources) -> None:
+    gate = asyncio.Event()
+    async with opened(concurrency=2, large_concurrency=1) as bench:
+        slow = [
+            await bench.add(bench.blob({"kind": "url", "url": sources.put(f"/{n}", Page(size=10, gate=gate))}))
+            for n in range(5)
+        ]
+        large = [
+            await bench.add(
+                bench.blob({"kind": "url", "size": 2 * MIB, "url": sources.put(f"/l{n}", Page(size=10, gate=gate))})
+            )
+            for n in range(3)
+        ]
+        await bench.created(*slow, *large)
+
+        async def told(small: int, large: int) -> bool:
+            await bench.dedup.mirroring.lanes.backlog()
+            found = [REGISTRY.get_sample_value("bucketline_objects_due", {"lane": lane}) for lane in ("small", "large")]
+            return found == [small, large]
+
+        await eventually(lambda: told(3, 2))
+        gate.set()
+        await eventually(lambda: told(0, 0))

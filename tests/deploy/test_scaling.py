@@ -1,0 +1,73 @@
+"""What waits in MongoDB, and no longer on the bus, makes pods too."""
+
+import re
+from math import ceil
+
+import pytest
+import yaml
+from tests.deploy.rendering import K8S, Manifest, named, of_kind
+from tests.deploy.test_monitoring import alerts, names_in
+
+from batcher.settings import BatcherSettings
+from bucketline.settings import ServiceName
+from dedup.lanes import LANES, MOST_COUNTED
+from processor.settings import ProcessorSettings
+
+PRODUCTION = "overlays/production"
+
+
+def spec(service: ServiceName) -> Manifest:
+    found: Manifest = named(PRODUCTION, "ScaledObject", f"bucketline-{service}")["spec"]
+    return found
+
+
+def backlogs(service: ServiceName) -> dict[str, float]:
+    """Threshold by query of what KEDA asks Prometheus for this service."""
+    return {
+        trigger["metadata"]["query"]: float(trigger["metadata"]["threshold"])
+        for trigger in spec(service)["triggers"]
+        if trigger["type"] == "prometheus"
+    }
+
+
+def test_dedup_grows_with_what_is_due_in_each_lane_as_far_as_it_can() -> None:
+    asked = backlogs("dedup")
+    assert {name for query in asked for name in names_in(query)} == {"bucketline_objects_due"}
+    assert {lane for query in asked for lane in re.findall(r'lane="(\w+)"', query)} == set(LANES)
+    for threshold in asked.values():
+        assert ceil(MOST_COUNTED / threshold) >= spec("dedup")["maxReplicaCount"], "counting ends too early"
+
+
+def test_one_large_batch_gets_as_many_processors_as_its_open_units_keep_busy() -> None:
+    ((query, threshold),) = backlogs("processor").items()
+    assert names_in(query) == {"bucketline_units_open"}
+    own, planned = ProcessorSettings(), BatcherSettings()
+    at_once = own.units // 2  # of a batch that is alone
+    pods = ceil(planned.unit_window / threshold)
+    absorbed = ceil(planned.unit_window / (at_once + own.ahead))
+    assert pods > absorbed, "pods that took all its records off the bus need help"
+    assert pods <= planned.unit_window / at_once, "more would find nothing to do"
+
+
+@pytest.mark.parametrize("service", ["dedup", "processor"])
+def test_a_query_is_of_this_installation_and_says_so_when_nobody_counts(service: ServiceName) -> None:
+    (namespace,) = of_kind(PRODUCTION, "Namespace")
+    down = next(alert["expr"] for alert in alerts() if alert["alert"] == "BucketlineServiceDown")
+    for trigger in [trigger for trigger in spec(service)["triggers"] if trigger["type"] == "prometheus"]:
+        query = trigger["metadata"]["query"]
+        # each replica counts the same work: what they say is not added up
+        assert re.fullmatch(r"max\(\w+\{[^}]+\}\)", query)
+        assert f'namespace="{namespace["metadata"]["name"]}"' in query
+        (job,) = re.findall(r'job="([^"]+)"', query)
+        assert f'job="{job}"' in down
+        assert trigger["metadata"]["ignoreNullValues"] == "false"
+    names = [trigger["name"] for trigger in spec(service)["triggers"]]
+    assert len(names) == len(set(names))
+    assert spec(service)["fallback"]["behavior"] == "currentReplicasIfHigher"
+
+
+def test_without_prometheus_the_bus_alone_is_asked() -> None:
+    """A trigger that always fails would never let a pod go, so this is a component of its own."""
+    keda = (K8S / "components" / "keda" / "scaledobjects.yaml").read_text(encoding="utf-8")
+    kinds = {trigger["type"] for scaled in yaml.safe_load_all(keda) for trigger in scaled["spec"]["triggers"]}
+    assert kinds == {"kafka"}
