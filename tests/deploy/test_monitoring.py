@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram
-from tests.deploy.rendering import K8S, Manifest, of_kind, pods, selects
+from tests.deploy.rendering import K8S, ROOT, Manifest, of_kind, pods, selects
 
 from bucketline.settings import SERVICES
 from bucketline.telemetry import metrics
@@ -169,6 +169,24 @@ def test_texts_and_legends_name_labels_that_are_left() -> None:
             for target in panel.get("targets", []):
                 named = set(re.findall(r"{{(\w+)}}", target["legendFormat"]))
                 assert named <= labels_left(target["expr"]), panel["title"]
+
+
+HOUSEKEEPING = {"upload", "staging", "draft without window"}
+REPAIRS = {
+    *("mirror", "object without unit", "waiting object", "unit", "batch"),
+    *("object status", "batch of an object", "removal", "outbox objects"),
+}
+
+
+def test_stalls_are_repairs_and_not_what_sweepers_do_all_the_time() -> None:
+    sources = [
+        path.read_text(encoding="utf-8") for part in ("services", "shared") for path in (ROOT / part).rglob("*.py")
+    ]
+    told = {what for text in sources for what in re.findall(r'SWEPT\.labels\(f?"([^"]+)"\)', text)}
+    assert told - {"outbox {self._name}"} | {"outbox objects"} == HOUSEKEEPING | REPAIRS, "which of the two is it?"
+    expr = next(alert["expr"] for alert in alerts() if alert["alert"] == "BucketlineWorkStalls")
+    (left_out,) = re.findall(r'what!~"([^"]+)"', expr)
+    assert {what for what in HOUSEKEEPING | REPAIRS if re.fullmatch(left_out, what)} == HOUSEKEEPING
 
 
 def test_absence_is_asked_of_a_plain_selector() -> None:

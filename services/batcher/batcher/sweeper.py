@@ -11,7 +11,7 @@ from batcher.progress import Progress
 from batcher.settings import BatcherSettings
 from batcher.voice import Voice
 from bucketline.background import Background
-from bucketline.domain.status import Status
+from bucketline.domain.status import BATCH_ACTIVE, Status
 from bucketline.runtime import Runtime
 from bucketline.settings import SweepSettings
 from bucketline.storage.toll import toll
@@ -108,7 +108,8 @@ class Sweeper:
             )
         await self._voice.ended([unit for unit in stalled if unit["state"] == "canceled"])
         await self._voice.wake([unit for unit in stalled if unit["state"] != "canceled"])
-        SWEPT.labels("unit").inc(len(stalled))
+        # A ready one may just stand in the line of a busy processor: that is no repair.
+        SWEPT.labels("unit").inc(sum(unit["state"] != "ready" for unit in stalled))
         return len(stalled)
 
     async def batches(self) -> int:
@@ -121,6 +122,7 @@ class Sweeper:
         quiet = [batch["_id"] for batch in stalled if batch["auto"] and not batch.get("cancel_requested_at")]
         if quiet:
             await self._progress.settle_automatic(list((await self._planner.batches.many(quiet)).values()))
+        late = 0
         for batch in stalled:
             if batch.get("cancel_requested_at") is not None:
                 await self._canceling.cancel(batch["_id"])
@@ -128,9 +130,12 @@ class Sweeper:
                 continue
             else:
                 if not batch.get("planned"):
+                    late += 1
                     await self._planner.submitted(batch["_id"])
                 await self._progress.refresh(batch["_id"])
-        SWEPT.labels("batch").inc(len(stalled))
+        # Most only wait for their units. What was repaired are those that nobody had planned, or had ended.
+        found = await self._planner.batches.many(ids, fields=["status"])
+        SWEPT.labels("batch").inc(late + sum(batch["status"] not in BATCH_ACTIVE for batch in found.values()))
         return len(stalled)
 
     async def backlog(self) -> int:

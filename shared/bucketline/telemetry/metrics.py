@@ -29,7 +29,7 @@ LAG = Gauge("bucketline_consumer_lag", "Records not yet handled by this consumer
 PUBLISHED = Counter("bucketline_published_total", "Records published and acknowledged.", ["topic"])
 
 OUTBOX_AGE = Gauge("bucketline_outbox_oldest_seconds", "Age of the oldest event not yet published.", ["collection"])
-SWEPT = Counter("bucketline_swept_total", "Stalled things that a sweeper drove again.", ["what"])
+SWEPT = Counter("bucketline_swept_total", "What a sweeper drove again or cleared away.", ["what"])
 
 # Work that the bus is rid of and MongoDB remembers: no consumer's lag shows it. Every replica counts all of it.
 OBJECTS_DUE = Gauge(

@@ -13,8 +13,11 @@ from bucketline.events.catalog import ObjectStatusChanged, WorkReady
 from bucketline.storage.mongo import Collection
 from bucketline.storage.toll import Toll, toll
 from bucketline.storage.unit_stages import NOBODY
+from bucketline.storage.units import Result
 
 pytestmark = pytest.mark.stack
+
+DONE: Result = {"status": str(Status.COMPLETED), "documents": 1, "error": None, "error_type": None}
 
 
 async def test_a_unit_that_kills_every_processor_is_given_up(world: World) -> None:
@@ -216,3 +219,38 @@ async def test_the_backlog_is_what_processors_have_or_may_take_also_when_it_is_o
     assert REGISTRY.get_sample_value("bucketline_units_open") == 4, "three held ones are nobody's to take"
     await replica.handlers.on_status(world.results(ready[0]))
     assert await replica.sweeper.backlog() == 4, "one was let go"
+
+
+def swept(what: str) -> float:
+    return REGISTRY.get_sample_value("bucketline_swept_total", {"what": what}) or 0.0
+
+
+async def test_what_only_waits_is_not_told_as_stalled(world: World) -> None:
+    replica = world.replica(unit_objects=1, unit_window=2)
+    batch_id = await world.submitted(await world.drafts(4))
+    await replica.planner.submitted(batch_id)
+    dead, waiting = [unit for unit in await world.units_of(batch_id) if unit["state"] == "ready"]
+    units, batches = swept("unit"), swept("batch")
+    for _ in range(3):  # nobody has room for them, for minutes
+        world.clock.advance(100)
+        assert await replica.sweeper.units() == 2
+        assert await replica.sweeper.batches() == 1
+    assert (swept("unit"), swept("batch")) == (units, batches)
+    assert await died(world, dead["_id"])
+    await replica.sweeper.units()
+    assert swept("unit") == units + 1
+    assert await world.units.many([waiting["_id"]])
+
+
+async def test_a_batch_that_nobody_planned_and_one_that_nobody_ended_are_told_as_stalled(world: World) -> None:
+    replica = world.replica()
+    unplanned, unended = await world.submitted(await world.drafts(1)), await world.submitted(await world.drafts(1))
+    await replica.planner.submitted(unended)
+    [unit] = await world.units_of(unended)
+    await world.units.record({unit["_id"]: {0: DONE}}, now=world.clock.now())
+    before = swept("batch")
+    world.clock.advance(100)
+    await replica.sweeper.batches()
+    assert (await world.batch(unended))["status"] == Status.COMPLETED
+    assert (await world.batch(unplanned))["planned"]
+    assert swept("batch") == before + 2
