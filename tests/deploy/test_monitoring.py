@@ -8,6 +8,7 @@ import pytest
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 from tests.deploy.rendering import K8S, ROOT, Manifest, of_kind, pods, selects
 
+from bucketline.domain.status import FAILURES
 from bucketline.settings import SERVICES
 from bucketline.telemetry import metrics
 
@@ -17,7 +18,20 @@ OF_PROMETHEUS = {"up"}
 FROM_SCRAPE = {"namespace", "job", "pod"}
 WORDS = {
     *("by", "on", "without", "and", "or", "unless", "ignoring", "group_left", "offset", "bool"),
-    *("sum", "max", "min", "avg", "count", "rate", "increase", "deriv", "absent", "histogram_quantile", "label_values"),
+    *(
+        "sum",
+        "max",
+        "min",
+        "avg",
+        "count",
+        "rate",
+        "increase",
+        "deriv",
+        "changes",
+        "absent",
+        "histogram_quantile",
+        "label_values",
+    ),
 }
 
 
@@ -155,8 +169,10 @@ def test_every_label_grouped_by_is_one_that_the_metric_has() -> None:
                 assert labels <= labels_of(name), (name, labels)
                 seen += 1
         # joins are on labels that both sides still have
-        for joined in re.findall(r"\bon\s*\(([^)]*)\)", query):
-            assert all(set(re.split(r"\s*,\s*", joined)) <= labels for labels, _ in grouped(query)), query
+        for join in re.finditer(r"\bon\s*\(([^)]*)\)", query):
+            *_, (left, _) = grouped(query[: join.start()])
+            right, _ = next(grouped(query[join.end() :]))
+            assert set(re.split(r"\s*,\s*", join[1])) <= left & right, query
     assert seen > 30
 
 
@@ -187,6 +203,35 @@ def test_stalls_are_repairs_and_not_what_sweepers_do_all_the_time() -> None:
     expr = next(alert["expr"] for alert in alerts() if alert["alert"] == "BucketlineWorkStalls")
     (left_out,) = re.findall(r'what!~"([^"]+)"', expr)
     assert {what for what in HOUSEKEEPING | REPAIRS if re.fullmatch(left_out, what)} == HOUSEKEEPING
+
+
+def expression(alert: str) -> str:
+    (found,) = [rule["expr"] for rule in alerts() if rule["alert"] == alert]
+    return str(found)
+
+
+def test_a_service_that_is_up_and_does_not_work_raises_an_alert() -> None:
+    joined = expression("BucketlineConsumerNotJoined")
+    assert re.sub(r"\s+", " ", joined) == "max by (namespace, job, topic) (bucketline_consumer_joined) == 0"
+    assert metrics.CONSUMER_JOINED._labelnames == ("topic",)
+    assert names_in(expression("BucketlineRestarts")) == {"process_start_time_seconds"}
+
+
+def test_a_processor_that_extracts_is_not_stuck_although_its_line_is_full() -> None:
+    stuck = expression("BucketlineConsumerStuck")
+    assert names_in(stuck) == {
+        "bucketline_consumer_lag",
+        "bucketline_records_total",
+        "bucketline_extraction_seconds_count",
+    }
+    *_, excused = stuck.split("unless")
+    assert names_in(excused) == {"bucketline_extraction_seconds_count"}
+
+
+def test_a_partial_failure_is_among_the_failures_and_among_all() -> None:
+    part, whole = re.findall(r'status=~?"([^"]+)"', expression("BucketlineObjectsFail"))
+    assert set(part.split("|")) == FAILURES
+    assert set(whole.split("|")) == set(part.split("|")) | {"COMPLETED"}
 
 
 def test_absence_is_asked_of_a_plain_selector() -> None:
