@@ -38,6 +38,9 @@ OPEN_PATHS = frozenset(
         "/metrics",
     }
 )
+PROBES = frozenset({"/live", "/ready", "/metrics"})
+"""Asked every few seconds by the cluster, whoever else asks: in the histogram they would hide what clients see."""
+
 LONGEST_REQUEST_ID = 128
 GONE = 499
 """What is counted for a client that left before its request was all there. Nobody gets this answer."""
@@ -97,8 +100,9 @@ class Front:
                 route = _route(scope)
                 status = answered.get("status", 500)
                 ended(opened, scope, route, status)
-                seconds = time.perf_counter() - started
-                HTTP_SECONDS.labels(method_of(scope), route or "unmatched", str(status)).observe(seconds)
+                if scope["path"] not in PROBES:
+                    seconds = time.perf_counter() - started
+                    HTTP_SECONDS.labels(method_of(scope), route or "unmatched", str(status)).observe(seconds)
 
 
 def respond_to(error: Exception) -> Response:

@@ -13,10 +13,11 @@ from starlette.types import Message
 
 from bucketline.errors import StoreUnavailable
 from bucketline.ids import CountingIds
+from bucketline.telemetry.health import Health
 from ingest_api import faults
 from ingest_api.auth import Auth
 from ingest_api.bodies import Bodies, Bounds
-from ingest_api.front import Front
+from ingest_api.front import PROBES, Front
 from ingest_api.limits import Limiter
 from ingest_api.shortcut import Shortcut
 
@@ -116,3 +117,20 @@ async def test_a_store_that_is_away_is_told_without_its_name() -> None:
     assert status == 503
     assert body["error"]["details"] == {"retryable": True, "retry_after_seconds": 5}
     assert "db-7" not in str(body)
+
+
+async def test_probes_are_not_among_the_requests_that_are_counted() -> None:
+    def counted() -> float:
+        [family] = [f for f in REGISTRY.collect() if f.name == "bucketline_http_request_seconds"]
+        return sum(sample.value for sample in family.samples if sample.name.endswith("_count"))
+
+    before = counted()
+    for path in sorted(PROBES):
+        assert await ask(path, piece(0, more=False)) is not None
+    assert counted() == before
+    await ask("/things", piece(0, more=False))
+    assert counted() == before + 1
+
+
+def test_probes_are_what_every_service_answers_beside_its_work() -> None:
+    assert {route.path for route in Health().routes()} == PROBES
