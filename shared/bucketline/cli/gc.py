@@ -18,6 +18,7 @@ from bucketline.clock import SystemClock
 from bucketline.errors import BucketlineError
 from bucketline.ids import RandomIds
 from bucketline.maintenance.gc import Collector, References, Report
+from bucketline.maintenance.ownership import NotOurs
 from bucketline.settings import MongoSettings, S3Settings
 from bucketline.storage.blobs import LEAST_GRACE
 from bucketline.storage.indexes import ensure_indexes
@@ -28,6 +29,11 @@ from bucketline.storage.s3 import S3BlobStore
 _LEAST_HOURS = LEAST_GRACE / timedelta(hours=1)
 _HASH = re.compile(r"(?:sha256:)?([0-9a-f]{64})")
 _WORK = "gc"
+_NOT_OURS = (
+    "Are BUCKETLINE_MONGODB_URL, BUCKETLINE_MONGODB_DATABASE and BUCKETLINE_S3_BUCKET those of one deployment? Was the "
+    "database restored from an old backup? If all of this content is really this database's, [cyan]--adopt-unknown[/] "
+    "says so, once: it is kept for another grace period, and what nothing refers to by then goes."
+)
 
 
 def gc(
@@ -41,13 +47,18 @@ def gc(
     orphans: Annotated[
         bool, typer.Option(help="Look through the bucket for content that no record knows, too.")
     ] = True,
+    adopt_unknown: Annotated[
+        bool,
+        typer.Option("--adopt-unknown", help="The bucket is this database's, even though it knows little of it."),
+    ] = False,
     references: Annotated[
         str | None, typer.Option(metavar="SHA256", help="Remove nothing; count what refers to this content.")
     ] = None,
 ) -> None:
     """Remove content that no object and no document refers to. Safe at any time, while everything runs.
 
-    It can be stopped at any moment, by Ctrl-C or SIGTERM, and needs MongoDB and S3 only.
+    It can be stopped at any moment, by Ctrl-C or SIGTERM, and needs MongoDB and S3 only. What no record knows is kept
+    for a whole grace after it was found. Database and bucket that do not seem to belong together are left alone.
 
     Example: [cyan]bucketline gc --dry-run[/]
     """
@@ -62,21 +73,31 @@ def gc(
             console.print(f"{counted.objects} objects and {counted.documents} documents refer to it")
             return
         with telling("looking for content that nothing refers to") as tell:
-            report = asyncio.run(_run(grace, minutes, dry_run, orphans, tell))
+            report = asyncio.run(_run(grace, minutes, dry_run, orphans, adopt_unknown, tell))
+    except NotOurs as error:
+        fail(f"nothing was removed: {error.message}", advice=_NOT_OURS)
     except BucketlineError as error:
         fail(f"stopped: {error.message}. Run it again; nothing was left half done.")
     verb = "would be removed" if dry_run else "removed"
     console.print(f"{report.removed} blobs ({decimal(report.removed_bytes)}) {verb}")
     console.print(
         f"{report.examined} looked at, {report.referenced} in use, {report.spared} taken into use meanwhile, "
-        f"{report.adopted} found without a record"
+        f"{report.adopted} ({decimal(report.adopted_bytes)}) found without a record"
     )
+    if report.adopted:
+        console.print(
+            f"what had no record is kept for {grace_hours:g} hours more, and goes if nothing refers to it then"
+        )
     if report.place != BEGINNING:
         rest = "" if dry_run else "; the next run with --minutes goes on from there"
         console.print(f"stopped before the end{rest}")
+    if report.doubt:
+        fail(f"without --dry-run nothing would be removed: {report.doubt}", advice=_NOT_OURS)
 
 
-async def _run(grace: timedelta, minutes: float | None, dry_run: bool, orphans: bool, tell: Tell) -> Report:
+async def _run(
+    grace: timedelta, minutes: float | None, dry_run: bool, orphans: bool, adopt_unknown: bool, tell: Tell
+) -> Report:
     database = Database(MongoSettings())
     places = Places(database)
     ends = float("inf") if minutes is None else time.monotonic() + minutes * 60
@@ -92,7 +113,9 @@ async def _run(grace: timedelta, minutes: float | None, dry_run: bool, orphans: 
                     tell(_so_far(report, dry_run))
                     return time.monotonic() < ends and not stop.is_set()
 
-                report = await collector.run(dry_run=dry_run, orphans=orphans, begin=begin, told=told)
+                report = await collector.run(
+                    dry_run=dry_run, orphans=orphans, adopt_unknown=adopt_unknown, begin=begin, told=told
+                )
             if not dry_run:
                 await places.put(_WORK, report.place)
             return report

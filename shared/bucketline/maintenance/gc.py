@@ -13,6 +13,10 @@ A collector that dies after 2 leaves a record that a later run takes up, or that
 live again, once ``deleting_until`` has passed. A collector that was suspended for longer than :data:`MARK_GOOD_FOR`
 notices, and leaves everything to a later run.
 
+Content without a record, as a crash may leave it, gets one and is then as good as new: what nobody refers to goes a
+whole grace after it was found, never in the run that found it. A run that seems to have been given the wrong database
+or the wrong bucket does nothing at all (:mod:`bucketline.maintenance.ownership`).
+
 A run may be told when it has done enough. It then says where it stopped, and a later one goes on from there: however
 much there is, runs of any length get through all of it.
 """
@@ -29,6 +33,7 @@ from pymongo import UpdateOne
 from bucketline.clock import Clock
 from bucketline.errors import StoreUnavailable
 from bucketline.ids import Ids
+from bucketline.maintenance.ownership import CONTENT, NotOurs, Ownership
 from bucketline.storage.blobs import LEAST_GRACE, BlobRecord, Blobs, blob_key
 from bucketline.storage.blobstore import BlobStore, Listed
 from bucketline.storage.documents import Documents
@@ -39,7 +44,6 @@ from bucketline.telemetry.logging import get_logger
 
 log = get_logger(__name__)
 
-CONTENT = "blobs/sha256/"
 PAGE = 200
 LOOKUPS = 16
 MARKED_FOR = timedelta(seconds=120)
@@ -57,10 +61,11 @@ class References:
 
 @dataclass
 class Report:
-    """What a run saw and did so far; bytes of content. A dry run tells what it would have removed.
+    """What a run saw and did so far; bytes of content. A dry run tells what it would have removed and adopted.
 
     ``listed`` counts what was found in the bucket, ``examined`` the records that were old enough to be looked at.
-    ``place`` is where the next run should begin; the beginning, once it went through everything.
+    ``adopted`` had no record. ``place`` is where the next run should begin; the beginning, once it went through
+    everything. ``doubt`` is why a run that is not dry would have refused to.
     """
 
     listed: int = 0
@@ -69,8 +74,10 @@ class Report:
     removed: int = 0
     removed_bytes: int = 0
     adopted: int = 0
+    adopted_bytes: int = 0
     spared: int = 0
     place: Place = BEGINNING
+    doubt: str | None = None
 
 
 Told = Callable[[Report], bool]
@@ -86,6 +93,7 @@ class Collector:
         self._blobs = Blobs(database)
         self._objects = Objects(database)
         self._documents = Documents(database)
+        self._ownership = Ownership(database, store, ids)
         self._store = store
         self._clock = clock
         self._ids = ids
@@ -105,18 +113,23 @@ class Collector:
         *,
         dry_run: bool = False,
         orphans: bool = True,
+        adopt_unknown: bool = False,
         begin: Place = BEGINNING,
         told: Told = lambda _: True,
     ) -> Report:
         """Goes through everything from ``begin`` to the end, or until ``told`` says that it is enough.
 
-        ``orphans`` looks for content without a record in the bucket, too.
+        ``orphans`` looks for content without a record in the bucket, too. Raises ``NotOurs`` when database and bucket
+        do not seem to belong together, unless ``adopt_unknown`` says that they do; a dry run goes on, and tells.
         """
-        report = Report()
+        report = Report(doubt=None if adopt_unknown else await self._ownership.doubt(self._clock.now() - self._grace))
         if not dry_run:
+            if report.doubt is not None:
+                raise NotOurs(report.doubt)
+            await self._ownership.settle()
             await self._finish_others(report)
-            if orphans and begin.record is None and not await self._adopt(begin.listed, report, told):
-                return report
+        if orphans and begin.record is None and not await self._adopt(begin.listed, report, told, dry_run):
+            return report
         await self._collect(begin.record, report, told, dry_run)
         return report
 
@@ -199,19 +212,22 @@ class Collector:
         found = await asyncio.gather(*(look(sha256) for sha256 in hashes))
         return {sha256 for sha256, yes in zip(hashes, found, strict=True) if yes}
 
-    async def _adopt(self, after: str | None, report: Report, told: Told) -> bool:
+    async def _adopt(self, after: str | None, report: Report, told: Told, dry_run: bool) -> bool:
         """Gives old content without a record one: a crash came between the two. The usual rules then apply to it.
 
         Whether the listing was gone through to its end.
         """
-        before = self._clock.now() - self._grace
+        now = self._clock.now()
+        before = now - self._grace
         while listed := await self._store.list(CONTENT, limit=PAGE, after=after):
             after = listed[-1].key
             old = {row.key.rpartition("/")[2]: row for row in listed if row.last_modified < before}
             missing = [old[sha256] for sha256 in old.keys() - await self._recorded(old.keys())]
-            await self._blobs.collection.bulk([_adoption(row) for row in missing])
+            if not dry_run:
+                await self._blobs.collection.bulk([_adoption(row, now) for row in missing])
             report.listed += len(listed)
             report.adopted += len(missing)
+            report.adopted_bytes += sum(row.size for row in missing)
             if not told(report):
                 report.place = Place(listed=after)
                 return False
@@ -236,14 +252,14 @@ def _old(before: datetime, after: tuple[datetime, str] | None) -> dict[str, obje
     }
 
 
-def _adoption(row: Listed) -> UpdateOne:
-    since: datetime = row.last_modified
+def _adoption(row: Listed, now: datetime) -> UpdateOne:
+    """As if it had been touched just now, so that whoever finds out that this is the wrong database has time to."""
     first = {
         "key": row.key,
         "size_bytes": row.size,
         "mime_type": "application/octet-stream",
-        "created_at": since,
-        "touched_at": since,
+        "created_at": row.last_modified,
+        "touched_at": now,
         "state": "live",
     }
     return UpdateOne({"_id": row.key.rpartition("/")[2]}, {"$setOnInsert": first}, upsert=True)

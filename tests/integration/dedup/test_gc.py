@@ -3,9 +3,10 @@
 import asyncio
 import os
 import random
+import secrets
 import sys
 from collections.abc import Collection
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 import typer
@@ -19,8 +20,10 @@ from bucketline.cli.gc import gc
 from bucketline.extraction import DerivedBlob
 from bucketline.local.stack import LocalStack
 from bucketline.maintenance.gc import Collector, References
+from bucketline.maintenance.ownership import NotOurs, Ownership
 from bucketline.storage.blobs import Blobs, NewContent, blob_key
 from bucketline.storage.documents import Documents
+from bucketline.storage.mongo import Database
 from bucketline.storage.places import BEGINNING, Places
 from processor.derived import DerivedBlobs
 
@@ -150,19 +153,20 @@ async def test_runs_without_time_get_through_everything_one_after_the_other(
     await bench.store.put_if_absent(blob_key(sha(orphan)), orphan, sha256=sha(orphan), content_type="text/plain")
     await age(bench)
     records = Blobs(bench.runtime.database).collection
-    later = Collector(bench.runtime.database, bench.store, clock=_Later(bench), ids=bench.runtime.ids, grace=DAY)
+    running = later(bench, 2)
     places = Places(bench.runtime.database)
 
     removed = adopted = runs = 0
     while runs == 0 or await places.get("gc") != BEGINNING:
-        report = await later.run(begin=await places.get("gc"), told=lambda _: False)
+        report = await running.run(begin=await places.get("gc"), told=lambda _: False)
         assert report.listed + report.examined <= 2, "one page a run"
         await places.put("gc", report.place)
         removed, adopted, runs = removed + report.removed, adopted + report.adopted, runs + 1
         assert runs < 20
-    assert (removed, adopted) == (4, 1)
-    assert await held(bench) == {blob_key(sha(f"kept {number}".encode())) for number in range(5)}
-    assert await records.count({}) == 5
+    assert (removed, adopted) == (3, 1), "what had no record is kept for another grace"
+    kept = {blob_key(sha(f"kept {number}".encode())) for number in range(5)}
+    assert await held(bench) == {*kept, blob_key(sha(orphan))}
+    assert await records.count({}) == 6
 
 
 async def test_sigterm_ends_a_run_after_its_page_and_the_next_one_goes_on(bench: Bench, stack: LocalStack) -> None:
@@ -214,20 +218,96 @@ async def test_old_content_without_a_record_is_adopted_and_then_treated_alike(be
     await bench.runtime.database.collection("blobs").delete_many({})
     young = Collector(bench.runtime.database, bench.store, clock=bench.runtime.clock, ids=bench.runtime.ids, grace=DAY)
     assert (await young.run()).adopted == 0
-    later = Collector(bench.runtime.database, bench.store, clock=_Later(bench), ids=bench.runtime.ids, grace=DAY)
-    report = await later.run()
-    assert (report.adopted, report.removed, report.referenced) == (2, 1, 1)
+    dry = await later(bench, 2).run(dry_run=True)
+    assert (dry.adopted, dry.adopted_bytes, dry.removed) == (2, 10, 0)
+    report = await later(bench, 2).run()
+    assert (report.adopted, report.adopted_bytes, report.removed) == (2, 10, 0)
+    assert len(await held(bench)) == 2, "it is kept for a grace from now on"
+    report = await later(bench, 2.9).run()
+    assert (report.adopted, report.removed) == (0, 0)
+    report = await later(bench, 3.1).run()
+    assert (report.adopted, report.removed, report.referenced) == (0, 1, 1)
     assert await held(bench) == {blob_key(sha(b"used"))}
 
 
-class _Later:
-    """A clock two days ahead."""
+def elsewhere(bench: Bench) -> Database:
+    """Another database on the same server."""
+    settings = bench.runtime.settings.mongo
+    return Database(settings.model_copy(update={"database": f"other-{secrets.token_hex(4)}"}))
 
-    def __init__(self, bench: Bench) -> None:
-        self._clock = bench.runtime.clock
 
-    def now(self):  # type: ignore[no-untyped-def]
-        return self._clock.now() + 2 * DAY
+async def test_a_database_that_knows_nothing_of_the_bucket_removes_nothing(bench: Bench, stack: LocalStack) -> None:
+    """A typo in its name, a laptop's MongoDB, a restore from before all this was stored."""
+    for number in range(12):
+        await bench.one({"kind": "text", "text": f"ours {number}"})
+    content = await held(bench)
+    other = elsewhere(bench)
+    try:
+        wrong = later(bench, 2, other)
+        with pytest.raises(NotOurs, match="no record of 12 of 12"):
+            await wrong.run()
+        dry = await wrong.run(dry_run=True)
+        assert (dry.adopted, dry.removed) == (12, 0)
+        assert dry.doubt is not None
+        assert await Blobs(other).collection.count({}) == 0
+        forced = await wrong.run(adopt_unknown=True)
+        assert (forced.adopted, forced.removed) == (12, 0), "and even then nothing goes at once"
+        assert await held(bench) == content
+    finally:
+        await other.drop()
+        other.close()
+
+
+async def test_a_bucket_is_one_databases_alone(bench: Bench, stack: LocalStack) -> None:
+    """However little is in it, and whatever records the other database has."""
+    await bench.one({"kind": "text", "text": "ours"})
+    await collector(bench).run()
+    other = elsewhere(bench)
+    try:
+        now = bench.runtime.clock.now()
+        await Blobs(other).record([NewContent(sha(b"ours"), 4, "text/plain")], now)
+        wrong = later(bench, 2, other)
+        with pytest.raises(NotOurs, match="never cleaned up by this database"):
+            await wrong.run(orphans=False)
+        assert (await wrong.run(dry_run=True)).doubt is not None
+        for database in (other, bench.runtime.database):  # both have a name now, and the bucket that of the latter
+            await Ownership(database, bench.store, bench.runtime.ids).settle()
+        with pytest.raises(NotOurs, match="belongs to another deployment"):
+            await wrong.run(orphans=False)
+        assert len(await held(bench)) == 1
+
+        environment = {**settings_of(bench, stack), "BUCKETLINE_MONGODB_DATABASE": other._database.name}
+        app = typer.Typer()
+        app.command()(gc)
+        for arguments in ([], ["--dry-run"]):
+            result = await asyncio.to_thread(CliRunner(env=environment).invoke, app, arguments)
+            assert result.exit_code == 1
+            assert "belongs to another deployment" in result.stderr
+            assert "--adopt-unknown" in result.stderr
+        result = await asyncio.to_thread(CliRunner(env=environment).invoke, app, ["--adopt-unknown"])
+        assert (result.exit_code, len(await held(bench))) == (0, 1)
+        with pytest.raises(NotOurs, match="belongs to another"):
+            await collector(bench).run()
+    finally:
+        await other.drop()
+        other.close()
+
+
+async def test_a_few_orphans_are_nothing_to_worry_about(bench: Bench) -> None:
+    for number in range(9):
+        text = f"orphan {number}".encode()
+        await bench.store.put_if_absent(blob_key(sha(text)), text, sha256=sha(text), content_type="text/plain")
+    assert (await later(bench, 2).run()).adopted == 9
+
+
+def later(bench: Bench, days: float, database: Database | None = None) -> Collector:
+    """A collector in some days, of this database or another."""
+
+    class Later:
+        def now(self) -> datetime:
+            return bench.runtime.clock.now() + timedelta(days=days)
+
+    return Collector(database or bench.runtime.database, bench.store, clock=Later(), ids=bench.runtime.ids, grace=DAY)
 
 
 def _hesitate(bench: Bench, chance: random.Random) -> None:
@@ -249,6 +329,7 @@ class _SlowStore:
         self.reached = asyncio.Event()
         self.go_on = asyncio.Event()
         self.fail = False
+        self.read, self.list, self.put_if_absent = bench.store.read, bench.store.list, bench.store.put_if_absent
 
     async def delete(self, keys: Collection[str]) -> None:
         self.reached.set()
