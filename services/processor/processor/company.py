@@ -6,10 +6,13 @@ from contextlib import asynccontextmanager
 
 
 class Company:
-    """Whoever wants to be alone waits for those who have begun; nobody begins meanwhile, nor while one is alone.
+    """A lock that is held shared (:meth:`beside`) or exclusively (:meth:`alone`).
 
-    Those who waited for that have their turn before the next is alone. Who is beside others must not ask again, nor
-    ask to be alone, before leaving.
+    - Any number may hold it shared at once. One holds it exclusively, and then nobody else holds it at all.
+    - A request for exclusive goes before later requests for shared: those wait from then on, and it is granted as soon
+      as the last shared holder has left.
+    - When an exclusive holder leaves, all who wait for shared get it before the next who waits for exclusive.
+    - Not reentrant: whoever holds it, either way, and asks for it again may wait for ever.
     """
 
     def __init__(self) -> None:
@@ -22,7 +25,7 @@ class Company:
 
     @asynccontextmanager
     async def beside(self) -> AsyncIterator[None]:
-        """Beside any number of others."""
+        """Holds it shared."""
         while not self._open.is_set():
             await self._open.wait()
         self._inside += 1
@@ -36,7 +39,7 @@ class Company:
 
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[None]:
-        """With nobody else."""
+        """Holds it exclusively."""
         async with self._turn:
             # Whoever was woken when the last one left goes first: this may be the same one again, at once.
             await asyncio.sleep(0)
