@@ -13,7 +13,6 @@ What it does not: it is no jail. A worker has the service's user and network; th
 
 import asyncio
 import fcntl
-import logging
 import shutil
 import tempfile
 from collections.abc import AsyncGenerator, Callable, Mapping
@@ -32,6 +31,7 @@ from bucketline.extraction import (
     ResourceError,
     TransientError,
 )
+from bucketline.telemetry.logging import get_logger
 from processor.fair import FairShares
 from processor.worker_process import WorkerDied, WorkerLimits, WorkerProcess
 from processor.worker_wire import Frame, Kind, WireError, known_blobs, pack, read_documents, run_body
@@ -40,7 +40,7 @@ MIB = 1024**2
 GIB = 1024**3
 PREFIX = "bucketline-sandbox-"
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
 class Sandbox:
@@ -95,7 +95,7 @@ class Sandbox:
         group: str = "",
         waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> AsyncGenerator[Document, None]:
-        """The documents of ``name_version`` for the object, as they are made.
+        """The documents that the extractor makes of the object, as they are made.
 
         Waits, inside ``waiting()``, for a free worker; groups take turns. Close the generator (``aclosing``) if it
         is not read to its end: the worker is held until then. Raises ``ExtractionError``: ``resource`` when the
@@ -126,7 +126,7 @@ class Sandbox:
                     else:
                         raise WireError(f"{frame.kind.name} in the middle of a run")
             except (WireError, KeyError) as error:
-                log.warning("a worker's answer about %s makes no sense: %s", obj.object_id, error)
+                log.warning("a worker's answer makes no sense", object_id=obj.object_id, error=str(error))
                 raise ResourceError("the extractor's worker broke down on this object") from error
             except WorkerDied as death:
                 raise self._explained(extractor_id, obj, death) from death
@@ -147,7 +147,7 @@ class Sandbox:
             try:
                 worker = self._idle.pop() if used_before else await self._start()
             except WorkerDied as death:
-                log.error("a worker did not start: %s", death)
+                log.error("a worker did not start", error=str(death))
                 raise TransientError("the extractor's worker could not be started") from death
             self._busy.add(worker)
             try:
@@ -181,14 +181,14 @@ class Sandbox:
                 return self._too_much_memory()
             case "transient" | "permanent" | "resource" as kind:
                 if detail := frame.body.get("detail"):
-                    log.warning("%s failed on %s: %s", extractor_id, obj.object_id, detail)
+                    log.warning("an extractor raised", extractor=extractor_id, object_id=obj.object_id, error=detail)
                 return ExtractionError.of(kind, str(frame.body["message"]))
             case other:
                 raise WireError(f"an error of the kind {other}")
 
     def _explained(self, extractor_id: str, obj: ObjectView, death: WorkerDied) -> ExtractionError:
         """What a worker's end means for the object."""
-        log.warning("the worker of %s died on %s: %s", extractor_id, obj.object_id, death)
+        log.warning("a worker died", extractor=extractor_id, object_id=obj.object_id, error=str(death))
         if self._closing:
             return TransientError("the service is stopping")
         if death.cause == "time":

@@ -5,7 +5,6 @@ Written against the few calls of S3 that they need, :class:`Calls`, so that the 
 
 import asyncio
 import hashlib
-import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Protocol
 from bucketline.errors import BucketlineError, StoreUnavailable
 from bucketline.storage.blobstore import ChecksumRefused, ContentTooLarge, Head, ObjectMissing, OpenUpload
 from bucketline.storage.s3_faults import Backoff, KeyTaken, WriteConflict
+from bucketline.telemetry.logging import get_logger
 from bucketline.telemetry.metrics import BLOB_BYTES
 
 MOST_PARTS = 10_000
@@ -21,7 +21,7 @@ PARTS_IN_FLIGHT = 3
 """Of one upload or copy. Each is a part in memory; whether more are faster depends on the store."""
 CLEANUP_SECONDS = 30.0
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ class StreamedUpload:
                         await self._calls.abort_multipart(upload.key, upload.upload_id)
                 await self._calls.delete_one(self._key)
         except (BucketlineError, TimeoutError):
-            _log.warning("an upload could not be cleaned up", extra={"key": self._key}, exc_info=True)
+            _log.warning("an upload could not be cleaned up", key=self._key, exc_info=True)
 
     async def _stage(self, upload_id: str) -> str:
         """Completes the upload at the staging key; returns the ETag of what is there."""
@@ -272,7 +272,7 @@ class Copier:
             async with asyncio.timeout(CLEANUP_SECONDS):
                 await self._calls.abort_multipart(key, upload_id)
         except (BucketlineError, TimeoutError):
-            _log.warning("a copy could not be aborted", extra={"key": key}, exc_info=True)
+            _log.warning("a copy could not be aborted", key=key, exc_info=True)
 
 
 def sha256_of(data: bytes) -> str:

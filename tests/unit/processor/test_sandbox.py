@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from structlog.testing import capture_logs
 
 from bucketline.extraction import (
     BlobView,
@@ -208,8 +209,10 @@ async def test_a_slow_reader_is_not_held_against_the_worker(plugin, tmp_path):
 
 
 async def test_a_crash_in_native_code_is_an_error_of_that_object(sandbox):
-    with pytest.raises(ResourceError, match="broke the extractor's worker"):
+    with capture_logs() as logs, pytest.raises(ResourceError, match="broke the extractor's worker"):
         await run(sandbox, "die", signal=int(signal.SIGSEGV))
+    [line] = logs
+    assert (line["object_id"], line["extractor"]) == ("obj_1", "naughty_v1")
     assert await run(sandbox, "hello")
 
 
