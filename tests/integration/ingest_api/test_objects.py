@@ -373,6 +373,24 @@ async def test_a_lost_cancel_gives_the_object_back(world: World) -> None:
     assert await world.status(object_id) == "DRAFT"
 
 
+async def test_objects_of_a_deleted_batch_come_to_rest(world: World) -> None:
+    """The bus lost what was said of them, and then the user deleted the batch."""
+    ids = [await world.create(sku=str(n)) for n in range(4)]
+    taken = {"status": "PROCESSING", "batch_id": "btch_gone", "run": {"id": 20, "rank": 2}}
+    await world.deps.objects.collection.update_many({}, {"$set": {**taken, "moved_at": world.clock.now()}})
+    result = {"status": "COMPLETED", "documents": 2, "error": None, "error_type": None}
+    units = [("unit_1", ids[0], 20, "done"), ("unit_2", ids[1], 10, "done"), ("unit_3", ids[2], 20, "leased")]
+    for unit_id, object_id, run, state in units:
+        shared = {"bucket_id": "bkt_1", "namespace_id": "ns_1", "batch_id": "btch_gone", "revision": 1}
+        item = {"object_id": object_id, **shared, "run": run, "turn": run}
+        results = {"0": result} if state == "done" else {}
+        unit = {"_id": unit_id, "items": [item], "state": state, "results": results, "moved_at": world.clock.now()}
+        await world.deps.units.collection.insert(cast("Any", {"batch_id": "btch_gone", **unit}))
+    world.clock.advance(60)
+    assert await StalledObjects(world.deps).step() == 3
+    assert [await world.status(oid) for oid in ids] == ["COMPLETED", "DRAFT", "PROCESSING", "DRAFT"]
+
+
 async def test_every_stalled_object_is_looked_at(world: World) -> None:
     ids = [await world.create(auto=True, sku=str(n)) for n in range(7)]
     small = world.deps.sweep.model_copy(update={"limit": 2})

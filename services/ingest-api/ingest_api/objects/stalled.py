@@ -2,7 +2,8 @@
 
 The units and batches tell what happened. What they say is applied by the same compare-and-set as the event would have
 been, so that it does not matter if the event comes after all. While a batch goes on its objects just wait for their
-turn, which takes long in a large one: to look for each of them in its units would be most of the work there is.
+turn, which takes long in a large one: to look for each of them in its units would be most of the work there is. A batch
+that is not there any more is over: only one that is can be deleted, and its units outlive it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -43,8 +44,7 @@ class StalledObjects:
             return 0
         batches = await deps.batches.many(list({_batch_id(obj) for obj in in_batch}), fields=["status"])
         await self._repair(in_batch, batches)
-        over = {batch_id for batch_id, batch in batches.items() if batch["status"] not in BATCH_ACTIVE}
-        left = [obj for obj in in_batch if _batch_id(obj) in over]
+        left = [obj for obj in in_batch if _over(obj, batches.get(_batch_id(obj)))]
         if not left:
             return 0
         units = await deps.units.collection.find(
@@ -82,6 +82,8 @@ def _events(
     for obj in objects:
         batch_id = _batch_id(obj)
         unit, place = places.get((batch_id, obj["_id"]), (None, 0))
+        if unit is not None and unit["items"][place]["run"] < obj["run"]["id"]:
+            unit = None  # of an earlier turn: the one that the object stands in has not planned it
         result = unit["results"].get(str(place)) if unit is not None else None
         if unit is not None and result is not None:
             yield ObjectStatusChanged(
@@ -118,8 +120,13 @@ def _batch_id(obj: ObjectDocument) -> str:
     return str(obj.get("batch_id"))
 
 
+def _over(obj: ObjectDocument, batch: BatchDocument | None) -> bool:
+    """An automatic batch that is not there was never written, an explicit one was deleted."""
+    return not obj["auto_process"] if batch is None else batch["status"] not in BATCH_ACTIVE
+
+
 def _given_up(batch: BatchDocument | None, unit: UnitDocument | None) -> bool:
-    """Whether the batch was cancelled to its end, and nobody works on the object."""
-    if batch is None or batch["status"] != Status.CANCELED:
+    """Whether the batch was cancelled to its end, or deleted after it, and nobody works on the object."""
+    if batch is not None and batch["status"] != Status.CANCELED:
         return False
     return unit is None or unit["state"] == "canceled"
