@@ -5,7 +5,7 @@ batcher everything else. A unique index keeps an item in one unit, whoever plans
 status of an item is its result.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -87,10 +87,7 @@ class Units:
     async def planned(self, items: Sequence[Item]) -> set[tuple[str, str, int]]:
         """Which of these items are in a unit: (batch, object, turn)."""
         wanted = {(item["batch_id"], item["object_id"], item["turn"]) for item in items}
-        where = {
-            "items.batch_id": {"$in": list({batch_id for batch_id, _, _ in wanted})},
-            "items.object_id": {"$in": list({object_id for _, object_id, _ in wanted})},
-        }
+        where = having([batch_id for batch_id, _, _ in wanted], [object_id for _, object_id, _ in wanted])
         known: set[tuple[str, str, int]] = set()
         # An object of an automatic batch has a unit for each of its turns: no limit can be told beforehand.
         async for unit in self.collection.stream(where, fields=["items"]):
@@ -253,3 +250,9 @@ class Units:
             sort=[("group", 1), ("moved_at", 1)],
             fields=fields,
         )
+
+
+def having(batch_ids: Iterable[str], object_ids: Iterable[str]) -> dict[str, object]:
+    """Units with such an item. Of one and the same, or the index would be read for all that these batches have."""
+    item = {"batch_id": {"$in": sorted(set(batch_ids))}, "object_id": {"$in": sorted(set(object_ids))}}
+    return {"items": {"$elemMatch": item}}

@@ -7,6 +7,7 @@ import pytest
 from tests.integration.batcher.conftest import World
 
 from bucketline.storage.mongo import Collection
+from bucketline.storage.units import having
 
 pytestmark = pytest.mark.stack
 
@@ -63,3 +64,16 @@ async def test_no_plan_scans_a_collection(world: World, monkeypatch: pytest.Monk
         if "COLLSCAN" in stages(plan):
             scanned.append((name, where))
     assert scanned == []
+
+
+async def test_looking_for_some_objects_of_a_large_batch_reads_no_others(world: World) -> None:
+    replica = world.replica(unit_objects=5)
+    ids = await world.drafts(200)
+    batch_id = await world.submitted(ids)
+    await replica.planner.submitted(batch_id)
+    wanted = ids[20:22]
+    found = await world.units.collection._raw.find(having([batch_id], wanted)).explain()
+    assert "COLLSCAN" not in stages(found["queryPlanner"]["winningPlan"])
+    assert found["executionStats"]["totalKeysExamined"] <= 2 * len(wanted) + 1
+    items = [item for unit in await world.units_of(batch_id) for item in unit["items"] if item["object_id"] in wanted]
+    assert {object_id for _, object_id, _ in await world.units.planned(items)} == set(wanted)

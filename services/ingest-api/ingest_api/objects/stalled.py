@@ -13,6 +13,7 @@ from bucketline.domain.status import BATCH_ACTIVE, RANK_FINAL, Status
 from bucketline.events.catalog import ObjectStatusChanged
 from bucketline.storage.batches import BatchDocument, UnitDocument
 from bucketline.storage.objects import ObjectDocument
+from bucketline.storage.units import having
 from bucketline.telemetry.metrics import SWEPT
 from ingest_api.deps import Deps
 from ingest_api.objects.runs import start_runs
@@ -48,10 +49,7 @@ class StalledObjects:
         if not left:
             return 0
         units = await deps.units.collection.find(
-            {
-                "items.batch_id": {"$in": list({_batch_id(obj) for obj in left})},
-                "items.object_id": {"$in": [obj["_id"] for obj in left]},
-            },
+            having([_batch_id(obj) for obj in left], [obj["_id"] for obj in left]),
             limit=MOST_UNITS,
             fields=["items", "results", "state", "moved_at"],
         )
