@@ -14,7 +14,7 @@ from batcher.progress import Progress
 from batcher.settings import BatcherSettings
 from batcher.sweeper import Sweeper
 from batcher.voice import Voice
-from batcher.webhook import Webhooks
+from batcher.webhook import AT_ONCE, Webhooks
 from batcher.windows import Windowing
 from bucketline.events.topics import BATCHES, MIRRORED, STATUS
 from bucketline.messaging.outbox import Outbox
@@ -36,7 +36,7 @@ def create(settings: ServiceSettings) -> ASGIApp:
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         async with (
             open_runtime(settings, health=health, uses_blobs=False) as runtime,
-            Poster(outbound.policy(), seconds=own.webhook_seconds) as poster,
+            Poster(outbound.policy(), seconds=own.webhook_seconds, connections=AT_ONCE) as poster,
         ):
             outbox = Outbox(
                 "batches",
@@ -57,6 +57,7 @@ def create(settings: ServiceSettings) -> ASGIApp:
                 runtime.background.every(settings.sweep.stalled_after, "sweep drafts", batcher.windowing.sweep)
                 runtime.background.every(settings.sweep.interval, "webhooks", webhooks.call_due)
                 yield
+                webhooks.stop()
                 await outbox.close()
 
     return Starlette(routes=health.routes(), lifespan=lifespan)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from bucketline.domain.status import FAILURES, Status, batch_outcome
-from bucketline.storage.batches import BatchDocument, FailedObject
+from bucketline.storage.batches import BatchDocument, FailedObject, webhook_host
 from bucketline.storage.units import Result, Tally, written
 
 MOST_ERROR = 500
@@ -96,6 +96,6 @@ def _completion(
     batch: BatchDocument, status: Status, changes: Mapping[str, object], failed: int, documents: int, now: datetime
 ) -> Completion:
     shared: dict[str, object] = {"status": str(status), "completed_at": now, "updated_at": now, "moved_at": now}
-    if batch.get("webhook_url"):
-        shared["webhook"] = {"state": "due", "at": now}
+    if url := batch.get("webhook_url"):
+        shared["webhook"] = {"state": "due", "at": now, "host": webhook_host(url)}
     return Completion(batch, status, {**changes, **shared}, failed, documents)

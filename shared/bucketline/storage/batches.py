@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Literal, NotRequired, TypedDict
+from urllib.parse import urlsplit
 
 from pymongo import InsertOne, UpdateOne
 
@@ -29,6 +30,7 @@ __all__ = [
     "Waiting",
     "WaitingDocument",
     "WebhookCall",
+    "webhook_host",
 ]
 
 RetryMode = Literal["transient_only", "all"]
@@ -56,12 +58,24 @@ class Base(TypedDict):
 
 
 class WebhookCall(TypedDict):
-    """The one call to a batch's ``webhook_url``. Claimed before it is made, so that it is made at most once."""
+    """The one call to a batch's ``webhook_url``. Claimed before it is made, so that it is made at most once.
+
+    ``host`` is whose turn it takes; see :func:`webhook_host`.
+    """
 
     state: Literal["due", "called"]
     at: datetime
+    host: NotRequired[str]
     status_code: NotRequired[int | None]
     error: NotRequired[str | None]
+
+
+def webhook_host(url: str) -> str:
+    """The host that is called for this URL, empty if it has none."""
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
 
 
 class BatchDocument(TypedDict):
@@ -182,10 +196,13 @@ class Batches:
             fields=BATCH_FACTS,
         )
 
-    async def webhooks_due(self, now: datetime, *, limit: int) -> list[BatchDocument]:
-        """Batches whose end is still to be told to their ``webhook_url``."""
+    async def webhooks_due(self, now: datetime, *, limit: int, without: Sequence[str] = ()) -> list[BatchDocument]:
+        """Batches whose end is still to be told to their ``webhook_url``, the longest due first; not to these hosts.
+
+        Those that an older release finished do not tell their host, and are among them in any case.
+        """
         return await self.collection.find(
-            {"webhook.state": "due", "webhook.at": {"$lte": now}},
+            {"webhook.state": "due", "webhook.at": {"$lte": now}, "webhook.host": {"$nin": list(without)}},
             limit=limit,
             sort=[("webhook.at", 1)],
             fields=BATCH_FACTS,

@@ -1,19 +1,23 @@
 """The end of a batch is told to its webhook_url: once, and not into a private network."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from ipaddress import ip_network
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from aiohttp import web
+from tests.conditions import eventually
 from tests.integration.batcher.conftest import World
 
-from batcher.webhook import Webhooks
+from batcher.webhook import PER_HOST, Webhooks
 from bucketline.domain.status import Status
+from bucketline.errors import StoreUnavailable
 from bucketline.outbound.guard import GuardPolicy
 from bucketline.outbound.post import Poster
+from bucketline.storage.batches import webhook_host
 
 pytestmark = pytest.mark.stack
 
@@ -79,3 +83,106 @@ async def test_nothing_is_posted_into_a_private_network(world: World) -> None:
             assert batch["webhook"]["error"] == "the address is not allowed"
             assert batch["status"] == Status.COMPLETED
     assert calls == []
+
+
+class Receivers:
+    """Those in ``dead`` answer when the test is over."""
+
+    def __init__(self, *dead: str) -> None:
+        self.dead, self.over = set(dead), asyncio.Event()
+        self.waiting: Counter[str] = Counter()
+        self.most: Counter[str] = Counter()
+        self.answered: list[str] = []
+
+    async def post(self, url: str, _body: Mapping[str, object]) -> int:
+        host = webhook_host(url)
+        self.waiting[host] += 1
+        self.most[host] = max(self.most[host], self.waiting[host])
+        await (self.over.wait() if host in self.dead else asyncio.sleep(0))
+        self.waiting[host] -= 1
+        self.answered.append(host)
+        return 200
+
+    def hooks(self, world: World) -> Webhooks:
+        return Webhooks(world.runtime(), cast("Poster", self))
+
+
+async def due(world: World, host: str, *, told: bool = True) -> None:
+    """A batch that is over; an older release did not tell the host."""
+    now = world.clock.now()
+    webhook = {"state": "due", "at": now, **({"host": host} if told else {})}
+    await world.submitted([], status="COMPLETED", webhook_url=f"https://{host}/hook", webhook=webhook)
+
+
+@pytest.mark.parametrize("told", [True, False])
+async def test_one_dead_receiver_of_a_thousand_batches_holds_up_nobody(world: World, told: bool) -> None:
+    many = 1000 if told else 50
+    for _ in range(many):
+        await due(world, "dead.example", told=told)
+    world.clock.advance(1)
+    for number in range(50):
+        await due(world, f"well{number % 3}.example")
+    receivers = Receivers("dead.example")
+    calling = asyncio.create_task(receivers.hooks(world).call_due())
+    await eventually(lambda: answers(receivers, 50))
+    assert receivers.waiting["dead.example"] == PER_HOST
+    receivers.over.set()
+    assert await calling == many + 50
+    assert Counter(receivers.answered)["dead.example"] == many
+    assert max(receivers.most.values()) <= PER_HOST
+
+
+async def test_the_next_call_begins_when_one_ends(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("batcher.webhook.AT_ONCE", 3)
+    for number in range(2):
+        await due(world, f"dead{number}.example")
+    world.clock.advance(1)
+    for number in range(10):
+        await due(world, f"well{number}.example")
+    receivers = Receivers("dead0.example", "dead1.example")
+    calling = asyncio.create_task(receivers.hooks(world).call_due())
+    await eventually(lambda: answers(receivers, 10))
+    await due(world, "late.example")
+    await eventually(lambda: answers(receivers, 11))
+    receivers.over.set()
+    assert await calling == 13
+
+
+async def test_no_call_begins_when_the_service_stops_and_none_is_lost(world: World) -> None:
+    for _ in range(PER_HOST + 3):
+        await due(world, "slow.example")
+    receivers = Receivers("slow.example")
+    hooks = receivers.hooks(world)
+    calling = asyncio.create_task(hooks.call_due())
+    await eventually(lambda: waits(receivers, "slow.example"))
+    hooks.stop()
+    receivers.over.set()
+    assert await calling == PER_HOST
+    assert await receivers.hooks(world).call_due() == 3
+
+
+async def test_calls_that_were_claimed_are_made_though_the_store_goes(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await due(world, "slow.example")
+    receivers = Receivers("slow.example")
+    hooks = receivers.hooks(world)
+    calling = asyncio.create_task(hooks.call_due())
+    await eventually(lambda: waits(receivers, "slow.example"))
+
+    async def away(*_: Any, **__: Any) -> Any:
+        receivers.over.set()
+        raise StoreUnavailable("away")
+
+    monkeypatch.setattr(hooks._batches, "webhooks_due", away)
+    with pytest.raises(StoreUnavailable):
+        await calling
+    assert receivers.answered == ["slow.example"]
+
+
+async def answers(receivers: Receivers, count: int) -> bool:
+    return len(receivers.answered) >= count
+
+
+async def waits(receivers: Receivers, host: str) -> bool:
+    return receivers.waiting[host] > 0
