@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile
 
 BATCH_ROWS = 1024
+BATCH_BYTES = 16 * 1024 * 1024
 _OFFSET = re.compile(r"([+-]\d\d)(\d\d)$")
 SUBSECONDS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
@@ -45,20 +46,32 @@ def _damage_reported(label: str) -> Iterator[None]:
         yield
     except MemoryError:
         raise  # pyarrow's own is a MemoryError too, and says nothing about the file
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise PermanentError(f"{label} is damaged: it is not a complete Parquet file") from error
 
 
 def _rows(file: "ParquetFile", names: list[str], label: str) -> Iterator[dict[str, object]]:
     with _damage_reported(label):
-        for batch in file.iter_batches(batch_size=BATCH_ROWS, use_threads=False):
-            columns = [_values(column) for column in batch.columns]
-            for values in zip(*columns, strict=True):
-                yield {name: json_value(value) for name, value in zip(names, values, strict=True)}
+        for group in range(file.num_row_groups):
+            size = _batch_rows(file, group)
+            for batch in file.iter_batches(batch_size=size, row_groups=[group], use_threads=False):
+                columns = [_values(column) for column in batch.columns]
+                for values in zip(*columns, strict=True):
+                    yield {name: json_value(value) for name, value in zip(names, values, strict=True)}
+
+
+def _batch_rows(file: "ParquetFile", group: int) -> int:
+    """How many rows take about 16 MiB: a row may be a number, or an image."""
+    about = file.metadata.row_group(group)
+    a_row: int = about.total_byte_size // max(1, about.num_rows)
+    return max(1, min(BATCH_ROWS, BATCH_BYTES // max(1, a_row)))
 
 
 def _values(column: "Array") -> list[object]:
-    """The column's values; those that Python's own types cannot hold (nanoseconds, the year 10000) as text."""
+    """The column's values; those that Python's own types cannot hold (nanoseconds, the year 10000) as text.
+
+    Text that is no UTF-8 has replacement characters, as in CSV. Times in a zone that nobody knows are in UTC.
+    """
     try:
         values: list[object] = column.to_pylist()
     except (ValueError, OverflowError):
@@ -84,9 +97,22 @@ def _value(scalar: "Scalar") -> object:
     except (ValueError, OverflowError):
         if isinstance(scalar, pa.DurationScalar):
             return scalar.value / SUBSECONDS[scalar.type.unit]
+        if isinstance(scalar, pa.StringScalar | pa.LargeStringScalar | pa.StringViewScalar):
+            return scalar.as_buffer().to_pybytes().decode("utf-8", "replace")
+        if isinstance(scalar, pa.TimestampScalar) and not _is_zone(scalar.type.tz):
+            return _value(scalar.cast(pa.timestamp(scalar.type.unit, "+00:00")))
         text = str(scalar.cast(pa.string()).as_py())
         return str(scalar.value) if text.startswith("<") else _OFFSET.sub(r"\1:\2", text.replace(" ", "T", 1))
     return value
+
+
+def _is_zone(name: str | None) -> bool:
+    from pyarrow.lib import string_to_tzinfo
+
+    try:
+        return name is None or string_to_tzinfo(name) is not None
+    except Exception:  # pyarrow's own, or that of whichever library knows zones here
+        return False
 
 
 def _kind(kind: "DataType") -> str:

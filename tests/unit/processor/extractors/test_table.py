@@ -2,13 +2,10 @@ import datetime
 import io
 import json
 import zipfile
-from decimal import Decimal
 
 import openpyxl
 import openpyxl.chart
-import pyarrow as pa
 import pytest
-from pyarrow import parquet
 from tests.unit.processor.extractors.files import blob
 
 from bucketline.extraction import PermanentError, ResourceError
@@ -193,35 +190,6 @@ async def test_a_zip_bomb_is_refused_before_it_is_unpacked(documents_of):
         await documents_of(TableExtractor(), blob(bomb.getvalue(), "b.xlsx", XLSX, "excel"))
 
 
-def parquet_file() -> bytes:
-    table = pa.table(
-        {
-            "id": pa.array(range(3000), pa.int64()),
-            "price": pa.array([Decimal("1.10")] * 3000, pa.decimal128(9, 2)),
-            "day": pa.array([datetime.date(2026, 3, 1)] * 3000),
-            "tags": pa.array([["a", "b"]] * 3000),
-        }
-    )
-    out = io.BytesIO()
-    parquet.write_table(table, out, row_group_size=500)
-    return out.getvalue()
-
-
-async def test_parquet_rows_and_their_declared_types(documents_of):
-    documents = await documents_of(TableExtractor(), blob(parquet_file(), "p.parquet", "", "excel"))
-
-    assert len(documents) == 3000
-    assert rows(documents)[2999] == {"id": 2999, "price": 1.1, "day": "2026-03-01", "tags": ["a", "b"]}
-    kinds = {"id": "integer", "price": "float", "day": "date", "tags": "array"}
-    assert documents[0].fields["table"] == {"row": 1, "format": "parquet", "columns": kinds}
-
-
-async def test_half_a_parquet_file_is_a_clear_error(documents_of):
-    content = parquet_file()
-    with pytest.raises(PermanentError, match=r"'p\.parquet' is damaged"):
-        await documents_of(TableExtractor(), blob(content[: len(content) // 2], "p.parquet", "", "excel"))
-
-
 async def test_an_empty_file_has_no_documents(documents_of):
     assert await documents_of(TableExtractor(), csv_blob("")) == []
 
@@ -289,29 +257,3 @@ async def test_a_chart_beside_the_sheets_is_passed_over(documents_of):
 async def test_an_empty_file_that_should_not_be(documents_of, name, mime_type):
     with pytest.raises(PermanentError, match=f"'{name}' is empty"):
         await documents_of(TableExtractor(), blob(b"", name, mime_type, "excel"))
-
-
-async def test_parquet_values_beyond_pythons_own_types(documents_of):
-    """Nanoseconds are what pandas writes."""
-    moment = 1_700_000_000_123_456_789
-    table = pa.table(
-        {
-            "at": pa.array([moment, None], pa.timestamp("ns")),
-            "local": pa.array([moment, None], pa.timestamp("ns", "Europe/Vienna")),
-            "took": pa.array([1_500_000_001, None], pa.duration("ns")),
-            "log": pa.array([[moment], []], pa.list_(pa.timestamp("ns"))),
-            "of": pa.array([{"at": moment}, None], pa.struct([("at", pa.timestamp("ns"))])),
-            "far": pa.array([10**15, 0], pa.timestamp("s")),
-        }
-    )
-    out = io.BytesIO()
-    parquet.write_table(table, out)
-    documents = await documents_of(TableExtractor(), blob(out.getvalue(), "t.parquet", "x/y", "excel"))
-    text = "2023-11-14T22:13:20.123456789"
-    first, second = rows(documents)
-    assert (first["at"], first["log"], first["of"]) == (text, [text], {"at": text})
-    assert first["local"] == "2023-11-14T23:13:20.123456789+01:00"
-    assert first["took"] == pytest.approx(1.500000001)
-    assert first["far"] == str(10**18), "milliseconds, as the file has them"
-    empty = {"at": None, "local": None, "took": None, "log": [], "of": None, "far": "1970-01-01T00:00:00"}
-    assert second == empty
