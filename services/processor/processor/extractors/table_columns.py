@@ -1,5 +1,6 @@
 """Names and types of a table's columns."""
 
+import datetime
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ RESERVED = {
 
 _INTEGER = re.compile(r"-?(0|[1-9]\d{0,17})")
 _FLOAT = re.compile(r"[+-]?(\d{1,15}\.\d{0,17}|\.\d{1,17}|\d{1,15}(\.\d{0,17})?[eE][+-]?\d{1,3})")
+_DECIMAL_COMMA = re.compile(r"[-+]?\d[\d.' ]*,\d+")
+_MOMENT = re.compile(r"(1[89]|2[01])\d\d(-\d\d(-\d\d([T ]\d\d:\d\d.*)?)?)?")
 _BOOLEANS = {"true": True, "false": False}
 
 
@@ -44,7 +47,7 @@ def column_names(header: Sequence[object]) -> list[str]:
     taken = set(RESERVED)
     names = []
     for number, cell in enumerate(header, start=1):
-        base = safe_name("" if cell is None else str(cell)) or f"column_{number}"
+        base = safe_name(_shown(cell)) or f"column_{number}"
         name, count = base, 1
         while name in taken:
             count += 1
@@ -52,6 +55,13 @@ def column_names(header: Sequence[object]) -> list[str]:
         taken.add(name)
         names.append(name)
     return names
+
+
+def _shown(cell: object) -> str:
+    """Spreadsheets have no days, only moments."""
+    if isinstance(cell, datetime.datetime) and cell.time() == datetime.time.min:
+        cell = cell.date()
+    return "" if cell is None else str(cell).strip()
 
 
 def safe_name(name: str) -> str:
@@ -63,22 +73,40 @@ def safe_name(name: str) -> str:
 def is_header(first: Sequence[object], below: Sequence[Sequence[object]]) -> bool:
     """Whether a first row looks like names: text, no numbers.
 
-    All different and none empty, they count as names even above nothing but text, where it cannot be told: nearly
-    every file has a header. With empty or equal ones among them there must be a column of numbers or dates below a
-    name.
+    Years and dates are names behind one that is text (``country,2019,2020``), where all are different and there is
+    more than years and dates below. All different and none empty, they count as names even above nothing but text,
+    where it cannot be told: nearly every file has a header. With empty or equal ones among them there must be a column
+    of numbers or dates below a name.
     """
-    cells = ["" if cell is None else str(cell).strip() for cell in first]
-    if any(kind_of(cell) != "string" for cell in cells if cell) or not any(cells):
+    cells = [_shown(cell) for cell in first]
+    moments = {place for place, cell in enumerate(cells) if _MOMENT.fullmatch(cell)}
+    if any(_is_number(cell) for place, cell in enumerate(cells) if place not in moments) or not any(cells):
         return False
-    if all(cells) and len(set(cells)) == len(cells):
+    different = all(cells) and len(set(cells)) == len(cells)
+    if moments:
+        return different and 0 not in moments and bool(below) and not any(_is_of_moments(below, at) for at in moments)
+    if different:
         return len(cells) > 1 or bool(below)
     return any(cell and _is_typed(below, place) for place, cell in enumerate(cells))
 
 
+def _is_number(cell: str) -> bool:
+    return kind_of(cell) != "string" or _DECIMAL_COMMA.fullmatch(cell) is not None
+
+
 def _is_typed(rows: Sequence[Sequence[object]], place: int) -> bool:
     """Whether a column holds something, and nothing that is merely text."""
-    values = [row[place] for row in rows if place < len(row) and row[place] not in (None, "")]
+    values = _column(rows, place)
     return bool(values) and not any(isinstance(value, str) and kind_of(value.strip()) == "string" for value in values)
+
+
+def _is_of_moments(rows: Sequence[Sequence[object]], place: int) -> bool:
+    values = _column(rows, place)
+    return bool(values) and all(_MOMENT.fullmatch(_shown(value)) for value in values)
+
+
+def _column(rows: Sequence[Sequence[object]], place: int) -> list[object]:
+    return [row[place] for row in rows if place < len(row) and row[place] not in (None, "")]
 
 
 def kind_of(text: str) -> str:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import chain, islice, zip_longest
@@ -19,7 +20,14 @@ from processor.extractors.table_columns import (
     typed,
 )
 
-DELIMITERS = ",;\t|"
+DELIMITERS = "\t;|,"
+"""Of equals the first: a comma also stands in numbers and in prose."""
+
+RIVAL = 0.8
+PENALTY = 0.2
+_NOT_A_DELIMITER = re.compile(r"[-+]?\d[\d.' ]*,\d+ ?%?|([^,]|, )*")
+"""A cell whose commas are in a number, or in prose."""
+
 SNIFF_CHARS = 64 * 1024
 SEPARATOR_CHARS = 16
 SAMPLE_ROWS = 1000
@@ -114,22 +122,49 @@ def _named_delimiter(file: TextIO) -> str | None:
 
 
 def _delimiter(file: TextIO) -> str:
-    """The candidate that cuts the first rows into the same number of cells, more than one; else a comma."""
+    """The candidate that cuts the first rows into the same number of cells, more than one; else a comma.
+
+    One whose cells still hold another that does so, too, falls behind it.
+    """
     start = file.tell()
     sample = file.read(SNIFF_CHARS)
     file.seek(start)
     if len(sample) == SNIFF_CHARS:
         sample = sample[: sample.rfind("\n") + 1] or sample
+    cuts = {candidate: _cut(sample, candidate) for candidate in DELIMITERS}
+    shares = {candidate: _agreeing(cut) for candidate, cut in cuts.items()}
+    rivals = [each for each, cut in cuts.items() if shares[each] >= RIVAL and len(cut[0]) == _usual_width(cut)]
     best, best_score = ",", 0.0
-    for candidate in DELIMITERS:
-        try:
-            widths = Counter(len(row) for row in csv.reader(io.StringIO(sample), delimiter=candidate) if row)
-        except csv.Error:
-            continue
-        if not widths:
-            continue
-        width, count = widths.most_common(1)[0]
-        score = (count / widths.total()) * (1 if width > 1 else 0) + min(width, 100) / 10_000
-        if width > 1 and score > best_score:
+    for candidate, cut in cuts.items():
+        held = any(_hold(cut, rival) for rival in rivals if rival != candidate)
+        score = shares[candidate] - (PENALTY if held else 0.0)
+        if score > best_score:
             best, best_score = candidate, score
     return best
+
+
+def _cut(sample: str, delimiter: str) -> list[Row]:
+    """The sample's rows; none where they cannot be cut that way."""
+    try:
+        return [row for row in csv.reader(io.StringIO(sample), delimiter=delimiter) if row]
+    except csv.Error:
+        return []
+
+
+def _usual_width(rows: Sequence[Row]) -> int:
+    return Counter(map(len, rows)).most_common(1)[0][0] if rows else 0
+
+
+def _agreeing(rows: Sequence[Row]) -> float:
+    """The share of rows that have the usual number of cells; 0 if that is one."""
+    width = _usual_width(rows)
+    return sum(len(row) == width for row in rows) / len(rows) if width > 1 else 0.0
+
+
+def _hold(rows: Sequence[Row], delimiter: str) -> bool:
+    """Whether half of the rows have it in their cells, as a delimiter."""
+
+    def holds(cell: str) -> bool:
+        return delimiter in cell and not (delimiter == "," and _NOT_A_DELIMITER.fullmatch(cell.strip()))
+
+    return 2 * sum(any(map(holds, row)) for row in rows) >= len(rows)

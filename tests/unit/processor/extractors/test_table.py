@@ -42,6 +42,24 @@ async def test_the_delimiter_is_found(documents_of, delimiter):
     assert rows(documents) == [{"a": "x, y; z", "b": 1}, {"a": "p", "b": 2}]
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("1,5;2,3\n2,5;3,3\n", ["1,5", "2,3"]),
+        ("1.234,5;2 %;x\n2,5;3,5 %;y\n", ["1.234,5", "2 %", "x"]),
+        ("name, vorname;ort\nM, H;Berlin\nK, E;Bonn\n", ["name, vorname", "ort"]),
+        ("M, H;Berlin\n" * 9 + "K, E\n", ["M, H", "Berlin"]),
+        ("48.2,16.3\tWien\n47.1,15.4\tGraz\n", ["48.2,16.3", "Wien"]),
+        ("a, b\n1, x;y\n2, z;w\n", ["a", " b"]),
+        ("id,tags,n\n1,a;b,2\n2,c;d,3\n", ["id", "tags", "n"]),
+        ("id,path\n1,a|b\n2,c|d\n", ["id", "path"]),
+    ],
+)
+async def test_the_delimiter_is_not_what_stands_in_numbers_and_prose(documents_of, text, expected):
+    documents = await documents_of(TableExtractor(), csv_blob(text), parameters={"header": "no"})
+    assert list(rows(documents)[0].values()) == expected
+
+
 async def test_csv_of_a_spreadsheet_program_in_utf16(documents_of):
     documents = await documents_of(TableExtractor(), csv_blob("Größe\tñ\n1\tя\n", "utf-16"))
     assert rows(documents) == [{"Größe": 1, "ñ": "я"}]
@@ -164,6 +182,19 @@ async def test_excel_sheets_follow_each_other(documents_of):
     assert documents[2].fields["table"]["sheet"] == "Codes"
 
 
+async def test_years_and_dates_name_the_columns_of_a_sheet(documents_of):
+    book = openpyxl.Workbook()
+    for row in (["region", 2023, datetime.date(2024, 1, 1)], ["north", 1, 2.5], ["south", 3, None]):
+        book.active.append(row)
+    out = io.BytesIO()
+    book.save(out)
+    documents = await documents_of(TableExtractor(), blob(out.getvalue(), "b.xlsx", XLSX, "excel"))
+    assert rows(documents) == [
+        {"region": "north", "2023": 1, "2024-01-01": 2.5},
+        {"region": "south", "2023": 3, "2024-01-01": None},
+    ]
+
+
 async def test_one_sheet_can_be_chosen(documents_of):
     book = blob(workbook(), "b.xlsx", XLSX, "excel")
     assert rows(await documents_of(TableExtractor(), book, parameters={"sheets": ["Codes"]})) == [{"code": "007"}]
@@ -201,6 +232,15 @@ async def test_an_empty_file_has_no_documents(documents_of):
         ("name,name\na,b\n", {"column_1": "name", "column_2": "name"}),
         ("sep=;\na;b\n1,5;2\n", {"a": "1,5", "b": 2}),
         ("phone,goals\n+4912345,3\n+49111,-2\n", {"phone": "+4912345", "goals": 3}),
+        ("country,code,2019,2020\nFR,33,1,2\nDE,49,3,\n", {"country": "FR", "code": 33, "2019": 1, "2020": 2}),
+        ("country,2019,2020\n", {"column_1": "country", "column_2": 2019, "column_3": 2020}),
+        ("country,2019,2019\nFR,1,2\n", {"column_1": "country", "column_2": 2019, "column_3": 2019}),
+        ("Alien,1979,2003\nTron,1982,2010\n", {"column_1": "Alien", "column_2": 1979, "column_3": 2003}),
+        ("2019,x\n1,2\n", {"column_1": 2019, "column_2": "x"}),
+        ("sku,2019-01,2019-02\na,1,2\n", {"sku": "a", "2019-01": 1, "2019-02": 2}),
+        ("2024-01-01,buy\n2024-01-02,sell\n", {"column_1": "2024-01-01", "column_2": "buy"}),
+        ("1,5;2,3\n2,5;3,3\n", {"column_1": "1,5", "column_2": "2,3"}),
+        ("name, vorname;ort\nM, H;Berlin\n", {"name, vorname": "M, H", "ort": "Berlin"}),
     ],
 )
 async def test_headers_and_values_as_they_are_found(documents_of, text, expected):
