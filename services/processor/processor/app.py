@@ -7,7 +7,7 @@ from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
 from bucketline.events.topics import WORK
-from bucketline.extraction import ExtractorRegistry, OutboundPolicy
+from bucketline.extraction import ExtractorRegistry
 from bucketline.runtime import Runtime, open_runtime
 from bucketline.settings import ServiceSettings
 from bucketline.storage.batches import Units
@@ -59,11 +59,9 @@ def create(settings: ServiceSettings) -> ASGIApp:
 
 
 def _works(runtime: Runtime, sandbox: Sandbox, own: ProcessorSettings) -> Works:
-    secret = own.model_secret.get_secret_value() if own.model_secret else None
-    outbound = OutboundPolicy(allowed_endpoints=own.model_endpoints, signing_secret=secret)
     documents = Documents(runtime.database)
     units = Units(runtime.database)
-    plans = Plans(Collections(runtime.database), ExtractorRegistry(), outbound, clock=runtime.clock)
+    plans = Plans(Collections(runtime.database), ExtractorRegistry(), own.outbound(), clock=runtime.clock)
     extraction = Extraction(
         plans=plans,
         extractors=Extractors(sandbox, at_once=own.objects),

@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import Field, SecretStr
 from pydantic_settings import NoDecode, SettingsConfigDict
 
+from bucketline.extraction import OutboundPolicy
 from bucketline.settings import Block, Count, Seconds
 
 MIB = 1024 * 1024
@@ -20,6 +21,9 @@ class ProcessorSettings(Block):
     CPU-bound extractors get ``workers`` processes with ``worker_memory`` bytes and ``worker_seconds`` each. An object
     gets ``object_attempts`` when an error is transient, ``object_seconds`` in each collection (without the time in
     which it waits for its turn), and room for ``documents_an_object`` documents of ``object_bytes``.
+
+    A model server of a collection gets ``model_timeout`` seconds for an attempt, or less if its collection says so, and
+    its answer may have ``model_answer_bytes``, which are held in memory; ``object_seconds`` are for all attempts.
 
     A processor with nothing to do takes up what nobody has had for ``idle_after`` seconds. One that is told to stop
     gives what is being extracted ``drain_seconds``, and the rest back. A unit with which ``careful_after`` processors
@@ -48,3 +52,14 @@ class ProcessorSettings(Block):
         default=(), description="URL prefixes that the http extractor may call, separated by commas."
     )
     model_secret: SecretStr | None = None
+    model_timeout: Seconds = 60.0
+    model_answer_bytes: Count = 16 * MIB
+
+    def outbound(self) -> OutboundPolicy:
+        """What extractors may call, and how."""
+        return OutboundPolicy(
+            allowed_endpoints=self.model_endpoints,
+            signing_secret=self.model_secret.get_secret_value() if self.model_secret else None,
+            max_response_bytes=self.model_answer_bytes,
+            timeout=self.model_timeout,
+        )

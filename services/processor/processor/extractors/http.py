@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from aiohttp import ClientResponse
     from tenacity import RetryCallState
 
-RETRIED_STATUSES = {408, 425, 429, 500, 502, 503, 504}
+RETRIED_STATUSES = {408, 425, 429, *range(500, 600)}
 LONGEST_WAIT = 10.0
 MAX_DOCUMENTS = 10_000
 SHOWN_ANSWER_CHARS = 200
@@ -61,7 +61,7 @@ class HttpExtractor:
                     "exclusiveMinimum": 0,
                     "maximum": 600,
                     "default": 30,
-                    "description": "Seconds for one attempt; the deployment may allow less.",
+                    "description": "Seconds for one attempt, and no more than the deployment allows.",
                 },
                 "attempts": {"type": "integer", "minimum": 1, "maximum": 5, "default": 3},
                 "options": {"type": "object", "default": {}, "description": "Sent along as it is."},

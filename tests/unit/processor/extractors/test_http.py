@@ -91,15 +91,16 @@ async def test_a_server_that_recovers_is_asked_again(serve, documents_of):
     assert len(calls) == 3
 
 
-async def test_attempts_are_limited_and_then_the_error_is_transient(serve, documents_of):
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 501, 504, 507, 529, 599])
+async def test_attempts_are_limited_and_then_the_error_is_transient(serve, documents_of, status):
     calls = []
 
     async def model(request: web.Request) -> web.Response:
         calls.append(1)
-        return web.Response(status=500)
+        return web.Response(status=status)
 
     url = await serve(model)
-    with pytest.raises(TransientError, match="answered 500"):
+    with pytest.raises(TransientError, match=f"answered {status}"):
         await documents_of(extractor(), parameters={"endpoint": url, "attempts": 2}, outbound=policy(url))
     assert len(calls) == 2
 
