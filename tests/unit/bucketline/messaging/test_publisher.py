@@ -2,15 +2,18 @@
 
 import asyncio
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import pytest
 from aiokafka.errors import (
     KafkaConnectionError,
     KafkaError,
     MessageSizeTooLargeError,
+    NodeNotReadyError,
     OutOfOrderSequenceNumber,
     RequestTimedOutError,
 )
+from aiokafka.protocol.admin import ApiVersionRequest
 
 from bucketline.errors import Poison
 from bucketline.messaging import publisher as module
@@ -36,9 +39,24 @@ class Producers:
         return self.made[-1]
 
 
+class FakeClient:
+    """A client that knows some brokers, of which a few are gone; anything but a question to one is too much."""
+
+    def __init__(self, *known: int) -> None:
+        self.cluster = SimpleNamespace(brokers=lambda: [SimpleNamespace(nodeId=node) for node in known])
+        self.gone: set[int] = set()
+        self.asked: list[object] = []
+
+    async def send(self, node: int, request: object) -> None:
+        if node in self.gone:
+            raise NodeNotReadyError(f"{node}")
+        self.asked.append(request)
+
+
 class FakeProducer:
     def __init__(self, producers: Producers) -> None:
         self._all = producers
+        self.client = FakeClient(1, 2, 3)
         self.sent = 0
         self.stopped = False
 
@@ -138,3 +156,14 @@ async def test_before_it_is_connected_and_after_its_end_it_says_so(producers: Pr
         await publisher.publish_raw([ROW])
     with pytest.raises(NotPublished, match="not connected"):
         await publisher.ping()
+
+
+async def test_a_ping_is_one_small_question_to_any_broker(producers: Producers) -> None:
+    async with KafkaPublisher(KafkaSettings()) as publisher:
+        client = producers.made[0].client
+        client.gone = {1, 3}
+        await publisher.ping()
+        assert [type(request) for request in client.asked] == [ApiVersionRequest]
+        client.gone = {1, 2, 3}
+        with pytest.raises(NotPublished):
+            await publisher.ping()
