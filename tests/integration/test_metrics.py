@@ -75,6 +75,7 @@ async def test_every_consumer_tells_its_lag_and_its_parked_records_from_the_star
             label = "what" if metric == "bucketline_retries_total" else "topic"
             assert any(row[label] == name for row, _ in samples.get(metric, [])), (metric, name)
         assert value(samples, "bucketline_records_total", topic=name, outcome="handled") > 0
+        assert value(samples, "bucketline_consumer_joined", topic=name) == 1
 
 
 async def test_the_duplicate_shows_in_the_numbers(exported: dict[str, Samples]) -> None:

@@ -3,8 +3,8 @@
 A connected client says nothing about progress: after a broker restart a consumer may wait for ever, and a broker that
 forgot its data leaves consumers waiting beyond the end of the log. The watchdog compares each consumer's position with
 the broker's log. A consumer beyond the end goes back to the beginning; one that does not move although records wait,
-or that has stood outside its group for too long, is started anew; if that does not help either, the service is no
-longer live, and whoever runs it restarts it.
+or that has stood outside its group for too long, is started anew; if that does not help either, or a handler has not
+returned when the group gives its records to another, the service is no longer live, and whoever runs it restarts it.
 
 A group that shares out its partitions waits for a member that was killed until its session is over. Nobody moves then,
 and starting anew would only make the group share out again, so patience is longer by a session.
@@ -21,11 +21,12 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from bucketline.errors import BucketlineError
+from bucketline.messaging.attempts import LONGEST_POLL
 from bucketline.messaging.consume import Intake
 from bucketline.messaging.topics import ensure_topics
 from bucketline.settings import KafkaSettings
 from bucketline.telemetry.logging import get_logger
-from bucketline.telemetry.metrics import LAG
+from bucketline.telemetry.metrics import JOINED, LAG
 
 log = get_logger(__name__)
 
@@ -82,11 +83,14 @@ class Watchdog:
     def watch(self, subscriber: Watched, intake: Intake) -> None:
         self._states.append(_State(subscriber, intake, self._clock()))
         LAG.labels(intake.topic).set(0)
+        JOINED.labels(intake.topic).set(0)
 
     async def live(self) -> None:
-        """Raises :class:`Stuck` when starting a consumer anew did not help."""
+        """Raises :class:`Stuck` when starting a consumer anew did not help, or a handler does not return."""
         now = self._clock()
         for state in self._states:
+            if self._is_hung(state):
+                raise Stuck(f"a handler of {state.intake.topic} does not return")
             if now - state.moved_at > self._patience * 6 + self._session:
                 raise Stuck(f"{state.intake.topic} does not get on")
 
@@ -101,7 +105,10 @@ class Watchdog:
         await asyncio.gather(*map(self._start, self._states))
 
     async def step(self) -> None:
-        if not await self._broker_answers():
+        answers = await self._broker_answers()
+        for state in self._states:
+            JOINED.labels(state.intake.topic).set(answers and self._is_member(state))
+        if not answers:
             for state in self._states:
                 state.moved_at, state.restarts = self._clock(), 0
             return
@@ -110,6 +117,14 @@ class Watchdog:
             await ensure_topics(self._settings)
         for state in self._states:
             await self._look_at(state)
+
+    def _is_hung(self, state: _State) -> bool:
+        since = state.intake.busy_since
+        return since is not None and self._clock() - since > LONGEST_POLL
+
+    def _is_member(self, state: _State) -> bool:
+        settled = state.intake.joined and not state.intake.rebalancing
+        return settled and state.subscriber.consumer is not None and not self._is_hung(state)
 
     async def _look_at(self, state: _State) -> None:
         waiting = True

@@ -26,8 +26,10 @@ BATCH_SIZE = Histogram("bucketline_consume_size", "Records in one micro-batch.",
 RETRIES = Counter("bucketline_retries_total", "Attempts after the first, by what was tried again.", ["what"])
 PARKED = Counter("bucketline_parked_total", "Records parked.", ["topic", "group"])
 LAG = Gauge("bucketline_consumer_lag", "Records not yet handled by this consumer.", ["topic"])
-CONSUMER_JOINED = Gauge(
-    "bucketline_consumer_joined", "1 while this consumer is a member of its group, else 0.", ["topic"]
+JOINED = Gauge(
+    "bucketline_consumer_joined",
+    "1 while this consumer is a member of its group and knows its share, which may be nothing; 0 otherwise.",
+    ["topic"],
 )
 PUBLISHED = Counter("bucketline_published_total", "Records published and acknowledged.", ["topic"])
 

@@ -10,6 +10,7 @@ from prometheus_client import REGISTRY
 from tests.unit.bucketline.messaging.bus import TOPIC, FakeParking, intake
 
 from bucketline.events.envelope import Received
+from bucketline.messaging.attempts import LONGEST_POLL
 from bucketline.messaging.publisher import NotPublished
 from bucketline.messaging.watchdog import Stuck, Watchdog
 from bucketline.settings import KafkaSettings
@@ -128,6 +129,36 @@ async def test_a_long_handler_is_not_standing_still() -> None:
     await bench.watchdog.live()
 
 
+async def test_a_handler_that_never_returns_makes_the_service_not_live() -> None:
+    bench = Bench(Consumer(at=3, end=9))
+    bench.intake.busy_since = bench.now
+    await bench.pass_time(LONGEST_POLL)
+    await bench.watchdog.live()
+    await bench.pass_time(4)
+    with pytest.raises(Stuck):
+        await bench.watchdog.live()
+    assert joined() == 0
+
+
+async def test_it_is_told_whether_a_consumer_is_a_member_of_its_group() -> None:
+    bench = Bench(Consumer(assigned=set()))
+    bench.intake.joined = False
+    await bench.pass_time(2)
+    assert joined() == 0
+    bench.intake.assigned()
+    await bench.pass_time(2)
+    assert joined() == 1, "more members than partitions is fine"
+    bench.away = True
+    await bench.pass_time(2)
+    assert joined() == 0
+    bench.away = False
+    await bench.pass_time(2)
+    assert joined() == 1
+    await bench.intake.revoked()
+    await bench.pass_time(2)
+    assert joined() == 0, "it has no share while the group shares out"
+
+
 async def test_a_consumer_that_no_start_helps_makes_the_service_not_live() -> None:
     bench = Bench(Consumer(away=True))
     await bench.pass_time(50)
@@ -212,3 +243,7 @@ async def test_a_consumer_that_did_not_start_is_not_taken_for_one_without_partit
         await bench.watchdog.ready()
     await bench.pass_time(300)
     assert bench.subscriber.starts >= 3
+
+
+def joined() -> float | None:
+    return REGISTRY.get_sample_value("bucketline_consumer_joined", {"topic": TOPIC})
