@@ -1,6 +1,10 @@
 """What every pod keeps to: the restricted profile, limits, probes, time to drain, secrets by reference only."""
 
+import os
 import re
+import signal
+import subprocess
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -125,6 +129,40 @@ def test_each_pod_gets_only_the_secrets_that_it_needs(target: str) -> None:
     with_key = {name for name in pods(target) if "BUCKETLINE_API_KEY" in secrets(name)}
     assert with_key == {"Deployment/bucketline-ingest-api"}
     assert "BUCKETLINE_S3_SECRET_KEY" not in secrets("Deployment/bucketline-batcher")
+
+
+@pytest.mark.parametrize("target", ["base", *OVERLAYS])
+def test_a_key_made_in_the_toolbox_is_good_at_the_api(target: str) -> None:
+    """What a key's hash is made of, whose key it is, and what URLs are signed for."""
+    api, toolbox = "Deployment/bucketline-ingest-api", "Deployment/bucketline-toolbox"
+
+    def pepper(workload: str) -> Any:
+        (container,) = containers(pods(target)[workload])
+        return [variable for variable in container["env"] if variable["name"] == "BUCKETLINE_API_KEY_PEPPER"]
+
+    assert pepper(toolbox) == pepper(api) != []
+    assert pepper(api)[0]["valueFrom"]["secretKeyRef"]["optional"] is True
+    own = {"BUCKETLINE_KAFKA_SASL_USERNAME"}
+    there, here = ({n: v for n, v in environment(target, w).items() if n not in own} for w in (api, toolbox))
+    assert here == there
+
+
+@pytest.mark.parametrize("target", ["base", *OVERLAYS])
+def test_the_toolbox_ends_when_it_is_told_to(target: str) -> None:
+    """As process 1 it is not ended by a signal that it leaves to the default."""
+    (container,) = containers(pods(target)["Deployment/bucketline-toolbox"])
+    *shell, script = container["command"]
+    assert shell == ["/bin/sh", "-c"]
+    ready = [*shell, script.replace("sleep", "echo ready; sleep", 1)]
+    with subprocess.Popen(ready, stdout=subprocess.PIPE, start_new_session=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+            process.terminate()
+            assert process.wait(timeout=10) == 0
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize(("target", "name"), SERVICE_PODS)
