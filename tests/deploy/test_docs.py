@@ -1,0 +1,76 @@
+"""The commands that the documents tell people to type: they end, show what they should, and work in their order."""
+
+import re
+
+import pytest
+from tests.deploy.rendering import K8S, named
+
+DOCUMENTS = ("README.md", "runbooks.md")
+
+
+def text(document: str) -> str:
+    return (K8S / document).read_text(encoding="utf-8").replace("\\\n", " ")
+
+
+def commands(document: str) -> list[str]:
+    """Every kubectl command, from code blocks and between backticks."""
+    quoted = re.findall(r"`(kubectl [^`]+)`", text(document).replace("\n", " "))
+    blocks = re.findall(r"^ *(kubectl .+?)(?:  +#.*)?$", text(document), flags=re.MULTILINE)
+    return [*quoted, *blocks]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_a_command_that_waits_waits_long_enough_and_not_for_ever(document: str) -> None:
+    waiting = [c for c in commands(document) if re.search(r"\b(wait --for|rollout status)\b", c)]
+    assert waiting
+    assert [command for command in waiting if "--timeout=" not in command] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_logs_of_several_pods_are_not_cut_to_their_last_lines(document: str) -> None:
+    """With a selector kubectl shows ten lines a pod, whatever --since says."""
+    logs = [command for command in commands(document) if re.search(r"\blogs\b.* -l ", command)]
+    assert [command for command in logs if "--tail=-1" not in command] == []
+    assert logs or document == "README.md"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_only_events_are_sorted_by_what_only_they_have(document: str) -> None:
+    for command in commands(document):
+        if "--sort-by=.lastTimestamp" in command:
+            assert "get events" in command
+
+
+def test_what_the_api_says_of_a_store_that_is_away_is_looked_for() -> None:
+    (page,) = re.findall(r"^## BucketlineApiErrors$(.+?)^## ", text("runbooks.md"), flags=re.MULTILINE | re.DOTALL)
+    assert "warning" in re.findall(r"grep -E '([^']+)'", page)[0]
+    front = K8S.parents[1] / "services" / "ingest-api" / "ingest_api" / "front.py"
+    assert 'log.warning("a store is away"' in front.read_text(encoding="utf-8")
+    assert "`a store is away`" in page
+
+
+def test_the_steps_of_the_installation_find_what_they_need() -> None:
+    install = text("README.md").partition("## Install")[2].partition("## Upgrade")[0]
+    order = [
+        "kubectl apply -f deploy/k8s/overlays/production/namespace.yaml",
+        "kubectl apply -k deploy/k8s/kafka",
+        "kubectl -n kafka wait --for=condition=Ready kafka/bucketline",
+        "> ca.crt",
+        "create secret generic bucketline-kafka --from-file=ca.crt",
+        "kubectl apply -k overlays/yours",
+        "wait --for=condition=complete job/bucketline-setup",
+    ]
+    places = [install.index(step) for step in order]
+    assert places == sorted(places)
+    watched = named("kafka", "Kafka", "bucketline")["spec"]["entityOperator"]
+    for operator in ("topicOperator", "userOperator"):
+        assert (
+            watched[operator]["watchedNamespace"]
+            == named("overlays/production", "Namespace", "bucketline")["metadata"]["name"]
+        )
+    assert "watchAnyNamespace" in install
+
+
+def test_an_upgrade_makes_indexes_before_it_starts_what_would_wait_for_them() -> None:
+    upgrade = text("README.md").partition("## Upgrade")[2]
+    assert upgrade.index("-- bucketline indexes") < upgrade.index("kubectl apply -k overlays/yours")
