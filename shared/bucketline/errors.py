@@ -18,6 +18,7 @@
     ├── RecordError                   decides what happens to a record on the bus
     │   ├── Transient                 retry: the same record may succeed in a moment
     │   └── Poison                    park: it never will
+    ├── InvalidSetting                a setting turned out to be wrong when it was used; the message names it
     ├── StoreUnavailable              MongoDB or S3 did not answer; 503 over HTTP, retry on the bus
     └── LocalStackError               a part of the local stack cannot be had or did not start
 
@@ -191,6 +192,12 @@ class StoreUnavailable(BucketlineError):
     """MongoDB or S3 did not answer in time. What was asked may or may not have happened."""
 
     retry_class = "retry"
+
+
+class InvalidSetting(BucketlineError):
+    """A setting turned out to be wrong when it was used. The message names the variable, and shows nothing secret."""
+
+    retry_class = "reject"
 
 
 class LocalStackError(BucketlineError):

@@ -4,9 +4,10 @@ Each block may be set by environment variables or a ``.env`` file; the defaults 
 No other module reads the environment.
 """
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ServiceName = Literal["ingest-api", "dedup", "batcher", "processor"]
@@ -14,6 +15,24 @@ SERVICES: tuple[ServiceName, ...] = ("ingest-api", "dedup", "batcher", "processo
 
 Seconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+
+
+def _servers(value: str) -> str:
+    for server in value.split(","):
+        port = re.fullmatch(r"(?:\[[^\]]+\]|[^:\s]+)(?::([0-9]{1,5}))?", server.strip())
+        if port is None or not 0 < int(port[1] or 9092) < 65536:
+            raise ValueError(f"{server.strip()!r} is not host:port")
+    return value
+
+
+def _address(value: str) -> str:
+    if value and not re.match(r"https?://[^/\s]", value):
+        raise ValueError("it has to begin with http:// or https:// and a host")
+    return value
+
+
+Servers = Annotated[str, AfterValidator(_servers)]
+Address = Annotated[str, AfterValidator(_address)]
 
 
 class Block(BaseSettings):
@@ -44,7 +63,7 @@ class KafkaSettings(Block):
 
     model_config = SettingsConfigDict(env_prefix="BUCKETLINE_KAFKA_")
 
-    bootstrap: str = "127.0.0.1:9092"
+    bootstrap: Servers = "127.0.0.1:9092"
     topic_prefix: str = "bucketline."
     group_prefix: str = "bucketline."
     idempotent: bool = True
@@ -69,8 +88,8 @@ class S3Settings(Block):
 
     model_config = SettingsConfigDict(env_prefix="BUCKETLINE_S3_")
 
-    endpoint: str | None = None
-    public_endpoint: str | None = None
+    endpoint: Address | None = None
+    public_endpoint: Address | None = None
     region: str = "us-east-1"
     bucket: str = "bucketline"
     access_key: str | None = None

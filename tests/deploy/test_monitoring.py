@@ -213,7 +213,7 @@ def expression(alert: str) -> str:
 def test_a_service_that_is_up_and_does_not_work_raises_an_alert() -> None:
     joined = expression("BucketlineConsumerNotJoined")
     assert re.sub(r"\s+", " ", joined) == "max by (namespace, job, topic) (bucketline_consumer_joined) == 0"
-    assert metrics.CONSUMER_JOINED._labelnames == ("topic",)
+    assert metrics.JOINED._labelnames == ("topic",)
     assert names_in(expression("BucketlineRestarts")) == {"process_start_time_seconds"}
 
 

@@ -44,7 +44,10 @@ class ApiClient:
     async def _call(self, method: str, path: str, body: Json | None, query: dict[str, str]) -> Json:
         try:
             async with self._session.request(method, path, json=body, params=query) as response:
-                answer: Json = await response.json() if response.content_length != 0 else {}
+                try:
+                    answer: Json = await response.json() if response.content_length != 0 else {}
+                except (aiohttp.ContentTypeError, ValueError):
+                    raise ApiFailure(response.status, f"{self._session._base_url} does not answer as the API") from None
                 if response.status >= 400:
                     raise ApiFailure(response.status, _message(answer))
                 return answer

@@ -11,6 +11,8 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command as built
 
+from bucketline.cli.console import explained
+
 RUN, USE, OPERATE = "Run", "Use", "Operate"
 
 
@@ -66,6 +68,10 @@ class Commands(TyperGroup):
         if entry is None:
             return None
         return TyperCommand(entry.name, help=entry.help, rich_markup_mode="rich", rich_help_panel=entry.panel)
+
+    def invoke(self, ctx: Any) -> Any:
+        with explained():
+            return super().invoke(ctx)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         name, command, rest = super().resolve_command(ctx, args)

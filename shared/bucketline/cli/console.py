@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from bucketline.errors import BucketlineError
+from bucketline.cli.faults import explanation
 
 T = TypeVar("T")
 
@@ -33,6 +33,21 @@ def fail(message: str, *, advice: str | None = None) -> NoReturn:
     if advice:
         console.print(advice)
     raise typer.Exit(1)
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """A setting that is off or a store that is away ends the command with a line and 1, and not with a traceback.
+
+    Around every command. What is a fault of our own comes through as it is.
+    """
+    try:
+        yield
+    except Exception as error:
+        found = explanation(error)
+        if found is None:
+            raise
+        fail(found.message, advice=found.advice)
 
 
 @contextmanager
@@ -62,16 +77,6 @@ def hush() -> None:
 
 
 def running(work: Coroutine[Any, Any, T]) -> T:
-    """The result of ``work``; an error of ours ends the command with its message, and not with a traceback."""
-    from aiokafka.errors import KafkaError
-
+    """The result of ``work``, without a word of the clients that it uses."""
     hush()
-    try:
-        return asyncio.run(work)
-    except BucketlineError as error:
-        fail(error.message, advice="[cyan]bucketline doctor[/] says what is reachable.")
-    except (KafkaError, OSError) as error:
-        fail(
-            f"Kafka does not answer: {error}",
-            advice="Is BUCKETLINE_KAFKA_BOOTSTRAP right? [cyan]bucketline doctor[/] says what is reachable.",
-        )
+    return asyncio.run(work)

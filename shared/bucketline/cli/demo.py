@@ -46,11 +46,10 @@ def demo(
     lines: deque[str] = deque(maxlen=LINES_SHOWN)
     try:
         good = asyncio.run(_demo(console, chosen, lines))
-    except BucketlineError as error:
-        console.print(f"[red]{error.message}[/]", highlight=False)
+    except BucketlineError:
         for line in lines:
-            console.print(f"[dim]{line}[/]", highlight=False, markup=False)
-        raise typer.Exit(1) from error
+            Console(stderr=True, style="dim").print(line, highlight=False, markup=False)
+        raise
     raise typer.Exit(0 if good else 1)
 
 

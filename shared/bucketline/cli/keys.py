@@ -12,7 +12,7 @@ from bucketline.access.keyring import DEFAULT_PERMISSIONS, Issued, KeyRing, KeyS
 from bucketline.access.secret import visible_prefix
 from bucketline.access.settings import AccessSettings
 from bucketline.cli.console import running, wide_console
-from bucketline.cli.times import span
+from bucketline.cli.times import later
 from bucketline.clock import SystemClock, wire_time
 from bucketline.settings import MongoSettings
 from bucketline.storage.keys import KeyDocument, Keys, as_permissions
@@ -55,7 +55,7 @@ def create(
         permissions=permissions,
         namespaces=namespace or (),
         description=description,
-        expires_at=SystemClock().now() + span(expires) if expires else None,
+        expires_at=later(expires, SystemClock().now()) if expires else None,
         rate_limit=rate_limit,
     )
     _issued(_with(lambda ring, organization: ring.create(organization, user, spec, created_by=CREATOR)))

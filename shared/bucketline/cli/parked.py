@@ -1,6 +1,5 @@
 """``bucketline parked``: records that could not be handled, and how they get another chance."""
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Annotated, TypeVar
 
@@ -10,15 +9,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bucketline.errors import RecordError, StoreUnavailable
+from bucketline.cli.console import fail, running
 from bucketline.messaging.parked import MOST, Parked, ParkedRecords
 from bucketline.settings import KafkaSettings, MongoSettings
 from bucketline.storage.mongo import Database
 from bucketline.storage.places import Places
 
-app = typer.Typer(help="Parked records: list them, look at one, replay them.", no_args_is_help=True)
-
 T = TypeVar("T")
+
+app = typer.Typer(help="Parked records: list them, look at one, replay them.", no_args_is_help=True)
 
 Only = Annotated[str | None, typer.Option("--topic", help="Only parking topics whose name contains this.")]
 Place = Annotated[str, typer.Argument(metavar="TOPIC:PARTITION:OFFSET", help="As `parked list` shows it.")]
@@ -106,8 +105,7 @@ def _found(place: str) -> Parked:
         raise typer.BadParameter("TOPIC:PARTITION:OFFSET is expected")
     row = _run(lambda records: records.get(parking, int(partition), int(offset)))
     if row is None:
-        Console(stderr=True).print(f"[red]there is no record at[/] {escape(place)}")
-        raise typer.Exit(1)
+        fail(f"there is no record at {place}")
     return row
 
 
@@ -119,11 +117,7 @@ def _run(work: Callable[[ParkedRecords], Awaitable[T]], only: str | None = None)
         finally:
             database.close()
 
-    try:
-        return asyncio.run(run())
-    except (RecordError, StoreUnavailable) as error:
-        Console(stderr=True).print(f"[red]{escape(error.message)}[/]")
-        raise typer.Exit(1) from error
+    return running(run())
 
 
 def _shown(value: bytes | None) -> str:

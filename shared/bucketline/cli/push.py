@@ -1,6 +1,7 @@
 """``bucketline push``: files into a bucket of a running Bucketline."""
 
 import asyncio
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,6 @@ from rich.table import Table
 from bucketline.cli.client import ApiClient, ApiFailure
 from bucketline.cli.files import LARGEST_INLINE, SCHEMA, object_of
 from bucketline.cli.follow import follow
-from bucketline.errors import BucketlineError
 
 
 def push(
@@ -27,16 +27,14 @@ def push(
     Example: [cyan]bucketline push report.pdf photo.png --bucket inbox[/]
     """
     console = Console()
+    if not re.match(r"https?://[^/]", url):
+        raise typer.BadParameter(f"{url!r} is not a URL such as https://bucketline.example.com", param_hint="--url")
     if not key:
         raise typer.BadParameter("no key: pass --key or set BUCKETLINE_API_KEY (`make up` prints it)")
     for path in files:
         if path.stat().st_size > LARGEST_INLINE:
             raise typer.BadParameter(f"{path} is above 10 MB: use an upload (POST /v1/buckets/{{id}}/uploads)")
-    try:
-        done = asyncio.run(_push(console, files, url, key, namespace, bucket, wait))
-    except BucketlineError as error:
-        console.print(f"[red]{error.message}[/]")
-        raise typer.Exit(1) from error
+    done = asyncio.run(_push(console, files, url, key, namespace, bucket, wait))
     raise typer.Exit(0 if done else 1)
 
 

@@ -20,6 +20,14 @@ def span(text: str) -> timedelta:
         raise typer.BadParameter(f"{text!r} is too long") from error
 
 
+def later(text: str, now: datetime) -> datetime:
+    """A span of time after ``now``."""
+    try:
+        return now + span(text)
+    except OverflowError as error:
+        raise typer.BadParameter(f"{text!r} is after the calendar ends") from error
+
+
 def moment(text: str, now: datetime) -> datetime:
     """An ISO 8601 date or time (UTC where it does not say), or a span of time before ``now``."""
     if _SPAN.fullmatch(text.strip()):

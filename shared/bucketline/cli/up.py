@@ -11,7 +11,6 @@ from rich.table import Table
 from rich.text import Text
 
 from bucketline.cli.local import kept_key, local_stack, service_environment
-from bucketline.errors import LocalStackError
 from bucketline.local.services import Event, Exited, GaveUp, Ready, Restarting, bucketline_services
 from bucketline.local.stack import LocalStack
 from bucketline.local.supervisor import Supervisor
@@ -37,11 +36,7 @@ def up(
     """
     console = Console()
     folder = data / str(port)
-    try:
-        asyncio.run(_up(console, folder, port, key or kept_key(folder / "api-key"), processors))
-    except LocalStackError as error:
-        console.print(f"[red]{error.message}[/]", highlight=False)
-        raise typer.Exit(1) from error
+    asyncio.run(_up(console, folder, port, key or kept_key(folder / "api-key"), processors))
 
 
 async def _up(console: Console, folder: Path, port: int, key: str, processors: int) -> None:

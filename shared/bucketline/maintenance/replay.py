@@ -37,9 +37,12 @@ class Place:
     @classmethod
     def read(cls, text: str) -> "Place":
         moment, _, object_id = text.partition(":")
-        if not moment.isdigit() or not object_id:
-            raise BadRequest(f"{text!r} is not a place that a replay has named")
-        return cls(from_millis(int(moment)), object_id)
+        try:
+            if moment.isdecimal() and object_id:
+                return cls(from_millis(int(moment)), object_id)
+        except (ValueError, OverflowError, OSError):
+            pass
+        raise BadRequest(f"{text!r} is not a place that a replay has named")
 
 
 @dataclass(frozen=True)

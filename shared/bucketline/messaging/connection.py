@@ -5,6 +5,7 @@ from typing import TypedDict
 
 from faststream.security import BaseSecurity, SASLPlaintext, SASLScram256, SASLScram512
 
+from bucketline.errors import InvalidSetting
 from bucketline.settings import KafkaSettings
 
 
@@ -27,7 +28,7 @@ def client_options(settings: KafkaSettings) -> ClientOptions:
         "security_protocol": settings.security_protocol,
     }
     if settings.security_protocol.endswith("SSL"):
-        options["ssl_context"] = ssl.create_default_context(cafile=settings.ssl_cafile)
+        options["ssl_context"] = _trust(settings)
     if settings.security_protocol.startswith("SASL"):
         username, password = _credentials(settings)
         options |= {
@@ -41,7 +42,7 @@ def client_options(settings: KafkaSettings) -> ClientOptions:
 def security(settings: KafkaSettings) -> BaseSecurity:
     """The same for FastStream."""
     encrypted = settings.security_protocol.endswith("SSL")
-    context = ssl.create_default_context(cafile=settings.ssl_cafile) if encrypted else None
+    context = _trust(settings) if encrypted else None
     if not settings.security_protocol.startswith("SASL"):
         return BaseSecurity(ssl_context=context, use_ssl=encrypted)
     username, password = _credentials(settings)
@@ -49,7 +50,16 @@ def security(settings: KafkaSettings) -> BaseSecurity:
     return kinds[settings.sasl_mechanism](username=username, password=password, ssl_context=context, use_ssl=encrypted)
 
 
+def _trust(settings: KafkaSettings) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=settings.ssl_cafile)
+    except OSError as error:
+        reason = "is not a PEM file with certificates" if isinstance(error, ssl.SSLError) else error.strerror
+        raise InvalidSetting(f"BUCKETLINE_KAFKA_SSL_CAFILE={settings.ssl_cafile}: {reason}") from error
+
+
 def _credentials(settings: KafkaSettings) -> tuple[str, str]:
     if settings.sasl_username is None or settings.sasl_password is None:
-        raise ValueError("SASL needs BUCKETLINE_KAFKA_SASL_USERNAME and BUCKETLINE_KAFKA_SASL_PASSWORD")
+        protocol = f"BUCKETLINE_KAFKA_SECURITY_PROTOCOL={settings.security_protocol}"
+        raise InvalidSetting(f"{protocol} needs BUCKETLINE_KAFKA_SASL_USERNAME and BUCKETLINE_KAFKA_SASL_PASSWORD")
     return settings.sasl_username, settings.sasl_password.get_secret_value()

@@ -22,15 +22,18 @@ from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorCollection
 from pymongo import DeleteMany, DeleteOne, IndexModel, InsertOne, ReplaceOne, ReturnDocument, UpdateMany, UpdateOne
 from pymongo.errors import (
     BulkWriteError,
+    ConfigurationError,
     ConnectionFailure,
     DuplicateKeyError,
     ExecutionTimeout,
+    InvalidName,
+    InvalidURI,
     PyMongoError,
 )
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
-from bucketline.errors import BucketlineError, StoreUnavailable
+from bucketline.errors import BucketlineError, InvalidSetting, StoreUnavailable
 from bucketline.settings import MongoSettings
 from bucketline.telemetry.clients import mongodb_call
 from bucketline.telemetry.metrics import STORE_SECONDS
@@ -281,22 +284,22 @@ class Collection(Generic[D]):
 
 
 class Database:
-    """The connection of one service. Made in ``app.py``, closed at its end."""
+    """The connection of one service. Made in ``app.py``, closed at its end.
+
+    Raises :class:`~bucketline.errors.InvalidSetting` when the URL is none, or the name of the database.
+    """
 
     def __init__(self, settings: MongoSettings) -> None:
-        self._client: AsyncIOMotorClient[Any] = AsyncIOMotorClient(
-            settings.url.get_secret_value(),
-            serverSelectionTimeoutMS=round(settings.server_selection_timeout * 1000),
-            timeoutMS=round(settings.timeout * 1000),
-            maxPoolSize=settings.pool_size,
-            appname="bucketline",
-        )
-        self._database = self._client.get_database(
-            settings.database,
-            codec_options=_READ,
-            write_concern=WriteConcern(w="majority"),
-            read_concern=ReadConcern("local"),
-        )
+        self._client = _client(settings)
+        try:
+            self._database = self._client.get_database(
+                settings.database,
+                codec_options=_READ,
+                write_concern=WriteConcern(w="majority"),
+                read_concern=ReadConcern("local"),
+            )
+        except InvalidName as error:
+            raise InvalidSetting(f"BUCKETLINE_MONGODB_DATABASE={settings.database} will not do: {error}") from error
 
     def collection(self, name: str) -> Collection[Any]:
         return Collection(self._database[name])
@@ -325,6 +328,24 @@ class Database:
 
     def close(self) -> None:
         self._client.close()
+
+
+def _client(settings: MongoSettings) -> "AsyncIOMotorClient[Any]":
+    try:
+        return AsyncIOMotorClient(
+            settings.url.get_secret_value(),
+            serverSelectionTimeoutMS=round(settings.server_selection_timeout * 1000),
+            timeoutMS=round(settings.timeout * 1000),
+            maxPoolSize=settings.pool_size,
+            appname="bucketline",
+        )
+    except (ConfigurationError, ValueError) as error:
+        # What cannot be taken apart may be quoted from its middle, and that is where the password is.
+        reason = "" if isinstance(error, InvalidURI | ValueError) else f": {error}"
+    raise InvalidSetting(
+        f"BUCKETLINE_MONGODB_URL will not do{reason}. It is like mongodb://user:password@host:27017/?replicaSet=rs, "
+        "and characters such as @ : / in user and password are written as %40 %3A %2F"
+    )
 
 
 @contextmanager

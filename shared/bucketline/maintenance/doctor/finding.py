@@ -5,6 +5,8 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from bucketline.errors import InvalidSetting
+
 Verdict = Literal["ok", "warning", "bad"]
 
 CHECK_SECONDS = 20.0
@@ -35,6 +37,9 @@ async def findings(part: str, checks: Checks, *, unreachable: str) -> list[Findi
         rows.append(Finding(part, "answers", "bad", f"no answer within {CHECK_SECONDS:.0f} s", unreachable))
     except Exception as error:
         # Whatever a driver raises is what the person who called us wants to see.
+        if isinstance(error, InvalidSetting):
+            rows.append(Finding(part, "settings", "bad", error.message[:300], unreachable))
+            return rows
         cause = error.__cause__ or error
         name = type(cause).__name__
         told = str(cause).removeprefix(f"{name}: ")
