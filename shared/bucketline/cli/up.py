@@ -1,6 +1,7 @@
 """``bucketline up``: the whole pipeline on this machine, in the foreground."""
 
 import asyncio
+import re
 import signal
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +15,8 @@ from bucketline.cli.local import kept_key, local_stack, service_environment
 from bucketline.local.services import Event, Exited, GaveUp, Ready, Restarting, bucketline_services
 from bucketline.local.stack import LocalStack
 from bucketline.local.supervisor import Supervisor
+
+AS_GIVEN = "<as given>"
 
 _COLORS = {"ingest-api": "cyan", "dedup": "magenta", "batcher": "yellow", "processor": "green"}
 
@@ -36,10 +39,10 @@ def up(
     """
     console = Console()
     folder = data / str(port)
-    asyncio.run(_up(console, folder, port, key or kept_key(folder / "api-key"), processors))
+    asyncio.run(_up(console, folder, port, key, processors))
 
 
-async def _up(console: Console, folder: Path, port: int, key: str, processors: int) -> None:
+async def _up(console: Console, folder: Path, port: int, key: str | None, processors: int) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -60,7 +63,10 @@ async def _up(console: Console, folder: Path, port: int, key: str, processors: i
     console.print("stopped; the data stays in", str(folder))
 
 
-async def _running(console: Console, folder: Path, port: int, key: str, processors: int, stop: asyncio.Event) -> None:
+async def _running(
+    console: Console, folder: Path, port: int, given: str | None, processors: int, stop: asyncio.Event
+) -> None:
+    key = given or kept_key(folder / "api-key")
     stack = local_stack(folder, lambda message: console.print(f"[dim]{message}[/]", highlight=False))
     started = asyncio.create_task(stack.__aenter__())
     stopping = asyncio.create_task(stop.wait())
@@ -80,7 +86,7 @@ async def _running(console: Console, folder: Path, port: int, key: str, processo
             stop_deadline=10.0,
         )
         async with supervisor:
-            _welcome(console, stack, supervisor, key, folder)
+            _welcome(console, stack, supervisor, AS_GIVEN if given else key, folder)
             await stop.wait()
             console.print("\n[bold]stopping[/]")
     finally:
@@ -106,22 +112,33 @@ def _event(console: Console, event: Event) -> None:
             pass
 
 
+def addresses(stack: LocalStack) -> list[tuple[str, str]]:
+    """What is where. The keys to what the stack made itself are told; whatever the user gave stays the user's."""
+    mongodb, s3 = stack.mongodb_url, f"{stack.s3_endpoint} (key {stack.s3_access_key}, secret {stack.s3_secret_key})"
+    if not stack.runs("mongodb"):
+        # Up to the last @: a password may have some. And options may be secret as well.
+        mongodb = re.sub(r"//.*@", f"//{AS_GIVEN}@", mongodb).partition("?")[0]
+    if not stack.runs("s3"):
+        s3 = f"{stack.s3_endpoint} (key and secret {AS_GIVEN})"
+    return [("MongoDB", mongodb), ("Kafka", stack.kafka_bootstrap), ("S3", s3)]
+
+
 def _welcome(console: Console, stack: LocalStack, supervisor: Supervisor, key: str, folder: Path) -> None:
     api = supervisor.url("ingest-api")
     table = Table("what", "where", title="Bucketline is up", title_justify="left")
     table.add_row("HTTP API", f"{api}/v1")
     table.add_row("documentation", f"{api}/docs")
     table.add_row("admin API key", key)
-    table.add_row("MongoDB", stack.mongodb_url)
-    table.add_row("Kafka", stack.kafka_bootstrap)
-    table.add_row("S3", f"{stack.s3_endpoint} (key {stack.s3_access_key}, secret {stack.s3_secret_key})")
+    for what, where in addresses(stack):
+        table.add_row(what, where)
     for name in supervisor.names():
         if name != "ingest-api":
             table.add_row(f"{name} probes", f"{supervisor.url(name)}/ready")
     table.add_row("data", str(folder))
     console.print(table)
+    own_key = "" if key == AS_GIVEN else f"BUCKETLINE_API_KEY={key} "
     console.print(
-        f"Try: [cyan]BUCKETLINE_API_KEY={key} BUCKETLINE_URL={api} bucketline push FILE…[/]   Stop: Ctrl-C",
+        f"Try: [cyan]{own_key}BUCKETLINE_URL={api} bucketline push FILE…[/]   Stop: Ctrl-C",
         highlight=False,
         soft_wrap=True,
     )

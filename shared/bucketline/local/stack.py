@@ -66,6 +66,8 @@ class LocalStack:
         self._fixed_ports = dict(ports or {})
         self._broker: Broker = broker
         self._cache_dir = (cache_dir or default_cache_dir()).absolute()
+        given = {"mongodb": mongodb_url, "kafka": kafka_bootstrap, "s3": s3}
+        self._own = frozenset(part for part in PARTS if given[part] is None)
         self._mongodb_url = mongodb_url
         self._kafka_bootstrap = kafka_bootstrap
         self._s3 = s3
@@ -79,6 +81,10 @@ class LocalStack:
     def data_dir(self) -> Path:
         """Where its files and logs are: a folder for each part."""
         return self._data_dir
+
+    def runs(self, part: PartName) -> bool:
+        """Whether the part is a server of this stack; otherwise its address was given."""
+        return part in self._own
 
     @property
     def mongodb_url(self) -> str:
