@@ -25,6 +25,7 @@ from tests.brokers import EACH_BROKER, needs_java
 from tests.conditions import eventually
 
 from bucketline.errors import LocalStackError
+from bucketline.local.services import Event, Exited, Ready
 from bucketline.local.stack import Broker, LocalStack, S3Address
 
 pytestmark = pytest.mark.stack
@@ -37,6 +38,36 @@ START_GOAL = 8.0
 async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LocalStack]:
     async with LocalStack(tmp_path_factory.mktemp("stack")) as running:
         yield running
+
+
+async def test_each_server_that_dies_comes_back_and_one_that_is_stopped_does_not(tmp_path: Path) -> None:
+    told: list[Event] = []
+    async with LocalStack(tmp_path / "data", on_event=told.append) as stack:
+        before = stack.pids()
+        client: AsyncMongoClient = AsyncMongoClient(stack.mongodb_url)
+        await client.kept.rows.insert_one({"_id": 1})
+        for pid in before.values():
+            os.kill(pid, SIGKILL)
+
+        async def all_back() -> bool:
+            return {event.instance for event in told if isinstance(event, Ready)} == set(before)
+
+        await eventually(all_back, deadline=DEADLINE)
+        after = stack.pids()
+        assert all(after[part] != before[part] for part in before)
+        assert {event.instance for event in told if isinstance(event, Exited)} == set(before)
+        assert await client.kept.rows.find_one() == {"_id": 1}
+        await create_topic(stack.kafka_bootstrap, "again")
+        async with s3_client(stack.s3) as s3:
+            await s3.put_object(Bucket="bucketline", Key="a", Body=b"x")
+        await client.close()
+
+        told.clear()
+        await stack.kill("kafka")
+        await stack.stop("mongodb")
+        await stack.start("mongodb")
+        assert set(stack.pids()) == {"mongodb", "s3"}
+    assert told == []
 
 
 def lives(pid: int) -> bool:

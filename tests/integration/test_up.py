@@ -82,6 +82,18 @@ async def test_two_side_by_side_one_crash_and_a_clean_end(tmp_path: Path) -> Non
         await first.says(r"dedup ended with -9")
         await first.says(r"dedup is ready[\s\S]*dedup ended with -9[\s\S]*dedup is ready")
 
+        mongod = next(child for child in first.family() if "mongod" in child.name())
+        mongod.kill()
+        await first.says(r"mongodb ended with -9; its last lines of \S+mongod\.log")
+        await first.says(r"mongodb ended with -9[\s\S]*mongodb is ready")
+        async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {key}"}) as session:
+
+            async def answers() -> bool:
+                async with session.get(f"http://127.0.0.1:{first_port}/v1/namespaces") as answer:
+                    return answer.status == 200
+
+            await eventually(answers)
+
         for running, number in ((first, signal.SIGINT), (second, signal.SIGTERM)):
             family = running.family()
             assert len(family) >= 7, "three servers and four services"

@@ -2,16 +2,22 @@
 
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from bucketline.local.cache import Progress
 from bucketline.local.parts import PartName
+from bucketline.local.services import Event
 from bucketline.local.stack import LocalStack, S3Address
 from bucketline.settings import KafkaSettings, MongoSettings, S3Settings
 
 
-def local_stack(data_dir: Path, progress: Progress, ports: Mapping[PartName, int] | None = None) -> LocalStack:
+def local_stack(
+    data_dir: Path,
+    progress: Progress,
+    ports: Mapping[PartName, int] | None = None,
+    on_event: Callable[[Event], None] | None = None,
+) -> LocalStack:
     """A stack of the parts that no ``BUCKETLINE_*`` variable gives an address for."""
     mongo, kafka, s3 = MongoSettings(), KafkaSettings(), S3Settings()
     own_s3 = None
@@ -26,6 +32,7 @@ def local_stack(data_dir: Path, progress: Progress, ports: Mapping[PartName, int
         s3=own_s3,
         bucket=s3.bucket,
         progress=progress,
+        on_event=on_event,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -33,7 +34,7 @@ def up(
     """Start MongoDB, a Kafka broker, S3 and the four services, and keep them running until Ctrl-C.
 
     A part whose address is set (BUCKETLINE_MONGODB_URL, BUCKETLINE_KAFKA_BOOTSTRAP, BUCKETLINE_S3_ENDPOINT)
-    is used where it is and not started.
+    is used where it is and not started. What ends unasked is started again.
 
     Example: [cyan]bucketline up --port 9000 --processors 2[/]
     """
@@ -67,7 +68,11 @@ async def _running(
     console: Console, folder: Path, port: int, given: str | None, processors: int, stop: asyncio.Event
 ) -> None:
     key = given or kept_key(folder / "api-key")
-    stack = local_stack(folder, lambda message: console.print(f"[dim]{message}[/]", highlight=False))
+    stack = local_stack(
+        folder,
+        lambda message: console.print(f"[dim]{message}[/]", highlight=False),
+        on_event=lambda event: _event(console, event),
+    )
     started = asyncio.create_task(stack.__aenter__())
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({started, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -102,12 +107,12 @@ def _event(console: Console, event: Event) -> None:
     match event:
         case Ready(instance, seconds):
             console.print(f"[green]{instance} is ready[/] after {seconds:.1f} s")
-        case Exited(instance, code) if code != 0:
-            console.print(f"[red]{instance} ended with {code}[/]")
+        case Exited(instance, code, words) if code != 0 or words:
+            console.print(f"[red]{instance} ended with {code}{escape(words)}[/]", soft_wrap=True)
         case Restarting(instance, delay):
             console.print(f"[yellow]{instance} starts again in {delay:.1f} s[/]")
         case GaveUp(instance, reason):
-            console.print(f"[red]{instance} stays down: {reason}[/]")
+            console.print(f"[red]{instance} stays down: {escape(reason)}[/]", soft_wrap=True)
         case _:
             pass
 

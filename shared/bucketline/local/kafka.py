@@ -111,7 +111,7 @@ class Kafka:
             *(str(jars.java), *JVM_OPTIONS, "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"),
             *("-cp", f"{jars.folder}/*"),
         ]
-        self._process = ManagedProcess(
+        self.process = ManagedProcess(
             "kafka",
             [*self._java, "kafka.Kafka", str(self._properties)],
             environment={"HOME": str(data_dir)},
@@ -126,25 +126,25 @@ class Kafka:
 
     @property
     def pid(self) -> int | None:
-        return self._process.pid
+        return self.process.pid
 
     async def start(self) -> None:
         self._data_dir.mkdir(parents=True, exist_ok=True)
         self._properties.write_text(self._settings())
         if not (self._data_dir / "log" / "meta.properties").exists():
             await self._format()
-        await self._process.start()
+        await self.process.start()
         try:
-            await self._process.ready(lambda: answers(self.ports.broker), deadline=READY_DEADLINE)
+            await self.process.ready(lambda: answers(self.ports.broker), deadline=READY_DEADLINE)
         except BaseException:
-            await self._process.kill()
+            await self.process.kill()
             raise
 
     async def stop(self) -> None:
-        await self._process.stop()
+        await self.process.stop()
 
     async def kill(self) -> None:
-        await self._process.kill()
+        await self.process.kill()
 
     async def _format(self) -> None:
         storage_tool = ManagedProcess(

@@ -41,7 +41,7 @@ class Mongod:
     ) -> None:
         self.port = port
         self._data_dir = data_dir / "db"
-        self._process = ManagedProcess(
+        self.process = ManagedProcess(
             "mongod",
             [
                 str(binary.path),
@@ -62,12 +62,12 @@ class Mongod:
 
     @property
     def pid(self) -> int | None:
-        return self._process.pid
+        return self.process.pid
 
     async def start(self) -> None:
         """Returns when it is primary."""
         self._data_dir.mkdir(parents=True, exist_ok=True)
-        await self._process.start()
+        await self.process.start()
         client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(
             LOOPBACK,
             self.port,
@@ -78,21 +78,21 @@ class Mongod:
         )
         replica_set = _ReplicaSet(client, f"{LOOPBACK}:{self.port}")
         try:
-            await self._process.ready(replica_set.is_primary, deadline=READY_DEADLINE)
+            await self.process.ready(replica_set.is_primary, deadline=READY_DEADLINE)
         except LocalStackError as error:
-            await self._process.kill()
+            await self.process.kill()
             raise LocalStackError(_explained(error.message)) from error
         except BaseException:
-            await self._process.kill()
+            await self.process.kill()
             raise
         finally:
             await client.close()
 
     async def stop(self) -> None:
-        await self._process.stop()
+        await self.process.stop()
 
     async def kill(self) -> None:
-        await self._process.kill()
+        await self.process.kill()
 
 
 class _ReplicaSet:

@@ -112,9 +112,9 @@ class ManagedProcess:
         give_up = time.monotonic() + deadline
         while not await probe():
             if not self.running:
-                raise LocalStackError(f"{self.name} ended with code {self.returncode}{self._last_words()}")
+                raise LocalStackError(f"{self.name} ended with code {self.returncode}{self.last_words()}")
             if time.monotonic() >= give_up:
-                raise LocalStackError(f"{self.name} was not ready within {deadline:.0f} s{self._last_words()}")
+                raise LocalStackError(f"{self.name} was not ready within {deadline:.0f} s{self.last_words()}")
             await asyncio.sleep(PROBE_INTERVAL)
 
     async def wait(self, *, deadline: float | None = None) -> int:
@@ -162,9 +162,13 @@ class ManagedProcess:
             return ""
         return "\n".join(lines[-TAIL_LINES:])
 
-    def _last_words(self) -> str:
+    def last_words(self) -> str:
+        """For a message about its end: the last lines of its output, and where the rest is."""
         tail = self.output_tail()
-        return f"; its last lines:\n{tail}" if tail else " and said nothing"
+        if not tail:
+            return " and said nothing"
+        where = f" of {self._log_file} ({self._log_file.name}.1 after the next start)" if self._log_file else ""
+        return f"; its last lines{where}:\n{tail}"
 
     def signal(self, number: Signals) -> None:
         """Sends a signal to the process, not to its group. Harmless when it is gone."""

@@ -2,9 +2,14 @@
 
 from typing import Protocol
 
+from bucketline.local.process import ManagedProcess
+
 
 class Server(Protocol):
     """A server of the stack. The same object may be started again after it was stopped or killed, on its port."""
+
+    process: ManagedProcess
+    """To be looked at: its end can be waited for, and its last words read."""
 
     @property
     def pid(self) -> int | None:

@@ -53,10 +53,14 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Exited:
-    """``code`` is negative for a signal. Comes for every end, also one that was asked for."""
+    """``code`` is negative for a signal. Comes for every end of a service, also one that was asked for.
+
+    ``last_words`` are a server's, whose output nobody else has shown.
+    """
 
     instance: str
     code: int
+    last_words: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +16,9 @@ from bucketline.local.mongod import Mongod
 from bucketline.local.parts import PARTS, PartName
 from bucketline.local.ports import PortLease, claim, reserve
 from bucketline.local.server import Server
+from bucketline.local.services import Event
 from bucketline.local.tansu import Tansu
+from bucketline.local.watch import Watch
 from bucketline.local.weed import Weed, WeedPorts
 
 Broker = Literal["tansu", "kafka"]
@@ -44,7 +46,9 @@ class LocalStack:
     there again at the next start, what Tansu holds is not. ``ports`` fixes the port in a part's address, the
     others are free ones. Downloads go to ``cache_dir`` and are told to ``progress``, from worker threads.
 
-    Inside ``async with`` every server answers and the bucket exists. After it none is left, nor after the death of
+    Inside ``async with`` every server answers and the bucket exists. With ``on_event``, which is called on the event
+    loop and must not block, one that ends unasked is started again, and each such change told; without it nobody
+    notices. After it none is left, nor after the death of
     this process: enter it in a thread that lives on, best the main thread. One use an instance.
     """
 
@@ -61,6 +65,7 @@ class LocalStack:
         bucket: str = BUCKET,
         mongodb_cache_gigabytes: float = 0.5,
         progress: Progress = silent,
+        on_event: Callable[[Event], None] | None = None,
     ) -> None:
         self._data_dir = data_dir.absolute()
         self._fixed_ports = dict(ports or {})
@@ -74,7 +79,9 @@ class LocalStack:
         self._bucket = bucket
         self._mongodb_cache_gigabytes = mongodb_cache_gigabytes
         self._progress = progress
+        self._on_event = on_event
         self._servers: dict[PartName, Server] = {}
+        self._watches: dict[PartName, Watch] = {}
         self._held = contextlib.ExitStack()
 
     @property
@@ -151,13 +158,17 @@ class LocalStack:
     async def start(self, part: PartName) -> None:
         """Starts a part that was stopped or killed, on its port again; returns when it answers."""
         await self._server(part).start()
+        if part in self._watches:
+            self._watches[part].begin()
 
     async def stop(self, part: PartName) -> None:
-        """Ends a part in order. Its address stays its own."""
+        """Ends a part in order, until it is started. Its address stays its own."""
+        await self._unwatch(part)
         await self._server(part).stop()
 
     async def kill(self, part: PartName) -> None:
-        """SIGKILL for a part; returns when it is gone."""
+        """SIGKILL for a part; returns when it is gone, until it is started."""
+        await self._unwatch(part)
         await self._server(part).kill()
 
     async def __aenter__(self) -> Self:
@@ -221,9 +232,13 @@ class LocalStack:
             await server.start()
         except OSError as error:
             raise LocalStackError(f"{part} could not start: {error}") from error
+        if self._on_event is not None:
+            self._watches[part] = Watch(part, server, self._on_event)
+            self._watches[part].begin()
         self._progress(f"{part} is ready")
 
     async def _close(self) -> None:
+        await asyncio.gather(*(watch.end() for watch in self._watches.values()))
         try:
             running = [server.stop() for server in self._servers.values()]
             outcomes = await asyncio.gather(*running, return_exceptions=True)
@@ -232,6 +247,10 @@ class LocalStack:
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
                 raise outcome
+
+    async def _unwatch(self, part: PartName) -> None:
+        if part in self._watches:
+            await self._watches[part].end()
 
     def _server(self, part: PartName) -> Server:
         try:

@@ -22,7 +22,7 @@ class Tansu:
     def __init__(self, binary: Binary, data_dir: Path, port: int) -> None:
         self.port = port
         address = f"tcp://{LOOPBACK}:{port}"
-        self._process = ManagedProcess(
+        self.process = ManagedProcess(
             "tansu",
             [
                 *(str(binary.path), "broker", "--cluster-id", CLUSTER_ID),
@@ -40,21 +40,21 @@ class Tansu:
 
     @property
     def pid(self) -> int | None:
-        return self._process.pid
+        return self.process.pid
 
     async def start(self) -> None:
-        await self._process.start()
+        await self.process.start()
         try:
-            await self._process.ready(lambda: answers(self.port), deadline=READY_DEADLINE)
+            await self.process.ready(lambda: answers(self.port), deadline=READY_DEADLINE)
         except BaseException:
-            await self._process.kill()
+            await self.process.kill()
             raise
 
     async def stop(self) -> None:
-        await self._process.stop()
+        await self.process.stop()
 
     async def kill(self) -> None:
-        await self._process.kill()
+        await self.process.kill()
 
 
 async def answers(port: int) -> bool:

@@ -56,7 +56,7 @@ class Weed:
         self._data_dir = data_dir
         self._config = data_dir / "s3.json"
         self.credentials = self._read_credentials() or S3Credentials(secrets.token_hex(10), secrets.token_hex(20))
-        self._process = ManagedProcess(
+        self.process = ManagedProcess(
             "weed",
             [
                 *(str(binary.path), "-logtostderr=true", "server", f"-dir={data_dir / 'files'}"),
@@ -83,24 +83,24 @@ class Weed:
 
     @property
     def pid(self) -> int | None:
-        return self._process.pid
+        return self.process.pid
 
     async def start(self) -> None:
         (self._data_dir / "files").mkdir(parents=True, exist_ok=True)
         self._write_credentials()
-        await self._process.start()
+        await self.process.start()
         try:
-            await self._process.ready(self._takes_writes, deadline=READY_DEADLINE)
+            await self.process.ready(self._takes_writes, deadline=READY_DEADLINE)
         except BaseException:
             await self.kill()
             raise
 
     async def stop(self) -> None:
-        await self._process.stop()
+        await self.process.stop()
         self._remove_sockets()
 
     async def kill(self) -> None:
-        await self._process.kill()
+        await self.process.kill()
         self._remove_sockets()
 
     async def _takes_writes(self) -> bool:
