@@ -40,6 +40,19 @@ def test_an_acknowledged_record_survives_a_broker() -> None:
         assert topic["spec"]["config"]["min.insync.replicas"] == 2
 
 
+def test_no_two_nodes_of_kafka_share_a_machine() -> None:
+    (pool,) = of_kind("kafka", "KafkaNodePool")
+    pod = pool["spec"]["template"]["pod"]
+    (rule,) = pod["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    (spread,) = pod["topologySpreadConstraints"]
+    # the labels that Strimzi gives to the pods of a pool
+    labels = {**pool["metadata"]["labels"], "strimzi.io/pool-name": pool["metadata"]["name"]}
+    assert rule["topologyKey"] == "kubernetes.io/hostname"
+    assert spread["topologyKey"] == "topology.kubernetes.io/zone"
+    for selector in (rule["labelSelector"], spread["labelSelector"]):
+        assert selector == {"matchLabels": labels}
+
+
 def test_a_parked_record_fits_and_is_kept_longer() -> None:
     for _, _, name in parking_topics():
         config = named(PRODUCTION, "KafkaTopic", PREFIX + name)["spec"]["config"]
