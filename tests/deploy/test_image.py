@@ -30,6 +30,11 @@ def test_the_base_is_pinned_by_tag_and_digest() -> None:
     assert all(line.split()[1] == "${PYTHON}" for line in LINES if line.startswith("FROM "))
 
 
+def test_the_build_asks_no_registry_for_anything_but_its_base() -> None:
+    """A `syntax` line would fetch a parser for this file first, by a tag that may change."""
+    assert "syntax=" not in (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
+
+
 def test_what_is_installed_was_checked_against_a_hash() -> None:
     build, _ = stages()
     installs = [run for run in instructions("RUN", build) if re.search(r"pip\b.*\binstall", run)]
