@@ -1,11 +1,12 @@
 """Who may reach whom, by evaluating the policies as a network plugin would."""
 
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from tests.deploy.rendering import OVERLAYS, Manifest, named, of_kind, pods, selects
+from tests.deploy.rendering import OVERLAYS, Manifest, environment, named, of_kind, pods, selects
 
 from bucketline.settings import SERVICES
 from dedup.errors import AddressRefused
@@ -180,6 +181,54 @@ def test_each_service_reaches_what_it_needs_and_no_more(target: str) -> None:
     for name in {"ingest-api", "dedup", "processor"} | set(UNREACHED):
         assert reach[name] == stores | {"s3"}, name
     assert set(reach) == {*SERVICES, *UNREACHED}
+
+
+ENDPOINTS = {
+    "BUCKETLINE_KAFKA_BOOTSTRAP": "kafka",
+    "BUCKETLINE_S3_ENDPOINT": "s3",
+    "BUCKETLINE_TELEMETRY_OTLP_ENDPOINT": "telemetry",
+}
+
+
+def port_of(endpoint: str) -> int:
+    """Of a URL, or of the first of several ``host:port``."""
+    url = urlsplit(endpoint if "//" in endpoint else f"//{endpoint.partition(',')[0]}")
+    return url.port or {"http": 80, "https": 443}[url.scheme]
+
+
+def may_connect(target: str, labels: dict[str, str], endpoint: str, provides: str) -> bool:
+    """Whether a pod may connect to what the settings name: by its namespace's label, or outside by address."""
+    inside = ".svc" in endpoint
+    return any(
+        port_of(endpoint) in [p["port"] for p in rule["ports"]]
+        for rule, peer in peers(target, labels, "egress")
+        if (
+            peer.get("namespaceSelector", {}).get("matchLabels", {}).get(f"bucketline.io/provides-{provides}") == "true"
+            if inside
+            else "ipBlock" in peer
+        )
+    )
+
+
+@pytest.mark.parametrize("target", ["base", *OVERLAYS])
+def test_the_ports_that_the_settings_name_are_open(target: str) -> None:
+    seen = set()
+    for workload, template in pods(target).items():
+        values = environment(target, workload)
+        for name in ENDPOINTS.keys() & values.keys():
+            if (ENDPOINTS[name], workload) == ("s3", "Deployment/bucketline-batcher"):
+                continue  # it has the common settings and no use for this one
+            labels = template["metadata"]["labels"]
+            assert may_connect(target, labels, values[name], ENDPOINTS[name]), (workload, name)
+            seen.add(name)
+    assert "BUCKETLINE_KAFKA_BOOTSTRAP" in seen
+
+
+def test_a_port_that_no_policy_opens_is_noticed() -> None:
+    labels = labels_of("base")["dedup"]
+    assert may_connect("base", labels, "kafka.backing.svc:9093,other.backing.svc:9092", "kafka")
+    assert not may_connect("base", labels, "kafka.backing.svc:9094", "kafka")
+    assert not may_connect("base", labels, "http://s3.backing.svc:9001", "s3")
 
 
 @pytest.mark.parametrize("target", ["base", *OVERLAYS])
