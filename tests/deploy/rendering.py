@@ -1,8 +1,12 @@
 """The manifests as a cluster would get them: rendered once a run, and taken apart for the tests."""
 
+import atexit
+import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -24,13 +28,38 @@ Manifest = dict[str, Any]
 
 @cache
 def render(target: str) -> tuple[Manifest, ...]:
-    """What ``kubectl kustomize`` makes of a folder of deploy/k8s."""
+    """What ``kubectl kustomize`` makes of a folder of deploy/k8s, or of one named by its whole path."""
     done = subprocess.run(
         [str(KUBECTL), "kustomize", str(K8S / target)], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stderr
     assert "deprecated" not in done.stderr.lower(), done.stderr
     return tuple(document for document in yaml.safe_load_all(done.stdout) if document)
+
+
+COMPONENTS = tuple(sorted(path.name for path in (K8S / "components").iterdir()))
+NEEDS = {"keda-backlog": ("keda",)}
+"""Components that go with others."""
+
+
+@cache
+def with_component(name: str) -> str:
+    """The base with this component and no others but those that it needs, as a target to render."""
+    folder = Path(tempfile.mkdtemp(prefix="bucketline-kustomize-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    shutil.copy(K8S / "overlays" / "production" / "namespace.yaml", folder)
+    kustomization = {
+        "namespace": "bucketline",
+        "resources": [_from(folder, "base"), "namespace.yaml"],
+        "components": [_from(folder, f"components/{part}") for part in (*NEEDS.get(name, ()), name)],
+    }
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization), encoding="utf-8")
+    return str(folder)
+
+
+def _from(folder: Path, part: str) -> str:
+    """Kustomize takes relative paths only."""
+    return os.path.relpath(K8S / part, folder.resolve())
 
 
 def of_kind(target: str, *kinds: str) -> list[Manifest]:

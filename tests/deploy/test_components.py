@@ -1,0 +1,26 @@
+"""Every component goes with the base alone: what an overlay leaves out is not missed by the others."""
+
+import kubernetes_validate  # type: ignore[import-untyped]  # ships no types
+import pytest
+from tests.deploy.rendering import COMPONENTS, pods, render, with_component
+from tests.deploy.test_network import INSIDE, INTERNET, labels_of, may_leave_to
+from tests.deploy.test_schemas import NEWEST, is_core
+
+
+@pytest.mark.parametrize("name", COMPONENTS)
+def test_a_component_renders_by_itself(name: str) -> None:
+    target = with_component(name)
+    for manifest in render(target):
+        if is_core(manifest):
+            assert kubernetes_validate.validate(manifest, NEWEST[-1], strict=True) == NEWEST[-1]
+    assert set(pods(target)) == set(pods("base"))
+
+
+def test_batch_webhooks_lets_the_batcher_out_and_into_no_private_network() -> None:
+    target = with_component("batch-webhooks")
+
+    def reach(address: str) -> set[str]:
+        return {name for name, labels in labels_of(target).items() if may_leave_to(target, labels, address, 443)}
+
+    assert all(reach(address) == {"dedup", "batcher"} for address in INTERNET)
+    assert not any(reach(address) for address in INSIDE)
