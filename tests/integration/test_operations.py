@@ -7,14 +7,18 @@ import re
 import secrets
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 import aiohttp
 import pytest
 from aiokafka import AIOKafkaConsumer
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from tests.brokers import needs_java
 from tests.conditions import completed, eventually
 from tests.conftest import Api, Services
 
 from bucketline.events.topics import MIRRORED, OBJECTS, STATUS
+from bucketline.local.stack import LocalStack, S3Address
 from bucketline.messaging.topics import wanted
 from bucketline.settings import KafkaSettings
 from bucketline.storage.indexes import INDEXES
@@ -53,6 +57,7 @@ async def test_the_doctor_finds_the_local_stack_in_good_health(services: Service
         ("MongoDB", "clock"),
         ("Kafka", "version"),
         ("Kafka", "topics"),
+        ("Kafka", "retention"),
         ("Kafka", "permissions"),
         ("S3", "bucket"),
         ("S3", "conditional writes"),
@@ -116,6 +121,41 @@ async def test_topics_are_checked_made_and_left_alone(services: Services) -> Non
     assert (code, "missing" in out) == (0, False), (out, err)
     code, out, _ = await bucketline(own, "topics", "create")
     assert (code, out) == (0, "nothing was missing\n")
+
+
+@needs_java
+async def test_topics_that_have_too_little_are_named_with_what_helps(tmp_path: Path) -> None:
+    async with LocalStack(
+        tmp_path, broker="kafka", mongodb_url="mongodb://127.0.0.1:1/", s3=S3Address("http://127.0.0.1:1", "", "")
+    ) as kafka:
+        environment = kafka.environment()
+        admin = AIOKafkaAdminClient(bootstrap_servers=kafka.kafka_bootstrap)
+        await admin.start()
+        await admin.create_topics(
+            [
+                NewTopic(
+                    f"bucketline.{OBJECTS.name}", OBJECTS.partitions, 1, topic_configs={"retention.ms": "3600000"}
+                ),
+                NewTopic(f"bucketline.{MIRRORED.name}", 1, 1, topic_configs={"retention.ms": "-1"}),
+            ]
+        )
+        await admin.close()
+        assert (await bucketline(environment, "topics", "create"))[0] == 0
+        code, out, err = await bucketline(environment, "topics", "check")
+        rows = {line.split()[1]: line for line in out.splitlines() if "bucketline." in line}
+        assert code == 1
+        assert "0.0416667 d of 7 d" in rows[f"bucketline.{OBJECTS.name}"]
+        assert f"1 of {MIRRORED.partitions}" in rows[f"bucketline.{MIRRORED.name}"]
+        assert "for ever" in rows[f"bucketline.{MIRRORED.name}"]
+        assert sum("too little" in row for row in rows.values()) == 2, "the others are as they were made"
+        assert "kafka-configs.sh" in err
+        assert "kafka-topics.sh" in err
+        assert "topics create" not in err
+
+        code, out, err = await bucketline(
+            {**environment, "BUCKETLINE_KAFKA_REPLICATION_FACTOR": "3"}, "topics", "check"
+        )
+        assert (code, "1 of 3" in out, "kafka-reassign-partitions.sh" in err) == (1, True, True)
 
 
 async def test_indexes_are_made_once(services: Services) -> None:

@@ -1,16 +1,27 @@
 """``bucketline topics``: what is on the bus, and whether the broker has it."""
 
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from bucketline.cli.console import running, wide_console
+from bucketline.cli.console import fail, running, wide_console
 from bucketline.events.asyncapi import rendered
-from bucketline.events.topics import TOPICS
-from bucketline.messaging.topics import TopicState, check_topics, ensure_topics
+from bucketline.events.topics import DAY_MS, TOPICS
+from bucketline.messaging.topics import Fault, TopicState, check_topics, ensure_topics
 from bucketline.settings import KafkaSettings
+
+ADVICE: Mapping[Fault, str] = {
+    "missing": "Missing ones: [cyan]bucketline topics create[/].",
+    "partitions": "Partitions: [cyan]kafka-topics.sh --alter --topic TOPIC --partitions COUNT[/], while nothing is in "
+    "flight: more partitions change which one a key goes to.",
+    "retention": "How long records are kept: [cyan]kafka-configs.sh --alter --entity-type topics --entity-name TOPIC "
+    "--add-config retention.ms=MILLISECONDS[/].",
+    "copies": "Copies: [cyan]kafka-reassign-partitions.sh[/], with as many brokers as there shall be copies.",
+}
+"""What helps against each fault. On Kubernetes the KafkaTopic says the same, and its operator does it."""
 
 app = typer.Typer(help="The topics: list them, check them, make them, document them.", invoke_without_command=True)
 
@@ -45,17 +56,18 @@ def topics(
 
 @app.command()
 def check() -> None:
-    """Compare the broker's topics with the table; exit 1 if one is missing or has too few partitions.
+    """Compare the broker's topics with the table; exit 1 if one is missing or has too little of something.
+
+    Partitions, how long records are kept, and copies (BUCKETLINE_KAFKA_REPLICATION_FACTOR). More of them is fine.
 
     Example: [cyan]bucketline topics check[/]
     """
-    states = running(check_topics(KafkaSettings()))
+    states = running(check_topics(KafkaSettings(), retention=True))
     wide_console().print(_table(states))
-    if not all(state.good for state in states):
-        Console(stderr=True).print(
-            "[red]some topics are not as they should be;[/] run [cyan]bucketline topics create[/]"
-        )
-        raise typer.Exit(1)
+    found = {fault for state in states for fault in state.faults}
+    if found:
+        lines = [line for fault, line in ADVICE.items() if fault in found]
+        fail("some topics are not as they should be", advice="\n".join(lines))
 
 
 @app.command()
@@ -69,10 +81,26 @@ def create() -> None:
 
 
 def _table(states: list[TopicState]) -> Table:
-    table = Table("topic", "partitions wanted", "found", "")
+    """Of each topic what is found and, where that is too little, what is wanted."""
+    table = Table("topic", "partitions", "kept", "copies", "")
     for state in states:
-        found = "missing" if state.partitions is None else str(state.partitions)
-        table.add_row(
-            state.name, str(state.wanted_partitions), found, "[green]ok" if state.good else "[red]not as it should be"
-        )
+        if state.partitions is None:
+            table.add_row(state.name, "", "", "", "[red]missing")
+            continue
+        cells = {
+            "partitions": (str(state.partitions), str(state.wanted_partitions)),
+            "retention": (_days(state.kept_ms), _days(state.retention_ms)),
+            "copies": (str(state.copies), str(state.wanted_copies)),
+        }
+        texts = [
+            f"[red]{found} of {wanted}[/]" if fault in state.faults else found
+            for fault, (found, wanted) in cells.items()
+        ]
+        table.add_row(state.name, *texts, "[red]too little" if state.faults else "[green]ok")
     return table
+
+
+def _days(milliseconds: int | None) -> str:
+    if milliseconds is None:
+        return "not told"
+    return "for ever" if milliseconds < 0 else f"{milliseconds / DAY_MS:g} d"

@@ -1,11 +1,12 @@
 """Topics on the broker: check that they are as the table says, and (local stack, or on demand) make them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import TopicAlreadyExistsError, for_code
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 from bucketline.errors import Transient
 from bucketline.events.topics import PARKING_PARTITIONS, PARKING_RETENTION_MS, TOPICS, is_parking, parking_topics
@@ -13,20 +14,35 @@ from bucketline.messaging.connection import client_options
 from bucketline.messaging.publisher import LARGEST_RECORD
 from bucketline.settings import KafkaSettings
 
+Fault = Literal["missing", "partitions", "retention", "copies"]
+
 
 @dataclass(frozen=True)
 class TopicState:
-    """A topic as it should be and as it is; ``partitions`` and ``copies`` (the fewest of one) are None if missing."""
+    """A topic as it should be and as it is; ``partitions`` and ``copies`` (the fewest of one) are None if missing.
+
+    ``kept_ms`` is how long it keeps records, -1 for ever; None where that was not asked for or not told.
+    """
 
     name: str
     wanted_partitions: int
     retention_ms: int
     partitions: int | None
     copies: int | None = None
+    kept_ms: int | None = None
+    wanted_copies: int = 1
 
     @property
-    def good(self) -> bool:
-        return self.partitions is not None and self.partitions >= self.wanted_partitions
+    def faults(self) -> tuple[Fault, ...]:
+        """What there is too little of. More than is wanted is fine."""
+        if self.partitions is None:
+            return ("missing",)
+        lacking: Mapping[Fault, bool] = {
+            "partitions": self.partitions < self.wanted_partitions,
+            "retention": self.kept_ms is not None and 0 <= self.kept_ms < self.retention_ms,
+            "copies": self.copies is not None and self.copies < self.wanted_copies,
+        }
+        return tuple(fault for fault, found in lacking.items() if found)
 
 
 def wanted(settings: KafkaSettings) -> Iterator[tuple[str, int, int]]:
@@ -37,18 +53,43 @@ def wanted(settings: KafkaSettings) -> Iterator[tuple[str, int, int]]:
         yield settings.topic_prefix + name, PARKING_PARTITIONS, PARKING_RETENTION_MS
 
 
-async def check_topics(settings: KafkaSettings) -> list[TopicState]:
-    """How each topic stands on the broker."""
+async def check_topics(settings: KafkaSettings, *, retention: bool = False) -> list[TopicState]:
+    """How each topic stands on the broker; with ``retention`` also how long it keeps records, which costs a right."""
     async with _Admin(settings) as admin:
         existing = set(await admin.list_topics())
         names = [name for name, _, _ in wanted(settings) if name in existing]
         described = await admin.describe_topics(names) if names else []
         counts = {row["topic"]: len(row["partitions"]) for row in described}
         copies = {row["topic"]: min((len(p["replicas"]) for p in row["partitions"]), default=0) for row in described}
+        kept = await _kept(admin, names) if retention and names else {}
     return [
-        TopicState(name, partitions, retention, counts.get(name), copies.get(name))
-        for name, partitions, retention in wanted(settings)
+        TopicState(
+            name,
+            partitions,
+            retention_ms,
+            counts.get(name),
+            copies.get(name),
+            kept.get(name),
+            settings.replication_factor,
+        )
+        for name, partitions, retention_ms in wanted(settings)
     ]
+
+
+async def _kept(admin: Any, names: Sequence[str]) -> dict[str, int]:
+    """How long each topic keeps its records, of those whose settings we are told."""
+    asked = [ConfigResource(ConfigResourceType.TOPIC, name, configs={"retention.ms": ""}) for name in names]
+    try:
+        answers = await admin.describe_configs(asked)
+    except KafkaError:  # the local broker does not know the question
+        return {}
+    return {
+        topic: int(value)
+        for answer in answers
+        for _, _, _, topic, entries in answer.resources
+        for name, value, *_ in entries
+        if name == "retention.ms"
+    }
 
 
 async def cluster(settings: KafkaSettings) -> int:

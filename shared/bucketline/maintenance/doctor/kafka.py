@@ -20,11 +20,12 @@ async def kafka(settings: KafkaSettings) -> AsyncIterator[Finding]:
     few = brokers < 3
     advice = "Three brokers survive the loss of one; events that are lost cost time, not objects." if few else ""
     yield Finding(PART, "brokers", "warning" if few else "ok", f"{brokers} answer", advice)
-    states = await check_topics(settings)
+    states = await check_topics(settings, retention=True)
     there = [state.name for state in states if state.partitions is not None]
     broker = await ask(settings, there)
     yield _version(broker.release)
     yield _there(states)
+    yield _retention(states)
     yield permissions(broker.allowed)
     yield _copies(states, brokers)
     yield await _producer(settings)
@@ -50,7 +51,7 @@ def permissions(allowed: Mapping[str, frozenset[int] | None]) -> Finding:
 
 def _there(states: list[TopicState]) -> Finding:
     missing = [state.name for state in states if state.partitions is None]
-    small = [state.name for state in states if state.partitions is not None and not state.good]
+    small = [state.name for state in states if "partitions" in state.faults]
     if missing:
         advice = "Run: bucketline topics create. Or this user may not describe them: see the ACLs in deploy/k8s."
         return Finding(PART, "topics", "bad", f"missing: {', '.join(missing)}"[:300], advice)
@@ -58,6 +59,15 @@ def _there(states: list[TopicState]) -> Finding:
         advice = "Add partitions while nothing is in flight: more partitions change which one a key goes to."
         return Finding(PART, "topics", "warning", f"too few partitions: {', '.join(small)}"[:300], advice)
     return Finding(PART, "topics", "ok", f"all {len(states)} are there")
+
+
+def _retention(states: list[TopicState]) -> Finding:
+    short = [state.name for state in states if "retention" in state.faults]
+    if short:
+        advice = "Raise retention.ms with kafka-configs.sh: what expires unread is only found again by the sweepers."
+        return Finding(PART, "retention", "warning", f"shorter than it should be: {', '.join(short)}"[:300], advice)
+    told = sum(state.kept_ms is not None for state in states)
+    return Finding(PART, "retention", "ok", f"{told} topics keep records for long enough" if told else "not told")
 
 
 def _copies(states: list[TopicState], brokers: int) -> Finding:
