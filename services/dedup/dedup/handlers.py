@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from bucketline.events.catalog import ObjectCreated, ObjectUpdated
-from bucketline.events.envelope import Received
+from bucketline.events.envelope import REPLAY, Received
 from dedup.mirror import Mirroring
 from dedup.settling import OTHERS_FIELDS
 
@@ -31,4 +31,7 @@ class Handlers:
         }
         if replayed:
             await self._mirroring.redrive([objects.pop(object_id) for object_id in replayed], replayed)
-        await self._mirroring.mirror(list(objects.values()), traces)
+        fresh = {object_id for object_id, record in wanted if record.source != REPLAY}
+        # What is settled has been announced, and the replay tells of that itself.
+        told_again = {o for o, obj in objects.items() if o not in fresh and obj["mirror"]["state"] != "pending"}
+        await self._mirroring.mirror([obj for o, obj in objects.items() if o not in told_again], traces)

@@ -20,6 +20,9 @@ Headers = tuple[tuple[str, bytes], ...]
 
 CONTENT_TYPE = "application/json"
 
+REPLAY = "/bucketline/replay"
+"""The source of events that tell again what has long happened: nothing follows from them but for who missed it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Envelope:

@@ -1,11 +1,12 @@
 """Says again what has become of stored objects, for a subscriber that was not there when it happened.
 
 The events carry the same ids however often they are replayed, so a subscriber that keeps to ``(source, id)`` may see a
-replay twice. Our own services take them like any duplicate: nothing is mirrored or processed again.
+replay twice. Our own services take them like any duplicate: nothing is mirrored, processed or announced again. They
+have no trace: that of the request is over, and may be forgotten.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -13,12 +14,11 @@ from bucketline.clock import Clock, from_millis, millis
 from bucketline.domain.status import Status
 from bucketline.errors import BadRequest
 from bucketline.events.catalog import Event, MirroredBlob, ObjectCreated, ObjectMirrored, ObjectStatusChanged
-from bucketline.events.envelope import Envelope, wrap
+from bucketline.events.envelope import REPLAY, Envelope, wrap
 from bucketline.ids import derived
 from bucketline.messaging.publisher import Publisher
 from bucketline.storage.objects import BlobDocument, ObjectDocument, Objects
 
-SOURCE = "/bucketline/replay"
 PAGE = 200
 
 Pause = Callable[[float], Awaitable[None]]
@@ -92,8 +92,7 @@ class Replay:
             await self._pause(max(0.0, len(page) / self._rate - spent))
 
     def _envelopes(self, obj: ObjectDocument) -> list[Envelope]:
-        trace = obj.get("trace", {})
-        return [_sealed(event, obj, trace, at) for event, at in lifecycle(obj)]
+        return [_sealed(event, obj, at) for event, at in lifecycle(obj)]
 
 
 def lifecycle(obj: ObjectDocument) -> list[tuple[Event, datetime]]:
@@ -155,10 +154,10 @@ def _told(blob: BlobDocument) -> MirroredBlob:
     )
 
 
-def _sealed(event: Event, obj: ObjectDocument, trace: Mapping[str, str], at: datetime) -> Envelope:
+def _sealed(event: Event, obj: ObjectDocument, at: datetime) -> Envelope:
     run = obj["run"]
     identity = derived("evt", event.type, obj["_id"], obj["revision"], run["id"], run["rank"])
-    return wrap(event, id=identity, source=SOURCE, at=at, trace=trace)
+    return wrap(event, id=identity, source=REPLAY, at=at)
 
 
 def _where(bucket_id: str, since: datetime, after: Place | None) -> dict[str, object]:

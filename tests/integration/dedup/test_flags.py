@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+from dataclasses import replace
 
 import aiohttp
 import pytest
@@ -12,6 +13,7 @@ from yarl import URL
 
 from bucketline.domain.content import content_key
 from bucketline.events.catalog import ObjectMirrored, ObjectStatusChanged
+from bucketline.events.envelope import REPLAY
 from bucketline.local.stack import LocalStack
 from bucketline.storage.blobs import blob_key
 
@@ -171,3 +173,19 @@ async def test_staged_content_is_taken_over_and_removed(bench: Bench) -> None:
     obj = await bench.one(source)
     assert await bench.content(obj) == data
     assert await bench.store.list("staging/", limit=10) == []
+
+
+async def test_a_replay_of_what_is_settled_is_not_announced_anew(bench: Bench) -> None:
+    """The replay tells of that itself, with the same ids each time."""
+    settled = await bench.one({"kind": "text", "text": "told before"})
+    missed = await bench.add(bench.blob({"kind": "text", "text": "its record never came"}))
+    before = len(bench.bus.of(ObjectMirrored, settled["_id"]))
+    records = [replace(bench.record(object_id), source=REPLAY) for object_id in (settled["_id"], missed)]
+    await bench.dedup.handlers.on_objects(records)
+    assert (await bench.mirrored(missed))["mirror"]["state"] == "done"
+    assert len(bench.bus.of(ObjectMirrored, missed)) == 1
+    assert len(bench.bus.of(ObjectMirrored, settled["_id"])) == before
+    await bench.created(settled["_id"])
+    assert len(bench.bus.of(ObjectMirrored, settled["_id"])) == before + 1, (
+        "a record that comes again is another matter"
+    )

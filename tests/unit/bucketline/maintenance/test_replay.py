@@ -8,8 +8,8 @@ import pytest
 from bucketline.clock import ManualClock
 from bucketline.errors import BadRequest, Transient
 from bucketline.events.catalog import ObjectCreated, ObjectMirrored, ObjectStatusChanged
-from bucketline.events.envelope import unwrap
-from bucketline.maintenance.replay import PAGE, SOURCE, Place, Replay, lifecycle
+from bucketline.events.envelope import REPLAY, unwrap
+from bucketline.maintenance.replay import PAGE, Place, Replay, lifecycle
 from bucketline.messaging.publisher import RecordingPublisher
 
 AT = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -46,6 +46,7 @@ def document(number: int = 1, **changes: object) -> Any:
         "auto_process": True,
         "batch_id": "btch_1",
         "document_count": 4,
+        "trace": {"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"},
         **changes,
     }
 
@@ -108,7 +109,8 @@ async def test_a_replay_says_the_same_with_the_same_ids_every_time() -> None:
         assert [p.objects async for p in work.run("bkt_1", AT)] == [3]
     assert first.published == second.published
     assert len({envelope.id for envelope in first.published}) == 9
-    assert {envelope.source for envelope in first.published} == {SOURCE}
+    assert {envelope.source for envelope in first.published} == {REPLAY}
+    assert not any(envelope.trace for envelope in first.published), "the trace of the request is long over"
     assert all(unwrap(e.data, e.headers()).event.key == e.key for e in first.published)
 
 
