@@ -78,6 +78,18 @@ async def test_every_consumer_tells_its_lag_and_its_parked_records_from_the_star
         assert value(samples, "bucketline_consumer_joined", topic=name) == 1
 
 
+async def test_every_consumer_tells_that_it_is_in_its_group(services: Services, exported: dict[str, Samples]) -> None:
+    async def all_in() -> bool:
+        found = await scrape(services)
+        return all(
+            value(found[service], "bucketline_consumer_joined", topic=f"bucketline.{topic.name}") == 1
+            for service in SERVICES
+            for topic in consumed_by(service)
+        )
+
+    await eventually(all_in)
+
+
 async def test_the_duplicate_shows_in_the_numbers(exported: dict[str, Samples]) -> None:
     dedup = exported["dedup"]
     assert value(dedup, "bucketline_blobs_total", outcome="stored") >= 1
