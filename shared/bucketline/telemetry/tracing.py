@@ -5,9 +5,11 @@ is what events, error answers and log lines carry; a caller's own trace is hande
 several traces at once (a bulk write, a unit of many objects) belongs to the first of them and is linked to the others.
 """
 
+import asyncio
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+import threading
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 
 from opentelemetry import context as contexts
 from opentelemetry import trace
@@ -35,6 +37,9 @@ Attribute = str | int | float | bool
 
 MOST_LINKS = 100
 EXPORT_SECONDS = 5
+LAST_SECONDS = 3.0
+"""How long a process that ends waits for its last spans to be sent. Its records and requests matter more."""
+
 LARGEST_QUEUE = 16_384
 """Spans waiting for export. Above it spans are dropped: lower ``BUCKETLINE_TELEMETRY_SAMPLE_RATIO`` instead."""
 
@@ -43,10 +48,13 @@ _NOT_SAMPLED = TraceFlags(TraceFlags.DEFAULT)
 _tracer: Tracer | None = None
 
 
-def setup_tracing(settings: TelemetrySettings, service: str) -> Callable[[], None]:
-    """Exports spans when an endpoint is configured; call what it returns at the end, so that the last ones are sent."""
+def setup_tracing(settings: TelemetrySettings, service: str) -> Callable[[], Awaitable[None]]:
+    """Exports spans when an endpoint is configured; call what it returns at the end, so that the last ones are sent.
+
+    That takes at most ``LAST_SECONDS``: spans that a collector does not take by then are lost.
+    """
     if settings.otlp_endpoint is None:
-        return lambda: None
+        return _nothing
     # The SDK and its exporter are loaded only where they are used: they cost memory and start-up time.
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import Resource
@@ -57,14 +65,39 @@ def setup_tracing(settings: TelemetrySettings, service: str) -> Callable[[], Non
     resource = Resource.create(
         {"service.name": service, "service.namespace": "bucketline", "service.version": __version__}
     )
-    provider = SdkProvider(resource=resource, sampler=ParentBased(TraceIdRatioBased(settings.sample_ratio)))
+    sampler = ParentBased(TraceIdRatioBased(settings.sample_ratio))
+    provider = SdkProvider(resource=resource, sampler=sampler, shutdown_on_exit=False)
     endpoint = settings.otlp_endpoint.rstrip("/") + "/v1/traces"
     exporter = OTLPSpanExporter(endpoint=endpoint, timeout=EXPORT_SECONDS)
     provider.add_span_processor(BatchSpanProcessor(exporter, max_queue_size=LARGEST_QUEUE, max_export_batch_size=1024))
     # Extractors may use OpenTelemetry's API on their own; their spans join ours.
     trace.set_tracer_provider(provider)
     record_with(provider)
-    return provider.shutdown
+    return lambda: _within(LAST_SECONDS, provider.shutdown)
+
+
+async def _nothing() -> None:
+    return None
+
+
+async def _within(seconds: float, work: Callable[[], object]) -> None:
+    """Does blocking work beside the event loop, and returns when it is done or the time is over.
+
+    The thread is not one of the loop's own: for those the process waits at its end, however long they take.
+    """
+    loop, done = asyncio.get_running_loop(), asyncio.Event()
+
+    def run() -> None:
+        try:
+            work()
+        finally:
+            with suppress(RuntimeError):  # the loop is closed, nobody waits any more
+                loop.call_soon_threadsafe(done.set)
+
+    threading.Thread(target=run, daemon=True).start()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await done.wait()
 
 
 def record_with(provider: TracerProvider | None) -> None:

@@ -1,9 +1,12 @@
 """Spans where somebody records them; ids, and nothing else, where nobody does."""
 
 import asyncio
+import socket
+import time
 from collections.abc import Iterator, Sequence
 
 import pytest
+from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -12,7 +15,9 @@ from opentelemetry.trace import SpanKind, StatusCode, format_trace_id
 from tests.unit.bucketline.messaging.bus import AT, deleted
 
 from bucketline.events.envelope import Received, wrap
+from bucketline.settings import TelemetrySettings
 from bucketline.storage.group_commit import GroupCommit
+from bucketline.telemetry import tracing
 from bucketline.telemetry.clients import mongodb_call, s3_call
 from bucketline.telemetry.messages import processing, sending
 from bucketline.telemetry.tracing import (
@@ -22,6 +27,7 @@ from bucketline.telemetry.tracing import (
     is_sampled,
     record_with,
     same_trace,
+    setup_tracing,
     shared,
     span,
 )
@@ -206,3 +212,21 @@ async def test_a_group_commit_is_in_the_trace_of_each_caller(spans: InMemorySpan
     (group,) = [s for s in finished if s.name == "write objects" and s.links]
     assert links_of(group) | {trace_of(group)} >= {f"{2:032x}", f"{3:032x}"}
     assert all(s.parent is not None for s in finished)
+
+
+async def test_a_collector_that_never_answers_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trace, "set_tracer_provider", lambda _: None)
+    monkeypatch.setattr(tracing, "LAST_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        stop = setup_tracing(TelemetrySettings(otlp_endpoint=f"http://127.0.0.1:{silent.getsockname()[1]}"), "test")
+        try:
+            for _ in range(3000):
+                with span("work"):
+                    pass
+            others = asyncio.create_task(asyncio.sleep(0.05))
+            began = time.monotonic()
+            await stop()
+            assert time.monotonic() - began < 3
+            assert others.done(), "the event loop goes on"
+        finally:
+            record_with(None)
