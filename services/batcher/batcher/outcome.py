@@ -25,15 +25,17 @@ class Completion:
 def explicit_end(batch: BatchDocument, tally: Tally, failures: Sequence[FailedObject], now: datetime) -> Completion:
     """The end of a batch none of whose units is open: the sums of its turn on top of what was there before.
 
-    Objects that no unit took were deleted before: they are ``missing`` and no failures.
+    Objects that no unit took were deleted before: they are ``missing`` and no failures. Those that an earlier turn gave
+    back and a retry leaves alone are neither.
     """
     base = batch.get("base")
     finished = tally.finished + (base["finished"] if base else 0)
     failed = tally.failed + (base["failed"] if base else 0)
     documents = tally.documents + (base["documents"] if base else 0)
-    missing = max(0, batch["total"] - tally.objects - (base["finished"] if base else 0))
+    given_back = base.get("given_back", 0) if base else 0
+    missing = max(0, batch["total"] - tally.objects - (base["finished"] if base else 0) - given_back)
     canceled = batch.get("cancel_requested_at") is not None
-    status = Status.CANCELED if canceled else batch_outcome(batch["total"] - missing, failed)
+    status = Status.CANCELED if canceled else batch_outcome(batch["total"] - missing - given_back, failed)
     changes = {
         "processed": finished,
         "failed": failed,

@@ -13,7 +13,7 @@ from bucketline.domain.progress import percent
 from bucketline.errors import StoreUnavailable
 from bucketline.outbound.post import Poster, PostFailed
 from bucketline.runtime import Runtime
-from bucketline.storage.batches import BatchDocument, Batches, webhook_host
+from bucketline.storage.batches import BatchDocument, Batches, objects_to_process, webhook_host
 from bucketline.telemetry.logging import get_logger
 
 log = get_logger(__name__)
@@ -114,7 +114,7 @@ class Webhooks:
 def payload_of(batch: BatchDocument) -> Mapping[str, object]:
     """What is posted."""
     completed = batch.get("completed_at")
-    total = batch["total"] - batch.get("missing", 0)
+    total = objects_to_process(batch)
     processed = batch.get("processed", 0)
     return {
         "batch_id": batch["_id"],

@@ -30,6 +30,7 @@ __all__ = [
     "Waiting",
     "WaitingDocument",
     "WebhookCall",
+    "objects_to_process",
     "webhook_host",
 ]
 
@@ -48,13 +49,15 @@ class FailedObject(TypedDict):
 class Base(TypedDict):
     """What earlier turns brought and a retry leaves alone. ``failed_objects`` are shown, ``failed`` is exact.
 
-    ``documents`` are also those of objects that a retry takes up and that it does not make again.
+    ``documents`` are also those of objects that a retry takes up and that it does not make again. ``given_back`` were
+    drafts again after a cancellation; those of an earlier release are not counted.
     """
 
     finished: int
     failed: int
     documents: int
     failed_objects: list[FailedObject]
+    given_back: NotRequired[int]
 
 
 class WebhookCall(TypedDict):
@@ -136,6 +139,12 @@ class WaitingDocument(TypedDict):
     batch_id: str
     object_id: str
     since: datetime
+
+
+def objects_to_process(batch: BatchDocument) -> int:
+    """How many objects the batch still has or has processed: without those that were missing, or given back before."""
+    base = batch.get("base")
+    return batch["total"] - batch.get("missing", 0) - (base.get("given_back", 0) if base else 0)
 
 
 _ACTIVE = [str(status) for status in BATCH_ACTIVE]

@@ -7,6 +7,7 @@ import pytest
 from batcher.outcome import automatic_end, explicit_end, superseded
 from bucketline.clock import ManualClock
 from bucketline.domain.status import Status
+from bucketline.storage.batches import objects_to_process
 from bucketline.storage.units import Result, Tally
 
 NOW = ManualClock().now()
@@ -21,6 +22,7 @@ def result(status: Status, **more: Any) -> Result:
 
 
 BASE = {"finished": 3, "failed": 1, "documents": 5, "failed_objects": []}
+GIVEN_BACK = {"finished": 0, "failed": 0, "documents": 0, "failed_objects": [], "given_back": 8}
 
 
 @pytest.mark.parametrize(
@@ -32,6 +34,9 @@ BASE = {"finished": 3, "failed": 1, "documents": 5, "failed_objects": []}
         (batch(5), Tally(objects=2, finished=2, failed=2), Status.FAILED, (2, 2, 0, 3)),
         (batch(3), Tally(), Status.COMPLETED, (0, 0, 0, 3)),
         (batch(5, base=BASE), Tally(objects=2, finished=2, documents=2), Status.COMPLETED_WITH_ERRORS, (5, 1, 7, 0)),
+        (batch(10, base=GIVEN_BACK), Tally(objects=2, finished=2), Status.COMPLETED, (2, 0, 0, 0)),
+        (batch(10, base=GIVEN_BACK), Tally(objects=2, finished=2, failed=2), Status.FAILED, (2, 2, 0, 0)),
+        (batch(10, base=GIVEN_BACK), Tally(objects=1, finished=1), Status.COMPLETED, (1, 0, 0, 1)),
         (batch(2, cancel_requested_at=NOW), Tally(objects=2, finished=1), Status.CANCELED, (1, 0, 0, 0)),
     ],
 )
@@ -70,3 +75,9 @@ def test_a_batch_of_one(ended: Status, status: Status, processed: int) -> None:
 def test_an_object_that_went_another_way() -> None:
     assert "deleted" in str(superseded(batch(1), NOW, deleted=True).changes["failure_reason"])
     assert superseded(batch(1), NOW, deleted=False).status is Status.CANCELED
+
+
+def test_what_was_given_back_is_not_waited_for_by_those_who_look() -> None:
+    assert objects_to_process(batch(10, missing=1, base=GIVEN_BACK)) == 1
+    assert objects_to_process(batch(10, missing=1, base=BASE)) == 9
+    assert objects_to_process(batch(10)) == 10

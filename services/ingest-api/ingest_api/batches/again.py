@@ -136,6 +136,7 @@ def base_of(kept: dict[str, Latest]) -> Base:
         "failed": len(failed),
         "documents": sum(written(result) for result in finished.values()),
         "failed_objects": failed[:SHOWN],
+        "given_back": len(results) - len(finished),
     }
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from bucketline.clock import Clock
 from bucketline.domain.progress import percent
 from bucketline.domain.status import BATCH_ACTIVE, FINAL, Status
-from bucketline.storage.batches import BatchDocument
+from bucketline.storage.batches import BatchDocument, objects_to_process
 from bucketline.storage.collections import CollectionDocument
 from ingest_api.batches.again import Retried
 from ingest_api.batches.audit import Audit
@@ -84,7 +84,7 @@ def _errors(batch: BatchDocument) -> dict[str, int] | None:
 
 
 def _progress(batch: BatchDocument, clock: Clock) -> Progress:
-    total = batch["total"] - batch.get("missing", 0)
+    total = objects_to_process(batch)
     processed = batch.get("processed", 0)
     rate = eta = None
     base = batch.get("base")
@@ -110,7 +110,7 @@ def _tier_tasks(batch: BatchDocument, tiers: Tiers, status: Status) -> list[Tier
     started, completed = batch.get("started_at"), batch.get("completed_at")
     duration = (completed - started).total_seconds() * 1000 if started and completed else None
     processed, failed = batch.get("processed", 0), batch.get("failed", 0)
-    total = batch["total"] - batch.get("missing", 0)
+    total = objects_to_process(batch)
     return [
         TierTask(
             tier_num=number,

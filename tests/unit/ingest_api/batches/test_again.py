@@ -23,6 +23,7 @@ def test_what_is_left_alone_is_summed() -> None:
     }
     base = base_of(kept)
     assert (base["finished"], base["failed"], base["documents"]) == (4, 2, 3)
+    assert base["given_back"] == 1
     assert [row["error_type"] for row in base["failed_objects"]] == ["permanent", "resource"]
 
 
