@@ -169,6 +169,27 @@ async def test_a_refused_submission_keeps_what_was_made(replica: Replica, monkey
     assert later["batch_id"] == details["batch_id"]
 
 
+async def test_the_end_of_a_draft_is_due_at_the_webhook_of_its_submission(world: World, replica: Replica) -> None:
+    path = await bucket(replica)
+    made = await replica.make(f"{path}/objects", {"name": "one"}, namespace="home")
+    ends = []
+    for hook in ({"webhook_url": "https://example.com/hook"}, {}):
+        draft = await replica.make(f"{path}/batches", {"object_ids": [made["object_id"]]}, namespace="home")
+        batch = f"{path}/batches/{draft['batch_id']}"
+        await replica.make(f"{batch}/submit", hook, namespace="home")
+        over = {"$set": {"status": "FAILED", "webhook": {"state": "called", "at": world.clock.now()}}}
+        await replica.deps.batches.collection.update_one({"_id": draft["batch_id"]}, over)
+        await replica.make(f"{batch}/resubmit?auto_submit=false", None, namespace="home")
+        await replica.make(f"{batch}/cancel", None, namespace="home")
+        ends.append(await replica.deps.batches.get(draft["batch_id"]))
+    assert [end and (end["status"], end.get("webhook")) for end in ends] == [
+        ("CANCELED", {"state": "due", "at": world.clock.now()}),
+        ("CANCELED", None),
+    ]
+    due = await replica.deps.batches.webhooks_due(world.clock.now(), limit=10)
+    assert [row["_id"] for row in due] == [ends[0] and ends[0]["_id"]]
+
+
 async def test_the_books_of_a_batch_know_objects_of_its_bucket_only(replica: Replica) -> None:
     path = await bucket(replica)
     other = await replica.make("/v1/buckets", {"bucket_name": "other", "bucket_schema": SCHEMA}, namespace="home")

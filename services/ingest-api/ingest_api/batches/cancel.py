@@ -33,6 +33,8 @@ async def cancel_batch(deps: Deps, batch: BatchDocument, reason: str | None) -> 
         completed_at=now,
     )
     ended: dict[str, object] = {**asked, "status": str(Status.CANCELED), "completed_at": now, "moved_at": now}
+    if batch.get("webhook_url"):  # of an earlier submission, which had another end
+        ended["webhook"] = {"state": "due", "at": now}
     pending = [event, deps.seal(completed).to_document()]
     changed = await deps.batches.change(
         batch["_id"],
