@@ -99,8 +99,8 @@ class Planner:
             room -= sum(1 for unit in planned if unit["state"] == "ready")
             await self.waiting.remove([f"{batch_id}:{oid}" for oid in late if oid not in set(pending)])
             queued = [item for unit in planned for item in unit["items"]]
-            await self._voice.queued([*queued, *(items[oid].item for oid in pending)], trace)
             traces = {oid: found["trace"] for oid, found in objects.items() if "trace" in found}
+            await self._voice.queued([*queued, *(items[oid].item for oid in pending)], traces, trace)
             await self._voice.wake([unit for unit in planned if unit["state"] == "ready"], traces, trace)
         await self.batches.collection.update_one(
             {"_id": batch_id, "run": turn, "status": {"$in": _UNPLANNED}},

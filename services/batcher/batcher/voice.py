@@ -1,14 +1,21 @@
-"""What the batcher says on the bus. State does not owe these events: losing one costs time, not truth."""
+"""What the batcher says on the bus. State does not owe these events: losing one costs time, not truth.
+
+What is said of an object is part of the trace that it came with; of one that came without, of its batch's.
+"""
 
 from collections.abc import Mapping, Sequence
 
 from bucketline.domain.status import RANK_FINAL, RANK_QUEUED, Status
 from bucketline.events.catalog import ObjectStatusChanged, WorkReady
 from bucketline.runtime import Runtime
+from bucketline.storage.objects import Objects
 from bucketline.storage.units import Item, UnitDocument
 from bucketline.telemetry.tracing import Attribute, shared
 
 Trace = Mapping[str, str]
+
+PAGE = 1000
+"""Statuses that are said at once."""
 
 
 class Voice:
@@ -16,6 +23,7 @@ class Voice:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
+        self._objects = Objects(runtime.database)
 
     async def wake(
         self, units: Sequence[UnitDocument], traces: Mapping[str, Trace] | None = None, trace: Trace | None = None
@@ -36,14 +44,14 @@ class Voice:
         if envelopes:
             await self._runtime.bus.publisher.publish(envelopes)
 
-    async def queued(self, items: Sequence[Item], trace: Trace | None) -> None:
-        """These objects are in a submitted batch."""
+    async def queued(self, items: Sequence[Item], traces: Mapping[str, Trace], trace: Trace | None) -> None:
+        """These objects are in a submitted batch. ``traces`` maps objects to the trace that they are part of."""
         now = self._runtime.clock.now()
         events = [
             ObjectStatusChanged.model_validate({**item, "rank": RANK_QUEUED, "status": Status.QUEUED, "at": now})
             for item in items
         ]
-        await self._say(events, trace)
+        await self._say([(event, traces.get(event.object_id, trace)) for event in events])
 
     async def ended(self, units: Sequence[UnitDocument], *, only: str | None = None) -> int:
         """The ends of what is left in units that were given up; returns how many.
@@ -53,17 +61,23 @@ class Voice:
         on the object.
         """
         now = self._runtime.clock.now()
-        events = []
+        told: list[tuple[ObjectStatusChanged, Trace | None]] = []
         for unit in units:
             ending = unit.get("ending") or {"status": str(Status.DRAFT), "error": None, "error_type": None}
             for place, item in enumerate(unit["items"]):
                 if str(place) in unit["results"] or only not in (None, item["batch_id"]):
                     continue
-                told = {**item, **ending, "unit_id": unit["_id"], "index": place, "rank": RANK_FINAL, "at": now}
-                events.append(ObjectStatusChanged.model_validate({**told, "attempt": max(1, unit["attempts"])}))
-        await self._say(events, None)
-        return len(events)
+                end = {**item, **ending, "unit_id": unit["_id"], "index": place, "rank": RANK_FINAL, "at": now}
+                event = ObjectStatusChanged.model_validate({**end, "attempt": max(1, unit["attempts"])})
+                told.append((event, unit.get("trace")))
+        for start in range(0, len(told), PAGE):
+            page = told[start : start + PAGE]
+            known = await self._objects.many([event.object_id for event, _ in page], fields=["trace"])
+            own = {object_id: found["trace"] for object_id, found in known.items() if "trace" in found}
+            await self._say([(event, own.get(event.object_id, trace)) for event, trace in page])
+        return len(told)
 
-    async def _say(self, events: Sequence[ObjectStatusChanged], trace: Trace | None) -> None:
-        if events:
-            await self._runtime.bus.publisher.publish([self._runtime.seal(event, trace=trace) for event in events])
+    async def _say(self, told: Sequence[tuple[ObjectStatusChanged, Trace | None]]) -> None:
+        """Each with the trace that it is part of."""
+        if told:
+            await self._runtime.bus.publisher.publish([self._runtime.seal(event, trace=trace) for event, trace in told])

@@ -254,3 +254,21 @@ async def test_a_batch_that_nobody_planned_and_one_that_nobody_ended_are_told_as
     assert (await world.batch(unended))["status"] == Status.COMPLETED
     assert (await world.batch(unplanned))["planned"]
     assert swept("batch") == before + 2
+
+
+@pytest.mark.parametrize("how", ["given up", "cancelled"])
+async def test_what_is_said_of_an_object_is_in_the_trace_that_it_came_with(world: World, how: str) -> None:
+    replica = world.replica(unit_attempts=1)
+    ids, own, batchs = await world.drafts(2), {"traceparent": "00-own"}, {"traceparent": "00-batch"}
+    await world.objects.collection.update_one({"_id": ids[0]}, {"$set": {"trace": own}})
+    batch_id = await world.submitted(ids, trace=batchs)
+    await replica.planner.submitted(batch_id, batchs)
+    [unit] = await world.units_of(batch_id)
+    if how == "given up":
+        assert await died(world, unit["_id"])
+        await replica.sweeper.units()
+    else:
+        await world.ask_to_cancel(batch_id)
+        await replica.canceling.cancel(batch_id)
+    said = [(row.event.object_id, row.trace) for row in world.bus.take(ObjectStatusChanged)]  # type: ignore[attr-defined]
+    assert sorted(said, key=str) == sorted([(ids[0], own), (ids[1], batchs)] * 2, key=str), "QUEUED, and the end"
