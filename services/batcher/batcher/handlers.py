@@ -30,15 +30,18 @@ class Handlers:
         await self._windowing.collect([found for oid, found in mirrored.items() if oid not in taken])
 
     async def on_batches(self, records: Sequence[Received]) -> None:
-        """Plans submitted batches and carries cancellations out."""
+        """Carries cancellations out and plans submitted batches, the small ones first: a large one takes a while.
+
+        Both go by what the batch's state says, so that the order of the two is of no matter.
+        """
         for record in records:
-            event = record.event
-            if isinstance(event, BatchSubmitted):
-                await self._planner.submitted(event.batch_id, record.trace)
-                # Its units may be over by now, and there are none if all of its objects were deleted.
-                await self._progress.refresh(event.batch_id)
-            elif isinstance(event, BatchCanceled):
-                await self._canceling.cancel(event.batch_id)
+            if isinstance(record.event, BatchCanceled):
+                await self._canceling.cancel(record.event.batch_id)
+        submitted = [(record.event, record.trace) for record in records if isinstance(record.event, BatchSubmitted)]
+        for event, trace in sorted(submitted, key=lambda row: row[0].object_count):
+            await self._planner.submitted(event.batch_id, trace)
+            # Its units may be over by now, and there are none if all of its objects were deleted.
+            await self._progress.refresh(event.batch_id)
 
     async def on_status(self, records: Sequence[Received]) -> None:
         """Counts progress and finishes batches."""

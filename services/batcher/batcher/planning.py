@@ -75,17 +75,26 @@ class Planner:
         return len(batch_ids)
 
     async def submitted(self, batch_id: str, trace: Trace | None = None) -> None:
-        """Plans a submitted batch: units of what is mirrored, a waiting row for what is not yet. May be repeated."""
+        """Plans a submitted batch: units of what is mirrored, a waiting row for what is not yet. May be repeated.
+
+        Ends early when there is nothing to plan any more: another replica was faster, or the batch is to be cancelled.
+        """
         batch = await self.batches.get(batch_id)
         if batch is None or batch["auto"] or batch.get("planned") or batch.get("cancel_requested_at"):
             return
         if batch["status"] not in _UNPLANNED:
             return
-        now = self._clock.now()
+        began = self._clock.now()
         turn = batch.get("run", 1)
+        unplanned = {"_id": batch_id, "run": turn, "status": {"$in": _UNPLANNED}}
         members = await self.members(batch)
         room = await self._room(batch)
         for start in range(0, len(members), self._settings.plan_page):
+            now = self._clock.now()
+            # It moves: otherwise the other replicas would plan it too, page by page.
+            moving = {**unplanned, "cancel_requested_at": {"$exists": False}}
+            if start and not await self.batches.collection.update_one(moving, {"$set": {"moved_at": now}}):
+                return
             objects = await self._objects(batch, members[start : start + self._settings.plan_page])
             late = [oid for oid, found in objects.items() if found["mirror"]["state"] == "pending"]
             if late:
@@ -102,10 +111,8 @@ class Planner:
             traces = {oid: found["trace"] for oid, found in objects.items() if "trace" in found}
             await self._voice.queued([*queued, *(items[oid].item for oid in pending)], traces, trace)
             await self._voice.wake([unit for unit in planned if unit["state"] == "ready"], traces, trace)
-        await self.batches.collection.update_one(
-            {"_id": batch_id, "run": turn, "status": {"$in": _UNPLANNED}},
-            {"$set": {"planned": True, **_started(now)}},
-        )
+        started = {"planned": True, **_started(began), "moved_at": self._clock.now()}
+        await self.batches.collection.update_one(unplanned, {"$set": started})
 
     async def arrived(self, objects: Mapping[str, ObjectDocument], traces: Mapping[str, Trace]) -> set[str]:
         """Plans mirrored objects for the submitted batches that wait for them; returns which are in one now."""

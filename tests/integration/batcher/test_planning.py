@@ -9,7 +9,7 @@ import pytest
 from tests.integration.batcher.conftest import Killed, World, dying, received
 
 from bucketline.domain.status import Status
-from bucketline.events.catalog import BatchSubmitted, ObjectStatusChanged, WorkReady
+from bucketline.events.catalog import BatchCanceled, BatchSubmitted, ObjectStatusChanged, WorkReady
 
 pytestmark = pytest.mark.stack
 
@@ -188,6 +188,72 @@ async def test_a_large_batch_leaves_room_for_a_small_one(world: World) -> None:
         taken += 1
     assert taken == 20
     assert (await world.batch(large))["status"] == Status.COMPLETED
+
+
+async def test_cancellations_and_small_batches_do_not_wait_for_the_plan_of_a_large_one(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replica = world.replica()
+    large, small, given_up = [await world.submitted(await world.drafts(count)) for count in (9, 1, 5)]
+    await world.ask_to_cancel(given_up)
+    done: list[str] = []
+    refresh = replica.progress.refresh
+
+    async def noted(batch_id: str) -> None:
+        done.append(batch_id)
+        await refresh(batch_id)
+
+    monkeypatch.setattr(replica.progress, "refresh", noted)
+    about = {"bucket_id": "bkt_1", "namespace_id": "ns_1"}
+    now = world.clock.now()
+    submissions = [
+        BatchSubmitted(batch_id=batch_id, object_count=count, submitted_at=now, **about)
+        for batch_id, count in ((large, 9), (small, 1))
+    ]
+    cancellation = BatchCanceled(batch_id=given_up, canceled_at=now, **about)
+    await replica.handlers.on_batches([received(event) for event in (*submissions, cancellation)])
+    assert done == [given_up, small, large]
+
+
+async def test_a_batch_that_is_being_planned_is_left_to_its_planner(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replica, other = world.replica(plan_page=10), world.replica()
+    batch_id = await world.submitted(await world.drafts(50))
+    insert = replica.planner._insert
+    swept = []
+
+    async def slow(*args: Any, **options: Any) -> Any:
+        world.clock.advance(10)
+        swept.append((await other.sweeper.batches(), await other.sweeper.units()))
+        return await insert(*args, **options)
+
+    monkeypatch.setattr(replica.planner, "_insert", slow)
+    await replica.planner.submitted(batch_id)
+    assert [batches for batches, _ in swept] == [0] * 5
+    batch = await world.batch(batch_id)
+    assert (batch["status"], batch["moved_at"]) == (Status.PROCESSING, world.clock.now())
+
+
+async def test_planning_stops_when_the_batch_is_to_be_cancelled(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    replica = world.replica(plan_page=10)
+    ids = await world.drafts(50)
+    batch_id = await world.submitted(ids)
+    insert = replica.planner._insert
+
+    async def meanwhile(*args: Any, **options: Any) -> Any:
+        await world.ask_to_cancel(batch_id)
+        return await insert(*args, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(replica.planner, "_insert", meanwhile)
+        await replica.planner.submitted(batch_id)
+    assert (await members(world, batch_id)).total() == 10
+    await replica.canceling.cancel(batch_id)
+    await world.run(replica)
+    batch = await world.batch(batch_id)
+    assert (batch["status"], batch["missing"]) == (Status.CANCELED, 0)
+    assert await members(world, batch_id) == Counter(ids)
 
 
 async def test_automatic_objects_share_units_and_have_batches_of_their_own(world: World) -> None:
