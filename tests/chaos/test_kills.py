@@ -16,7 +16,7 @@ from tests.conftest import ADMIN_KEY, FAST, Api
 from bucketline.cli.client import ApiClient, Json
 from bucketline.errors import BucketlineError
 from bucketline.local.services import bucketline_services
-from bucketline.local.stack import LocalStack
+from bucketline.local.stack import Broker, LocalStack
 from bucketline.local.supervisor import Supervisor
 from bucketline.settings import SERVICES, MongoSettings
 from bucketline.storage.documents import Documents
@@ -29,9 +29,9 @@ WRITERS = 4
 
 
 @pytest.fixture
-async def own_stack(tmp_path: Path) -> AsyncIterator[LocalStack]:
+async def own_stack(tmp_path: Path, broker: Broker) -> AsyncIterator[LocalStack]:
     """A stack of its own: this test kills its broker."""
-    async with LocalStack(tmp_path / "stack") as running:
+    async with LocalStack(tmp_path / "stack", broker=broker) as running:
         yield running
 
 
