@@ -1,12 +1,12 @@
 """Settings that only the processor has."""
 
 from pathlib import Path
-from typing import Annotated
 
 from pydantic import Field, SecretStr
-from pydantic_settings import NoDecode, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
 from bucketline.extraction import OutboundPolicy
+from bucketline.outbound.settings import Words
 from bucketline.settings import Block, Count, Seconds
 
 MIB = 1024 * 1024
@@ -48,7 +48,7 @@ class ProcessorSettings(Block):
     worker_memory: Count = 1024 * MIB
     worker_seconds: Seconds = 120.0
     temp_dir: Path | None = None
-    model_endpoints: Annotated[tuple[str, ...], NoDecode] = Field(
+    model_endpoints: Words = Field(
         default=(), description="URL prefixes that the http extractor may call, separated by commas."
     )
     model_secret: SecretStr | None = None

@@ -16,3 +16,9 @@ def test_a_slow_model_server_with_large_answers_is_a_matter_of_settings(monkeypa
     assert ProcessorSettings().outbound() == OutboundPolicy(
         signing_secret="hush", max_response_bytes=1000, timeout=600.0
     )
+
+
+@pytest.mark.parametrize("written", ["http://models/, https://other/v1", '["http://models/","https://other/v1"]'])
+def test_model_servers_are_words_or_json(monkeypatch: pytest.MonkeyPatch, written: str) -> None:
+    monkeypatch.setenv("BUCKETLINE_PROCESSOR_MODEL_ENDPOINTS", written)
+    assert ProcessorSettings().outbound().allowed_endpoints == ("http://models/", "https://other/v1")
