@@ -1,8 +1,8 @@
 """Excel workbooks, by openpyxl in its streaming mode."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import chain, islice, zip_longest
+from itertools import chain, islice
 from pathlib import Path
 
 from bucketline.extraction import PermanentError
@@ -18,7 +18,9 @@ Row = tuple[object, ...]
 def excel_tables(path: Path, label: str, header: str, sheets: Sequence[object] | None) -> Iterator[Table]:
     """One table a sheet that is not empty; formulas give the value that Excel saved.
 
-    Raises ``PermanentError`` for a damaged file, and for a sheet in ``sheets`` that it does not have.
+    A cell far out (Excel has 16,384 columns) is one more column, without all the empty ones before it. Raises
+    ``PermanentError`` for a damaged file, for a sheet in ``sheets`` that it does not have, and for one with more than
+    5,000 columns.
     """
     from openpyxl import load_workbook
 
@@ -59,14 +61,24 @@ def _table(rows: Iterator[Row], header: str, sheet: str, label: str) -> Table | 
     sample = list(islice(rows, SAMPLE_ROWS))
     if not sample:
         return None
-    width = max(map(len, sample))
-    if width > MAX_COLUMNS:
-        raise PermanentError(f"the sheet '{sheet}' of {label} has {width} columns; {MAX_COLUMNS} are allowed")
-    named = header == "yes" or (header == "auto" and is_header(sample[0], sample[1:]))
+    places = _places(sample)
+    if len(places) > MAX_COLUMNS:
+        raise PermanentError(f"the sheet '{sheet}' of {label} has {len(places)} columns; {MAX_COLUMNS} are allowed")
+    seen = [[row[place] for place in places if place < len(row)] for row in sample]
+    named = header == "yes" or (header == "auto" and is_header(seen[0], seen[1:]))
     first: Row = sample.pop(0) if named else ()
-    names = column_names([*first, *[None] * (width - len(first))])
-    columns = {name: _kind(row[place] for row in sample if place < len(row)) for place, name in enumerate(names)}
+    everywhere = column_names([*first, *[None] * (places[-1] + 1 - len(first))])
+    names = {place: everywhere[place] for place in places}
+    columns = {name: _kind(row[place] for row in sample if place < len(row)) for place, name in names.items()}
     return Table(columns, (_record(names, row) for row in chain(sample, rows)), sheet)
+
+
+def _places(sample: Sequence[Row]) -> Sequence[int]:
+    """Where the columns stand: side by side, but of a sheet with a cell far out only those in which there is one."""
+    width = max(map(len, sample))
+    if width <= MAX_COLUMNS:
+        return range(width)
+    return sorted({place for row in sample for place, cell in enumerate(row) if cell is not None and cell != ""})
 
 
 def _trimmed(row: Row) -> Row:
@@ -77,11 +89,12 @@ def _trimmed(row: Row) -> Row:
     return row[:end]
 
 
-def _record(names: list[str], row: Row) -> dict[str, object]:
-    return {
-        name or f"column_{place}": json_value(cell)
-        for place, (name, cell) in enumerate(zip_longest(names, row), start=1)
-    }
+def _record(names: Mapping[int, str], row: Row) -> dict[str, object]:
+    record = {name: json_value(row[place]) if place < len(row) else None for place, name in names.items()}
+    for place, cell in enumerate(row):
+        if place not in names and cell is not None and cell != "":
+            record[f"column_{place + 1}"] = json_value(cell)
+    return record
 
 
 def _kind(values: Iterator[object]) -> str:

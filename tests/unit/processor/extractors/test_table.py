@@ -1,10 +1,5 @@
-import datetime
-import io
 import json
-import zipfile
 
-import openpyxl
-import openpyxl.chart
 import pytest
 from tests.unit.processor.extractors.files import blob
 
@@ -152,75 +147,6 @@ async def test_a_line_that_is_not_json_is_named(documents_of):
         await documents_of(TableExtractor(), blob(b'{"a":1}\n{"a":\n', "t.jsonl", "text/plain", "excel"))
 
 
-def workbook() -> bytes:
-    book = openpyxl.Workbook()
-    sheet = book.active
-    sheet.title = "Sales"
-    sheet.append(["day", "amount", "ok"])
-    sheet.append([datetime.datetime(2026, 3, 1, 12, 0), 12.5, True])
-    sheet.append([None, None, None])
-    sheet.append([datetime.datetime(2026, 3, 2), 7, False])
-    book.create_sheet("Empty")
-    other = book.create_sheet("Codes")
-    other.append(["code"])
-    other.append(["007"])
-    out = io.BytesIO()
-    book.save(out)
-    return out.getvalue()
-
-
-async def test_excel_sheets_follow_each_other(documents_of):
-    documents = await documents_of(TableExtractor(), blob(workbook(), "b.xlsx", XLSX, "excel"))
-
-    assert rows(documents) == [
-        {"day": "2026-03-01T12:00:00", "amount": 12.5, "ok": True},
-        {"day": "2026-03-02T00:00:00", "amount": 7, "ok": False},
-        {"code": "007"},
-    ]
-    kinds = {"day": "datetime", "amount": "float", "ok": "boolean"}
-    assert documents[0].fields["table"] == {"row": 1, "format": "excel", "sheet": "Sales", "columns": kinds}
-    assert documents[2].fields["table"]["sheet"] == "Codes"
-
-
-async def test_years_and_dates_name_the_columns_of_a_sheet(documents_of):
-    book = openpyxl.Workbook()
-    for row in (["region", 2023, datetime.date(2024, 1, 1)], ["north", 1, 2.5], ["south", 3, None]):
-        book.active.append(row)
-    out = io.BytesIO()
-    book.save(out)
-    documents = await documents_of(TableExtractor(), blob(out.getvalue(), "b.xlsx", XLSX, "excel"))
-    assert rows(documents) == [
-        {"region": "north", "2023": 1, "2024-01-01": 2.5},
-        {"region": "south", "2023": 3, "2024-01-01": None},
-    ]
-
-
-async def test_one_sheet_can_be_chosen(documents_of):
-    book = blob(workbook(), "b.xlsx", XLSX, "excel")
-    assert rows(await documents_of(TableExtractor(), book, parameters={"sheets": ["Codes"]})) == [{"code": "007"}]
-    with pytest.raises(PermanentError, match="no sheet 'Nope'"):
-        await documents_of(TableExtractor(), book, parameters={"sheets": ["Nope"]})
-
-
-async def test_damaged_and_foreign_archives_are_clear_errors(documents_of):
-    content = workbook()
-    with pytest.raises(PermanentError, match=r"'b\.xlsx' is damaged"):
-        await documents_of(TableExtractor(), blob(content[:-300], "b.xlsx", XLSX, "excel"))
-    other = io.BytesIO()
-    with zipfile.ZipFile(other, "w") as archive:
-        archive.writestr("readme.txt", "hello")
-    with pytest.raises(PermanentError, match="is no Excel"):
-        await documents_of(TableExtractor(), blob(other.getvalue(), "b.xlsx", XLSX, "excel"))
-
-
-async def test_a_zip_bomb_is_refused_before_it_is_unpacked(documents_of):
-    bomb = io.BytesIO()
-    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("xl/worksheets/sheet1.xml", b"0" * 64 * 1024 * 1024)
-    with pytest.raises(ResourceError, match="unpacks to"):
-        await documents_of(TableExtractor(), blob(bomb.getvalue(), "b.xlsx", XLSX, "excel"))
-
-
 async def test_an_empty_file_has_no_documents(documents_of):
     assert await documents_of(TableExtractor(), csv_blob("")) == []
 
@@ -277,20 +203,6 @@ async def test_arrays_in_lines_are_values(documents_of):
     assert rows(documents) == [{"value": [1]}, {"value": [2]}]
     with pytest.raises(PermanentError, match=r"line 1 of 't\.json' is not JSON"):
         await documents_of(TableExtractor(), blob(b"[1,\n2,\n", "t.json", "text/plain", "excel"))
-
-
-async def test_a_chart_beside_the_sheets_is_passed_over(documents_of):
-    book = openpyxl.Workbook()
-    sheet = book.active
-    sheet.append(["day", "n"])
-    sheet.append(["Monday", 3])
-    chart = openpyxl.chart.BarChart()
-    chart.add_data(openpyxl.chart.Reference(sheet, min_col=2, min_row=1, max_row=2))
-    book.create_chartsheet("Chart", 0).add_chart(chart)
-    out = io.BytesIO()
-    book.save(out)
-    documents = await documents_of(TableExtractor(), blob(out.getvalue(), "t.xlsx", XLSX, "excel"))
-    assert rows(documents) == [{"day": "Monday", "n": 3}]
 
 
 @pytest.mark.parametrize(("name", "mime_type"), [("a.xlsx", XLSX), ("a.parquet", "application/octet-stream")])
