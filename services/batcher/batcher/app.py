@@ -7,6 +7,7 @@ from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
 from batcher.cancel import Canceling
+from batcher.drafts import DraftSweep
 from batcher.handlers import Handlers
 from batcher.planning import Planner
 from batcher.policies import Policies
@@ -54,7 +55,7 @@ def create(settings: ServiceSettings) -> ASGIApp:
                 outbox.start(runtime.background)
                 batcher.sweeper.start(runtime.background)
                 runtime.background.every(own.window_interval, "windows", batcher.windowing.close_due)
-                runtime.background.every(settings.sweep.stalled_after, "sweep drafts", batcher.windowing.sweep)
+                runtime.background.every(settings.sweep.interval, "sweep drafts", batcher.drafts.step)
                 runtime.background.every(settings.sweep.interval, "webhooks", webhooks.call_due)
                 yield
                 webhooks.stop()
@@ -71,6 +72,8 @@ class Batcher:
         self.planner = Planner(runtime, settings, voice)
         self.progress = Progress(runtime, self.planner, outbox, voice, settings)
         self.canceling = Canceling(runtime, self.planner, self.progress, voice)
-        self.windowing = Windowing(runtime, self.planner, outbox, Policies(runtime.database, settings))
+        policies = Policies(runtime.database, settings)
+        self.windowing = Windowing(runtime, self.planner, outbox, policies)
+        self.drafts = DraftSweep(runtime, self.planner, self.windowing, policies)
         self.sweeper = Sweeper(runtime, self.planner, self.progress, self.canceling, voice, settings)
         self.handlers = Handlers(self.planner, self.progress, self.canceling, self.windowing)

@@ -7,10 +7,10 @@ what is in it. A draft that went another way until then, because a user submitte
 """
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import NamedTuple, cast
 
-from batcher.planning import FIELDS, Planner
+from batcher.planning import Planner
 from batcher.policies import Policies
 from batcher.units import size_of
 from bucketline.clock import millis
@@ -26,12 +26,9 @@ from bucketline.storage.mongo import DuplicateKey
 from bucketline.storage.objects import ObjectDocument
 from bucketline.storage.pending import PendingDocument, owing
 from bucketline.storage.windows import WindowDocument, Windows
-from bucketline.telemetry.metrics import SWEPT
 
 ATTEMPTS = 100
 """Lost races for one bucket's window before the records are tried again as a whole."""
-
-BUCKETS_A_SWEEP = 50
 
 PAGE = 1000
 """Members of a window that are looked at at once."""
@@ -56,7 +53,6 @@ class Windowing:
         self._outbox = outbox
         self._policies = policies
         self._windows = Windows(runtime.database)
-        self._place: tuple[str, tuple[datetime, str] | None] = ("", None)
 
     async def collect(self, objects: Sequence[ObjectDocument]) -> int:
         """Puts those that are fresh drafts of buckets with a policy into windows; returns how many are in one now."""
@@ -79,43 +75,11 @@ class Windowing:
             await self._submit(window["_id"])
         return len(closing)
 
-    async def sweep(self) -> int:
-        """Looks for drafts that no window has although their bucket has a policy: one page a step, all in turn."""
-        bucket_id, after = self._place
-        if after is None:
-            ids = await self._policies.buckets_after(bucket_id, limit=BUCKETS_A_SWEEP)
-            if not ids:
-                self._place = ("", None)
-                return 0
-        else:
-            ids = [bucket_id]
-        collected = 0
-        for bucket_id in ids:
-            page = await self._drafts(bucket_id, after)
-            missed = [obj for obj in page if is_fresh(obj)]
-            members = [f"{obj['_id']}:{obj['run']['id']}" for obj in missed]
-            known = await self._windows.known(members) if members else set()
-            missed = [obj for obj, member in zip(missed, members, strict=True) if member not in known]
-            collected += await self.collect(missed)
-            full = len(page) == self._runtime.settings.sweep.limit
-            self._place = (bucket_id, (page[-1]["created_at"], page[-1]["_id"]) if full else None)
-            if full:
-                break
-            after = None
-        SWEPT.labels("draft without window").inc(collected)
-        return collected
-
-    async def _drafts(self, bucket_id: str, after: tuple[datetime, str] | None) -> list[ObjectDocument]:
-        """Drafts of the bucket, the oldest first, which have had time to get into a window."""
-        sweep = self._runtime.settings.sweep
-        created: dict[str, object] = {"$lt": self._clock.now() - timedelta(seconds=sweep.stalled_after)}
-        where: dict[str, object] = {"bucket_id": bucket_id, "status": str(Status.DRAFT), "created_at": created}
-        if after is not None:
-            created["$gte"] = after[0]
-            where["$or"] = [{"created_at": {"$gt": after[0]}}, {"_id": {"$gt": after[1]}}]
-        return await self._planner.objects.collection.find(
-            where, limit=sweep.limit, sort=[("created_at", 1), ("_id", 1)], fields=FIELDS
-        )
+    async def missed(self, objects: Sequence[ObjectDocument]) -> list[ObjectDocument]:
+        """Those that are fresh drafts and in no window."""
+        fresh = {f"{obj['_id']}:{obj['run']['id']}": obj for obj in objects if is_fresh(obj)}
+        known = await self._windows.known(list(fresh)) if fresh else set()
+        return [obj for member, obj in fresh.items() if member not in known]
 
     async def _gather(self, bucket_id: str, namespace_id: str, drafts: Sequence[Draft], policy: Batching) -> None:
         left = list({draft.member: draft for draft in drafts}.values())

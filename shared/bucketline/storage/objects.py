@@ -12,7 +12,7 @@ from typing import Literal, NotRequired, TypedDict
 import bson
 from pymongo import InsertOne, UpdateOne
 
-from bucketline.domain.status import OBJECT_IN_FLIGHT, RANK_FINAL, Status
+from bucketline.domain.status import OBJECT_IN_FLIGHT, RANK_FINAL, RANK_NEW, Status
 from bucketline.events.catalog import ObjectStatusChanged
 from bucketline.events.envelope import Envelope
 from bucketline.storage.mongo import Collection, Database, Index
@@ -146,6 +146,12 @@ INDEXES = (
     Index("outbox", [("pending_since", 1)], where={"pending_since": {"$exists": True}}),
     Index("mirror_lane", [("mirror.lane", 1), ("mirror.due_at", 1)], where={"mirror.due_at": {"$exists": True}}),
     Index("in_flight", [("moved_at", 1), ("_id", 1)], where={"status": {"$in": [str(s) for s in OBJECT_IN_FLIGHT]}}),
+    # Drafts that nobody decided about: what a cancellation gave back may be a million, and is not read with them.
+    Index(
+        "undecided",
+        [("bucket_id", 1), ("created_at", 1), ("_id", 1)],
+        where={"status": str(Status.DRAFT), "run.rank": RANK_NEW},
+    ),
     Index("by_namespace", [("namespace_id", 1), ("_id", 1)]),
 )
 

@@ -52,7 +52,7 @@ async def test_no_plan_scans_a_collection(world: World, monkeypatch: pytest.Monk
     for step in ("objects", "waiting", "units", "batches", "backlog"):
         await getattr(replica.sweeper, step)()
     await replica.windowing.close_due()
-    await replica.windowing.sweep()
+    await replica.drafts.step()
     await world.units.latest(batches[0])
     await world.batches.webhooks_due(world.clock.now(), limit=10)
     monkeypatch.undo()

@@ -10,9 +10,12 @@ import pytest
 from tests.integration.batcher.conftest import MORTAL, Killed, World, dying
 
 from batcher.app import Batcher
-from bucketline.domain.status import Status
+from batcher.drafts import Place
+from bucketline.domain.status import RANK_FINAL, Status
+from bucketline.errors import StoreUnavailable
 from bucketline.events.catalog import BatchSubmitted
 from bucketline.events.envelope import Received
+from bucketline.storage.objects import ObjectDocument
 
 pytestmark = pytest.mark.stack
 
@@ -35,7 +38,7 @@ async def test_off_by_default(world: World) -> None:
     replica = world.replica()
     await replica.handlers.on_mirrored(await world.mirror(await world.drafts(20, bucket_id=bucket_id)))
     world.clock.advance(3600)
-    await replica.windowing.sweep()
+    await replica.drafts.step()
     await replica.windowing.close_due()
     assert await batched(world, bucket_id) == []
 
@@ -132,7 +135,7 @@ async def test_a_replica_may_die_at_any_write(world: World, after: bool) -> None
         # The bus lost the records: the state alone says what is missing.
         world.clock.advance(31)
         for _ in range(3):
-            await heir.windowing.sweep()
+            await heir.drafts.step()
         world.clock.advance(31)
         await heir.windowing.close_due()
         assert spread(await batched(world, bucket_id)) == Counter(ids)
@@ -157,7 +160,7 @@ async def test_one_of_two_replicas_dies_at_any_write_with_clocks_apart(world: Wo
                 world.clock.advance(27)
                 await victim.windowing.close_due()
                 await victim.handlers.on_mirrored(records[14:])
-                await victim.windowing.sweep()
+                await victim.drafts.step()
 
         async def lives(survivor: Batcher = survivor, records: Sequence[Received] = records) -> None:
             MORTAL.set(False)
@@ -169,7 +172,7 @@ async def test_one_of_two_replicas_dies_at_any_write_with_clocks_apart(world: Wo
             finished = writes() < at
         for _ in range(3):
             world.clock.advance(31)
-            await survivor.windowing.sweep()
+            await survivor.drafts.step()
         world.clock.advance(36)
         await survivor.windowing.close_due()
         assert spread(await batched(world, bucket_id)) == Counter(ids)
@@ -196,7 +199,7 @@ async def test_what_was_cancelled_does_not_start_again(world: World) -> None:
     world.clock.advance(100)
     await replica.handlers.on_mirrored(records)
     for _ in range(3):
-        await replica.windowing.sweep()
+        await replica.drafts.step()
     await replica.windowing.close_due()
     assert len(await world.batches.collection.find({"bucket_id": bucket_id}, limit=5)) == 1
 
@@ -272,3 +275,64 @@ async def test_replicas_that_saw_different_drafts_make_the_batch_once(world: Wor
     [batch] = await world.batches.collection.find({"bucket_id": bucket_id}, limit=2)
     assert len(batch["pending"]) == 1
     assert not world.bus.take(BatchSubmitted), "the outbox says what was made"
+
+
+async def test_buckets_take_turns_when_their_drafts_are_found(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    large, small = sorted([await world.bucket(**LIMITS), await world.bucket(**LIMITS)])
+    ids = await world.drafts(22, bucket_id=large) + await world.drafts(3, bucket_id=small)
+    replica = world.replica()
+    replica.drafts._limit = 5
+    seen: list[str] = []
+    collect = replica.windowing.collect
+
+    async def noted(objects: Sequence[ObjectDocument]) -> int:
+        seen.extend({obj["bucket_id"] for obj in objects})
+        return await collect(objects)
+
+    monkeypatch.setattr(replica.windowing, "collect", noted)
+    world.clock.advance(31)
+    assert await replica.drafts.step() == 25, "all within the time of one step"
+    assert seen == [large, small, large, large, large, large]
+    assert await replica.drafts.step() == 0
+    world.clock.advance(31)
+    await replica.windowing.close_due()
+    assert spread([*await batched(world, large), *await batched(world, small)]) == Counter(ids)
+
+
+async def test_a_bucket_that_cannot_be_looked_at_holds_up_no_other(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, good = sorted([await world.bucket(**LIMITS), await world.bucket(**LIMITS)])
+    for bucket_id in (bad, good):
+        await world.drafts(1, bucket_id=bucket_id)
+    replica = world.replica()
+    world.clock.advance(31)
+    drafts = replica.drafts._drafts
+
+    async def away(place: Place) -> list[ObjectDocument]:
+        if place.bucket_id == bad:
+            raise StoreUnavailable("it took too long")
+        return await drafts(place)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(replica.drafts, "_drafts", away)
+        for _ in range(2):
+            with pytest.raises(StoreUnavailable):
+                await replica.drafts.step()
+    windows = world.database.collection("windows")
+    assert [window["bucket_id"] for window in await windows.find({}, limit=5)] == [good]
+    assert await replica.drafts.step() == 1, "and it is looked at again"
+
+
+async def test_what_was_given_back_is_not_read_again_and_again(world: World) -> None:
+    bucket_id = await world.bucket(**LIMITS)
+    ids = await world.drafts(5, bucket_id=bucket_id)
+    where = {"_id": {"$in": ids[:4]}}
+    await world.objects.collection.update_many(where, {"$set": {"run": {"id": 9, "rank": RANK_FINAL}}})
+    replica = world.replica()
+    world.clock.advance(31)
+    assert [obj["_id"] for obj in await replica.drafts._drafts(Place(bucket_id))] == ids[4:]
+    asked = {"bucket_id": bucket_id, "status": "DRAFT", "run.rank": 0, "created_at": {"$lt": world.clock.now()}}
+    plan = await world.objects.collection.explain(asked, sort=[("created_at", 1), ("_id", 1)])
+    assert "'undecided'" in str(plan), plan
+    assert "SORT" not in str(plan)
