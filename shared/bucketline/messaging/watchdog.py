@@ -19,6 +19,7 @@ from typing import Protocol
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
+from structlog.contextvars import bound_contextvars
 
 from bucketline.errors import BucketlineError
 from bucketline.messaging.attempts import LONGEST_POLL
@@ -196,8 +197,10 @@ class Watchdog:
     async def _start(self, state: _State) -> None:
         state.starting = True
         try:
-            async with asyncio.timeout(RESTART_SECONDS + self._session):
-                await state.subscriber.start()
+            # What FastStream and aiokafka log from its tasks names no topic; their context is the one they begin in.
+            with bound_contextvars(consumes=state.intake.topic):
+                async with asyncio.timeout(RESTART_SECONDS + self._session):
+                    await state.subscriber.start()
         except (KafkaError, TimeoutError, OSError) as error:
             log.warning("the consumer did not start", topic=state.intake.topic, error=repr(error))
             await self._stop(state)

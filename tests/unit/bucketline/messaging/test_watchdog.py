@@ -7,6 +7,7 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaConnectionError, KafkaTimeoutError
 from prometheus_client import REGISTRY
+from structlog.contextvars import get_contextvars
 from tests.unit.bucketline.messaging.bus import TOPIC, FakeParking, intake
 
 from bucketline.events.envelope import Received
@@ -57,9 +58,11 @@ class Subscriber:
     consumer: Consumer | None
     starts: int = 0
     failures: list[Exception] = field(default_factory=list)
+    logged: dict[str, object] = field(default_factory=dict)
 
     async def start(self) -> None:
         self.starts += 1
+        self.logged = get_contextvars()
         if self.failures:
             self.consumer = Consumer(assigned=set())
             raise self.failures.pop(0)
@@ -119,6 +122,13 @@ async def test_one_that_stands_still_before_waiting_records_is_started_anew() ->
     await bench.pass_time(6)
     assert bench.subscriber.starts == 1
     await bench.watchdog.live()
+
+
+async def test_what_a_consumer_logs_by_itself_says_what_it_consumes() -> None:
+    bench = Bench(Consumer())
+    await bench.watchdog.start()
+    assert bench.subscriber.logged == {"consumes": TOPIC}
+    assert get_contextvars() == {}
 
 
 async def test_a_long_handler_is_not_standing_still() -> None:
