@@ -12,7 +12,7 @@ from bucketline.cli.console import fail, running, wide_console
 from bucketline.cli.times import moment
 from bucketline.clock import SystemClock
 from bucketline.errors import BucketlineError, NotFound
-from bucketline.maintenance.replay import Place, Replay
+from bucketline.maintenance.replay import COUNTED, Place, Replay
 from bucketline.messaging.publisher import KafkaPublisher
 from bucketline.settings import KafkaSettings, MongoSettings
 from bucketline.storage.buckets import Buckets
@@ -52,16 +52,17 @@ async def _replay(
         bucket_id = await _bucket(database, namespace, bucket)
         async with KafkaPublisher(KafkaSettings()) as publisher:
             work = Replay(Objects(database), publisher, clock=SystemClock(), rate=rate)
-            total = await work.count(bucket_id, since, place)
             if dry_run:
-                wide_console().print(f"{total} objects would be told of")
+                wide_console().print(f"{await work.count(bucket_id, since, place)} objects would be told of")
                 return
-            await _run(work, bucket_id, since, place, total)
+            found = await work.count(bucket_id, since, place, most=COUNTED)
+            await _run(work, bucket_id, since, place, found if found < COUNTED else None)
     finally:
         database.close()
 
 
-async def _run(work: Replay, bucket_id: str, since: datetime, place: Place | None, total: int) -> None:
+async def _run(work: Replay, bucket_id: str, since: datetime, place: Place | None, total: int | None) -> None:
+    """``total`` is None where there are too many to count them first."""
     objects = events = 0
     columns = TextColumn("objects"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True)) as bar:
@@ -69,7 +70,7 @@ async def _run(work: Replay, bucket_id: str, since: datetime, place: Place | Non
         try:
             async for progress in work.run(bucket_id, since, place):
                 objects, events, place = progress.objects, progress.events, progress.place
-                bar.update(task, completed=objects, total=max(total, objects))
+                bar.update(task, completed=objects, total=max(total, objects) if total else None)
         except BaseException as error:
             bar.stop()
             if place is not None:

@@ -20,6 +20,10 @@ from bucketline.messaging.publisher import Publisher
 from bucketline.storage.objects import BlobDocument, ObjectDocument, Objects
 
 PAGE = 200
+COUNTED = 50_000
+"""Objects counted in one step."""
+
+_ORDER = (("created_at", 1), ("_id", 1))
 
 Pause = Callable[[float], Awaitable[None]]
 
@@ -66,9 +70,24 @@ class Replay:
         self._rate = rate
         self._pause = pause
 
-    async def count(self, bucket_id: str, since: datetime, after: Place | None = None) -> int:
-        """How many objects there are to tell of."""
-        return await self._objects.collection.count(_where(bucket_id, since, after))
+    async def count(
+        self, bucket_id: str, since: datetime, after: Place | None = None, *, most: int | None = None
+    ) -> int:
+        """How many objects there are to tell of; with ``most`` no more than about that are counted.
+
+        In steps, each of which is short: a bucket of any size can be counted.
+        """
+        total = 0
+        while most is None or total < most:
+            where = _where(bucket_id, since, after)
+            found = await self._objects.collection.find(
+                where, limit=1, skip=COUNTED - 1, sort=_ORDER, hint="listing", fields=["created_at"]
+            )
+            if not found:
+                return total + await self._objects.collection.count(where, limit=COUNTED)
+            total += COUNTED
+            after = Place(found[0]["created_at"], found[0]["_id"])
+        return total
 
     async def run(self, bucket_id: str, since: datetime, after: Place | None = None) -> AsyncIterator[Progress]:
         """Tells of every object made at ``since`` or later, and after ``after``. What a page told is acknowledged.
@@ -78,7 +97,7 @@ class Replay:
         told = events = 0
         while True:
             page = await self._objects.collection.find(
-                _where(bucket_id, since, after), limit=PAGE, sort=[("created_at", 1), ("_id", 1)], hint="listing"
+                _where(bucket_id, since, after), limit=PAGE, sort=_ORDER, hint="listing"
             )
             if not page:
                 return

@@ -66,13 +66,16 @@ class Stored:
             found = [d for d in found if d["created_at"] > after[0] or d["_id"] > after[1]]
         return sorted(found, key=lambda d: (d["created_at"], d["_id"]))
 
-    async def count(self, where: Any) -> int:
-        return len(self._matching(where))
+    async def count(self, where: Any, *, limit: int) -> int:
+        return min(limit, len(self._matching(where)))
 
-    async def find(self, where: Any, *, limit: int, sort: Any, hint: str) -> list[Any]:
-        assert sort == [("created_at", 1), ("_id", 1)]
+    async def find(
+        self, where: Any, *, limit: int, sort: Any, hint: str, skip: int = 0, fields: Any = None
+    ) -> list[Any]:
+        assert fields in (None, ["created_at"])
+        assert list(sort) == [("created_at", 1), ("_id", 1)]
         assert hint == "listing"
-        return self._matching(where)[:limit]
+        return self._matching(where)[skip : skip + limit]
 
 
 def replay(stored: Stored, publisher: RecordingPublisher, *, rate: float = 100.0) -> tuple[Replay, list[float]]:
@@ -112,6 +115,14 @@ async def test_a_replay_says_the_same_with_the_same_ids_every_time() -> None:
     assert {envelope.source for envelope in first.published} == {REPLAY}
     assert not any(envelope.trace for envelope in first.published), "the trace of the request is long over"
     assert all(unwrap(e.data, e.headers()).event.key == e.key for e in first.published)
+
+
+@pytest.mark.parametrize("objects", [0, 1, 9, 10, 11, 25])
+async def test_a_bucket_of_any_size_is_counted_in_steps(objects: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bucketline.maintenance.replay.COUNTED", 10)
+    work, _ = replay(Stored([document(n) for n in range(objects)]), RecordingPublisher())
+    assert await work.count("bkt_1", AT) == objects
+    assert await work.count("bkt_1", AT, most=10) == min(objects, 10)
 
 
 async def test_it_goes_on_where_it_was_interrupted() -> None:
