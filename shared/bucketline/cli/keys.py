@@ -19,13 +19,21 @@ from bucketline.storage.keys import KeyDocument, Keys, as_permissions
 from bucketline.storage.mongo import Database
 from bucketline.storage.namespaces import Namespaces
 
-app = typer.Typer(help="API keys: create, list, rotate, revoke.", no_args_is_help=True, rich_markup_mode="rich")
+app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
 CREATOR = "command line"
 
 T = TypeVar("T")
 User = Annotated[str, typer.Option(help="Whose key it is, by e-mail address.")]
 Name = Annotated[str, typer.Argument(help="The key's name.")]
+
+
+@app.callback()
+def keys() -> None:
+    """API keys: create, list, rotate, revoke.
+
+    Example: [cyan]bucketline keys create crawler --expires 90d[/]
+    """
 
 
 @app.command()
@@ -69,10 +77,10 @@ def list_(
 
     Example: [cyan]bucketline keys list --all[/]
     """
-    keys = _with(lambda ring, organization: ring.of_organization(organization))
+    rows = _with(lambda ring, organization: ring.of_organization(organization))
     table = Table("name", "user", "key", "permissions", "namespaces", "made", "last used", "state")
     now = SystemClock().now()
-    for key in keys:
+    for key in rows:
         state = _state(key, now)
         if state == "revoked" and not revoked:
             continue

@@ -17,10 +17,18 @@ from bucketline.storage.places import Places
 
 T = TypeVar("T")
 
-app = typer.Typer(help="Parked records: list them, look at one, replay them.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
 Only = Annotated[str | None, typer.Option("--topic", help="Only parking topics whose name contains this.")]
 Place = Annotated[str, typer.Argument(metavar="TOPIC:PARTITION:OFFSET", help="As `parked list` shows it.")]
+
+
+@app.callback()
+def parked() -> None:
+    """Parked records: list them, look at one, replay them.
+
+    Example: [cyan]bucketline parked list[/]
+    """
 
 
 @app.command("list")

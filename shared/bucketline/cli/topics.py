@@ -23,7 +23,7 @@ ADVICE: Mapping[Fault, str] = {
 }
 """What helps against each fault. On Kubernetes the KafkaTopic says the same, and its operator does it."""
 
-app = typer.Typer(help="The topics: list them, check them, make them, document them.", invoke_without_command=True)
+app = typer.Typer(invoke_without_command=True, rich_markup_mode="rich")
 
 
 @app.callback()
@@ -31,7 +31,9 @@ def topics(
     context: typer.Context,
     asyncapi: Annotated[bool, typer.Option("--asyncapi", help="Print the AsyncAPI 3.0 document as JSON.")] = False,
 ) -> None:
-    """List the topics with their events, producers and consumers.
+    """The topics: list them, check them, make them, document them.
+
+    Without a subcommand their events, producers and consumers are listed.
 
     Example: [cyan]bucketline topics --asyncapi > asyncapi.json[/]
     """

@@ -40,7 +40,7 @@ def test_a_command_says_of_itself_what_the_list_says(entry: Entry) -> None:
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
 def test_every_command_shows_an_example(entry: Entry) -> None:
     command = loaded(entry)
-    for one in getattr(command, "commands", {"": command}).values():
+    for one in [command, *getattr(command, "commands", {}).values()]:
         assert "Example: [cyan]" in (one.help or ""), one.name
 
 
