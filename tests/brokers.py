@@ -1,18 +1,18 @@
 """The brokers that tests run on: the light one of the local stack, and Apache Kafka, which production has."""
 
-import os
 import shutil
 
 import pytest
+from tests.lacking import EVERYTHING
 
 from bucketline.local.stack import Broker, LocalStack
 from bucketline.settings import KafkaSettings
 
 needs_java = pytest.mark.skipif(
-    not os.environ.get("CI") and not (shutil.which("java") and shutil.which("mvn")),
+    not EVERYTHING and not (shutil.which("java") and shutil.which("mvn")),
     reason="Apache Kafka itself needs java and mvn",
 )
-"""Continuous integration has both, so there a missing one is an error and not a skipped test."""
+"""Where everything has to be there, a missing one is an error and not a skipped test."""
 
 LIGHT: Broker = "tansu"
 EACH_BROKER = ["tansu", pytest.param("kafka", marks=needs_java)]

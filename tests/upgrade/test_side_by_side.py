@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
 from tests.conditions import eventually
 from tests.conftest import ADMIN_KEY, FAST, Api
+from tests.lacking import lacking
 from tests.upgrade.releases import NEXT, TODAY, Release, previous
 
 from bucketline.cli.client import ApiClient, Json
@@ -92,7 +93,7 @@ def releases(request: pytest.FixtureRequest, repository: Path, tmp_path: Path) -
         return TODAY, NEXT
     before = previous(repository, tmp_path)
     if before is None:
-        pytest.skip("the history of this checkout does not reach back to the previous release")
+        lacking("the history of this checkout does not reach back to the previous release")
     return before, TODAY
 
 
