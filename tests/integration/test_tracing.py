@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import aiohttp
 import pytest
@@ -28,9 +28,15 @@ class Traced:
     api: Api
     collector: Collector
     prefix: str
+    services: Supervisor
+    followed: list[str] = field(default_factory=list)
 
     async def whole(self, trace: str, expected: set[tuple[str, str, str]]) -> list[Exported]:
-        """The spans of a trace once all of ``expected`` (service, kind, name) are there and each has its parent."""
+        """The spans of a trace once all of ``expected`` (service, kind, name) are there and each has its parent.
+
+        Others may come later; the last test looks at those.
+        """
+        self.followed.append(trace)
 
         async def complete() -> list[Exported] | None:
             spans = self.collector.of(trace)
@@ -67,7 +73,7 @@ async def traced(stack: LocalStack) -> AsyncIterator[Traced]:
         }
         async with Supervisor(bucketline_services(environment)) as supervisor:
             api = Api(supervisor.url("ingest-api"))
-            yield Traced(api, collector, f"{own}.")
+            yield Traced(api, collector, f"{own}.", supervisor)
             await api.close()
 
 
@@ -175,6 +181,14 @@ async def test_every_attribute_is_of_a_current_convention_or_ours(traced: Traced
         assert not lacking, (str(span), lacking)
         kinds.add(span.kind)
     assert kinds == {"SERVER", "CLIENT", "PRODUCER", "CONSUMER", "INTERNAL"}
+
+
+async def test_no_orphan_comes_late(traced: Traced) -> None:
+    """Of the traces that the tests above followed, once the services have ended and exported what they had."""
+    await traced.services.stop()
+    assert traced.followed
+    for trace in traced.followed:
+        assert orphans(traced.collector.of(trace)) == []
 
 
 async def first(collector: Collector, service: str, kind: str, name: str) -> Exported | None:
