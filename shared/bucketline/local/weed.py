@@ -7,9 +7,10 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
+from bucketline.errors import LocalStackError
 from bucketline.local import probe
 from bucketline.local.parts import Binary
-from bucketline.local.ports import LOOPBACK, TWIN
+from bucketline.local.ports import LOOPBACK, TWIN, claim
 from bucketline.local.process import ManagedProcess
 from bucketline.local.server import READY_DEADLINE
 
@@ -41,6 +42,22 @@ class WeedPorts:
     filer: int
     s3: int
     s3_grpc: int
+
+
+def remove_dead_sockets() -> None:
+    """Removes what servers left that were killed together with whoever would have cleaned up after them.
+
+    A port that can be claimed is no living stack's, and no server listens on it.
+    """
+    for path in SOCKETS.glob("seaweedfs-*.sock"):
+        port = path.stem.rpartition("-")[2]
+        if port.isdecimal() and 0 < int(port) < 65536:
+            with contextlib.suppress(LocalStackError, OSError):
+                lease = claim(int(port))
+                try:
+                    path.unlink()
+                finally:
+                    lease.release()
 
 
 class Weed:
@@ -87,6 +104,7 @@ class Weed:
 
     async def start(self) -> None:
         (self._data_dir / "files").mkdir(parents=True, exist_ok=True)
+        remove_dead_sockets()
         self._write_credentials()
         await self.process.start()
         try:
