@@ -1,13 +1,14 @@
 """What a broker says of itself and of us: which release its protocol is of, and what this user may do.
 
-aiokafka has no call for either; both are one request of Kafka's protocol, and change nothing.
+aiokafka has no call for either; each is a request or two of Kafka's protocol, and changes nothing.
 """
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from aiokafka.client import AIOKafkaClient
-from aiokafka.protocol.admin import ApiVersionRequest
+from aiokafka.client import AIOKafkaClient, CoordinationType
+from aiokafka.errors import GroupAuthorizationFailedError, GroupCoordinatorNotAvailableError, IncompatibleBrokerVersion
+from aiokafka.protocol.admin import ApiVersionRequest, DescribeGroupsRequest_v3, DescribeGroupsResponse_v3
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.types import Array, Boolean, Int16, Int32, Schema, String
 
@@ -46,6 +47,28 @@ async def ask(settings: KafkaSettings, topics: Collection[str]) -> Broker:
         return Broker(release_of(newest), allowed)
     finally:
         await client.close()
+
+
+async def ask_of_groups(settings: KafkaSettings, names: Collection[str]) -> Mapping[str, frozenset[int] | None]:
+    """What this user may do in consumer groups, which need not exist; None where the broker does not tell."""
+    allowed: dict[str, frozenset[int] | None] = dict.fromkeys(names)
+    client = AIOKafkaClient(**client_options(settings), request_timeout_ms=settings.request_timeout_ms)
+    await client.bootstrap()
+    try:
+        for name in names:
+            try:
+                node = await client.coordinator_lookup(CoordinationType.GROUP, name)
+                answer = await client.send(node, _GroupRights(name))
+            except GroupAuthorizationFailedError:
+                allowed[name] = frozenset()
+            except (GroupCoordinatorNotAvailableError, IncompatibleBrokerVersion, NotImplementedError):
+                continue
+            else:
+                denied = answer.groups[0][0] == GroupAuthorizationFailedError.errno
+                allowed[name] = frozenset() if denied else operations(answer.groups[0][-1])
+    finally:
+        await client.close()
+    return allowed
 
 
 def release_of(known: Collection[int]) -> str | None:
@@ -114,3 +137,19 @@ class _Rights(Request[_RightsAsked]):  # type: ignore[misc]  # as above
 
     def build(self, request_struct_class: type[_RightsAsked]) -> _RightsAsked:
         return request_struct_class(self._topics, False, False, True)
+
+
+class _GroupAsked(DescribeGroupsRequest_v3):  # type: ignore[misc]  # as above
+    """aiokafka's own reads the answer as one of version 2, and stops before the rights."""
+
+    RESPONSE_TYPE = DescribeGroupsResponse_v3
+
+
+class _GroupRights(Request[_GroupAsked]):  # type: ignore[misc]  # as above
+    API_KEY = 15
+
+    def __init__(self, group: str) -> None:
+        self._group = group
+
+    def build(self, request_struct_class: type[_GroupAsked]) -> _GroupAsked:
+        return request_struct_class([self._group], True)

@@ -40,7 +40,7 @@ async def _installation(patient: Patient) -> AsyncIterator[Finding]:
     if broken:
         named = "; ".join(f"{one.entry_point} of {one.distribution}: {one.reason}" for one in broken)
         yield Finding(
-            "Bucketline", "extractors", "warning", f"not usable: {named}"[:300], "Mend or uninstall the package."
+            "Bucketline", "extractors", "warning", f"not usable: {named}"[:300], "Fix or uninstall the package."
         )
     else:
         yield Finding("Bucketline", "extractors", "ok", f"{len(infos)} are installed")

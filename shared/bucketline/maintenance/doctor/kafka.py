@@ -1,9 +1,13 @@
-"""Kafka: brokers answer, every topic is there as the table says, may be used, and has enough copies."""
+"""Kafka: brokers answer, every topic is there as the table says, may be used, and has enough copies.
+
+Its clock is not looked at: the protocol does not tell it, and nothing of ours compares it with another.
+"""
 
 from collections.abc import AsyncIterator, Mapping
 
+from bucketline.events.topics import TOPICS
 from bucketline.maintenance.doctor.finding import Finding
-from bucketline.messaging.inquiry import READ, WRITE, ask
+from bucketline.messaging.inquiry import READ, WRITE, ask, ask_of_groups
 from bucketline.messaging.publisher import KafkaPublisher
 from bucketline.messaging.topics import TopicState, check_topics, cluster
 from bucketline.settings import KafkaSettings
@@ -27,6 +31,8 @@ async def kafka(settings: KafkaSettings) -> AsyncIterator[Finding]:
     yield _there(states)
     yield _retention(states)
     yield permissions(broker.allowed)
+    names = [settings.group_prefix + topic.group(service) for topic in TOPICS for service in topic.consumers]
+    yield group_permissions(await ask_of_groups(settings, names))
     yield _copies(states, brokers)
     yield await _producer(settings)
 
@@ -47,6 +53,18 @@ def permissions(allowed: Mapping[str, frozenset[int] | None]) -> Finding:
         advice = "Give this user Read and Write on them. A service's own user needs what deploy/k8s says, and no more."
         return Finding(PART, "permissions", "bad", f"not to be read or written: {', '.join(lacking)}"[:300], advice)
     return Finding(PART, "permissions", "ok", f"{len(told)} topics may be read and written")
+
+
+def group_permissions(allowed: Mapping[str, frozenset[int] | None]) -> Finding:
+    """The same for consumer groups: without Read nobody joins one or keeps its place."""
+    told = {group: operations for group, operations in allowed.items() if operations is not None}
+    if not told:
+        return Finding(PART, "consumer groups", "ok", "this broker tells nothing of them")
+    lacking = [group for group, operations in sorted(told.items()) if READ not in operations]
+    if lacking:
+        advice = "Give this user Read on these groups, or on their prefix (BUCKETLINE_KAFKA_GROUP_PREFIX)."
+        return Finding(PART, "consumer groups", "bad", f"not to be joined: {', '.join(lacking)}"[:300], advice)
+    return Finding(PART, "consumer groups", "ok", f"{len(told)} may be joined")
 
 
 def _there(states: list[TopicState]) -> Finding:

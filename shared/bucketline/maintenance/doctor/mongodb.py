@@ -12,7 +12,7 @@ from bucketline.storage.indexes import INDEXES, missing_indexes
 from bucketline.storage.mongo import Database
 
 PART = "MongoDB"
-UNREACHABLE = "Is BUCKETLINE_MONGODB_URL right, and does the network allow it? Are user and password?"
+UNREACHABLE = "Is BUCKETLINE_MONGODB_URL right, and does the network allow it? Are user and password right?"
 OLDEST = (6, 0)
 SLOW_SECONDS = 0.25
 PATIENCE_SECONDS = 5.0

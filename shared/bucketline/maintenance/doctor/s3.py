@@ -14,7 +14,7 @@ from bucketline.clock import Clock
 from bucketline.errors import BucketlineError
 from bucketline.maintenance.doctor.finding import Finding, clock_row
 from bucketline.settings import S3Settings
-from bucketline.storage.blobstore import ChecksumRefused
+from bucketline.storage.blobstore import ChecksumRefused, ObjectMissing
 from bucketline.storage.s3 import S3BlobStore
 
 PART = "S3"
@@ -44,6 +44,7 @@ async def s3(settings: S3Settings, clock: Clock) -> AsyncIterator[Finding]:
             yield await _conditional(store, key)
             yield await _checksums(store, wrong)
             yield await _address(store, key, data)
+            yield await _list_and_delete(store, key)
         finally:
             await store.delete([key, wrong])
 
@@ -53,7 +54,8 @@ async def _conditional(store: S3BlobStore, key: str) -> Finding:
     sha256 = hashlib.sha256(other).hexdigest()
     if await store.put_if_absent(key, other, sha256=sha256, content_type="application/octet-stream"):
         advice = (
-            "This store cannot be used: writers would replace each other's content. See the README for those that can."
+            "This store cannot be used: writers would replace each other's content. AWS S3, SeaweedFS, MinIO and Ceph "
+            "know conditional writes; a gateway in between may not."
         )
         return Finding(PART, "conditional writes", "bad", "If-None-Match was ignored", advice)
     return Finding(PART, "conditional writes", "ok", "a second write of a key is refused")
@@ -70,6 +72,23 @@ async def _checksums(store: S3BlobStore, key: str) -> Finding:
         return Finding(PART, "checksums", "warning", f"refused for another reason: {error.message}", advice)
     advice = "This store does not verify x-amz-checksum-sha256: damage on the way would go unnoticed."
     return Finding(PART, "checksums", "bad", "wrong bytes were accepted", advice)
+
+
+async def _list_and_delete(store: S3BlobStore, key: str) -> Finding:
+    """What gc and the sweepers need beyond what the pipeline does; a policy may allow the one without the other."""
+    what, done = "list and delete", "listed"
+    try:
+        if not await store.list(key, limit=1):
+            return Finding(PART, what, "bad", "an object is not in the listing", "Is this an S3 that lists at once?")
+        done = "deleted"
+        await store.delete([key])
+        await store.head(key)
+    except ObjectMissing:
+        return Finding(PART, what, "ok", "an object was found in the listing and removed")
+    except BucketlineError as error:
+        advice = "Give the key s3:ListBucket on the bucket and s3:DeleteObject on what is in it: gc needs both."
+        return Finding(PART, what, "bad", f"an object could not be {done}: {error.message}"[:300], advice)
+    return Finding(PART, what, "bad", "an object is still there after it was deleted", "Are objects locked here?")
 
 
 async def _address(store: S3BlobStore, key: str, data: bytes) -> Finding:

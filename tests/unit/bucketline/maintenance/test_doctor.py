@@ -1,13 +1,16 @@
 """Checks that fail are findings, and never an end of the examination."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 
 import pytest
 
+from bucketline.errors import StoreUnavailable
 from bucketline.maintenance.doctor import finding as module
 from bucketline.maintenance.doctor.finding import Finding, clock_row, findings
-from bucketline.maintenance.doctor.kafka import permissions
+from bucketline.maintenance.doctor.kafka import group_permissions, permissions
+from bucketline.maintenance.doctor.s3 import _list_and_delete
 from bucketline.messaging.inquiry import NOT_TOLD, READ, WRITE, operations, release_of
+from bucketline.storage.memory_blobs import MemoryBlobStore
 
 
 async def test_what_was_found_before_an_error_stays_and_the_error_is_a_row_with_advice() -> None:
@@ -49,6 +52,44 @@ def test_rights_that_are_lacking_are_named_with_advice() -> None:
     assert row.advice
     assert permissions({"a": both, "b": both}).verdict == "ok"
     assert permissions({"a": None}).verdict == permissions({}).verdict == "ok"
+
+
+def test_groups_that_may_not_be_joined_are_named_with_advice() -> None:
+    row = group_permissions({"a": frozenset({READ}), "b": frozenset(), "c": None})
+    assert (row.verdict, row.found) == ("bad", "not to be joined: b")
+    assert "BUCKETLINE_KAFKA_GROUP_PREFIX" in row.advice
+    assert group_permissions({"a": frozenset({READ})}).verdict == group_permissions({"a": None}).verdict == "ok"
+
+
+class _Refusing:
+    """A store whose policy allows neither to list nor to delete, or only one of it."""
+
+    def __init__(self, *refused: str) -> None:
+        self.store, self.refused = MemoryBlobStore(), refused
+
+    async def list(self, prefix: str, *, limit: int) -> object:
+        if "list" in self.refused:
+            raise StoreUnavailable("AccessDenied")
+        return await self.store.list(prefix, limit=limit)
+
+    async def delete(self, keys: Collection[str]) -> None:
+        if "delete" in self.refused:
+            raise StoreUnavailable("AccessDenied")
+        await self.store.delete(keys)
+
+    async def head(self, key: str) -> object:
+        return await self.store.head(key)
+
+
+@pytest.mark.parametrize(
+    ("refused", "verdict", "found"), [("", "ok", "removed"), ("list", "bad", "listed"), ("delete", "bad", "deleted")]
+)
+async def test_a_key_that_may_not_list_or_delete(refused: str, verdict: str, found: str) -> None:
+    store = _Refusing(refused)
+    store.store.put("staging/doctor/a", b"x")
+    row = await _list_and_delete(store, "staging/doctor/a")  # type: ignore[arg-type]  # a part of a store
+    assert (row.verdict, found in row.found) == (verdict, True), row
+    assert bool(row.advice) == (verdict != "ok")
 
 
 def test_what_a_broker_tells_in_bits() -> None:
