@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from bucketline.cli.client import ApiClient, Json
+from bucketline.domain.status import FINAL
 
 T = TypeVar("T")
 
@@ -19,6 +20,12 @@ async def eventually(check: Callable[[], Awaitable[T]], *, deadline: float = 30.
     except TimeoutError:
         raise AssertionError(f"not true within {deadline} s; the last answer was {answer!r}") from None
     return answer
+
+
+async def over(client: ApiClient, path: str) -> Json | None:
+    """The batch, object or task at ``path`` once it is over, however it ended, None before; for :func:`eventually`."""
+    found = await client.get(path)
+    return found if found["status"] in FINAL else None
 
 
 async def completed(client: ApiClient, path: str) -> Json | None:

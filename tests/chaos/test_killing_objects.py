@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
-from tests.conditions import eventually
+from tests.conditions import eventually, over
 from tests.conftest import ADMIN_KEY, FAST, Api
 
 from bucketline.cli.client import ApiClient, Json
@@ -107,11 +107,6 @@ async def submitted(client: ApiClient, bucket: str, names: list[str]) -> tuple[s
     path = f"/v1/buckets/{bucket}/batches/{batch['batch_id']}"
     await client.post(f"{path}/submit")
     return path, ids
-
-
-async def over(client: ApiClient, path: str) -> Json | None:
-    found = await client.get(path)
-    return found if found["status"] in ("COMPLETED", "COMPLETED_WITH_ERRORS", "FAILED", "CANCELED") else None
 
 
 async def settled(client: ApiClient, bucket: str) -> dict[str, Json] | None:

@@ -12,10 +12,11 @@ from tests.conditions import eventually
 from tests.conftest import Api
 from tests.contract.sdk.conftest import Sdk, call
 
+from bucketline.domain.status import FINAL
+
 pytestmark = pytest.mark.stack
 
 FILES = {"properties": {"file": {"type": "pdf"}, "name": {"type": "string"}, "state": {"type": "string"}}}
-OVER = ("COMPLETED", "COMPLETED_WITH_ERRORS", "FAILED", "CANCELED")
 
 
 class Batching:
@@ -47,7 +48,7 @@ class Batching:
     async def over(self, batch_id: str) -> models.BatchModel:
         async def found() -> Any:
             batch = await self.get(batch_id)
-            return batch if batch.status in OVER else None
+            return batch if batch.status in FINAL else None
 
         return await eventually(found)
 

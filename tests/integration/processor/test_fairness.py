@@ -1,25 +1,16 @@
 """A batch of one does not wait for a large one that was there before it."""
 
-import time
-from typing import Any
-
 import pytest
 from tests.bench.processing import drafts
-from tests.conditions import eventually
+from tests.conditions import eventually, over
 from tests.conftest import Api
-
-from bucketline.cli.client import ApiClient
 
 pytestmark = pytest.mark.stack
 
 MANY = 6000
-LONGEST = 8.0
-"""Seconds for one object beside thousands, on a machine that other tests use too."""
-
-
-async def over(client: ApiClient, path: str) -> dict[str, Any] | None:
-    found = await client.get(path)
-    return found if found["status"] in ("COMPLETED", "COMPLETED_WITH_ERRORS", "FAILED", "CANCELED") else None
+IN_LINE = 1000
+"""Objects that are done while the one waits, at most. Of 16 units with 100 each that are in the works four run, and
+whoever stands behind the others waits for more than these. The time depends on what else the machine does."""
 
 
 async def test_a_batch_of_one_beside_thousands(api: Api) -> None:
@@ -39,20 +30,22 @@ async def test_a_batch_of_one_beside_thousands(api: Api) -> None:
     place = f"/v1/buckets/{bucket}/batches"
     large = await client.post(place, {"object_ids": ids[:MANY], "auto_submit": True})
 
+    async def progress() -> int:
+        return int((await client.get(f"{place}/{large['batch_id']}"))["progress"]["processed"])
+
     async def under_way() -> bool:
-        return bool((await client.get(f"{place}/{large['batch_id']}"))["progress"]["processed"])
+        return await progress() > 0
 
     await eventually(under_way, deadline=60)
-    waits = []
+    meanwhile = []
     for object_id in ids[MANY:]:
-        began = time.monotonic()
+        before = await progress()
         small = await client.post(place, {"object_ids": [object_id], "auto_submit": True})
         done = await eventually(lambda path=f"{place}/{small['batch_id']}": over(client, path))
-        waits.append(time.monotonic() - began)
+        meanwhile.append(await progress() - before)
         assert (done["status"], done["documents_written"]) == ("COMPLETED", 1)
-    left = await client.get(f"{place}/{large['batch_id']}")
-    assert left["progress"]["processed"] < MANY, "the large batch was still under way"
-    assert max(waits) < LONGEST, waits
+    assert await progress() < MANY, "the large batch was still under way"
+    assert max(meanwhile) < IN_LINE, meanwhile
 
     done = await eventually(lambda: over(client, f"{place}/{large['batch_id']}"), deadline=120)
     assert (done["status"], done["documents_written"]) == ("COMPLETED", MANY)

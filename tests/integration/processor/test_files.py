@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import ExifTags, Image
 from pypdf import PdfReader, PdfWriter
-from tests.conditions import eventually
+from tests.conditions import eventually, over
 from tests.conftest import Api
 from tests.unit.processor.extractors.files import pdf, picture, png_bomb, saved
 
@@ -30,7 +30,6 @@ SCHEMA = {
         "name": {"type": "string"},
     }
 }
-FINAL = {"COMPLETED", "COMPLETED_WITH_ERRORS", "FAILED", "CANCELED", "SKIPPED"}
 ROWS = 200_000
 
 
@@ -52,14 +51,9 @@ async def processed(
         ids.append((await client.post(f"{place}/objects", body))["object_id"])
     batch = await client.post(f"{place}/batches", {"object_ids": ids})
     await client.post(f"{place}/batches/{batch['batch_id']}/submit")
-    done = await eventually(lambda: final(client, f"{place}/batches/{batch['batch_id']}"), deadline=150)
-    objects = [await eventually(lambda oid=oid: final(client, f"{place}/objects/{oid}")) for oid in ids]
+    done = await eventually(lambda: over(client, f"{place}/batches/{batch['batch_id']}"), deadline=150)
+    objects = [await eventually(lambda oid=oid: over(client, f"{place}/objects/{oid}")) for oid in ids]
     return client, collection, {obj["name"]: obj for obj in objects}, done
-
-
-async def final(client: ApiClient, path: str) -> dict[str, Any] | None:
-    found = await client.get(path)
-    return found if found["status"] in FINAL else None
 
 
 async def documents(client: ApiClient, collection: str, name: str) -> list[dict[str, Any]]:

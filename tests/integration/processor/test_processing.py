@@ -4,19 +4,12 @@ import base64
 from typing import Any
 
 import pytest
-from tests.conditions import eventually
+from tests.conditions import eventually, over
 from tests.conftest import Api, Services
 
 from bucketline.cli.client import ApiClient
 
 pytestmark = pytest.mark.stack
-
-FINAL = {"COMPLETED", "COMPLETED_WITH_ERRORS", "FAILED", "CANCELED", "SKIPPED"}
-
-
-async def final(client: ApiClient, path: str) -> dict[str, Any] | None:
-    found = await client.get(path)
-    return found if found["status"] in FINAL else None
 
 
 async def run(client: ApiClient, bucket: str, ids: list[str], **body: object) -> tuple[dict[str, Any], list[Any]]:
@@ -25,10 +18,10 @@ async def run(client: ApiClient, bucket: str, ids: list[str], **body: object) ->
     batch = await client.post(f"{place}/batches", {"object_ids": ids, **body})
     path = f"{place}/batches/{batch['batch_id']}"
     await client.post(f"{path}/submit")
-    done = await eventually(lambda: final(client, path))
+    done = await eventually(lambda: over(client, path))
 
     async def settled(object_id: str) -> dict[str, Any] | None:
-        found = await final(client, f"{place}/objects/{object_id}")
+        found = await over(client, f"{place}/objects/{object_id}")
         return found if found and found.get("batch_id", batch["batch_id"]) == batch["batch_id"] else None
 
     return done, [await eventually(lambda oid=oid: settled(oid)) for oid in ids]
@@ -222,7 +215,7 @@ async def test_a_collection_that_fails_is_named_and_the_others_are_kept(api: Api
 
     path = f"/v1/buckets/{bucket}/batches/{batch['batch_id']}"
     assert (await client.post(f"{path}/retry", {"retry_mode": "all"}))["retried_count"] == 1
-    again = await eventually(lambda: final(client, path))
+    again = await eventually(lambda: over(client, path))
     assert (again["documents_written"], batch["documents_written"]) == (3, 3), "what was kept was written by this batch"
 
 
@@ -264,5 +257,5 @@ async def test_a_deploy_in_the_middle_of_an_extraction_fails_nothing(api: Api, s
 
     await eventually(processing, pause=0.01)
     await services.supervisor.terminate("processor")
-    done = await eventually(lambda: final(client, path), deadline=90)
+    done = await eventually(lambda: over(client, path), deadline=90)
     assert (done["status"], done["document_count"]) == ("COMPLETED", 60_000), done
