@@ -130,10 +130,10 @@ async def test_many_say_the_end_and_it_is_told_once(world: World) -> None:
     for replica in replicas:
         await replica.sweeper.batches()
     batch = await world.batch(batch_id)
-    owed = [row for row in batch.get("pending", []) if row["type"] == BatchCompleted.type]
-    said = {record.event.batch_id for record in world.bus.take(BatchCompleted)}  # type: ignore[attr-defined]
+    owed = {row["id"] for row in batch.get("pending", []) if row["type"] == BatchCompleted.type}
+    said = {record.id for record in world.bus.take(BatchCompleted)}
     assert batch["status"] == Status.COMPLETED
-    assert len(owed) == 1 or said == {batch_id}
+    assert len(owed | said) == 1, "it may be said twice, but it is one event"
 
 
 async def test_an_object_that_arrives_while_its_batch_is_counted_is_counted(
@@ -161,7 +161,8 @@ async def test_an_object_that_arrives_while_its_batch_is_counted_is_counted(
     assert (batch["status"], batch["processed"], batch["missing"]) == (Status.COMPLETED, 4, 0)
 
 
-async def test_progress_is_shown_on_the_way_and_never_goes_back(world: World) -> None:
+async def test_progress_is_shown_on_the_way_and_never_goes_back(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("batcher.progress.TALLY_SHARE", 0)  # on a loaded machine it would be shown at the end only
     replica = world.replica(unit_objects=2, refresh_seconds=0.0001)
     ids = await world.drafts(20)
     batch_id = await world.submitted(ids)
