@@ -14,7 +14,8 @@ CHUNK = 256 * 1024
 
 @dataclass
 class Page:
-    """What is at a path. ``failures`` are statuses answered first, one a request; ``gate`` holds back the rest.
+    """What is at a path. ``failures`` are statuses answered first, one a request; ``gate`` holds back what
+    comes after the first ``free`` bytes.
 
     ``announced`` off sends the body in chunks, without its length. ``cut`` closes the connection after so many bytes,
     once.
@@ -28,6 +29,7 @@ class Page:
     cut: int | None = None
     ranges: bool = False
     gate: asyncio.Event | None = None
+    free: int = 1
     headers: dict[str, str] = field(default_factory=dict)
     requests: int = 0
 
@@ -88,7 +90,7 @@ class Sources:
         sent = 0
         with suppress(ConnectionError):
             async for chunk in page.chunks(start):
-                if page.gate is not None and sent:
+                if page.gate is not None and sent >= page.free:
                     await page.gate.wait()
                 if page.cut is not None and sent + len(chunk) > page.cut:
                     page.cut = None

@@ -18,6 +18,9 @@ from bucketline.storage.mongo import Collection
 
 pytestmark = pytest.mark.stack
 
+LEASE = 5.0
+"""Seconds for which a loaded machine does not stand still."""
+
 
 async def test_a_thousand_small_ones_do_not_wait_for_a_large_one(bench: Bench, sources: Sources) -> None:
     """The large source does not finish before the small ones have; if they waited for it, nobody would ever finish."""
@@ -125,7 +128,7 @@ async def test_a_replica_that_dies_is_replaced_and_swept_up_after(opened: Open, 
 async def test_the_sweeper_leaves_alone_what_is_in_use(opened: Open, sources: Sources) -> None:
     gate = asyncio.Event()
     async with opened(tidy_after=0.1, staging_age=0.1) as bench:
-        page = Page(size=40 * MIB, announced=True)
+        page = Page(size=40 * MIB, announced=True, gate=gate, free=20 * MIB)
         object_id = await bench.add(bench.blob({"kind": "url", "url": sources.put("/f", page)}))
         waiting = await bench.add()
         key = f"staging/inline/{waiting}/blob_1"
@@ -134,10 +137,21 @@ async def test_the_sweeper_leaves_alone_what_is_in_use(opened: Open, sources: So
             await bench.store.put_if_absent(each, b"staged", sha256=sha(b"staged"), content_type="text/plain")
         blob = bench.blob({"kind": "staged", "key": key})
         await bench.dedup.mirroring.objects.collection.update_one({"_id": waiting}, {"$set": {"blobs": [blob]}})
-        await asyncio.sleep(1.2)  # S3 tells ages in seconds
         await bench.created(object_id)
-        while (await bench.get(object_id))["mirror"]["state"] == "pending":
+
+        async def open_uploads() -> list[Any]:
+            return [u for prefix in ("staging/", "blobs/") for u in await bench.store.list_multipart(prefix)]
+
+        [opened_before] = await eventually(open_uploads)
+        began = time.monotonic()
+
+        async def swept_for_long_enough() -> bool:
             await bench.dedup.tidy.step()
+            return time.monotonic() - began > 2.5  # S3 tells ages in seconds
+
+        await eventually(swept_for_long_enough)
+        assert await open_uploads() == [opened_before]
+        assert (await bench.get(object_id))["mirror"]["state"] == "pending"
         gate.set()
         assert (await bench.mirrored(object_id))["mirror"] | {"at": 0} == {"state": "done", "attempts": 0, "at": 0}
         assert [row.key for row in await bench.store.list("staging/", limit=10)] == [key]
@@ -145,16 +159,24 @@ async def test_the_sweeper_leaves_alone_what_is_in_use(opened: Open, sources: So
 
 async def test_a_long_transfer_keeps_its_claim(opened: Open, sources: Sources) -> None:
     gate = asyncio.Event()
-    async with opened(lease=1.0) as one, opened(lease=1.0):
+    async with opened(lease=LEASE) as one, opened(lease=LEASE):
         page = Page(size=2 * MIB, gate=gate)
         object_id = await one.add(one.blob({"kind": "url", "url": sources.put("/slow", page)}))
         await one.created(object_id)
-        began = time.monotonic()
 
-        async def long_enough() -> bool:
-            return time.monotonic() - began > 3
+        async def claimed() -> Any:
+            mirror = (await one.get(object_id))["mirror"]
+            return mirror if "claim" in mirror else None
 
-        await eventually(long_enough)
+        first = await eventually(claimed)
+
+        async def renewed() -> bool:
+            """The first claim would be over, and it is still the same."""
+            mirror = (await one.get(object_id))["mirror"]
+            assert mirror.get("claim") == first["claim"]
+            return one.runtime.clock.now() > first["due_at"] and mirror["due_at"] > first["due_at"]
+
+        await eventually(renewed)
         gate.set()
         await one.mirrored(object_id)
         assert page.requests == 1
