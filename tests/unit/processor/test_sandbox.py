@@ -4,7 +4,6 @@ do.
 
 import asyncio
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -190,21 +189,21 @@ async def test_too_much_memory_costs_the_worker_and_is_explained(sandbox, do):
 
 
 async def test_too_much_time_costs_the_worker_and_is_explained(plugin, tmp_path):
-    async with Sandbox(workers=1, time_limit=0.5, temp_dir=tmp_path) as sandbox:
-        with pytest.raises(ResourceError, match=r"longer than 0\.5 seconds"):
+    async with Sandbox(workers=1, time_limit=2.5, temp_dir=tmp_path) as sandbox:
+        with pytest.raises(ResourceError, match=r"longer than 2\.5 seconds"):
             await run(sandbox, "spin")
         assert await run(sandbox, "hello")
 
 
 async def test_a_slow_reader_is_not_held_against_the_worker(plugin, tmp_path):
-    async with Sandbox(workers=1, time_limit=0.8, temp_dir=tmp_path) as sandbox:
+    async with Sandbox(workers=1, time_limit=3.0, temp_dir=tmp_path) as sandbox:
         context = ExtractionContext({"do": "count", "many": 200, "progress": str(tmp_path / "progress")})
         numbers = []
         async with aclosing(sandbox.run("naughty_v1", ObjectView("o", "b", "n"), context)) as documents:
             async for document in documents:
                 numbers.append(document.fields["number"])
                 if len(numbers) == 1:
-                    await asyncio.sleep(1.2)  # longer than the limit: time is what this test is about
+                    await asyncio.sleep(4.0)  # longer than the limit: time is what this test is about
         assert numbers == list(range(200))
 
 
@@ -287,26 +286,30 @@ async def test_nonsense_on_the_wire_is_an_error_of_that_object(sandbox):
     assert await run(sandbox, "hello")
 
 
-def _when_still(progress: Path) -> int:
-    """What the file says when it has said the same for a while."""
-    deadline, seen, since = time.monotonic() + DEADLINE, -1, time.monotonic()
-    while time.monotonic() < deadline:
-        now = int(progress.read_text() or 0)
-        if now != seen:
-            seen, since = now, time.monotonic()
-        elif time.monotonic() - since > 0.4:
-            return seen
-        time.sleep(0.02)
-    raise AssertionError("it never stood still")
+async def _when_still(progress: Path, worker: psutil.Process) -> int:
+    """What the file says when the worker waits, and goes on waiting however often this loop takes its turn.
+
+    A worker that is only not given the processor is ready to run, and does not count as one that waits.
+    """
+    seen, turns, deadline = -1, 0, time.monotonic() + DEADLINE
+    while turns < 25:
+        assert time.monotonic() < deadline, "it never stood still"
+        now = int(await asyncio.to_thread(progress.read_text) or 0)
+        waits = worker.status() == psutil.STATUS_SLEEPING
+        turns = turns + 1 if waits and now == seen else 0
+        seen = now
+        await asyncio.sleep(0.02)
+    return seen
 
 
 async def test_a_worker_whose_documents_nobody_takes_stands_still(sandbox, tmp_path):
     progress = tmp_path / "progress"
+    [idle] = await run(sandbox, "hello")
+    worker = psutil.Process(idle.fields["pid"])
     context = ExtractionContext({"do": "count", "many": 5000, "progress": str(progress)})
     async with aclosing(sandbox.run("naughty_v1", ObjectView("o", "b", "n"), context)) as documents:
         await anext(documents)
-        seen = await asyncio.to_thread(_when_still, progress)
-        assert seen < 200
+        assert await _when_still(progress, worker) < 200
     [document] = await run(sandbox, "hello")  # giving up on the rest freed the place
     assert document.fields["pid"]
 
@@ -385,15 +388,16 @@ async def test_a_table_of_200_000_rows_is_streamed_in_bounded_memory(tmp_path):
     obj = ObjectView("o", "b", "n", blobs=(content,))
     context = ExtractionContext(validate_parameters(TableExtractor.info, {}))
 
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    total, last = 0, None
     async with Sandbox(workers=1, memory_bytes=96 * MIB, temp_dir=tmp_path) as sandbox:
+        total, last, start, most = 0, None, 0, 0
         async for document in sandbox.run(TableExtractor.info.id, obj, context):
             total += document.fields["id"]
             last = document
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+            if document.fields["id"] % 1000 == 0:
+                now = psutil.Process().memory_info().rss
+                start, most = start or now, max(most, now)
 
     assert total == sum(range(200_000))
     assert last is not None
     assert last.fields["amount"] == 199_999 / 4
-    assert grown * 1024 < 32 * MIB
+    assert most - start < 32 * MIB
