@@ -541,7 +541,10 @@ def drip(head: str, piece: bytes, every: float) -> Handler:
 
 
 class TestTime:
-    """Thresholds are settings, so that each case is decided within half a second."""
+    """Thresholds are settings, so that each case is decided within half a second, on a loaded machine somewhat later:
+    at any rate long before the default of the same setting would decide it."""
+
+    LATE = 12.0
 
     async def took(self, handler: Handler, limits: FetchLimits) -> tuple[SourceError, float]:
         loop = asyncio.get_running_loop()
@@ -554,29 +557,29 @@ class TestTime:
         error, seconds = await self.took(handler, FetchLimits(min_rate=10_000, min_rate_window=0.3))
         assert isinstance(error, SourceUnavailable)
         assert error.message == "the source is too slow"
-        assert 0.25 < seconds < 1.5
+        assert 0.25 < seconds < self.LATE
 
     async def test_silence_is_ended(self) -> None:
         async def handler(_: str, writer: asyncio.StreamWriter) -> None:
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello")
             await writer.drain()
-            await asyncio.sleep(5)
+            await asyncio.sleep(60)
 
         error, seconds = await self.took(handler, FetchLimits(read=0.3))
         assert isinstance(error, SourceUnavailable)
-        assert seconds < 1.5
+        assert seconds < self.LATE
 
     async def test_dripping_headers_are_ended(self) -> None:
         handler = drip("HTTP/1.1 200 OK\r\nX-Slow: ", b"x", 0.02)
         error, seconds = await self.took(handler, FetchLimits(connect=0.2, read=0.2))
         assert isinstance(error, SourceUnavailable)
-        assert seconds < 1.5
+        assert seconds < self.LATE
 
     async def test_the_total_ends_what_is_otherwise_fast_enough(self) -> None:
         handler = drip("HTTP/1.1 200 OK\r\n\r\n", b"x" * 500, 0.02)
         error, seconds = await self.took(handler, FetchLimits(total=0.4, min_rate=10))
         assert isinstance(error, SourceUnavailable)
-        assert seconds < 1.5
+        assert seconds < self.LATE
 
     async def test_redirects_share_one_total(self) -> None:
         async def handler(request: str, writer: asyncio.StreamWriter) -> None:
@@ -585,16 +588,27 @@ class TestTime:
 
         error, seconds = await self.took(handler, FetchLimits(total=0.4))
         assert isinstance(error, SourceUnavailable)
-        assert seconds < 1.5
+        assert seconds < self.LATE
+
+    async def test_a_slow_consumer_is_not_held_against_the_source(self) -> None:
+        body = bytes(8 * MB)
+        limits = FetchLimits(read=1.5, total=1.5, min_rate_window=1.5, sustained_rate=10**12, max_resumes=0)
+        received, pauses = 0, [0.5] * 6  # together longer than every limit
+        async with (
+            serve(answer(f"200 OK\r\nContent-Length: {len(body)}", body)) as source,
+            fetcher(source, limits=limits) as http,
+            http.open(source.url(), max_bytes=len(body)) as stream,
+        ):
+            async for chunk in stream:
+                if pauses:
+                    await asyncio.sleep(pauses.pop())  # time is what this test is about
+                received += len(chunk)
+        assert not pauses, "it was slow long enough"
+        assert received == len(body)
 
 
 class TestPace:
     """The arithmetic of slowness, without waiting."""
-
-    def test_a_slow_consumer_is_not_held_against_the_source(self) -> None:
-        pace = Pace(FetchLimits())
-        for _ in range(10_000):  # hours of consuming may lie between these reads
-            pace.waited(0.001, 100_000)
 
     def test_a_large_file_may_take_longer_than_the_total(self) -> None:
         assert keep_pace(Pace(FetchLimits(total=120, sustained_rate=256_000)), 300_000, 1000) == 1000
@@ -693,4 +707,4 @@ async def test_leaving_early_closes_the_connection() -> None:
         async with http.open(source.url(), max_bytes=1000 * MB) as stream:
             async for _ in stream:
                 break
-        await asyncio.wait_for(gone.wait(), 2)
+        await asyncio.wait_for(gone.wait(), 30)
