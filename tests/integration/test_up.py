@@ -17,7 +17,8 @@ from bucketline.local.ports import reserve
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(240)]
 
-STOP_SECONDS = 15
+STOP_SECONDS = 60
+"""Far above what the product allows itself: a loaded machine is not what is tested."""
 
 
 class Up:
@@ -100,5 +101,5 @@ async def test_two_side_by_side_one_crash_and_a_clean_end(tmp_path: Path) -> Non
             running.process.send_signal(number)
             async with asyncio.timeout(STOP_SECONDS):
                 assert await running.process.wait() == 0, running.output[-3000:]
-            _, alive = psutil.wait_procs(family, timeout=2)
+            _, alive = psutil.wait_procs(family, timeout=20)
             assert not alive, f"left behind: {alive}"
