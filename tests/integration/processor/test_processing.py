@@ -234,7 +234,7 @@ async def test_batches_of_the_same_objects_each_do_their_work(api: Api) -> None:
     for path in paths:
         await client.post(f"{path}/submit")
     await client.post(f"{paths[1]}/cancel", {})
-    ends = [await eventually(lambda path=path: final(client, path)) for path in paths]
+    ends = [await eventually(lambda path=path: over(client, path)) for path in paths]
     assert [end["status"] for end in ends[::2]] == ["COMPLETED", "COMPLETED"]
     assert [len(await rows(client, one)) for one in collections[::2]] == [40, 40]
 
