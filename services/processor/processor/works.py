@@ -35,7 +35,7 @@ log = get_logger(__name__)
 
 FIELDS = ("batch_id", "group", "state", "lease", "trace", "created_at")
 LONGEST_WAIT = 60.0
-"""Seconds that a record may wait for a place in line: far below the interval in which Kafka wants to hear of us."""
+"""Seconds that a record may wait for a place in line: far below the interval within which Kafka expects a poll."""
 
 STOPPING_PAUSE = 0.5
 """Seconds after which a record is refused by a service that stops: the bus offers it again at once."""

@@ -1,8 +1,8 @@
 """S3 through its driver, wrapped once.
 
 This is the only module that imports aioboto3 and what is under it, which is why it is longer than others. How an
-upload, a copy, a read or a lean PUT goes is in ``s3_multipart``, ``s3_read`` and ``s3_wire``, which know no driver. Any
-S3 API will do that knows ``If-None-Match: *`` and SHA-256 checksums.
+upload, a copy, a read or a plain PUT works is in ``s3_multipart``, ``s3_read`` and ``s3_wire``, which know no driver.
+Any S3 API will do that knows ``If-None-Match: *`` and SHA-256 checksums.
 """
 
 import inspect

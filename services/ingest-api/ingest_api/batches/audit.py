@@ -1,4 +1,4 @@
-"""The books of a batch, made up from its objects and work units, and not from the sums that the batch shows.
+"""The audit of a batch, made up from its objects and work units, and not from the sums that the batch shows.
 
 Except when these have expired: then its sums are all there is.
 """

@@ -56,7 +56,7 @@ async def add_objects(
         if current["status"] != Status.DRAFT:
             raise not_a_draft(current)
         batch = current
-    raise ServiceUnavailable("others change this batch all the time", retry_after_seconds=1)
+    raise ServiceUnavailable("the batch is being modified concurrently; try again", retry_after_seconds=1)
 
 
 async def patch_batch(deps: Deps, batch: BatchDocument, body: PatchBatch) -> BatchDocument:

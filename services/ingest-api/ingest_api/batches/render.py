@@ -175,7 +175,7 @@ def failed_answer(batch: BatchDocument, failures: Sequence[Failure], *, limit: i
 
 
 def audit_answer(batch: BatchDocument, audit: Audit, tiers: Tiers) -> BatchAudit:
-    """The books of a batch."""
+    """The audit of a batch."""
     tier_rows = [
         {
             "tier_num": number,

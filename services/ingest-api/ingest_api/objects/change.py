@@ -115,7 +115,7 @@ async def patch_object(deps: Deps, bucket: BucketDocument, object_id: str, body:
         if changed is not None:
             OBJECTS.labels("updated").inc()
             return changed
-    raise ServiceUnavailable("others change this object all the time", retry_after_seconds=1)
+    raise ServiceUnavailable("the object is being modified concurrently; try again", retry_after_seconds=1)
 
 
 async def _write(

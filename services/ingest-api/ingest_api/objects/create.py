@@ -178,7 +178,7 @@ async def _by_policy(
             written = await _refused(deps, bucket, draft)
             if written is not None:
                 return written
-    raise ServiceUnavailable("others write the same key all the time", retry_after_seconds=1)
+    raise ServiceUnavailable("the same key is being written concurrently; try again", retry_after_seconds=1)
 
 
 async def _insert(

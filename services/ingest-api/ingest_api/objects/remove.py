@@ -79,7 +79,7 @@ async def finish_removal(deps: Deps, found: ObjectDocument | None, object_id: st
             break
         found = await deps.objects.collection.get(object_id)
     else:
-        raise ServiceUnavailable("others change this object all the time", retry_after_seconds=1)
+        raise ServiceUnavailable("the object is being modified concurrently; try again", retry_after_seconds=1)
     await deps.documents.collection.delete_many({"object_id": object_id})
     await say_gone(deps, [object_id])
 

@@ -53,9 +53,9 @@ router = APIRouter(tags=["batches"])
 BUCKET = "/v1/buckets/{bucket_identifier}/batches"
 BATCH = BUCKET + "/{batch_id}"
 
-SkipValidation = Annotated[bool, Query(description="Take ids as they are; objects of another bucket are left alone.")]
+SkipValidation = Annotated[bool, Query(description="Do not check the ids; objects of another bucket are left alone.")]
 AutoSubmit = Annotated[bool | None, Query(description="Submit at once; wins over the body.")]
-OtherSubmit = Annotated[bool | None, Query(description="Another name of `auto_submit`.")]
+OtherSubmit = Annotated[bool | None, Query(description="Alias for `auto_submit`.")]
 Force = Annotated[bool, Query(description="Accepted; batches never exclude each other here.")]
 Reason = Annotated[str | None, Query(max_length=MOST_REASON, description="Kept with the batch.")]
 TierNumber = Annotated[int | None, Query(ge=0, le=100)]
@@ -115,7 +115,7 @@ async def submit(
 
 @router.post(BATCH + "/cancel", summary="Cancel a batch", responses=errors(400))
 async def cancel(deps: Wiring, scope: WritingBucket, batch_id: str, reason: Reason = None) -> Task:
-    """What has not started is given up, and its objects are drafts again; what runs ends by itself."""
+    """Work that has not started is given up and its objects are drafts again; work that is running ends by itself."""
     batch = await get_batch(deps, scope.namespace_id, batch_id, scope.bucket_id)
     canceled, reached = await cancel_batch(deps, batch, reason)
     return task_of(canceled, cancellation=reached)
@@ -129,7 +129,7 @@ async def patch(deps: Wiring, scope: WritingBucket, batch_id: str, body: PatchBa
 
 @router.delete(BATCH, summary="Delete a batch", responses=errors(400))
 async def delete(deps: Wiring, scope: DeletingBucket, batch_id: str) -> Deleted:
-    """Not while it runs. Its objects and documents stay."""
+    """Refused while the batch runs. Its objects and documents stay."""
     await delete_batch(deps, await get_batch(deps, scope.namespace_id, batch_id, scope.bucket_id))
     return Deleted(message="batch deleted")
 
@@ -138,7 +138,7 @@ async def delete(deps: Wiring, scope: DeletingBucket, batch_id: str) -> Deleted:
 async def retry(
     deps: Wiring, scope: WritingBucket, batch_id: str, body: Annotated[RetryBatch | None, Body()] = None
 ) -> Retry:
-    """The objects that failed, once more. 30 days later it is not known any more which did: `batch_results_expired`."""
+    """Runs the failed objects once more. After 30 days it is not known which failed: `batch_results_expired`."""
     asked = body or RetryBatch()
     batch = await get_batch(deps, scope.namespace_id, batch_id, scope.bucket_id)
     return retry_answer(await retry_batch(deps, scope.bucket, batch, asked), asked)
@@ -179,7 +179,7 @@ async def failed_documents(
     return failed_answer(batch, failures, limit=limit, offset=offset)
 
 
-@router.get(BATCH + "/audit", summary="The books of a batch", responses=errors(400))
+@router.get(BATCH + "/audit", summary="Audit of a batch", responses=errors(400))
 async def audit(deps: Wiring, scope: ReadingBucket, batch_id: str) -> BatchAudit:
     """Counted from the objects and work units themselves; 30 days later, from the batch's sums."""
     batch = await get_batch(deps, scope.namespace_id, batch_id, scope.bucket_id)

@@ -20,7 +20,9 @@ from ingest_api.schemas.paging import ListBody, Paging
 router = APIRouter(prefix="/v1/buckets", tags=["buckets"])
 
 Force = Annotated[bool, Query(description="Change the schema even if stored objects may not fit it.")]
-Foreclose = Annotated[bool, Query(description="Accepted; work of the bucket that runs is given up in any case.")]
+Foreclose = Annotated[
+    bool, Query(description="Accepted, no effect: the bucket's running work is given up in any case.")
+]
 Search = Annotated[str | None, Query(max_length=1000, description="Text in the id, the name or the description.")]
 
 

@@ -67,7 +67,7 @@ async def delete(deps: Wiring, scope: Deleting, collection_identifier: str) -> C
 @router.post(
     "/{collection_identifier}/trigger",
     status_code=202,
-    summary="Run a collection over what its sources hold",
+    summary="Run a collection on the existing objects of its sources",
     responses=errors(400),
 )
 async def trigger(

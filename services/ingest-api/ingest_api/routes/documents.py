@@ -14,7 +14,7 @@ from ingest_api.schemas.paging import Asked, ListBody, Paging
 
 router = APIRouter(prefix="/v1/collections/{collection_identifier}/documents", tags=["documents"])
 
-Presign = Annotated[bool, Query(description="With URLs, good for an hour, of the blobs.")]
+Presign = Annotated[bool, Query(description="Include download URLs of the blobs, valid for an hour.")]
 
 
 @router.get("", summary="List documents", responses=errors(400))

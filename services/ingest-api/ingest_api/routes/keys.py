@@ -13,9 +13,9 @@ from ingest_api.schemas.keys import ChangeKey, CreateKey, IssuedKey, Key, KeyLis
 router = APIRouter(prefix="/v1", tags=["keys"])
 
 USER = "/organizations/users/{user_email}/api-keys"
-Revoked = Annotated[bool, Query(description="With revoked keys.")]
-Sessions = Annotated[bool, Query(description="Accepted; there are no session keys here.")]
-Force = Annotated[bool, Query(description="Accepted; a key is revoked in any case.")]
+Revoked = Annotated[bool, Query(description="Include revoked keys.")]
+Sessions = Annotated[bool, Query(description="Accepted, no effect: there are no session keys here.")]
+Force = Annotated[bool, Query(description="Accepted, no effect: a key is revoked in any case.")]
 
 
 @router.get("/me", summary="Who am I?", responses=errors())

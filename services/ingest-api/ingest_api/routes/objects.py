@@ -117,8 +117,8 @@ async def get(
     scope: ReadingBucket,
     object_id: str,
     return_presigned_urls: Annotated[bool, Query(description="A URL to download each stored blob.")] = False,
-    return_url: Annotated[bool, Query(description="Older name of `return_presigned_urls`.")] = False,
-    include_document_count: Annotated[bool, Query(description="Count its documents.")] = True,
+    return_url: Annotated[bool, Query(description="Older alias for `return_presigned_urls`.")] = False,
+    include_document_count: Annotated[bool, Query(description="Include the number of its documents.")] = True,
 ) -> Response:
     """The object as it stands now."""
     found = await get_object(deps, scope.bucket_id, object_id)
@@ -153,7 +153,7 @@ async def put(deps: Wiring, scope: WritingBucket, object_id: str, body: PutObjec
     BUCKET + "/{object_id}", summary="Delete an object", status_code=204, response_class=Response, responses=errors(400)
 )
 async def delete(deps: Wiring, scope: DeletingBucket, object_id: str) -> None:
-    """With its documents; its unique key is free at once."""
+    """Its documents go too; its unique key is free at once."""
     await remove_object(deps, scope.bucket, object_id)
 
 
@@ -165,7 +165,7 @@ async def listing(deps: Wiring, scope: ReadingBucket, asked: Paging, search: Sea
 
 @router.post(BUCKET + "/list", summary="List objects, with filters", response_model=ObjectList, responses=errors(400))
 async def filtered(deps: Wiring, scope: ReadingBucket, asked: Paging, body: ListObjects | None = None) -> Response:
-    """By filters, search and order of your own."""
+    """Filters, search and sort order are in the body."""
     return await _page(deps, scope.bucket, asked, body)
 
 
@@ -176,7 +176,7 @@ async def filtered(deps: Wiring, scope: ReadingBucket, asked: Paging, body: List
     responses=errors(400),
 )
 async def documents(deps: Wiring, scope: Reading, object_id: str, collection_ids: CollectionIds = None) -> Response:
-    """None before it was processed."""
+    """Empty until the object has been processed."""
     total, found = await documents_of(deps, scope.namespace_id, object_id, collection_ids or ())
     rows = [Document.of(document).model_dump(mode="json", by_alias=True) for document in found]
     return _answer({"object_id": object_id, "total_documents": total, "documents": rows})

@@ -27,7 +27,7 @@ async def get(deps: Wiring, caller: Reader, task_id: str) -> Task:
     return task_answer(await get_task(deps, caller, task_id))
 
 
-@router.delete("/{task_id}", summary="Forget a task; what it does goes on", responses=errors())
+@router.delete("/{task_id}", summary="Delete the record of a task; its work goes on", responses=errors())
 async def delete(deps: Wiring, caller: Deleter, task_id: str) -> Deleted:
     await delete_task(deps, caller, task_id)
     return Deleted(message="task deleted")

@@ -39,8 +39,8 @@ PolicyName = Annotated[
     str | None, Query(max_length=100, description="insert, update or upsert; for a bucket with a unique key.")
 ]
 Asynchronous = Annotated[bool, Query(alias="async", description="Confirm in the background.")]
-WithUrl = Annotated[bool, Query(description="A URL to download confirmed bytes.")]
-DeleteBytes = Annotated[bool, Query(description="Delete what was put so far, too.")]
+WithUrl = Annotated[bool, Query(description="Include a URL to download confirmed bytes.")]
+DeleteBytes = Annotated[bool, Query(description="Also delete the bytes that have been PUT so far.")]
 Confirming = Annotated[ConfirmUpload | None, Body()]
 
 
@@ -52,7 +52,7 @@ async def create(deps: Wiring, scope: WritingBucket, body: CreateUpload) -> Uplo
 
 @router.post(BUCKET + "/batch", summary="Create up to 100 uploads", responses=errors(400))
 async def create_batch(deps: Wiring, scope: WritingBucket, body: CreateUploads) -> UploadsCreated:
-    """All of them, or none when one is faulty."""
+    """All or nothing: one faulty entry refuses the whole request."""
     uploads = [created_answer(one) for one in await create_uploads(deps, scope.bucket, body)]
     return UploadsCreated(uploads=uploads, total=len(uploads))
 
@@ -83,14 +83,14 @@ async def confirm_batch(
 
 @router.get(BUCKET + "/{upload_id}", summary="Get an upload", responses=errors(400))
 async def get(deps: Wiring, scope: ReadingBucket, upload_id: str, return_presigned_urls: WithUrl = False) -> Upload:
-    """The URL to PUT to is not told again."""
+    """The URL to PUT to is not shown again."""
     upload = await get_upload(deps, scope.namespace_id, upload_id, scope.bucket_id)
     return upload_answer(upload, presigned_url=await download_url(deps, upload) if return_presigned_urls else None)
 
 
 @router.delete(BUCKET + "/{upload_id}", summary="Delete an upload", status_code=204, responses=errors(400))
 async def delete(deps: Wiring, scope: DeletingBucket, upload_id: str, delete_s3_object: DeleteBytes = True) -> Response:
-    """Not once it is confirmed."""
+    """Refused once it is confirmed."""
     upload = await get_upload(deps, scope.namespace_id, upload_id, scope.bucket_id)
     await delete_upload(deps, upload, delete_bytes=delete_s3_object)
     return Response(status_code=204)
@@ -105,7 +105,7 @@ async def confirm_one(
     asynchronous: Asynchronous = False,
     policy: PolicyName = None,
 ) -> Confirmed:
-    """The bytes are there, and are those: the upload is COMPLETED, and its object made."""
+    """Once the announced bytes are found to be there the upload is COMPLETED and its object created."""
     upload = await get_upload(deps, scope.namespace_id, upload_id, scope.bucket_id)
     asked = Confirmation.of(body or ConfirmUpload(), policy)
     organization_id = scope.caller.organization_id

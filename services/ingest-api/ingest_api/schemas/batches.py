@@ -34,7 +34,7 @@ class CreateBatch(BatchBody):
 
     object_ids: list[ObjectId] | None = Field(default=None, min_length=1, max_length=MOST_OBJECTS)
     filters: dict[str, JsonValue] | None = None
-    limit: int | None = Field(default=None, ge=1, le=MOST_OBJECTS, description="At most so many objects, with filters.")
+    limit: int | None = Field(default=None, ge=1, le=MOST_OBJECTS, description="Most objects taken by `filters`.")
     collection_ids: list[Identifier] | None = Field(
         default=None, max_length=100, description="Ids or names; left out, all collections that read the bucket."
     )
@@ -42,7 +42,7 @@ class CreateBatch(BatchBody):
     metadata: dict[str, JsonValue] | None = None
     batch_name: str | None = Field(default=None, max_length=256)
     auto_submit: bool | None = None
-    trigger_processing: bool | None = Field(default=None, description="Another name of `auto_submit`.")
+    trigger_processing: bool | None = Field(default=None, description="Alias for `auto_submit`.")
 
     @model_validator(mode="after")
     def _one_of(self) -> "CreateBatch":
@@ -76,7 +76,7 @@ class SubmitBatch(Request):
         default=None,
         max_length=2048,
         pattern=r"^[hH][tT][tT][pP][sS]?://[!-~]+$",
-        description="Told once when the batch is over.",
+        description="Called once, when the batch is over.",
     )
 
 
@@ -103,7 +103,7 @@ class ListBatches(ListBody):
     status: Status | None = None
     collection_id: str | None = Field(default=None, max_length=200)
     bucket_id: str | None = Field(default=None, max_length=200)
-    namespace_id: str | None = Field(default=None, max_length=200, description="Id or name; without a bucket only.")
+    namespace_id: str | None = Field(default=None, max_length=200, description="Id or name; only without a bucket.")
 
 
 _BATCH = {
@@ -187,7 +187,9 @@ class Batch(Answer):
     total_tiers: int = Field(default=1, ge=1)
     dag_tiers: list[list[str]]
     progress: Progress | None = None
-    documents_written: int = Field(default=0, description="By this batch, in all its turns; not what was there.")
+    documents_written: int = Field(
+        default=0, description="Written by this batch, retries included; not what its objects had before."
+    )
     documents_resolvable: bool = False
     failure_reason: str | None = None
     failure_category: str | None = None
@@ -302,7 +304,7 @@ class FailedDocuments(Answer):
 
 
 class BatchAudit(Answer):
-    """The books of a batch. Every object is counted in exactly one of the places below `submitted`.
+    """Audit of a batch. Every object is counted in exactly one of the places below `submitted`.
 
     `from_sums`: what became of each object is known for 30 days; this is what the batch counted when it was over,
     `completed` with those that were skipped.

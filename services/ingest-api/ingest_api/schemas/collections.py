@@ -59,7 +59,7 @@ class InputMapping(Request):
 
 
 class FeatureExtractor(Request):
-    """Which extractor, and how it is run. ``params`` is another name of ``parameters``."""
+    """Which extractor, and how it is run. ``params`` is an alias for ``parameters``."""
 
     model_config = example(_EXTRACTOR)
 
@@ -90,7 +90,7 @@ class CreateCollection(Request):
 
 
 class ChangeCollection(Request):
-    """Only what is sent changes. What documents are made from and by is fixed: make another collection for that."""
+    """Only what is sent changes. Its source and its extractor are fixed: create another collection for that."""
 
     model_config = example({"description": "Invoices of 2026", "enabled": False})
 

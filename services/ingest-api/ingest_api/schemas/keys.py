@@ -29,7 +29,7 @@ class KeyScope(Request):
 
 
 class CreateKey(Request):
-    """Without ``scopes`` the key is good for every namespace. What is not enforced here is refused."""
+    """Without ``scopes`` the key is valid for every namespace. What is not enforced here is refused."""
 
     model_config = example(
         {
@@ -122,7 +122,7 @@ class Key(Answer):
 
 
 class IssuedKey(Key):
-    """A new secret: ``key`` is the key in clear, told this once."""
+    """A new secret: ``key`` is the key in plain text, shown only this once."""
 
     model_config = example({**_KEY_EXAMPLE, "key": "sk_k3v9q2m7x1a8_(32 characters)(8 of check sum)"})
 

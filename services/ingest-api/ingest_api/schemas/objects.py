@@ -243,7 +243,7 @@ class ListObjects(ListBody):
 
 
 class ObjectStats(Answer):
-    """Of the page, not of the bucket."""
+    """Counts for this page, not for the bucket."""
 
     total_objects: int
     total_blobs: int

@@ -9,12 +9,12 @@ from pydantic import Field
 
 from ingest_api.schemas import common
 
-Size = Annotated[int | None, Query(ge=1, le=1000, description="Rows a page. Beats `page_size`.")]
-PageSize = Annotated[int | None, Query(ge=1, le=1000, description="Another name of `limit`.")]
-Offset = Annotated[int | None, Query(ge=0, le=10_000, description="Rows to skip. Beats `page`.")]
+Size = Annotated[int | None, Query(ge=1, le=1000, description="Rows per page. Takes precedence over `page_size`.")]
+PageSize = Annotated[int | None, Query(ge=1, le=1000, description="Alias for `limit`.")]
+Offset = Annotated[int | None, Query(ge=0, le=10_000, description="Rows to skip. Takes precedence over `page`.")]
 Page = Annotated[int | None, Query(ge=1, le=10_001, description="Page number, from 1.")]
 Cursor = Annotated[str | None, Query(max_length=8192, description="`next_cursor` of the page before.")]
-OtherCursor = Annotated[str | None, Query(max_length=8192, description="Another name of `cursor`.")]
+OtherCursor = Annotated[str | None, Query(max_length=8192, description="Alias for `cursor`.")]
 Total = Annotated[bool | None, Query(description="Count all rows: `pagination.total` and `total_pages`.")]
 
 

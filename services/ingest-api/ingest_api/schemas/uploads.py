@@ -74,13 +74,13 @@ class CreateUpload(Request):
     blob_property: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_]{1,100}$")
     blob_type: str | None = Field(default=None, max_length=100)
     file_hash: str | None = Field(
-        default=None, pattern=r"^[a-f0-9]{64}$", description="SHA-256; the store takes no other bytes then."
+        default=None, pattern=r"^[a-f0-9]{64}$", description="SHA-256; the store then accepts only these bytes."
     )
     skip_duplicates: bool = True
 
 
 class CreateUploads(Request):
-    """What an upload says itself wins over what is shared."""
+    """What an upload sets itself overrides what is shared."""
 
     model_config = example(
         {
@@ -100,7 +100,9 @@ class ConfirmUpload(Request):
 
     model_config = example({"etag": '"0a7d6da6ded06b0ef2e5a70776b4a306"', "file_size_bytes": 16384})
 
-    etag: str | None = Field(default=None, max_length=200, description="As the PUT answered it; quotes are tolerated.")
+    etag: str | None = Field(
+        default=None, max_length=200, description="As the answer to the PUT had it; quotes are tolerated."
+    )
     file_size_bytes: int | None = Field(default=None, ge=1, le=MOST_BYTES, strict=True)
     auto_submit_batch: bool = Field(default=False, description="Make a batch of the new object and submit it.")
 
@@ -125,7 +127,7 @@ class ListUploads(ListBody):
 
 
 class Upload(Answer):
-    """``presigned_url``: where to PUT the bytes, told once. Later, and if asked for, where to read them."""
+    """``presigned_url``: where to PUT the bytes, shown once. Later, and if asked for, where to read them."""
 
     model_config = example(_UPLOAD)
 
@@ -203,7 +205,7 @@ class ConfirmingMany(Answer):
 
 
 class UploadStats(Answer):
-    """Of the page."""
+    """Counts for this page."""
 
     total_uploads: int
     total_size_bytes: int
