@@ -8,9 +8,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from tests.deploy.rendering import OVERLAYS, Manifest, environment, named, of_kind, pods, selects
 
+from bucketline.outbound.errors import AddressRefused
+from bucketline.outbound.guard import GuardPolicy, check_address
 from bucketline.settings import SERVICES
-from dedup.errors import AddressRefused
-from dedup.guard import GuardPolicy, check_address
 
 UNREACHED = ("toolbox", "Job/bucketline-setup", "CronJob/bucketline-gc")
 INTERNET = ("1.1.1.1", "93.184.216.34", "2606:4700:4700::1111")

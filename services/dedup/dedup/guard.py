@@ -4,15 +4,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from bucketline.outbound import errors, guard
-from bucketline.outbound.guard import Address, CheckedUrl, GuardPolicy, Network
+from bucketline.outbound.guard import CheckedUrl, GuardPolicy
 from dedup.errors import AddressRefused
 
 __all__ = [
-    "Address",
     "CheckedUrl",
     "GuardPolicy",
-    "Network",
-    "check_address",
     "check_redirect",
     "check_url",
     "refusals",
@@ -23,12 +20,6 @@ def check_url(url: str, policy: GuardPolicy) -> CheckedUrl:
     """When the producer's string is read, and again for every redirect."""
     with refusals():
         return guard.check_url(url, policy)
-
-
-def check_address(address: Address | str, policy: GuardPolicy, *, host: str = "") -> Address:
-    """For every address that a look-up gave, right before the connection is made to that very address."""
-    with refusals():
-        return guard.check_address(address, policy, host=host)
 
 
 def check_redirect(source: CheckedUrl, location: str, policy: GuardPolicy) -> CheckedUrl:

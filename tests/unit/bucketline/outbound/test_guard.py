@@ -4,8 +4,8 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from dedup.errors import AddressRefused
-from dedup.guard import CheckedUrl, GuardPolicy, check_address, check_redirect, check_url
+from bucketline.outbound.errors import AddressRefused
+from bucketline.outbound.guard import CheckedUrl, GuardPolicy, check_address, check_redirect, check_url
 
 STRANGERS = GuardPolicy()
 
