@@ -28,9 +28,9 @@ _ANNOTATIONS = frozenset({"description", "examples"})
 """Keys that say nothing about a value."""
 
 
-def schema_faults(schema: object, *, location: Location = ("body", "bucket_schema")) -> list[Fault]:
+def schema_faults(schema: object) -> list[Fault]:
     """What is wrong with a schema that somebody wants to give a bucket."""
-    return list(islice(_schema_faults(schema, location), MAX_FAULTS))
+    return list(islice(_schema_faults(schema, ("body", "bucket_schema")), MAX_FAULTS))
 
 
 def breaking_changes(old: Schema, new: Schema) -> list[str]:

@@ -22,12 +22,12 @@ class Sort:
     descending: bool = False
 
 
-def resolve_sorts(sort: object, sorts: object = None, *, location: Location = ("body",)) -> tuple[Sort, ...] | None:
+def resolve_sorts(sort: object, sorts: object = None) -> tuple[Sort, ...] | None:
     """The order that a request names: ``sort`` (one, or a list of them) or else ``sorts``; None when it names none.
 
     Raises :class:`ValidationFailed` with one row a fault.
     """
-    given, at = (sort, (*location, "sort")) if sort is not None else (sorts, (*location, "sorts"))
+    given, at = (sort, ("body", "sort")) if sort is not None else (sorts, ("body", "sorts"))
     if given is None:
         return None
     entries = given if isinstance(given, list) else [given]

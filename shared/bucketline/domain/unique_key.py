@@ -13,14 +13,14 @@ from bucketline.errors import Fault
 MAX_KEY_FIELDS = 10
 MAX_STRING = 255
 
+_AT: Location = ("body", "unique_key")
 
-def config_faults(
-    config: Mapping[str, object], schema: Schema, *, location: Location = ("body", "unique_key")
-) -> list[Fault]:
+
+def config_faults(config: Mapping[str, object], schema: Schema) -> list[Fault]:
     """What is wrong with a unique key for a bucket of this (sound) schema."""
     faults = []
     fields = config.get("fields")
-    at = (*location, "fields")
+    at = (*_AT, "fields")
     if not isinstance(fields, list):
         faults.append(Fault("missing" if fields is None else "list_type", at, "a list of field names is expected"))
     elif not fields:
@@ -31,25 +31,20 @@ def config_faults(
         faults += _named_faults(fields, schema, at)
     policy = config.get("default_policy")
     if policy is not None and policy not in POLICIES:
-        faults.append(Fault("enum", (*location, "default_policy"), f"not one of {', '.join(POLICIES)}"))
+        faults.append(Fault("enum", (*_AT, "default_policy"), f"not one of {', '.join(POLICIES)}"))
     return faults
 
 
-def change_faults(
-    old: Mapping[str, object] | None,
-    new: Mapping[str, object],
-    *,
-    location: Location = ("body", "unique_key"),
-) -> list[Fault]:
+def change_faults(old: Mapping[str, object] | None, new: Mapping[str, object]) -> list[Fault]:
     """A unique key is fixed when the bucket is made; afterwards only ``default_policy`` may change, null clears it."""
     if old is None:
-        return [Fault("fixed", location, "a bucket made without a unique key cannot get one")]
+        return [Fault("fixed", _AT, "a bucket made without a unique key cannot get one")]
     fields, given = old.get("fields"), new.get("fields")
     if not isinstance(given, list) or not isinstance(fields, list) or sorted(map(str, given)) != sorted(fields):
-        return [Fault("fixed", (*location, "fields"), "the fields of a unique key cannot change: repeat them")]
+        return [Fault("fixed", (*_AT, "fields"), "the fields of a unique key cannot change: repeat them")]
     policy = new.get("default_policy")
     if policy is not None and policy not in POLICIES:
-        return [Fault("enum", (*location, "default_policy"), f"not one of {', '.join(POLICIES)}")]
+        return [Fault("enum", (*_AT, "default_policy"), f"not one of {', '.join(POLICIES)}")]
     return []
 
 

@@ -114,22 +114,21 @@ class ExtractorRegistry:
         self._broken.append(broken)
 
 
-def validate_parameters(
-    info: ExtractorInfo,
-    parameters: Mapping[str, object],
-    location: Sequence[str | int] = ("body", "feature_extractor", "parameters"),
-) -> dict[str, object]:
+_AT = ("body", "feature_extractor", "parameters")
+
+
+def validate_parameters(info: ExtractorInfo, parameters: Mapping[str, object]) -> dict[str, object]:
     """``parameters`` with the schema's defaults filled in; the argument is not changed.
 
     Where the schema says ``integer``, 1000.0 becomes 1000: to JSON they are one number, to Python two types.
-    Raises ``ValidationFailed`` with one row a fault (at most 20), each at ``location`` plus the place inside.
+    Raises ``ValidationFailed`` with one row a fault (at most 20), each at its place in the body of a collection.
     """
     from jsonschema import Draft202012Validator
 
     filled = cast("dict[str, object]", _as_meant(info.parameters_schema, dict(parameters)))
     errors = Draft202012Validator(info.parameters_schema).iter_errors(filled)
     faults = [
-        Fault("extractor_parameter", (*location, *error.absolute_path), error.message[:500])
+        Fault("extractor_parameter", (*_AT, *error.absolute_path), error.message[:500])
         for error in islice(errors, MAX_FAULTS)
     ]
     if faults:

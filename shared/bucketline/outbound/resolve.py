@@ -16,6 +16,7 @@ from bucketline.outbound.errors import AddressRefused
 from bucketline.outbound.guard import GuardPolicy, check_address
 
 MAX_ADDRESSES = 32
+THREADS = 8
 
 
 class Resolver(Protocol):
@@ -27,8 +28,8 @@ class Resolver(Protocol):
 class SystemResolver:
     """getaddrinfo on threads of its own, so that a DNS server that hangs does not stop other threads' work."""
 
-    def __init__(self, *, threads: int = 8) -> None:
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="resolve")
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="resolve")
 
     async def resolve(self, host: str, port: int) -> Sequence[str]:
         loop = asyncio.get_running_loop()

@@ -2,7 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Literal, cast
 
 from bucketline.domain.policy import Policy, key_not_found, key_taken, resolve_policy
@@ -103,10 +103,9 @@ def prepare(
     *,
     auto_process: bool,
     measured: bool,
-    now: datetime | None = None,
 ) -> tuple[ObjectDocument, Envelope]:
     """A new object with its event, not yet written. ``measured``: it may be too large and is looked at."""
-    now = now or deps.clock.now()
+    now = deps.clock.now()
     document = new_object(
         bucket,
         draft,
