@@ -16,7 +16,6 @@ from bucketline.messaging.outbox import Outbox
 from bucketline.runtime import Runtime, open_runtime
 from bucketline.settings import ServiceSettings
 from bucketline.storage.batches import Batches, Units
-from bucketline.storage.blobs import Blobs
 from bucketline.storage.buckets import Buckets
 from bucketline.storage.collections import Collections
 from bucketline.storage.documents import Documents
@@ -128,7 +127,6 @@ def wire(runtime: Runtime, settings: ApiSettings) -> Deps:
         batches=batches,
         units=Units(database),
         documents=Documents(database),
-        blobs=Blobs(database),
         keys=keys,
         tasks=tasks,
         uploads=Uploads(database),

@@ -13,7 +13,6 @@ from bucketline.ids import Ids
 from bucketline.messaging.outbox import Outbox
 from bucketline.settings import SweepSettings
 from bucketline.storage.batches import Batches, Units
-from bucketline.storage.blobs import Blobs
 from bucketline.storage.blobstore import BlobStore
 from bucketline.storage.buckets import BucketDocument, Buckets
 from bucketline.storage.collections import Collections
@@ -55,7 +54,6 @@ class Deps:
     batches: Batches
     units: Units
     documents: Documents
-    blobs: Blobs
     keys: Keys
     tasks: Tasks
     uploads: Uploads

@@ -2,8 +2,6 @@
 
 import asyncio
 from collections import Counter, OrderedDict, deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 
 class FairShares:
@@ -22,15 +20,6 @@ class FairShares:
         self._free = size
         self._held: Counter[str] = Counter()
         self._waiting: OrderedDict[str, deque[tuple[int, asyncio.Future[None]]]] = OrderedDict()
-
-    @asynccontextmanager
-    async def hold(self, group: str, amount: int = 1) -> AsyncIterator[None]:
-        """The shares for the length of a block."""
-        await self.take(group, amount)
-        try:
-            yield
-        finally:
-            self.give(group, amount)
 
     def take_now(self, group: str, amount: int = 1) -> bool:
         """Takes the shares if nobody waits and they are there; whether it did."""

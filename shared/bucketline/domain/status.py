@@ -39,13 +39,7 @@ OBJECT_IN_FLIGHT = (Status.QUEUED, Status.PROCESSING)
 BATCH_ACTIVE = (Status.PENDING, Status.QUEUED, Status.IN_PROGRESS, Status.PROCESSING)
 
 RANK_NEW, RANK_QUEUED, RANK_PROCESSING, RANK_FINAL = 0, 1, 2, 3
-
-_RANKS = {Status.QUEUED: RANK_QUEUED, Status.PROCESSING: RANK_PROCESSING}
-
-
-def rank_of(status: Status) -> int:
-    """The rank a status has in its run. DRAFT, given back by a cancelled run, ends that run like a final one."""
-    return _RANKS.get(status, RANK_FINAL)
+"""The rank of a status in its run. DRAFT, given back by a cancelled run, ends that run like a final one."""
 
 
 def supersedes(new: tuple[int, int], stored: tuple[int, int]) -> bool:

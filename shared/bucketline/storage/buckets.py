@@ -64,7 +64,6 @@ class BucketDocument(TypedDict):
     deleting: NotRequired[bool]
     deleting_since: NotRequired[datetime]
     delete_task: NotRequired[str]
-    last_upload_at: NotRequired[datetime]
     stats: NotRequired[BucketStats]
     stats_taken_at: NotRequired[datetime]
 

@@ -106,11 +106,6 @@ class Documents:
         written = {first["collection_id"]: first.get("complete", 0) for first in firsts}
         return {key: count for key, count in written.items() if count == there.get(key)}
 
-    async def of_object(self, object_id: str, *, limit: int) -> list[DocumentDocument]:
-        return await self.collection.find(
-            {"object_id": object_id}, limit=limit, sort=[("collection_id", 1), ("run", 1), ("ordinal", 1)]
-        )
-
     async def counts(self, object_ids: Sequence[str]) -> dict[str, dict[int, int]]:
         """How many documents each object has of each run, in one round trip; the index alone answers."""
         rows = await self.collection.aggregate(

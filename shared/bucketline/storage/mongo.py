@@ -97,10 +97,8 @@ class Index:
 class BulkOutcome:
     """What an unordered bulk write did; ``refused`` maps the position of each refused write to its index's name."""
 
-    inserted: int
     matched: int
     modified: int
-    upserted: int
     deleted: int
     refused: Mapping[int, str]
 
@@ -177,10 +175,6 @@ class Collection(Generic[D]):
         with self._call("aggregate"):
             return cast("list[Mapping[str, Any]]", await self._raw.aggregate(list(pipeline)).to_list(limit))
 
-    async def distinct(self, field: str, where: Filter) -> list[object]:
-        with self._call("distinct"):
-            return await self._raw.distinct(field, where)
-
     async def insert(self, document: D) -> None:
         with self._call("insert"):
             await self._raw.insert_one(document)
@@ -202,11 +196,10 @@ class Collection(Generic[D]):
         update: Update,
         *,
         upsert: bool = False,
-        before: bool = False,
         sort: Sort | None = None,
         fields: Sequence[str] | None = None,
     ) -> D | None:
-        """The document after the update, or as it was with ``before``; None when nothing matched."""
+        """The document after the update; None when nothing matched."""
         with self._call("findAndModify"):
             found = await self._raw.find_one_and_update(
                 where,
@@ -214,7 +207,7 @@ class Collection(Generic[D]):
                 projection=_projection(fields),
                 upsert=upsert,
                 sort=sort,
-                return_document=ReturnDocument.BEFORE if before else ReturnDocument.AFTER,
+                return_document=ReturnDocument.AFTER,
             )
             return cast("D | None", found)
 
@@ -229,7 +222,7 @@ class Collection(Generic[D]):
     async def bulk(self, writes: Sequence[Write]) -> BulkOutcome:
         """All writes in one unordered round trip; those a unique index refuses are told, the others happen."""
         if not writes:
-            return BulkOutcome(0, 0, 0, 0, 0, {})
+            return BulkOutcome(0, 0, 0, {})
         refused: dict[int, str] = {}
         with self._call("bulkWrite", batch=len(writes)):
             try:
@@ -243,10 +236,8 @@ class Collection(Generic[D]):
                 if result["writeConcernErrors"]:
                     raise StoreUnavailable("a write was not acknowledged by a majority") from error
         return BulkOutcome(
-            inserted=result["nInserted"],
             matched=result["nMatched"],
             modified=result["nModified"],
-            upserted=result["nUpserted"],
             deleted=result["nRemoved"],
             refused=refused,
         )

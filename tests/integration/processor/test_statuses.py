@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.unit.processor.making import an_object
 
-from bucketline.domain.status import Status, rank_of
+from bucketline.domain.status import RANK_QUEUED, Status
 from bucketline.events.catalog import ObjectStatusChanged
 from bucketline.storage.mongo import Database
 from bucketline.storage.objects import Objects
@@ -24,7 +24,7 @@ def life(object_id: str, chance: random.Random) -> list[ObjectStatusChanged]:
     events = []
     for run in range(1, chance.randint(2, 5)):
         statuses = [Status.QUEUED, Status.PROCESSING, chance.choice(ENDS)][: chance.randint(1, 3)]
-        for status in statuses:
+        for rank, status in enumerate(statuses, RANK_QUEUED):
             events.append(
                 ObjectStatusChanged(
                     object_id=object_id,
@@ -33,7 +33,7 @@ def life(object_id: str, chance: random.Random) -> list[ObjectStatusChanged]:
                     revision=1,
                     batch_id=f"btch_{run}",
                     run=run,
-                    rank=rank_of(status),
+                    rank=rank,
                     status=status,
                     error=f"error of run {run}" if status is Status.FAILED else None,
                     document_count=run,

@@ -1,13 +1,24 @@
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
 from processor.fair import FairShares
 
 
+@asynccontextmanager
+async def held(shares: FairShares, group: str, amount: int) -> AsyncIterator[None]:
+    await shares.take(group, amount)
+    try:
+        yield
+    finally:
+        shares.give(group, amount)
+
+
 async def queue(shares: FairShares, order: list[str], group: str, amount: int = 1) -> asyncio.Task[None]:
     async def one() -> None:
-        async with shares.hold(group, amount):
+        async with held(shares, group, amount):
             order.append(group)
 
     task = asyncio.create_task(one())
@@ -32,7 +43,7 @@ async def test_no_more_shares_are_out_than_there_are():
 
     async def one(amount: int) -> None:
         nonlocal out, most
-        async with shares.hold("g", amount):
+        async with held(shares, "g", amount):
             out += amount
             most = max(most, out)
             await asyncio.sleep(0)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from tests.unit.processor.at_work import Processor, completed, settled
 
-from bucketline.domain.status import Status, rank_of
+from bucketline.domain.status import RANK_FINAL, RANK_PROCESSING, RANK_QUEUED, Status
 from bucketline.errors import StoreUnavailable
 from processor.extraction import Outcome, Task
 from processor.items import PAGE_OBJECTS
@@ -124,10 +124,15 @@ async def test_an_object_that_was_deleted_or_runs_anew_is_skipped(processor: Pro
     assert "obj_0" not in processor.extractions.runs
 
 
-@pytest.mark.parametrize("later", ["QUEUED", "PROCESSING", "COMPLETED", "DRAFT"])
-async def test_an_object_that_another_batch_took_up_as_well_is_processed_in_both(processor: Processor, later: str):
+@pytest.mark.parametrize(
+    ("later", "rank"),
+    [("QUEUED", RANK_QUEUED), ("PROCESSING", RANK_PROCESSING), ("COMPLETED", RANK_FINAL), ("DRAFT", RANK_FINAL)],
+)
+async def test_an_object_that_another_batch_took_up_as_well_is_processed_in_both(
+    processor: Processor, later: str, rank: int
+):
     processor.unit(2)
-    status = {"status": later, "batch_id": "btch_2", "run": {"id": 2, "rank": rank_of(Status(later))}}
+    status = {"status": later, "batch_id": "btch_2", "run": {"id": 2, "rank": rank}}
     processor.objects.rows["obj_0"] |= status
     assert await processor.work()
     assert processor.ends.statuses() == {"obj_0": "COMPLETED", "obj_1": "COMPLETED"}

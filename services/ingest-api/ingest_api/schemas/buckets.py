@@ -215,7 +215,7 @@ class Bucket(Answer):
             total_size_bytes=size,
             created_at=bucket["created_at"],
             updated_at=bucket["updated_at"],
-            last_upload_at=stats["last_object_at"] or bucket.get("last_upload_at"),
+            last_upload_at=stats["last_object_at"],
             stats_updated_at=stats["at"],
             status=str(Status.IN_PROGRESS if bucket.get("deleting") else Status.ACTIVE),
             is_locked=bucket.get("is_locked", False),

@@ -20,7 +20,6 @@ from processor.extractors.decoding import detect_encoding
 from processor.extractors.text import CHUNK_PARAMETERS, read_text, text_sources
 
 MODEL = "all-MiniLM-L6-v2-onnx-int8"
-DIMENSIONS = 384
 MAX_TOKENS = 256
 INSTALL = "text_embedding needs packages that are not installed: the extra 'embeddings' of bucketline"
 

@@ -13,7 +13,6 @@ from bucketline.domain.status import (
     RANK_QUEUED,
     Status,
     batch_outcome,
-    rank_of,
     supersedes,
 )
 
@@ -61,16 +60,6 @@ def test_an_object_never_goes_back(events: list[State]) -> None:
         if supersedes(place, before):
             state = (place, status)
         assert state[0] >= before
-
-
-@pytest.mark.parametrize("status", list(FINAL))
-def test_every_final_status_ends_its_run(status: Status) -> None:
-    assert rank_of(status) == RANK_FINAL
-    assert not supersedes((1, rank_of(Status.PROCESSING)), (1, rank_of(status)))
-
-
-def test_a_run_goes_from_queued_to_processing_to_its_end() -> None:
-    assert rank_of(Status.QUEUED) < rank_of(Status.PROCESSING) < rank_of(Status.COMPLETED) == rank_of(Status.DRAFT)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from bucketline.extraction import (
     TransientError,
 )
 from processor.extractors.http import HttpExtractor
-from processor.extractors.signature import HEADER, verify
+from processor.extractors.signature import HEADER, sign
 
 NOW = 1_700_000_000.0
 BLOB = BlobView("blob_1", "photo", "image", "a.png", "image/png", 3, "ab", MemorySource(b"png", "http://s3/a?sig=1"))
@@ -54,7 +54,7 @@ async def test_the_server_gets_a_signed_object_with_urls_and_its_answer_becomes_
 
     async def model(request: web.Request) -> web.Response:
         body = await request.read()
-        seen.update(json.loads(body), valid=verify("s3cret", body, request.headers[HEADER], NOW))
+        seen.update(json.loads(body), signed=request.headers[HEADER] == sign("s3cret", body, NOW))
         return web.json_response({"documents": [{"label": "cat", "score": 0.9}, {"label": "dog"}]})
 
     url = await serve(model)
@@ -68,7 +68,7 @@ async def test_the_server_gets_a_signed_object_with_urls_and_its_answer_becomes_
     )
 
     assert [document.fields for document in documents] == [{"label": "cat", "score": 0.9}, {"label": "dog"}]
-    assert seen["valid"] is True
+    assert seen["signed"] is True
     assert seen["object"]["object_id"] == "obj_1"
     assert seen["object"]["fields"] == {"sku": "A-17"}
     assert seen["inputs"] == {"hint": "animals"}
