@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from bucketline.domain.status import FAILURES, Status, batch_outcome
-from bucketline.storage.batches import BatchDocument, FailedObject, webhook_host
+from bucketline.storage.batches import BatchDocument, FailedObject, failed_row, webhook_host
 from bucketline.storage.units import Result, Tally, written
 
 MOST_ERROR = 500
@@ -74,17 +74,6 @@ def superseded(batch: BatchDocument, now: datetime, *, deleted: bool) -> Complet
     reason = "the object was deleted" if deleted else "the object was changed, or is processed in another batch"
     changes = {"processed": 0, "failed": 0, "missing": 1, "failure_reason": f"{reason} before it was processed"}
     return _completion(batch, Status.CANCELED, changes, 0, 0, now)
-
-
-def failed_row(object_id: str, result: Result, now: datetime) -> FailedObject:
-    """A row of ``failed_objects``."""
-    kind = result["error_type"]
-    return {
-        "object_id": object_id,
-        "error": result["error"] or "failed",
-        "error_type": "transient" if kind == "transient" else "resource" if kind == "resource" else "permanent",
-        "timestamp": result.get("at", now),
-    }
 
 
 def _reason(status: Status, first_error: str | None) -> dict[str, object]:

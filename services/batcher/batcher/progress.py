@@ -11,7 +11,7 @@ from datetime import datetime
 
 from pymongo import UpdateOne
 
-from batcher.outcome import MOST_ERROR, Completion, automatic_end, explicit_end, failed_row, superseded
+from batcher.outcome import MOST_ERROR, Completion, automatic_end, explicit_end, superseded
 from batcher.planning import Planner
 from batcher.settings import BatcherSettings
 from batcher.voice import Trace, Voice
@@ -20,7 +20,7 @@ from bucketline.events.catalog import BatchCompleted, ObjectStatusChanged
 from bucketline.events.envelope import Received
 from bucketline.messaging.outbox import Outbox
 from bucketline.runtime import Runtime
-from bucketline.storage.batches import BATCH_FACTS, BatchDocument, FailedObject
+from bucketline.storage.batches import BATCH_FACTS, BatchDocument, FailedObject, failed_row
 from bucketline.storage.pending import owing
 from bucketline.storage.units import OPEN, Result, Tally, UnitDocument
 from bucketline.telemetry.metrics import UNITS

@@ -5,14 +5,8 @@ Everything in it can be told from the object.
 """
 
 from bucketline.domain.status import Status
-from bucketline.ids import derived
-from bucketline.storage.batches import BatchDocument
+from bucketline.storage.batches import BatchDocument, task_of
 from bucketline.storage.objects import ObjectDocument
-
-
-def task_of(batch_id: str) -> str:
-    """The task that shows an automatic batch."""
-    return derived("task", batch_id)
 
 
 def automatic_batch(obj: ObjectDocument, batch_id: str) -> BatchDocument:

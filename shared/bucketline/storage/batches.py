@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from pymongo import InsertOne, UpdateOne
 
 from bucketline.domain.status import BATCH_ACTIVE
+from bucketline.ids import derived
 from bucketline.storage.mongo import Collection, Database, Index
 from bucketline.storage.pending import PendingDocument, PendingStore
 from bucketline.storage.units import UNIT_INDEXES, Item, Lease, Result, Tally, UnitDocument, Units
@@ -30,7 +31,9 @@ __all__ = [
     "Waiting",
     "WaitingDocument",
     "WebhookCall",
+    "failed_row",
     "objects_to_process",
+    "task_of",
     "webhook_host",
 ]
 
@@ -44,6 +47,17 @@ class FailedObject(TypedDict):
     error: str
     error_type: Literal["transient", "permanent", "resource"]
     timestamp: datetime
+
+
+def failed_row(object_id: str, result: Result | None, unknown: datetime) -> FailedObject:
+    """The row that tells how an object failed; ``unknown`` is the time where the result has none."""
+    kind = result["error_type"] if result else None
+    return {
+        "object_id": object_id,
+        "error": (result["error"] if result else None) or "failed",
+        "error_type": "transient" if kind == "transient" else "resource" if kind == "resource" else "permanent",
+        "timestamp": result.get("at", unknown) if result else unknown,
+    }
 
 
 class Base(TypedDict):
@@ -71,6 +85,11 @@ class WebhookCall(TypedDict):
     host: NotRequired[str]
     status_code: NotRequired[int | None]
     error: NotRequired[str | None]
+
+
+def task_of(batch_id: str) -> str:
+    """The task that shows the batch."""
+    return derived("task", batch_id)
 
 
 def webhook_host(url: str) -> str:

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 from bucketline.domain.status import FAILURES, FINAL, Status
 from bucketline.errors import BadRequest
-from bucketline.storage.batches import Base, BatchDocument, FailedObject
+from bucketline.storage.batches import Base, BatchDocument, FailedObject, failed_row
 from bucketline.storage.buckets import BucketDocument
 from bucketline.storage.pending import owing
 from bucketline.storage.units import KEPT, Latest, written
-from ingest_api.batches.failures import failed_object, of_turn
+from ingest_api.batches.failures import UNKNOWN_TIME, of_turn
 from ingest_api.batches.kept import forgotten
 from ingest_api.batches.submit import owed, started, submit_batch
 from ingest_api.deps import Deps
@@ -127,7 +127,7 @@ def base_of(kept: dict[str, Latest]) -> Base:
     results = {object_id: last.result for object_id, last in kept.items() if last.result is not None}
     finished = {object_id: result for object_id, result in results.items() if result["status"] != Status.DRAFT}
     failed: list[FailedObject] = [
-        failed_object(object_id, result)
+        failed_row(object_id, result, UNKNOWN_TIME)
         for object_id, result in sorted(finished.items())
         if result["status"] in FAILURES
     ]

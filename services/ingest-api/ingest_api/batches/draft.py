@@ -7,8 +7,7 @@ from bucketline.domain.filter_query import to_mongo
 from bucketline.domain.filters import parse
 from bucketline.domain.status import Status
 from bucketline.errors import ApiError, BadRequest, Fault, NotFound, ValidationFailed
-from bucketline.ids import derived
-from bucketline.storage.batches import BatchDocument
+from bucketline.storage.batches import BatchDocument, task_of
 from bucketline.storage.buckets import BucketDocument
 from ingest_api.batches.submit import submit_batch
 from ingest_api.batches.tiers import reads_bucket
@@ -81,7 +80,7 @@ def draft_of(
         "collection_ids": collection_ids,
         "dedup_strategy": strategy,
         "metadata": metadata or {},
-        "task_id": derived("task", batch_id),
+        "task_id": task_of(batch_id),
         "auto": False,
         "created_at": now,
         "updated_at": now,

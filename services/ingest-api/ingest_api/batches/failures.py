@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from bucketline.storage.batches import BatchDocument, FailedObject
-from bucketline.storage.units import Latest, Result
+from bucketline.storage.batches import BatchDocument, FailedObject, failed_row
+from bucketline.storage.units import Latest
 from ingest_api.batches.kept import forgotten
 from ingest_api.batches.tiers import Tiers
 from ingest_api.deps import Deps
@@ -32,7 +32,11 @@ async def failures_of(
     if forgotten(batch, latest, deps.clock.now()):
         rows = sorted(batch.get("failed_objects", []), key=lambda row: row["object_id"])
     else:
-        rows = [failed_object(object_id, last.result) for object_id, last in sorted(latest.items()) if last.failed]
+        rows = [
+            failed_row(object_id, last.result, UNKNOWN_TIME)
+            for object_id, last in sorted(latest.items())
+            if last.failed
+        ]
     found = [_failure(row, tiers) for row in rows]
     if tier_num is not None:
         found = [failure for failure in found if failure.tier == tier_num]
@@ -52,18 +56,6 @@ def of_turn(batch: BatchDocument, latest: dict[str, Latest]) -> dict[str, Latest
     if batch.get("retry") is not None:
         return latest
     return {object_id: last for object_id, last in latest.items() if last.turn == batch.get("run")}
-
-
-def failed_object(object_id: str, result: Result | None) -> FailedObject:
-    """A row of ``failed_objects``."""
-    result = result or {"status": "", "documents": 0, "error": None, "error_type": None}
-    kind = result["error_type"]
-    return {
-        "object_id": object_id,
-        "error": result["error"] or "failed",
-        "error_type": "transient" if kind == "transient" else "resource" if kind == "resource" else "permanent",
-        "timestamp": result.get("at", UNKNOWN_TIME),
-    }
 
 
 def _failure(row: FailedObject, tiers: Tiers) -> Failure:

@@ -7,7 +7,7 @@ import orjson
 
 from bucketline.clock import wire_time
 from bucketline.domain.reserved import CREATE_FIELDS, RESERVED
-from bucketline.storage.automatic import task_of
+from bucketline.storage.batches import task_of
 from bucketline.storage.objects import BlobDocument, ObjectDocument
 
 PRESIGNED_SECONDS = 3600
