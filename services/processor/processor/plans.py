@@ -10,6 +10,7 @@ from cachetools import TTLCache
 
 from bucketline.clock import Clock
 from bucketline.domain.paths import lookup, place
+from bucketline.domain.tiers import TIERS_FOLLOWED
 from bucketline.errors import ValidationFailed
 from bucketline.extraction import (
     ExtractionContext,
@@ -23,10 +24,9 @@ from bucketline.extraction import (
     UnknownExtractor,
     validate_parameters,
 )
-from bucketline.storage.collections import CollectionDocument, Collections, FieldPassthrough, includes_all
+from bucketline.storage.collections import CollectionDocument, Collections, FieldPassthrough, includes_all, target_of
 from processor.views import mapped_inputs
 
-MOST_TIERS = 16
 CACHE_SECONDS = 2.0
 
 _MISSING = object()
@@ -70,7 +70,7 @@ class Step:
                     raise PermanentError(f"the field '{path}' is required by the collection and missing")
                 if value is None:
                     continue
-            place(passed, rule["target_path"] or path.rpartition(".")[2], copied(value))
+            place(passed, target_of(rule), copied(value))
         return passed
 
 
@@ -129,7 +129,7 @@ class Plans:
     async def _reached(self, bucket_id: str) -> list[CollectionDocument]:
         reached: dict[str, CollectionDocument] = {}
         tier = await self._collections.reading_bucket(bucket_id)
-        for _ in range(MOST_TIERS):
+        for _ in range(TIERS_FOLLOWED):
             fresh = [collection for collection in tier if collection["_id"] not in reached]
             if not fresh:
                 break

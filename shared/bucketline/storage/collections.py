@@ -23,6 +23,11 @@ class FieldPassthrough(TypedDict):
     required: bool
 
 
+def target_of(rule: FieldPassthrough) -> str:
+    """Where the field is put in the document."""
+    return rule["target_path"] or rule["source_path"].rpartition(".")[2]
+
+
 class ExtractorConfig(TypedDict):
     """How the extractor is run. ``id`` is ``name_version``."""
 

@@ -1,9 +1,8 @@
 """The collections a batch's objects go through, tier by tier: what the processor does, as far as it can be told."""
 
+from bucketline.domain.tiers import TIERS_FOLLOWED
 from bucketline.storage.collections import CollectionDocument
 from ingest_api.deps import Deps
-
-MOST_TIERS = 16
 
 Tiers = list[list[CollectionDocument]]
 
@@ -16,7 +15,7 @@ async def tiers_of(deps: Deps, bucket_id: str, only: list[str] | None) -> Tiers:
     tiers: Tiers = []
     seen: set[str] = set()
     tier = await deps.collections.reading_bucket(bucket_id)
-    while len(tiers) < MOST_TIERS and (fresh := [found for found in tier if found["_id"] not in seen]):
+    while len(tiers) < TIERS_FOLLOWED and (fresh := [found for found in tier if found["_id"] not in seen]):
         seen |= {collection["_id"] for collection in fresh}
         tiers.append(fresh)
         tier = await deps.collections.reading_collections([collection["_id"] for collection in fresh])
@@ -44,7 +43,7 @@ async def source_buckets(deps: Deps, collection: CollectionDocument) -> list[str
     found: dict[str, None] = dict.fromkeys(collection["source"]["bucket_ids"])
     seen: set[str] = {collection["_id"]}
     parents = set(collection["source"]["collection_ids"]) - seen
-    for _ in range(MOST_TIERS):
+    for _ in range(TIERS_FOLLOWED):
         if not parents:
             break
         seen |= parents

@@ -3,6 +3,7 @@
 import asyncio
 
 from bucketline.domain.reserved import free_form_faults
+from bucketline.domain.tiers import MOST_TIERS
 from bucketline.errors import AlreadyExists, BadRequest, Fault, NotFound, ValidationFailed
 from bucketline.extraction import Extractor, UnknownExtractor, validate_parameters
 from bucketline.storage.collections import (
@@ -18,8 +19,6 @@ from ingest_api.collections import shape
 from ingest_api.collections.resolve import live_collection
 from ingest_api.deps import Deps
 from ingest_api.schemas.collections import CreateCollection, FeatureExtractor, SourceConfig
-
-MOST_TIERS = 10
 
 
 async def create_collection(

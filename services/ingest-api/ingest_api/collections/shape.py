@@ -7,7 +7,7 @@ from bucketline.domain.schema import FILE_TYPES, Schema, properties
 from bucketline.domain.sorting import path_fault
 from bucketline.errors import Fault
 from bucketline.extraction import ExtractorInfo
-from bucketline.storage.collections import FieldPassthrough
+from bucketline.storage.collections import FieldPassthrough, target_of
 
 OURS = frozenset({"document_id", "collection_id", "document_blobs", "_internal"})
 """Names at a document's root that no field can have."""
@@ -41,11 +41,6 @@ def passthrough_faults(rules: Sequence[FieldPassthrough], mappings: Mapping[str,
         if not name or len(name) > 100 or name.startswith("$") or "." in name or "\0" in name:
             faults.append(Fault("input_name", (*_AT, "input_mappings"), "an input has a plain name"))
     return faults
-
-
-def target_of(rule: FieldPassthrough) -> str:
-    """Where the field is put in the document."""
-    return rule["target_path"] or rule["source_path"].rpartition(".")[2]
 
 
 def output_schema(

@@ -12,9 +12,10 @@ from typing import Any, Literal
 from bucketline.domain.filter_query import to_mongo
 from bucketline.domain.filters import parse
 from bucketline.domain.status import Status
+from bucketline.domain.tiers import TIERS_FOLLOWED
 from bucketline.errors import BadRequest, NotFound
 from bucketline.ids import derived
-from bucketline.storage.batches import BatchDocument
+from bucketline.storage.batches import BatchDocument, task_of
 from bucketline.storage.collections import CollectionDocument
 from bucketline.storage.deadline import within
 from bucketline.storage.objects import ObjectDocument
@@ -30,7 +31,6 @@ from ingest_api.tasks.runner import Finished, Later, Turn
 
 KIND = "api_collections_trigger"
 MOST_OBJECTS = 50_000
-MOST_TIERS = 16
 TURN = timedelta(seconds=15)
 SEARCH_SECONDS = 120.0
 """For one batch of objects that match a filter, where nobody waits for the answer."""
@@ -160,7 +160,7 @@ async def _source_buckets(deps: Deps, collection: CollectionDocument, include: S
     if include is not None:
         parents = [await live_collection(deps, collection["namespace_id"], identifier) for identifier in include]
         ids = [parent["_id"] for parent in parents if parent["_id"] in ids]
-    for _ in range(MOST_TIERS):
+    for _ in range(TIERS_FOLLOWED):
         if not ids:
             break
         tier = await deps.collections.collection.find({"_id": {"$in": ids}}, limit=len(ids))
@@ -177,7 +177,7 @@ async def _source_buckets(deps: Deps, collection: CollectionDocument, include: S
 async def _downstream(deps: Deps, collection: CollectionDocument) -> tuple[list[str], int]:
     found: dict[str, None] = {collection["_id"]: None}
     tier, tiers = [collection["_id"]], 1
-    while tiers < MOST_TIERS:
+    while tiers < TIERS_FOLLOWED:
         readers = await deps.collections.reading_collections(tier)
         tier = [reader["_id"] for reader in readers if reader["_id"] not in found]
         if not tier:
@@ -203,7 +203,7 @@ async def _submit(
         "collection_ids": plan.downstream,
         "dedup_strategy": strategy,
         "metadata": {"triggered_by": plan.collection["_id"]},
-        "task_id": derived("task", batch_id),
+        "task_id": task_of(batch_id),
         "auto": False,
         "created_at": now,
         "updated_at": now,
