@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from bucketline.runtime import Runtime
+from bucketline.storage.blobs import STAGED_INLINE
 from bucketline.storage.objects import ObjectDocument, Objects
 from bucketline.telemetry.logging import get_logger
 from bucketline.telemetry.metrics import SWEPT
@@ -17,7 +18,6 @@ from dedup.settings import DedupSettings
 
 log = get_logger(__name__)
 
-INLINE = "staging/inline"
 CONTENT = "blobs/"
 PAGE = 500
 
@@ -59,7 +59,7 @@ class Tidy:
 
     async def _staged(self) -> int:
         removed = 0
-        for prefix in (f"{STAGING}/", f"{INLINE}/"):
+        for prefix in (f"{STAGING}/", f"{STAGED_INLINE}/"):
             listed = await self._runtime.blobs.list(prefix, limit=PAGE, after=self._after.get(prefix))
             self._after[prefix] = listed[-1].key if len(listed) == PAGE else None
             orphans = await self._orphans([_Leftover(row.key, row.last_modified) for row in listed])

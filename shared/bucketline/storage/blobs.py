@@ -25,6 +25,9 @@ LEAST_GRACE = timedelta(hours=1)
 FRESH = timedelta(minutes=15)
 """A touch this recent needs no other: the reference is written long before the grace ends."""
 
+STAGED_INLINE = "staging/inline"
+"""Where inline content that is too large for a document waits for dedup: ``staging/inline/<object_id>/<blob_id>``."""
+
 
 class BlobRecord(TypedDict):
     """Stored content. ``_id`` is its SHA-256 in hex. ``touched_at`` moves whenever an object starts to refer to it.

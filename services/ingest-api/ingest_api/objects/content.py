@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from bucketline.domain.source import InlineSource, UploadSource
 from bucketline.domain.status import Status
 from bucketline.errors import BucketlineError, Fault, ValidationFailed
+from bucketline.storage.blobs import STAGED_INLINE
 from bucketline.storage.objects import ObjectDocument
 from bucketline.telemetry.logging import get_logger
 from ingest_api.deps import Deps
@@ -14,7 +15,6 @@ from ingest_api.objects.blobs import BlobDraft
 
 log = get_logger(__name__)
 
-STAGING = "staging/inline"
 CONCURRENT_PUTS = 8
 _BYTES = "application/octet-stream"
 
@@ -80,7 +80,7 @@ async def spill(deps: Deps, object_id: str, drafts: Sequence[BlobDraft]) -> list
             raise TypeError("only inline content is spilled")
         async with slots:
             content, sha256 = await asyncio.to_thread(_content, source)
-            key = f"{STAGING}/{object_id}/{draft.document['blob_id']}"
+            key = f"{STAGED_INLINE}/{object_id}/{draft.document['blob_id']}"
             await deps.blobstore.put_if_absent(key, content, sha256=sha256, content_type=_BYTES)
         draft.document["source"] = {
             "kind": "staged",
