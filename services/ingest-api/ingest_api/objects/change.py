@@ -12,23 +12,17 @@ from bucketline.domain.reserved import custom_faults
 from bucketline.domain.schema import properties, same, validate_fields
 from bucketline.domain.status import OBJECT_IN_FLIGHT, RANK_NEW, RANK_QUEUED, Status
 from bucketline.domain.unique_key import canonical_key, key_faults, key_values
-from bucketline.errors import NotFound, PayloadTooLarge, ServiceUnavailable, ValidationFailed
+from bucketline.errors import NotFound, ServiceUnavailable, ValidationFailed
 from bucketline.events.catalog import ObjectUpdated
 from bucketline.storage.buckets import BucketDocument
 from bucketline.storage.mongo import DuplicateKey
-from bucketline.storage.objects import (
-    MAX_OBJECT_BYTES,
-    MOST_IDEMPOTENCY_KEYS,
-    BlobDocument,
-    ObjectDocument,
-    stored_size,
-)
+from bucketline.storage.objects import MOST_IDEMPOTENCY_KEYS, BlobDocument, ObjectDocument
 from bucketline.storage.pending import owing
 from bucketline.telemetry.metrics import OBJECTS
 from bucketline.telemetry.tracing import current_trace
 from ingest_api.deps import Deps
 from ingest_api.objects.blobs import BlobDraft
-from ingest_api.objects.draft import Draft, stored_blobs, writable
+from ingest_api.objects.draft import Draft, refuse_too_large, stored_blobs, writable
 from ingest_api.objects.runs import start_runs
 from ingest_api.schemas.objects import PatchObject, PutObject
 
@@ -128,12 +122,7 @@ async def _write(
     blobs: bool,
     auto_process: bool,
 ) -> ObjectDocument | None:
-    size = stored_size({**existing, **sets})  # type: ignore[typeddict-item]  # only measured
-    if size > MAX_OBJECT_BYTES:
-        raise PayloadTooLarge(
-            f"fields and metadata of an object may have at most {MAX_OBJECT_BYTES} bytes together",
-            details={"limit_bytes": MAX_OBJECT_BYTES, "size_bytes": size},
-        )
+    refuse_too_large({**existing, **sets})  # type: ignore[typeddict-item]  # only measured
     event = deps.seal(
         ObjectUpdated(
             object_id=existing["_id"],

@@ -7,18 +7,18 @@ from typing import Literal, cast
 
 from bucketline.domain.policy import Policy, key_not_found, key_taken, resolve_policy
 from bucketline.domain.status import Status
-from bucketline.errors import ApiError, PayloadTooLarge, ServiceUnavailable
+from bucketline.errors import ApiError, ServiceUnavailable
 from bucketline.events.catalog import ObjectCreated
 from bucketline.events.envelope import Envelope
 from bucketline.storage.buckets import BucketDocument
-from bucketline.storage.objects import MAX_OBJECT_BYTES, ObjectDocument, stored_size
+from bucketline.storage.objects import ObjectDocument
 from bucketline.storage.pending import Owed, PendingDocument
 from bucketline.telemetry.metrics import OBJECTS
 from bucketline.telemetry.tracing import current_trace
 from ingest_api.deps import Deps
 from ingest_api.objects.change import update_object
 from ingest_api.objects.content import Staging, attach_uploads
-from ingest_api.objects.draft import Draft, new_object, read_draft, writable
+from ingest_api.objects.draft import Draft, new_object, read_draft, refuse_too_large, writable
 from ingest_api.objects.runs import start_runs
 from ingest_api.schemas.objects import CreateObject
 
@@ -133,16 +133,6 @@ def prepare(
     if trace := current_trace():
         document["trace"] = trace
     return document, event
-
-
-def refuse_too_large(document: ObjectDocument) -> None:
-    """:class:`PayloadTooLarge` for an object that MongoDB could not hold with what will be added to it."""
-    size = stored_size(document)
-    if size > MAX_OBJECT_BYTES:
-        raise PayloadTooLarge(
-            f"fields and metadata of an object may have at most {MAX_OBJECT_BYTES} bytes together",
-            details={"limit_bytes": MAX_OBJECT_BYTES, "size_bytes": size},
-        )
 
 
 async def _by_policy(

@@ -16,10 +16,10 @@ from bucketline.domain.schema import (
 )
 from bucketline.domain.status import RANK_NEW, RANK_QUEUED, Status
 from bucketline.domain.unique_key import canonical_key, key_faults, key_values
-from bucketline.errors import Fault, Forbidden, NotFound, ValidationFailed
+from bucketline.errors import Fault, Forbidden, NotFound, PayloadTooLarge, ValidationFailed
 from bucketline.ids import Ids
 from bucketline.storage.buckets import BucketDocument
-from bucketline.storage.objects import BlobDocument, ObjectDocument
+from bucketline.storage.objects import MAX_OBJECT_BYTES, BlobDocument, ObjectDocument, stored_size
 from ingest_api.objects.blobs import BlobDraft, Rules, read_blobs
 from ingest_api.schemas.objects import CreateObject
 from ingest_api.settings import ApiSettings
@@ -61,6 +61,16 @@ class Draft:
         rows = [(blob.document["property"], blob.hash) for blob in self.blobs or ()]
         known = [(name, found) for name, found in rows if found is not None]
         return content_key(known) if len(known) == len(rows) else None
+
+
+def refuse_too_large(document: ObjectDocument) -> None:
+    """:class:`PayloadTooLarge` for an object that MongoDB could not hold with what will be added to it."""
+    size = stored_size(document)
+    if size > MAX_OBJECT_BYTES:
+        raise PayloadTooLarge(
+            f"fields and metadata of an object may have at most {MAX_OBJECT_BYTES} bytes together",
+            details={"limit_bytes": MAX_OBJECT_BYTES, "size_bytes": size},
+        )
 
 
 def writable(bucket: BucketDocument) -> None:
