@@ -17,7 +17,7 @@ from bucketline.extraction import (
 )
 from processor.extractors.chunking import chunks
 from processor.extractors.decoding import detect_encoding
-from processor.extractors.text import CHUNK_PARAMETERS, read_text, text_sources
+from processor.extractors.text import CHUNK_FIELDS, CHUNK_PARAMETERS, chunk_fields, read_text, text_sources
 
 MODEL = "all-MiniLM-L6-v2-onnx-int8"
 MAX_TOKENS = 256
@@ -53,10 +53,7 @@ class TextEmbedding:
         },
         output_schema={
             "properties": {
-                "text": {"type": "text"},
-                "chunk_index": {"type": "integer"},
-                "char_start": {"type": "integer"},
-                "char_end": {"type": "integer"},
+                **CHUNK_FIELDS,
                 "embedding": {"type": "array", "items": {"type": "float"}},
                 "embedding_model": {"type": "string"},
             }
@@ -86,11 +83,8 @@ class TextEmbedding:
     ) -> Iterator[Document]:
         size, overlap = context.parameter("chunk_size", int), context.parameter("chunk_overlap", int)
         for index, chunk in enumerate(chunks(parts, size, overlap)):
-            fields: dict[str, object] = {
-                "text": chunk.text,
-                "chunk_index": index,
-                "char_start": chunk.start,
-                "char_end": chunk.end,
+            fields = {
+                **chunk_fields(index, chunk),
                 "embedding": list(self._embed(chunk.text)),
                 "embedding_model": MODEL,
             }

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 from bucketline.extraction import BlobView, Document, ExtractionContext, ExtractorInfo, ObjectView
-from processor.extractors.chunking import chunks
+from processor.extractors.chunking import Chunk, chunks
 from processor.extractors.decoding import detect_encoding
 
 READ_CHARS = 64 * 1024
@@ -26,6 +26,14 @@ CHUNK_PARAMETERS: dict[str, dict[str, object]] = {
     },
 }
 
+CHUNK_FIELDS: dict[str, dict[str, object]] = {
+    "text": {"type": "text"},
+    "chunk_index": {"type": "integer"},
+    "char_start": {"type": "integer"},
+    "char_end": {"type": "integer"},
+}
+"""The fields of :func:`chunk_fields`, as a schema."""
+
 
 class TextExtractor:
     """One document a chunk, in the order of the text.
@@ -46,10 +54,7 @@ class TextExtractor:
         },
         output_schema={
             "properties": {
-                "text": {"type": "text"},
-                "chunk_index": {"type": "integer"},
-                "char_start": {"type": "integer"},
-                "char_end": {"type": "integer"},
+                **CHUNK_FIELDS,
                 "encoding": {"type": "string"},
             }
         },
@@ -88,16 +93,16 @@ def read_text(path: Path, encoding: str) -> Iterator[str]:
             yield part
 
 
+def chunk_fields(index: int, chunk: Chunk) -> dict[str, object]:
+    """The chunk and its place in the text, as every extractor tells it that cuts text."""
+    return {"text": chunk.text, "chunk_index": index, "char_start": chunk.start, "char_end": chunk.end}
+
+
 def _documents(
     parts: Iterator[str], size: int, overlap: int, encoding: str | None, blob: BlobView | None
 ) -> Iterator[Document]:
     for index, chunk in enumerate(chunks(parts, size, overlap)):
-        fields: dict[str, object] = {
-            "text": chunk.text,
-            "chunk_index": index,
-            "char_start": chunk.start,
-            "char_end": chunk.end,
-        }
+        fields = chunk_fields(index, chunk)
         if encoding is not None:
             fields["encoding"] = encoding.removesuffix("-sig")
         yield Document(fields, source_blobs=(blob.blob_id,) if blob else ())
