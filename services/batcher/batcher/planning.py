@@ -16,9 +16,10 @@ from bucketline.clock import Clock
 from bucketline.domain.status import BATCH_ACTIVE, FAILURES, Status
 from bucketline.runtime import Runtime
 from bucketline.storage.automatic import automatic_batch
-from bucketline.storage.batches import BATCH_FACTS, BatchDocument, Batches, Waiting, WaitingDocument
+from bucketline.storage.batches import BATCH_FACTS, BatchDocument, Batches
 from bucketline.storage.objects import ObjectDocument, Objects
 from bucketline.storage.units import Ending, Latest, UnitDocument, Units
+from bucketline.storage.waiting import Waiting, WaitingDocument
 
 FIELDS = (
     "bucket_id",

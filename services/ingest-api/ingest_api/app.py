@@ -15,7 +15,7 @@ from bucketline.ids import RandomIds
 from bucketline.messaging.outbox import Outbox
 from bucketline.runtime import Runtime, open_runtime
 from bucketline.settings import ServiceSettings
-from bucketline.storage.batches import Batches, Units
+from bucketline.storage.batches import Batches
 from bucketline.storage.buckets import Buckets
 from bucketline.storage.collections import Collections
 from bucketline.storage.documents import Documents
@@ -25,6 +25,7 @@ from bucketline.storage.objects import Objects
 from bucketline.storage.pending import PendingStore
 from bucketline.storage.removals import Removals
 from bucketline.storage.tasks import Tasks
+from bucketline.storage.units import Units
 from bucketline.storage.uploads import Uploads
 from bucketline.telemetry.health import Health
 from ingest_api import faults

@@ -12,7 +12,7 @@ from bucketline.extraction import ExtractorRegistry
 from bucketline.ids import Ids
 from bucketline.messaging.outbox import Outbox
 from bucketline.settings import SweepSettings
-from bucketline.storage.batches import Batches, Units
+from bucketline.storage.batches import Batches
 from bucketline.storage.blobstore import BlobStore
 from bucketline.storage.buckets import BucketDocument, Buckets
 from bucketline.storage.collections import Collections
@@ -23,6 +23,7 @@ from bucketline.storage.namespaces import Namespaces
 from bucketline.storage.objects import Objects
 from bucketline.storage.removals import Removals
 from bucketline.storage.tasks import Tasks
+from bucketline.storage.units import Units
 from bucketline.storage.uploads import Uploads
 from bucketline.telemetry.health import Health
 from bucketline.telemetry.tracing import current_trace

@@ -10,10 +10,10 @@ from bucketline.events.topics import WORK
 from bucketline.extraction import ExtractorRegistry
 from bucketline.runtime import Runtime, open_runtime
 from bucketline.settings import ServiceSettings
-from bucketline.storage.batches import Units
 from bucketline.storage.collections import Collections
 from bucketline.storage.documents import Documents
 from bucketline.storage.objects import Objects
+from bucketline.storage.units import Units
 from bucketline.telemetry.health import Health
 from processor.derived import DerivedBlobs
 from processor.extraction import Extraction

@@ -12,10 +12,10 @@ from typing import Literal
 from bucketline.clock import Clock
 from bucketline.domain.status import Status
 from bucketline.extraction import ErrorKind, ExtractionError, ObjectView, ResourceError, TransientError
-from bucketline.storage.batches import Item
 from bucketline.storage.blobstore import BlobStore
 from bucketline.storage.documents import DocumentDocument, Documents
 from bucketline.storage.objects import ObjectDocument
+from bucketline.storage.units import Item
 from bucketline.telemetry.metrics import DOCUMENTS, EXTRACTION_SECONDS, RETRIES
 from bucketline.telemetry.tracing import span
 from processor.deadline import Deadline

@@ -13,10 +13,10 @@ from bucketline.errors import StoreUnavailable, Transient
 from bucketline.events.catalog import ObjectStatusChanged
 from bucketline.extraction import ErrorKind
 from bucketline.runtime import Runtime
-from bucketline.storage.batches import UnitDocument
 from bucketline.storage.documents import DocumentDocument, Documents
 from bucketline.storage.group_commit import GroupCommit
 from bucketline.storage.toll import toll
+from bucketline.storage.units import UnitDocument
 from bucketline.telemetry.logging import get_logger
 from processor.extraction import Outcome
 from processor.plans import Plans

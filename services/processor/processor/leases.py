@@ -14,8 +14,8 @@ from datetime import timedelta
 
 from bucketline.clock import Clock
 from bucketline.errors import StoreUnavailable
-from bucketline.storage.batches import UnitDocument, Units
 from bucketline.storage.unit_stages import NOBODY
+from bucketline.storage.units import UnitDocument, Units
 from bucketline.telemetry.logging import get_logger
 from bucketline.telemetry.metrics import UNITS
 from processor.company import Company

@@ -20,9 +20,9 @@ from bucketline.domain.status import RANK_PROCESSING, Status
 from bucketline.errors import StoreUnavailable, Transient
 from bucketline.extraction import ErrorKind
 from bucketline.runtime import Runtime
-from bucketline.storage.batches import UnitDocument
 from bucketline.storage.objects import ObjectDocument, Objects
 from bucketline.storage.toll import toll
+from bucketline.storage.units import UnitDocument
 from bucketline.telemetry.logging import get_logger
 from bucketline.telemetry.metrics import RETRIES, UNITS
 from bucketline.telemetry.tracing import current_trace, same_trace, span

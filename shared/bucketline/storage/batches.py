@@ -5,37 +5,13 @@ from datetime import datetime
 from typing import Literal, NotRequired, TypedDict
 from urllib.parse import urlsplit
 
-from pymongo import InsertOne, UpdateOne
+from pymongo import InsertOne
 
 from bucketline.domain.status import BATCH_ACTIVE
 from bucketline.ids import derived
 from bucketline.storage.mongo import Collection, Database, Index
 from bucketline.storage.pending import PendingDocument, PendingStore
-from bucketline.storage.units import UNIT_INDEXES, Item, Lease, Result, Tally, UnitDocument, Units
-
-__all__ = [
-    "BATCH_FACTS",
-    "BATCH_INDEXES",
-    "UNIT_INDEXES",
-    "WAITING_INDEXES",
-    "Base",
-    "BatchDocument",
-    "Batches",
-    "FailedObject",
-    "Item",
-    "Lease",
-    "Result",
-    "Tally",
-    "UnitDocument",
-    "Units",
-    "Waiting",
-    "WaitingDocument",
-    "WebhookCall",
-    "failed_row",
-    "objects_to_process",
-    "task_of",
-    "webhook_host",
-]
+from bucketline.storage.units import Result
 
 RetryMode = Literal["transient_only", "all"]
 
@@ -151,15 +127,6 @@ class BatchDocument(TypedDict):
     trace: NotRequired[dict[str, str]]
 
 
-class WaitingDocument(TypedDict):
-    """An object of a submitted batch that is not mirrored yet; ``_id`` is ``<batch>:<object>``."""
-
-    _id: str
-    batch_id: str
-    object_id: str
-    since: datetime
-
-
 def objects_to_process(batch: BatchDocument) -> int:
     """How many objects the batch still has or has processed: without those that were missing, or given back before."""
     base = batch.get("base")
@@ -181,11 +148,6 @@ BATCH_INDEXES = (
     Index("active", [("moved_at", 1)], where={"status": {"$in": _ACTIVE}}),
     Index("outbox", [("pending_since", 1)], where={"pending_since": {"$exists": True}}),
     Index("webhook_due", [("webhook.at", 1)], where={"webhook.state": "due"}),
-)
-WAITING_INDEXES = (
-    Index("by_object", [("object_id", 1)]),
-    Index("by_batch", [("batch_id", 1), ("_id", 1)]),
-    Index("since", [("since", 1)]),
 )
 
 
@@ -235,32 +197,3 @@ class Batches:
             sort=[("webhook.at", 1)],
             fields=BATCH_FACTS,
         )
-
-
-class Waiting:
-    """Objects that submitted batches wait for."""
-
-    def __init__(self, database: Database) -> None:
-        self.collection: Collection[WaitingDocument] = database.collection("waiting")
-
-    async def add(self, batch_id: str, object_ids: Sequence[str], since: datetime) -> None:
-        await self.collection.bulk(
-            [
-                UpdateOne(
-                    {"_id": f"{batch_id}:{object_id}"},
-                    {"$setOnInsert": {"batch_id": batch_id, "object_id": object_id, "since": since}},
-                    upsert=True,
-                )
-                for object_id in object_ids
-            ]
-        )
-
-    async def of_objects(self, object_ids: Sequence[str], *, limit: int) -> list[WaitingDocument]:
-        return await self.collection.find({"object_id": {"$in": list(object_ids)}}, limit=limit)
-
-    async def remove(self, identifiers: Sequence[str]) -> int:
-        return await self.collection.delete_many({"_id": {"$in": list(identifiers)}})
-
-    async def any(self, batch_id: str) -> bool:
-        """Whether the batch waits for an object."""
-        return await self.collection.count({"batch_id": batch_id}, limit=1) > 0

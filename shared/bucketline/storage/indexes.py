@@ -14,10 +14,12 @@ from bucketline.storage import (
     removals,
     tasks,
     uploads,
+    waiting,
     windows,
 )
-from bucketline.storage.batches import BATCH_INDEXES, UNIT_INDEXES, WAITING_INDEXES
+from bucketline.storage.batches import BATCH_INDEXES
 from bucketline.storage.mongo import Database, Index
+from bucketline.storage.units import UNIT_INDEXES
 
 INDEXES: Mapping[str, Sequence[Index]] = {
     "namespaces": namespaces.INDEXES,
@@ -28,7 +30,7 @@ INDEXES: Mapping[str, Sequence[Index]] = {
     "blobs": blobs.INDEXES,
     "batches": BATCH_INDEXES,
     "units": UNIT_INDEXES,
-    "waiting": WAITING_INDEXES,
+    "waiting": waiting.INDEXES,
     "windows": windows.INDEXES,
     "documents": documents.INDEXES,
     "keys": keys.INDEXES,

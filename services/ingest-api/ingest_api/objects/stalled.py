@@ -11,9 +11,9 @@ from datetime import datetime, timedelta
 
 from bucketline.domain.status import BATCH_ACTIVE, RANK_FINAL, Status
 from bucketline.events.catalog import ObjectStatusChanged
-from bucketline.storage.batches import BatchDocument, UnitDocument
+from bucketline.storage.batches import BatchDocument
 from bucketline.storage.objects import ObjectDocument
-from bucketline.storage.units import having
+from bucketline.storage.units import UnitDocument, having
 from bucketline.telemetry.metrics import SWEPT
 from ingest_api.deps import Deps
 from ingest_api.objects.runs import start_runs
