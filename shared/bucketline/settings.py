@@ -1,7 +1,9 @@
 """Settings of every service, read once from ``BUCKETLINE_*`` in ``app.py`` and frozen.
 
-Each block may be set by environment variables or a ``.env`` file; the defaults start the local stack.
-No other module reads the environment.
+Each block may be set by environment variables or a ``.env`` file; the defaults start the local stack. What is below a
+field is its description. Only settings classes read configuration from the environment. Elsewhere it is touched for
+what is handed on to child processes (``cli.local``, ``local.process``, ``processor.worker_process``) and for
+``XDG_CACHE_HOME`` (``local.cache``).
 """
 
 import re
@@ -36,97 +38,136 @@ Address = Annotated[str, AfterValidator(_address)]
 
 
 class Block(BaseSettings):
-    """A group of settings with its own prefix."""
+    """A group of settings with its own prefix. The text below each field is its description."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_file=".env", env_file_encoding="utf-8")
+    model_config = SettingsConfigDict(
+        frozen=True, extra="ignore", env_file=".env", env_file_encoding="utf-8", use_attribute_docstrings=True
+    )
 
 
 class MongoSettings(Block):
-    """Where objects live. ``url`` should name a replica set: majority writes are what makes a 200 durable."""
+    """Where objects live."""
 
     model_config = SettingsConfigDict(env_prefix="BUCKETLINE_MONGODB_")
 
     url: SecretStr = SecretStr("mongodb://127.0.0.1:27017/?directConnection=true")
+    """A replica set: majority writes are what makes a 200 durable."""
     database: str = "bucketline"
+    """The database of this deployment."""
     pool_size: Count = 64
+    """Most connections of a process."""
     server_selection_timeout: Seconds = 5.0
+    """How long a primary is looked for before MongoDB counts as away."""
     timeout: Seconds = 20.0
+    """The time of one call, retries of the driver included."""
 
 
 class KafkaSettings(Block):
-    """The bus.
-
-    ``idempotent`` must be off for brokers without InitProducerId (the local one). ``fetch_max_wait_ms`` is how
-    long the broker may hold a fetch: Kafka wakes a waiting fetch at once, so 500 costs nothing there;
-    the local broker does not, so the local stack asks for far less.
-    """
+    """The bus."""
 
     model_config = SettingsConfigDict(env_prefix="BUCKETLINE_KAFKA_")
 
     bootstrap: Servers = "127.0.0.1:9092"
+    """``host:port`` of one or several brokers, separated by commas."""
     topic_prefix: str = "bucketline."
+    """In front of the name of every topic."""
     group_prefix: str = "bucketline."
+    """In front of the name of every consumer group."""
     idempotent: bool = True
+    """Idempotent producing. Off for brokers without InitProducerId, as the local one."""
     fetch_max_wait_ms: Count = 500
+    """How long the broker may hold a fetch. Kafka wakes a waiting fetch at once, so 500 costs nothing there; the local
+    broker does not, so the local stack asks for far less."""
     session_timeout_ms: Count = 30_000
+    """After so long without a heartbeat a consumer is dead and others take its partitions."""
     heartbeat_interval_ms: Count = 3_000
+    """How often a consumer tells the broker that it is alive."""
     request_timeout_ms: Count = 15_000
+    """How long a request to a broker may take."""
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    """Whether the connection is encrypted (SSL) and authenticated (SASL)."""
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    """How the password is proven; only with SASL."""
     sasl_username: str | None = None
+    """Required with SASL."""
     sasl_password: SecretStr | None = None
+    """Required with SASL."""
     ssl_cafile: str | None = None
+    """PEM file with the authorities to trust; unset, those of the system."""
     create_topics: bool = False
+    """Make missing topics at the start. For the local stack; elsewhere topics are the operator's."""
     replication_factor: Count = 1
+    """Of topics that are made here."""
     max_records: Count = 500
+    """Most records that are handled together."""
     retry_attempts: Count = 5
+    """Attempts for records whose failure is transient, before they are parked."""
     retry_budget: Seconds = 20.0
+    """How long those attempts may take together, waits included."""
 
 
 class S3Settings(Block):
-    """Where blobs live. ``public_endpoint`` is the address that presigned URLs are signed for."""
+    """Where blobs live."""
 
     model_config = SettingsConfigDict(env_prefix="BUCKETLINE_S3_")
 
     endpoint: Address | None = None
+    """The S3 API; unset, that of AWS."""
     public_endpoint: Address | None = None
+    """The address that presigned URLs are signed for; unset, the endpoint."""
     region: str = "us-east-1"
+    """What requests are signed for."""
     bucket: str = "bucketline"
+    """The one bucket of this deployment."""
     access_key: str | None = None
+    """Unset, with ``secret_key``: the driver's own search (instance role, profile)."""
     secret_key: SecretStr | None = None
+    """Belongs to ``access_key``."""
     addressing: Literal["path", "virtual"] = "path"
+    """Whether the bucket stands in the path or in the host name of a URL."""
     create_bucket: bool = True
+    """Make the bucket at the start when it is missing."""
     connections: Count = 64
+    """Most connections of a process."""
     connect_timeout: Seconds = 5.0
+    """How long a connection may take to open."""
     read_timeout: Seconds = 60.0
+    """How long the store may be silent."""
     part_size: Annotated[int, Field(ge=5 * 1024 * 1024)] = 8 * 1024 * 1024
+    """Bytes of a part of a multipart upload. S3 takes none below 5 MiB, except the last."""
 
 
 class HttpSettings(Block):
-    """The service's own HTTP port: the API for ingest-api, probes and metrics for the others.
-
-    A body of more than a mebibyte waits until those that are being dealt with leave it room in ``bodies_bytes``. Each
-    of its bytes costs five of memory until it is answered.
-    """
+    """The service's own HTTP port: the API for ingest-api, probes and metrics for the others."""
 
     model_config = SettingsConfigDict(env_prefix="BUCKETLINE_HTTP_")
 
     host: str = "127.0.0.1"
+    """The address to listen on."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    """The port to listen on; 0 for any that is free."""
     max_body_bytes: Count = 64 * 1024 * 1024
+    """A larger body is refused with a 413."""
     bodies_bytes: Count = 128 * 1024 * 1024
+    """Room for bodies of more than a mebibyte that are dealt with at once; the others wait. Each of their bytes costs
+    five of memory until it is answered."""
     graceful_timeout: Seconds = 10.0
+    """How long running requests may take when the service stops."""
 
 
 class TelemetrySettings(Block):
-    """Logs and traces. ``otlp_endpoint`` unset: spans are made (ids appear in logs and events), not exported."""
+    """Logs and traces."""
 
     model_config = SettingsConfigDict(env_prefix="BUCKETLINE_TELEMETRY_")
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """Nothing below is logged."""
     log_format: Literal["auto", "json", "console"] = "auto"
+    """``auto``: for people on a terminal, JSON otherwise."""
     otlp_endpoint: str | None = None
+    """Where spans go, over OTLP/HTTP. Unset: they are made (ids appear in logs and events), not exported."""
     sample_ratio: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """The share of traces that is kept, of those that begin here."""
 
 
 class SweepSettings(Block):
@@ -135,9 +176,13 @@ class SweepSettings(Block):
     model_config = SettingsConfigDict(env_prefix="BUCKETLINE_SWEEP_")
 
     interval: Seconds = 2.0
+    """Between two looks."""
     outbox_after: Seconds = 3.0
+    """An event that is still owed after so long is published by a sweeper."""
     stalled_after: Seconds = 15.0
+    """State that has not moved for so long is driven again."""
     limit: Count = 500
+    """Most rows of one look."""
 
 
 class ServiceSettings(BaseModel):

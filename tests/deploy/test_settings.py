@@ -56,6 +56,13 @@ def test_the_settings_of_all_packages_are_found() -> None:
     assert {"BUCKETLINE_MONGODB_URL", "BUCKETLINE_API_KEY", "BUCKETLINE_HTTP_PORT"} <= set(readable())
 
 
+def test_every_setting_is_described_where_it_is_declared() -> None:
+    bare = [
+        f"{block.__name__}.{name}" for block, name in readable().values() if not block.model_fields[name].description
+    ]
+    assert bare == []
+
+
 @pytest.mark.parametrize("target", ["base", *OVERLAYS])
 def test_variables_of_the_manifests_are_known(target: str) -> None:
     names = {name for name in variables(target) if name.startswith("BUCKETLINE_")}

@@ -9,29 +9,37 @@ from bucketline.settings import Block, Count, Seconds
 
 
 class BatcherSettings(Block):
-    """``unit_window`` bounds how many units of one batch are in the works at once: a batch of 50,000 objects leaves
-    room for a batch of one.
-
-    A unit that took ``unit_attempts`` processors with it, or ``unit_trials`` that tried one of its objects alone, or
-    came back unfinished ``unit_returns`` times, is given up.
-    ``window`` switches on batching for buckets that have no policy of their own: after ``window_objects``,
-    ``window_bytes`` or ``window_seconds``, whichever comes first.
-    """
+    """How batches are cut into units, when a unit is given up, and when drafts become a batch by themselves."""
 
     model_config = SettingsConfigDict(env_prefix="BUCKETLINE_BATCHER_")
 
     unit_objects: Count = 100
+    """Most objects of a unit."""
     unit_bytes: Count = 256 * 1024 * 1024
+    """Most bytes of a unit; a larger object is a unit of its own."""
     unit_window: Count = 16
+    """Most units of one batch in the works at once: a batch of 50,000 objects leaves room for a batch of one."""
     unit_attempts: Count = 5
+    """A unit that took so many processors with it is given up."""
     unit_trials: Count = 20
+    """The same for processors that tried one of its objects alone."""
     unit_returns: Count = 100
+    """A unit that came back unfinished so many times is given up."""
     plan_page: Count = 1000
+    """Objects that are read at once while a batch is planned."""
     refresh_seconds: Seconds = 1.0
+    """How old the progress of a batch may be that is shown."""
     failed_objects_shown: Count = 1000
+    """Most rows of a batch's ``failed_objects``."""
     window: bool = False
+    """Group drafts also in buckets that have no policy of their own, by the next three: whichever is reached first."""
     window_objects: Annotated[int, Field(ge=1, le=50_000)] = 1000
+    """Objects that close a window."""
     window_bytes: Count = 1024 * 1024 * 1024
+    """Bytes that close a window."""
     window_seconds: Seconds = 30.0
+    """Seconds that close a window."""
     window_interval: Seconds = 0.5
+    """Between two looks for windows whose time is over."""
     webhook_seconds: Seconds = 10.0
+    """How long the receiver of a webhook may take."""

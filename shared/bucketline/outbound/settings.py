@@ -42,9 +42,13 @@ class OutboundSettings(Block):
     model_config = SettingsConfigDict(env_prefix="BUCKETLINE_OUTBOUND_")
 
     allow_hosts: Words = ()
+    """Names or patterns (``*.example``) that may resolve to private addresses, never to link-local or metadata ones."""
     allow_networks: Networks = ()
+    """Networks that may be reached although they are not public."""
     only_hosts: Words = ()
+    """If set, no other host may be called."""
     allowed_ports: Ports = frozenset({80, 443})
+    """Ports, ranges (``8000-8999``), or ``*``."""
 
     def policy(self) -> GuardPolicy:
         return GuardPolicy(
