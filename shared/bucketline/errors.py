@@ -1,4 +1,4 @@
-"""Every error that crosses a module boundary.
+"""The tree of errors. Those that every layer needs are here, the others beside what raises them.
 
 ::
 
@@ -12,15 +12,29 @@
     │   ├── AlreadyExists         409 AlreadyExistsError
     │   ├── PayloadTooLarge       413 PayloadTooLargeError
     │   ├── ValidationFailed      422 ValidationError
+    │   │   └── UnknownExtractor          in ``extraction.registry``
     │   ├── TooManyRequests       429 TooManyRequestsError
     │   ├── SearchTooSlow         503 SearchTooSlowError
     │   └── ServiceUnavailable    503 ServiceUnavailableError
     ├── RecordError                   decides what happens to a record on the bus
     │   ├── Transient                 retry: the same record may succeed in a moment
-    │   └── Poison                    park: it never will
+    │   ├── Poison                    park: it never will
+    │   └── UnknownType               an event of a newer release, in ``events.envelope``
     ├── InvalidSetting                a setting turned out to be wrong when it was used; the message names it
     ├── StoreUnavailable              MongoDB or S3 did not answer; 503 over HTTP, retry on the bus
-    └── LocalStackError               a part of the local stack cannot be had or did not start
+    │   ├── NotPublished              Kafka did not; also Transient, in ``messaging.publisher``
+    │   ├── TimeIsUp                  in ``storage.deadline``
+    │   └── WriteConflict             in ``storage.s3_faults``
+    ├── LocalStackError               a part of the local stack cannot be had or did not start
+    ├── DuplicateKey, TooMuch         what MongoDB refused, in ``storage.mongo``
+    ├── BlobStoreError                what S3 refused, in ``storage.blobstore`` and ``storage.s3_faults``
+    ├── ExtractionError               why an object fails, in ``extraction.errors``
+    ├── AddressRefused, PostFailed    in ``outbound.errors``
+    ├── Stuck                         a consumer, in ``messaging.watchdog``
+    ├── NotOurs                       a bucket, in ``maintenance.ownership``
+    └── ApiFailure                    what the command line was answered, in ``cli.client``
+
+Errors of one service are in that service: those of sources in ``dedup.errors``.
 
 ``retry_class`` of an error says what a consumer does with the record that raised it: ``retry`` with
 back-off and then park, ``park`` at once, or ``reject`` (answer the caller, nothing to keep).

@@ -1,8 +1,10 @@
 """The MongoDB driver, wrapped once.
 
-This is the only module that imports motor (at its end of life, see the README), so that changing the driver is a
-change to this file. Everything is written with majority and read from the primary: what a write returned has survived
-a fail-over, what a read returns may be too young for that. Network faults and timeouts come out as
+This is the only module that imports motor (at its end of life, see the README). Repositories take write operators, and
+a few modules more, from pymongo and bson: moving to pymongo's own asyncio client is a change to this file.
+
+Everything is written with majority and read from the primary: what a write returned has survived a fail-over, what a
+read returns may be too young for that. Network faults and timeouts come out as
 :class:`~bucketline.errors.StoreUnavailable`, whose meaning is "it may or may not have happened"; a unique index that
 refuses comes out as :class:`DuplicateKey`.
 """

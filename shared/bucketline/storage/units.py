@@ -1,8 +1,9 @@
 """Work units: bounded lists of items, each of which is an object in a turn of a batch.
 
-A unit of ``auto_process`` objects spans as many batches as it has items. The processor writes a unit's lease, the
-batcher everything else. A unique index keeps an item in one unit, whoever plans at the same time; the first final
-status of an item is its result.
+A unit of ``auto_process`` objects spans as many batches as it has items. Processors take units and give them back: they
+write the lease, and with it the state, ``moved_at`` and what is counted of leases (``attempts``, ``returned``,
+``suspects``). The batcher writes everything else. A unique index keeps an item in one unit, whoever plans at the same
+time; the first final status of an item is its result.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
