@@ -20,7 +20,7 @@ from bucketline.events.catalog import BatchSubmitted
 from bucketline.ids import derived
 from bucketline.messaging.outbox import Outbox
 from bucketline.runtime import Runtime
-from bucketline.storage.batches import BatchDocument
+from bucketline.storage.batches import BatchDocument, task_of
 from bucketline.storage.buckets import Batching
 from bucketline.storage.mongo import DuplicateKey
 from bucketline.storage.objects import ObjectDocument
@@ -170,10 +170,9 @@ class Windowing:
             "collection_ids": None,
             "dedup_strategy": "skip",
             "metadata": {},
-            "task_id": derived("task", window["batch_id"]),
+            "task_id": task_of(window["batch_id"]),
             "auto": False,
             "run": millis(at),
-            "window_id": window_id,
             "created_at": at,
             "updated_at": at,
             "submitted_at": at,

@@ -121,7 +121,6 @@ class BatchDocument(TypedDict):
     completed_at: NotRequired[datetime]
     moved_at: NotRequired[datetime]
     task_hidden: NotRequired[bool]
-    window_id: NotRequired[str]
     pending: NotRequired[list[PendingDocument]]
     pending_since: NotRequired[datetime]
     trace: NotRequired[dict[str, str]]

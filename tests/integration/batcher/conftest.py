@@ -18,12 +18,12 @@ from bucketline.clock import Clock, ManualClock, millis
 from bucketline.domain.status import RANK_FINAL, RANK_PROCESSING, Status
 from bucketline.events.catalog import Event, ObjectMirrored, ObjectStatusChanged, WorkReady
 from bucketline.events.envelope import Envelope, Received, unwrap
-from bucketline.ids import RandomIds, derived
+from bucketline.ids import RandomIds
 from bucketline.messaging.broker import Bus
 from bucketline.messaging.outbox import Outbox
 from bucketline.runtime import Runtime
 from bucketline.settings import read_settings
-from bucketline.storage.batches import BatchDocument, Batches
+from bucketline.storage.batches import BatchDocument, Batches, task_of
 from bucketline.storage.memory_blobs import MemoryBlobStore
 from bucketline.storage.mongo import Collection, Database
 from bucketline.storage.objects import ObjectDocument, Objects
@@ -202,7 +202,7 @@ class World:
             "collection_ids": None,
             "dedup_strategy": "skip",
             "metadata": {},
-            "task_id": derived("task", batch_id),
+            "task_id": task_of(batch_id),
             "auto": False,
             "run": millis(now),
             "submitted_at": now,
