@@ -105,7 +105,8 @@ async def beyond(seen: list[int], count: int) -> bool:
 
 async def owners(database: Database, batch_id: str, count: int) -> bool:
     """Whether so many processors have had units of the batch."""
-    return len(await database.collection("units").distinct("lease.owner", {"batch_id": batch_id})) >= count
+    units = database.collection("units").stream({"batch_id": batch_id, "lease": {"$exists": True}})
+    return len({unit["lease"]["owner"] async for unit in units}) >= count
 
 
 async def counted(database: Database, collection: str, where: dict[str, object]) -> bool:
