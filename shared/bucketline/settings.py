@@ -149,8 +149,8 @@ class HttpSettings(Block):
     max_body_bytes: Count = 64 * 1024 * 1024
     """A larger body is refused with a 413."""
     bodies_bytes: Count = 128 * 1024 * 1024
-    """Room for bodies of more than a mebibyte that are dealt with at once; the others wait. Each of their bytes costs
-    five of memory until it is answered."""
+    """Most bytes of bodies above 1 MiB that are handled at once; further ones wait for room. Each byte costs five of
+    memory until its request is answered."""
     graceful_timeout: Seconds = 10.0
     """How long running requests may take when the service stops."""
 
