@@ -39,6 +39,16 @@ async def bucket_with(replica: Replica, objects: int) -> str:
     return str(made["bucket_id"])
 
 
+async def collection_of(replica: Replica, bucket: str) -> Any:
+    """A collection that passes the bucket's objects through."""
+    body = {
+        "collection_name": "docs",
+        "source": {"type": "bucket", "bucket_ids": [bucket]},
+        "feature_extractor": {"feature_extractor_name": "passthrough_extractor", "version": "v1"},
+    }
+    return await replica.make("/v1/collections", body, namespace="demo")
+
+
 async def test_another_replica_goes_on_when_the_lease_of_a_dead_one_ends(world: World) -> None:
     dead, alive = world.replica(), world.replica()
     done: list[str] = []
@@ -297,15 +307,7 @@ async def test_a_large_trigger_makes_each_batch_once_however_often_it_is_cut(
     world: World, replica: Replica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bucket = await bucket_with(replica, 25)
-    collection = await replica.make(
-        "/v1/collections",
-        {
-            "collection_name": "docs",
-            "source": {"type": "bucket", "bucket_ids": [bucket]},
-            "feature_extractor": {"feature_extractor_name": "passthrough_extractor", "version": "v1"},
-        },
-        namespace="demo",
-    )
+    collection = await collection_of(replica, bucket)
     monkeypatch.setattr(trigger, "MOST_OBJECTS", 10)
     submit = trigger.submit_batch
     fails = [False, True, False, True, False]
@@ -337,15 +339,7 @@ async def test_a_large_trigger_that_is_cut_off_loses_no_object_that_no_longer_ma
     world: World, replica: Replica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bucket = await bucket_with(replica, 25)
-    collection = await replica.make(
-        "/v1/collections",
-        {
-            "collection_name": "docs",
-            "source": {"type": "bucket", "bucket_ids": [bucket]},
-            "feature_extractor": {"feature_extractor_name": "passthrough_extractor", "version": "v1"},
-        },
-        namespace="demo",
-    )
+    collection = await collection_of(replica, bucket)
     monkeypatch.setattr(trigger, "MOST_OBJECTS", 10)
     note, cut = replica.deps.tasks.note, [True, False, True, False, True]
 
