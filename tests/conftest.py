@@ -9,6 +9,7 @@ import sys
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import get_args
 
@@ -19,6 +20,7 @@ from tests import sdk_models
 from tests.brokers import LIGHT
 
 from bucketline.cli.client import ApiClient, Json
+from bucketline.clock import ManualClock
 from bucketline.local.services import bucketline_services
 from bucketline.local.stack import Broker, LocalStack
 from bucketline.local.supervisor import Supervisor
@@ -158,6 +160,12 @@ async def database(mongo: MongoSettings) -> AsyncIterator[Database]:
     await database.empty()
     yield database
     database.close()
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    """Stands still until a test moves it. It begins at the real time: by that MongoDB deletes what has expired."""
+    return ManualClock(datetime.now(UTC).replace(microsecond=0))
 
 
 @pytest.fixture(scope="session")

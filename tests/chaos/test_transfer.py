@@ -13,6 +13,7 @@ from aiohttp import web
 from pydantic import SecretStr
 from tests.conditions import completed, eventually
 from tests.conftest import ADMIN_KEY, FAST, Api
+from yarl import URL
 
 from bucketline.local.services import bucketline_services
 from bucketline.local.stack import LocalStack
@@ -130,7 +131,7 @@ async def test_another_dedup_finishes_what_a_killed_one_began(deployment: Deploy
 
     [upload] = await eventually(lambda: store.list_multipart("staging/dedup/"), deadline=30)
     pids = deployment.supervisor.pids()
-    holder = holder_of(source.readers[0], {name: pids[name] for name in deployment.supervisor.names("dedup")})
+    holder = holder_of(source, {name: pids[name] for name in deployment.supervisor.names("dedup")})
     await deployment.supervisor.kill(holder)
     assert (await client.get(path))["status"] == "QUEUED"
 
@@ -150,10 +151,12 @@ async def test_another_dedup_finishes_what_a_killed_one_began(deployment: Deploy
     assert upload.key.startswith(f"staging/dedup/{made['object_id']}/"), "what was left had its owner's name"
 
 
-def holder_of(port: int, pids: Mapping[str, int]) -> str:
-    """The instance whose connection comes from this port of 127.0.0.1."""
+def holder_of(source: SlowSource, pids: Mapping[str, int]) -> str:
+    """The instance that has the first connection to the source."""
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    [inode] = [row[9] for row in rows if row[1] == f"0100007F:{port:04X}"]
+    # Both ends: a connection to elsewhere may have come from the same port, and linger.
+    ends = [f"0100007F:{port:04X}" for port in (source.readers[0], URL(source.url).port)]
+    [inode] = [row[9] for row in rows if row[1:3] == ends]
     for name, pid in pids.items():
         for descriptor in Path(f"/proc/{pid}/fd").iterdir():
             with suppress(FileNotFoundError):

@@ -290,5 +290,5 @@ def received(event: Event) -> Received:
 
 
 @pytest.fixture
-async def world(database: Database) -> World:
-    return World(database, ManualClock())
+async def world(database: Database, clock: ManualClock) -> World:
+    return World(database, clock)

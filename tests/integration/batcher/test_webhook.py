@@ -13,6 +13,7 @@ from tests.conditions import eventually
 from tests.integration.batcher.conftest import World
 
 from batcher.webhook import PER_HOST, Webhooks
+from bucketline.clock import wire_time
 from bucketline.domain.status import Status
 from bucketline.errors import StoreUnavailable
 from bucketline.outbound.guard import GuardPolicy
@@ -67,7 +68,7 @@ async def test_it_is_told_once_whatever_it_answers(world: World, status: int) ->
             "failure_reason": None,
             "documents_written": 2,
             "progress": {"processed": 2, "total": 2, "percent": 100.0, "errors": 0},
-            "completed_at": "2026-01-01T00:00:00.000Z",
+            "completed_at": wire_time(world.clock.now()),
         }
     ]
     assert (await world.batch(batch_id))["webhook"]["status_code"] == status

@@ -162,8 +162,8 @@ class World:
 
 
 @pytest.fixture
-async def world(database: Database) -> AsyncIterator[World]:
-    found = World(database, ManualClock())
+async def world(database: Database, clock: ManualClock) -> AsyncIterator[World]:
+    found = World(database, clock)
     yield found
     for replica in found.replicas:
         await replica.deps.runner.close()

@@ -77,8 +77,8 @@ class World:
 
 
 @pytest.fixture
-async def world(database: Database) -> World:
-    bus, clock = Bus(), ManualClock()
+async def world(database: Database, clock: ManualClock) -> World:
+    bus = Bus()
     runtime = Runtime(
         settings=read_settings("ingest-api"),
         database=database,

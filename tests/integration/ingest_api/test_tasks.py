@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from tests.integration.ingest_api.conftest import Replica, World
 
+from bucketline.clock import wire_time
 from bucketline.errors import BadRequest, ServiceUnavailable, StoreUnavailable
 from bucketline.storage.tasks import TaskDocument
 from ingest_api.buckets import delete as bucket_deletion
@@ -427,12 +428,13 @@ async def test_no_namespace_gets_a_lifetime_that_nobody_watches(
 
 
 async def test_a_namespace_with_a_lifetime_ends_with_it(world: World, replica: Replica) -> None:
+    now = world.clock.now()
     made = await replica.make("/v1/namespaces", {"namespace_name": "brief", "ttl_seconds": 3600})
-    assert made["expires_at"] == "2026-01-01T01:00:00.000Z"
+    assert made["expires_at"] == wire_time(now + timedelta(hours=1))
     await replica.make("/v1/namespaces", {"namespace_name": "saved", "ttl_seconds": 3600})
     await replica.call("PATCH", "/v1/namespaces/saved", {"ttl_seconds": None})
     prolonged = (await replica.call("PATCH", "/v1/namespaces/brief", {"ttl_seconds": 3 * 24 * 3600})).body
-    assert prolonged["expires_at"] == "2026-01-04T00:00:00.000Z"
+    assert prolonged["expires_at"] == wire_time(now + timedelta(days=3))
     assert (await replica.make("/v1/tasks/list", {}))["results"] == []
     statuses = []
     for _ in range(5):

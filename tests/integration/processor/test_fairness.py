@@ -7,10 +7,10 @@ from tests.conftest import Api
 
 pytestmark = pytest.mark.stack
 
-MANY = 6000
+MANY = 10_000
 IN_LINE = 16 * 100
-"""Objects of a batch that may be in the works at once: at most these are done while the one waits that comes behind
-them. How long that takes depends on what else the machine does."""
+"""Objects of a batch that may be in the works at once. Who had to wait for them would see all of them done meanwhile,
+every time; who does not may still see as many done once, because the machine is busy with something else."""
 
 
 async def test_a_batch_of_one_beside_thousands(api: Api) -> None:
@@ -46,7 +46,7 @@ async def test_a_batch_of_one_beside_thousands(api: Api) -> None:
         meanwhile.append(await made() - before)
         assert (done["status"], done["documents_written"]) == ("COMPLETED", 1)
     assert await made() < MANY, "the large batch was still under way"
-    assert max(meanwhile) < IN_LINE, meanwhile
+    assert min(meanwhile) < IN_LINE, meanwhile
 
     done = await eventually(lambda: over(client, f"{place}/{large['batch_id']}"), deadline=120)
     assert (done["status"], done["documents_written"]) == ("COMPLETED", MANY)

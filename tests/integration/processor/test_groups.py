@@ -45,8 +45,8 @@ async def begun(pipeline: Busy, group: str) -> bool:
 
 
 @pytest.fixture
-async def world(database: Database) -> World:
-    return World(database, ManualClock())
+async def world(database: Database, clock: ManualClock) -> World:
+    return World(database, clock)
 
 
 async def plenty(world: World) -> None:
