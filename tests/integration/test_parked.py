@@ -128,7 +128,8 @@ async def test_a_place_that_a_release_before_left_with_the_broker_counts(
     settings: KafkaSettings, places: Places, parked: list[str]
 ) -> None:
     partition = TopicPartition(parking(settings), 0)
-    consumer = AIOKafkaConsumer(bootstrap_servers=settings.bootstrap, group_id=f"{settings.group_prefix}{GROUP}")
+    group = f"{settings.group_prefix}{GROUP}"
+    consumer = AIOKafkaConsumer(bootstrap_servers=settings.bootstrap, group_id=group, enable_auto_commit=False)
     await consumer.start()
     consumer.assign([partition])
     await consumer.commit({partition: 2})
