@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from bucketline.domain.filenames import safe_filename
 from bucketline.domain.source import InlineSource, from_document
 from bucketline.errors import BucketlineError, StoreUnavailable
 from bucketline.runtime import Runtime
@@ -21,7 +22,7 @@ from dedup.errors import SourceError
 from dedup.hashing import Hashing
 from dedup.settings import DedupSettings
 from dedup.settling import after
-from dedup.sniff import HEAD_BYTES, media_type, safe_filename
+from dedup.sniff import HEAD_BYTES, media_type
 from dedup.storing import Stored, Storing
 
 log = get_logger(__name__)

@@ -14,10 +14,10 @@ from urllib.parse import unquote
 from aiohttp import ClientError, ClientResponse
 from aiohttp.http import HttpProcessingError
 
+from bucketline.domain.filenames import safe_filename
 from dedup.errors import SourceError, SourceNotFound, SourceTooLarge, SourceUnavailable, SourceUnreadable
 from dedup.guard import CheckedUrl
 from dedup.media_types import MEDIA_TYPE
-from dedup.sniff import safe_filename
 
 MIN_CHUNK_BYTES = 64 * 1024
 MAX_CHUNK_BYTES = 1024 * 1024
