@@ -141,4 +141,5 @@ def wire(runtime: Runtime, settings: ApiSettings) -> Deps:
         bucket_counts=BucketCounts(buckets, objects, batches, clock=clock),
         object_writes=ObjectWrites(objects, batches),
         bucket_cache=TTLCache(10_000, settings.scope_cache_seconds),
+        poll_fields=TTLCache(10_000, settings.scope_cache_seconds),
     )
