@@ -58,15 +58,21 @@ def show(
     return shown
 
 
-def select(shown: Mapping[str, Any], fields: Collection[str]) -> dict[str, Any]:
-    """Only these fields and the ids. Dots lead into custom fields; what the contract declares is kept whole."""
-    kept: dict[str, Any] = {name: shown[name] for name in ALWAYS_SHOWN}
+def select(
+    shown: Mapping[str, Any],
+    fields: Collection[str],
+    *,
+    always: Collection[str] = ALWAYS_SHOWN,
+    whole: Collection[str] = DECLARED,
+) -> dict[str, Any]:
+    """Only these fields, and those in ``always``. Dots lead into custom fields; what is in ``whole`` is not cut."""
+    kept: dict[str, Any] = {name: shown[name] for name in always if name in shown}
     for field in fields:
         root, *path = field.split(".")
-        if root in kept and (root in DECLARED or not path):
+        if root in kept and (root in whole or not path):
             kept[root] = shown[root]
         elif root in shown:
-            found = shown[root] if root in DECLARED else _only(shown[root], path)
+            found = shown[root] if root in whole else _only(shown[root], path)
             kept[root] = _joined(kept.get(root), found)
     return kept
 
