@@ -4,6 +4,7 @@ import base64
 from pathlib import Path
 
 import pytest
+from tests.conditions import eventually
 from tests.integration.dedup.conftest import Open
 from tests.integration.dedup.harness import MIB, Bench, sha
 from tests.integration.dedup.sources import Page, Sources
@@ -103,6 +104,20 @@ async def test_own_bucket_is_closed_but_for_prefixes_and_the_namespaces_own_cont
             {"kind": "s3", "url": bench.store.url_of(blob_key(sha(data)))}, namespace_id="ns_other"
         )
         assert stranger["mirror"]["error"] == "main: the address is not allowed"
+
+
+async def test_url_of_content_that_is_not_stored_yet_is_tried_again(opened: Open) -> None:
+    async with opened(first_backoff=0.5) as bench:
+        later = await bench.add(bench.blob({"kind": "s3", "url": bench.store.url_of(blob_key(sha(b"soon")))}))
+        await bench.created(later)
+
+        async def tried() -> bool:
+            found = await bench.dedup.mirroring.objects.many([later])
+            return found[later]["mirror"]["attempts"] > 0
+
+        assert await eventually(tried)
+        await bench.one({"kind": "text", "text": "soon"})
+        assert await bench.content(await bench.mirrored(later)) == b"soon"
 
 
 async def test_files_only_below_the_allowed_directories(opened: Open, tmp_path: Path) -> None:
