@@ -41,6 +41,9 @@ class Storage(TypedDict):
 class BlobDocument(TypedDict):
     """One blob of an object. ``source`` (how to get the bytes) is dropped once the blob is stored.
 
+    For inline content and uploads it also holds what the ingest API knows of them (``sha256``, ``size``, ``mime_type``,
+    ``filename``), which answers show while ``details`` is None.
+
     States: *pending* (to be mirrored), *stored* (in our S3), *linked* (left where the producer has it), *none* (data
     without bytes, kept as ``properties``), *failed*.
     """

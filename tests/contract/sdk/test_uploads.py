@@ -108,7 +108,9 @@ async def test_object_right_after_confirming_has_a_url_that_gives_its_bytes(invo
     objects = invoices.sdk.generated(BucketObjectsApi, invoices.namespace)
     found = await call(objects.get_object_buckets, invoices.bucket, done.object_id, return_presigned_urls=True)
     listed = await call(
-        invoices.uploads.list_uploads_buckets, invoices.bucket, models.ListUploadsRequest(return_presigned_urls=True)
+        invoices.uploads.list_uploads_buckets,
+        invoices.bucket,
+        list_uploads_request=models.ListUploadsRequest(return_presigned_urls=True),
     )
     for url in (found.blobs[0].presigned_url, listed.results[0].presigned_url):
         async with aiohttp.ClientSession() as session, session.get(url) as answer:
