@@ -55,15 +55,24 @@ def read_annotations(document: Any, page: Any) -> PageAnnotations:
             elif kind not in unread:
                 if note := _entry(annotation, b"Contents") or _plain(_entry(annotation, b"RC")):
                     found.notes.append(note)
-                if attachment := pdfium.FPDFAnnot_GetFileAttachment(annotation):
-                    found.attachments.append(_string(partial(pdfium.FPDFAttachment_GetName, attachment)))
+                if name := _file_name(pdfium.FPDFAnnot_GetFileAttachment(annotation)):
+                    found.attachments.append(name)
     return found
 
 
 def attachment_names(document: Any) -> list[str]:
     """Return the names of the files that are embedded in the whole document."""
+    import pypdfium2.raw as pdfium
+
     count = min(document.count_attachments(), MAX_ATTACHMENTS)
-    return [document.get_attachment(index).get_name() for index in range(count)]
+    names = (_file_name(pdfium.FPDFDoc_GetAttachment(document, index)) for index in range(count))
+    return [name for name in names if name]
+
+
+def _file_name(attachment: Any) -> str:
+    import pypdfium2.raw as pdfium
+
+    return _string(partial(pdfium.FPDFAttachment_GetName, attachment)) if attachment else ""
 
 
 @contextmanager
