@@ -48,6 +48,7 @@ class WordPackage:
     def __init__(self, archive: ZipFile, label: str) -> None:
         self._archive, self._label = archive, label
         self._entries = {_part_name(entry.filename): entry for entry in archive.infolist()}
+        self._relationships: dict[str, list[Relationship]] = {}
         main = next((part.target for part in self.relationships("") if part.kind == "officeDocument"), None)
         self.main = main or "word/document.xml"
 
@@ -67,17 +68,20 @@ class WordPackage:
 
     def relationships(self, source: str) -> list[Relationship]:
         """Return the relationships of a part; those of the package have ``""`` as their source."""
+        if source not in self._relationships:
+            self._relationships[source] = list(self._read_relationships(source))
+        return self._relationships[source]
+
+    def _read_relationships(self, source: str) -> Iterator[Relationship]:
         folder, name = posixpath.split(source)
         listing = posixpath.join(folder, "_rels", f"{name}.rels")
         if listing not in self._entries:
-            return []
-        found = []
+            return
         for element in self.xml(listing).iterfind("{*}Relationship"):
             target = _part_name(posixpath.join("/", folder, element.get("Target", "").replace("\\", "/")))
             if element.get("TargetMode") != "External" and target in self._entries:
                 kind = element.get("Type", "").rpartition("/")[2]
-                found.append(Relationship(element.get("Id", ""), kind, target))
-        return found
+                yield Relationship(element.get("Id", ""), kind, target)
 
     def xml(self, part: str) -> "_Element":
         """Parse a part. Entities are not expanded; names of Strict Open XML become transitional ones."""

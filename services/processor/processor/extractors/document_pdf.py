@@ -73,7 +73,8 @@ def _opened(path: Path, label: str) -> tuple[Any, bool]:
             if code != _FORMAT_ERROR:
                 break
         else:
-            document.init_forms()
+            with suppress(PdfiumError):  # without its form, a file still has its text
+                document.init_forms()
             return document, repaired
     if code == _PASSWORD_ERROR:
         raise PermanentError(f"{label} is encrypted: it cannot be read without its password")
@@ -144,7 +145,11 @@ def _shows_anything(page: Any, blank: bool) -> bool:
     import pypdfium2.raw as pdfium
 
     kinds = [pdfium.FPDF_PAGEOBJ_IMAGE] if blank else [pdfium.FPDF_PAGEOBJ_IMAGE, pdfium.FPDF_PAGEOBJ_TEXT]
-    return any(True for _ in page.get_objects(filter=kinds, max_depth=NESTED_FORMS))
+    for shown in page.get_objects(filter=kinds, max_depth=NESTED_FORMS):
+        left, bottom, right, top = shown.get_bounds()
+        if right > left or top > bottom:  # a lone space takes no room
+            return True
+    return False
 
 
 def _properties(pdf: Any) -> dict[str, object]:

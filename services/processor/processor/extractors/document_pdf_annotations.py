@@ -14,6 +14,8 @@ MAX_ATTACHMENTS = 1000
 _FIELD_TYPES = {2: "checkbox", 3: "radio", 4: "combobox", 5: "listbox", 6: "text"}  # FPDF_FORMFIELD_…
 _BUTTONS = frozenset(("checkbox", "radio"))
 UNCHECKED = "Off"
+PASSWORD_FLAG = 1 << 13
+"""The value of a password field is never shown, and so not read."""
 
 
 @dataclass(slots=True)
@@ -92,6 +94,8 @@ def _form_field(form: Any, annotation: Any) -> dict[str, object] | None:
 
     kind = _FIELD_TYPES.get(pdfium.FPDFAnnot_GetFormFieldType(form, annotation))
     if kind is None:  # push buttons and signatures have no value
+        return None
+    if kind == "text" and pdfium.FPDFAnnot_GetFormFieldFlags(form, annotation) & PASSWORD_FLAG:
         return None
     value: object = _string(partial(pdfium.FPDFAnnot_GetFormFieldValue, form, annotation))
     if kind in _BUTTONS:

@@ -77,7 +77,9 @@ COMBO = 1 << 17
         ("/FT /Tx /T (n) /V (Ada Lovelace)", "text", "Ada Lovelace", "n: Ada Lovelace"),
         ("/FT /Tx /T (n) /V <FEFF65E5672C>", "text", "日本", "n: 日本"),
         ("/FT /Tx /Ff 4096 /T (n) /V (one\\rtwo\\nthree)", "text", "one\ntwo\nthree", "n: one\ntwo\nthree"),
+        ("/FT /Tx /T (n) /V 7 0 R", "text", "from a stream", "n: from a stream"),
         ("/FT /Tx /T (n) /DV (never filled in)", None, None, None),
+        ("/FT /Tx /Ff 8192 /T (n) /V (password)", None, None, None),
         ("/FT /Tx /T (n) /RV (<body><p>rich <b>text</b></p></body>)", "text", "rich text", "n: rich text"),
         ("/FT /Btn /T (n) /V /Yes /AS /Yes", "checkbox", "Yes", "n: Yes"),
         ("/FT /Btn /T (n) /V /Off /AS /Off", "checkbox", "Off", None),
@@ -95,7 +97,7 @@ COMBO = 1 << 17
     ],
 )
 async def test_form_field_with_a_value_gives_it_as_field_and_as_text(page_of, field, kind, value, line):
-    fields = await page_of(form(field))
+    fields = await page_of(form(field, more=["<< /Length 13 >>\nstream\nfrom a stream\nendstream"]))
     assert fields.get("form_fields") == (None if kind is None else [{"name": "n", "type": kind, "value": value}])
     assert fields["text"] == ("Page" if line is None else f"Page\n\n{line}")
 
@@ -187,6 +189,12 @@ async def test_xfa_form_is_hinted_at(page_of, xfa):
     assert fields["text"] == "Page"
 
 
+async def test_xfa_form_with_fields_gives_their_values(page_of):
+    content = form("/FT /Tx /T (n) /V (Ada)", more=["<< /Length 11 >>\nstream\n<xdp></xdp>\nendstream"])
+    fields = await page_of(content.replace(b"/Fields [6 0 R]", b"/Fields [6 0 R] /XFA 7 0 R"))
+    assert (fields["has_xfa"], fields["text"]) == (True, "Page\n\nn: Ada")
+
+
 async def test_plain_page_has_none_of_the_fields_of_special_ones(page_of):
     fields = await page_of(pdf_file())
     assert not fields.keys() & {"has_xfa", "attachments", "form_fields", "repaired", "page_error", "title", "file"}
@@ -237,12 +245,22 @@ async def test_page_box_of_any_form_gives_a_size_and_the_text(page_of, page, pag
     ],
 )
 async def test_predefined_cjk_encoding_gives_its_characters(page_of, encoding, ordering, codec, text):
+    assert (await page_of(cjk(encoding, ordering, text.encode(codec))))["text"] == text
+
+
+async def test_text_without_known_characters_needs_ocr(page_of):
+    fields = await page_of(cjk("UniJIS-UCS2-V", "Japan1", "日本語".encode("utf-16-be")))
+    assert (fields["text"], fields["needs_ocr"]) == ("", True)
+    assert (await page_of(pdf_file(content="( ) Tj")))["needs_ocr"] is False
+
+
+def cjk(encoding: str, ordering: str, text: bytes) -> bytes:
+    """A page in a font that is not embedded."""
     font = f"<< /Type /Font /Subtype /Type0 /BaseFont /Any /Encoding /{encoding} /DescendantFonts [6 0 R] >>"
     system = f"/CIDSystemInfo << /Registry (Adobe) /Ordering ({ordering}) /Supplement 2 >>"
     descendant = f"<< /Type /Font /Subtype /CIDFontType0 /BaseFont /Any {system} /DW 1000 /FontDescriptor 7 0 R >>"
     descriptor = "<< /Type /FontDescriptor /FontName /Any /Flags 4 /FontBBox [0 0 1000 1000] /Ascent 800 /Descent 0 >>"
-    content = pdf_file(descendant, descriptor, content=f"<{text.encode(codec).hex()}> Tj", font=font)
-    assert (await page_of(content))["text"] == text
+    return pdf_file(descendant, descriptor, content=f"<{text.hex()}> Tj", font=font)
 
 
 @pytest.mark.parametrize("size", [1, 900, 1019, 1020, 1024, 1500, 50_000])
