@@ -49,7 +49,7 @@ class PendingStore:
         self._collection = collection
 
     async def overdue(self, before: datetime, *, limit: int, without: Sequence[str] = ()) -> list[Owed]:
-        """Return documents that have owed something since before ``before``, oldest first, but for those ``without``."""
+        """Return documents that owe events since before ``before``, oldest first, except those in ``without``."""
         where: dict[str, object] = {"pending_since": {"$lt": before}}
         if without:
             where["_id"] = {"$nin": list(without)}
