@@ -23,7 +23,7 @@ from dedup.errors import AddressRefused, ChecksumMismatch, SourceNotFound, Sourc
 from dedup.hashing import sha256_of_checksum
 from dedup.settings import DedupSettings
 from dedup.source import SourceOpener
-from dedup.storing import ContentLeaving, Room, Stored, Storing, Wanted
+from dedup.storing import STAGING, ContentLeaving, Room, Stored, Storing, Wanted
 
 OUTSIDE = frozenset({"url", "s3", "file"})
 """Sources that stay where they are when they are not to be copied; everything else is ours already."""
@@ -31,7 +31,6 @@ OUTSIDE = frozenset({"url", "s3", "file"})
 URL_ATTEMPTS = 3
 """Attempts before a URL of our content is refused: a new object has its URL before its content is mirrored."""
 
-STAGING = "staging/dedup"
 _CONTENT = re.compile(r"blobs/sha256/([0-9a-f]{2})/([0-9a-f]{2})/(\1\2[0-9a-f]{60})")
 
 
