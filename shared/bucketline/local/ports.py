@@ -4,6 +4,7 @@ Ports come from below the kernel's ephemeral range: no outgoing connection takes
 found free and the moment its server listens on it, nor while a killed server is being restarted.
 """
 
+import contextlib
 import fcntl
 import os
 import socket
@@ -13,11 +14,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from random import SystemRandom
 
+import psutil
+
 from bucketline.errors import LocalStackError
 
 LOOPBACK = "127.0.0.1"
 TWIN = 10_000
 """SeaweedFS listens for gRPC this far above each HTTP port."""
+
+COMMAND_SHOWN = 120
+"""Characters of a command line in a message."""
 
 FIRST, LAST = 11_000, 32_700
 TRIES = 4_000
@@ -103,10 +109,28 @@ def reserve(count: int, *, twins: bool = False) -> PortLease:
 
 
 def claim(port: int) -> PortLease:
-    """Claims one port that was chosen by the user. Raises LocalStackError when it is taken."""
+    """Claim one port that was chosen before.
+
+    Raises LocalStackError when it is taken, with the process that listens on it if this user may know.
+    """
     if not _claim_all((port,)):
-        raise LocalStackError(f"port {port} of {LOOPBACK} is taken")
+        holder = listener(port)
+        if holder is None:
+            holder = "a process of another user" if not is_free(port) else "a local stack that is starting or stopping"
+        raise LocalStackError(f"port {port} of {LOOPBACK} is taken by {holder}")
     return PortLease((port,), (port,))
+
+
+def listener(port: int) -> str | None:
+    """Describe the process that listens on the port; None if there is none that this user may look at."""
+    with contextlib.suppress(psutil.Error, OSError):
+        for connection in psutil.net_connections("tcp"):
+            local = connection.laddr
+            if connection.status == psutil.CONN_LISTEN and local and local.port == port and connection.pid:
+                process = psutil.Process(connection.pid)
+                command = " ".join(process.cmdline()) or process.name()
+                return f"process {connection.pid} ({command[:COMMAND_SHOWN]})"
+    return None
 
 
 def is_free(port: int) -> bool:

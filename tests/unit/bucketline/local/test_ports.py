@@ -1,3 +1,4 @@
+import os
 import socket
 import subprocess
 import sys
@@ -66,7 +67,7 @@ def test_a_port_whose_twin_is_listened_on_is_not_given_away(monkeypatch: pytest.
 def test_a_chosen_port_that_is_taken_is_named_in_the_error() -> None:
     with socket.create_server((ports.LOOPBACK, 0)) as listener:
         port = listener.getsockname()[1]
-        with pytest.raises(LocalStackError, match=str(port)):
+        with pytest.raises(LocalStackError, match=rf"{port} .* is taken by process {os.getpid()} \(.*pytest"):
             ports.claim(port)
     lease = ports.claim(port)
     with pytest.raises(LocalStackError, match=str(port)):
