@@ -12,7 +12,7 @@ from typing import Literal, Self
 
 from bucketline.errors import LocalStackError
 from bucketline.local import parts
-from bucketline.local.cache import Progress, default_cache_dir, exclusive, silent
+from bucketline.local.cache import LOCK, Progress, default_cache_dir, exclusive, silent
 from bucketline.local.kafka import Kafka, KafkaPorts, kafka_jars
 from bucketline.local.mongod import Mongod
 from bucketline.local.parts import PARTS, PartName
@@ -26,9 +26,9 @@ from bucketline.local.weed import Weed, WeedPorts
 Broker = Literal["tansu", "kafka"]
 
 BUCKET = "bucketline"
-LOCK = "lock"
-LOCK_DEADLINE = 1.0
-"""Seconds. The command line holds the lock for a moment to see whether a stack runs."""
+LOCK_ATTEMPTS = 5
+LOCK_PAUSE = 0.1
+"""Seconds. Other commands hold the lock for a moment to see whether a stack runs."""
 SAVED_PORTS = "ports.json"
 TANSU_SESSION_MS = 6000
 FETCH_WAIT_MS: Mapping[Broker, int] = {"tansu": 20, "kafka": 500}
@@ -181,7 +181,7 @@ class LocalStack:
 
     async def __aenter__(self) -> Self:
         try:
-            await asyncio.to_thread(self._lock_data_dir)
+            await self._lock_data_dir()
             self._saved_ports = _read_ports(self._data_dir / SAVED_PORTS)
             starts = {"mongodb": self._start_mongodb, "kafka": self._start_kafka, "s3": self._start_s3}
             # When one part fails the others are cancelled, which ends what they started.
@@ -301,12 +301,14 @@ class LocalStack:
         self._held.callback(lease.release)
         return lease.ports
 
-    def _lock_data_dir(self) -> None:
+    async def _lock_data_dir(self) -> None:
         self._data_dir.mkdir(parents=True, exist_ok=True)
-        try:
-            self._held.enter_context(exclusive(self._data_dir / LOCK, deadline=LOCK_DEADLINE))
-        except LocalStackError:
-            raise LocalStackError(f"another local stack is using {self._data_dir}") from None
+        for _ in range(LOCK_ATTEMPTS):
+            with contextlib.suppress(LocalStackError):
+                self._held.enter_context(exclusive(self._data_dir / LOCK, deadline=0))
+                return
+            await asyncio.sleep(LOCK_PAUSE)
+        raise LocalStackError(f"another local stack is using {self._data_dir}")
 
 
 def _read_ports(path: Path) -> dict[PartName, int]:
