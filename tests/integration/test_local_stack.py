@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import os
 import select
-import socket
 import subprocess
 import sys
 import time
@@ -28,6 +27,7 @@ from tests.brokers import EACH_BROKER, needs_java
 from tests.conditions import eventually
 
 from bucketline.errors import LocalStackError
+from bucketline.local.ports import claim
 from bucketline.local.services import Event, Exited, Ready
 from bucketline.local.stack import Broker, LocalStack, S3Address
 from bucketline.local.weed import Weed
@@ -274,7 +274,7 @@ async def test_data_and_free_ports_survive_a_restart_and_nothing_is_left(broker:
         assert set(seen.values()) == {run + 1}
         port = urlsplit(addresses[0]["BUCKETLINE_MONGODB_URL"]).port
         if run == 0:
-            taken.enter_context(socket.create_server(("127.0.0.1", port or 0)))
+            taken.callback(claim(port or 0).release)
     taken.close()
     first, second = addresses
     assert {name for name in first if first[name] != second[name]} == {"BUCKETLINE_MONGODB_URL"}
