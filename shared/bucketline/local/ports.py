@@ -114,10 +114,11 @@ def claim(port: int) -> PortLease:
     Raises LocalStackError when it is taken, with the process that listens on it if this user may know.
     """
     if not _claim_all((port,)):
-        holder = listener(port)
-        if holder is None:
-            holder = "a process of another user" if not is_free(port) else "a local stack that is starting or stopping"
-        raise LocalStackError(f"port {port} of {LOOPBACK} is taken by {holder}")
+        error = _bind_error(port)
+        if isinstance(error, PermissionError):
+            raise LocalStackError(f"port {port} of {LOOPBACK} may not be used by this user: {error.strerror}")
+        other = "a local stack that is starting or stopping" if error is None else "a process of another user"
+        raise LocalStackError(f"port {port} of {LOOPBACK} is taken by {listener(port) or other}")
     return PortLease((port,), (port,))
 
 
@@ -134,15 +135,19 @@ def listener(port: int) -> str | None:
 
 
 def is_free(port: int) -> bool:
-    """Whether a server could listen on the port right now."""
+    """Return whether a server could listen on the port right now."""
+    return _bind_error(port) is None
+
+
+def _bind_error(port: int) -> OSError | None:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         # Servers set this too: connections that linger after a restart do not make a port taken.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((LOOPBACK, port))
-        except OSError:
-            return False
-    return True
+        except OSError as error:
+            return error
+    return None
 
 
 def _claim_all(ports: tuple[int, ...]) -> bool:

@@ -75,6 +75,15 @@ def test_a_chosen_port_that_is_taken_is_named_in_the_error() -> None:
     lease.release()
 
 
+def test_claim_of_a_port_that_this_user_may_not_use_names_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: socket.socket, address: tuple[str, int]) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("socket.socket.bind", refuse)
+    with pytest.raises(LocalStackError, match="port 80 of .* may not be used by this user: Permission denied"):
+        ports.claim(80)
+
+
 def test_what_was_claimed_before_a_failure_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     first = ports.reserve(1)
     (port,) = first.ports
