@@ -23,12 +23,11 @@ from dedup.hashing import sha256_of_checksum
 from dedup.settings import DedupSettings
 from dedup.sniff import safe_filename
 from dedup.source import SourceOpener
-from dedup.storing import ContentLeaving, Room, Stored, Storing, Wanted
+from dedup.storing import STAGING, ContentLeaving, Room, Stored, Storing, Wanted
 
 OUTSIDE = frozenset({"url", "s3", "file"})
 """Sources that stay where they are when they are not to be copied; everything else is ours already."""
 
-STAGING = "staging/dedup"
 _CONTENT = re.compile(r"blobs/sha256/([0-9a-f]{2})/([0-9a-f]{2})/(\1\2[0-9a-f]{60})")
 
 

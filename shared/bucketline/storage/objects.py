@@ -71,7 +71,8 @@ class Mirror(TypedDict):
     """Dedup's progress. ``due_at``, while there is something left to do: when a sweeper may drive it (again).
 
     ``claim`` names the turn that works on it, until ``due_at``. ``lane`` is *large* once content turned out to need a
-    long transfer. A source that stayed away makes the state *failed* and ``parked`` the id of the event whose replay
+    long transfer. ``postponed`` counts turns that ended because a store of ours could not take the content. A source
+    that stayed away makes the state *failed* and ``parked`` the id of the event whose replay
     starts over. ``duplicate_of`` is the older object of the bucket whose content is the same, under
     ``skip_duplicates``.
     """
@@ -83,6 +84,7 @@ class Mirror(TypedDict):
     at: NotRequired[datetime]
     claim: NotRequired[str]
     lane: NotRequired[Literal["large"]]
+    postponed: NotRequired[int]
     parked: NotRequired[str]
     duplicate_of: NotRequired[str]
 

@@ -1,5 +1,6 @@
 """Objects on a real MongoDB: what every query is bounded by, and what is finished after a crash."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -170,6 +171,26 @@ async def test_no_use_case_scans_a_collection(world: World, monkeypatch: pytest.
         assert "COLLSCAN" not in stages(plan), (name, where, order)
         if name == "objects" and order and order[0][0] in ("created_at", "updated_at", "status"):
             assert "SORT" not in stages(plan), ("sorted in memory", where, order)
+
+
+async def test_sweep_while_events_are_in_flight_publishes_each_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, publish = asyncio.Event(), world.bus.publish
+
+    async def held(envelopes: Sequence[Envelope]) -> None:
+        await gate.wait()
+        await publish(envelopes)
+
+    monkeypatch.setattr(world.bus, "publish", held)
+    for number in range(3):
+        await world.create(sku=f"{number}")
+    world.clock.advance(60)
+    assert await world.deps.object_outbox.sweep() == 0
+    gate.set()
+    await world.settle()
+    assert world.bus.types == ["created"] * 3
+    assert await world.deps.object_outbox.sweep() == 0
 
 
 async def test_a_removal_that_a_crash_left_is_finished(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
