@@ -80,7 +80,7 @@ def test_claim_of_a_port_that_this_user_may_not_use_names_the_reason(monkeypatch
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("socket.socket.bind", refuse)
-    with pytest.raises(LocalStackError, match="port 80 of .* may not be used by this user: Permission denied"):
+    with pytest.raises(LocalStackError, match=r"port 80 of .* may not be used by this user: Permission denied"):
         ports.claim(80)
 
 
