@@ -22,12 +22,13 @@ BlobState = Literal["pending", "stored", "linked", "none", "failed"]
 
 
 class Details(TypedDict):
-    """What is known of a blob's bytes. ``hash`` is ``sha256:<hex>``."""
+    """What is known of a blob's bytes. ``hash`` is ``sha256:<hex>``; ``charset`` was declared with the content."""
 
     filename: str | None
     size_bytes: int
     mime_type: str
     hash: str
+    charset: NotRequired[str]
 
 
 class Storage(TypedDict):

@@ -116,8 +116,9 @@ def _read(path: Path, blob: BlobView, context: ExtractionContext) -> Iterator[di
         return _pdf_documents(path, label, context)
     if declared_pdf:
         raise PermanentError(f"{label} is not a PDF file, whatever its type says")
-    if b"<" in head.replace(b"\0", b"") or blob.mime_type.partition(";")[0].strip().lower() in HTML_MEDIA_TYPES:
-        return html_documents(path, label)
+    media_type = blob.mime_type.partition(";")[0].strip().lower()
+    if b"<" in head.replace(b"\0", b"") or media_type in HTML_MEDIA_TYPES:
+        return html_documents(path, label, blob.charset, xhtml=media_type == "application/xhtml+xml")
     raise PermanentError(f"{label} is not a PDF, Word (.docx) or HTML file")
 
 

@@ -36,7 +36,9 @@ MAX_FIELD_CHARS = 1024 * 1024
 Row = list[str]
 
 
-def csv_tables(path: Path, label: str, header: str, delimiter: str | None, *, infer: bool) -> Iterator[Table]:
+def csv_tables(
+    path: Path, label: str, header: str, delimiter: str | None, *, infer: bool, charset: str | None = None
+) -> Iterator[Table]:
     """The file's one table; none when it is empty.
 
     Types come from the first 1,000 rows. A row with more cells than the header gets ``column_<n>`` for the
@@ -44,7 +46,7 @@ def csv_tables(path: Path, label: str, header: str, delimiter: str | None, *, in
     ``PermanentError`` for a file that is no text, a quote that is never closed, a cell of more than a million
     characters, or more than 5,000 columns.
     """
-    encoding = detect_encoding(path, label)
+    encoding = detect_encoding(path, label, charset)
     with path.open(encoding=encoding, errors="replace", newline="") as file:
         named_delimiter = _named_delimiter(file)
         rows = _rows(file, label, delimiter or named_delimiter or _delimiter(file))
