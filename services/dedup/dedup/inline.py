@@ -9,7 +9,8 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from bucketline.domain.source import InlineSource, from_document
+from bucketline.domain.source import InlineSource, declared_type, from_document
+from bucketline.domain.text_encodings import charset_of
 from bucketline.errors import BucketlineError, StoreUnavailable
 from bucketline.runtime import Runtime
 from bucketline.storage.blobs import Blobs, NewContent
@@ -29,8 +30,6 @@ log = get_logger(__name__)
 INLINE_KINDS = frozenset({"text", "json", "data_uri", "base64"})
 THREAD_BYTES = 256 * 1024
 
-_DECLARED = {"text": "text/plain", "json": "application/json"}
-
 
 @dataclass(frozen=True, slots=True)
 class _Content:
@@ -40,6 +39,7 @@ class _Content:
     sha256: str
     mime_type: str
     filename: str | None
+    charset: str | None
 
 
 def is_inline(obj: ObjectDocument) -> bool:
@@ -79,7 +79,7 @@ class InlineMirror:
         new = [c for c in new if c.sha256 not in claimed.held or c.sha256 in forced]
         written = await asyncio.gather(*(self._put(content, content.sha256 in forced) for content in new))
         put = {c.sha256: ours for c, ours in zip(new, written, strict=True) if ours is not None}
-        rows = [NewContent(c.sha256, len(c.data), c.mime_type) for c in new if c.sha256 in put]
+        rows = [NewContent(c.sha256, len(c.data), c.mime_type, c.charset) for c in new if c.sha256 in put]
         leaving = await self._records.record(rows, self._runtime.clock.now()) if rows else frozenset()
         usable = (claimed.held.keys() | put.keys()) - leaving
         fresh = {sha256 for sha256, ours in put.items() if ours}
@@ -108,7 +108,8 @@ class InlineMirror:
         # of several equal blobs in one micro-batch, the first is the one that brought the content
         duplicate = content.sha256 not in fresh
         fresh.discard(content.sha256)
-        taken = Stored(content.sha256, len(content.data), content.mime_type, content.filename, duplicate)
+        size, kind = len(content.data), content.mime_type
+        taken = Stored(content.sha256, size, kind, content.filename, duplicate, content.charset)
         counted(taken)
         return stored(blob, taken, self._runtime.blobs)
 
@@ -157,5 +158,6 @@ def _content(source: InlineSource, checksum: str | None) -> _Content:
     BLOB_BYTES.labels("hashed").inc(len(data))
     sha256 = hashlib.sha256(data).hexdigest() if checksum is None else Hashing(checksum).whole(data)
     filename = safe_filename(getattr(source, "filename", None))
-    declared = _DECLARED.get(source.kind) or getattr(source, "media_type", None) or getattr(source, "mime_type", None)
-    return _Content(data, sha256, media_type(data[:HEAD_BYTES], declared=declared, filename=filename), filename)
+    declared = declared_type(source)
+    kind = media_type(data[:HEAD_BYTES], declared=declared, filename=filename)
+    return _Content(data, sha256, kind, filename, charset_of(declared))

@@ -18,7 +18,7 @@ import base64
 import binascii
 import math
 import re
-from urllib.parse import unquote
+from urllib.parse import unquote, unquote_to_bytes
 
 from pydantic import JsonValue
 
@@ -35,13 +35,14 @@ from bucketline.domain.source_shapes import (
     TextSource,
     UploadSource,
     UrlSource,
+    declared_type,
     from_document,
 )
 
 __all__ = [
     "FILE_TYPES", "MAX_INLINE_BYTES", "MAX_URL_LENGTH", "Base64Source", "DataUriSource", "FileSource",
     "InlineSource", "InvalidData", "JsonSource", "PropertiesSource", "S3Source", "Source", "StagedSource",
-    "TextSource", "UploadSource", "UrlSource", "free_form", "from_document", "parse_data",
+    "TextSource", "UploadSource", "UrlSource", "declared_type", "free_form", "from_document", "parse_data",
 ]  # fmt: skip
 
 FILE_TYPES = frozenset({"text", "image", "audio", "video", "pdf", "excel"})
@@ -129,7 +130,7 @@ def _known_key(data: dict[str, JsonValue], text_type: bool) -> str | None:
 def _from_reference(value: str, allow_file: bool, limit: int) -> Source | None:
     """The source that a URL or data URI names; None when ``value`` is neither."""
     if uri := _DATA_URI.match(value):
-        return DataUriSource(uri["media_type"].lower() or None, _checked_base64(value[uri.end() :], limit))
+        return _from_data_uri(uri, value[uri.end() :], limit)
     if not (url := _URL.fullmatch(value)):
         return None
     if len(value) > MAX_URL_LENGTH:
@@ -148,6 +149,23 @@ def _from_reference(value: str, allow_file: bool, limit: int) -> Source | None:
             raise InvalidData("a file URL names an absolute path: file:///path")
         return FileSource(path)
     return UrlSource(value)
+
+
+def _from_data_uri(uri: re.Match[str], body: str, limit: int) -> DataUriSource:
+    """Read a data URI (RFC 2397): percent-encoded, or base64. Parameters without a type are those of text/plain."""
+    media_type = uri["media_type"].lower() or ("text/plain" if uri["parameters"] or not uri["base64"] else "")
+    declared = media_type + uri["parameters"] if media_type else None
+    if uri["base64"]:
+        return DataUriSource(declared, _checked_base64(unquote(body), limit))
+    try:
+        content = unquote_to_bytes(body)
+    except UnicodeEncodeError:
+        raise InvalidData("the data URI is not valid Unicode") from None
+    if not content:
+        raise InvalidData("the data URI is empty")
+    if len(content) > limit:
+        raise InvalidData(f"inline data may have at most {limit} bytes; use an upload")
+    return DataUriSource(declared, base64.b64encode(content).decode())
 
 
 def _text(value: str, limit: int) -> TextSource:
@@ -227,7 +245,7 @@ _URL = re.compile(r"(?P<scheme>https?|s3|file)://(?P<rest>\S+)", re.IGNORECASE)
 # bounded and without overlapping repeats: producers choose the string, and it may be megabytes long
 _DATA_URI = re.compile(
     r"data:(?P<media_type>(?:[a-z0-9!#$&^_.+-]{1,127}/[a-z0-9!#$&^_.+-]{1,127})?)"
-    r"(?:;[^,;=\s]{1,127}=[^,;\s]{0,255}){0,16};base64,",
+    r"(?P<parameters>(?:;[^,;=\s]{1,127}=(?:\"[^\"]{0,255}\"|[^,;\s\"]{0,255})){0,16})(?P<base64>;base64)?,",
     re.IGNORECASE,
 )
 _BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")

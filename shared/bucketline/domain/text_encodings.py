@@ -10,6 +10,10 @@ import re
 from encodings import normalize_encoding
 from encodings.aliases import aliases
 from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 _CHARSET = re.compile(r';\s*charset\s*=\s*(?:"([^"]{0,100})"|([^\s;,"]{1,100}))', re.IGNORECASE)
 
@@ -80,9 +84,10 @@ def _web_codec(name: str) -> codecs.CodecInfo | None:
     whole = codecs.lookup(f"whatwg_{encoding}")
 
     class Decoder(codecs.BufferedIncrementalDecoder):
-        def _buffer_decode(self, data: bytes, errors: str, final: bool) -> tuple[str, int]:
-            end = len(data) if final else _boundary(data, encoding)
-            return whole.decode(data[:end], errors)[0], end
+        def _buffer_decode(self, data: "ReadableBuffer", errors: str, final: bool) -> tuple[str, int]:
+            content = bytes(data)
+            end = len(content) if final else _boundary(content, encoding)
+            return whole.decode(content[:end], errors)[0], end
 
     return codecs.CodecInfo(whole.encode, whole.decode, incrementaldecoder=Decoder, name=name.replace("_", "-"))
 

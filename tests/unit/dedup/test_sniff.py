@@ -153,7 +153,7 @@ def test_a_recognised_format_is_never_overruled(name: str, lie: str) -> None:
         (b"plain words", "image/png", "a.png", "text/plain"),
         (b"plain words", "application/pdf", None, "text/plain"),
         (b"{not json", "application/json", "a.json", "text/plain"),
-        (b"plain words", "text/html", None, "text/plain"),
+        (b"plain words", "text/html", None, "text/html"),
         (bytes(range(256)), "image/png", "a.pdf", "application/octet-stream"),
         (bytes(range(256)), "text/plain", "a.txt", "application/octet-stream"),
         (archive("a.txt"), OOXML + "wordprocessingml.document", "a.docx", "application/zip"),

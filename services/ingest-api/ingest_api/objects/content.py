@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 from collections.abc import Sequence
 
-from bucketline.domain.source import InlineSource, UploadSource
+from bucketline.domain.source import InlineSource, UploadSource, declared_type
 from bucketline.domain.status import Status
 from bucketline.errors import BucketlineError, Fault, ValidationFailed
 from bucketline.storage.blobs import STAGED_INLINE
@@ -87,7 +87,7 @@ async def spill(deps: Deps, object_id: str, drafts: Sequence[BlobDraft]) -> list
             "key": key,
             "size": len(content),
             "sha256": sha256,
-            "mime_type": _media_type(source),
+            "mime_type": declared_type(source),
             "filename": getattr(source, "filename", None),
         }
         return key
@@ -138,13 +138,3 @@ async def discard(deps: Deps, keys: Sequence[str]) -> None:
 def _content(source: InlineSource) -> tuple[bytes, str]:
     content = source.content()
     return content, hashlib.sha256(content).hexdigest()
-
-
-def _media_type(source: InlineSource) -> str | None:
-    match source.kind:
-        case "text":
-            return "text/plain"
-        case "json":
-            return "application/json"
-    declared = getattr(source, "media_type", None) or getattr(source, "mime_type", None)
-    return declared if isinstance(declared, str) else None

@@ -7,6 +7,7 @@ import orjson
 
 from bucketline.clock import wire_time
 from bucketline.domain.reserved import CREATE_FIELDS, RESERVED
+from bucketline.domain.status import FINAL
 from bucketline.storage.batches import task_of
 from bucketline.storage.objects import BlobDocument, ObjectDocument
 
@@ -46,6 +47,9 @@ def show(
     }
     if "edges" in obj:
         shown["edges"] = obj["edges"]
+    if obj.get("warnings") and obj["status"] in FINAL:
+        # names with an underscore are reserved: this one meets no custom field
+        shown["_internal"] = {"warnings": obj["warnings"]}
     return shown
 
 
@@ -102,6 +106,8 @@ def _blob(blob: BlobDocument, presigned_url: str | None) -> dict[str, Any]:
     details: Mapping[str, object] | None = blob["details"]
     if details is None and blob["checksum"] is not None:
         details = {"filename": None, "size_bytes": None, "mime_type": None, "hash": blob["checksum"]}
+    if details is not None:
+        details = {name: value for name, value in details.items() if name != "charset"}
     return {
         "blob_id": blob["blob_id"],
         "property": blob["property"],

@@ -32,9 +32,9 @@ def detect_encoding(path: Path, label: str, charset: str | None = None) -> str:
     """Return the codec to decode the whole file with, byte order mark included.
 
     A byte order mark comes first, as in browsers. A declared ``charset`` is used unless more bytes are invalid in it
-    than are valid. UTF-8 is checked over all bytes, in bounded memory; a few broken ones do not make it something else. Other encodings are
-    guessed from the first 128 kB that hold more than ASCII. Raises ``PermanentError``, naming the file by ``label``,
-    when it is not text or its encoding cannot be told.
+    than are valid. UTF-8 is checked over all bytes, in bounded memory; a few broken ones do not make it something
+    else. Other encodings are guessed from the first 128 kB that hold more than ASCII. Raises ``PermanentError``, naming
+    the file by ``label``, when it is not text or its encoding cannot be told.
     """
     if (unicode := unicode_of(path)) is not None:
         return unicode

@@ -84,6 +84,9 @@ def _known(counts: Mapping[int, int], codec: str, alphabets: Iterable[frozenset[
 @cache
 def _alphabets() -> Sequence[tuple[str, tuple[frozenset[str], ...]]]:
     return [
-        (codec_of(label) or label, tuple(frozenset(letters) | frozenset(letters.upper()) | _SIGNS for letters in alphabets))
+        (
+            codec_of(label) or label,
+            tuple(frozenset(letters) | frozenset(letters.upper()) | _SIGNS for letters in alphabets),
+        )
         for label, alphabets in _ALPHABETS
     ]

@@ -16,16 +16,23 @@ if TYPE_CHECKING:
 
 MAX_BYTES = 32 * 1024 * 1024
 
-HIDDEN = frozenset("annotation annotation-xml desc head iframe metadata noscript script style template title".split())
+HIDDEN = frozenset((
+    "annotation", "annotation-xml", "desc", "head", "iframe", "metadata", "noscript", "script", "style", "template",
+    "title",
+))  # fmt: skip
 CELLS = frozenset(("td", "th"))
 PREFORMATTED = frozenset(("pre", "textarea", "listing", "xmp", "plaintext"))
-APART = frozenset("button input select text textarea".split())
+APART = frozenset((
+    "button", "input", "select", "text", "textarea",
+))  # fmt: skip
 """Inline elements whose text is not one word with the text around them."""
-BLOCKS = frozenset(
-    "address article aside blockquote body br caption center dd details dialog dir div dl dt fieldset figcaption figure "
-    "footer form h1 h2 h3 h4 h5 h6 header hgroup hr legend li listing main menu nav ol optgroup option p plaintext pre "
-    "search section summary svg table tbody tfoot thead tr ul xmp".split()
-)
+BLOCKS = frozenset((
+    "address", "article", "aside", "blockquote", "body", "br", "caption", "center", "dd", "details", "dialog",
+    "dir", "div", "dl", "dt", "fieldset", "figcaption", "figure", "footer", "form", "h1", "h2", "h3", "h4", "h5",
+    "h6", "header", "hgroup", "hr", "legend", "li", "listing", "main", "menu", "nav", "ol", "optgroup", "option",
+    "p", "plaintext", "pre", "search", "section", "summary", "svg", "table", "tbody", "tfoot", "thead", "tr", "ul",
+    "xmp",
+))  # fmt: skip
 
 _XML_ENCODING = re.compile(rb"""<\?xml[^>]*?\sencoding\s*=\s*["']([\w.:-]+)["']""")
 _SPACE = re.compile(r"\s+")

@@ -25,6 +25,7 @@ from bucketline.domain.source import (
     parse_data,
 )
 
+HELLO = base64.b64encode(b"Hello World").decode()
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n").decode()
 
 
@@ -43,8 +44,14 @@ def parse(type: str, data: JsonValue, *, allow_file: bool = False) -> Source:  #
         ("video", "S3://Bucket/a", S3Source("s3://Bucket/a")),
         # 2: data URIs
         ("image", f"data:image/png;base64,{PNG}", DataUriSource("image/png", PNG)),
-        ("text", "data:text/plain;charset=utf-8;base64,aGk=", DataUriSource("text/plain", "aGk=")),
+        ("text", "data:text/plain;charset=utf-8;base64,aGk=", DataUriSource("text/plain;charset=utf-8", "aGk=")),
         ("image", f"data:;base64,{PNG}", DataUriSource(None, PNG)),
+        ("image", f"data:image/png;base64,{PNG.replace('=', '%3D')}", DataUriSource("image/png", PNG)),
+        ("text", "data:,Hello%20World", DataUriSource("text/plain", HELLO)),
+        ("text", "data:text/plain,Hello World", DataUriSource("text/plain", HELLO)),
+        ("text", 'data:;charset="utf-8",Hello World', DataUriSource('text/plain;charset="utf-8"', HELLO)),
+        ("text", "data:TEXT/HTML;charset=koi8-r,%D0", DataUriSource("text/html;charset=koi8-r", "0A==")),
+        ("text", "data:text/plain,Gr%C3%BC%C3%9Fe,%zz", DataUriSource("text/plain", "R3LDvMOfZSwleno=")),
         # 3 and 4: objects that say what they are
         ("image", {"base64": PNG}, Base64Source(PNG)),
         ("image", {"base64": PNG, "mime_type": "image/png"}, Base64Source(PNG, "image/png")),
@@ -86,7 +93,9 @@ def test_what_data_means(type: str, data: JsonValue, source: Source) -> None:  #
         ("image", "https://files.example/" + "a" * 5000, "4096"),
         ("image", "s3://bucket", "s3://bucket/key"),
         ("image", "s3:///key", "s3://bucket/key"),
-        ("image", "data:image/png,raw", "data URI"),
+        ("image", "data:image/png", "data URI"),
+        ("image", "data:image/png;base64", "data URI"),
+        ("text", "data:,", "empty"),
         ("image", "data:image/png;base64,%%%", "malformed"),
         ("image", {"base64": "abc"}, "malformed"),
         ("image", {"base64": "YWJj_-=="}, "malformed"),
