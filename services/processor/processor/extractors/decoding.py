@@ -24,6 +24,9 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 
+ESCAPE = b"\x1b$"
+"""How ISO-2022-JP begins its Japanese characters."""
+
 _CONTROLS = frozenset(range(0x20)) - frozenset(b"\0\t\n\v\f\r\x1a\x1b") | {0x7F}
 _CONTROL_BYTES = bytes(_CONTROLS)
 
@@ -61,7 +64,10 @@ def guess_encoding(sample: bytes) -> str | None:
     """Return the codec that explains bytes beyond ASCII; None when none clearly does.
 
     UTF-8 with some broken bytes is UTF-8: other encodings hardly ever have a sequence that is valid in it.
+    ISO-2022-JP is ASCII to every other reader: only its escape sequences show it.
     """
+    if ESCAPE in sample and sample.isascii() and (escaped := _detected(sample)) == "web-iso-2022-jp":
+        return escaped
     if _decodes(sample, "utf-8"):
         return "utf-8"
     return _legacy(sample)
@@ -93,7 +99,8 @@ def _with_nuls(head: bytes) -> str | None:
 
 def _without_nuls(path: Path, label: str) -> str:
     if _is_utf8(path):
-        return _seven_bits(path)
+        escaped = next((block for block in _blocks(path) if ESCAPE in block), b"")
+        return guess_encoding(escaped) or "utf-8"
     sample = _sample(path)
     if (guess := guess_encoding(sample)) is not None:
         return guess
@@ -121,14 +128,6 @@ def _is_utf8(path: Path) -> bool:
     except UnicodeDecodeError:
         return False
     return True
-
-
-def _seven_bits(path: Path) -> str:
-    """ISO-2022-JP is ASCII to every other reader: only its escape sequences tell."""
-    for block in _blocks(path):
-        if b"\x1b$" in block:
-            return "web-iso-2022-jp" if block.isascii() and _detected(block) == "web-iso-2022-jp" else "utf-8"
-    return "utf-8"
 
 
 def _blocks(path: Path) -> Iterator[bytes]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from bucketline.domain.text_encodings import codec_of
 from bucketline.extraction import PermanentError, ResourceError
-from processor.extractors.decoding import guess_encoding, unicode_of
+from processor.extractors.decoding import ESCAPE, guess_encoding, unicode_of
 from processor.extractors.document_parts import MAX_HEADINGS, text_parts
 from processor.extractors.values import json_value
 
@@ -68,7 +68,7 @@ def _parsed(path: Path, label: str, charset: str | None, *, xhtml: bool) -> "Doc
             return page
         elif xml:
             codec = codec_of(xml[1].decode())
-        elif page.encoding == "UTF-8":
+        elif page.encoding == "UTF-8" and ESCAPE not in data:
             return page
     codec = codec or guess_encoding(data) or "web-windows-1252"
     return _parsed_text(data.decode(codec, "replace").removeprefix("\ufeff"), xml=xhtml or xml is not None)
@@ -155,6 +155,8 @@ def _pieces(page: "Document") -> Iterator[tuple[str, bool]]:
             before = after = ("\n", True) if tag in BLOCKS else (" ", False) if tag in APART else ("", False)
             if tag in CELLS:
                 after = ("\t", True)
+            elif tag == "br":
+                before = ("", False)
             inside = preformatted or tag in PREFORMATTED
             left.append(after)
             left += [(child, inside) for child in reversed(node.children)]
