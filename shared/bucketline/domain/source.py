@@ -8,8 +8,8 @@ Reading rules (section 1.2 of the contract), in this order:
 1. An object with exactly one of ``url``, ``base64`` or, for type text, ``text`` says what it is.
    Its other keys are free-form data: see :func:`free_form`.
 2. Any other object is a set of properties without a stored file.
-3. A string of a *file* type that is a URL or a data URI names its bytes; any other string is the text itself
-   for type text, and a mistake for the rest (a bare string is never taken for base64).
+3. A string of a *file* type that is a URL or a data URI (RFC 2397, with or without base64) names its bytes; any other
+   string is the text itself for type text, and a mistake for the rest (a bare string is never taken for base64).
 4. Strings of a *metadata* type are values: a property that holds a link is not a download.
 5. Numbers, booleans and arrays are JSON.
 """
@@ -76,11 +76,11 @@ def parse_data(
     if isinstance(data, dict):
         return _from_object(data, text_type, allow_file, max_inline_bytes)
     if isinstance(data, str):
-        if file_type and (source := _from_reference(data, allow_file, max_inline_bytes)):
+        if file_type and (source := _from_reference(data, text_type, allow_file, max_inline_bytes)):
             return source
         if file_type and not text_type:
             raise InvalidData(
-                'a string must be a URL or a data URI (data:<mime>;base64,…); send bytes as {"base64": "…"}'
+                'a string must be a URL or a data URI (data:<mime>[;base64],…); send bytes as {"base64": "…"}'
             )
         if text_type and _hides_text(data):
             raise InvalidData('text looks base64 encoded; send the text itself, or bytes as {"base64": "…"}')
@@ -114,7 +114,7 @@ def _from_object(data: dict[str, JsonValue], text_type: bool, allow_file: bool, 
         return Base64Source(
             _checked_base64(value, limit), _optional_string(data, "mime_type"), _optional_string(data, "filename")
         )
-    source = _from_reference(value, allow_file, limit)
+    source = _from_reference(value, text_type, allow_file, limit)
     if source is None:
         raise InvalidData("url must start with http://, https:// or s3:// and hold no spaces")
     return source
@@ -127,10 +127,10 @@ def _known_key(data: dict[str, JsonValue], text_type: bool) -> str | None:
     return present[0] if present else None
 
 
-def _from_reference(value: str, allow_file: bool, limit: int) -> Source | None:
+def _from_reference(value: str, text_type: bool, allow_file: bool, limit: int) -> Source | None:
     """The source that a URL or data URI names; None when ``value`` is neither."""
     if uri := _DATA_URI.match(value):
-        return _from_data_uri(uri, value[uri.end() :], limit)
+        return _from_data_uri(uri, value[uri.end() :], text_type, limit)
     if not (url := _URL.fullmatch(value)):
         return None
     if len(value) > MAX_URL_LENGTH:
@@ -151,21 +151,27 @@ def _from_reference(value: str, allow_file: bool, limit: int) -> Source | None:
     return UrlSource(value)
 
 
-def _from_data_uri(uri: re.Match[str], body: str, limit: int) -> DataUriSource:
-    """Read a data URI (RFC 2397): percent-encoded, or base64. Parameters without a type are those of text/plain."""
-    media_type = uri["media_type"].lower() or ("text/plain" if uri["parameters"] or not uri["base64"] else "")
-    declared = media_type + uri["parameters"] if media_type else None
-    if uri["base64"]:
-        return DataUriSource(declared, _checked_base64(unquote(body), limit))
+def _from_data_uri(uri: re.Match[str], data: str, text_type: bool, limit: int) -> DataUriSource:
+    """Decode a data URI as browsers do, except that ``#`` begins no fragment: producers do not always escape it.
+
+    The media type keeps its parameters: the charset is needed to read the bytes.
+    """
+    media_type = uri["media_type"].lower() or ("text/plain" if text_type else None)
+    parameters = [parameter.strip() for parameter in uri["parameters"].split(";")]
     try:
-        content = unquote_to_bytes(body)
+        if any(parameter.lower() == "base64" for parameter in parameters):
+            content = base64.b64decode(_checked_base64(unquote(data), limit))
+        else:
+            content = unquote_to_bytes(data)
     except UnicodeEncodeError:
         raise InvalidData("the data URI is not valid Unicode") from None
-    if not content:
+    if not content and not text_type:
         raise InvalidData("the data URI is empty")
     if len(content) > limit:
         raise InvalidData(f"inline data may have at most {limit} bytes; use an upload")
-    return DataUriSource(declared, base64.b64encode(content).decode())
+    if media_type is not None:
+        media_type = ";".join([media_type, *(parameter for parameter in parameters if "=" in parameter)])
+    return DataUriSource(media_type, base64.b64encode(content).decode())
 
 
 def _text(value: str, limit: int) -> TextSource:
@@ -245,7 +251,7 @@ _URL = re.compile(r"(?P<scheme>https?|s3|file)://(?P<rest>\S+)", re.IGNORECASE)
 # bounded and without overlapping repeats: producers choose the string, and it may be megabytes long
 _DATA_URI = re.compile(
     r"data:(?P<media_type>(?:[a-z0-9!#$&^_.+-]{1,127}/[a-z0-9!#$&^_.+-]{1,127})?)"
-    r"(?P<parameters>(?:;[^,;=\s]{1,127}=(?:\"[^\"]{0,255}\"|[^,;\s\"]{0,255})){0,16})(?P<base64>;base64)?,",
+    r"(?P<parameters>(?:; {0,4}(?:base64(?=[;,])|[^,;=\s]{1,127}=[^,;\s]{0,255})){0,16}),",
     re.IGNORECASE,
 )
 _BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")

@@ -95,7 +95,7 @@ def test_what_data_means(type: str, data: JsonValue, source: Source) -> None:  #
         ("image", "s3:///key", "s3://bucket/key"),
         ("image", "data:image/png", "data URI"),
         ("image", "data:image/png;base64", "data URI"),
-        ("text", "data:,", "empty"),
+        ("image", "data:,", "empty"),
         ("image", "data:image/png;base64,%%%", "malformed"),
         ("image", {"base64": "abc"}, "malformed"),
         ("image", {"base64": "YWJj_-=="}, "malformed"),
