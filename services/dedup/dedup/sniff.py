@@ -46,8 +46,11 @@ def media_type(head: bytes, *, declared: str | None, filename: str | None) -> st
         return next(iter(hints), UNKNOWN)
     if recognised := _by_signature(head, hints):
         return recognised
-    text = _as_text(head, charset_of(declared), expected=any(map(_is_textual, hints)))
-    if _PDF.search(head, 0, PDF_BYTES + 8) and (text is None or "application/pdf" in hints or b" obj" in head):
+    textual = any(map(_is_textual, hints))
+    text = _as_text(head, charset_of(declared), expected=textual)
+    if _PDF.search(head, 0, PDF_BYTES + 8) and (
+        text is None or "application/pdf" in hints or (b" obj" in head and not textual)
+    ):
         return "application/pdf"
     if text is not None:
         return _text_type(text, hints, whole=len(head) < HEAD_BYTES)

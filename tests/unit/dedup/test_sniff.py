@@ -198,6 +198,7 @@ def test_a_recognised_format_is_never_overruled(name: str, lie: str) -> None:
         (b"<div>fragment</div>", "text/plain", None, "text/plain"),
         (b"<div>fragment</div>", "application/octet-stream", None, "text/html"),
         ("HELLO\n".encode("cp037"), "text/plain; charset=cp037", None, "text/plain"),
+        (b"<p>begins with %PDF-1.7, then 1 0 obj", "text/html", None, "text/html"),
         (b"50 \xb0C", "text/plain", None, "text/plain"),
         (b"\xd4\xdd\xff\x91", "text/csv", None, "text/csv"),
         (b"\n%PDF-1.4 c", "application/pdf", None, "application/pdf"),

@@ -57,6 +57,11 @@ def unicode_of(path: Path) -> str | None:
     """Return the Unicode encoding of a byte order mark, or UTF-16 without one; None for what has to be guessed."""
     with path.open("rb") as file:
         head = file.read(SAMPLE_BYTES)
+    return unicode_in(head)
+
+
+def unicode_in(head: bytes) -> str | None:
+    """Return the same for a file that begins with ``head``."""
     return next((encoding for mark, encoding in _MARKS if head.startswith(mark)), None) or _wide_without_mark(head)
 
 

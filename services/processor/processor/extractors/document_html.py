@@ -39,7 +39,9 @@ _SPACE = re.compile(r"\s+")
 _CHARSET = re.compile(r"""charset\s*=\s*["']?([\w.:-]+)""", re.IGNORECASE)
 
 
-def html_documents(path: Path, label: str, charset: str | None, *, xhtml: bool) -> Iterator[dict[str, object]]:
+def html_documents(
+    path: Path, label: str, charset: str | None = None, *, xhtml: bool = False
+) -> Iterator[dict[str, object]]:
     """Yield the text that a browser would show, block by block, and what the head says.
 
     ``charset`` is the one declared with the content; it gives way to a byte order mark only.

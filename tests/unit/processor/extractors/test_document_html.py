@@ -164,6 +164,10 @@ async def test_html_text_is_laid_out_as_it_is_seen(text_of, page, text):
     assert (await text_of(page.encode())).strip() == text.strip()
 
 
+async def test_html_that_mentions_a_pdf_header_is_html(text_of):
+    assert await text_of(b"<p>Files begin with %PDF-1.7 1 0 obj") == "Files begin with %PDF-1.7 1 0 obj"
+
+
 async def test_html_may_be_nested_without_end(text_of):
     page = b"<p>before" + b"<div>" * 200_000 + b"deep" + b"</div>" * 200_000 + b"<p>after"
     assert (await text_of(page)).split() == ["before", "deep", "after"]
