@@ -44,7 +44,7 @@ def detect_encoding(path: Path, label: str, charset: str | None = None) -> str:
     with path.open("rb") as file:
         head = file.read(SAMPLE_BYTES)
     declared = codec_of(charset) if charset is not None else None
-    if declared is not None and _decodes(_sample(path) or head, declared):
+    if declared is not None and _decodes(beyond_ascii(path) or head, declared):
         return declared
     if b"\0" in head:
         if (guess := _with_nuls(head)) is None:
@@ -106,7 +106,7 @@ def _without_nuls(path: Path, label: str) -> str:
     if _is_utf8(path):
         escaped = next((block for block in _blocks(path) if ESCAPE in block), b"")
         return guess_encoding(escaped) or "utf-8"
-    sample = _sample(path)
+    sample = beyond_ascii(path)
     if (guess := guess_encoding(sample)) is not None:
         return guess
     if _is_ebcdic(sample):
@@ -141,8 +141,8 @@ def _blocks(path: Path) -> Iterator[bytes]:
             yield block
 
 
-def _sample(path: Path) -> bytes:
-    """The first blocks that are not all ASCII, which says nothing: the first umlaut may come late."""
+def beyond_ascii(path: Path) -> bytes:
+    """Return the first blocks that are not all ASCII, which says nothing: the first umlaut may come late."""
     sample = bytearray()
     for block in _blocks(path):
         if not block.isascii():

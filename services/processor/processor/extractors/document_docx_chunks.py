@@ -17,7 +17,6 @@ _HEAD_BYTES = 4096
 
 def chunk_text(content: bytes, label: str, read_docx: Reader) -> str | None:
     """Return the text of an imported file, or None when it is of a kind that cannot be read, such as RTF."""
-
     head = content[:_HEAD_BYTES]
     if content.startswith(b"PK\x03\x04"):
         return _text_of(content, label, read_docx)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from bucketline.domain.text_encodings import codec_of
 from bucketline.extraction import PermanentError, ResourceError
-from processor.extractors.decoding import ESCAPE, guess_encoding, unicode_of
+from processor.extractors.decoding import ESCAPE, SAMPLE_BYTES, beyond_ascii, guess_encoding, unicode_of
 from processor.extractors.document_parts import MAX_HEADINGS, text_parts
 from processor.extractors.values import json_value
 
@@ -72,7 +72,9 @@ def _parsed(path: Path, label: str, charset: str | None, *, xhtml: bool) -> "Doc
             codec = codec_of(xml[1].decode())
         elif page.encoding == "UTF-8" and ESCAPE not in data:
             return page
-    codec = codec or guess_encoding(data) or "web-windows-1252"
+        del page  # its tree takes many times the bytes of the page
+    codec = codec or guess_encoding(beyond_ascii(path) or data[max(0, data.find(ESCAPE)) :][:SAMPLE_BYTES])
+    codec = codec or "web-windows-1252"
     return _parsed_text(data.decode(codec, "replace").removeprefix("\ufeff"), xml=xhtml or xml is not None)
 
 
