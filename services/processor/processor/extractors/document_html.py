@@ -75,7 +75,8 @@ def _parsed(path: Path, label: str, charset: str | None, *, xhtml: bool) -> "Doc
         del page  # its tree takes many times the bytes of the page
     codec = codec or guess_encoding(beyond_ascii(path) or data[max(0, data.find(ESCAPE)) :][:SAMPLE_BYTES])
     codec = codec or "web-windows-1252"
-    return _parsed_text(data.decode(codec, "replace").removeprefix("\ufeff"), xml=xhtml or xml is not None)
+    text = data.decode(codec, "replace").removeprefix("\ufeff")
+    return _parsed_text(text, xml=xhtml or text.startswith("<?xml"))
 
 
 def _parsed_text(text: str, *, xml: bool) -> "Document":

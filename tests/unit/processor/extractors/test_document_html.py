@@ -129,6 +129,8 @@ async def test_xhtml_is_read_as_xml_where_it_is_well_formed(text_of):
     page = head + "<p>Größe</p><script src='x'/><div/><p>a <![CDATA[<b>]]></p></body></html>"
     for encoding in ("utf-8", "iso-8859-1", "utf-16"):
         assert (await text_of(page.format(encoding).encode(encoding), mime_type=XHTML)).split() == ["Größe", "a", "<b>"]
+    marked = ("\ufeff" + page.format("utf-8")).encode()
+    assert (await text_of(marked)).split() == ["Größe", "a", "<b>"]
     assert (await text_of(b"<html><p>&nbsp;not<br>well-formed", mime_type=XHTML)).split() == ["not", "well-formed"]
     assert (await text_of("<html><p>Größe</p></html>".encode(), mime_type=XHTML)).strip() == "Größe"
 
