@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from bucketline.domain.cursors import Partition
 from bucketline.domain.filter_query import to_mongo
 from bucketline.domain.filters import DATE_FIELDS, parse
 from bucketline.domain.keyset import FieldPath, mongo_sort, rows_after
@@ -34,7 +35,8 @@ class Kind:
     ``dates`` and ``exact`` are wire names of our own dates, and of ids. ``simple`` are stored paths where every row has
     one value of one kind: an index can be entered there. ``ties`` are wire names; they order what the list's own fields
     leave equal, in the direction of the last of those. ``search`` replaces looking at ``searched``; it is given the
-    pattern. ``fields`` are the stored ones that are read; None: all but those in ``without``.
+    pattern. ``partitioned`` is the condition of a partition, where lists of this noun are read in parts. ``fields`` are
+    the stored ones that are read; None: all but those in ``without``.
     """
 
     bounds: Bounds
@@ -47,6 +49,7 @@ class Kind:
     exact: frozenset[str] = frozenset()
     simple: tuple[str, ...] = ("_id", "created_at")
     search: Callable[[str], Mapping[str, object]] | None = None
+    partitioned: Callable[[Partition], Mapping[str, object]] | None = None
     fields: tuple[str, ...] | None = None
     without: tuple[str, ...] = ()
 
@@ -72,14 +75,22 @@ def renamed(names: Mapping[str, str], *, under: str) -> FieldPath:
 
 
 async def list_rows(
-    collection: Collection[D], scope: Mapping[str, object], kind: Kind, asked: Asked, body: ListBody | None
+    collection: Collection[D],
+    scope: Mapping[str, object],
+    kind: Kind,
+    asked: Asked,
+    body: ListBody | None,
+    partition: Partition | None = None,
 ) -> Listed[D]:
-    """The page of the rows within ``scope`` that the request wants."""
+    """The page of the rows within ``scope`` that the request wants; of the ``partition`` only, where it names one."""
     given = body.model_dump(exclude_none=True) if body else {}
     page = resolve_page(asked.query, given, kind.bounds)
     named = resolve_sorts(given.get("sort"), given.get("sorts"))
     sorts = page.sorts(named and with_ties(named, kind.ties), with_ties(kind.order, kind.ties))
     where = matching(scope, kind, asked, given)
+    part = page.partition(partition)
+    if part is not None and kind.partitioned is not None:
+        where = {"$and": [where, kind.partitioned(part)]}
     following = where
     if page.cursor is not None and page.cursor.position is not None:
         after = rows_after(page.cursor.position, sorts, kind.field_path, simple=kind.simple)
@@ -98,7 +109,7 @@ async def list_rows(
         except TooMuch as error:
             raise _too_large(page.size) from error
         total = await collection.count(where) if kind.counted or page.include_total else 0
-    count, next_cursor = cut(fetched, page, sorts, kind.field_path)
+    count, next_cursor = cut(fetched, page, sorts, kind.field_path, part)
     shown = pagination(
         page, next_cursor, path=asked.path, query=asked.query, total=total if page.include_total else None
     )

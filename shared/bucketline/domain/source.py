@@ -254,4 +254,6 @@ _DATA_URI = re.compile(
     r"(?P<parameters>(?:; {0,4}(?:base64(?=[;,])|[^,;=\s]{1,127}=[^,;\s]{0,255})){0,16}),",
     re.IGNORECASE,
 )
+# codecs of Python that are no character sets of documents; the first two take quadratic time
+_NO_CHARSETS = frozenset({"idna", "punycode", "unicode_escape", "raw_unicode_escape"})
 _BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")

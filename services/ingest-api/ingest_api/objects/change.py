@@ -176,7 +176,8 @@ def _same_blob(stored: BlobDocument, sent: BlobDraft) -> bool:
         return stored["state"] == "none"
     given = new["source"] or {}
     charset = charset_of(str(given.get("mime_type") or given.get("media_type") or ""))
-    if stored["details"] is not None and charset not in (None, stored["details"].get("charset")):
+    details = stored["details"] if given.get("kind") != "text" else None
+    if details is not None and charset not in (None, details.get("charset")):
         return False
     held = stored["source"] or {}
     known = stored["details"]["hash"] if stored["details"] is not None else None

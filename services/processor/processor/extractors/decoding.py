@@ -43,7 +43,8 @@ def detect_encoding(path: Path, label: str, charset: str | None = None) -> str:
         return unicode
     with path.open("rb") as file:
         head = file.read(SAMPLE_BYTES)
-    declared = codec_of(charset) if charset is not None else None
+    # who declares ASCII promises bytes below 0x80: others show better what they are
+    declared = codec_of(charset) if charset not in (None, "us-ascii", "ascii") else None
     if declared is not None and _decodes(beyond_ascii(path) or head, declared):
         return declared
     if b"\0" in head:
