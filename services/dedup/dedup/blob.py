@@ -129,7 +129,8 @@ class BlobMirror:
         record = claimed.held.get(sha256)
         if record is None:
             return None
-        return Stored(sha256, record["size_bytes"], record["mime_type"], filename, duplicate=True)
+        kept = record["size_bytes"], record["mime_type"], filename
+        return Stored(sha256, *kept, duplicate=True, charset=record.get("charset"))
 
     async def _refers(self, sha256: str, scope: str, value: str) -> bool:
         where = {"blobs.details.hash": f"sha256:{sha256}", scope: value}
@@ -156,6 +157,8 @@ def stored(blob: BlobDocument, taken: Stored, store: BlobStore) -> BlobDocument:
         "mime_type": taken.mime_type,
         "hash": f"sha256:{taken.sha256}",
     }
+    if taken.charset is not None:
+        details["charset"] = taken.charset
     key = blob_key(taken.sha256)
     return {
         **blob,

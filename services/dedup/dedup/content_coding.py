@@ -108,7 +108,7 @@ def _is_file_of(coding: str, content_type: str | None, filename: str | None) -> 
     ``AddEncoding x-gzip .gz``). Firefox goes by the type, Wget by the name.
     """
     known = _FORMATS[coding]
-    kind = content_type or ""
+    kind = (content_type or "").partition(";")[0].strip().lower()
     if kind in known.media_types:
         return True
     is_text = kind.startswith("text/") or kind.endswith(("json", "xml", "javascript"))

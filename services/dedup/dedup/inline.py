@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from bucketline.domain.filenames import safe_filename
-from bucketline.domain.source import InlineSource, from_document
+from bucketline.domain.source import InlineSource, declared_type, from_document
+from bucketline.domain.text_encodings import charset_of
 from bucketline.errors import BucketlineError
 from bucketline.runtime import Runtime
 from bucketline.storage.blobs import Blobs, NewContent
@@ -32,8 +33,6 @@ THREAD_BYTES = 256 * 1024
 PUT_SECONDS = 20.0
 """How long a micro-batch waits for one write. An object whose content takes longer gets a turn of its own."""
 
-_DECLARED = {"text": "text/plain", "json": "application/json"}
-
 
 @dataclass(frozen=True, slots=True)
 class _Content:
@@ -43,6 +42,7 @@ class _Content:
     sha256: str
     mime_type: str
     filename: str | None
+    charset: str | None
 
 
 def is_inline(obj: ObjectDocument) -> bool:
@@ -85,7 +85,7 @@ class InlineMirror:
         put = {c.sha256: ours for c, ours in zip(new, written, strict=True) if ours is not None}
         if new and not put:
             await self._storing.check_store()
-        rows = [NewContent(c.sha256, len(c.data), c.mime_type) for c in new if c.sha256 in put]
+        rows = [NewContent(c.sha256, len(c.data), c.mime_type, c.charset) for c in new if c.sha256 in put]
         leaving = await self._records.record(rows, self._runtime.clock.now()) if rows else frozenset()
         usable = (claimed.held.keys() | put.keys()) - leaving
         fresh = {sha256 for sha256, ours in put.items() if ours}
@@ -114,7 +114,8 @@ class InlineMirror:
         # of several equal blobs in one micro-batch, the first is the one that brought the content
         duplicate = content.sha256 not in fresh
         fresh.discard(content.sha256)
-        taken = Stored(content.sha256, len(content.data), content.mime_type, content.filename, duplicate)
+        size, kind = len(content.data), content.mime_type
+        taken = Stored(content.sha256, size, kind, content.filename, duplicate, content.charset)
         counted(taken)
         return stored(blob, taken, self._runtime.blobs)
 
@@ -164,5 +165,6 @@ def _content(source: InlineSource, checksum: str | None) -> _Content:
     BLOB_BYTES.labels("hashed").inc(len(data))
     sha256 = hashlib.sha256(data).hexdigest() if checksum is None else Hashing(checksum).whole(data)
     filename = safe_filename(getattr(source, "filename", None))
-    declared = _DECLARED.get(source.kind) or getattr(source, "media_type", None) or getattr(source, "mime_type", None)
-    return _Content(data, sha256, media_type(data[:HEAD_BYTES], declared=declared, filename=filename), filename)
+    declared = declared_type(source)
+    kind = media_type(data[:HEAD_BYTES], declared=declared, filename=filename)
+    return _Content(data, sha256, kind, filename, charset_of(declared))

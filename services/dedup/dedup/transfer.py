@@ -300,8 +300,9 @@ def status_error(status: int, retry_after_seconds: float | None) -> SourceError 
 
 
 def _media_type(header: str | None) -> str | None:
-    value = (header or "").partition(";")[0].strip().lower()
-    return value if MEDIA_TYPE.fullmatch(value) else None
+    """Return the header with its parameters, of which ``charset`` counts, where it names a media type."""
+    value = (header or "").strip()
+    return value if MEDIA_TYPE.fullmatch(value.partition(";")[0].strip().lower()) else None
 
 
 def _filename(disposition: str | None, url: CheckedUrl) -> str | None:

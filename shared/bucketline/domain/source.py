@@ -16,7 +16,6 @@ Reading rules (section 1.2 of the contract), in this order:
 
 import base64
 import binascii
-import codecs
 import math
 import re
 from urllib.parse import unquote, unquote_to_bytes
@@ -36,13 +35,14 @@ from bucketline.domain.source_shapes import (
     TextSource,
     UploadSource,
     UrlSource,
+    declared_type,
     from_document,
 )
 
 __all__ = [
     "FILE_TYPES", "MAX_INLINE_BYTES", "MAX_URL_LENGTH", "Base64Source", "DataUriSource", "FileSource",
     "InlineSource", "InvalidData", "JsonSource", "PropertiesSource", "S3Source", "Source", "StagedSource",
-    "TextSource", "UploadSource", "UrlSource", "free_form", "from_document", "parse_data",
+    "TextSource", "UploadSource", "UrlSource", "declared_type", "free_form", "from_document", "parse_data",
 ]  # fmt: skip
 
 FILE_TYPES = frozenset({"text", "image", "audio", "video", "pdf", "excel"})
@@ -154,31 +154,23 @@ def _from_reference(value: str, text_type: bool, allow_file: bool, limit: int) -
 def _from_data_uri(uri: re.Match[str], data: str, text_type: bool, limit: int) -> DataUriSource:
     """Decode a data URI as browsers do, except that ``#`` begins no fragment: producers do not always escape it.
 
-    A blob of type text becomes UTF-8 if the URI names another charset.
+    The media type keeps its parameters: the charset is needed to read the bytes.
     """
     media_type = uri["media_type"].lower() or ("text/plain" if text_type else None)
-    parameters = [parameter.strip().lower().partition("=") for parameter in uri["parameters"].split(";")]
+    parameters = [parameter.strip() for parameter in uri["parameters"].split(";")]
     try:
-        if any(name == "base64" for name, _, _ in parameters):
+        if any(parameter.lower() == "base64" for parameter in parameters):
             content = base64.b64decode(_checked_base64(unquote(data), limit))
         else:
             content = unquote_to_bytes(data)
     except UnicodeEncodeError:
         raise InvalidData("the data URI is not valid Unicode") from None
-    charset = next((value.strip('"') for name, _, value in parameters if name == "charset"), "")
-    if text_type and charset and media_type and media_type.startswith("text/"):
-        try:
-            # UTF-8 includes ASCII, which is RFC 2397's default and often named for it
-            charset = "utf-8" if charset == "us-ascii" else charset
-            if codecs.lookup(charset).name in _NO_CHARSETS:
-                raise LookupError(charset)
-            content = content.decode(charset).encode()
-        except (LookupError, ValueError):
-            raise InvalidData(f"the data URI cannot be decoded with its charset {charset!r}") from None
     if not content and not text_type:
         raise InvalidData("the data URI is empty")
     if len(content) > limit:
         raise InvalidData(f"inline data may have at most {limit} bytes; use an upload")
+    if media_type is not None:
+        media_type = ";".join([media_type, *(parameter for parameter in parameters if "=" in parameter)])
     return DataUriSource(media_type, base64.b64encode(content).decode())
 
 

@@ -22,12 +22,13 @@ BlobState = Literal["pending", "stored", "linked", "none", "failed"]
 
 
 class Details(TypedDict):
-    """What is known of a blob's bytes. ``hash`` is ``sha256:<hex>``."""
+    """What is known of a blob's bytes. ``hash`` is ``sha256:<hex>``; ``charset`` was declared with the content."""
 
     filename: str | None
     size_bytes: int
     mime_type: str
     hash: str
+    charset: NotRequired[str]
 
 
 class Storage(TypedDict):
@@ -93,7 +94,7 @@ class Mirror(TypedDict):
 
 
 class ObjectDocument(TypedDict):
-    """An object as stored. ``custom`` holds the producer's root fields.
+    """An object as stored. ``custom`` holds the producer's root fields; ``warnings`` are those of its latest run.
 
     ``idempotency_keys`` are those of the requests that made or changed it, the latest :data:`MOST_IDEMPOTENCY_KEYS`.
     """
@@ -118,6 +119,7 @@ class ObjectDocument(TypedDict):
     batch_id: NotRequired[str | None]
     moved_at: NotRequired[datetime]
     document_count: NotRequired[int]
+    warnings: NotRequired[list[str]]
     unique_key: NotRequired[str]
     idempotency_keys: NotRequired[list[str]]
     content_key: NotRequired[str]
@@ -280,6 +282,8 @@ def _status_write(event: ObjectStatusChanged) -> UpdateOne:
         changes["batch_id"] = event.batch_id
     if event.rank == RANK_FINAL and event.status is not Status.DRAFT:
         changes["document_count"] = event.document_count
+    if event.rank == RANK_FINAL:
+        changes["warnings"] = event.warnings
     return UpdateOne(
         {
             "_id": event.object_id,

@@ -48,6 +48,7 @@ async def test_inline(
         "size_bytes": len(content),
         "mime_type": mime_type,
         "hash": f"sha256:{sha(content)}",
+        **({"charset": "utf-8"} if source["kind"] == "text" else {}),
     }
     assert (obj["mirror"]["state"], blob["state"], blob["source"]) == ("done", "stored", None)
     assert await bench.content(obj) == content
@@ -62,6 +63,28 @@ async def test_url_small_and_large(bench: Bench, sources: Sources) -> None:
         assert (details["size_bytes"], details["filename"]) == (size, "some file.bin")
         assert details["hash"] == f"sha256:{sha(await bench.content(obj))}"
     assert await bench.leftovers() == []
+
+
+async def test_declared_charset_is_kept_with_each_object(bench: Bench, sources: Sources) -> None:
+    content = "привет, мир".encode("cp1251")
+    encoded = base64.b64encode(content).decode()
+    page = Page(data=content, content_type="text/plain; charset=Windows-1251")
+    kept = []
+    for source in (
+        {"kind": "url", "url": sources.put("/note", page)},
+        {"kind": "data_uri", "media_type": "text/plain;charset=koi8-r", "base64": encoded},
+        {"kind": "base64", "base64": encoded, "mime_type": 'text/html; charset="iso-8859-5"'},
+        {"kind": "base64", "base64": encoded, "mime_type": "text/plain; charset=no-such-charset"},
+    ):
+        details = (await bench.one(source))["blobs"][0]["details"]
+        assert details is not None
+        kept.append((details["mime_type"], details.get("charset")))
+    assert kept == [
+        ("text/plain", "windows-1251"),
+        ("text/plain", "koi8-r"),
+        ("text/html", "iso-8859-5"),
+        ("text/plain", None),
+    ]
 
 
 async def test_url_without_a_length(bench: Bench, sources: Sources) -> None:

@@ -10,15 +10,12 @@ from bucketline.domain.content import properties_hash
 from bucketline.domain.reserved import storable_faults
 from bucketline.domain.schema import METADATA_TYPES, Location, Schema, properties, validate_blob, value_faults
 from bucketline.domain.source import (
-    Base64Source,
-    DataUriSource,
     InlineSource,
     InvalidData,
-    JsonSource,
     PropertiesSource,
     Source,
-    TextSource,
     UploadSource,
+    declared_type,
     free_form,
     parse_data,
 )
@@ -119,21 +116,8 @@ def _described(source: Source, content_hash: str | None, size: int) -> dict[str,
     if isinstance(source, InlineSource):
         kept["sha256"] = str(content_hash).removeprefix("sha256:")
         kept["size"] = size
-        kept["mime_type"] = _declared_type(source)
+        kept["mime_type"] = declared_type(source)
     return kept
-
-
-def _declared_type(source: InlineSource) -> str | None:
-    """The media type that the producer declared; dedup looks at the bytes and may know better."""
-    match source:
-        case TextSource():
-            return "text/plain"
-        case JsonSource():
-            return "application/json"
-        case DataUriSource():
-            return source.media_type
-        case Base64Source():
-            return source.mime_type
 
 
 def _source(blob: CreateBlob, kind: str, rules: Rules, at: Location) -> Source | Fault:

@@ -8,6 +8,7 @@ import orjson
 from bucketline.clock import wire_time
 from bucketline.domain.filenames import safe_filename
 from bucketline.domain.reserved import CREATE_FIELDS, RESERVED
+from bucketline.domain.status import FINAL
 from bucketline.storage.batches import task_of
 from bucketline.storage.blobs import blob_key
 from bucketline.storage.objects import BlobDocument, ObjectDocument
@@ -55,6 +56,9 @@ def show(
     }
     if "edges" in obj:
         shown["edges"] = obj["edges"]
+    if obj.get("warnings") and obj["status"] in FINAL:
+        # names with an underscore are reserved: this one meets no custom field
+        shown["_internal"] = {"warnings": obj["warnings"]}
     return shown
 
 
@@ -128,13 +132,13 @@ def _blob(blob: BlobDocument, url_of: UrlOf, presigned_url: str | None) -> dict[
 def _details(blob: BlobDocument) -> Mapping[str, object] | None:
     """What dedup found; before that, what is known of inline content and of uploads, and what the producer said."""
     if blob["details"] is not None:
-        return blob["details"]
+        return {name: value for name, value in blob["details"].items() if name != "charset"}
     source = blob["source"] or {}
-    sha256, filename = source.get("sha256"), source.get("filename")
+    sha256, filename, media_type = source.get("sha256"), source.get("filename"), source.get("mime_type")
     details = {
         "filename": safe_filename(filename) if isinstance(filename, str) else None,
         "size_bytes": source.get("size"),
-        "mime_type": source.get("mime_type"),
+        "mime_type": media_type.partition(";")[0].strip() if isinstance(media_type, str) else None,
         "hash": f"sha256:{sha256}" if sha256 else blob["checksum"],
     }
     return details if details["size_bytes"] is not None or details["hash"] is not None else None

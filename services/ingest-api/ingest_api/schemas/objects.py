@@ -171,6 +171,15 @@ class Consistency(Answer):
     next_actions: list[dict[str, Any]] | None = None
 
 
+class ObjectInternal(Answer):
+    """What the service adds to an object whose run has ended."""
+
+    warnings: list[str] = Field(
+        default_factory=list,
+        description="What was not done although nothing failed: blobs that no collection of the bucket reads.",
+    )
+
+
 class StoredObject(Answer):
     """An object; custom fields stand at its root. With ``select`` only the listed fields and the ids are there."""
 
@@ -188,6 +197,7 @@ class StoredObject(Answer):
     updated_at: str = ""
     document_count: int | None = None
     consistency: Consistency | None = None
+    internal: ObjectInternal | None = Field(default=None, alias="_internal", description="Only with something to say.")
 
 
 class SucceededObject(StoredObject):

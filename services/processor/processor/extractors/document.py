@@ -105,8 +105,10 @@ def _read(path: Path, blob: BlobView, context: ExtractionContext) -> Iterator[di
     head = start[:HEAD_BYTES]
     if not head:
         raise PermanentError(f"{label} is empty")
+    media_type = blob.mime_type.partition(";")[0].strip().lower()
+    is_html = media_type in HTML_MEDIA_TYPES
     declared_pdf = blob.type == "pdf" or blob.mime_type == "application/pdf"
-    if HEADER in head[:HEADER_WITHIN]:
+    if HEADER in head[:HEADER_WITHIN] and not is_html:
         return _pdf_documents(path, label, context)
     if head.startswith(b"PK\x03\x04"):
         return docx_documents(path, label)
@@ -116,8 +118,8 @@ def _read(path: Path, blob: BlobView, context: ExtractionContext) -> Iterator[di
         return _pdf_documents(path, label, context)
     if declared_pdf:
         raise PermanentError(f"{label} is not a PDF file, whatever its type says")
-    if b"<" in head.replace(b"\0", b"") or blob.mime_type.partition(";")[0].strip().lower() in HTML_MEDIA_TYPES:
-        return html_documents(path, label)
+    if is_html or b"<" in head.replace(b"\0", b""):
+        return html_documents(path, label, blob.charset, xhtml=media_type == "application/xhtml+xml")
     raise PermanentError(f"{label} is not a PDF, Word (.docx) or HTML file")
 
 

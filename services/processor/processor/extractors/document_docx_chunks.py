@@ -7,6 +7,7 @@ from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from processor.extractors.decoding import guess_encoding, unicode_in
 from processor.extractors.document_html import html_documents
 
 Reader = Callable[[Path, str], Iterable[dict[str, object]]]
@@ -16,8 +17,6 @@ _HEAD_BYTES = 4096
 
 def chunk_text(content: bytes, label: str, read_docx: Reader) -> str | None:
     """Return the text of an imported file, or None when it is of a kind that cannot be read, such as RTF."""
-    from bs4.dammit import UnicodeDammit
-
     head = content[:_HEAD_BYTES]
     if content.startswith(b"PK\x03\x04"):
         return _text_of(content, label, read_docx)
@@ -35,7 +34,8 @@ def chunk_text(content: bytes, label: str, read_docx: Reader) -> str | None:
         return None
     if b"<" in head.replace(b"\0", b""):
         return _text_of(content, label, html_documents)
-    return str(UnicodeDammit(content, ["utf-8", "windows-1252"]).unicode_markup)
+    codec = unicode_in(content) or guess_encoding(content) or "web-windows-1252"
+    return content.decode(codec, "replace")
 
 
 def _text_of(content: bytes, label: str, read: Reader) -> str:

@@ -170,7 +170,9 @@ def _tables(path: Path, blob: BlobView, context: ExtractionContext) -> tuple[str
         return kind, jsonl_tables(path, label)
     delimiter = context.parameters.get("delimiter")
     chosen = delimiter if isinstance(delimiter, str) else None
-    return kind, csv_tables(path, label, header, chosen, infer=context.parameter("infer_types", bool))
+    return kind, csv_tables(
+        path, label, header, chosen, infer=context.parameter("infer_types", bool), charset=blob.charset
+    )
 
 
 def _kind(path: Path, blob: BlobView) -> str:

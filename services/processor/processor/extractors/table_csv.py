@@ -57,7 +57,9 @@ class Quoting:
     """A quote within a cell is ``\\"``, as MySQL writes it, instead of ``""``."""
 
 
-def csv_tables(path: Path, label: str, header: str, delimiter: str | None, *, infer: bool) -> Iterator[Table]:
+def csv_tables(
+    path: Path, label: str, header: str, delimiter: str | None, *, infer: bool, charset: str | None = None
+) -> Iterator[Table]:
     """Yield the file's one table; none when it is empty.
 
     Types come from the first 1,000 rows. A row with more cells than the header gets ``column_<n>`` for the
@@ -65,7 +67,7 @@ def csv_tables(path: Path, label: str, header: str, delimiter: str | None, *, in
     above the header are not rows. Raises ``PermanentError`` for a file that is not text, a quote that is never closed,
     a cell of more than a million characters, a line of more than 16 million or more than 5,000 columns.
     """
-    encoding = detect_encoding(path, label)
+    encoding = detect_encoding(path, label, charset)
     with path.open(encoding=encoding, errors="replace", newline="") as file:
         delimiter = delimiter or _named_delimiter(file)
         delimiter, width = _delimiter(file, DELIMITERS if delimiter is None else delimiter)

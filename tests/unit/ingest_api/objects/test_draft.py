@@ -105,8 +105,8 @@ def test_what_stands_beside_a_url_is_kept_as_properties() -> None:
 @pytest.mark.parametrize(
     ("name", "data", "content", "mime_type"),
     [
-        ("note", "häl", "häl".encode(), "text/plain"),
-        ("note", {"text": "x"}, b"x", "text/plain"),
+        ("note", "häl", "häl".encode(), "text/plain; charset=utf-8"),
+        ("note", {"text": "x"}, b"x", "text/plain; charset=utf-8"),
         ("size", 3, b"3", "application/json"),
         ("photo", {"base64": "AAEC", "mime_type": "image/png", "filename": "a.png"}, b"\0\1\2", "image/png"),
         ("photo", {"base64": "AAEC"}, b"\0\1\2", None),

@@ -168,3 +168,21 @@ def test_consistency_of_a_bucket_without_collections_advises_the_status() -> Non
     poll = show(obj(), poll="document_count")["consistency"]["poll"]
     assert (poll["field"], poll["ready_when"]) == ("document_count", "> 0")
     assert show(obj())["consistency"] is None
+
+
+def test_warnings_of_the_latest_run_are_shown_until_the_next_one() -> None:
+    told = ["'a.bin' (application/octet-stream) is read by no collection of the bucket"]
+    shown = show(obj(status="COMPLETED", warnings=told))
+    assert shown["_internal"] == {"warnings": told}
+    parsed = ObjectResponse.from_dict(shown)
+    assert parsed is not None
+    assert parsed.to_dict()["_internal"] == {"warnings": told}
+    assert select(shown, ["_internal"])["_internal"] == {"warnings": told}
+    for changes in ({"status": "PROCESSING", "warnings": told}, {"status": "COMPLETED", "warnings": []}, {}):
+        assert "_internal" not in show(obj(**changes))
+
+
+def test_declared_charset_is_no_detail_on_the_wire() -> None:
+    details = {"filename": None, "size_bytes": 3, "mime_type": "text/plain", "hash": "sha256:ab", "charset": "koi8-r"}
+    [shown] = show(obj(blobs=[{**STORED, "details": details}]))["blobs"]
+    assert shown["details"] == {"filename": None, "size_bytes": 3, "mime_type": "text/plain", "hash": "sha256:ab"}

@@ -225,32 +225,6 @@ async def test_an_old_office_file_is_a_clear_error(documents_of):
         await documents_of(DocumentExtractor(), blob(content, "m.docx", DOCX_MEDIA_TYPE))
 
 
-async def test_html_gives_what_a_reader_sees(documents_of):
-    page = """<!doctype html><html lang="en"><head><title> Prices </title><style>p {color: red}</style>
-    <meta name="description" content="What it costs"></head><body><script>alert(1)</script>
-    <h1>Our prices</h1><p>Tea is <b>2 €</b>.</p><table><tr><td>Tea</td><td>2</td></tr></table>
-    <ul><li>hot</li><li>cold</li></ul></body></html>"""
-    [document] = await documents_of(DocumentExtractor(), blob(page.encode(), "p.html", "text/html"))
-
-    lines = [line for line in document.fields["text"].split("\n") if line]
-    assert lines == ["Our prices", "Tea is 2 €.", "Tea\t2", "hot", "cold"]
-    assert document.fields["title"] == "Prices"
-    assert document.fields["language"] == "en"
-    assert document.fields["description"] == "What it costs"
-    assert document.fields["headings"] == ["Our prices"]
-
-
-async def test_html_may_be_nested_without_end(documents_of):
-    page = b"<p>before" + b"<div>" * 20_000 + b"deep" + b"</div>" * 20_000 + b"<p>after"
-    [document] = await documents_of(DocumentExtractor(), blob(page, "deep.html", "text/html"))
-    assert document.fields["text"].split() == ["before", "deep", "after"]
-
-
-async def test_html_without_a_tag_is_text(documents_of):
-    [document] = await documents_of(DocumentExtractor(), blob(b"just words", "p.html", "text/html; charset=utf-8"))
-    assert document.fields["text"] == "just words"
-
-
 @pytest.mark.parametrize(
     ("name", "mime_type"), [("a.pdf", "application/pdf"), ("a.docx", DOCX_MEDIA_TYPE), ("a.html", "text/html")]
 )
