@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 
 from cachetools import TTLCache
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Lifespan
 
 from bucketline import __version__
@@ -33,6 +34,7 @@ from ingest_api.auth import Auth
 from ingest_api.bodies import Bodies, Bounds
 from ingest_api.buckets.counts import BucketCounts
 from ingest_api.deps import Deps
+from ingest_api.faults import METHODS
 from ingest_api.front import Front
 from ingest_api.handlers import Handlers
 from ingest_api.limits import Limiter
@@ -73,12 +75,31 @@ def create(settings: ServiceSettings) -> ASGIApp:
 
     app = build(lifespan)
     app.router.routes.extend(health.routes())
-    return Front(
+    front = Front(
         Shortcut(app, objects.router.routes, objects.HOT),
         auth=lambda: app.state.deps.auth,
         limiter=lambda: app.state.limiter,
         ids=RandomIds(),
         bodies=Bodies(Bounds(settings.http.max_body_bytes, together=settings.http.bodies_bytes)),
+    )
+    return with_cors(front, api_settings)
+
+
+def with_cors(app: ASGIApp, settings: ApiSettings) -> ASGIApp:
+    """``app`` for browsers on pages of the configured origins; as it is when there are none.
+
+    Outermost, so that errors can be read by those pages too. Credentials are not allowed: keys travel in a header.
+    """
+    if not settings.cors_origins:
+        return app
+    return CORSMiddleware(
+        app,
+        allow_origins=[origin.strip() for origin in settings.cors_origins.split(",")],
+        allow_methods=METHODS,
+        allow_headers=["*"],
+        expose_headers=["Retry-After", "X-Request-Id", "X-Trace-Id", "X-Batch-Id", "X-Task-Id", "X-RateLimit-Limit",
+                        "X-RateLimit-Remaining", "X-RateLimit-Reset", "X-RateLimit-Window"],  # fmt: skip
+        max_age=600,
     )
 
 
@@ -91,6 +112,7 @@ def build(lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
         docs_url="/docs",
         redoc_url=None,
         lifespan=lifespan,
+        redirect_slashes=False,
         separate_input_output_schemas=False,
         # the front has the request's span and metrics; a second set would cost every request
         telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False},
