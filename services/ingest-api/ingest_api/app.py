@@ -45,6 +45,19 @@ from ingest_api.shortcut import Shortcut
 from ingest_api.tasks import steps
 from ingest_api.tasks.runner import TaskRunner
 
+EXPOSED_HEADERS = (
+    "Retry-After",
+    "X-Batch-Id",
+    "X-RateLimit-Limit",
+    "X-RateLimit-Remaining",
+    "X-RateLimit-Reset",
+    "X-RateLimit-Window",
+    "X-Request-Id",
+    "X-Task-Id",
+    "X-Trace-Id",
+)
+"""What a page of another origin may read of an answer."""
+
 
 def create(settings: ServiceSettings) -> ASGIApp:
     """The ASGI application; it connects when it starts and runs its sweepers until it stops."""
@@ -97,8 +110,7 @@ def with_cors(app: ASGIApp, settings: ApiSettings) -> ASGIApp:
         allow_origins=[origin.strip() for origin in settings.cors_origins.split(",")],
         allow_methods=METHODS,
         allow_headers=["*"],
-        expose_headers=["Retry-After", "X-Request-Id", "X-Trace-Id", "X-Batch-Id", "X-Task-Id", "X-RateLimit-Limit",
-                        "X-RateLimit-Remaining", "X-RateLimit-Reset", "X-RateLimit-Window"],  # fmt: skip
+        expose_headers=EXPOSED_HEADERS,
         max_age=600,
     )
 

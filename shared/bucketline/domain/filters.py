@@ -41,7 +41,8 @@ from bucketline.errors import Fault, ValidationFailed
 MAX_NESTING = 10
 MAX_CONDITIONS = 200
 MAX_VALUES = 1000
-MAX_TEXT = 1000
+MAX_TEXT = 1024
+"""As long as a key may be: what can be stored under ``key_prefix`` can be looked for."""
 MAX_TOTAL_TEXT = 200_000
 MAX_WORDS = 30
 
