@@ -86,19 +86,19 @@ class Moments:
 def _paths(declared: Mapping[str, Field]) -> Iterator[str]:
     for name, field in declared.items():
         held = field
-        while held["type"] == "array" and (items := item_field(held)) is not None:
+        while held.get("type") == "array" and (items := item_field(held)) is not None:
             held = items
-        if held["type"] in _DATE_TYPES:
+        if held.get("type") in _DATE_TYPES:
             yield name
-        elif held["type"] == "object":
+        elif held.get("type") == "object":
             yield from (f"{name}.{inner}" for inner in _paths(properties(held)))
 
 
 def _expression(field: Field, value: str, depth: int) -> Expression | None:
     """The moments within ``value`` (a path of the server's) in the shape that ``value`` has; None where none can be."""
-    if field["type"] in _DATE_TYPES:
+    if field.get("type") in _DATE_TYPES:
         return _key_of(value)
-    if field["type"] == "array" and (items := item_field(field)) is not None:
+    if field.get("type") == "array" and (items := item_field(field)) is not None:
         item = _expression(items, f"$$item{depth}", depth + 1)
         if item is None:
             return None

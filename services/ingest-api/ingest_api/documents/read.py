@@ -1,9 +1,12 @@
 """Documents of a collection: one, a page, their blobs' URLs."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+from bucketline.domain.moments import MOMENTS, Moments
 from bucketline.domain.paging import DOCUMENTS
 from bucketline.errors import NotFound
+from bucketline.storage.collections import CollectionDocument
 from bucketline.storage.documents import DocumentDocument
 from ingest_api.deps import Deps
 from ingest_api.listing import OLDEST_FIRST, Kind, Listed, list_rows
@@ -26,6 +29,8 @@ def field_path(name: str) -> str:
     if stored := _OURS.get(name) or _DATES.get(name):
         return stored
     root, dot, rest = name.partition(".")
+    if root == MOMENTS:
+        return name
     if root == "_internal":
         return f"internal{dot}{rest}"
     if root == "document_blobs":
@@ -41,6 +46,7 @@ KIND = Kind(
     ties=("_internal.lineage.root_object_id", "_internal.ordinal"),
     simple=("_id", "created_at", "object_id", "ordinal"),
     counted=False,
+    under="fields",
     dates=frozenset(_DATES),
     exact=frozenset({"document_id", "collection_id", "_internal.lineage.root_object_id"}),
 )
@@ -55,10 +61,11 @@ async def get_document(deps: Deps, collection_id: str, document_id: str) -> Docu
 
 
 async def list_documents(
-    deps: Deps, collection_id: str, asked: Asked, body: ListBody | None
+    deps: Deps, collection: CollectionDocument, asked: Asked, body: ListBody | None
 ) -> Listed[DocumentDocument]:
     """Documents of the collection, oldest first; those of one object in the order in which it was read."""
-    return await list_rows(deps.documents.collection, {"collection_id": collection_id}, KIND, asked, body)
+    kind = replace(KIND, moments=Moments(collection["output_schema"]))
+    return await list_rows(deps.documents.collection, {"collection_id": collection["_id"]}, kind, asked, body)
 
 
 async def delete_document(deps: Deps, collection_id: str, document_id: str) -> None:
