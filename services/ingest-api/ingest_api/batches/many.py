@@ -24,10 +24,13 @@ PAGE = 5000
 
 @dataclass(frozen=True)
 class Submitted:
-    """A batch after its submission, or the draft that it stayed with the reason."""
+    """A batch after its submission, or the draft that it stayed with the reason. Without its objects: they are many."""
 
-    batch: BatchDocument
-    error: ApiError | None = None
+    batch_id: str
+    task_id: str
+    status: Status
+    objects: int
+    error: str | None = None
 
 
 @dataclass(frozen=True)
@@ -90,10 +93,12 @@ async def bulk_submit(deps: Deps, bucket: BucketDocument, body: BulkSubmit) -> G
 
 
 async def _submit(deps: Deps, batch: BatchDocument) -> Submitted:
+    error = None
     try:
-        return Submitted(await submit_batch(deps, batch, SubmitBatch()))
-    except ApiError as error:
-        return Submitted(batch, error)
+        batch = await submit_batch(deps, batch, SubmitBatch())
+    except ApiError as refused:
+        error = refused.message
+    return Submitted(batch["_id"], batch["task_id"], Status(batch["status"]), batch["total"], error)
 
 
 async def _count(deps: Deps, wanted: Selection, body: BulkSubmit) -> int:

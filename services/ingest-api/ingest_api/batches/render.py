@@ -174,13 +174,12 @@ def _refused(submitted: Sequence[Submitted]) -> int:
 
 
 def _submitted(one: Submitted) -> SubmittedBatch:
-    batch = one.batch
     return SubmittedBatch(
-        batch_id=batch["_id"],
-        status=Status(batch["status"]),
-        object_count=batch["total"],
-        task_id=None if one.error else batch["task_id"],
-        error=one.error.message if one.error else None,
+        batch_id=one.batch_id,
+        status=one.status,
+        object_count=one.objects,
+        task_id=None if one.error else one.task_id,
+        error=one.error,
     )
 
 
