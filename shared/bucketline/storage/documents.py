@@ -66,8 +66,9 @@ class Documents:
     async def change(self, seen: DocumentDocument, fields: dict[str, object], at: datetime) -> DocumentDocument | None:
         """Replaces the fields of a document if it is still as it was ``seen``; the document afterwards, else None.
 
-        The one write that does not come from a processor: what somebody corrects by hand. Everything else stays, so
-        that lineage, and what ``skip`` takes for made, are as before. Making the document again replaces the fields.
+        This is the only write that does not come from a processor. Everything but the fields stays, so that lineage is
+        kept and :meth:`made` still counts the document. Processing replaces the fields when it makes the document
+        again.
         """
         unchanged = {name: seen[name] for name in ("_id", "run", "updated_at")}
         changes = {"fields": fields, "updated_at": at, "internal.updated_at": wire_time(at)}

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from tests.integration.ingest_api.conftest import Replica
 
+from bucketline.clock import ManualClock
 from ingest_api.batches import many
 from ingest_api.batches.draft import draft_of
 
@@ -33,14 +34,15 @@ async def batches(replica: Replica, path: str) -> list[dict[str, Any]]:
 
 
 async def test_submit_all_submits_the_drafts_of_the_bucket(
-    replica: Replica, path: str, monkeypatch: pytest.MonkeyPatch
+    replica: Replica, clock: ManualClock, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(many, "MAX_DRAFTS", 2)
     ids = await objects(replica, path, 4)
-    drafts = [
-        (await replica.make(f"{path}/batches", {"object_ids": [object_id]}, namespace="home"))["batch_id"]
-        for object_id in ids[:3]
-    ]
+    drafts = []
+    for object_id in ids[:3]:
+        draft = await replica.make(f"{path}/batches", {"object_ids": [object_id]}, namespace="home")
+        drafts.append(draft["batch_id"])
+        clock.advance(1)
     running = await replica.make(f"{path}/batches?auto_submit=true", {"object_ids": ids[3:]}, namespace="home")
     others = await objects(replica, "/v1/buckets/other", 1)
     other = await replica.make("/v1/buckets/other/batches", {"object_ids": others}, namespace="home")

@@ -46,7 +46,7 @@ class Having(Request):
 
     field: Alias
     operator: Literal["eq", "ne", "gt", "gte", "lt", "lte"]
-    value: int | float | str
+    value: Annotated[int, Field(ge=-(2**63), lt=2**63)] | Annotated[float, Field(allow_inf_nan=False)] | str
 
 
 class AggregateObjects(Request):
