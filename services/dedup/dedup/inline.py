@@ -9,8 +9,9 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from bucketline.domain.filenames import safe_filename
 from bucketline.domain.source import InlineSource, from_document
-from bucketline.errors import BucketlineError, StoreUnavailable
+from bucketline.errors import BucketlineError
 from bucketline.runtime import Runtime
 from bucketline.storage.blobs import Blobs, NewContent
 from bucketline.storage.objects import BlobDocument, ObjectDocument
@@ -21,13 +22,15 @@ from dedup.errors import SourceError
 from dedup.hashing import Hashing
 from dedup.settings import DedupSettings
 from dedup.settling import after
-from dedup.sniff import HEAD_BYTES, media_type, safe_filename
+from dedup.sniff import HEAD_BYTES, media_type
 from dedup.storing import Stored, Storing
 
 log = get_logger(__name__)
 
 INLINE_KINDS = frozenset({"text", "json", "data_uri", "base64"})
 THREAD_BYTES = 256 * 1024
+PUT_SECONDS = 20.0
+"""How long a micro-batch waits for one write. An object whose content takes longer gets a turn of its own."""
 
 _DECLARED = {"text": "text/plain", "json": "application/json"}
 
@@ -62,9 +65,10 @@ class InlineMirror:
         self._slots = asyncio.Semaphore(settings.concurrency)
 
     async def mirror(self, objects: Sequence[ObjectDocument]) -> tuple[list[ObjectDocument], list[ObjectDocument]]:
-        """The objects as they are afterwards, not yet written; and those that something stood in the way of.
+        """The objects as they are afterwards, not yet written; and those whose content could not be stored now.
 
-        Raises ``StoreUnavailable`` when nothing can be stored now.
+        Raises ``StoreUnavailable`` when MongoDB or S3 as a whole does not answer. A key that S3 cannot write delays
+        only the objects with that content.
         """
         contents = await self._read(objects)
         by_hash = {content.sha256: content for content in contents.values() if isinstance(content, _Content)}
@@ -79,6 +83,8 @@ class InlineMirror:
         new = [c for c in new if c.sha256 not in claimed.held or c.sha256 in forced]
         written = await asyncio.gather(*(self._put(content, content.sha256 in forced) for content in new))
         put = {c.sha256: ours for c, ours in zip(new, written, strict=True) if ours is not None}
+        if new and not put:
+            await self._storing.check_store()
         rows = [NewContent(c.sha256, len(c.data), c.mime_type) for c in new if c.sha256 in put]
         leaving = await self._records.record(rows, self._runtime.clock.now()) if rows else frozenset()
         usable = (claimed.held.keys() | put.keys()) - leaving
@@ -113,15 +119,16 @@ class InlineMirror:
         return stored(blob, taken, self._runtime.blobs)
 
     async def _put(self, content: _Content, force: bool) -> bool | None:
-        """Whether the content is ours; None if it could not be put for a reason of its own."""
+        """Whether the content is ours; None if it could not be put, for whatever reason."""
         async with self._slots:
             try:
-                return await self._storing.put(content.data, content.sha256, content.mime_type, force=force)
-            except StoreUnavailable:
-                raise
+                async with asyncio.timeout(PUT_SECONDS):
+                    return await self._storing.put(content.data, content.sha256, content.mime_type, force=force)
             except BucketlineError as error:
-                log.warning("content was not stored", sha256=content.sha256, error=error.message)
-                return None
+                log.warning("content not stored", sha256=content.sha256, error=error.message)
+            except TimeoutError:
+                log.warning("content not stored", sha256=content.sha256, error=f"no answer in {PUT_SECONDS:g} s")
+            return None
 
     async def _read(self, objects: Sequence[ObjectDocument]) -> dict[str, _Content | SourceError]:
         """Content by blob id, hashed; in a thread where it is much."""

@@ -1,4 +1,4 @@
-"""What the bytes are, told from the bytes, and what a file may be called.
+"""What the bytes are, told from the bytes.
 
 The declared type is a hint among formats that bytes cannot tell apart (Markdown and plain text); it never
 overrules a format that was recognised, so an executable declared as a picture is stored as what it is.
@@ -8,7 +8,6 @@ import csv
 import io
 import json
 import re
-import unicodedata
 
 import puremagic
 from charset_normalizer import from_bytes
@@ -18,7 +17,6 @@ from dedup.media_types import CANONICAL, HAVE_SIGNATURES, MARKS, MEDIA_TYPE, NAM
 
 UNKNOWN = "application/octet-stream"
 HEAD_BYTES = 64 * 1024
-MAX_FILENAME_BYTES = 255
 
 # every control character (Unicode's Cc) that no text file has; tabs, line ends, backspaces and escapes they do have
 _CONTROLS = re.compile(r"[\x00-\x07\x0b\x0e-\x1a\x1c-\x1f\x7f-\x9f]")
@@ -44,26 +42,6 @@ def media_type(head: bytes, *, declared: str | None, filename: str | None) -> st
     # neither known nor text: a hint may be right (a format without a signature), unless it promises text
     # or a format whose signature would have been found
     return next((h for h in hints if not _is_textual(h) and h not in HAVE_SIGNATURES), UNKNOWN)
-
-
-def safe_filename(name: str | None) -> str | None:
-    """The last part of ``name`` that any file system and any header can carry; None when nothing is left.
-
-    At most 255 bytes of UTF-8, the extension kept; no separators, control or direction characters, no leading
-    dots, no characters that Windows refuses.
-    """
-    if not name:
-        return None
-    last = re.split(r"[/\\]", unicodedata.normalize("NFC", name))[-1]
-    kept = "".join(c for c in last if unicodedata.category(c) not in {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
-    kept = re.sub(r'[<>:"|?*]', "_", kept).lstrip(". ").rstrip(". ")
-    if not kept:
-        return None
-    stem, dot, extension = kept.rpartition(".")
-    if not stem or len(extension.encode()) > 16:
-        stem, dot, extension = kept, "", ""
-    room = MAX_FILENAME_BYTES - len((dot + extension).encode())
-    return stem.encode()[:room].decode(errors="ignore").rstrip(". ") + dot + extension
 
 
 def _by_signature(head: bytes, hints: list[str]) -> str | None:

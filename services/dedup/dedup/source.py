@@ -11,6 +11,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Protocol
 
+from bucketline.domain.filenames import safe_filename
 from bucketline.domain.source import (
     Base64Source,
     DataUriSource,
@@ -26,7 +27,6 @@ from bucketline.domain.source import (
     UrlSource,
 )
 from dedup.errors import AddressRefused, SourceNotFound, SourceTooLarge, SourceUnavailable, SourceUnreadable
-from dedup.sniff import safe_filename
 
 CHUNK_BYTES = 1024 * 1024
 

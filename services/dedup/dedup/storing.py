@@ -4,6 +4,7 @@ Up to ``small_bytes`` are collected and put in one request. More goes out in par
 key; once the hash is known, and only if nobody has that content yet, a server-side copy puts it in its place.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Protocol
 
 from bucketline.budget import Budget
 from bucketline.clock import Clock
-from bucketline.errors import BucketlineError
+from bucketline.errors import BucketlineError, StoreUnavailable
 from bucketline.storage.blobs import Blobs, NewContent, blob_key
 from bucketline.storage.blobstore import BlobStore, Head, ObjectMissing
 from bucketline.telemetry.metrics import BLOB_BYTES
@@ -20,6 +21,9 @@ from dedup.hashing import Hashing, sha256_of_checksum
 from dedup.settings import DedupSettings
 from dedup.sniff import HEAD_BYTES, media_type
 from dedup.source import ByteStream
+
+STAGING = "staging/dedup"
+CHECK_SECONDS = 20.0
 
 
 class NeedsLargeLane(BucketlineError):
@@ -173,6 +177,14 @@ class Storing:
             return False
         await self._store.delete([key])
         return await self._store.put_if_absent(key, data, sha256=sha256, content_type=content_type)
+
+    async def check_store(self) -> None:
+        """Raise ``StoreUnavailable`` unless the store answers at all."""
+        try:
+            async with asyncio.timeout(CHECK_SECONDS):
+                await self._store.list(STAGING, limit=1)
+        except TimeoutError:
+            raise StoreUnavailable(f"S3 did not answer in {CHECK_SECONDS:g} s") from None
 
     async def _held(self, sha256: str, wanted: Wanted) -> str | None:
         """The media type of content that we hold and may refer to; None where it has to be stored."""

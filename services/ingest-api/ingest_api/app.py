@@ -173,6 +173,7 @@ def wire(runtime: Runtime, settings: ApiSettings) -> Deps:
         runner=TaskRunner(tasks, clock=clock, ids=runtime.ids),
         extractors=ExtractorRegistry(),
         bucket_counts=BucketCounts(buckets, objects, batches, clock=clock),
-        object_writes=ObjectWrites(objects, batches),
+        object_writes=ObjectWrites(objects, batches, clock),
         bucket_cache=TTLCache(10_000, settings.scope_cache_seconds),
+        poll_fields=TTLCache(10_000, settings.scope_cache_seconds),
     )

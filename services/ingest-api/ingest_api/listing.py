@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
+from bucketline.domain.cursors import Partition
 from bucketline.domain.filter_query import to_mongo
 from bucketline.domain.filters import DATE_FIELDS, NO_MOMENTS, fields_of, parse
 from bucketline.domain.keyset import FieldPath, mongo_sort, rows_after
@@ -36,8 +37,9 @@ class Kind:
     ``dates`` and ``exact`` are wire names of our own dates, and of ids. ``simple`` are stored paths where every row has
     one value of one kind: an index can be entered there. ``ties`` are wire names; they order what the list's own fields
     leave equal, in the direction of the last of those. ``search`` replaces looking at ``searched``; it is given the
-    pattern. ``moments`` are the dates of the producer's, whose text is stored below ``under``. ``fields`` are the
-    stored ones that are read; None: all but those in ``without``.
+    pattern. ``moments`` are the dates of the producer's, whose text is stored below ``under``. ``partitioned`` is the
+    condition of a partition, where lists of this noun are read in parts. ``fields`` are the stored ones that are read;
+    None: all but those in ``without``.
     """
 
     bounds: Bounds
@@ -52,6 +54,7 @@ class Kind:
     search: Callable[[str], Mapping[str, object]] | None = None
     moments: Moments = NO_MOMENTS
     under: str = ""
+    partitioned: Callable[[Partition], Mapping[str, object]] | None = None
     fields: tuple[str, ...] | None = None
     without: tuple[str, ...] = ()
 
@@ -85,16 +88,25 @@ def renamed(names: Mapping[str, str], *, under: str) -> FieldPath:
 
 
 async def list_rows(
-    collection: Collection[D], scope: Mapping[str, object], kind: Kind, asked: Asked, body: ListBody | None
+    collection: Collection[D],
+    scope: Mapping[str, object],
+    kind: Kind,
+    asked: Asked,
+    body: ListBody | None,
+    partition: Partition | None = None,
 ) -> Listed[D]:
-    """The page of the rows within ``scope`` that the request wants."""
+    """The page of the rows within ``scope`` that the request wants; of the ``partition`` only, where it names one."""
     given = body.model_dump(exclude_none=True) if body else {}
     page = resolve_page(asked.query, given, kind.bounds)
     named = resolve_sorts(given.get("sort"), given.get("sorts"))
     named = named and tuple(replace(sort, field=kind.moments.path(sort.field) or sort.field) for sort in named)
     sorts = page.sorts(named and with_ties(named, kind.ties), with_ties(kind.order, kind.ties))
     selected = matching(scope, kind, asked, given, order=[sort.field for sort in sorts])
-    where = following = selected.where
+    where = selected.where
+    part = page.partition(partition)
+    if part is not None and kind.partitioned is not None:
+        where = {"$and": [where, kind.partitioned(part)]}
+    following = where
     if page.cursor is not None and page.cursor.position is not None:
         after = rows_after(page.cursor.position, sorts, kind.field_path, simple=kind.simple)
         following = {"$and": [where, after]}
@@ -113,7 +125,7 @@ async def list_rows(
         except TooMuch as error:
             raise _too_large(page.size) from error
         total = await collection.count(where, computed=selected.computed) if kind.counted or page.include_total else 0
-    count, next_cursor = cut(fetched, page, sorts, kind.field_path)
+    count, next_cursor = cut(fetched, page, sorts, kind.field_path, part)
     shown = pagination(
         page, next_cursor, path=asked.path, query=asked.query, total=total if page.include_total else None
     )

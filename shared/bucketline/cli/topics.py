@@ -1,17 +1,18 @@
 """``bucketline topics``: what is on the bus, and whether the broker has it."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from bucketline.cli.console import fail, running, wide_console
-from bucketline.events.asyncapi import rendered
-from bucketline.events.topics import DAY_MS, TOPICS
-from bucketline.messaging.topics import Fault, TopicState, check_topics, ensure_topics
-from bucketline.settings import KafkaSettings
+
+if TYPE_CHECKING:
+    from bucketline.messaging.topics import Fault, TopicState
 
 ADVICE: Mapping[Fault, str] = {
     "missing": "Missing ones: [cyan]bucketline topics create[/].",
@@ -39,8 +40,13 @@ def topics(
     """
     if context.invoked_subcommand is not None:
         return
+    from bucketline.events.topics import TOPICS
+    from bucketline.settings import KafkaSettings
+
     settings = KafkaSettings()
     if asyncapi:
+        from bucketline.events.asyncapi import rendered
+
         typer.echo(rendered(settings.topic_prefix).decode(), nl=False)
         return
     table = Table("topic", "events", "key", "partitions", "from", "to")
@@ -64,6 +70,9 @@ def check() -> None:
 
     Example: [cyan]bucketline topics check[/]
     """
+    from bucketline.messaging.topics import check_topics
+    from bucketline.settings import KafkaSettings
+
     states = running(check_topics(KafkaSettings(), retention=True))
     wide_console().print(_table(states))
     found = {fault for state in states for fault in state.faults}
@@ -78,6 +87,9 @@ def create() -> None:
 
     Example: [cyan]BUCKETLINE_KAFKA_REPLICATION_FACTOR=3 bucketline topics create[/]
     """
+    from bucketline.messaging.topics import ensure_topics
+    from bucketline.settings import KafkaSettings
+
     made = running(ensure_topics(KafkaSettings()))
     Console().print("\n".join(f"made {name}" for name in made) or "nothing was missing")
 
@@ -103,6 +115,8 @@ def _table(states: list[TopicState]) -> Table:
 
 
 def _days(milliseconds: int | None) -> str:
+    from bucketline.events.topics import DAY_MS
+
     if milliseconds is None:
         return "not told"
     return "for ever" if milliseconds < 0 else f"{milliseconds / DAY_MS:g} d"

@@ -8,19 +8,20 @@ Reading rules (section 1.2 of the contract), in this order:
 1. An object with exactly one of ``url``, ``base64`` or, for type text, ``text`` says what it is.
    Its other keys are free-form data: see :func:`free_form`.
 2. Any other object is a set of properties without a stored file.
-3. A string of a *file* type that is a URL or a data URI names its bytes; any other string is the text itself
-   for type text, and a mistake for the rest (a bare string is never taken for base64). For type text that is also a
-   mistake where it is a URL but for blanks (see :func:`_is_broken_url`): the file would silently be replaced by its
-   address.
+3. A string of a *file* type that is a URL or a data URI (RFC 2397, with or without base64) names its bytes; any other
+   string is the text itself for type text, and a mistake for the rest (a bare string is never taken for base64). For
+   type text that is also a mistake where it is a URL but for blanks (see :func:`_is_broken_url`): the file would
+   silently be replaced by its address.
 4. Strings of a *metadata* type are values: a property that holds a link is not a download.
 5. Numbers, booleans and arrays are JSON.
 """
 
 import base64
 import binascii
+import codecs
 import math
 import re
-from urllib.parse import unquote
+from urllib.parse import unquote, unquote_to_bytes
 
 from pydantic import JsonValue
 
@@ -79,11 +80,11 @@ def parse_data(
     if isinstance(data, dict):
         return _from_object(data, text_type, allow_file, max_inline_bytes)
     if isinstance(data, str):
-        if file_type and (source := _from_reference(data, allow_file, max_inline_bytes)):
+        if file_type and (source := _from_reference(data, text_type, allow_file, max_inline_bytes)):
             return source
         if file_type and not text_type:
             raise InvalidData(
-                'a string must be a URL or a data URI (data:<mime>;base64,…); send bytes as {"base64": "…"}'
+                'a string must be a URL or a data URI (data:<mime>[;base64],…); send bytes as {"base64": "…"}'
             )
         if text_type and _is_broken_url(data):
             raise InvalidData(
@@ -122,7 +123,7 @@ def _from_object(data: dict[str, JsonValue], text_type: bool, allow_file: bool, 
         return Base64Source(
             _checked_base64(value, limit), _optional_string(data, "mime_type"), _optional_string(data, "filename")
         )
-    source = _from_reference(value, allow_file, limit)
+    source = _from_reference(value, text_type, allow_file, limit)
     if source is None:
         raise InvalidData("url must start with http://, https:// or s3:// and hold no spaces")
     return source
@@ -135,10 +136,10 @@ def _known_key(data: dict[str, JsonValue], text_type: bool) -> str | None:
     return present[0] if present else None
 
 
-def _from_reference(value: str, allow_file: bool, limit: int) -> Source | None:
+def _from_reference(value: str, text_type: bool, allow_file: bool, limit: int) -> Source | None:
     """The source that a URL or data URI names; None when ``value`` is neither."""
     if uri := _DATA_URI.match(value):
-        return DataUriSource(uri["media_type"].lower() or None, _checked_base64(value[uri.end() :], limit))
+        return _from_data_uri(uri, value[uri.end() :], text_type, limit)
     if not (url := _URL.fullmatch(value)):
         return None
     if _CONTROL.search(value):
@@ -159,6 +160,37 @@ def _from_reference(value: str, allow_file: bool, limit: int) -> Source | None:
             raise InvalidData("a file URL names an absolute path: file:///path")
         return FileSource(path)
     return UrlSource(value)
+
+
+def _from_data_uri(uri: re.Match[str], data: str, text_type: bool, limit: int) -> DataUriSource:
+    """Decode a data URI as browsers do, except that ``#`` begins no fragment: producers do not always escape it.
+
+    A blob of type text becomes UTF-8 if the URI names another charset.
+    """
+    media_type = uri["media_type"].lower() or ("text/plain" if text_type else None)
+    parameters = [parameter.strip().lower().partition("=") for parameter in uri["parameters"].split(";")]
+    try:
+        if any(name == "base64" for name, _, _ in parameters):
+            content = base64.b64decode(_checked_base64(unquote(data), limit))
+        else:
+            content = unquote_to_bytes(data)
+    except UnicodeEncodeError:
+        raise InvalidData("the data URI is not valid Unicode") from None
+    charset = next((value.strip('"') for name, _, value in parameters if name == "charset"), "")
+    if text_type and charset and media_type and media_type.startswith("text/"):
+        try:
+            # UTF-8 includes ASCII, which is RFC 2397's default and often named for it
+            charset = "utf-8" if charset == "us-ascii" else charset
+            if codecs.lookup(charset).name in _NO_CHARSETS:
+                raise LookupError(charset)
+            content = content.decode(charset).encode()
+        except (LookupError, ValueError):
+            raise InvalidData(f"the data URI cannot be decoded with its charset {charset!r}") from None
+    if not content and not text_type:
+        raise InvalidData("the data URI is empty")
+    if len(content) > limit:
+        raise InvalidData(f"inline data may have at most {limit} bytes; use an upload")
+    return DataUriSource(media_type, base64.b64encode(content).decode())
 
 
 def _text(value: str, limit: int) -> TextSource:
@@ -259,7 +291,9 @@ _EXTENSION = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,4}(?:[?#]\S*)?\Z")
 # bounded and without overlapping repeats: producers choose the string, and it may be megabytes long
 _DATA_URI = re.compile(
     r"data:(?P<media_type>(?:[a-z0-9!#$&^_.+-]{1,127}/[a-z0-9!#$&^_.+-]{1,127})?)"
-    r"(?:;[^,;=\s]{1,127}=[^,;\s]{0,255}){0,16};base64,",
+    r"(?P<parameters>(?:; {0,4}(?:base64(?=[;,])|[^,;=\s]{1,127}=[^,;\s]{0,255})){0,16}),",
     re.IGNORECASE,
 )
+# codecs of Python that are no character sets of documents; the first two take quadratic time
+_NO_CHARSETS = frozenset({"idna", "punycode", "unicode_escape", "raw_unicode_escape"})
 _BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")

@@ -43,6 +43,9 @@ class Storage(TypedDict):
 class BlobDocument(TypedDict):
     """One blob of an object. ``source`` (how to get the bytes) is dropped once the blob is stored.
 
+    For inline content and uploads it also holds what the ingest API knows of them (``sha256``, ``size``, ``mime_type``,
+    ``filename``), which answers show while ``details`` is None.
+
     States: *pending* (to be mirrored), *stored* (in our S3), *linked* (left where the producer has it), *none* (data
     without bytes, kept as ``properties``), *failed*.
     """
@@ -73,7 +76,8 @@ class Mirror(TypedDict):
     """Dedup's progress. ``due_at``, while there is something left to do: when a sweeper may drive it (again).
 
     ``claim`` names the turn that works on it, until ``due_at``. ``lane`` is *large* once content turned out to need a
-    long transfer. A source that stayed away makes the state *failed* and ``parked`` the id of the event whose replay
+    long transfer. ``postponed`` counts turns that ended because a store of ours could not take the content. A source
+    that stayed away makes the state *failed* and ``parked`` the id of the event whose replay
     starts over. ``duplicate_of`` is the older object of the bucket whose content is the same, under
     ``skip_duplicates``.
     """
@@ -85,6 +89,7 @@ class Mirror(TypedDict):
     at: NotRequired[datetime]
     claim: NotRequired[str]
     lane: NotRequired[Literal["large"]]
+    postponed: NotRequired[int]
     parked: NotRequired[str]
     duplicate_of: NotRequired[str]
 

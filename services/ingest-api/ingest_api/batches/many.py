@@ -67,8 +67,8 @@ async def bulk_submit(deps: Deps, bucket: BucketDocument, body: BulkSubmit) -> G
     """Makes batches of ``chunk_size`` objects, oldest first, of all objects that the filters find; submits each.
 
     Raises :class:`BadRequest`, before anything is made, for more than :data:`MAX_BULK_OBJECTS` objects or
-    :data:`MAX_BATCHES` batches. Objects that are created during the request may or may not be among them. When a store goes away
-    in between, what was submitted stays; sent again, objects that are processed by then are skipped, unless
+    :data:`MAX_BATCHES` batches. Objects that are created during the request may or may not be among them. When a store
+    goes away in between, what was submitted stays; sent again, objects that are processed by then are skipped, unless
     ``dedup_strategy`` says otherwise.
     """
     writable(bucket)

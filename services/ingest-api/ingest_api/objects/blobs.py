@@ -10,10 +10,14 @@ from bucketline.domain.content import properties_hash
 from bucketline.domain.reserved import storable_faults
 from bucketline.domain.schema import METADATA_TYPES, Location, Schema, properties, validate_blob, value_faults
 from bucketline.domain.source import (
+    Base64Source,
+    DataUriSource,
     InlineSource,
     InvalidData,
+    JsonSource,
     PropertiesSource,
     Source,
+    TextSource,
     UploadSource,
     free_form,
     parse_data,
@@ -97,7 +101,7 @@ def _read(blob: CreateBlob, rules: Rules, ids: Ids, at: Location) -> BlobDraft |
         "type": kind,
         "key_prefix": blob.key_prefix,
         "properties": {**_free_form(source, kind, blob), **metadata},
-        "source": source.to_document() if bytes_follow else None,
+        "source": _described(source, content_hash, size) if bytes_follow else None,
         "canonicalize": rules.canonicalize if blob.canonicalize_source is None else blob.canonicalize_source,
         "force": rules.force if blob.force_remirror is None else blob.force_remirror,
         "checksum": checksum,
@@ -107,6 +111,29 @@ def _read(blob: CreateBlob, rules: Rules, ids: Ids, at: Location) -> BlobDraft |
         "error": None,
     }
     return BlobDraft(document, source, at, metadata, content_hash, size)
+
+
+def _described(source: Source, content_hash: str | None, size: int) -> dict[str, object]:
+    """The source as it is stored; inline content with what is known of it, which answers show until it is mirrored."""
+    kept = source.to_document()
+    if isinstance(source, InlineSource):
+        kept["sha256"] = str(content_hash).removeprefix("sha256:")
+        kept["size"] = size
+        kept["mime_type"] = _declared_type(source)
+    return kept
+
+
+def _declared_type(source: InlineSource) -> str | None:
+    """The media type that the producer declared; dedup looks at the bytes and may know better."""
+    match source:
+        case TextSource():
+            return "text/plain"
+        case JsonSource():
+            return "application/json"
+        case DataUriSource():
+            return source.media_type
+        case Base64Source():
+            return source.mime_type
 
 
 def _source(blob: CreateBlob, kind: str, rules: Rules, at: Location) -> Source | Fault:

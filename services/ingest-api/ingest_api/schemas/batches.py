@@ -8,6 +8,7 @@ from bucketline.domain.reserved import free_form_faults
 from bucketline.domain.status import Status
 from ingest_api.schemas.common import Answer, Pagination, Request, Timestamp, example
 from ingest_api.schemas.paging import ListBody
+from ingest_api.schemas.unsupported import Unsupported
 
 MOST_OBJECTS = 50_000
 ObjectId = Annotated[str, Field(min_length=1, max_length=100)]
@@ -70,7 +71,9 @@ class SubmitBatch(Request):
 
     model_config = example({"include_processing_history": True, "webhook_url": "https://hooks.example.com/batches"})
 
-    include_processing_history: bool = True
+    include_processing_history: bool = Field(
+        default=True, description="Of enrichments, which there are none of here: documents are the same either way."
+    )
     collection_ids: list[Identifier] | None = Field(default=None, max_length=100)
     webhook_url: str | None = Field(
         default=None,
@@ -81,12 +84,12 @@ class SubmitBatch(Request):
 
 
 class RetryBatch(Request):
-    """Which failed objects are taken up again. Every tier of them is, so `tier_nums` only has to be sound."""
+    """Which failed objects are taken up again, in every tier."""
 
     model_config = example({"retry_mode": "transient_only", "max_retry_count": 3})
 
     retry_mode: Literal["transient_only", "all"] = "transient_only"
-    tier_nums: list[Annotated[int, Field(ge=0, le=100)]] | None = Field(default=None, max_length=100)
+    tier_nums: Unsupported = None
     max_retry_count: int = Field(default=3, ge=1, le=10)
 
 

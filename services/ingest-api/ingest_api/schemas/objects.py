@@ -161,6 +161,8 @@ class SoftDeleted(Answer):
 
 
 class BlobDetails(Answer):
+    """Known at once of inline content and uploads. ``mime_type`` is the declared one until the blob is mirrored."""
+
     filename: str | None = None
     size_bytes: int | None = None
     mime_type: str | None = None

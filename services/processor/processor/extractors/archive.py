@@ -19,7 +19,7 @@ def check_archive(path: Path, label: str, must_contain: str, kind: str) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError) as error:
         raise PermanentError(f"{label} is damaged: it is not a complete {kind} file") from error
     if not any(entry.filename.startswith(must_contain) for entry in entries):
         raise PermanentError(f"{label} is no {kind} file")

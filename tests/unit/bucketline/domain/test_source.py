@@ -1,6 +1,7 @@
 import base64
 import json
 import time
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -86,7 +87,15 @@ def test_what_data_means(type: str, data: JsonValue, source: Source) -> None:  #
         ("image", "https://files.example/" + "a" * 5000, "4096"),
         ("image", "s3://bucket", "s3://bucket/key"),
         ("image", "s3:///key", "s3://bucket/key"),
-        ("image", "data:image/png,raw", "data URI"),
+        ("image", "data:image/png", "data URI"),
+        ("image", "data:final,report", "data URI"),
+        ("image", "data:image/png,", "empty"),
+        ("image", "data:text/plain,\ud800", "Unicode"),
+        ("text", "data:text/plain;charset=no-such,x", "'no-such'"),
+        ("text", "data:text/plain;charset=hex,00", "'hex'"),
+        ("text", "data:text/plain;charset=punycode,00", "'punycode'"),
+        ("text", "data:text/plain;charset=utf-8,caf%E9", "'utf-8'"),
+        ("text", "data:text/plain;base64,SGVsbG8", "malformed"),
         ("image", "data:image/png;base64,%%%", "malformed"),
         ("image", {"base64": "abc"}, "malformed"),
         ("image", {"base64": "YWJj_-=="}, "malformed"),
@@ -113,6 +122,74 @@ def test_what_is_refused_says_why(type: str, data: JsonValue, hint: str) -> None
     with pytest.raises(InvalidData) as refused:
         parse(type, data)
     assert hint in refused.value.reason
+
+
+@pytest.mark.parametrize(
+    ("uri", "content"),
+    [
+        ("data:,Hello%20World", "Hello World"),
+        ("data:text/plain;charset=utf-8,Hello%20World", "Hello World"),
+        ("data:text/plain,Hello World", "Hello World"),
+        ("DATA:Text/Plain;Charset=UTF-8,Hello%20World", "Hello World"),
+        ("data:text/plain;charset=utf-8;base64,SGVsbG8gV29ybGQ=", "Hello World"),
+        ("data:text/plain;base64;charset=utf-8,SGVsbG8gV29ybGQ=", "Hello World"),
+        ("data:text/plain;base64,SGVsbG8gV29ybGQ%3D", "Hello World"),
+        ("data:;base64,SGVsbG8gV29ybGQ=", "Hello World"),
+        ("data:;charset=utf-8,na%C3%AFve", "naïve"),
+        ("data:,na%C3%AFve", "naïve"),
+        ("data:text/plain;charset=iso-8859-1,na%EFve", "naïve"),
+        ("data:text/plain;charset=iso-8859-1;base64,bmHvdmU=", "naïve"),
+        ('data:text/plain;charset="windows-1251",%CF%F0%E8%E2%E5%F2', "Привет"),
+        ("data:text/plain;charset=Shift_JIS,%93%FA%96%7B", "日本"),
+        ("data:text/plain;charset=US-ASCII,na%C3%AFve", "naïve"),
+        ("data:text/plain; charset=utf-8; format=flowed,a,b;c", "a,b;c"),
+        ("data:text/html,%3Cp id=a%3E<a href='#b'>", "<p id=a><a href='#b'>"),
+        ("data:text/plain,100%", "100%"),
+        ("data:text/plain,two\nlines+plus", "two\nlines+plus"),
+        ("data:text/plain,日本", "日本"),
+        ("data:,", ""),
+    ],
+)
+@pytest.mark.parametrize("wrap", [lambda uri: uri, lambda uri: {"url": uri}], ids=["string", "url"])
+def test_data_uri_of_type_text_is_decoded_to_its_text(wrap: Callable[[str], JsonValue], uri: str, content: str) -> None:
+    source = parse("text", wrap(uri))
+    assert isinstance(source, DataUriSource)
+    assert source.content().decode() == content
+    assert (source.media_type or "").startswith("text/")
+
+
+@pytest.mark.parametrize(
+    ("uri", "media_type", "content"),
+    [
+        ("data:image/svg+xml,%3Csvg/%3E", "image/svg+xml", b"<svg/>"),
+        ("data:image/svg+xml;utf8=,<svg fill='#fff'/>", "image/svg+xml", b"<svg fill='#fff'/>"),
+        ("data:application/pdf,%25PDF-1.4%0A%00%FF", "application/pdf", b"%PDF-1.4\n\x00\xff"),
+        ("data:text/csv;charset=iso-8859-1,na%EFve", "text/csv", b"na\xefve"),
+        ("data:text/csv;charset=no-such,x", "text/csv", b"x"),
+        ("data:,abc", None, b"abc"),
+    ],
+)
+def test_data_uri_of_another_file_type_is_decoded_to_its_bytes(
+    uri: str, media_type: str | None, content: bytes
+) -> None:
+    source = parse("image", uri)
+    assert isinstance(source, DataUriSource)
+    assert (source.media_type, source.content()) == (media_type, content)
+
+
+def test_data_uri_of_a_metadata_type_is_a_value() -> None:
+    assert parse("string", "data:,Hello%20World") == TextSource("data:,Hello%20World")
+
+
+def test_explicit_text_that_begins_like_a_data_uri_is_kept() -> None:
+    assert parse("text", {"text": "data:,Hello%20World"}) == TextSource("data:,Hello%20World")
+
+
+def test_data_uri_without_base64_has_a_limit() -> None:
+    for uri in ("data:,01234567890", "data:," + "%30" * 11, "data:text/plain;charset=utf-16-le," + "%E9%00" * 6):
+        with pytest.raises(InvalidData, match="upload"):
+            parse_data("text", uri, allow_file=False, max_inline_bytes=10)
+    assert parse_data("text", "data:," + "%30" * 10, allow_file=False, max_inline_bytes=10)
 
 
 def test_deep_nesting_is_refused() -> None:
@@ -205,8 +282,8 @@ def test_equal_json_has_equal_bytes() -> None:
 @pytest.mark.parametrize(
     "data",
     ["data:" + "=" * 2_000_000, "data:" + "a" * 2_000_000, "data:a/b;" + "a=;" * 600_000, "https://" + "a" * 2_000_000,
-     "data:" + ";a=b" * 500_000],
-    ids=["equals", "letters", "parameters", "url", "more parameters"],
+     "data:" + ";a=b" * 500_000, "data:" + ";base64" * 500_000, "data:" + "; " * 500_000],
+    ids=["equals", "letters", "parameters", "url", "more parameters", "base64", "blanks"],
 )  # fmt: skip
 def test_hostile_strings_are_decided_quickly(data: str) -> None:
     began = time.perf_counter()
