@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 
 from cachetools import TTLCache
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Lifespan
 
 from bucketline import __version__
@@ -33,6 +34,7 @@ from ingest_api.auth import Auth
 from ingest_api.bodies import Bodies, Bounds
 from ingest_api.buckets.counts import BucketCounts
 from ingest_api.deps import Deps
+from ingest_api.faults import METHODS
 from ingest_api.front import Front
 from ingest_api.handlers import Handlers
 from ingest_api.limits import Limiter
@@ -42,6 +44,19 @@ from ingest_api.settings import ApiSettings
 from ingest_api.shortcut import Shortcut
 from ingest_api.tasks import steps
 from ingest_api.tasks.runner import TaskRunner
+
+EXPOSED_HEADERS = (
+    "Retry-After",
+    "X-Batch-Id",
+    "X-RateLimit-Limit",
+    "X-RateLimit-Remaining",
+    "X-RateLimit-Reset",
+    "X-RateLimit-Window",
+    "X-Request-Id",
+    "X-Task-Id",
+    "X-Trace-Id",
+)
+"""What a page of another origin may read of an answer."""
 
 
 def create(settings: ServiceSettings) -> ASGIApp:
@@ -73,12 +88,30 @@ def create(settings: ServiceSettings) -> ASGIApp:
 
     app = build(lifespan)
     app.router.routes.extend(health.routes())
-    return Front(
+    front = Front(
         Shortcut(app, objects.router.routes, objects.HOT),
         auth=lambda: app.state.deps.auth,
         limiter=lambda: app.state.limiter,
         ids=RandomIds(),
         bodies=Bodies(Bounds(settings.http.max_body_bytes, together=settings.http.bodies_bytes)),
+    )
+    return with_cors(front, api_settings)
+
+
+def with_cors(app: ASGIApp, settings: ApiSettings) -> ASGIApp:
+    """``app`` for browsers on pages of the configured origins; as it is when there are none.
+
+    Outermost, so that errors can be read by those pages too. Credentials are not allowed: keys travel in a header.
+    """
+    if not settings.cors_origins:
+        return app
+    return CORSMiddleware(
+        app,
+        allow_origins=[origin.strip() for origin in settings.cors_origins.split(",")],
+        allow_methods=METHODS,
+        allow_headers=["*"],
+        expose_headers=EXPOSED_HEADERS,
+        max_age=600,
     )
 
 
@@ -91,6 +124,7 @@ def build(lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
         docs_url="/docs",
         redoc_url=None,
         lifespan=lifespan,
+        redirect_slashes=False,
         separate_input_output_schemas=False,
         # the front has the request's span and metrics; a second set would cost every request
         telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False},

@@ -14,6 +14,7 @@ from datetime import datetime
 from bucketline.clock import from_millis, millis
 from bucketline.domain.bson_order import EMPTY
 from bucketline.domain.keyset import MAX_KEY_STRING, Key, Position
+from bucketline.domain.moments import MOMENTS
 from bucketline.domain.sorting import MAX_SORTS, MAX_TIES, Sort, path_fault
 from bucketline.errors import BadRequest
 
@@ -158,7 +159,7 @@ def _text(value: str, limit: int) -> str:
 
 
 def _path(field: object) -> str:
-    if not isinstance(field, str) or path_fault(field) is not None:
+    if not isinstance(field, str) or path_fault(field.removeprefix(f"{MOMENTS}.")) is not None:
         raise _Unreadable
     return field
 

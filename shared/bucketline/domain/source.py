@@ -9,7 +9,9 @@ Reading rules (section 1.2 of the contract), in this order:
    Its other keys are free-form data: see :func:`free_form`.
 2. Any other object is a set of properties without a stored file.
 3. A string of a *file* type that is a URL or a data URI (RFC 2397, with or without base64) names its bytes; any other
-   string is the text itself for type text, and a mistake for the rest (a bare string is never taken for base64).
+   string is the text itself for type text, and a mistake for the rest (a bare string is never taken for base64). For
+   type text that is also a mistake where it is a URL but for blanks (see :func:`_is_broken_url`): the file would
+   silently be replaced by its address.
 4. Strings of a *metadata* type are values: a property that holds a link is not a download.
 5. Numbers, booleans and arrays are JSON.
 """
@@ -47,6 +49,8 @@ __all__ = [
 
 FILE_TYPES = frozenset({"text", "image", "audio", "video", "pdf", "excel"})
 MAX_URL_LENGTH = 4096
+MAX_URL_BLANKS = 10
+"""Blanks in what is still taken for a mistyped URL and not for a sentence."""
 MAX_INLINE_BYTES = 10 * 1024 * 1024
 MAX_DEPTH = 64
 
@@ -81,6 +85,11 @@ def parse_data(
         if file_type and not text_type:
             raise InvalidData(
                 'a string must be a URL or a data URI (data:<mime>[;base64],…); send bytes as {"base64": "…"}'
+            )
+        if text_type and _is_broken_url(data):
+            raise InvalidData(
+                "a URL cannot hold blanks or line breaks: write a blank as %20 and send nothing around the URL, "
+                'or send text that begins with a URL as {"text": "…"}'
             )
         if text_type and _hides_text(data):
             raise InvalidData('text looks base64 encoded; send the text itself, or bytes as {"base64": "…"}')
@@ -133,6 +142,8 @@ def _from_reference(value: str, text_type: bool, allow_file: bool, limit: int) -
         return _from_data_uri(uri, value[uri.end() :], text_type, limit)
     if not (url := _URL.fullmatch(value)):
         return None
+    if _CONTROL.search(value):
+        raise InvalidData("a URL cannot hold control characters")
     if len(value) > MAX_URL_LENGTH:
         raise InvalidData(f"a URL may have at most {MAX_URL_LENGTH} characters")
     scheme, rest = url["scheme"].lower(), url["rest"]
@@ -200,6 +211,25 @@ def _checked_base64(value: str, limit: int) -> str:
     return compact
 
 
+def _is_broken_url(value: str) -> bool:
+    """Is it a URL with white space around or in it, rather than text that begins with a URL?
+
+    In it: the last of a few words ends like a URL, or the first stops in the middle of a path. A word that is a
+    complete URL itself, and a longer sentence, make it text.
+    """
+    if not 0 < len(value) <= MAX_URL_LENGTH + MAX_URL_BLANKS or not _URL.match(value.lstrip()):
+        return False
+    first, *words = value.split()
+    if not words:
+        return value != first
+    if len(words) > MAX_URL_BLANKS or any("://" in word for word in words):
+        return False
+    if _EXTENSION.search(words[-1]) or any(c in "/=&?" for c in words[-1]):
+        return True
+    _, _, path = first.partition("://")[2].partition("/")
+    return len(words) <= 2 and bool(path) and not _EXTENSION.search(first)
+
+
 def _hides_text(value: str) -> bool:
     """Does it look like base64 *and* decode to readable text?
 
@@ -248,6 +278,8 @@ def _check_storable(value: JsonValue, depth: int = 0) -> None:
 
 
 _URL = re.compile(r"(?P<scheme>https?|s3|file)://(?P<rest>\S+)", re.IGNORECASE)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_EXTENSION = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,4}(?:[?#]\S*)?\Z")
 # bounded and without overlapping repeats: producers choose the string, and it may be megabytes long
 _DATA_URI = re.compile(
     r"data:(?P<media_type>(?:[a-z0-9!#$&^_.+-]{1,127}/[a-z0-9!#$&^_.+-]{1,127})?)"

@@ -6,7 +6,7 @@ compare-and-set) and ``pending``; dedup writes ``blobs[].details/storage/state``
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal, NotRequired, TypedDict
 
 import bson
@@ -17,6 +17,8 @@ from bucketline.events.catalog import ObjectStatusChanged
 from bucketline.events.envelope import Envelope
 from bucketline.storage.mongo import Collection, Database, Index
 from bucketline.storage.pending import PendingDocument, PendingStore
+
+SOFT_DELETED = "soft_deleted_objects"
 
 BlobState = Literal["pending", "stored", "linked", "none", "failed"]
 
@@ -163,6 +165,25 @@ INDEXES = (
 )
 
 
+SOFT_DELETED_KEPT = timedelta(days=30)
+"""How long the record of a soft-deleted object stays."""
+
+SOFT_DELETED_INDEXES = (
+    Index("by_bucket", [("bucket_id", 1)]),
+    Index("expiry", [("deletion.at", 1)], expire_after_seconds=int(SOFT_DELETED_KEPT.total_seconds())),
+)
+
+
+class Deletion(TypedDict):
+    """Who soft-deleted an object, when and why."""
+
+    at: datetime
+    key_id: str
+    reason: str
+    lifecycle_state: str
+    source: str
+
+
 MOST_IDEMPOTENCY_KEYS = 20
 MAX_OBJECT_BYTES = 12 * 1024 * 1024
 """What a producer may fill of a document; the rest of MongoDB's 16 MiB is for what is added later."""
@@ -179,6 +200,7 @@ class Objects:
     def __init__(self, database: Database) -> None:
         self.collection: Collection[ObjectDocument] = database.collection("objects")
         self.outbox = PendingStore(database.collection("objects"))
+        self.soft_deleted: Collection[ObjectDocument] = database.collection(SOFT_DELETED)
 
     async def insert(self, documents: Sequence[ObjectDocument]) -> Mapping[int, str]:
         """Writes all in one round trip; positions that a unique index refused map to the index's name."""
@@ -264,6 +286,19 @@ class Objects:
             where["$or"] = [{"moved_at": {"$gt": moment}}, {"_id": {"$gt": object_id}}]
         order = [("moved_at", 1), ("_id", 1)]
         return await self.collection.find(where, limit=limit, sort=order, fields=[*fields, "moved_at"])
+
+    async def retain(self, bucket_id: str, object_ids: Sequence[str], deletion: Deletion) -> None:
+        """Copies objects that are about to be deleted to the soft-deleted ones, within the server.
+
+        No service reads them; they are there for an operator who has to know, or to restore, what was deleted.
+        """
+        pipeline: list[Mapping[str, object]] = [
+            {"$match": {"_id": {"$in": list(object_ids)}, "bucket_id": bucket_id}},
+            {"$project": {"pending": 0, "pending_since": 0}},
+            {"$set": {"deletion": {"$literal": deletion}}},
+            {"$merge": {"into": SOFT_DELETED, "whenMatched": "replace"}},
+        ]
+        await self.collection.aggregate(pipeline, limit=1)
 
     async def touch(self, object_ids: Sequence[str], at: datetime) -> None:
         """Puts stalled objects at the end of the sweepers' line."""

@@ -3,17 +3,18 @@
 import json
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Response
-from pydantic import ValidationError
+from fastapi import APIRouter, Body, Query, Response
+from pydantic import JsonValue, ValidationError
 
 from bucketline.errors import Fault, ValidationFailed
 from ingest_api.collections.resolve import document_count, live_collection
 from ingest_api.deps import Deps
+from ingest_api.documents.change import change_document
 from ingest_api.documents.expand import EXPANDED, expanded, references
 from ingest_api.documents.read import delete_document, get_document, list_documents, presigned
 from ingest_api.faults import faults_of
 from ingest_api.objects.render import select, to_json
-from ingest_api.requests import Deleting, Reading, Wiring
+from ingest_api.requests import Deleting, Reading, Wiring, Writing
 from ingest_api.schemas.common import Deleted, errors
 from ingest_api.schemas.documents import Document, DocumentCount, DocumentList, DocumentListStats, ListDocuments
 from ingest_api.schemas.paging import Asked, Paging
@@ -21,6 +22,13 @@ from ingest_api.schemas.unsupported import UnsupportedFlag, UnsupportedText
 
 router = APIRouter(prefix="/v1/collections/{collection_identifier}/documents", tags=["documents"])
 
+DocumentFields = Annotated[
+    dict[str, JsonValue],
+    Body(
+        description="Fields at the document's root.",
+        examples=[{"category": "contract", "metadata": {"reviewed": True, "draft": None}}],
+    ),
+]
 Presign = Annotated[bool, Query(description="Include download URLs of the blobs, valid for an hour.")]
 Filters = Annotated[
     str | None, Query(max_length=100_000, description="Filters as JSON; those of a body take precedence.")
@@ -89,6 +97,20 @@ async def get(
     return shown.model_copy(update={EXPANDED: await expanded(deps, document, names)}) if names else shown
 
 
+@router.patch("/{document_id}", summary="Change fields of a document", responses=errors(400, 413))
+@router.put("/{document_id}", summary="Update a document", operation_id="update_document", responses=errors(400, 413))
+async def change(
+    deps: Wiring, scope: Writing, collection_identifier: str, document_id: str, body: DocumentFields
+) -> Document:
+    """Sets the fields that are sent, and no others; `_internal` and the document's blobs stay.
+
+    In `metadata` each key is set for itself, and null removes one. What is changed here is lost when the object is
+    processed again: always with `dedup_strategy` replace or force, and with skip once the object has changed.
+    """
+    collection = await live_collection(deps, scope.namespace_id, collection_identifier)
+    return Document.of(await change_document(deps, collection["_id"], document_id, body))
+
+
 @router.delete("/{document_id}", summary="Delete a document", responses=errors(400))
 async def delete(deps: Wiring, scope: Deleting, collection_identifier: str, document_id: str) -> Deleted:
     collection = await live_collection(deps, scope.namespace_id, collection_identifier)
@@ -100,7 +122,7 @@ async def _list(
     deps: Deps, namespace_id: str, identifier: str, asked: Asked, body: ListDocuments, presign: bool
 ) -> Response:
     collection = await live_collection(deps, namespace_id, identifier)
-    listed = await list_documents(deps, collection["_id"], asked, body)
+    listed = await list_documents(deps, collection, asked, body)
     urls = await presigned(deps, listed.rows) if presign else None
     blobs = sum(len(document["blobs"]) for document in listed.rows)
     total = listed.pagination.total

@@ -8,15 +8,17 @@ from pydantic import BaseModel, ValidationError
 
 from bucketline.errors import Fault, ValidationFailed
 from bucketline.storage.buckets import BucketDocument
-from bucketline.storage.objects import ObjectDocument
+from bucketline.storage.objects import Deletion, ObjectDocument
 from ingest_api.deps import Deps
 from ingest_api.faults import body_faults
+from ingest_api.objects.aggregate import aggregate_objects
 from ingest_api.objects.change import patch_object
 from ingest_api.objects.create import LARGE_BODY, create_object
 from ingest_api.objects.create_batch import create_objects, show_outcomes
 from ingest_api.objects.listing import list_objects
 from ingest_api.objects.read import document_count, documents_of, get_object, presigned, stats_of
 from ingest_api.objects.remove import remove_object
+from ingest_api.objects.remove_many import soft_delete
 from ingest_api.objects.render import select, show, to_json, written_headers
 from ingest_api.requests import (
     BucketScope,
@@ -28,6 +30,7 @@ from ingest_api.requests import (
     deps_of,
     request_bucket,
 )
+from ingest_api.schemas.aggregates import AggregateObjects, Aggregates
 from ingest_api.schemas.common import errors
 from ingest_api.schemas.documents import Document
 from ingest_api.schemas.inline import raw_operation
@@ -41,6 +44,8 @@ from ingest_api.schemas.objects import (
     PatchObject,
     PutObject,
     RefusedObjects,
+    SoftDelete,
+    SoftDeleted,
     StoredObject,
 )
 from ingest_api.schemas.paging import Asked, Paging
@@ -105,6 +110,30 @@ async def create_batch(request: Request) -> Response:
     outcomes = await create_objects(deps, scope.bucket, body.objects, auto_process=auto_process, size=size)
     shown = show_outcomes(outcomes, deps.blobstore.url_of, await deps.poll_field(scope.bucket_id))
     return _answer(shown, status=200 if shown["succeeded"] else 422)
+
+
+@router.post(BUCKET + "/bulk-soft-delete", summary="Delete up to 5,000 objects", responses=errors(400))
+async def bulk_soft_delete(deps: Wiring, scope: DeletingBucket, body: SoftDelete) -> SoftDeleted:
+    """Deletes objects by id, as one by one: documents, unique keys and events. Unknown ids are left out.
+
+    What was deleted is kept for 30 days, with the reason and the key that asked, out of reach of every route.
+    """
+    deletion: Deletion = {
+        "at": deps.clock.now(),
+        "key_id": scope.caller.key_id,
+        "reason": body.reason,
+        "lifecycle_state": body.lifecycle_state or "disabled",
+        "source": body.source or "bulk_purge",
+    }
+    removed = await soft_delete(deps, scope.bucket, body.object_ids, deletion)
+    readers = await deps.collections.reading_bucket(scope.bucket_id)
+    return SoftDeleted(soft_deleted=removed, requested=len(body.object_ids), collections=len(readers))
+
+
+@router.post(BUCKET + "/aggregate", summary="Aggregate objects", responses=errors(400))
+async def aggregate(deps: Wiring, scope: ReadingBucket, body: AggregateObjects) -> Aggregates:
+    """Counts, sums and extremes of the objects of each group, in one query of at most 10 seconds."""
+    return await aggregate_objects(deps, scope.bucket, body)
 
 
 @router.get(

@@ -100,6 +100,18 @@ class ResubmitBatch(Request):
     trigger_processing: bool | None = None
 
 
+class BulkSubmit(Request):
+    """All of it optional, and so is the body: without ``filters``, every object of the bucket."""
+
+    model_config = example({"chunk_size": 20000, "dedup_strategy": "skip"})
+
+    collection_ids: list[Identifier] | None = Field(default=None, max_length=100)
+    filters: dict[str, JsonValue] | None = None
+    chunk_size: int = Field(default=1000, ge=1, le=MOST_OBJECTS, description="Objects of a batch.")
+    dedup_strategy: DedupStrategy | None = None
+    max_objects: int | None = Field(default=None, ge=1, description="The oldest ones; all if left out.")
+
+
 class ListBatches(ListBody):
     """The body of a list of batches."""
 
@@ -264,6 +276,65 @@ class Resubmission(Answer):
     previous_status: Status
     object_count: int
     message: str
+
+
+class SubmittedBatch(Answer):
+    """``error``: why the batch was not submitted; it stays a draft then."""
+
+    batch_id: str
+    status: Status
+    object_count: int
+    task_id: str | None = None
+    queue_position: int | None = None
+    error: str | None = None
+
+
+class SubmittedDrafts(Answer):
+    """``empty`` drafts have no objects and stay. ``has_more``: ask again for the drafts that are left."""
+
+    model_config = example(
+        {
+            "submitted": 1,
+            "failed": 0,
+            "empty": 0,
+            "total": 1,
+            "has_more": False,
+            "batches": [{"batch_id": "btch_06h2v9k1m3q5s7t9v1x3", "status": "PENDING", "object_count": 12}],
+            "message": "1 batches were submitted",
+        }
+    )
+
+    submitted: int
+    failed: int
+    empty: int
+    total: int
+    has_more: bool
+    batches: list[SubmittedBatch]
+    message: str
+
+
+class BulkSubmitted(Answer):
+    """``batch_group_id`` is in the metadata of every batch: list them by ``metadata.batch_group_id``."""
+
+    model_config = example(
+        {
+            "batch_group_id": "btch_06h2v9k1m3q5s7t9v1x2",
+            "total_objects": 12,
+            "total_batches": 1,
+            "submitted": 1,
+            "failed": 0,
+            "chunk_size": 1000,
+            "batches": [{"batch_id": "btch_06h2v9k1m3q5s7t9v1x3", "status": "PENDING", "object_count": 12}],
+        }
+    )
+
+    batch_group_id: str
+    total_objects: int
+    total_batches: int
+    submitted: int
+    failed: int
+    chunk_size: int
+    batches: list[SubmittedBatch]
 
 
 class FailedDocument(Answer):

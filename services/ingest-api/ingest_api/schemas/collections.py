@@ -5,8 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from bucketline.storage.collections import CollectionDocument
-from ingest_api.schemas.buckets import Name
-from ingest_api.schemas.common import Answer, Pagination, Request, Timestamp, example
+from ingest_api.schemas.common import Answer, Name, Pagination, Request, Timestamp, example
 from ingest_api.schemas.paging import ListBody
 from ingest_api.schemas.unsupported import Unsupported
 

@@ -311,3 +311,53 @@ def test_base64_of_anything_comes_back(content: bytes) -> None:
 @given(st.text(alphabet=st.characters(categories=["L", "N", "Zs"]), max_size=12).filter(lambda s: "=" not in s))
 def test_short_words_are_text(text: str) -> None:
     assert parse("text", text) == TextSource(text)
+
+
+BROKEN_URLS = [
+    "https://example.com/my file.txt",
+    "https://example.com/my  file.txt",
+    "https://example.com/file.txt\n",
+    "https://example.com/file.txt\r\n",
+    " https://example.com/file.txt",
+    "\thttps://example.com/file.txt",
+    "\nhttps://example.com/file.txt",
+    "https://example.com/a\u00a0b.txt",
+    "https://example.com/fi\nle.txt",
+    "https://example.com/my report",
+    "https://example.com/a?q=x y",
+    "https://example.com/a?title=hello world&x=1",
+    "https://example.com/Q1 results final v2.docx",
+    "HTTPS://example.com/a b/c.pdf",
+    "s3://bucket/my key.txt",
+    "s3://bucket/my key",
+    "https://example.com/a\0b",
+    "https://example.com/a\x7fb",
+]
+TEXT_WITH_URLS = [
+    "https://example.com is our new site",
+    "https://example.com\nThis is a note about the site.",
+    "https://example.com/file.txt is the link",
+    "https://example.com/a.txt\nhttps://example.com/b.txt",
+    "https://example.com/a and https://example.com/b.txt",
+    "See https://example.com/my file.txt",
+    "https://example.com/doc explains how all of this works together, and what to do when it does not, see node.js",
+    "https: //example.com",
+]
+
+
+@pytest.mark.parametrize("data", BROKEN_URLS)
+def test_text_that_is_a_url_but_for_blanks_is_refused(data: str) -> None:
+    with pytest.raises(InvalidData) as refused:
+        parse_data("text", data, allow_file=False)
+    assert "URL" in refused.value.reason
+    assert parse_data("text", {"text": data}, allow_file=False) == TextSource(data)
+
+
+@pytest.mark.parametrize("data", TEXT_WITH_URLS)
+def test_text_that_begins_with_a_url_stays_text(data: str) -> None:
+    assert parse_data("text", data, allow_file=False) == TextSource(data)
+
+
+@pytest.mark.parametrize("data", ["https://example.com/my%20file.txt", "https://example.com/münchen/👩‍👩‍👧.png"])
+def test_url_without_blanks_names_its_bytes(data: str) -> None:
+    assert parse_data("text", data, allow_file=False) == UrlSource(data)
