@@ -3,9 +3,9 @@
 import shutil
 
 import pytest
-from tests.lacking import EVERYTHING
+from tests.requirements import EVERYTHING
 
-from bucketline.local.stack import Broker, LocalStack
+from bucketline.devstack.stack import Broker, LocalStack
 from bucketline.settings import KafkaSettings
 
 needs_java = pytest.mark.skipif(

@@ -21,12 +21,12 @@ from tests.brokers import LIGHT
 
 from bucketline.cli.client import ApiClient, Json
 from bucketline.clock import ManualClock
-from bucketline.local.services import bucketline_services
-from bucketline.local.stack import Broker, LocalStack
-from bucketline.local.supervisor import Supervisor
+from bucketline.db.indexes import ensure_indexes
+from bucketline.db.mongo import Database
+from bucketline.devstack.service_specs import bucketline_services
+from bucketline.devstack.stack import Broker, LocalStack
+from bucketline.devstack.supervisor import Supervisor
 from bucketline.settings import MongoSettings
-from bucketline.storage.indexes import ensure_indexes
-from bucketline.storage.mongo import Database
 
 # Properties are tested with the same examples in every run, and not failed for the load of the machine they run on.
 hypothesis.settings.load_profile("ci")

@@ -35,7 +35,7 @@
     ├── NotOurs                       a bucket, in ``maintenance.ownership``
     └── ApiFailure                    what the command line was answered, in ``cli.client``
 
-Errors of one service are in that service: those of sources in ``dedup.errors``.
+Errors of one service are in that service: those of sources in ``bucketline_dedup.errors``.
 
 ``retry_class`` of an error says what a consumer does with the record that raised it: ``retry`` with
 back-off and then park, ``park`` at once, or ``reject`` (answer the caller, nothing to keep).

@@ -21,21 +21,21 @@ import psutil
 from pydantic import SecretStr
 from tests.bench.rows import Row
 
+from bucketline.blobs.s3 import S3BlobStore
 from bucketline.clock import SystemClock
-from bucketline.local.stack import LocalStack
-from bucketline.messaging.broker import Bus
-from bucketline.messaging.publisher import RecordingPublisher
-from bucketline.runtime import Runtime
+from bucketline.db.blobs import blob_key
+from bucketline.db.indexes import ensure_indexes
+from bucketline.db.mongo import Database
+from bucketline.devstack.stack import LocalStack
+from bucketline.kafka.broker import Bus
+from bucketline.kafka.publisher import RecordingPublisher
+from bucketline.observability.health import Health
+from bucketline.service_context import Runtime
 from bucketline.settings import MongoSettings, S3Settings, SweepSettings, read_settings
-from bucketline.storage.blobs import blob_key
-from bucketline.storage.indexes import ensure_indexes
-from bucketline.storage.mongo import Database
-from bucketline.storage.s3 import S3BlobStore
-from bucketline.telemetry.health import Health
-from dedup.app import wire
-from dedup.fetch import HttpFetcher
-from dedup.settings import DedupSettings
-from dedup.storing import Stored, Storing, Wanted
+from bucketline_dedup.app import wire
+from bucketline_dedup.content_store import Stored, Storing, Wanted
+from bucketline_dedup.http_fetcher import HttpFetcher
+from bucketline_dedup.settings import DedupSettings
 
 SOURCE = Path(__file__).with_name("large_source.py")
 MIB = 1024 * 1024

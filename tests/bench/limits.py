@@ -11,11 +11,11 @@ from pymongo import InsertOne
 from tests.bench.rows import Row
 from tests.brokers import kafka_settings
 
-from bucketline.local.stack import LocalStack
-from bucketline.messaging.publisher import KafkaPublisher
+from bucketline.blobs.s3 import S3BlobStore
+from bucketline.db.mongo import Database
+from bucketline.devstack.stack import LocalStack
+from bucketline.kafka.publisher import KafkaPublisher
 from bucketline.settings import MongoSettings, S3Settings
-from bucketline.storage.mongo import Database
-from bucketline.storage.s3 import S3BlobStore
 
 BLOB_BYTES = 10_000
 CONCURRENCY = 64

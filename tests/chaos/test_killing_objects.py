@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
-from tests.conditions import eventually, over
 from tests.conftest import ADMIN_KEY, FAST, Api
+from tests.waiting import eventually, over
 
 from bucketline.cli.client import ApiClient, Json
-from bucketline.local.services import Event, Exited, Patience, bucketline_services
-from bucketline.local.stack import LocalStack
-from bucketline.local.supervisor import Supervisor
+from bucketline.db.mongo import Database
+from bucketline.devstack.service_specs import Event, Exited, Patience, bucketline_services
+from bucketline.devstack.stack import LocalStack
+from bucketline.devstack.supervisor import Supervisor
 from bucketline.settings import MongoSettings
-from bucketline.storage.mongo import Database
 
 pytestmark = [pytest.mark.stack, pytest.mark.chaos, pytest.mark.timeout(180)]
 
@@ -35,7 +35,7 @@ SOON = {
 
 EXTRACTOR = """
 import asyncio, os, signal
-from bucketline.extraction import Document, ExtractorInfo
+from bucketline.extractors import Document, ExtractorInfo
 
 class Killing:
     info = ExtractorInfo(name="killing", version="v1", description="", accepts=("text",), cpu_bound=False)

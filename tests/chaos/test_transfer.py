@@ -11,16 +11,16 @@ import aiohttp
 import pytest
 from aiohttp import web
 from pydantic import SecretStr
-from tests.conditions import completed, eventually
 from tests.conftest import ADMIN_KEY, FAST, Api
+from tests.waiting import completed, eventually
 from yarl import URL
 
-from bucketline.local.services import bucketline_services
-from bucketline.local.stack import LocalStack
-from bucketline.local.supervisor import Supervisor
+from bucketline.blobs.s3 import S3BlobStore
+from bucketline.db.mongo import Database
+from bucketline.devstack.service_specs import bucketline_services
+from bucketline.devstack.stack import LocalStack
+from bucketline.devstack.supervisor import Supervisor
 from bucketline.settings import MongoSettings, S3Settings
-from bucketline.storage.mongo import Database
-from bucketline.storage.s3 import S3BlobStore
 
 pytestmark = [pytest.mark.stack, pytest.mark.chaos, pytest.mark.timeout(180)]
 

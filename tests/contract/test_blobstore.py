@@ -12,12 +12,11 @@ from typing import Any
 import aiohttp
 import pytest
 from pydantic import SecretStr
+from tests.fakes.blob_store import MemoryBlobStore
 from yarl import URL
 
-from bucketline.errors import StoreUnavailable
-from bucketline.settings import S3Settings
-from bucketline.storage.blobs import blob_key
-from bucketline.storage.blobstore import (
+from bucketline.blobs.s3 import S3BlobStore
+from bucketline.blobs.store import (
     AccessRefused,
     BlobStore,
     ChecksumRefused,
@@ -25,8 +24,9 @@ from bucketline.storage.blobstore import (
     ForeignAccess,
     ObjectMissing,
 )
-from bucketline.storage.memory_blobs import MemoryBlobStore
-from bucketline.storage.s3 import S3BlobStore
+from bucketline.db.blobs import blob_key
+from bucketline.errors import StoreUnavailable
+from bucketline.settings import S3Settings
 
 MIB = 1024 * 1024
 PART = 5 * MIB

@@ -12,11 +12,11 @@ import pytest
 from pydantic import SecretStr
 from tests.faults.proxy import Fault, FaultyProxy
 
+from bucketline.blobs.s3 import S3BlobStore
+from bucketline.blobs.s3_errors import Backoff
+from bucketline.blobs.store import ChecksumRefused, ObjectMissing
 from bucketline.errors import StoreUnavailable
 from bucketline.settings import S3Settings
-from bucketline.storage.blobstore import ChecksumRefused, ObjectMissing
-from bucketline.storage.s3 import S3BlobStore
-from bucketline.storage.s3_faults import Backoff
 
 pytestmark = pytest.mark.stack
 

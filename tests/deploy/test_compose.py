@@ -7,7 +7,7 @@ import pytest
 import yaml
 from tests.deploy.rendering import DEPLOY
 
-from bucketline.serve import DRAIN_SECONDS
+from bucketline.server import DRAIN_SECONDS
 from bucketline.settings import SERVICES, HttpSettings, KafkaSettings, MongoSettings, S3Settings
 
 COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text(encoding="utf-8"))

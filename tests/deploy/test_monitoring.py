@@ -9,8 +9,8 @@ from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 from tests.deploy.rendering import K8S, ROOT, Manifest, of_kind, pods, selects
 
 from bucketline.domain.status import FAILURES
+from bucketline.observability import metrics
 from bucketline.settings import SERVICES
-from bucketline.telemetry import metrics
 
 PRODUCTION = "overlays/production"
 # what Prometheus itself adds to every scrape

@@ -21,10 +21,10 @@ from tests.deploy.rendering import (
     render,
 )
 
-from bucketline.cli.commands import ENTRIES, loaded
-from bucketline.serve import DRAIN_SECONDS
+from bucketline.cli.lazy_group import ENTRIES, loaded
+from bucketline.observability import health
+from bucketline.server import DRAIN_SECONDS
 from bucketline.settings import SERVICES, HttpSettings
-from bucketline.telemetry import health
 
 EVERY_POD = [
     pytest.param(target, name, id=f"{target}:{name}") for target in ("base", *OVERLAYS) for name in pods(target)

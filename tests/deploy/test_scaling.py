@@ -8,10 +8,10 @@ import yaml
 from tests.deploy.rendering import K8S, Manifest, named, of_kind
 from tests.deploy.test_monitoring import alerts, names_in
 
-from batcher.settings import BatcherSettings
 from bucketline.settings import ServiceName
-from dedup.lanes import LANES, MOST_COUNTED
-from processor.settings import ProcessorSettings
+from bucketline_batcher.settings import BatcherSettings
+from bucketline_dedup.scheduler import LANES, MOST_COUNTED
+from bucketline_processor.settings import ProcessorSettings
 
 PRODUCTION = "overlays/production"
 

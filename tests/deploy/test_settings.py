@@ -8,8 +8,8 @@ import pytest
 from tests.deploy.rendering import DEPLOY, OVERLAYS, containers, environment, pods, quantity, variables
 
 from bucketline.settings import Block, HttpSettings
-from dedup.settings import DedupSettings
-from processor.settings import ProcessorSettings
+from bucketline_dedup.settings import DedupSettings
+from bucketline_processor.settings import ProcessorSettings
 
 MEBIBYTE = 1024 * 1024
 IN_USE = {

@@ -24,13 +24,13 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from botocore.exceptions import ClientError
 from pymongo import AsyncMongoClient
 from tests.brokers import EACH_BROKER, needs_java
-from tests.conditions import eventually
+from tests.waiting import eventually
 
+from bucketline.devstack.ports import claim
+from bucketline.devstack.seaweedfs import Weed
+from bucketline.devstack.service_specs import Event, Exited, Ready
+from bucketline.devstack.stack import Broker, LocalStack, S3Address
 from bucketline.errors import LocalStackError
-from bucketline.local.ports import claim
-from bucketline.local.services import Event, Exited, Ready
-from bucketline.local.stack import Broker, LocalStack, S3Address
-from bucketline.local.weed import Weed
 
 pytestmark = pytest.mark.stack
 
@@ -310,7 +310,7 @@ async def test_a_part_that_cannot_start_takes_the_others_down(tmp_path: Path) ->
 OWNER = """
 import asyncio, sys
 from pathlib import Path
-from bucketline.local.stack import LocalStack
+from bucketline.devstack.stack import LocalStack
 
 async def main():
     async with LocalStack(Path(sys.argv[1])) as stack:

@@ -3,9 +3,9 @@
 import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from tests.conditions import completed, eventually
 from tests.conftest import Api, Services
 from tests.deploy.test_monitoring import OF_PROMETHEUS, names_in, queries
+from tests.waiting import completed, eventually
 
 from bucketline.events.topics import consumed_by
 from bucketline.settings import SERVICES

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 from pymongo import InsertOne
 
+from bucketline.db.mongo import Collection, Database
 from bucketline.domain.moments import MOMENTS, Moments, moment_key
 from bucketline.domain.schema import is_date, is_datetime
 from bucketline.settings import MongoSettings
-from bucketline.storage.mongo import Collection, Database
 
 pytestmark = pytest.mark.stack
 

@@ -14,15 +14,15 @@ import pytest
 from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from tests.brokers import needs_java
-from tests.conditions import completed, eventually
 from tests.conftest import Api, Services
+from tests.waiting import completed, eventually
 
+from bucketline.db.indexes import INDEXES
+from bucketline.devstack.stack import LocalStack, S3Address
 from bucketline.events.topics import MIRRORED, OBJECTS, STATUS
-from bucketline.local.stack import LocalStack, S3Address
-from bucketline.messaging.inquiry import READ, ask_of_groups
-from bucketline.messaging.topics import wanted
+from bucketline.kafka.cluster_info import READ, ask_of_groups
+from bucketline.kafka.topic_admin import wanted
 from bucketline.settings import KafkaSettings
-from bucketline.storage.indexes import INDEXES
 
 pytestmark = pytest.mark.stack
 

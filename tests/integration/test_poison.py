@@ -8,17 +8,17 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.protocol.produce import ProduceRequest
 from tests.brokers import kafka_settings
-from tests.conditions import eventually
 from tests.record_batches import MARK, batch, misnamed, signed
+from tests.waiting import eventually
 
 from bucketline.clock import SystemClock
-from bucketline.events.catalog import ObjectDeleted
-from bucketline.events.envelope import Received, wrap
+from bucketline.devstack.stack import LocalStack
+from bucketline.events.cloudevents import Received, wrap
+from bucketline.events.models import ObjectDeleted
 from bucketline.events.topics import OBJECTS
-from bucketline.local.stack import LocalStack
-from bucketline.messaging.broker import Bus
-from bucketline.messaging.connection import client_options
-from bucketline.messaging.topics import ensure_topics
+from bucketline.kafka.broker import Bus
+from bucketline.kafka.client_config import client_options
+from bucketline.kafka.topic_admin import ensure_topics
 from bucketline.settings import KafkaSettings
 
 pytestmark = pytest.mark.stack

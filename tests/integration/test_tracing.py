@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 
 import aiohttp
 import pytest
-from tests.conditions import eventually
 from tests.conftest import ADMIN_KEY, FAST, Api
 from tests.integration import conventions
 from tests.integration.collector import Collector, Exported
+from tests.waiting import eventually
 
-from bucketline.local.services import bucketline_services
-from bucketline.local.stack import LocalStack
-from bucketline.local.supervisor import Supervisor
+from bucketline.devstack.service_specs import bucketline_services
+from bucketline.devstack.stack import LocalStack
+from bucketline.devstack.supervisor import Supervisor
 
 pytestmark = pytest.mark.stack
 

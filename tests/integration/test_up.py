@@ -13,9 +13,9 @@ from pathlib import Path
 import aiohttp
 import psutil
 import pytest
-from tests.conditions import eventually
+from tests.waiting import eventually
 
-from bucketline.local.ports import reserve
+from bucketline.devstack.ports import reserve
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(240)]
 

@@ -1,6 +1,6 @@
 """The next release, as an older one meets it: ``python next_release.py serve batcher``.
 
-It is this release with what a later one may do (see ``bucketline.events.catalog``): every event carries a field and a
+It is this release with what a later one may do (see ``bucketline.events.models``): every event carries a field and a
 header more, on every topic there are events of types that nobody here knows, and everything stored has a field more.
 Every third time it also dies, as far as others can tell, between a write and the publishing of its events, so that
 their outboxes are emptied by whoever comes by, an older replica too.
@@ -15,12 +15,12 @@ import orjson
 from pymongo import InsertOne
 
 from bucketline.cli.main import app
-from bucketline.events.envelope import Envelope, Headers
+from bucketline.db.mongo import BulkOutcome, Collection, Write
+from bucketline.db.outbox_store import Owed
+from bucketline.events.cloudevents import Envelope, Headers
 from bucketline.events.topics import TOPICS
-from bucketline.messaging.outbox import Outbox
-from bucketline.messaging.publisher import KafkaPublisher, RawHeaders
-from bucketline.storage.mongo import BulkOutcome, Collection, Write
-from bucketline.storage.pending import Owed
+from bucketline.kafka.outbox import Outbox
+from bucketline.kafka.publisher import KafkaPublisher, RawHeaders
 
 ADDED = {"by": "the next release", "deep": [1, {"more": None}]}
 UNKNOWN = {topic.name: f"{topic.events[0].type.rsplit('.', 2)[0]}.added_later.v1" for topic in TOPICS}

@@ -13,8 +13,8 @@ from deploy.k8s.render.text import Manifest
 from prometheus_client import Gauge
 
 from bucketline.events.topics import BATCHES, MIRRORED, OBJECTS, STATUS, WORK, Topic, consumed_by
+from bucketline.observability.metrics import OBJECTS_DUE, UNITS_OPEN
 from bucketline.settings import ServiceName
-from bucketline.telemetry.metrics import OBJECTS_DUE, UNITS_OPEN
 
 # The sweepers of a service must run even while no event arrives, so none goes to zero.
 MIN_REPLICAS = 1

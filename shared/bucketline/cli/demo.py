@@ -13,13 +13,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bucketline.cli.console import run_until_signal, telling, wide_console
-from bucketline.cli.files import LARGEST_INLINE, SAMPLES, SCHEMA, object_of
+from bucketline.cli.output import run_until_signal, telling, wide_console
+from bucketline.cli.upload_body import LARGEST_INLINE, SAMPLES, SCHEMA, object_of
 from bucketline.errors import BucketlineError
 
 if TYPE_CHECKING:
     from bucketline.cli.client import Json
-    from bucketline.local.services import Event
+    from bucketline.devstack.service_specs import Event
 
 KEY = "sk_demo"
 LINES_SHOWN = 40
@@ -57,9 +57,9 @@ def demo(
 
 
 async def _demo(console: Console, files: list[Path], lines: deque[str]) -> bool:
-    from bucketline.cli.local import local_stack, service_environment
-    from bucketline.local.services import Waiting, bucketline_services
-    from bucketline.local.supervisor import Supervisor
+    from bucketline.cli.local_stack import local_stack, service_environment
+    from bucketline.devstack.service_specs import Waiting, bucketline_services
+    from bucketline.devstack.supervisor import Supervisor
 
     started = time.monotonic()
     with ExitStack() as start:
@@ -89,7 +89,7 @@ async def _demo(console: Console, files: list[Path], lines: deque[str]) -> bool:
 
 async def _job(console: Console, url: str, files: list[Path]) -> bool:
     from bucketline.cli.client import ApiClient
-    from bucketline.cli.follow import follow
+    from bucketline.cli.watch import follow
 
     async with ApiClient(url, KEY) as client:
         await client.post("/v1/namespaces", {"namespace_name": "demo"})

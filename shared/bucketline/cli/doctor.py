@@ -9,10 +9,10 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from bucketline.cli.console import hush, wide_console
+from bucketline.cli.output import hush, wide_console
 
 if TYPE_CHECKING:
-    from bucketline.maintenance.doctor.finding import Finding
+    from bucketline.admin.diagnostics.result import Finding
 
 _SIGNS = {"ok": "[green]ok[/]", "warning": "[yellow]look[/]", "bad": "[red]bad[/]"}
 
@@ -30,10 +30,10 @@ def doctor(
     """
     import orjson
 
-    from bucketline.access.settings import AccessSettings
+    from bucketline.admin.diagnostics.run import Patient, examine
+    from bucketline.api_keys.settings import AccessSettings
     from bucketline.clock import SystemClock
-    from bucketline.extraction import ExtractorRegistry
-    from bucketline.maintenance.doctor.examine import Patient, examine
+    from bucketline.extractors import ExtractorRegistry
     from bucketline.settings import KafkaSettings, MongoSettings, S3Settings
 
     hush()

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from bucketline.cli.console import fail
 from bucketline.cli.environment import DATA_VARIABLE, DEFAULT_DATA, find
+from bucketline.cli.output import fail
 
 
 def env(

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from bucketline.local.cache import LOCK, try_lock
+from bucketline.devstack.cache import LOCK, try_lock
 
 DATA_VARIABLE = "BUCKETLINE_DATA"
 DEFAULT_DATA = Path(".bucketline")

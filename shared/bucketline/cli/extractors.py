@@ -6,7 +6,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from bucketline.cli.console import wide_console
+from bucketline.cli.output import wide_console
 
 
 def extractors(
@@ -18,7 +18,7 @@ def extractors(
     """
     import orjson
 
-    from bucketline.extraction import ExtractorRegistry
+    from bucketline.extractors import ExtractorRegistry
 
     registry = ExtractorRegistry()
     infos, broken = registry.infos(), registry.broken()

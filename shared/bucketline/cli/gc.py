@@ -15,14 +15,14 @@ import typer
 from rich.console import Console
 from rich.filesize import decimal
 
-from bucketline.cli.console import Tell, fail, telling
+from bucketline.cli.output import Tell, fail, telling
 from bucketline.errors import BucketlineError
 
 if TYPE_CHECKING:
-    from bucketline.maintenance.gc import References, Report
+    from bucketline.admin.gc import References, Report
 
 MIN_GRACE_HOURS = 1.0
-"""As :data:`bucketline.storage.blobs.LEAST_GRACE`, which takes half a second to import."""
+"""As :data:`bucketline.db.blobs.LEAST_GRACE`, which takes half a second to import."""
 _HASH = re.compile(r"(?:sha256:)?([0-9a-f]{64})")
 _WORK = "gc"
 _NOT_OURS = (
@@ -58,8 +58,8 @@ def gc(
 
     Example: [cyan]bucketline gc --dry-run[/]
     """
-    from bucketline.maintenance.ownership import NotOurs
-    from bucketline.storage.places import BEGINNING
+    from bucketline.admin.deployment_id import NotOurs
+    from bucketline.db.job_cursors import BEGINNING
 
     console = Console(highlight=False)
     grace = timedelta(hours=grace_hours)
@@ -97,14 +97,14 @@ def gc(
 async def _run(
     grace: timedelta, minutes: float | None, dry_run: bool, orphans: bool, adopt_unknown: bool, tell: Tell
 ) -> Report:
+    from bucketline.admin.gc import Collector
+    from bucketline.blobs.s3 import S3BlobStore
     from bucketline.clock import SystemClock
+    from bucketline.db.indexes import ensure_indexes
+    from bucketline.db.job_cursors import BEGINNING, Places
+    from bucketline.db.mongo import Database
     from bucketline.ids import RandomIds
-    from bucketline.maintenance.gc import Collector
     from bucketline.settings import MongoSettings, S3Settings
-    from bucketline.storage.indexes import ensure_indexes
-    from bucketline.storage.mongo import Database
-    from bucketline.storage.places import BEGINNING, Places
-    from bucketline.storage.s3 import S3BlobStore
 
     database = Database(MongoSettings())
     places = Places(database)
@@ -150,12 +150,12 @@ def _so_far(report: Report, dry_run: bool) -> str:
 
 
 async def _count(sha256: str, grace: timedelta) -> References:
+    from bucketline.admin.gc import Collector
+    from bucketline.blobs.s3 import S3BlobStore
     from bucketline.clock import SystemClock
+    from bucketline.db.mongo import Database
     from bucketline.ids import RandomIds
-    from bucketline.maintenance.gc import Collector
     from bucketline.settings import MongoSettings, S3Settings
-    from bucketline.storage.mongo import Database
-    from bucketline.storage.s3 import S3BlobStore
 
     database = Database(MongoSettings())
     try:

@@ -2,7 +2,7 @@
 
 from rich.console import Console
 
-from bucketline.cli.console import running, telling
+from bucketline.cli.output import running, telling
 
 
 def indexes() -> None:
@@ -10,7 +10,7 @@ def indexes() -> None:
 
     Example: [cyan]bucketline indexes[/]
     """
-    from bucketline.storage.indexes import INDEXES
+    from bucketline.db.indexes import INDEXES
 
     console = Console()
     with telling("making what is missing; on a large collection an index takes minutes"):
@@ -22,9 +22,9 @@ def indexes() -> None:
 
 
 async def _make() -> dict[str, list[str]]:
+    from bucketline.db.indexes import ensure_indexes, missing_indexes
+    from bucketline.db.mongo import Database
     from bucketline.settings import MongoSettings
-    from bucketline.storage.indexes import ensure_indexes, missing_indexes
-    from bucketline.storage.mongo import Database
 
     database = Database(MongoSettings())
     try:

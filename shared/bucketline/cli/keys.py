@@ -9,14 +9,14 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from bucketline.cli.console import running, wide_console
-from bucketline.cli.times import later
+from bucketline.cli.output import running, wide_console
+from bucketline.cli.params import later
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from bucketline.access.keyring import Issued, KeyRing
-    from bucketline.storage.keys import KeyDocument
+    from bucketline.api_keys.service import Issued, KeyRing
+    from bucketline.db.api_keys import KeyDocument
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
@@ -53,9 +53,9 @@ def create(
 
     Example: [cyan]bucketline keys create crawler --permission WRITE --namespace shop --expires 90d[/]
     """
-    from bucketline.access.keyring import DEFAULT_PERMISSIONS, KeySpec
+    from bucketline.api_keys.service import DEFAULT_PERMISSIONS, KeySpec
     from bucketline.clock import SystemClock
-    from bucketline.storage.keys import as_permissions
+    from bucketline.db.api_keys import as_permissions
 
     try:
         permissions = as_permissions(permission) if permission else DEFAULT_PERMISSIONS
@@ -80,7 +80,7 @@ def list_(
 
     Example: [cyan]bucketline keys list --all[/]
     """
-    from bucketline.access.secret import visible_prefix
+    from bucketline.api_keys.format import visible_prefix
     from bucketline.clock import SystemClock, wire_time
 
     rows = _with(lambda ring, organization: ring.of_organization(organization))
@@ -136,13 +136,13 @@ def _issued(issued: Issued) -> None:
 
 def _with(work: Callable[[KeyRing, str], Awaitable[T]]) -> T:
     async def run() -> T:
-        from bucketline.access.keyring import KeyRing
-        from bucketline.access.settings import AccessSettings
+        from bucketline.api_keys.service import KeyRing
+        from bucketline.api_keys.settings import AccessSettings
         from bucketline.clock import SystemClock
+        from bucketline.db.api_keys import Keys
+        from bucketline.db.mongo import Database
+        from bucketline.db.namespaces import Namespaces
         from bucketline.settings import MongoSettings
-        from bucketline.storage.keys import Keys
-        from bucketline.storage.mongo import Database
-        from bucketline.storage.namespaces import Namespaces
 
         settings = AccessSettings()
         database = Database(MongoSettings())

@@ -2,7 +2,7 @@
 
 import typer
 
-from bucketline.cli.commands import HELP, Commands
+from bucketline.cli.lazy_group import HELP, Commands
 
 app = typer.Typer(
     cls=Commands,

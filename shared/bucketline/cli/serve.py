@@ -6,10 +6,10 @@ from typing import Annotated
 import typer
 
 _PACKAGES = {
-    "ingest-api": "ingest_api.app",
-    "dedup": "dedup.app",
-    "batcher": "batcher.app",
-    "processor": "processor.app",
+    "ingest-api": "bucketline_ingest_api.app",
+    "dedup": "bucketline_dedup.app",
+    "batcher": "bucketline_batcher.app",
+    "processor": "bucketline_processor.app",
 }
 
 
@@ -20,7 +20,7 @@ def serve(
 
     Example: [cyan]BUCKETLINE_HTTP_PORT=8080 bucketline serve ingest-api[/]
     """
-    from bucketline.serve import serve as run
+    from bucketline.server import serve as run
     from bucketline.settings import SERVICES, read_settings
 
     name = next((known for known in SERVICES if known == service), None)

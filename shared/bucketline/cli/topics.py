@@ -9,10 +9,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bucketline.cli.console import fail, running, wide_console
+from bucketline.cli.output import fail, running, wide_console
 
 if TYPE_CHECKING:
-    from bucketline.messaging.topics import Fault, TopicState
+    from bucketline.kafka.topic_admin import Fault, TopicState
 
 ADVICE: Mapping[Fault, str] = {
     "missing": "Missing ones: [cyan]bucketline topics create[/].",
@@ -70,7 +70,7 @@ def check() -> None:
 
     Example: [cyan]bucketline topics check[/]
     """
-    from bucketline.messaging.topics import check_topics
+    from bucketline.kafka.topic_admin import check_topics
     from bucketline.settings import KafkaSettings
 
     states = running(check_topics(KafkaSettings(), retention=True))
@@ -87,7 +87,7 @@ def create() -> None:
 
     Example: [cyan]BUCKETLINE_KAFKA_REPLICATION_FACTOR=3 bucketline topics create[/]
     """
-    from bucketline.messaging.topics import ensure_topics
+    from bucketline.kafka.topic_admin import ensure_topics
     from bucketline.settings import KafkaSettings
 
     made = running(ensure_topics(KafkaSettings()))

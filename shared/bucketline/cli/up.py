@@ -13,15 +13,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
-from bucketline.cli.console import run_until_signal
 from bucketline.cli.environment import DATA_VARIABLE, DEFAULT_DATA, MARKER, written
+from bucketline.cli.output import run_until_signal
 from bucketline.errors import LocalStackError
 
 if TYPE_CHECKING:
-    from bucketline.local.ports import PortLease
-    from bucketline.local.services import Event
-    from bucketline.local.stack import LocalStack
-    from bucketline.local.supervisor import Supervisor
+    from bucketline.devstack.ports import PortLease
+    from bucketline.devstack.service_specs import Event
+    from bucketline.devstack.stack import LocalStack
+    from bucketline.devstack.supervisor import Supervisor
 
 AS_GIVEN = "<as given>"
 
@@ -57,7 +57,7 @@ def up(
 
 def claim_port(port: int) -> PortLease:
     """Claim the port of the API before anything is started."""
-    from bucketline.local.ports import claim
+    from bucketline.devstack.ports import claim
 
     try:
         return claim(port)
@@ -69,9 +69,9 @@ async def _up(
     console: Console, data: Path, folder: Path, claimed: PortLease, given_key: str | None, processors: int
 ) -> None:
     """Run everything until the task is canceled."""
-    from bucketline.cli.local import kept_key, local_stack, service_environment
-    from bucketline.local.services import bucketline_services
-    from bucketline.local.supervisor import Supervisor
+    from bucketline.cli.local_stack import kept_key, local_stack, service_environment
+    from bucketline.devstack.service_specs import bucketline_services
+    from bucketline.devstack.supervisor import Supervisor
 
     (port,) = claimed.ports
     key = given_key or kept_key(folder / "api-key")
@@ -108,7 +108,7 @@ def _line(console: Console, name: str, line: str) -> None:
 
 
 def _event(console: Console, event: Event) -> None:
-    from bucketline.local.services import Exited, GaveUp, Ready, Restarting, Waiting
+    from bucketline.devstack.service_specs import Exited, GaveUp, Ready, Restarting, Waiting
 
     match event:
         case Waiting(instances, seconds):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from bucketline.clock import from_millis, millis
-from bucketline.domain.bson_order import EMPTY
+from bucketline.domain.bson_compare import EMPTY
 from bucketline.domain.keyset import MAX_KEY_STRING, Key, Position
 from bucketline.domain.moments import MOMENTS
 from bucketline.domain.sorting import MAX_SORTS, MAX_TIES, Sort, path_fault

@@ -11,7 +11,7 @@ list, or null, asks for nothing. Text is compared without regard to case unless 
 has ``case_sensitive: true`` (a ``false`` inside takes nothing back: the official client writes it everywhere).
 
 What a condition means, on a document (:func:`bucketline.domain.filter_match.matches`) and as a MongoDB query
-(:func:`bucketline.domain.filter_query.to_mongo`), is the same, and is that of MongoDB: an array matches if one of its
+(:func:`bucketline.domain.filter_to_mongo.to_mongo`), is the same, and is that of MongoDB: an array matches if one of its
 elements does, numbers match numbers and text matches text, null is also what an absent field is.
 
 ==============================  =============================================================================
@@ -19,7 +19,7 @@ elements does, numbers match numbers and text matches text, null is also what an
 ``gt gte lt lte``               numbers; text by code point, always with regard to case; dates
 ``contains``                    text within text; for an array also an element that equals a number or boolean
 ``starts_with ends_with text``  text; ``text`` is ``contains`` for text
-``regex``                       the subset of :mod:`bucketline.domain.regex_subset`
+``regex``                       the subset of :mod:`bucketline.domain.safe_regex`
 ``words phrase``                whole words: all of them anywhere, or in this order next to each other
 ``exists is_null``              true (the default) or false; null exists, and is null as an absent field is
 ==============================  =============================================================================
@@ -34,12 +34,12 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Literal
 
+from bucketline.domain.case_folding import words_of
+from bucketline.domain.field_validation import shown
 from bucketline.domain.moments import MOMENTS, Moments, moment_key
-from bucketline.domain.regex_subset import UnsafePattern, translate
-from bucketline.domain.reserved import shown
+from bucketline.domain.safe_regex import UnsafePattern, translate
 from bucketline.domain.schema import MAX_FAULTS, Location, is_date, is_datetime
 from bucketline.domain.sorting import path_fault
-from bucketline.domain.text_match import words_of
 from bucketline.errors import Fault, ValidationFailed
 
 MAX_NESTING = 10

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from itertools import islice
 
-from bucketline.domain.reserved import is_reserved, name_fault, shown, storable_faults
+from bucketline.domain.field_validation import is_reserved, name_fault, shown, storable_faults
 from bucketline.domain.schema import (
     FILE_TYPES,
     MAX_FAULTS,

@@ -6,7 +6,7 @@
 import json
 from collections.abc import Mapping, Sequence
 
-from bucketline.domain.policy import POLICIES
+from bucketline.domain.insertion_policy import POLICIES
 from bucketline.domain.schema import SCALAR_TYPES, Location, Schema, properties
 from bucketline.errors import Fault
 

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from bucketline import __version__
-from bucketline.events.catalog import CATALOG, Event
+from bucketline.events.models import CATALOG, Event
 from bucketline.events.topics import TOPICS, Topic
 from bucketline.settings import SERVICES, ServiceName
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from bucketline.events.catalog import (
+from bucketline.events.models import (
     BatchCanceled,
     BatchCompleted,
     BatchSubmitted,

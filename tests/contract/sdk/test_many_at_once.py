@@ -9,9 +9,9 @@ from mixpeek.api.bucket_objects_api import BucketObjectsApi
 from mixpeek.api.collection_documents_api import CollectionDocumentsApi
 from mixpeek.api.health_api import HealthApi
 from mixpeek.exceptions import NotFoundException, UnprocessableEntityException
-from tests.conditions import eventually
 from tests.conftest import Api
 from tests.contract.sdk.conftest import Sdk, call
+from tests.waiting import eventually
 
 from bucketline.domain.status import FINAL
 

@@ -16,10 +16,10 @@ from mixpeek.models.create_objects_batch_response import CreateObjectsBatchRespo
 from mixpeek.models.list_objects_request import ListObjectsRequest
 from mixpeek.models.list_objects_response import ListObjectsResponse
 from mixpeek.models.object_response import ObjectResponse
-from tests.conditions import eventually
 from tests.conftest import Api
 from tests.contract.sdk.conftest import Sdk, call
 from tests.contract.sdk.wire import Wire
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.stack
 

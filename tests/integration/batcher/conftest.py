@@ -11,24 +11,24 @@ from datetime import timedelta
 from typing import Any, TypeVar, cast
 
 import pytest
+from tests.fakes.blob_store import MemoryBlobStore
 
-from batcher.app import Batcher
-from batcher.settings import BatcherSettings
 from bucketline.clock import Clock, ManualClock, millis
+from bucketline.db.batches import BatchDocument, Batches, task_of
+from bucketline.db.mongo import Collection, Database
+from bucketline.db.objects import ObjectDocument, Objects
+from bucketline.db.work_units import UnitDocument, Units
 from bucketline.domain.status import RANK_FINAL, RANK_PROCESSING, Status
-from bucketline.events.catalog import Event, ObjectMirrored, ObjectStatusChanged, WorkReady
-from bucketline.events.envelope import Envelope, Received, unwrap
+from bucketline.events.cloudevents import Envelope, Received, unwrap
+from bucketline.events.models import Event, ObjectMirrored, ObjectStatusChanged, WorkReady
 from bucketline.ids import RandomIds
-from bucketline.messaging.broker import Bus
-from bucketline.messaging.outbox import Outbox
-from bucketline.runtime import Runtime
+from bucketline.kafka.broker import Bus
+from bucketline.kafka.outbox import Outbox
+from bucketline.observability.health import Health
+from bucketline.service_context import Runtime
 from bucketline.settings import read_settings
-from bucketline.storage.batches import BatchDocument, Batches, task_of
-from bucketline.storage.memory_blobs import MemoryBlobStore
-from bucketline.storage.mongo import Collection, Database
-from bucketline.storage.objects import ObjectDocument, Objects
-from bucketline.storage.units import UnitDocument, Units
-from bucketline.telemetry.health import Health
+from bucketline_batcher.app import Batcher
+from bucketline_batcher.settings import BatcherSettings
 
 E = TypeVar("E", bound=Event)
 

@@ -7,7 +7,7 @@ import pytest
 from tests.integration.batcher.conftest import Killed, World, dying
 
 from bucketline.domain.status import Status
-from bucketline.events.catalog import BatchCompleted, ObjectStatusChanged, WorkReady
+from bucketline.events.models import BatchCompleted, ObjectStatusChanged, WorkReady
 
 pytestmark = pytest.mark.stack
 

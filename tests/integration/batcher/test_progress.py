@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from tests.integration.batcher.conftest import GOOD, Killed, Outcome, World, dying
 
 from bucketline.domain.status import Status
-from bucketline.events.catalog import BatchCompleted, ObjectStatusChanged, WorkReady
-from bucketline.events.envelope import Received
+from bucketline.events.cloudevents import Received
+from bucketline.events.models import BatchCompleted, ObjectStatusChanged, WorkReady
 
 pytestmark = pytest.mark.stack
 
@@ -162,7 +162,9 @@ async def test_an_object_that_arrives_while_its_batch_is_counted_is_counted(
 
 
 async def test_progress_is_shown_on_the_way_and_never_goes_back(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("batcher.progress.TALLY_SHARE", 0)  # on a loaded machine it would be shown at the end only
+    monkeypatch.setattr(
+        "bucketline_batcher.progress.TALLY_SHARE", 0
+    )  # on a loaded machine it would be shown at the end only
     replica = world.replica(unit_objects=2, refresh_seconds=0.0001)
     ids = await world.drafts(20)
     batch_id = await world.submitted(ids)

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from tests.integration.batcher.conftest import World
 
-from bucketline.storage.mongo import Collection
-from bucketline.storage.units import having
+from bucketline.db.mongo import Collection
+from bucketline.db.work_units import having
 
 pytestmark = pytest.mark.stack
 

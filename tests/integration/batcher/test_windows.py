@@ -9,13 +9,13 @@ from contextlib import suppress
 import pytest
 from tests.integration.batcher.conftest import MORTAL, Killed, World, dying
 
-from batcher.app import Batcher
-from batcher.drafts import Place
+from bucketline.db.objects import ObjectDocument
 from bucketline.domain.status import RANK_FINAL, Status
 from bucketline.errors import StoreUnavailable
-from bucketline.events.catalog import BatchSubmitted
-from bucketline.events.envelope import Received
-from bucketline.storage.objects import ObjectDocument
+from bucketline.events.cloudevents import Received
+from bucketline.events.models import BatchSubmitted
+from bucketline_batcher.app import Batcher
+from bucketline_batcher.draft_scanner import Place
 
 pytestmark = pytest.mark.stack
 

@@ -12,10 +12,13 @@ from tests.faults.proxy import FaultyProxy
 from tests.integration.dedup.harness import MIB, Bench, KeptBus
 from tests.integration.dedup.sources import Sources
 
+from bucketline.blobs.s3 import S3BlobStore
 from bucketline.clock import SystemClock
-from bucketline.local.stack import LocalStack
-from bucketline.messaging.broker import Bus
-from bucketline.runtime import Runtime
+from bucketline.db.mongo import Database
+from bucketline.devstack.stack import LocalStack
+from bucketline.kafka.broker import Bus
+from bucketline.observability.health import Health
+from bucketline.service_context import Runtime
 from bucketline.settings import (
     HttpSettings,
     KafkaSettings,
@@ -25,12 +28,9 @@ from bucketline.settings import (
     SweepSettings,
     TelemetrySettings,
 )
-from bucketline.storage.mongo import Database
-from bucketline.storage.s3 import S3BlobStore
-from bucketline.telemetry.health import Health
-from dedup.app import wire
-from dedup.fetch import HttpFetcher
-from dedup.settings import DedupSettings
+from bucketline_dedup.app import wire
+from bucketline_dedup.http_fetcher import HttpFetcher
+from bucketline_dedup.settings import DedupSettings
 
 Open = Callable[..., Any]
 

@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, cast
 
-from tests.conditions import eventually
+from tests.waiting import eventually
 
+from bucketline.blobs.s3 import S3BlobStore
+from bucketline.db.objects import ObjectDocument
 from bucketline.errors import Transient
-from bucketline.events.catalog import Event, ObjectCreated
-from bucketline.events.envelope import Envelope, Received, unwrap
-from bucketline.runtime import Runtime
-from bucketline.storage.objects import ObjectDocument
-from bucketline.storage.s3 import S3BlobStore
-from dedup.app import Dedup
-from dedup.settings import DedupSettings
+from bucketline.events.cloudevents import Envelope, Received, unwrap
+from bucketline.events.models import Event, ObjectCreated
+from bucketline.service_context import Runtime
+from bucketline_dedup.app import Dedup
+from bucketline_dedup.settings import DedupSettings
 
 MIB = 1024 * 1024
 

@@ -3,15 +3,15 @@
 import asyncio
 
 import pytest
-from tests.conditions import eventually
 from tests.faults.proxy import Fault
 from tests.integration.dedup.conftest import Open, proxied
 from tests.integration.dedup.harness import MIB, Bench, sha
 from tests.integration.dedup.sources import Page, Sources
+from tests.waiting import eventually
 
-from bucketline.events.catalog import ObjectMirrored, ObjectStatusChanged
-from bucketline.events.envelope import unwrap
-from bucketline.local.stack import LocalStack
+from bucketline.devstack.stack import LocalStack
+from bucketline.events.cloudevents import unwrap
+from bucketline.events.models import ObjectMirrored, ObjectStatusChanged
 
 pytestmark = pytest.mark.stack
 

@@ -11,21 +11,21 @@ from datetime import datetime, timedelta
 import pytest
 import typer
 from pymongo import UpdateOne
-from tests.conditions import eventually
 from tests.integration.dedup.conftest import Open
 from tests.integration.dedup.harness import Bench, sha
+from tests.waiting import eventually
 from typer.testing import CliRunner
 
+from bucketline.admin.deployment_id import NotOurs, Ownership
+from bucketline.admin.gc import Collector, References
 from bucketline.cli.gc import gc
-from bucketline.extraction import DerivedBlob
-from bucketline.local.stack import LocalStack
-from bucketline.maintenance.gc import Collector, References
-from bucketline.maintenance.ownership import NotOurs, Ownership
-from bucketline.storage.blobs import Blobs, NewContent, blob_key
-from bucketline.storage.documents import Documents
-from bucketline.storage.mongo import Database
-from bucketline.storage.places import BEGINNING, Places
-from processor.derived import DerivedBlobs
+from bucketline.db.blobs import Blobs, NewContent, blob_key
+from bucketline.db.documents import Documents
+from bucketline.db.job_cursors import BEGINNING, Places
+from bucketline.db.mongo import Database
+from bucketline.devstack.stack import LocalStack
+from bucketline.extractors import DerivedBlob
+from bucketline_processor.derived_blobs import DerivedBlobs
 
 pytestmark = pytest.mark.stack
 
@@ -143,7 +143,7 @@ async def test_runs_without_time_get_through_everything_one_after_the_other(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever is in use stays at the front: a run that began there every time would never see what is behind it."""
-    monkeypatch.setattr("bucketline.maintenance.gc.PAGE", 2)
+    monkeypatch.setattr("bucketline.admin.gc.PAGE", 2)
     for number in range(5):
         await bench.one({"kind": "text", "text": f"kept {number}"})
     for number in range(3):
@@ -177,7 +177,7 @@ async def test_sigterm_ends_a_run_after_its_page_and_the_next_one_goes_on(bench:
     environment = settings_of(bench, stack)
     program = (
         "import asyncio, os, signal\n"
-        "import bucketline.maintenance.gc as gc\n"
+        "import bucketline.admin.gc as gc\n"
         "from bucketline.cli.main import app\n"
         "gc.PAGE = 1\n"
         "page = gc.Collector._page\n"

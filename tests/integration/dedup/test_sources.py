@@ -5,14 +5,14 @@ import gzip
 from pathlib import Path
 
 import pytest
-from tests.conditions import eventually
 from tests.integration.dedup.conftest import Open
 from tests.integration.dedup.harness import MIB, Bench, sha
 from tests.integration.dedup.sources import Page, Sources
+from tests.waiting import eventually
 
-from bucketline.events.catalog import ObjectMirrored, ObjectStatusChanged
-from bucketline.local.stack import LocalStack
-from bucketline.storage.blobs import blob_key
+from bucketline.db.blobs import blob_key
+from bucketline.devstack.stack import LocalStack
+from bucketline.events.models import ObjectMirrored, ObjectStatusChanged
 
 pytestmark = pytest.mark.stack
 

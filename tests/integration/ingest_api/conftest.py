@@ -10,25 +10,25 @@ from typing import Any, cast
 import orjson
 import pytest
 from pydantic import SecretStr
+from tests.fakes.blob_store import MemoryBlobStore
 
-from bucketline.access.keyring import KeyRing, KeySpec
+from bucketline.api_keys.service import KeyRing, KeySpec
 from bucketline.clock import ManualClock
-from bucketline.events.envelope import Envelope
+from bucketline.db.api_keys import PERMISSIONS
+from bucketline.db.mongo import Database
+from bucketline.events.cloudevents import Envelope
 from bucketline.ids import RandomIds
-from bucketline.messaging.broker import Bus
-from bucketline.runtime import Runtime
+from bucketline.kafka.broker import Bus
+from bucketline.observability.health import Health
+from bucketline.service_context import Runtime
 from bucketline.settings import read_settings
-from bucketline.storage.keys import PERMISSIONS
-from bucketline.storage.memory_blobs import MemoryBlobStore
-from bucketline.storage.mongo import Database
-from bucketline.telemetry.health import Health
-from ingest_api.app import build, wire
-from ingest_api.bodies import Bodies, Bounds
-from ingest_api.deps import Deps
-from ingest_api.front import Front
-from ingest_api.limits import Limiter
-from ingest_api.settings import ApiSettings
-from ingest_api.tasks import steps
+from bucketline_ingest_api.app import build, wire
+from bucketline_ingest_api.body_limit import Bodies, Bounds
+from bucketline_ingest_api.container import Deps
+from bucketline_ingest_api.edge_middleware import Front
+from bucketline_ingest_api.rate_limit import Limiter
+from bucketline_ingest_api.settings import ApiSettings
+from bucketline_ingest_api.tasks import registry
 
 ROOT = "sk_root"
 
@@ -142,7 +142,7 @@ class World:
             ids=RandomIds(),
         )
         deps = wire(runtime, api)
-        steps.register(deps)
+        registry.register(deps)
         inner = build()
         inner.state.deps = deps
         bodies = Bodies(Bounds(body_bytes, together=4 * body_bytes))

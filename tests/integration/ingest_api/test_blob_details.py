@@ -8,7 +8,7 @@ import pytest
 from tests.integration.ingest_api.conftest import Replica, World
 from tests.integration.ingest_api.test_uploads_and_batches import put
 
-from bucketline.storage.blobs import blob_key
+from bucketline.db.blobs import blob_key
 
 pytestmark = pytest.mark.stack
 

@@ -6,8 +6,8 @@ import pytest
 from tests.integration.ingest_api.conftest import Replica
 
 from bucketline.clock import ManualClock
-from ingest_api.batches import many
-from ingest_api.batches.draft import draft_of
+from bucketline_ingest_api.batches import many
+from bucketline_ingest_api.batches.create import draft_of
 
 pytestmark = pytest.mark.stack
 

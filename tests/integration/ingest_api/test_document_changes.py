@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from tests.integration.ingest_api.conftest import Replica, World
 
-from bucketline.storage.documents import DocumentDocument
-from ingest_api.documents import change
-from ingest_api.documents.change import changed_fields
+from bucketline.db.documents import DocumentDocument
+from bucketline_ingest_api.documents import change
+from bucketline_ingest_api.documents.change import changed_fields
 
 pytestmark = pytest.mark.stack
 

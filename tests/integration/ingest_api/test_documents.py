@@ -8,9 +8,9 @@ import pytest
 from tests.integration.ingest_api.conftest import Replica
 from tests.integration.ingest_api.test_blob_details import bucket, collection
 
+from bucketline.db.documents import DocumentDocument
 from bucketline.ids import derived
-from bucketline.storage.documents import DocumentDocument
-from ingest_api.documents.expand import MAX_REFERENCES
+from bucketline_ingest_api.documents.expand import MAX_REFERENCES
 
 pytestmark = pytest.mark.stack
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 from tests.integration.ingest_api.conftest import Answer, Replica
 
-from bucketline.domain import reserved
+from bucketline.domain import field_validation
 
 pytestmark = pytest.mark.stack
 
@@ -123,7 +123,7 @@ async def test_no_record_can_be_filled_with_free_form_data(replica: Replica, mon
     await replica.make("/v1/collections", collection, namespace="demo")
     upload = {"filename": "a.pdf", "content_type": "application/pdf"}
     metadata = {"metadata": {"a": "x" * 1000}}
-    monkeypatch.setattr(reserved, "MAX_FREE_FORM_BYTES", 1000)
+    monkeypatch.setattr(field_validation, "MAX_FREE_FORM_BYTES", 1000)
     for method, path, body in (
         ("POST", "/v1/buckets", {"bucket_name": "c", "bucket_schema": schema, **metadata}),
         ("PATCH", "/v1/buckets/b", metadata),

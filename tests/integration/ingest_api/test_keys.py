@@ -8,10 +8,10 @@ from datetime import timedelta
 import pytest
 from tests.integration.ingest_api.conftest import Replica, World
 
-from bucketline.access.secret import digest, key_id_of
+from bucketline.api_keys.format import digest, key_id_of
 from bucketline.clock import wire_time
+from bucketline.observability.logging import setup_logging
 from bucketline.settings import TelemetrySettings
-from bucketline.telemetry.logging import setup_logging
 
 pytestmark = pytest.mark.stack
 

@@ -9,32 +9,32 @@ from typing import Any, cast
 
 import orjson
 import pytest
+from tests.fakes.blob_store import MemoryBlobStore
 
 from bucketline.clock import ManualClock
+from bucketline.db.buckets import BucketDocument
+from bucketline.db.mongo import Collection, Database
 from bucketline.domain.status import Status
 from bucketline.errors import AlreadyExists, StoreUnavailable
-from bucketline.events.catalog import ObjectStatusChanged
-from bucketline.events.envelope import Envelope, Received
-from bucketline.runtime import Runtime
+from bucketline.events.cloudevents import Envelope, Received
+from bucketline.events.models import ObjectStatusChanged
+from bucketline.observability.health import Health
+from bucketline.service_context import Runtime
 from bucketline.settings import read_settings
-from bucketline.storage.buckets import BucketDocument
-from bucketline.storage.memory_blobs import MemoryBlobStore
-from bucketline.storage.mongo import Collection, Database
-from bucketline.telemetry.health import Health
-from ingest_api.app import wire
-from ingest_api.buckets.delete import empty_bucket
-from ingest_api.deps import Deps
-from ingest_api.handlers import Handlers
-from ingest_api.objects.change import patch_object
-from ingest_api.objects.create import Written, create_object
-from ingest_api.objects.create_batch import create_objects
-from ingest_api.objects.listing import list_objects
-from ingest_api.objects.read import documents_of
-from ingest_api.objects.remove import remove_object, sweep_removals
-from ingest_api.objects.stalled import StalledObjects
-from ingest_api.schemas.objects import CreateObject, ListObjects, PatchObject
-from ingest_api.schemas.paging import Asked
-from ingest_api.settings import ApiSettings
+from bucketline_ingest_api.app import wire
+from bucketline_ingest_api.buckets.delete import empty_bucket
+from bucketline_ingest_api.container import Deps
+from bucketline_ingest_api.objects.create import Written, create_object
+from bucketline_ingest_api.objects.create_batch import create_objects
+from bucketline_ingest_api.objects.delete import remove_object, sweep_removals
+from bucketline_ingest_api.objects.listing import list_objects
+from bucketline_ingest_api.objects.read import documents_of
+from bucketline_ingest_api.objects.reconciler import StalledObjects
+from bucketline_ingest_api.objects.schemas import CreateObject, ListObjects, PatchObject
+from bucketline_ingest_api.objects.update import patch_object
+from bucketline_ingest_api.schemas.pagination import Asked
+from bucketline_ingest_api.settings import ApiSettings
+from bucketline_ingest_api.subscribers import Handlers
 
 pytestmark = pytest.mark.stack
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from tests.integration.ingest_api.conftest import Replica, World
 
-from bucketline.storage.batches import Batches
-from bucketline.storage.units import KEPT, Units
+from bucketline.db.batches import Batches
+from bucketline.db.work_units import KEPT, Units
 
 pytestmark = pytest.mark.stack
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from tests.integration.ingest_api.conftest import Replica
 
-from bucketline.telemetry.health import Check
+from bucketline.observability.health import Check
 
 pytestmark = pytest.mark.stack
 

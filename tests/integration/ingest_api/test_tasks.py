@@ -8,12 +8,12 @@ import pytest
 from tests.integration.ingest_api.conftest import Replica, World
 
 from bucketline.clock import wire_time
+from bucketline.db.tasks import TaskDocument
 from bucketline.errors import BadRequest, ServiceUnavailable, StoreUnavailable
-from bucketline.storage.tasks import TaskDocument
-from ingest_api.buckets import delete as bucket_deletion
-from ingest_api.collections import trigger
-from ingest_api.tasks import runner as running
-from ingest_api.tasks.runner import Finished, Later, Turn
+from bucketline_ingest_api.buckets import delete as bucket_deletion
+from bucketline_ingest_api.collections import trigger
+from bucketline_ingest_api.tasks import runner as running
+from bucketline_ingest_api.tasks.runner import Finished, Later, Turn
 
 pytestmark = pytest.mark.stack
 
@@ -373,17 +373,17 @@ async def test_a_large_trigger_that_is_cut_off_loses_no_object_that_no_longer_ma
 async def test_a_large_bucket_is_counted_in_the_background(
     world: World, replica: Replica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ingest_api.buckets import counts
+    from bucketline_ingest_api.buckets import stats
 
-    monkeypatch.setattr(counts, "SMALL", 20)
-    monkeypatch.setattr(counts, "PIECE", 7)
+    monkeypatch.setattr(stats, "SMALL", 20)
+    monkeypatch.setattr(stats, "PIECE", 7)
     bucket = await bucket_with(replica, 50)
     path = f"/v1/buckets/{bucket}"
     first = (await replica.call("GET", path, namespace="demo")).body
     assert (first["object_count"], first["stats_updated_at"] is not None) == (50, True)
     await replica.make(f"{path}/objects", {"name": "one more"}, namespace="demo")
     assert (await replica.call("GET", path, namespace="demo")).body["object_count"] == 50
-    world.clock.advance(counts.YOUNGEST + 1)
+    world.clock.advance(stats.YOUNGEST + 1)
     later = (await replica.call("GET", path, namespace="demo")).body
     assert later["object_count"] == 51
     assert later["stats_updated_at"] > first["stats_updated_at"]

@@ -5,14 +5,14 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from tests.fakes.blob_store import MemoryBlobStore
 from tests.integration.ingest_api.conftest import Replica, World
 from tests.integration.ingest_api.test_query_plans import recorded, stages
 
 from bucketline.errors import Forbidden, ServiceUnavailable, Transient
-from bucketline.storage.memory_blobs import MemoryBlobStore
-from ingest_api.uploads import confirm
-from ingest_api.uploads.create import GRACE
-from ingest_api.uploads.remove import KEPT, sweep_uploads
+from bucketline_ingest_api.uploads import confirm
+from bucketline_ingest_api.uploads.create import GRACE
+from bucketline_ingest_api.uploads.delete import KEPT, sweep_uploads
 
 pytestmark = pytest.mark.stack
 

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.processor.making import a_document
-from tests.unit.processor.test_finishing import Bench
+from tests.unit.processor.factories import a_document
+from tests.unit.processor.test_completion import Bench
 
+from bucketline.db.documents import DocumentDocument, Documents
+from bucketline.db.mongo import Database
 from bucketline.domain.status import Status
-from bucketline.storage.documents import DocumentDocument, Documents
-from bucketline.storage.mongo import Database
-from processor.extraction import Outcome
-from processor.spool import Spool
+from bucketline_processor.extraction import Outcome
+from bucketline_processor.spooled_documents import Spool
 
 pytestmark = pytest.mark.stack
 

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import ExifTags, Image
 from pypdf import PdfReader, PdfWriter
-from tests.conditions import eventually, over
 from tests.conftest import Api
 from tests.unit.processor.extractors.files import pdf, picture, png_bomb, saved
+from tests.waiting import eventually, over
 
 from bucketline.cli.client import ApiClient
 

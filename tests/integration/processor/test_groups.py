@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 from pymongo import InsertOne
-from tests.conditions import eventually
 from tests.integration.batcher.conftest import World
+from tests.waiting import eventually
 
-from batcher.planning import FIELDS
 from bucketline.clock import ManualClock
-from bucketline.events.catalog import ObjectStatusChanged, WorkReady
-from bucketline.storage.mongo import Database
-from processor.leases import Leases
-from processor.settings import ProcessorSettings
-from processor.works import Works
+from bucketline.db.mongo import Database
+from bucketline.events.models import ObjectStatusChanged, WorkReady
+from bucketline_batcher.planner import FIELDS
+from bucketline_processor.leases import Leases
+from bucketline_processor.settings import ProcessorSettings
+from bucketline_processor.unit_scheduler import Works
 
 pytestmark = pytest.mark.stack
 

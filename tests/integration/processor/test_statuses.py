@@ -6,12 +6,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from tests.unit.processor.making import an_object
+from tests.unit.processor.factories import an_object
 
+from bucketline.db.mongo import Database
+from bucketline.db.objects import Objects
 from bucketline.domain.status import RANK_QUEUED, Status
-from bucketline.events.catalog import ObjectStatusChanged
-from bucketline.storage.mongo import Database
-from bucketline.storage.objects import Objects
+from bucketline.events.models import ObjectStatusChanged
 
 pytestmark = pytest.mark.stack
 

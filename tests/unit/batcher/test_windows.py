@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batcher.policies import default_policy, policy_of
-from batcher.settings import BatcherSettings
-from batcher.windows import Draft, fitting, is_fresh, is_full
-from bucketline.storage.buckets import Batching
+from bucketline.db.buckets import Batching
+from bucketline_batcher.batching_policies import default_policy, policy_of
+from bucketline_batcher.settings import BatcherSettings
+from bucketline_batcher.windows import Draft, fitting, is_fresh, is_full
 
 POLICY: Batching = {"max_objects": 3, "max_bytes": 100, "max_wait_seconds": 5.0}
 

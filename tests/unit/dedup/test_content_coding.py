@@ -12,8 +12,8 @@ from backports import zstd
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dedup.content_coding import codings_of, decode
-from dedup.errors import SourceError, SourceTooLarge, SourceUnavailable, SourceUnreadable
+from bucketline_dedup.content_coding import codings_of, decode
+from bucketline_dedup.errors import SourceError, SourceTooLarge, SourceUnavailable, SourceUnreadable
 
 MB = 1024 * 1024
 NOISE = hashlib.shake_256(b"noise").digest(300_000)

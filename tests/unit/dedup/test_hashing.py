@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dedup.errors import ChecksumMismatch, SourceUnreadable
-from dedup.hashing import GROUP_BYTES, MOST_BEHIND, Hashing, sha256_of_checksum
+from bucketline_dedup.errors import ChecksumMismatch, SourceUnreadable
+from bucketline_dedup.hashing import GROUP_BYTES, MOST_BEHIND, Hashing, sha256_of_checksum
 
 
 @given(st.lists(st.integers(0, 3 * GROUP_BYTES // 2), max_size=12))

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from dedup.guard import GuardPolicy
-from dedup.settings import DedupSettings
-from dedup.transfer import FetchLimits
+from bucketline_dedup.http_stream import FetchLimits
+from bucketline_dedup.settings import DedupSettings
+from bucketline_dedup.url_guard import GuardPolicy
 
 
 def test_the_defaults_are_those_of_the_guard_and_the_fetcher() -> None:

@@ -16,8 +16,16 @@ from tests.sdk_models import Request
 
 from bucketline.domain.filters import parse
 from bucketline.errors import ValidationFailed
-from ingest_api.app import build
-from ingest_api.schemas import batches, buckets, collections, documents, keys, namespaces, objects, tasks, uploads
+from bucketline_ingest_api.api_keys import schemas as keys
+from bucketline_ingest_api.app import build
+from bucketline_ingest_api.batches import schemas as batches
+from bucketline_ingest_api.buckets import schemas as buckets
+from bucketline_ingest_api.collections import schemas as collections
+from bucketline_ingest_api.documents import schemas as documents
+from bucketline_ingest_api.namespaces import schemas as namespaces
+from bucketline_ingest_api.objects import schemas as objects
+from bucketline_ingest_api.tasks import schemas as tasks
+from bucketline_ingest_api.uploads import schemas as uploads
 
 DOCUMENT: dict[str, Any] = build().openapi()
 OURS = {

@@ -10,14 +10,15 @@ from typing import Any
 
 import pytest
 from bson import DBRef
-from tests.unit.processor.at_work import settled
-from tests.unit.processor.making import NOW, SHA256, a_blob, a_collection, an_object, rule
-from tests.unit.processor.test_plans import Stored
+from tests.fakes.blob_store import MemoryBlobStore
+from tests.unit.processor.factories import NOW, SHA256, a_blob, a_collection, an_object, rule
+from tests.unit.processor.fakes import settled
+from tests.unit.processor.test_extraction_plan import Stored
 
 from bucketline.clock import ManualClock
 from bucketline.domain.status import Status
 from bucketline.errors import StoreUnavailable
-from bucketline.extraction import (
+from bucketline.extractors import (
     DerivedBlob,
     Document,
     ExtractionContext,
@@ -30,12 +31,11 @@ from bucketline.extraction import (
     UnknownExtractor,
     selected_blobs,
 )
-from bucketline.storage.memory_blobs import MemoryBlobStore
-from processor.extraction import MAX_WARNINGS, Extraction, Outcome, Task
-from processor.extractors.passthrough import PassthroughExtractor
-from processor.plans import Plans
-from processor.running import Extractors
-from processor.settings import ProcessorSettings
+from bucketline_processor.extraction import MAX_WARNINGS, Extraction, Outcome, Task
+from bucketline_processor.extraction_plan import Plans
+from bucketline_processor.extractor_runner import Extractors
+from bucketline_processor.extractors.passthrough import PassthroughExtractor
+from bucketline_processor.settings import ProcessorSettings
 
 Behaviour = Callable[[ObjectView, ExtractionContext], AsyncIterator[Document]]
 
@@ -157,7 +157,7 @@ async def fields(outcome: Outcome, collection_id: str = "a") -> list[dict[str, o
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("processor.extraction.random.uniform", lambda *_: 0.0)
+    monkeypatch.setattr("bucketline_processor.extraction.random.uniform", lambda *_: 0.0)
 
 
 async def test_a_bucket_that_nobody_reads_completes_with_nothing():
@@ -422,7 +422,7 @@ async def test_what_another_batch_may_be_making_is_looked_for():
 
 
 async def test_documents_of_a_collection_that_was_deleted_meanwhile_are_dropped(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("processor.extraction.SLOW_SECONDS", 0.0)
+    monkeypatch.setattr("bucketline_processor.extraction.SLOW_SECONDS", 0.0)
     harness = Harness(a_collection("a"), a_collection("b"))
     harness.deleted = {"a"}
     outcome = await harness.run()

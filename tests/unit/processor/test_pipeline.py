@@ -4,18 +4,18 @@ import asyncio
 from typing import Any
 
 import pytest
-from tests.unit.processor.at_work import Processor, completed, settled
+from tests.unit.processor.fakes import Processor, completed, settled
 
 from bucketline.domain.status import RANK_FINAL, RANK_PROCESSING, RANK_QUEUED, Status
 from bucketline.errors import StoreUnavailable
-from processor.extraction import Outcome, Task
-from processor.items import PAGE_OBJECTS
+from bucketline_processor.extraction import Outcome, Task
+from bucketline_processor.unit_items import PAGE_OBJECTS
 
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("processor.pipeline.LONGEST_PAUSE", 0.0)
-    monkeypatch.setattr("processor.pipeline.MIRROR_PAUSE", 0.0)
+    monkeypatch.setattr("bucketline_processor.pipeline.LONGEST_PAUSE", 0.0)
+    monkeypatch.setattr("bucketline_processor.pipeline.MIRROR_PAUSE", 0.0)
 
 
 @pytest.fixture
@@ -198,7 +198,7 @@ async def test_blobs_that_are_being_replaced_are_waited_for(processor: Processor
 async def test_blobs_that_take_too_long_to_replace_fail_the_object_for_now(
     processor: Processor, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("processor.pipeline.MIRROR_SECONDS", 0.0)
+    monkeypatch.setattr("bucketline_processor.pipeline.MIRROR_SECONDS", 0.0)
     processor.unit(1)
     processor.objects.rows["obj_0"]["mirror"]["state"] = "pending"
     assert await processor.work()
@@ -224,7 +224,7 @@ async def test_what_was_extracted_is_not_extracted_again_to_be_stored(processor:
 async def test_an_object_whose_store_stays_away_is_left_and_the_others_end(
     processor: Processor, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("processor.pipeline.TRIES", 4)
+    monkeypatch.setattr("bucketline_processor.pipeline.TRIES", 4)
     processor.unit(3)
     processor.extractions.told["obj_1"] = away = Away()
     assert not await processor.work(), "the unit is to be given back"
@@ -233,7 +233,7 @@ async def test_an_object_whose_store_stays_away_is_left_and_the_others_end(
 
 
 async def test_an_end_that_cannot_be_said_leaves_the_object(processor: Processor, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("processor.pipeline.TRIES", 4)
+    monkeypatch.setattr("bucketline_processor.pipeline.TRIES", 4)
     closed: list[str] = []
 
     class Closing(Outcome):

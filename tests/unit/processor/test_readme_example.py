@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bucketline.extraction import (
+from bucketline.extractors import (
     BlobView,
     ExtractionContext,
     ExtractorRegistry,
@@ -19,9 +19,9 @@ from bucketline.extraction import (
     ObjectView,
     validate_parameters,
 )
-from ingest_api.schemas.collections import CreateCollection
-from processor.extractors.signature import sign
-from processor.sandbox import Sandbox
+from bucketline_ingest_api.collections.schemas import CreateCollection
+from bucketline_processor.extractors.signature import sign
+from bucketline_processor.worker_pool import Sandbox
 
 README = Path(__file__).parents[3] / "services" / "processor" / "README.md"
 BLOCK = re.compile(r"^```\w+\n# (?P<path>\S+\.(?:py|toml))\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -99,7 +99,9 @@ def test_its_signature_check_accepts_ours_and_nothing_else(package: Path):
 
 def test_its_table_names_every_built_in_extractor():
     text, registry = README.read_text(), ExtractorRegistry()
-    own = [info for info in registry.infos() if type(registry.get(info.id)).__module__.startswith("processor.")]
+    own = [
+        info for info in registry.infos() if type(registry.get(info.id)).__module__.startswith("bucketline_processor.")
+    ]
     assert len(own) >= 7
     for info in own:
         assert f"| `{info.name}` |" in text

@@ -2,8 +2,8 @@
 
 import pytest
 
-from bucketline.extraction import OutboundPolicy
-from processor.settings import ProcessorSettings
+from bucketline.extractors import OutboundPolicy
+from bucketline_processor.settings import ProcessorSettings
 
 
 def test_the_defaults_are_those_of_the_extractors() -> None:

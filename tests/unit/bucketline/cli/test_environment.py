@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from bucketline.cli import environment
 from bucketline.cli.main import app
-from bucketline.local.cache import LOCK, exclusive
+from bucketline.devstack.cache import LOCK, exclusive
 
 VARIABLES = {
     "BUCKETLINE_MONGODB_URL": "mongodb://127.0.0.1:20196/?replicaSet=local&directConnection=true",

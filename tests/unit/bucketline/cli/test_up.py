@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 from bucketline.cli.environment import MARKER
 from bucketline.cli.main import app
 from bucketline.cli.up import addresses
-from bucketline.local.ports import LOOPBACK, reserve
-from bucketline.local.stack import LocalStack, S3Address
+from bucketline.devstack.ports import LOOPBACK, reserve
+from bucketline.devstack.stack import LocalStack, S3Address
 
 
 @pytest.mark.parametrize("password", ["s3cret", "s3/cr@et", "s3?cret"])

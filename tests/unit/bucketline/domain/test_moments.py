@@ -3,7 +3,7 @@
 import pytest
 
 from bucketline.domain.cursors import Cursor, decode
-from bucketline.domain.filter_query import to_mongo
+from bucketline.domain.filter_to_mongo import to_mongo
 from bucketline.domain.filters import fields_of, parse
 from bucketline.domain.keyset import Position
 from bucketline.domain.moments import MOMENTS, Moments, moment_key

@@ -6,7 +6,7 @@ import orjson
 from jsonschema import Draft202012Validator
 
 from bucketline.events.asyncapi import COMMITTED, asyncapi, rendered
-from bucketline.events.catalog import CATALOG
+from bucketline.events.models import CATALOG
 from bucketline.events.topics import TOPICS
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bucketline.events.catalog import BY_TYPE, CATALOG
-from bucketline.events.envelope import unwrap
+from bucketline.events.cloudevents import unwrap
+from bucketline.events.models import BY_TYPE, CATALOG
 from bucketline.events.topics import topic_of
 
 GOLDEN = Path(__file__).parents[3] / "golden" / "events"

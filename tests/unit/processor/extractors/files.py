@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from bucketline.extraction import BlobView, FileSource, MemorySource
+from bucketline.extractors import BlobView, FileSource, MemorySource
 
 
 def blob(content: bytes, filename: str, mime_type: str, kind: str = "text", charset: str | None = None) -> BlobView:

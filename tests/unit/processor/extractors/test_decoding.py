@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from bucketline.extraction import PermanentError
-from processor.extractors.decoding import detect_encoding
+from bucketline.extractors import PermanentError
+from bucketline_processor.extractors.decoding import detect_encoding
 
 SENTENCES = {
     "cp1252": (

@@ -6,8 +6,8 @@ from docx.oxml import parse_xml
 from pypdf import PdfReader, PdfWriter
 from tests.unit.processor.extractors.files import blob, pdf, picture, saved
 
-from bucketline.extraction import PermanentError, ResourceError
-from processor.extractors.document import DOCX_MEDIA_TYPE, DocumentExtractor
+from bucketline.extractors import PermanentError, ResourceError
+from bucketline_processor.extractors.document import DOCX_MEDIA_TYPE, DocumentExtractor
 
 
 def pdf_blob(content):

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import pytest
 from tests.unit.processor.extractors.files import blob
 
-from bucketline.extraction import PermanentError, ResourceError
-from processor.extractors.document import DOCX_MEDIA_TYPE, DocumentExtractor
+from bucketline.extractors import PermanentError, ResourceError
+from bucketline_processor.extractors.document import DOCX_MEDIA_TYPE, DocumentExtractor
 
 W = "http://schemas.openxmlformats.org/wordprocessingml/2006/main"
 R = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"

@@ -3,8 +3,8 @@
 import pytest
 from tests.unit.processor.extractors.files import blob
 
-from bucketline.extraction import PermanentError
-from processor.extractors.document import DocumentExtractor
+from bucketline.extractors import PermanentError
+from bucketline_processor.extractors.document import DocumentExtractor
 
 XHTML = "application/xhtml+xml"
 RUSSIAN = "Привет, мир. Как дела сегодня?"

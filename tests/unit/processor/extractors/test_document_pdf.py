@@ -7,15 +7,9 @@ from pathlib import Path
 import pytest
 from tests.unit.processor.extractors.files import blob, pdf
 
-from bucketline.extraction import (
-    ExtractionContext,
-    ObjectView,
-    PermanentError,
-    ResourceError,
-    validate_parameters,
-)
-from processor.extractors.document import DocumentExtractor
-from processor.sandbox import Sandbox
+from bucketline.extractors import ExtractionContext, ObjectView, PermanentError, ResourceError, validate_parameters
+from bucketline_processor.extractors.document import DocumentExtractor
+from bucketline_processor.worker_pool import Sandbox
 
 HELVETICA = "<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>"
 LETTER = "/MediaBox [0 0 612 792]"

@@ -7,8 +7,8 @@ import pytest
 from PIL import ExifTags, Image, PngImagePlugin
 from tests.unit.processor.extractors.files import blob, picture, png_bomb, saved
 
-from bucketline.extraction import PermanentError, ResourceError
-from processor.extractors.image import ImageExtractor
+from bucketline.extractors import PermanentError, ResourceError
+from bucketline_processor.extractors.image import ImageExtractor
 
 
 def image_blob(content, name="photo.jpg", mime_type="image/jpeg"):

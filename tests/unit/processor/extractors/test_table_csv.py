@@ -2,8 +2,8 @@ import pytest
 from tests.unit.processor.extractors.files import blob
 from tests.unit.processor.extractors.test_table import csv_blob, rows
 
-from bucketline.extraction import PermanentError
-from processor.extractors.table import TableExtractor
+from bucketline.extractors import PermanentError
+from bucketline_processor.extractors.table import TableExtractor
 
 
 async def table_of(documents_of, text, name="t.csv", **parameters):

@@ -11,8 +11,8 @@ from tests.unit.processor.extractors.files import blob
 from tests.unit.processor.extractors.spreadsheets import archive, ods, ods_cell, ods_row, text_cell, xlsb, xlsx
 from tests.unit.processor.extractors.test_table import XLSX, rows
 
-from bucketline.extraction import PermanentError, ResourceError
-from processor.extractors.table import TableExtractor
+from bucketline.extractors import PermanentError, ResourceError
+from bucketline_processor.extractors.table import TableExtractor
 
 
 def workbook() -> bytes:

@@ -2,8 +2,8 @@ import pytest
 from tests.unit.processor.extractors.files import blob
 from tests.unit.processor.extractors.test_table import rows
 
-from bucketline.extraction import PermanentError
-from processor.extractors.table import TableExtractor
+from bucketline.extractors import PermanentError
+from bucketline_processor.extractors.table import TableExtractor
 
 
 def lines(content):

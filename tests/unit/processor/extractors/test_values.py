@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processor.extractors.table_columns import exact_float
-from processor.extractors.values import json_value
+from bucketline_processor.extractors.table_columns import exact_float
+from bucketline_processor.extractors.values import json_value
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,79 @@
+"""The batcher, wired: the only place where its clients are built."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from starlette.applications import Starlette
+from starlette.types import ASGIApp
+
+from bucketline.db.batches import Batches
+from bucketline.events.topics import BATCHES, MIRRORED, STATUS
+from bucketline.http.settings import OutboundSettings
+from bucketline.http.webhook_client import Poster
+from bucketline.kafka.outbox import Outbox
+from bucketline.observability.health import Health
+from bucketline.service_context import Runtime, open_runtime
+from bucketline.settings import ServiceSettings
+from bucketline_batcher.batching_policies import Policies
+from bucketline_batcher.cancel import Canceling
+from bucketline_batcher.draft_scanner import DraftSweep
+from bucketline_batcher.planner import Planner
+from bucketline_batcher.progress import Progress
+from bucketline_batcher.publisher import Voice
+from bucketline_batcher.reconciler import Sweeper
+from bucketline_batcher.settings import BatcherSettings
+from bucketline_batcher.subscribers import Handlers
+from bucketline_batcher.webhooks import AT_ONCE, Webhooks
+from bucketline_batcher.windows import Windowing
+
+
+def create(settings: ServiceSettings) -> ASGIApp:
+    """The ASGI application with the probes; it consumes and sweeps from its start to its stop."""
+    own = BatcherSettings()
+    outbound = OutboundSettings()
+    health = Health()
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        async with (
+            open_runtime(settings, health=health, uses_blobs=False) as runtime,
+            Poster(outbound.policy(), seconds=own.webhook_seconds, connections=AT_ONCE) as poster,
+        ):
+            outbox = Outbox(
+                "batches",
+                Batches(runtime.database).outbox,
+                runtime.bus.publisher,
+                clock=runtime.clock,
+                settings=settings.sweep,
+            )
+            batcher = Batcher(runtime, own, outbox)
+            webhooks = Webhooks(runtime, poster)
+            runtime.bus.subscribe(MIRRORED, batcher.handlers.on_mirrored)
+            runtime.bus.subscribe(BATCHES, batcher.handlers.on_batches)
+            runtime.bus.subscribe(STATUS, batcher.handlers.on_status)
+            async with runtime.running():
+                outbox.start(runtime.background)
+                batcher.sweeper.start(runtime.background)
+                runtime.background.every(own.window_interval, "windows", batcher.windowing.close_due)
+                runtime.background.every(settings.sweep.interval, "sweep drafts", batcher.drafts.step)
+                runtime.background.every(settings.sweep.interval, "webhooks", webhooks.call_due)
+                yield
+                webhooks.stop()
+                await outbox.close()
+
+    return Starlette(routes=health.routes(), lifespan=lifespan)
+
+
+class Batcher:
+    """The use cases of this service, put together."""
+
+    def __init__(self, runtime: Runtime, settings: BatcherSettings, outbox: Outbox) -> None:
+        voice = Voice(runtime)
+        self.planner = Planner(runtime, settings, voice)
+        self.progress = Progress(runtime, self.planner, outbox, voice, settings)
+        self.canceling = Canceling(runtime, self.planner, self.progress, voice)
+        policies = Policies(runtime.database, settings)
+        self.windowing = Windowing(runtime, self.planner, outbox, policies)
+        self.drafts = DraftSweep(runtime, self.planner, self.windowing, policies)
+        self.sweeper = Sweeper(runtime, self.planner, self.progress, self.canceling, voice, settings)
+        self.handlers = Handlers(self.planner, self.progress, self.canceling, self.windowing)

@@ -1,0 +1,108 @@
+"""Reading what aiokafka's own reader gives up on, so that no producer can stop a partition.
+
+The name of a header must be UTF-8, and aiokafka takes that at its word: one that is not stops the partition, and no
+offset gets past it, because brokers hand out whole batches. Here such a name comes out with its bytes escaped. A batch
+that nobody can make sense of comes out as one record, which ends where the batch does and has its bytes for a value;
+it is marked, and being no event of ours it is parked like any other. What a checksum or a missing codec says is still
+raised: that is not the producer's doing.
+"""
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+from aiokafka.consumer import fetcher
+from aiokafka.errors import UnsupportedCodecError
+from aiokafka.record.default_records import DefaultRecord, DefaultRecordBatch, _DefaultRecordBatchPy
+from aiokafka.record.memory_records import MemoryRecords
+from aiokafka.record.util import decode_varint_py
+
+from bucketline.kafka.dead_letters import INCOMPLETE
+
+LOG_OVERHEAD = 12
+"""Bytes of a batch's offset and length, which the length does not count."""
+
+
+def install() -> None:
+    """From now on every consumer of this process reads so. aiokafka has no other place to say it."""
+    fetcher.MemoryRecords = Records
+
+
+class Records:
+    """Batches one after the other, as a broker sends them; the last may be cut off. Made like aiokafka's."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = memoryview(data)
+        self._strict = MemoryRecords(data)
+        self._at = 0
+
+    def size_in_bytes(self) -> int:
+        return len(self._data)
+
+    def has_next(self) -> bool:
+        found: bool = self._strict.has_next()
+        return found
+
+    def next_batch(self) -> Any:
+        batch = self._strict.next_batch()
+        end = self._at + LOG_OVERHEAD + int.from_bytes(self._data[self._at + 8 : self._at + LOG_OVERHEAD], signed=True)
+        raw, self._at = self._data[self._at : end], end
+        return _Batch(batch, raw) if isinstance(batch, DefaultRecordBatch) else batch
+
+
+class _Batch:
+    """A batch that always comes to its end."""
+
+    def __init__(self, strict: Any, raw: memoryview) -> None:
+        self._strict = strict
+        self._raw = raw
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._strict, name)
+
+    def __next__(self) -> Any:
+        return next(self._strict)
+
+    def __iter__(self) -> Iterator[Any]:
+        read = 0
+        try:
+            for record in self._strict:
+                yield record
+                read += 1
+        except UnsupportedCodecError:
+            raise
+        except Exception:
+            yield from self._rest(read)
+
+    def _rest(self, read: int) -> Iterator[Any]:
+        try:
+            yield from islice(_Escaping(self._raw), read, None)
+        except Exception as error:
+            batch = self._strict
+            what = f"all that is left of a batch that ends here, as the broker has it: {error!r}"
+            headers = [(INCOMPLETE, what.encode(errors="replace"))]
+            yield DefaultRecord(batch.next_offset - 1, batch.max_timestamp, 0, None, bytes(self._raw), headers)
+
+
+class _Escaping(_DefaultRecordBatchPy):  # type: ignore[misc]  # aiokafka is untyped
+    """aiokafka's reader in Python, slower by far, with bytes that decode to something whatever they are."""
+
+    _buffer: bytearray
+
+    def __iter__(self) -> "_Escaping":
+        super().__iter__()
+        self._buffer = _Bytes(self._buffer)
+        return self
+
+    def _read_msg(self) -> Any:
+        # The compiled way to read a number takes no bytes but Python's own.
+        return super()._read_msg(decode_varint_py)
+
+
+class _Bytes(bytearray):
+    def __getitem__(self, at: Any) -> Any:
+        found = super().__getitem__(at)
+        return _Bytes(found) if isinstance(at, slice) else found
+
+    def decode(self, encoding: str = "utf-8", errors: str = "backslashreplace") -> str:
+        return super().decode(encoding, errors)

@@ -1,0 +1,105 @@
+"""Checks that fail are findings, and never an end of the examination."""
+
+from collections.abc import AsyncIterator, Collection
+
+import pytest
+from tests.fakes.blob_store import MemoryBlobStore
+
+from bucketline.admin.diagnostics import result as module
+from bucketline.admin.diagnostics.kafka import group_permissions, permissions
+from bucketline.admin.diagnostics.result import Finding, clock_row, findings
+from bucketline.admin.diagnostics.s3 import _list_and_delete
+from bucketline.errors import StoreUnavailable
+from bucketline.kafka.cluster_info import NOT_TOLD, READ, WRITE, operations, release_of
+
+
+async def test_what_was_found_before_an_error_stays_and_the_error_is_a_row_with_advice() -> None:
+    async def checks() -> AsyncIterator[Finding]:
+        yield Finding("S3", "bucket", "ok", "there")
+        raise ConnectionRefusedError("no one listens")
+
+    first, second = await findings("S3", checks, unreachable="Is the address right?")
+    assert first.verdict == "ok"
+    assert second.verdict == "bad"
+    assert "no one listens" in second.found
+    assert second.advice == "Is the address right?"
+
+
+async def test_a_server_that_never_answers_is_a_row_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    import asyncio
+
+    async def checks() -> AsyncIterator[Finding]:
+        await asyncio.Event().wait()
+        yield Finding("S3", "bucket", "ok", "there")
+
+    monkeypatch.setattr(module, "CHECK_SECONDS", 0.01)
+    (row,) = await findings("S3", checks, unreachable="Look at the network.")
+    assert row.verdict == "bad"
+
+
+@pytest.mark.parametrize(("skew", "verdict"), [(0.1, "ok"), (-1.9, "ok"), (5, "warning"), (-5, "warning"), (40, "bad")])
+def test_a_clock_that_is_off(skew: float, verdict: str) -> None:
+    row = clock_row("MongoDB", skew, warn=2, bad=30, why="leases")
+    assert row.verdict == verdict
+    assert bool(row.advice) == (verdict != "ok")
+
+
+def test_rights_that_are_lacking_are_named_with_advice() -> None:
+    both = frozenset({READ, WRITE})
+    row = permissions({"a": both, "b": frozenset({READ}), "c": frozenset(), "d": None})
+    assert row.verdict == "bad"
+    assert row.found.endswith("b, c")
+    assert row.advice
+    assert permissions({"a": both, "b": both}).verdict == "ok"
+    assert permissions({"a": None}).verdict == permissions({}).verdict == "ok"
+
+
+def test_groups_that_may_not_be_joined_are_named_with_advice() -> None:
+    row = group_permissions({"a": frozenset({READ}), "b": frozenset(), "c": None})
+    assert (row.verdict, row.found) == ("bad", "not to be joined: b")
+    assert "BUCKETLINE_KAFKA_GROUP_PREFIX" in row.advice
+    assert group_permissions({"a": frozenset({READ})}).verdict == group_permissions({"a": None}).verdict == "ok"
+
+
+class _Refusing:
+    """A store whose policy allows neither to list nor to delete, or only one of it."""
+
+    def __init__(self, *refused: str) -> None:
+        self.store, self.refused = MemoryBlobStore(), refused
+
+    async def list(self, prefix: str, *, limit: int) -> object:
+        if "list" in self.refused:
+            raise StoreUnavailable("AccessDenied")
+        return await self.store.list(prefix, limit=limit)
+
+    async def delete(self, keys: Collection[str]) -> None:
+        if "delete" in self.refused:
+            raise StoreUnavailable("AccessDenied")
+        await self.store.delete(keys)
+
+    async def head(self, key: str) -> object:
+        return await self.store.head(key)
+
+
+@pytest.mark.parametrize(
+    ("refused", "verdict", "found"), [("", "ok", "removed"), ("list", "bad", "listed"), ("delete", "bad", "deleted")]
+)
+async def test_a_key_that_may_not_list_or_delete(refused: str, verdict: str, found: str) -> None:
+    store = _Refusing(refused)
+    store.store.put("staging/doctor/a", b"x")
+    row = await _list_and_delete(store, "staging/doctor/a")  # type: ignore[arg-type]  # a part of a store
+    assert (row.verdict, found in row.found) == (verdict, True), row
+    assert bool(row.advice) == (verdict != "ok")
+
+
+def test_what_a_broker_tells_in_bits() -> None:
+    assert operations(0b11000) == frozenset({READ, WRITE})
+    assert operations(NOT_TOLD) is None
+
+
+@pytest.mark.parametrize(
+    ("known", "release"),
+    [(set(), None), ({18, 60}, "2.8"), ({60, 65, 74, 80}, "3.9"), ({60, 65, 74, 80, 76}, "4.1"), ({60, 76}, "2.8")],
+)
+def test_the_release_is_the_newest_of_which_nothing_is_lacking(known: set[int], release: str | None) -> None:
+    assert release_of(known) == release
