@@ -136,7 +136,7 @@ class PayloadTooLarge(ApiError):
     type = "PayloadTooLargeError"
 
 
-class Fault(dict[str, Json]):
+class ValidationIssue(dict[str, Json]):
     """One row of ``validation_errors``: ``type``, ``location`` and ``message``."""
 
     def __init__(self, kind: str, location: Sequence[str | int], message: str) -> None:
@@ -149,7 +149,7 @@ class ValidationFailed(ApiError):
     status = 422
     type = "ValidationError"
 
-    def __init__(self, faults: Sequence[Fault], *, code: str | None = None) -> None:
+    def __init__(self, faults: Sequence[ValidationIssue], *, code: str | None = None) -> None:
         super().__init__("Validation error", code=code, details={"validation_errors": list(faults)})
         self.faults = list(faults)
 
@@ -192,23 +192,23 @@ class SearchTooSlow(ApiError):
         )
 
 
-class RecordError(BucketlineError):
+class ProcessingError(BucketlineError):
     """Raised while a record of the bus is handled."""
 
 
-class Transient(RecordError):
+class RetryableError(ProcessingError):
     """The same record may succeed in a moment."""
 
     retry_class = "retry"
 
 
-class Poison(RecordError):
+class NonRetryableError(ProcessingError):
     """The record can never be handled: it is parked with its context, and may be replayed after a fix."""
 
     retry_class = "park"
 
 
-class StoreUnavailable(BucketlineError):
+class DependencyUnavailable(BucketlineError):
     """MongoDB or S3 did not answer in time. What was asked may or may not have happened."""
 
     retry_class = "retry"

@@ -11,10 +11,10 @@ from bucketline.observability.logging import get_logger
 
 log = get_logger(__name__)
 
-LONGEST_PAUSE = 30.0
+MAX_PAUSE = 30.0
 
 
-class Background:
+class PeriodicTasks:
     """The loops of one service. ``stop`` ends them all and waits until they have."""
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class Background:
                 await step()
                 pause = seconds
             except Exception as error:
-                pause = min(max(pause, 0.5) * 2, LONGEST_PAUSE)
+                pause = min(max(pause, 0.5) * 2, MAX_PAUSE)
                 log.warning("background step failed", step=name, error=repr(error), again_in=round(pause, 1))
 
     async def _stopped_within(self, seconds: float) -> bool:

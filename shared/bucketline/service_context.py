@@ -1,6 +1,6 @@
 """What every service is made of, opened in order and closed in reverse.
 
-A service's ``app.py`` builds its use cases on a :class:`Runtime`, subscribes its handlers, and then lets it run.
+A service's ``app.py`` builds its use cases on a :class:`ServiceContext`, subscribes its handlers, and then lets it run.
 """
 
 import os
@@ -16,15 +16,15 @@ from bucketline.blobs.store import BlobStore
 from bucketline.clock import Clock, SystemClock
 from bucketline.db.indexes import ensure_indexes
 from bucketline.db.mongo import Database
-from bucketline.errors import BucketlineError, StoreUnavailable, Transient
-from bucketline.events.cloudevents import Envelope, wrap
+from bucketline.errors import BucketlineError, DependencyUnavailable, RetryableError
+from bucketline.events.cloudevents import CloudEvent, wrap
 from bucketline.events.models import Event
 from bucketline.ids import Ids, RandomIds
 from bucketline.kafka.broker import Bus
 from bucketline.observability.health import Health
 from bucketline.observability.logging import get_logger
 from bucketline.observability.tracing import current_trace, setup_tracing
-from bucketline.periodic import Background
+from bucketline.periodic import PeriodicTasks
 from bucketline.settings import ServiceSettings
 
 log = get_logger(__name__)
@@ -33,7 +33,7 @@ START_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
-class Runtime:
+class ServiceContext:
     """The clients of one service. ``owner`` names this process: in leases, in logs."""
 
     settings: ServiceSettings
@@ -41,7 +41,7 @@ class Runtime:
     bus: Bus
     blobs: BlobStore
     health: Health
-    background: Background = field(default_factory=Background)
+    background: PeriodicTasks = field(default_factory=PeriodicTasks)
     clock: Clock = field(default_factory=SystemClock)
     ids: Ids = field(default_factory=RandomIds)
     owner: str = field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}")
@@ -51,7 +51,7 @@ class Runtime:
         """The CloudEvents ``source`` of what this service says."""
         return f"/bucketline/{self.settings.service}"
 
-    def seal(self, event: Event, *, trace: Mapping[str, str] | None = None) -> Envelope:
+    def seal(self, event: Event, *, trace: Mapping[str, str] | None = None) -> CloudEvent:
         """The envelope of an event that happens now; ``trace`` of the record that caused it, or the current one."""
         return wrap(
             event, id=self.ids.new("evt"), source=self.source, at=self.clock.now(), trace=trace or current_trace()
@@ -79,7 +79,9 @@ class Runtime:
 
 
 @asynccontextmanager
-async def open_runtime(settings: ServiceSettings, *, health: Health, uses_blobs: bool = True) -> AsyncIterator[Runtime]:
+async def open_service_context(
+    settings: ServiceSettings, *, health: Health, uses_blobs: bool = True
+) -> AsyncIterator[ServiceContext]:
     """Connects to MongoDB and S3, waiting up to a minute for them to come; indexes and bucket are there afterwards.
 
     A service that says it uses no blobs needs neither S3 nor a key to it.
@@ -90,7 +92,7 @@ async def open_runtime(settings: ServiceSettings, *, health: Health, uses_blobs:
         stack.callback(database.close)
         blobs = await stack.enter_async_context(S3BlobStore(settings.s3))
         clock = SystemClock()
-        runtime = Runtime(
+        runtime = ServiceContext(
             settings=settings,
             database=database,
             bus=Bus(settings.kafka, settings.service, clock=clock),
@@ -99,7 +101,7 @@ async def open_runtime(settings: ServiceSettings, *, health: Health, uses_blobs:
             clock=clock,
         )
         async for attempt in AsyncRetrying(
-            retry=retry_if_exception_type((StoreUnavailable, Transient)),
+            retry=retry_if_exception_type((DependencyUnavailable, RetryableError)),
             stop=stop_after_delay(START_SECONDS),
             wait=wait_exponential(multiplier=0.2, max=3),
             before_sleep=lambda state: log.warning("waiting for storage", error=_reason(state.outcome)),

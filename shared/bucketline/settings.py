@@ -19,7 +19,7 @@ Seconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 
 
-def _servers(value: str) -> str:
+def _check_bootstrap_servers(value: str) -> str:
     for server in value.split(","):
         port = re.fullmatch(r"(?:\[[^\]]+\]|[^:\s]+)(?::([0-9]{1,5}))?", server.strip())
         if port is None or not 0 < int(port[1] or 9092) < 65536:
@@ -27,17 +27,17 @@ def _servers(value: str) -> str:
     return value
 
 
-def _address(value: str) -> str:
+def _check_http_url(value: str) -> str:
     if value and not re.match(r"https?://[^/\s]", value):
         raise ValueError("it has to begin with http:// or https:// and a host")
     return value
 
 
-Servers = Annotated[str, AfterValidator(_servers)]
-Address = Annotated[str, AfterValidator(_address)]
+BootstrapServers = Annotated[str, AfterValidator(_check_bootstrap_servers)]
+HttpUrl = Annotated[str, AfterValidator(_check_http_url)]
 
 
-class Block(BaseSettings):
+class SettingsBase(BaseSettings):
     """A group of settings with its own prefix. The text below each field is its description."""
 
     model_config = SettingsConfigDict(
@@ -45,7 +45,7 @@ class Block(BaseSettings):
     )
 
 
-class MongoSettings(Block):
+class MongoSettings(SettingsBase):
     """Where objects live."""
 
     model_config = SettingsConfigDict(env_prefix="BUCKETLINE_MONGODB_")
@@ -62,12 +62,12 @@ class MongoSettings(Block):
     """The time of one call, retries of the driver included."""
 
 
-class KafkaSettings(Block):
+class KafkaSettings(SettingsBase):
     """The bus."""
 
     model_config = SettingsConfigDict(env_prefix="BUCKETLINE_KAFKA_")
 
-    bootstrap: Servers = "127.0.0.1:9092"
+    bootstrap: BootstrapServers = "127.0.0.1:9092"
     """``host:port`` of one or several brokers, separated by commas."""
     topic_prefix: str = "bucketline."
     """In front of the name of every topic."""
@@ -106,14 +106,14 @@ class KafkaSettings(Block):
     """How long those attempts may take together, waits included."""
 
 
-class S3Settings(Block):
+class S3Settings(SettingsBase):
     """Where blobs live."""
 
     model_config = SettingsConfigDict(env_prefix="BUCKETLINE_S3_")
 
-    endpoint: Address | None = None
+    endpoint: HttpUrl | None = None
     """The S3 API; unset, that of AWS."""
-    public_endpoint: Address | None = None
+    public_endpoint: HttpUrl | None = None
     """The address that presigned URLs are signed for; unset, the endpoint."""
     region: str = "us-east-1"
     """What requests are signed for."""
@@ -137,7 +137,7 @@ class S3Settings(Block):
     """Bytes of a part of a multipart upload. S3 takes none below 5 MiB, except the last."""
 
 
-class HttpSettings(Block):
+class HttpSettings(SettingsBase):
     """The service's own HTTP port: the API for ingest-api, probes and metrics for the others."""
 
     model_config = SettingsConfigDict(env_prefix="BUCKETLINE_HTTP_")
@@ -155,7 +155,7 @@ class HttpSettings(Block):
     """How long running requests may take when the service stops."""
 
 
-class TelemetrySettings(Block):
+class ObservabilitySettings(SettingsBase):
     """Logs and traces."""
 
     model_config = SettingsConfigDict(env_prefix="BUCKETLINE_TELEMETRY_")
@@ -170,7 +170,7 @@ class TelemetrySettings(Block):
     """The share of traces that is kept, of those that begin here."""
 
 
-class SweepSettings(Block):
+class ReconcileSettings(SettingsBase):
     """When state that should have moved is looked at again."""
 
     model_config = SettingsConfigDict(env_prefix="BUCKETLINE_SWEEP_")
@@ -195,8 +195,8 @@ class ServiceSettings(BaseModel):
     kafka: KafkaSettings
     s3: S3Settings
     http: HttpSettings
-    telemetry: TelemetrySettings
-    sweep: SweepSettings
+    telemetry: ObservabilitySettings
+    sweep: ReconcileSettings
 
 
 def read_settings(service: ServiceName) -> ServiceSettings:
@@ -207,6 +207,6 @@ def read_settings(service: ServiceName) -> ServiceSettings:
         kafka=KafkaSettings(),
         s3=S3Settings(),
         http=HttpSettings(),
-        telemetry=TelemetrySettings(),
-        sweep=SweepSettings(),
+        telemetry=ObservabilitySettings(),
+        sweep=ReconcileSettings(),
     )

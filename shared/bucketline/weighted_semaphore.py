@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 
-class Budget:
+class WeightedSemaphore:
     """``total`` bytes, given out in the order of asking, so that nobody waits for ever behind smaller ones."""
 
     def __init__(self, total: int) -> None:

@@ -21,11 +21,11 @@ from bucketline.blobs.store import (
     BlobStore,
     ChecksumRefused,
     ContentTooLarge,
-    ForeignAccess,
+    ExternalBucket,
     ObjectMissing,
 )
 from bucketline.db.blobs import blob_key
-from bucketline.errors import StoreUnavailable
+from bucketline.errors import DependencyUnavailable
 from bucketline.settings import S3Settings
 
 MIB = 1024 * 1024
@@ -73,7 +73,7 @@ async def case(server: Any) -> AsyncIterator[Case]:
             yield Case(fake, url)
         return
     settings = real_settings(server)
-    access = ForeignAccess(
+    access = ExternalBucket(
         buckets=("elsewhere",),
         endpoint=server.s3_endpoint,
         access_key=server.s3_access_key,
@@ -430,9 +430,9 @@ async def test_presigned_urls_are_for_the_public_endpoint(stack: Any) -> None:
 async def test_wrong_credentials_are_a_fault_of_the_installation(stack: Any) -> None:
     settings = real_settings(stack).model_copy(update={"secret_key": SecretStr("wrong")})
     async with S3BlobStore(settings) as store:
-        with pytest.raises(StoreUnavailable, match="SignatureDoesNotMatch"):
+        with pytest.raises(DependencyUnavailable, match="SignatureDoesNotMatch"):
             await put(store, fresh() + "k", b"x")
-        with pytest.raises(StoreUnavailable, match="403"):
+        with pytest.raises(DependencyUnavailable, match="403"):
             await store.ping()
 
 
@@ -440,7 +440,7 @@ async def test_wrong_credentials_are_a_fault_of_the_installation(stack: Any) -> 
 async def test_a_bucket_is_not_made_where_that_is_forbidden(stack: Any) -> None:
     settings = real_settings(stack, create_bucket=False).model_copy(update={"bucket": "never-made"})
     async with S3BlobStore(settings) as store:
-        with pytest.raises(StoreUnavailable, match="no bucket never-made"):
+        with pytest.raises(DependencyUnavailable, match="no bucket never-made"):
             await store.ensure_bucket()
-        with pytest.raises(StoreUnavailable, match="no bucket never-made"):
+        with pytest.raises(DependencyUnavailable, match="no bucket never-made"):
             await store.ping()

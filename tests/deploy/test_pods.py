@@ -21,7 +21,7 @@ from tests.deploy.rendering import (
     render,
 )
 
-from bucketline.cli.lazy_group import ENTRIES, loaded
+from bucketline.cli.lazy_group import ENTRIES, load_command
 from bucketline.observability import health
 from bucketline.server import DRAIN_SECONDS
 from bucketline.settings import SERVICES, HttpSettings
@@ -227,7 +227,7 @@ def parsed(command: str, arguments: list[str]) -> dict[str, Any]:
     """What the command would be called with; an option that it does not know is an error."""
     assert arguments[0] == command
     (entry,) = [entry for entry in ENTRIES if entry.name == command]
-    found: dict[str, Any] = loaded(entry).make_context(command, arguments[1:]).params
+    found: dict[str, Any] = load_command(entry).make_context(command, arguments[1:]).params
     return found
 
 

@@ -10,7 +10,7 @@ from tests.deploy.test_monitoring import alerts, names_in
 
 from bucketline.settings import ServiceName
 from bucketline_batcher.settings import BatcherSettings
-from bucketline_dedup.scheduler import LANES, MOST_COUNTED
+from bucketline_dedup.scheduler import MAX_COUNTED, QUEUES
 from bucketline_processor.settings import ProcessorSettings
 
 PRODUCTION = "overlays/production"
@@ -33,9 +33,9 @@ def backlogs(service: ServiceName) -> dict[str, float]:
 def test_dedup_grows_with_what_is_due_in_each_lane_as_far_as_it_can() -> None:
     asked = backlogs("dedup")
     assert {name for query in asked for name in names_in(query)} == {"bucketline_objects_due"}
-    assert {lane for query in asked for lane in re.findall(r'lane="(\w+)"', query)} == set(LANES)
+    assert {lane for query in asked for lane in re.findall(r'lane="(\w+)"', query)} == set(QUEUES)
     for threshold in asked.values():
-        assert ceil(MOST_COUNTED / threshold) >= spec("dedup")["maxReplicaCount"], "counting ends too early"
+        assert ceil(MAX_COUNTED / threshold) >= spec("dedup")["maxReplicaCount"], "counting ends too early"
 
 
 def test_one_large_batch_gets_as_many_processors_as_its_open_units_keep_busy() -> None:

@@ -7,7 +7,7 @@ import re
 import pytest
 from tests.deploy.rendering import DEPLOY, OVERLAYS, containers, environment, pods, quantity, variables
 
-from bucketline.settings import Block, HttpSettings
+from bucketline.settings import HttpSettings, SettingsBase
 from bucketline_dedup.settings import DedupSettings
 from bucketline_processor.settings import ProcessorSettings
 
@@ -27,15 +27,15 @@ BODY_COSTS = 5
 PACKAGES = ("bucketline", "ingest_api", "dedup", "batcher", "processor")
 
 
-def blocks() -> set[type[Block]]:
+def blocks() -> set[type[SettingsBase]]:
     """Every settings class of every package."""
     for package in PACKAGES:
         found = importlib.import_module(package)
         for module in pkgutil.iter_modules(found.__path__, f"{package}."):
             if module.name.endswith(".settings"):
                 importlib.import_module(module.name)
-    known: set[type[Block]] = set()
-    waiting: list[type[Block]] = [Block]
+    known: set[type[SettingsBase]] = set()
+    waiting: list[type[SettingsBase]] = [SettingsBase]
     while waiting:
         for block in waiting.pop().__subclasses__():
             if block.__module__.partition(".")[0] in PACKAGES:
@@ -44,7 +44,7 @@ def blocks() -> set[type[Block]]:
     return known
 
 
-def readable() -> dict[str, tuple[type[Block], str]]:
+def readable() -> dict[str, tuple[type[SettingsBase], str]]:
     return {
         f"{block.model_config.get('env_prefix', '')}{field}".upper(): (block, field)
         for block in blocks()
@@ -113,7 +113,7 @@ def test_memory_limits_hold_what_the_settings_allow_at_once(target: str) -> None
         (container,) = containers(pods(target)[f"Deployment/bucketline-{service}"])
         return quantity(container["resources"]["limits"]["memory"]) - IN_USE[service]
 
-    def allowed(block: type[Block], service: str, *fields: str) -> list[int]:
+    def allowed(block: type[SettingsBase], service: str, *fields: str) -> list[int]:
         values = environment(target, f"Deployment/bucketline-{service}")
         prefix = block.model_config.get("env_prefix", "")
         return [int(values.get(f"{prefix}{field}".upper(), block.model_fields[field].default)) for field in fields]

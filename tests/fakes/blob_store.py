@@ -13,18 +13,18 @@ from bucketline.blobs.store import (
     PRESIGNED_URL_LIMIT,
     AccessRefused,
     BlobStoreError,
+    ByteRange,
     ChecksumRefused,
     Content,
     ContentTooLarge,
-    Head,
-    Listed,
     MultipartUpload,
+    ObjectInfo,
     ObjectMissing,
+    ObjectSummary,
     OpenUpload,
-    Range,
 )
 from bucketline.clock import Clock, SystemClock
-from bucketline.errors import StoreUnavailable
+from bucketline.errors import DependencyUnavailable
 
 if TYPE_CHECKING:
     from bucketline.blobs.store import BlobStore
@@ -38,7 +38,7 @@ class Stored:
     """Content at a key, with the head that the store would tell."""
 
     data: bytes
-    head: Head
+    head: ObjectInfo
 
 
 class MemoryBlobStore:
@@ -70,10 +70,10 @@ class MemoryBlobStore:
 
     def put(
         self, key: str, data: bytes, *, content_type: str = "application/octet-stream", checked: bool = False
-    ) -> Head:
+    ) -> ObjectInfo:
         """What a producer's presigned PUT does: overwrites. With ``checked`` it carried a checksum."""
         self.puts += 1
-        head = Head(
+        head = ObjectInfo(
             size=len(data),
             etag=hashlib.md5(data, usedforsecurity=False).hexdigest(),
             sha256=_sha256(data) if checked else None,
@@ -125,7 +125,7 @@ class MemoryBlobStore:
         self.put(key, source.data, content_type=content_type, checked=source.head.sha256 is not None)
         return True
 
-    async def get(self, key: str, *, limit: int, range: Range | None = None) -> AsyncGenerator[bytes, None]:  # noqa: A002
+    async def get(self, key: str, *, limit: int, range: ByteRange | None = None) -> AsyncGenerator[bytes, None]:  # noqa: A002
         data = self._stored(key).data
         if range is not None:
             if range[0] >= len(data):
@@ -140,7 +140,7 @@ class MemoryBlobStore:
         async with aclosing(self.get(key, limit=limit)) as chunks:
             return b"".join([chunk async for chunk in chunks])
 
-    async def head(self, key: str) -> Head:
+    async def head(self, key: str) -> ObjectInfo:
         return self._stored(key).head
 
     async def delete(self, keys: Collection[str]) -> None:
@@ -148,11 +148,11 @@ class MemoryBlobStore:
         for key in keys:
             self.objects.pop(key, None)
 
-    async def list(self, prefix: str, *, limit: int, after: str | None = None) -> Sequence[Listed]:
+    async def list(self, prefix: str, *, limit: int, after: str | None = None) -> Sequence[ObjectSummary]:
         self._check()
         keys = sorted(key for key in self.objects if key.startswith(prefix) and key > (after or ""))
         heads = [(key, self.objects[key].head) for key in keys[:limit]]
-        return [Listed(key, head.size, head.etag, head.last_modified) for key, head in heads]
+        return [ObjectSummary(key, head.size, head.etag, head.last_modified) for key, head in heads]
 
     async def list_multipart(self, prefix: str, *, limit: int = 1000) -> Sequence[OpenUpload]:
         self._check()
@@ -206,7 +206,7 @@ class MemoryBlobStore:
         data = self._foreign[url]
         if len(data) > limit:
             raise ContentTooLarge(limit)
-        head = Head(len(data), _sha256(data)[:32], None, "application/octet-stream", self._clock.now())
+        head = ObjectInfo(len(data), _sha256(data)[:32], None, "application/octet-stream", self._clock.now())
         async with aclosing(self._chunks(data)) as chunks:
             yield Content(head, chunks)
 
@@ -224,7 +224,7 @@ class MemoryBlobStore:
 
     def _check(self) -> None:
         if not self.available:
-            raise StoreUnavailable("S3 did not answer: switched off by the test")
+            raise DependencyUnavailable("S3 did not answer: switched off by the test")
 
     async def __aenter__(self) -> Self:
         return self

@@ -11,10 +11,10 @@ from typer.testing import CliRunner
 
 from bucketline.cli.dlq import app
 from bucketline.clock import SystemClock
-from bucketline.db.job_cursors import Place, Places
+from bucketline.db.job_cursors import GcCursor, JobCursors
 from bucketline.db.mongo import Database
 from bucketline.devstack.stack import LocalStack
-from bucketline.errors import Poison
+from bucketline.errors import NonRetryableError
 from bucketline.events.cloudevents import wrap
 from bucketline.events.models import ObjectUpdated
 from bucketline.events.topics import OBJECTS
@@ -77,11 +77,11 @@ async def sent(settings: KafkaSettings) -> list[tuple[bytes | None, dict[str, by
 
 
 @pytest.fixture
-def places(database: Database) -> Places:
-    return Places(database)
+def places(database: Database) -> JobCursors:
+    return JobCursors(database)
 
 
-async def test_list_tells_what_waits(settings: KafkaSettings, places: Places, parked: list[str]) -> None:
+async def test_list_tells_what_waits(settings: KafkaSettings, places: JobCursors, parked: list[str]) -> None:
     rows = await ParkedRecords(settings, places).waiting(limit=10)
     assert [row.context["error"] for row in rows] == ["number 0", "number 1", "number 2"]
     assert {row.topic for row in rows} == {settings.topic_prefix + OBJECTS.name}
@@ -91,7 +91,7 @@ async def test_list_tells_what_waits(settings: KafkaSettings, places: Places, pa
 
 
 async def test_a_replay_sends_each_record_once_as_it_was(
-    settings: KafkaSettings, places: Places, parked: list[str]
+    settings: KafkaSettings, places: JobCursors, parked: list[str]
 ) -> None:
     records = ParkedRecords(settings, places)
     assert (await records.replay(limit=2)).count == 2
@@ -105,7 +105,7 @@ async def test_a_replay_sends_each_record_once_as_it_was(
     assert all(orjson.loads(value or b"")["object_id"].encode() == key for key, _, value in rows)
 
 
-async def test_one_record_by_its_place(settings: KafkaSettings, places: Places, parked: list[str]) -> None:
+async def test_one_record_by_its_place(settings: KafkaSettings, places: JobCursors, parked: list[str]) -> None:
     records = ParkedRecords(settings, places)
     row = await records.get(parking(settings), 0, 1)
     assert row is not None
@@ -117,7 +117,7 @@ async def test_one_record_by_its_place(settings: KafkaSettings, places: Places, 
 
 
 async def test_the_place_of_the_replays_outlives_what_the_broker_remembers_of_a_group(
-    settings: KafkaSettings, places: Places, parked: list[str]
+    settings: KafkaSettings, places: JobCursors, parked: list[str]
 ) -> None:
     assert (await ParkedRecords(settings, places).replay(limit=2)).count == 2
     forgotten = settings.model_copy(update={"group_prefix": f"g{secrets.token_hex(4)}."})
@@ -125,7 +125,7 @@ async def test_the_place_of_the_replays_outlives_what_the_broker_remembers_of_a_
 
 
 async def test_a_place_that_a_release_before_left_with_the_broker_counts(
-    settings: KafkaSettings, places: Places, parked: list[str]
+    settings: KafkaSettings, places: JobCursors, parked: list[str]
 ) -> None:
     partition = TopicPartition(parking(settings), 0)
     group = f"{settings.group_prefix}{GROUP}"
@@ -141,21 +141,21 @@ async def test_a_place_that_a_release_before_left_with_the_broker_counts(
 
 @pytest.mark.parametrize("place", [(2, 1), (99, 1)], ids=["another record is there", "beyond the end"])
 async def test_a_place_in_a_log_that_the_broker_lost_does_not_count(
-    settings: KafkaSettings, places: Places, parked: list[str], place: tuple[int, int]
+    settings: KafkaSettings, places: JobCursors, parked: list[str], place: tuple[int, int]
 ) -> None:
-    await places.put(f"replay {parking(settings)}:0", Place(logged=place))
+    await places.put(f"replay {parking(settings)}:0", GcCursor(logged=place))
     assert len(await ParkedRecords(settings, places).waiting(limit=10)) == 3
 
 
 async def test_what_was_not_parked_whole_is_told_of_and_not_sent(
-    settings: KafkaSettings, places: Places, parked: list[str]
+    settings: KafkaSettings, places: JobCursors, parked: list[str]
 ) -> None:
     row = (parking(settings), b"k", b"{", [(INCOMPLETE, b"cut, the value had 3000000 bytes")])
     async with KafkaPublisher(settings) as publisher:
         await publisher.publish_raw([row])
     records = ParkedRecords(settings, places)
     (cut,) = [row for row in await records.waiting(limit=10) if row.incomplete]
-    with pytest.raises(Poison):
+    with pytest.raises(NonRetryableError):
         await records.replay_one(cut)
     outcome = await records.replay(limit=10)
     assert (outcome.count, outcome.passed) == (3, 1)

@@ -27,9 +27,9 @@ from tests.brokers import EACH_BROKER, needs_java
 from tests.waiting import eventually
 
 from bucketline.devstack.ports import claim
-from bucketline.devstack.seaweedfs import Weed
+from bucketline.devstack.seaweedfs import SeaweedFS
 from bucketline.devstack.service_specs import Event, Exited, Ready
-from bucketline.devstack.stack import Broker, LocalStack, S3Address
+from bucketline.devstack.stack import Broker, LocalStack, S3Endpoint
 from bucketline.errors import LocalStackError
 
 pytestmark = pytest.mark.stack
@@ -79,7 +79,7 @@ def lives(pid: int) -> bool:
 
 
 @asynccontextmanager
-async def s3_client(address: S3Address) -> AsyncIterator:
+async def s3_client(address: S3Endpoint) -> AsyncIterator:
     session = aioboto3.Session(address.access_key, address.secret_key, region_name="us-east-1")
     once = AioConfig(retries={"total_max_attempts": 1})
     async with session.client("s3", endpoint_url=address.endpoint, config=once) as client:
@@ -176,7 +176,7 @@ async def test_s3_refuses_a_body_that_is_not_what_its_checksum_says(stack: Local
 
 
 async def test_s3_refuses_a_wrong_key(stack: LocalStack) -> None:
-    async with s3_client(S3Address(stack.s3_endpoint, stack.s3_access_key, "wrong")) as s3:
+    async with s3_client(S3Endpoint(stack.s3_endpoint, stack.s3_access_key, "wrong")) as s3:
         with pytest.raises(ClientError) as caught:
             await s3.list_objects_v2(Bucket="bucketline")
         assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == 403
@@ -198,7 +198,7 @@ async def test_s3_keeps_what_it_acknowledged_over_sigkill(stack: LocalStack) -> 
 async def test_s3_write_probe_reaches_every_database_of_the_filer(stack: LocalStack) -> None:
     """SeaweedFS chooses one by a hash of the folder; each logs what is written to it."""
     server = stack._servers["s3"]
-    assert isinstance(server, Weed)
+    assert isinstance(server, SeaweedFS)
     logs = sorted((stack.data_dir / "s3" / "files" / "filerldb2").glob("*/*.log"))
     assert len(logs) == 8
     before = [log.stat().st_size for log in logs]
@@ -286,7 +286,7 @@ async def test_data_and_free_ports_survive_a_restart_and_nothing_is_left(broker:
 @needs_java
 async def test_kafka_keeps_acknowledged_records_over_sigkill(tmp_path: Path) -> None:
     async with LocalStack(
-        tmp_path, broker="kafka", mongodb_url="mongodb://elsewhere", s3=S3Address("http://elsewhere", "a", "b")
+        tmp_path, broker="kafka", mongodb_url="mongodb://elsewhere", s3=S3Endpoint("http://elsewhere", "a", "b")
     ) as stack:
         assert list(stack.pids()) == ["kafka"]
         assert stack.environment()["BUCKETLINE_KAFKA_IDEMPOTENT"] == "true"

@@ -18,7 +18,7 @@ from tests.conftest import Api, Services
 from tests.waiting import completed, eventually
 
 from bucketline.db.indexes import INDEXES
-from bucketline.devstack.stack import LocalStack, S3Address
+from bucketline.devstack.stack import LocalStack, S3Endpoint
 from bucketline.events.topics import MIRRORED, OBJECTS, STATUS
 from bucketline.kafka.cluster_info import READ, ask_of_groups
 from bucketline.kafka.topic_admin import wanted
@@ -129,7 +129,7 @@ async def test_topics_are_checked_made_and_left_alone(services: Services) -> Non
 @needs_java
 async def test_topics_that_have_too_little_are_named_with_what_helps(tmp_path: Path) -> None:
     async with LocalStack(
-        tmp_path, broker="kafka", mongodb_url="mongodb://127.0.0.1:1/", s3=S3Address("http://127.0.0.1:1", "", "")
+        tmp_path, broker="kafka", mongodb_url="mongodb://127.0.0.1:1/", s3=S3Endpoint("http://127.0.0.1:1", "", "")
     ) as kafka:
         environment = kafka.environment()
         admin = AIOKafkaAdminClient(bootstrap_servers=kafka.kafka_bootstrap)

@@ -13,7 +13,7 @@ from tests.waiting import eventually
 
 from bucketline.clock import SystemClock
 from bucketline.devstack.stack import LocalStack
-from bucketline.events.cloudevents import Received, wrap
+from bucketline.events.cloudevents import ReceivedEvent, wrap
 from bucketline.events.models import ObjectDeleted
 from bucketline.events.topics import OBJECTS
 from bucketline.kafka.broker import Bus
@@ -42,7 +42,7 @@ class Bench:
     def topic(self) -> str:
         return self.settings.topic_prefix + OBJECTS.name
 
-    async def handle(self, records: Sequence[Received]) -> None:
+    async def handle(self, records: Sequence[ReceivedEvent]) -> None:
         for record in records:
             if record.event.subject in self.refused:
                 raise ValueError(f"{record.event.subject} is never taken")

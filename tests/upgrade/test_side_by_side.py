@@ -21,7 +21,7 @@ from tests.upgrade.releases import NEXT, TODAY, Release, previous
 from tests.waiting import eventually
 
 from bucketline.cli.client import ApiClient, Json
-from bucketline.db.job_cursors import Places
+from bucketline.db.job_cursors import JobCursors
 from bucketline.db.mongo import Database
 from bucketline.devstack.stack import LocalStack
 from bucketline.devstack.supervisor import Supervisor
@@ -182,5 +182,5 @@ async def parked(upgrade: Upgrade) -> list[str]:
         topic_prefix=upgrade.environment["BUCKETLINE_KAFKA_TOPIC_PREFIX"],
         group_prefix=upgrade.environment["BUCKETLINE_KAFKA_GROUP_PREFIX"],
     )
-    waiting = await ParkedRecords(settings, Places(upgrade.database)).waiting(limit=100)
+    waiting = await ParkedRecords(settings, JobCursors(upgrade.database)).waiting(limit=100)
     return [f"{row.topic}: {row.context}" for row in waiting]

@@ -9,22 +9,22 @@ from starlette.types import ASGIApp
 from bucketline.db.batches import Batches
 from bucketline.events.topics import BATCHES, MIRRORED, STATUS
 from bucketline.http.settings import OutboundSettings
-from bucketline.http.webhook_client import Poster
+from bucketline.http.webhook_client import WebhookClient
 from bucketline.kafka.outbox import Outbox
 from bucketline.observability.health import Health
-from bucketline.service_context import Runtime, open_runtime
+from bucketline.service_context import ServiceContext, open_service_context
 from bucketline.settings import ServiceSettings
-from bucketline_batcher.batching_policies import Policies
-from bucketline_batcher.cancel import Canceling
-from bucketline_batcher.draft_scanner import DraftSweep
+from bucketline_batcher.batching_policies import BatchingPolicies
+from bucketline_batcher.cancel import Cancellation
+from bucketline_batcher.draft_scanner import DraftScanner
 from bucketline_batcher.planner import Planner
-from bucketline_batcher.progress import Progress
-from bucketline_batcher.publisher import Voice
-from bucketline_batcher.reconciler import Sweeper
+from bucketline_batcher.progress import BatchProgressTracker
+from bucketline_batcher.publisher import BatchPublisher
+from bucketline_batcher.reconciler import BatchReconciler
 from bucketline_batcher.settings import BatcherSettings
 from bucketline_batcher.subscribers import Handlers
-from bucketline_batcher.webhooks import AT_ONCE, Webhooks
-from bucketline_batcher.windows import Windowing
+from bucketline_batcher.webhooks import MAX_CONCURRENCY, Webhooks
+from bucketline_batcher.windows import WindowBatcher
 
 
 def create(settings: ServiceSettings) -> ASGIApp:
@@ -36,8 +36,8 @@ def create(settings: ServiceSettings) -> ASGIApp:
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         async with (
-            open_runtime(settings, health=health, uses_blobs=False) as runtime,
-            Poster(outbound.policy(), seconds=own.webhook_seconds, connections=AT_ONCE) as poster,
+            open_service_context(settings, health=health, uses_blobs=False) as runtime,
+            WebhookClient(outbound.policy(), seconds=own.webhook_seconds, connections=MAX_CONCURRENCY) as poster,
         ):
             outbox = Outbox(
                 "batches",
@@ -67,13 +67,13 @@ def create(settings: ServiceSettings) -> ASGIApp:
 class Batcher:
     """The use cases of this service, put together."""
 
-    def __init__(self, runtime: Runtime, settings: BatcherSettings, outbox: Outbox) -> None:
-        voice = Voice(runtime)
+    def __init__(self, runtime: ServiceContext, settings: BatcherSettings, outbox: Outbox) -> None:
+        voice = BatchPublisher(runtime)
         self.planner = Planner(runtime, settings, voice)
-        self.progress = Progress(runtime, self.planner, outbox, voice, settings)
-        self.canceling = Canceling(runtime, self.planner, self.progress, voice)
-        policies = Policies(runtime.database, settings)
-        self.windowing = Windowing(runtime, self.planner, outbox, policies)
-        self.drafts = DraftSweep(runtime, self.planner, self.windowing, policies)
-        self.sweeper = Sweeper(runtime, self.planner, self.progress, self.canceling, voice, settings)
+        self.progress = BatchProgressTracker(runtime, self.planner, outbox, voice, settings)
+        self.canceling = Cancellation(runtime, self.planner, self.progress, voice)
+        policies = BatchingPolicies(runtime.database, settings)
+        self.windowing = WindowBatcher(runtime, self.planner, outbox, policies)
+        self.drafts = DraftScanner(runtime, self.planner, self.windowing, policies)
+        self.sweeper = BatchReconciler(runtime, self.planner, self.progress, self.canceling, voice, settings)
         self.handlers = Handlers(self.planner, self.progress, self.canceling, self.windowing)

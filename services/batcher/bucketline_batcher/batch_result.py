@@ -8,7 +8,7 @@ from bucketline.db.batches import BatchDocument, FailedObject, failed_row, webho
 from bucketline.db.work_units import Result, Tally, written
 from bucketline.domain.status import FAILURES, Status, batch_outcome
 
-MOST_ERROR = 500
+MAX_ERROR = 500
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def explicit_end(batch: BatchDocument, tally: Tally, failures: Sequence[FailedOb
         "documents_written": documents,
         "missing": missing,
         "failed_objects": list(failures),
-        "first_error": failures[0]["error"][:MOST_ERROR] if failures else None,
+        "first_error": failures[0]["error"][:MAX_ERROR] if failures else None,
         **_reason(status, failures[0]["error"] if failures else None),
     }
     return _completion(batch, status, changes, failed, documents, now)
@@ -63,7 +63,7 @@ def automatic_end(batch: BatchDocument, result: Result, now: datetime) -> Comple
         "failed": failed,
         "documents_written": written(result),
         "failed_objects": [failed_row(object_id, result, now)] if failed else [],
-        "first_error": (result["error"] or "")[:MOST_ERROR] or None,
+        "first_error": (result["error"] or "")[:MAX_ERROR] or None,
         **_reason(status, result["error"]),
     }
     return _completion(batch, status, changes, failed, written(result), now)
@@ -80,7 +80,7 @@ def _reason(status: Status, first_error: str | None) -> dict[str, object]:
     if status is not Status.FAILED:
         return {"failure_reason": None, "failure_category": None}
     told = f"every object failed; the first: {first_error}" if first_error else "every object failed"
-    return {"failure_reason": told[:MOST_ERROR], "failure_category": "pipeline"}
+    return {"failure_reason": told[:MAX_ERROR], "failure_category": "pipeline"}
 
 
 def _completion(

@@ -12,7 +12,7 @@ from bucketline_batcher.settings import BatcherSettings
 CACHE_SECONDS = 2.0
 
 
-class Policies:
+class BatchingPolicies:
     """Batching policies, at most ``CACHE_SECONDS`` old."""
 
     def __init__(self, database: Database, settings: BatcherSettings) -> None:

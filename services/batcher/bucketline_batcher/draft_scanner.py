@@ -12,10 +12,10 @@ from typing import NamedTuple
 from bucketline.db.objects import ObjectDocument
 from bucketline.domain.status import RANK_NEW, Status
 from bucketline.observability.metrics import SWEPT
-from bucketline.service_context import Runtime
-from bucketline_batcher.batching_policies import Policies
+from bucketline.service_context import ServiceContext
+from bucketline_batcher.batching_policies import BatchingPolicies
 from bucketline_batcher.planner import FIELDS, Planner
-from bucketline_batcher.windows import Windowing
+from bucketline_batcher.windows import WindowBatcher
 
 STEP_SECONDS = 1.0
 """After so long a step ends, and the next one goes on."""
@@ -23,21 +23,23 @@ STEP_SECONDS = 1.0
 BUCKETS = 50
 """Buckets that join the line at once."""
 
-MOST_BUCKETS = 1000
+MAX_BUCKETS = 1000
 """Buckets in line; while there are so many with drafts left, no more join."""
 
 
-class Place(NamedTuple):
+class ScanCursor(NamedTuple):
     """Where to go on in a bucket: behind a draft, by the time of its creation and its id."""
 
     bucket_id: str
     after: tuple[datetime, str] | None = None
 
 
-class DraftSweep:
+class DraftScanner:
     """Goes round the buckets. The line is kept in memory, so that looking writes nothing."""
 
-    def __init__(self, runtime: Runtime, planner: Planner, windowing: Windowing, policies: Policies) -> None:
+    def __init__(
+        self, runtime: ServiceContext, planner: Planner, windowing: WindowBatcher, policies: BatchingPolicies
+    ) -> None:
         self._clock = runtime.clock
         self._objects = planner.objects
         self._windowing = windowing
@@ -45,7 +47,7 @@ class DraftSweep:
         self._limit = runtime.settings.sweep.limit
         self._settled = timedelta(seconds=runtime.settings.sweep.stalled_after)
         # None stands where those that were in line have had their turn, and others may join.
-        self._line: deque[Place | None] = deque([None])
+        self._line: deque[ScanCursor | None] = deque([None])
         self._joined = ""
         self._next_lap: datetime | None = None
 
@@ -67,9 +69,9 @@ class DraftSweep:
         SWEPT.labels("draft without window").inc(collected)
         return collected
 
-    async def _joining(self) -> list[Place]:
+    async def _joining(self) -> list[ScanCursor]:
         """The next buckets of the lap. A lap does not begin sooner than drafts need to get into windows."""
-        if len(self._line) >= MOST_BUCKETS:
+        if len(self._line) >= MAX_BUCKETS:
             return []
         if not self._joined:
             now = self._clock.now()
@@ -79,22 +81,22 @@ class DraftSweep:
         ids = await self._policies.buckets_after(self._joined, limit=BUCKETS)
         self._joined = ids[-1] if len(ids) == BUCKETS else ""
         in_line = {place.bucket_id for place in self._line if place is not None}
-        return [Place(bucket_id) for bucket_id in ids if bucket_id not in in_line]
+        return [ScanCursor(bucket_id) for bucket_id in ids if bucket_id not in in_line]
 
-    async def _look(self, place: Place) -> int:
+    async def _look(self, place: ScanCursor) -> int:
         """One page; the bucket goes to the end of the line if there may be more, or if this did not succeed."""
-        following: Place | None = place
+        following: ScanCursor | None = place
         try:
             page = await self._drafts(place)
             collected = await self._windowing.collect(await self._windowing.missed(page))
             last = (page[-1]["created_at"], page[-1]["_id"]) if len(page) == self._limit else None
-            following = Place(place.bucket_id, last) if last else None
+            following = ScanCursor(place.bucket_id, last) if last else None
         finally:
             if following is not None:
                 self._line.append(following)
         return collected
 
-    async def _drafts(self, place: Place) -> list[ObjectDocument]:
+    async def _drafts(self, place: ScanCursor) -> list[ObjectDocument]:
         """Drafts of the bucket that nobody decided about, the oldest first, which have had time to join a window."""
         created: dict[str, object] = {"$lt": self._clock.now() - self._settled}
         where: dict[str, object] = {

@@ -10,16 +10,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
 from bucketline.clock import Clock
-from bucketline.db.auto_batch import automatic_batch
-from bucketline.db.batch_dependencies import Waiting, WaitingDocument
-from bucketline.db.batches import BATCH_FACTS, BatchDocument, Batches
+from bucketline.db.auto_batch import new_auto_batch
+from bucketline.db.batch_dependencies import BatchDependencies, BatchDependencyDocument
+from bucketline.db.batches import SUMMARY_FIELDS, BatchDocument, Batches
 from bucketline.db.objects import ObjectDocument, Objects
-from bucketline.db.work_units import Ending, Latest, UnitDocument, Units
+from bucketline.db.work_units import Latest, UnitEnd, WorkUnitDocument, WorkUnits
 from bucketline.domain.status import BATCH_ACTIVE, FAILURES, Status
-from bucketline.service_context import Runtime
-from bucketline_batcher.publisher import Trace, Voice
+from bucketline.service_context import ServiceContext
+from bucketline_batcher.publisher import BatchPublisher, Trace
 from bucketline_batcher.settings import BatcherSettings
-from bucketline_batcher.unit_builder import Sized, grouped, run_of, sized, unit_of
+from bucketline_batcher.unit_builder import SizedItem, grouped, run_of, sized, unit_of
 
 FIELDS = (
     "bucket_id",
@@ -36,7 +36,7 @@ FIELDS = (
     "trace",
 )
 
-MOST_ROWS = 10_000
+MAX_ROWS = 10_000
 
 _UNPLANNED = (str(Status.PENDING), str(Status.QUEUED))
 
@@ -44,14 +44,14 @@ _UNPLANNED = (str(Status.PENDING), str(Status.QUEUED))
 class Planner:
     """Makes units of mirrored objects and submitted batches, and wakes the processors."""
 
-    def __init__(self, runtime: Runtime, settings: BatcherSettings, voice: Voice) -> None:
+    def __init__(self, runtime: ServiceContext, settings: BatcherSettings, voice: BatchPublisher) -> None:
         self._settings = settings
         self._voice = voice
         self._clock: Clock = runtime.clock
         self.objects = Objects(runtime.database)
         self.batches = Batches(runtime.database)
-        self.units = Units(runtime.database)
-        self.waiting = Waiting(runtime.database)
+        self.units = WorkUnits(runtime.database)
+        self.waiting = BatchDependencies(runtime.database)
 
     async def auto(self, objects: Sequence[ObjectDocument], traces: Mapping[str, Trace]) -> int:
         """Plans objects that asked to be processed at once; returns how many were not planned before.
@@ -117,18 +117,18 @@ class Planner:
 
     async def arrived(self, objects: Mapping[str, ObjectDocument], traces: Mapping[str, Trace]) -> set[str]:
         """Plans mirrored objects for the submitted batches that wait for them; returns which are in one now."""
-        rows = await self.waiting.of_objects(list(objects), limit=MOST_ROWS)
+        rows = await self.waiting.of_objects(list(objects), limit=MAX_ROWS)
         taken: set[str] = set()
         if not rows:
             return taken
         now = self._clock.now()
-        waiting: dict[str, list[WaitingDocument]] = {}
+        waiting: dict[str, list[BatchDependencyDocument]] = {}
         for row in rows:
             waiting.setdefault(row["batch_id"], []).append(row)
-        batches = await self.batches.many(list(waiting), fields=BATCH_FACTS)
+        batches = await self.batches.many(list(waiting), fields=SUMMARY_FIELDS)
         for batch_id, mine in waiting.items():
             batch = batches.get(batch_id)
-            planned: list[UnitDocument] = []
+            planned: list[WorkUnitDocument] = []
             if batch is not None and batch["status"] in BATCH_ACTIVE:
                 turn = batch.get("run", 1)
                 arrivals = _of_bucket(batch, [objects[row["object_id"]] for row in mine])
@@ -140,7 +140,7 @@ class Planner:
             await self._voice.wake([unit for unit in planned if unit["state"] == "ready"], traces)
         return taken
 
-    async def give_up(self, batch: BatchDocument, ending: Ending) -> None:
+    async def give_up(self, batch: BatchDocument, ending: UnitEnd) -> None:
         """Puts every object of the batch that is in no unit yet into one that nobody may take. May be repeated."""
         now = self._clock.now()
         turn = batch.get("run", 1)
@@ -152,7 +152,7 @@ class Planner:
             items = [sized(o, batch["_id"], run=run_of(o, batch["_id"], turn), turn=turn) for o in objects.values()]
             await self._insert(items, batch=batch, now=now, ending=ending)
 
-    async def give_up_auto(self, batch: BatchDocument, obj: ObjectDocument, ending: Ending) -> None:
+    async def give_up_auto(self, batch: BatchDocument, obj: ObjectDocument, ending: UnitEnd) -> None:
         """The same for the object of an automatic batch."""
         item = sized(obj, batch["_id"], run=obj["run"]["id"], turn=obj["run"]["id"])
         await self._insert([item], batch=None, now=self._clock.now(), ending=ending)
@@ -177,13 +177,13 @@ class Planner:
 
     async def _insert(
         self,
-        items: Sequence[Sized],
+        items: Sequence[SizedItem],
         *,
         batch: BatchDocument | None,
         now: datetime,
         room: int | None = None,
-        ending: Ending | None = None,
-    ) -> list[UnitDocument]:
+        ending: UnitEnd | None = None,
+    ) -> list[WorkUnitDocument]:
         """Inserts the units of these items; returns those that were not there before.
 
         Beyond ``room`` they are held. With an ``ending`` nobody may take them.
@@ -220,7 +220,7 @@ class Planner:
         ids = [str(o.get("batch_id")) for o in objects]
         known = await self.batches.many(ids, fields=["auto", "status", "cancel_requested_at"])
         await self.batches.insert(
-            [automatic_batch(o, str(o.get("batch_id"))) for o in objects if o.get("batch_id") not in known]
+            [new_auto_batch(o, str(o.get("batch_id"))) for o in objects if o.get("batch_id") not in known]
         )
         return [o for o in objects if (batch := known.get(str(o.get("batch_id")))) is None or _automatic(batch)]
 
@@ -241,7 +241,7 @@ def _automatic(batch: BatchDocument) -> bool:
     return batch["auto"] and batch["status"] in BATCH_ACTIVE and not batch.get("cancel_requested_at")
 
 
-def _key(one: Sized) -> tuple[str, str, int]:
+def _key(one: SizedItem) -> tuple[str, str, int]:
     return one.item["batch_id"], one.item["object_id"], one.item["turn"]
 
 

@@ -11,18 +11,18 @@ from datetime import datetime
 
 from pymongo import UpdateOne
 
-from bucketline.db.batches import BATCH_FACTS, BatchDocument, FailedObject, failed_row
-from bucketline.db.outbox_store import owing
-from bucketline.db.work_units import OPEN, Result, Tally, UnitDocument
+from bucketline.db.batches import SUMMARY_FIELDS, BatchDocument, FailedObject, failed_row
+from bucketline.db.outbox_store import outbox_entry_of
+from bucketline.db.work_units import OPEN_STATES, Result, Tally, WorkUnitDocument
 from bucketline.domain.status import BATCH_ACTIVE, FAILURES, RANK_FINAL
-from bucketline.events.cloudevents import Received
+from bucketline.events.cloudevents import ReceivedEvent
 from bucketline.events.models import BatchCompleted, ObjectStatusChanged
 from bucketline.kafka.outbox import Outbox
 from bucketline.observability.metrics import UNITS
-from bucketline.service_context import Runtime
-from bucketline_batcher.batch_result import MOST_ERROR, Completion, automatic_end, explicit_end, superseded
+from bucketline.service_context import ServiceContext
+from bucketline_batcher.batch_result import MAX_ERROR, Completion, automatic_end, explicit_end, superseded
 from bucketline_batcher.planner import Planner
-from bucketline_batcher.publisher import Trace, Voice
+from bucketline_batcher.publisher import BatchPublisher, Trace
 from bucketline_batcher.settings import BatcherSettings
 
 _ACTIVE = [str(status) for status in BATCH_ACTIVE]
@@ -30,14 +30,19 @@ _ACTIVE = [str(status) for status in BATCH_ACTIVE]
 TALLY_SHARE = 20
 """A tally is taken at most every so many times the time that it takes."""
 
-MOST_REMEMBERED = 10_000
+MAX_REMEMBERED = 10_000
 
 
-class Progress:
+class BatchProgressTracker:
     """Records results, shows progress and finishes batches."""
 
     def __init__(
-        self, runtime: Runtime, planner: Planner, outbox: Outbox, voice: Voice, settings: BatcherSettings
+        self,
+        runtime: ServiceContext,
+        planner: Planner,
+        outbox: Outbox,
+        voice: BatchPublisher,
+        settings: BatcherSettings,
     ) -> None:
         self._runtime = runtime
         self._planner = planner
@@ -46,7 +51,7 @@ class Progress:
         self._settings = settings
         self._next_tally: dict[str, float] = {}
 
-    async def record(self, records: Sequence[Received]) -> None:
+    async def record(self, records: Sequence[ReceivedEvent]) -> None:
         """Takes final statuses in; the others say nothing about progress."""
         results: dict[str, dict[int, Result]] = {}
         traces: dict[str, Trace] = {}
@@ -78,7 +83,7 @@ class Progress:
         """
         if not at_once and time.monotonic() < self._next_tally.get(batch_id, 0.0):
             return
-        batch = await self._planner.batches.get(batch_id, fields=BATCH_FACTS)
+        batch = await self._planner.batches.get(batch_id, fields=SUMMARY_FIELDS)
         if batch is None or batch["status"] not in BATCH_ACTIVE or batch["auto"]:
             self._next_tally.pop(batch_id, None)
             return
@@ -114,12 +119,12 @@ class Progress:
         """Makes held units ready as far as the window allows; whether anything of the turn is still to come."""
         units, turn, most = self._planner.units, batch.get("run", 1), self._settings.unit_window
         taken = await units.count(batch["_id"], turn, ("ready", "leased"), limit=most)
-        released: list[UnitDocument] = []
+        released: list[WorkUnitDocument] = []
         if taken < most and not batch.get("cancel_requested_at"):
             now = self._runtime.clock.now()
             released = await units.release_held(batch["_id"], turn, most - taken, now)
             await self._voice.wake(released)
-        return bool(taken or released) or await units.count(batch["_id"], turn, (*OPEN, "held"), limit=1) > 0
+        return bool(taken or released) or await units.count(batch["_id"], turn, (*OPEN_STATES, "held"), limit=1) > 0
 
     async def _tally(self, batch: BatchDocument) -> Tally:
         """Counts the turn and shows what came of it; what is shown never goes back."""
@@ -131,7 +136,7 @@ class Progress:
         told: dict[str, object] = {}
         if tally.failed and not batch.get("first_error"):
             failures = await self._failures(batch, now, 1)
-            told = {"first_error": failures[0]["error"][:MOST_ERROR] if failures else None}
+            told = {"first_error": failures[0]["error"][:MAX_ERROR] if failures else None}
         await self._planner.batches.collection.update_one(
             {"_id": batch["_id"], "run": turn, "status": {"$in": _ACTIVE}},
             {
@@ -145,7 +150,7 @@ class Progress:
                 },
             },
         )
-        if len(self._next_tally) >= MOST_REMEMBERED:
+        if len(self._next_tally) >= MAX_REMEMBERED:
             self._next_tally.clear()
         ended = time.monotonic()
         self._next_tally[batch["_id"]] = ended + max(self._settings.refresh_seconds, TALLY_SHARE * (ended - began))
@@ -198,7 +203,7 @@ class Progress:
             writes.append(
                 UpdateOne(where, {"$set": row.changes, "$push": {"pending": pending}, "$min": {"pending_since": now}})
             )
-            owed.append(owing({"_id": batch["_id"], "pending": [*batch.get("pending", []), pending]}))
+            owed.append(outbox_entry_of({"_id": batch["_id"], "pending": [*batch.get("pending", []), pending]}))
         outcome = await self._planner.batches.collection.bulk(writes)
         if outcome.modified == len(writes):
             self._outbox.flush_soon(owed)

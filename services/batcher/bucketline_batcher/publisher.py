@@ -6,11 +6,11 @@ What is said of an object is part of the trace that it came with; of one that ca
 from collections.abc import Mapping, Sequence
 
 from bucketline.db.objects import Objects
-from bucketline.db.work_units import Item, UnitDocument
+from bucketline.db.work_units import Item, WorkUnitDocument
 from bucketline.domain.status import RANK_FINAL, RANK_QUEUED, Status
-from bucketline.events.models import ObjectStatusChanged, WorkReady
+from bucketline.events.models import ObjectStatusChanged, WorkUnitReady
 from bucketline.observability.tracing import Attribute, shared
-from bucketline.service_context import Runtime
+from bucketline.service_context import ServiceContext
 
 Trace = Mapping[str, str]
 
@@ -18,15 +18,15 @@ PAGE = 1000
 """Statuses that are said at once."""
 
 
-class Voice:
+class BatchPublisher:
     """Wakes processors, and says what becomes of objects that no processor works on."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: ServiceContext) -> None:
         self._runtime = runtime
         self._objects = Objects(runtime.database)
 
     async def wake(
-        self, units: Sequence[UnitDocument], traces: Mapping[str, Trace] | None = None, trace: Trace | None = None
+        self, units: Sequence[WorkUnitDocument], traces: Mapping[str, Trace] | None = None, trace: Trace | None = None
     ) -> None:
         """Tells the processors of units that are ready. ``traces`` maps objects to the trace that they are part of."""
         known = traces or {}
@@ -40,7 +40,9 @@ class Voice:
             about: dict[str, Attribute] = {"bucketline.unit_id": unit["_id"], "bucketline.unit_size": unit["size"]}
             with shared("plan unit", [cause, *joined], attributes=about) as own:
                 sealed = own or cause or next(iter(joined), None)
-                envelopes.append(self._runtime.seal(WorkReady(unit_id=unit["_id"], size=unit["size"]), trace=sealed))
+                envelopes.append(
+                    self._runtime.seal(WorkUnitReady(unit_id=unit["_id"], size=unit["size"]), trace=sealed)
+                )
         if envelopes:
             await self._runtime.bus.publisher.publish(envelopes)
 
@@ -53,7 +55,7 @@ class Voice:
         ]
         await self._say([(event, traces.get(event.object_id, trace)) for event in events])
 
-    async def ended(self, units: Sequence[UnitDocument], *, only: str | None = None) -> int:
+    async def ended(self, units: Sequence[WorkUnitDocument], *, only: str | None = None) -> int:
         """The ends of what is left in units that were given up; returns how many.
 
         ``only`` restricts it to the items of one batch, in a unit that others go on with: DRAFT then. These statuses

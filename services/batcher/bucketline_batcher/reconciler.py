@@ -5,44 +5,44 @@ Losing every event of the bus costs the time until the next sweep, nothing else.
 
 from datetime import datetime, timedelta
 
-from bucketline.db.unit_attempts import toll
-from bucketline.db.work_units import OPEN, Ending, UnitDocument
+from bucketline.db.unit_attempts import unit_attempts
+from bucketline.db.work_units import OPEN_STATES, UnitEnd, WorkUnitDocument
 from bucketline.domain.status import BATCH_ACTIVE, Status
 from bucketline.observability.metrics import SWEPT, UNITS_OPEN
-from bucketline.periodic import Background
-from bucketline.service_context import Runtime
-from bucketline.settings import SweepSettings
-from bucketline_batcher.cancel import Canceling
+from bucketline.periodic import PeriodicTasks
+from bucketline.service_context import ServiceContext
+from bucketline.settings import ReconcileSettings
+from bucketline_batcher.cancel import Cancellation
 from bucketline_batcher.planner import FIELDS, Planner
-from bucketline_batcher.progress import Progress
-from bucketline_batcher.publisher import Voice
+from bucketline_batcher.progress import BatchProgressTracker
+from bucketline_batcher.publisher import BatchPublisher
 from bucketline_batcher.settings import BatcherSettings
 
 BACKLOG_SECONDS = 15.0
 """Between two counts of the open units: about as often as anybody reads them."""
 
-MOST_COUNTED = 1000
+MAX_COUNTED = 1000
 
-LONGEST_QUIET = 60.0
+MAX_QUIET = 60.0
 """Seconds between two announcements of a unit that nobody takes."""
 
-MOST_DOUBLINGS = 10
+MAX_DOUBLINGS = 10
 
 
-class Sweeper:
+class BatchReconciler:
     """Looks for stalled batches, units, waiting rows and queued objects."""
 
     def __init__(
         self,
-        runtime: Runtime,
+        runtime: ServiceContext,
         planner: Planner,
-        progress: Progress,
-        canceling: Canceling,
-        voice: Voice,
+        progress: BatchProgressTracker,
+        canceling: Cancellation,
+        voice: BatchPublisher,
         settings: BatcherSettings,
     ) -> None:
         self._clock = runtime.clock
-        self._sweep: SweepSettings = runtime.settings.sweep
+        self._sweep: ReconcileSettings = runtime.settings.sweep
         self._planner = planner
         self._progress = progress
         self._canceling = canceling
@@ -50,7 +50,7 @@ class Sweeper:
         self._settings = settings
         self._object_place: tuple[datetime, str] | None = None
 
-    def start(self, background: Background) -> None:
+    def start(self, background: PeriodicTasks) -> None:
         background.every(self._sweep.interval, "sweep objects", self.objects)
         background.every(self._sweep.interval, "sweep waiting", self.waiting)
         background.every(self._sweep.interval, "sweep units", self.units)
@@ -101,7 +101,7 @@ class Sweeper:
         for unit in stalled:
             if unit["state"] != "canceled" and (reason := self._hopeless(unit)):
                 await self._give_up(unit, reason, now)
-            quiet = min(LONGEST_QUIET, self._sweep.stalled_after * (2 ** min(unit.get("wakes", 0), MOST_DOUBLINGS) - 1))
+            quiet = min(MAX_QUIET, self._sweep.stalled_after * (2 ** min(unit.get("wakes", 0), MAX_DOUBLINGS) - 1))
             await self._planner.units.collection.update_one(
                 {"_id": unit["_id"], "moved_at": unit["moved_at"]},
                 {"$set": {"moved_at": now + timedelta(seconds=quiet)}, "$inc": {"wakes": 1}},
@@ -141,23 +141,23 @@ class Sweeper:
     async def backlog(self) -> int:
         """Tells how many units processors have or may take: they are off the bus as soon as they stand in a line."""
         # all have moved at some time: without a word of that the partial index is not thought of
-        where = {"state": {"$in": list(OPEN)}, "moved_at": {"$exists": True}}
-        waiting = await self._planner.units.collection.count(where, limit=MOST_COUNTED)
+        where = {"state": {"$in": list(OPEN_STATES)}, "moved_at": {"$exists": True}}
+        waiting = await self._planner.units.collection.count(where, limit=MAX_COUNTED)
         UNITS_OPEN.set(waiting)
         return waiting
 
-    def _hopeless(self, unit: UnitDocument) -> str | None:
+    def _hopeless(self, unit: WorkUnitDocument) -> str | None:
         """Why the unit is given up, if it is. What an object did alone is laid to that object, up to a limit."""
-        settings, cost = self._settings, toll(unit)
+        settings, cost = self._settings, unit_attempts(unit)
         if cost.processors >= settings.unit_attempts or cost.trials >= settings.unit_trials:
             return f"its processor ended {cost.processors + cost.trials} times"
         if cost.returned >= settings.unit_returns:
             return f"it was given back unfinished {cost.returned} times"
         return None
 
-    async def _give_up(self, unit: UnitDocument, reason: str, now: datetime) -> None:
+    async def _give_up(self, unit: WorkUnitDocument, reason: str, now: datetime) -> None:
         """Unless somebody took the unit since it was read."""
-        ending: Ending = {
+        ending: UnitEnd = {
             "status": str(Status.FAILED),
             "error": f"processing was given up: {reason}",
             "error_type": "resource",

@@ -5,10 +5,10 @@ from typing import Annotated
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from bucketline.settings import Block, Count, Seconds
+from bucketline.settings import Count, Seconds, SettingsBase
 
 
-class BatcherSettings(Block):
+class BatcherSettings(SettingsBase):
     """How batches are cut into units, when a unit is given up, and when drafts become a batch by themselves."""
 
     model_config = SettingsConfigDict(env_prefix="BUCKETLINE_BATCHER_")

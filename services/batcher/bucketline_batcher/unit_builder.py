@@ -6,19 +6,19 @@ from typing import Literal, NamedTuple
 
 from bucketline.db.batches import BatchDocument
 from bucketline.db.objects import ObjectDocument
-from bucketline.db.work_units import Ending, Item, UnitDocument
+from bucketline.db.work_units import Item, UnitEnd, WorkUnitDocument
 from bucketline.domain.status import RANK_FINAL
 from bucketline.ids import derived
 
 
-class Sized(NamedTuple):
+class SizedItem(NamedTuple):
     """An item and the bytes of its object's blobs."""
 
     item: Item
     size_bytes: int
 
 
-def grouped(items: Iterable[Sized], *, most_objects: int, most_bytes: int) -> Iterator[list[Item]]:
+def grouped(items: Iterable[SizedItem], *, most_objects: int, most_bytes: int) -> Iterator[list[Item]]:
     """Cuts items into units of at most ``most_objects`` and ``most_bytes``; one larger object is a unit of its own.
 
     A unit has objects of one namespace only: its turns are that namespace's.
@@ -47,7 +47,7 @@ def run_of(obj: ObjectDocument, batch_id: str, turn: int) -> int:
     return max(turn, run["id"] + 1)
 
 
-def sized(obj: ObjectDocument, batch_id: str, *, run: int, turn: int) -> Sized:
+def sized(obj: ObjectDocument, batch_id: str, *, run: int, turn: int) -> SizedItem:
     """The object as an item."""
     item: Item = {
         "object_id": obj["_id"],
@@ -60,7 +60,7 @@ def sized(obj: ObjectDocument, batch_id: str, *, run: int, turn: int) -> Sized:
     }
     if obj.get("batch_id") not in (None, batch_id):
         item["again"] = True
-    return Sized(item, size_of(obj))
+    return SizedItem(item, size_of(obj))
 
 
 def size_of(obj: ObjectDocument) -> int:
@@ -74,14 +74,14 @@ def unit_of(
     batch: BatchDocument | None,
     state: Literal["held", "ready", "canceled"],
     now: datetime,
-    ending: Ending | None = None,
-) -> UnitDocument:
+    ending: UnitEnd | None = None,
+) -> WorkUnitDocument:
     """The work unit of these items, of one ``batch`` or of automatic ones in one namespace.
 
     Its id is derived from the items: planning the same again makes the same unit.
     """
     parts = [f"{item['batch_id']}/{item['object_id']}/{item['turn']}" for item in items]
-    unit: UnitDocument = {
+    unit: WorkUnitDocument = {
         "_id": derived("unit", *parts),
         "batch_id": batch["_id"] if batch else None,
         "turn": batch.get("run", 1) if batch else 0,

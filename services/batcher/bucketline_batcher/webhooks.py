@@ -11,14 +11,14 @@ from collections.abc import Mapping
 from bucketline.clock import wire_time
 from bucketline.db.batches import BatchDocument, Batches, objects_to_process, webhook_host
 from bucketline.domain.progress import percent
-from bucketline.errors import StoreUnavailable
-from bucketline.http.webhook_client import Poster, PostFailed
+from bucketline.errors import DependencyUnavailable
+from bucketline.http.webhook_client import PostFailed, WebhookClient
 from bucketline.observability.logging import get_logger
-from bucketline.service_context import Runtime
+from bucketline.service_context import ServiceContext
 
 log = get_logger(__name__)
 
-AT_ONCE = 100
+MAX_CONCURRENCY = 100
 PER_HOST = 5
 """Calls at once, and to one host: who does not answer holds up neither the others nor the next of them for long."""
 
@@ -29,7 +29,7 @@ LOOK_SECONDS = 1.0
 class Webhooks:
     """Calls what is due."""
 
-    def __init__(self, runtime: Runtime, poster: Poster) -> None:
+    def __init__(self, runtime: ServiceContext, poster: WebhookClient) -> None:
         self._clock = runtime.clock
         self._batches = Batches(runtime.database)
         self._poster = poster
@@ -54,7 +54,7 @@ class Webhooks:
                     await asyncio.wait(self._calls, timeout=LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
                 elif not more:
                     return made
-        except StoreUnavailable:
+        except DependencyUnavailable:
             # What was claimed is called now or never.
             await asyncio.gather(*self._calls, return_exceptions=True)
             raise
@@ -64,7 +64,7 @@ class Webhooks:
 
     async def _begin(self) -> tuple[int, bool]:
         """Begins what there is room for; how many, and whether hosts that have enough may have more due."""
-        room = AT_ONCE - len(self._calls)
+        room = MAX_CONCURRENCY - len(self._calls)
         if self._stopping or room <= 0:
             return 0, False
         taken = Counter(self._calls.values())
@@ -107,7 +107,7 @@ class Webhooks:
         )
         try:
             await self._batches.collection.update_one({"_id": batch["_id"]}, {"$set": outcome})
-        except StoreUnavailable as error:
+        except DependencyUnavailable as error:
             log.warning("what became of a call is not kept", batch_id=batch["_id"], error=error.message)
 
 

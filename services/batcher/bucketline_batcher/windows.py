@@ -12,18 +12,18 @@ from typing import NamedTuple, cast
 
 from bucketline.clock import millis
 from bucketline.db.batches import BatchDocument, task_of
-from bucketline.db.batching_windows import WindowDocument, Windows
+from bucketline.db.batching_windows import BatchingWindowDocument, BatchingWindows
 from bucketline.db.buckets import Batching
 from bucketline.db.mongo import DuplicateKey
 from bucketline.db.objects import ObjectDocument
-from bucketline.db.outbox_store import PendingDocument, owing
+from bucketline.db.outbox_store import OutboxDocument, outbox_entry_of
 from bucketline.domain.status import RANK_NEW, Status
-from bucketline.errors import Transient
+from bucketline.errors import RetryableError
 from bucketline.events.models import BatchSubmitted
 from bucketline.ids import derived
 from bucketline.kafka.outbox import Outbox
-from bucketline.service_context import Runtime
-from bucketline_batcher.batching_policies import Policies
+from bucketline.service_context import ServiceContext
+from bucketline_batcher.batching_policies import BatchingPolicies
 from bucketline_batcher.planner import Planner
 from bucketline_batcher.unit_builder import size_of
 
@@ -36,32 +36,32 @@ PAGE = 1000
 DECIDED_BY = ("auto_process", "status", "run")
 
 
-class Draft(NamedTuple):
+class WindowDraft(NamedTuple):
     """A draft as a window sees it: which object in which version, and the bytes of its blobs."""
 
     member: str
     size: int
 
 
-class Windowing:
+class WindowBatcher:
     """Puts drafts into windows, closes windows, and makes batches of them."""
 
-    def __init__(self, runtime: Runtime, planner: Planner, outbox: Outbox, policies: Policies) -> None:
+    def __init__(self, runtime: ServiceContext, planner: Planner, outbox: Outbox, policies: BatchingPolicies) -> None:
         self._runtime = runtime
         self._clock = runtime.clock
         self._planner = planner
         self._outbox = outbox
         self._policies = policies
-        self._windows = Windows(runtime.database)
+        self._windows = BatchingWindows(runtime.database)
 
     async def collect(self, objects: Sequence[ObjectDocument]) -> int:
         """Puts those that are fresh drafts of buckets with a policy into windows; returns how many are in one now."""
-        fresh = [obj for obj in objects if is_fresh(obj)]
+        fresh = [obj for obj in objects if is_new_draft(obj)]
         policies = await self._policies.of(sorted({obj["bucket_id"] for obj in fresh})) if fresh else {}
         collected = 0
         for bucket_id, policy in policies.items():
             mine = [obj for obj in fresh if obj["bucket_id"] == bucket_id]
-            drafts = [Draft(f"{obj['_id']}:{obj['run']['id']}", size_of(obj)) for obj in mine]
+            drafts = [WindowDraft(f"{obj['_id']}:{obj['run']['id']}", size_of(obj)) for obj in mine]
             await self._gather(bucket_id, mine[0]["namespace_id"], drafts, policy)
             collected += len(drafts)
         return collected
@@ -77,11 +77,11 @@ class Windowing:
 
     async def missed(self, objects: Sequence[ObjectDocument]) -> list[ObjectDocument]:
         """Those that are fresh drafts and in no window."""
-        fresh = {f"{obj['_id']}:{obj['run']['id']}": obj for obj in objects if is_fresh(obj)}
+        fresh = {f"{obj['_id']}:{obj['run']['id']}": obj for obj in objects if is_new_draft(obj)}
         known = await self._windows.known(list(fresh)) if fresh else set()
         return [obj for member, obj in fresh.items() if member not in known]
 
-    async def _gather(self, bucket_id: str, namespace_id: str, drafts: Sequence[Draft], policy: Batching) -> None:
+    async def _gather(self, bucket_id: str, namespace_id: str, drafts: Sequence[WindowDraft], policy: Batching) -> None:
         left = list({draft.member: draft for draft in drafts}.values())
         for _ in range(ATTEMPTS):
             window = await self._windows.open_of(bucket_id)
@@ -91,7 +91,7 @@ class Windowing:
             if not left:
                 return
             count, size = (window["count"], window["bytes"]) if window is not None else (0, 0)
-            taken = fitting(left, policy, count=count, size=size)
+            taken = drafts_that_fit(left, policy, count=count, size=size)
             if window is not None and not taken:
                 await self._shut(window)
                 continue
@@ -103,16 +103,16 @@ class Windowing:
                 await self._shut(joined)
             if not left:
                 return
-        raise Transient("others use this bucket's window all the time")
+        raise RetryableError("others use this bucket's window all the time")
 
     async def _join(
         self,
-        window: WindowDocument | None,
+        window: BatchingWindowDocument | None,
         bucket_id: str,
         namespace_id: str,
-        drafts: Sequence[Draft],
+        drafts: Sequence[WindowDraft],
         policy: Batching,
-    ) -> WindowDocument | None:
+    ) -> BatchingWindowDocument | None:
         """The window with these drafts in it; None when somebody else was faster."""
         members, size = [draft.member for draft in drafts], sum(draft.size for draft in drafts)
         try:
@@ -121,7 +121,7 @@ class Windowing:
             now = self._clock.now()
             # Two replicas that open a window for the same draft name it the same.
             window_id = derived("unit", "window", bucket_id, members[0], millis(now))
-            opened: WindowDocument = {
+            opened: BatchingWindowDocument = {
                 "_id": window_id,
                 "bucket_id": bucket_id,
                 "namespace_id": namespace_id,
@@ -138,7 +138,7 @@ class Windowing:
             return None
         return opened
 
-    async def _shut(self, window: WindowDocument) -> None:
+    async def _shut(self, window: BatchingWindowDocument) -> None:
         if await self._windows.close(window["_id"], self._clock.now(), count=window["count"]):
             await self._submit(window["_id"])
 
@@ -177,7 +177,7 @@ class Windowing:
             "updated_at": at,
             "submitted_at": at,
             "moved_at": at,
-            "pending": [cast("PendingDocument", self._runtime.seal(event).to_document())],
+            "pending": [cast("OutboxDocument", self._runtime.seal(event).to_document())],
             "pending_since": at,
         }
         try:
@@ -187,7 +187,7 @@ class Windowing:
             await self._windows.finish(window_id)
             return
         await self._windows.finish(window_id)
-        self._outbox.flush_soon([owing(batch)])
+        self._outbox.flush_soon([outbox_entry_of(batch)])
 
     async def _undecided(self, members: Sequence[str]) -> list[str]:
         """The objects of those drafts that nobody has decided about since they joined."""
@@ -202,7 +202,7 @@ class Windowing:
         return list(kept)
 
 
-def is_fresh(obj: ObjectDocument) -> bool:
+def is_new_draft(obj: ObjectDocument) -> bool:
     """Whether nobody has decided about the object yet: a mirrored draft that was in no run since it was written.
 
     What a cancellation gave back is a draft too, but not one that starts by itself again.
@@ -215,9 +215,9 @@ def is_undecided(obj: ObjectDocument) -> bool:
     return not obj["auto_process"] and obj["status"] == Status.DRAFT and obj["run"]["rank"] == RANK_NEW
 
 
-def fitting(drafts: Sequence[Draft], policy: Batching, *, count: int, size: int) -> list[Draft]:
+def drafts_that_fit(drafts: Sequence[WindowDraft], policy: Batching, *, count: int, size: int) -> list[WindowDraft]:
     """The first drafts that fit into a window that has ``count`` and ``size``. One too large by itself fits alone."""
-    taken: list[Draft] = []
+    taken: list[WindowDraft] = []
     for draft in drafts:
         if count >= policy["max_objects"] or (count and size + draft.size > policy["max_bytes"]):
             break
@@ -227,5 +227,5 @@ def fitting(drafts: Sequence[Draft], policy: Batching, *, count: int, size: int)
     return taken
 
 
-def is_full(window: WindowDocument, policy: Batching) -> bool:
+def is_full(window: BatchingWindowDocument, policy: Batching) -> bool:
     return window["count"] >= policy["max_objects"] or window["bytes"] >= policy["max_bytes"]

@@ -14,20 +14,20 @@ from bucketline.db.objects import Objects
 from bucketline.events.topics import OBJECTS
 from bucketline.kafka.dead_letters import KafkaParking
 from bucketline.observability.health import Health
-from bucketline.service_context import Runtime, open_runtime
+from bucketline.service_context import ServiceContext, open_service_context
 from bucketline.settings import ServiceSettings
-from bucketline.weighted_semaphore import Budget
-from bucketline_dedup.content_store import Storing
+from bucketline.weighted_semaphore import WeightedSemaphore
+from bucketline_dedup.content_store import ContentStore
 from bucketline_dedup.http_fetcher import HttpFetcher
-from bucketline_dedup.mirror_attempt import Turns
+from bucketline_dedup.mirror_attempt import MirrorAttempts
 from bucketline_dedup.mirror_blob import BlobMirror
 from bucketline_dedup.mirror_inline import InlineMirror
-from bucketline_dedup.outcomes import Settling
-from bucketline_dedup.service import Mirroring
+from bucketline_dedup.outcomes import MirrorOutcomes
+from bucketline_dedup.service import MirrorService
 from bucketline_dedup.settings import DedupSettings
 from bucketline_dedup.sources import SourceOpener
-from bucketline_dedup.staging_cleanup import Tidy
-from bucketline_dedup.stored_sources import ForeignObjects, OwnContent
+from bucketline_dedup.staging_cleanup import StagingCleanup
+from bucketline_dedup.stored_sources import ExternalObjects, OwnObjects
 from bucketline_dedup.subscribers import Handlers
 
 BACKLOG_SECONDS = 15.0
@@ -39,9 +39,9 @@ class Dedup:
     """The service without its clients. Enter ``mirroring.lanes`` for as long as it is to fetch."""
 
     handlers: Handlers
-    mirroring: Mirroring
-    storing: Storing
-    tidy: Tidy
+    mirroring: MirrorService
+    storing: ContentStore
+    tidy: StagingCleanup
 
 
 def create(settings: ServiceSettings) -> ASGIApp:
@@ -54,7 +54,7 @@ def create(settings: ServiceSettings) -> ASGIApp:
         async with (
             HttpFetcher(own.policy(), own.limits(), decode_content=own.decode_content) as fetcher,
             S3BlobStore(settings.s3, foreign=own.access()) as foreign,
-            open_runtime(settings, health=health) as runtime,
+            open_service_context(settings, health=health) as runtime,
         ):
             dedup = wire(runtime, own, fetcher=fetcher, foreign=foreign)
             runtime.bus.subscribe(OBJECTS, dedup.handlers.on_objects)
@@ -66,7 +66,7 @@ def create(settings: ServiceSettings) -> ASGIApp:
     return Starlette(routes=health.routes(), lifespan=lifespan)
 
 
-def wire(runtime: Runtime, settings: DedupSettings, *, fetcher: HttpFetcher, foreign: BlobStore) -> Dedup:
+def wire(runtime: ServiceContext, settings: DedupSettings, *, fetcher: HttpFetcher, foreign: BlobStore) -> Dedup:
     """``fetcher`` opens http(s), ``foreign`` the buckets that are not ours; both belong to the caller."""
     database, clock = runtime.database, runtime.clock
     objects, records = Objects(database), Blobs(database)
@@ -78,15 +78,17 @@ def wire(runtime: Runtime, settings: DedupSettings, *, fetcher: HttpFetcher, for
 
     opener = SourceOpener(
         urls=fetcher,
-        objects=ForeignObjects(foreign),
-        uploads=OwnContent(runtime.blobs, key_of_upload),
+        objects=ExternalObjects(foreign),
+        uploads=OwnObjects(runtime.blobs, key_of_upload),
         file_roots=settings.file_roots,
     )
-    storing = Storing(runtime.blobs, records, settings, clock=clock, budget=Budget(settings.memory_bytes))
+    storing = ContentStore(
+        runtime.blobs, records, settings, clock=clock, budget=WeightedSemaphore(settings.memory_bytes)
+    )
     blobs = BlobMirror(runtime.blobs, storing, opener, objects, records, settings, clock=clock)
-    settling = Settling(runtime, objects)
+    settling = MirrorOutcomes(runtime, objects)
     parking = KafkaParking(runtime.bus.publisher, "dedup")
-    turns = Turns(runtime, objects, blobs, records, settling, parking, settings)
+    turns = MirrorAttempts(runtime, objects, blobs, records, settling, parking, settings)
     inline = InlineMirror(runtime, storing, records, settings)
-    mirroring = Mirroring(runtime, objects, inline, settling, turns, settings)
-    return Dedup(Handlers(mirroring), mirroring, storing, Tidy(runtime, objects, settings))
+    mirroring = MirrorService(runtime, objects, inline, settling, turns, settings)
+    return Dedup(Handlers(mirroring), mirroring, storing, StagingCleanup(runtime, objects, settings))

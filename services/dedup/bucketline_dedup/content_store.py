@@ -10,13 +10,13 @@ from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass
 from typing import Protocol
 
-from bucketline.blobs.store import BlobStore, Head, ObjectMissing
+from bucketline.blobs.store import BlobStore, ObjectInfo, ObjectMissing
 from bucketline.clock import Clock
 from bucketline.db.blobs import Blobs, NewContent, blob_key
 from bucketline.domain.text_encodings import charset_of
-from bucketline.errors import BucketlineError, StoreUnavailable
+from bucketline.errors import BucketlineError, DependencyUnavailable
 from bucketline.observability.metrics import BLOB_BYTES
-from bucketline.weighted_semaphore import Budget
+from bucketline.weighted_semaphore import WeightedSemaphore
 from bucketline_dedup.errors import ChecksumMismatch, SourceNotFound, SourceTooLarge
 from bucketline_dedup.hashing import Hashing, sha256_of_checksum
 from bucketline_dedup.media_type import HEAD_BYTES, declared_otherwise, media_type
@@ -27,24 +27,24 @@ STAGING = "staging/dedup"
 CHECK_SECONDS = 20.0
 
 
-class NeedsLargeLane(BucketlineError):
+class NeedsLargeQueue(BucketlineError):
     """The content is large, and this turn may not carry large content now."""
 
 
-class ContentLeaving(BucketlineError):
+class ContentBeingDeleted(BucketlineError):
     """The same content is being removed at this very moment; in a few seconds it can be stored anew."""
 
 
-class Room(Protocol):
+class LargeTransferSlot(Protocol):
     """Where a transfer finds its place."""
 
     def large(self) -> AbstractAsyncContextManager[None]:
-        """Holds a place for large content; raises :class:`NeedsLargeLane` where there is none."""
+        """Holds a place for large content; raises :class:`NeedsLargeQueue` where there is none."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class PutRequest:
     """What is known of content before it is read. ``mime_type`` and ``filename`` are claims.
 
     ``staging`` is the prefix of this turn's staging keys.
@@ -58,7 +58,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredContent:
     """Content that may be referred to now. ``duplicate``: we held it before. ``charset`` was declared with it."""
 
     sha256: str
@@ -69,11 +69,11 @@ class Stored:
     charset: str | None = None
 
 
-class Storing:
+class ContentStore:
     """Stores content; every method is safe to repeat. Raises what the store and the source raise."""
 
     def __init__(
-        self, store: BlobStore, records: Blobs, settings: DedupSettings, *, clock: Clock, budget: Budget
+        self, store: BlobStore, records: Blobs, settings: DedupSettings, *, clock: Clock, budget: WeightedSemaphore
     ) -> None:
         self._store = store
         self._records = records
@@ -81,7 +81,7 @@ class Storing:
         self._clock = clock
         self._budget = budget
 
-    async def stream(self, source: ByteStream, wanted: Wanted, room: Room) -> Stored:
+    async def stream(self, source: ByteStream, wanted: PutRequest, room: LargeTransferSlot) -> StoredContent:
         """Stores everything that ``source`` yields."""
         small = self._settings.small_bytes
         hashing = Hashing(wanted.checksum)
@@ -106,19 +106,19 @@ class Storing:
             if isinstance(chunks, AsyncGenerator):
                 await chunks.aclose()
 
-    async def _small(self, data: bytes, source: ByteStream, wanted: Wanted, hashing: Hashing) -> Stored:
+    async def _small(self, data: bytes, source: ByteStream, wanted: PutRequest, hashing: Hashing) -> StoredContent:
         sha256 = await hashing.finish()
         BLOB_BYTES.labels("hashed").inc(len(data))
         kind, charset = _kind(data[:HEAD_BYTES], source, wanted), _charset(source.content_type, wanted)
         if await self._held(sha256, wanted) is not None:
-            return Stored(sha256, len(data), kind, _name(source, wanted), duplicate=True, charset=charset)
+            return StoredContent(sha256, len(data), kind, _name(source, wanted), duplicate=True, charset=charset)
         written = await self.put(data, sha256, kind, force=wanted.force)
         await self._recorded(NewContent(sha256, len(data), kind, charset))
-        return Stored(sha256, len(data), kind, _name(source, wanted), duplicate=not written, charset=charset)
+        return StoredContent(sha256, len(data), kind, _name(source, wanted), duplicate=not written, charset=charset)
 
     async def _large(
-        self, head: list[bytes], chunks: AsyncIterator[bytes], source: ByteStream, wanted: Wanted, hashing: Hashing
-    ) -> Stored:
+        self, head: list[bytes], chunks: AsyncIterator[bytes], source: ByteStream, wanted: PutRequest, hashing: Hashing
+    ) -> StoredContent:
         first = b"".join(head)[:HEAD_BYTES]
         async with self._store.upload(wanted.staging) as upload:
             while head:
@@ -133,12 +133,14 @@ class Storing:
             kind, charset = _kind(first, source, wanted), _charset(source.content_type, wanted)
             if await self._held(sha256, wanted) is not None:
                 # Left unfinished, the upload is dropped with its parts.
-                return Stored(sha256, upload.size, kind, _name(source, wanted), duplicate=True, charset=charset)
+                return StoredContent(sha256, upload.size, kind, _name(source, wanted), duplicate=True, charset=charset)
             written = await upload.finish_to(blob_key(sha256), sha256=sha256, size=upload.size, content_type=kind)
             await self._recorded(NewContent(sha256, upload.size, kind, charset))
-            return Stored(sha256, upload.size, kind, _name(source, wanted), duplicate=not written, charset=charset)
+            return StoredContent(
+                sha256, upload.size, kind, _name(source, wanted), duplicate=not written, charset=charset
+            )
 
-    async def verified(self, key: str, head: Head, wanted: Wanted) -> Stored | None:
+    async def verified(self, key: str, head: ObjectInfo, wanted: PutRequest) -> StoredContent | None:
         """Content of ours whose SHA-256 the store itself has verified: taken over without reading it.
 
         None when the store did not verify it, or when the producer announced a checksum that only reading can verify.
@@ -150,17 +152,17 @@ class Storing:
             raise ChecksumMismatch(expected=f"sha256:{announced}", actual=f"sha256:{sha256}")
         held, charset = await self._held(sha256, wanted), _charset(head.content_type, wanted)
         if held is not None and not declared_otherwise(held, wanted.mime_type):
-            return Stored(sha256, head.size, held, wanted.filename, duplicate=True, charset=charset)
+            return StoredContent(sha256, head.size, held, wanted.filename, duplicate=True, charset=charset)
         kind = media_type(await self._first(key, head), declared=wanted.mime_type, filename=wanted.filename)
         if held is not None:
-            return Stored(sha256, head.size, kind, wanted.filename, duplicate=True, charset=charset)
+            return StoredContent(sha256, head.size, kind, wanted.filename, duplicate=True, charset=charset)
         written = await self._store.copy_if_absent(
             key, blob_key(sha256), size=head.size, content_type=kind, sha256=sha256, source_etag=head.etag
         )
         await self._recorded(NewContent(sha256, head.size, kind, charset))
-        return Stored(sha256, head.size, kind, wanted.filename, duplicate=not written, charset=charset)
+        return StoredContent(sha256, head.size, kind, wanted.filename, duplicate=not written, charset=charset)
 
-    async def head(self, key: str) -> Head:
+    async def head(self, key: str) -> ObjectInfo:
         """What our store knows of a source in it; the errors are the producer's to read."""
         try:
             head = await self._store.head(key)
@@ -183,26 +185,26 @@ class Storing:
         return await self._store.put_if_absent(key, data, sha256=sha256, content_type=content_type)
 
     async def check_store(self) -> None:
-        """Raise ``StoreUnavailable`` unless the store answers at all."""
+        """Raise ``DependencyUnavailable`` unless the store answers at all."""
         try:
             async with asyncio.timeout(CHECK_SECONDS):
                 await self._store.list(STAGING, limit=1)
         except TimeoutError:
-            raise StoreUnavailable(f"S3 did not answer in {CHECK_SECONDS:g} s") from None
+            raise DependencyUnavailable(f"S3 did not answer in {CHECK_SECONDS:g} s") from None
 
-    async def _held(self, sha256: str, wanted: Wanted) -> str | None:
+    async def _held(self, sha256: str, wanted: PutRequest) -> str | None:
         """The media type of content that we hold and may refer to; None where it has to be stored."""
         claimed = await self._records.claim([sha256], self._clock.now())
         if sha256 in claimed.leaving:
-            raise ContentLeaving("the content is being removed")
+            raise ContentBeingDeleted("the content is being removed")
         record = claimed.held.get(sha256)
         return record["mime_type"] if record is not None and not wanted.force else None
 
     async def _recorded(self, content: NewContent) -> None:
         if await self._records.record([content], self._clock.now()):
-            raise ContentLeaving("the content is being removed")
+            raise ContentBeingDeleted("the content is being removed")
 
-    async def _first(self, key: str, head: Head) -> bytes:
+    async def _first(self, key: str, head: ObjectInfo) -> bytes:
         if not self._settings.sniff_uploads or not head.size:
             return b""
         last = min(HEAD_BYTES, head.size) - 1
@@ -210,14 +212,14 @@ class Storing:
             return b"".join([chunk async for chunk in chunks])
 
 
-def _kind(first: bytes, source: ByteStream, wanted: Wanted) -> str:
+def _kind(first: bytes, source: ByteStream, wanted: PutRequest) -> str:
     return media_type(first, declared=wanted.mime_type or source.content_type, filename=_name(source, wanted))
 
 
-def _charset(content_type: str | None, wanted: Wanted) -> str | None:
+def _charset(content_type: str | None, wanted: PutRequest) -> str | None:
     """Return the charset that the producer declared, else the one that the source declares."""
     return charset_of(wanted.mime_type) or charset_of(content_type)
 
 
-def _name(source: ByteStream, wanted: Wanted) -> str | None:
+def _name(source: ByteStream, wanted: PutRequest) -> str | None:
     return wanted.filename or source.filename

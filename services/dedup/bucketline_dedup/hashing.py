@@ -9,7 +9,7 @@ from bucketline_dedup.errors import ChecksumMismatch, SourceUnreadable
 
 INLINE_BYTES = 256 * 1024
 GROUP_BYTES = 1024 * 1024
-MOST_BEHIND = 8 * 1024 * 1024
+MAX_BEHIND = 8 * 1024 * 1024
 
 _ALGORITHMS = frozenset(
     {"md5", "sha1", "sha224", "sha256", "sha384", "sha512", "sha3-256", "sha3-384", "sha3-512", "blake2b", "blake2s"}
@@ -62,7 +62,7 @@ class Hashing:
             self._collect(await self._task)
         if self._size >= GROUP_BYTES and self._task is None:
             self._begin()
-        while self._behind > MOST_BEHIND and self._task is not None:
+        while self._behind > MAX_BEHIND and self._task is not None:
             self._collect(await self._task)
             self._begin()
 

@@ -14,17 +14,17 @@ from pymongo import UpdateOne
 from bucketline.db.blobs import FRESH, Blobs
 from bucketline.db.objects import BlobDocument, ObjectDocument, Objects
 from bucketline.domain.status import Status
-from bucketline.errors import StoreUnavailable, Transient
+from bucketline.errors import DependencyUnavailable, RetryableError
 from bucketline.events.models import ObjectUpdated
 from bucketline.events.topics import OBJECTS
 from bucketline.kafka.dead_letters import KafkaParking, Reason
 from bucketline.observability.logging import get_logger
 from bucketline.observability.metrics import RETRIES
-from bucketline.service_context import Runtime
-from bucketline_dedup.content_store import ContentLeaving, NeedsLargeLane, Room
+from bucketline.service_context import ServiceContext
+from bucketline_dedup.content_store import ContentBeingDeleted, LargeTransferSlot, NeedsLargeQueue
 from bucketline_dedup.errors import SourceError, SourceUnavailable
 from bucketline_dedup.mirror_blob import BlobMirror, failed, hash_of
-from bucketline_dedup.outcomes import Settling, after
+from bucketline_dedup.outcomes import MirrorOutcomes, with_outcome
 from bucketline_dedup.settings import DedupSettings
 
 log = get_logger(__name__)
@@ -46,16 +46,16 @@ class _Reached:
     transient: list[SourceUnavailable] = field(default_factory=list)
 
 
-class Turns:
+class MirrorAttempts:
     """Drives claimed objects. ``draw`` gives the jitter of the back-off, in [0, 1)."""
 
     def __init__(
         self,
-        runtime: Runtime,
+        runtime: ServiceContext,
         objects: Objects,
         blobs: BlobMirror,
         records: Blobs,
-        settling: Settling,
+        settling: MirrorOutcomes,
         parking: KafkaParking,
         settings: DedupSettings,
         *,
@@ -70,7 +70,7 @@ class Turns:
         self._settings = settings
         self._draw = draw
 
-    async def take(self, obj: ObjectDocument, room: Room) -> None:
+    async def take(self, obj: ObjectDocument, room: LargeTransferSlot) -> None:
         """Mirrors what is left of a claimed object, and settles it or puts it back. Never raises for its content."""
         began = self._runtime.clock.now()
         reached = await self._mirror(obj, room)
@@ -120,7 +120,7 @@ class Turns:
             ]
         )
 
-    async def _mirror(self, obj: ObjectDocument, room: Room) -> _Reached:
+    async def _mirror(self, obj: ObjectDocument, room: LargeTransferSlot) -> _Reached:
         slots = asyncio.Semaphore(BLOBS_AT_ONCE)
         reached = _Reached(list(obj["blobs"]))
 
@@ -129,9 +129,9 @@ class Turns:
                 try:
                     turn = obj["mirror"].get("claim", "")
                     reached.blobs[place] = await self._blobs.mirror(obj, blob, turn, room)
-                except NeedsLargeLane:
+                except NeedsLargeQueue:
                     reached.large = True
-                except (StoreUnavailable, ContentLeaving) as error:
+                except (DependencyUnavailable, ContentBeingDeleted) as error:
                     log.info("waiting for a store", object_id=obj["_id"], error=error.message)
                     reached.away = True
                 except SourceUnavailable as error:
@@ -202,17 +202,17 @@ class Turns:
         )
         try:
             await self._parking.park_event(settings.topic_prefix + OBJECTS.name, envelope, reason)
-        except Transient:
+        except RetryableError:
             await self._postpone(obj, reached.blobs)
             return
         log.error("parked an object", object_id=obj["_id"], attempts=attempts, error=error.message, detail=error.detail)
         blobs = [failed(blob, message) if blob["state"] == "pending" else blob for blob in reached.blobs]
-        settled = after({**obj, "mirror": {**obj["mirror"], "attempts": attempts}}, blobs, now)
+        settled = with_outcome({**obj, "mirror": {**obj["mirror"], "attempts": attempts}}, blobs, now)
         settled["mirror"]["parked"] = envelope.id
         await self._finish(obj, settled)
 
     async def _settle(self, obj: ObjectDocument, blobs: list[BlobDocument]) -> None:
-        settled = after(obj, blobs, self._runtime.clock.now())
+        settled = with_outcome(obj, blobs, self._runtime.clock.now())
         if settled["mirror"]["state"] == "done":
             twin = await self._twin(settled)
             if twin is not None:
@@ -226,7 +226,7 @@ class Turns:
         told = await self._settling.settle([settled], owing_until=until)
         try:
             await self._settling.announce(told, {})
-        except Transient as error:
+        except RetryableError as error:
             log.warning("not announced yet", object_id=obj["_id"], error=error.message)
             return
         if told:

@@ -19,7 +19,14 @@ from bucketline.domain.blob_sources import (
 )
 from bucketline.domain.filenames import safe_filename
 from bucketline.observability.metrics import BLOB_BYTES, BLOBS
-from bucketline_dedup.content_store import STAGING, ContentLeaving, Room, Stored, Storing, Wanted
+from bucketline_dedup.content_store import (
+    STAGING,
+    ContentBeingDeleted,
+    ContentStore,
+    LargeTransferSlot,
+    PutRequest,
+    StoredContent,
+)
 from bucketline_dedup.errors import AddressRefused, ChecksumMismatch, SourceNotFound, SourceUnavailable
 from bucketline_dedup.hashing import sha256_of_checksum
 from bucketline_dedup.settings import DedupSettings
@@ -45,7 +52,7 @@ class BlobMirror:
     def __init__(
         self,
         store: BlobStore,
-        storing: Storing,
+        storing: ContentStore,
         opener: SourceOpener,
         objects: Objects,
         records: Blobs,
@@ -61,7 +68,7 @@ class BlobMirror:
         self._settings = settings
         self._clock = clock
 
-    async def mirror(self, obj: ObjectDocument, blob: BlobDocument, turn: str, room: Room) -> BlobDocument:
+    async def mirror(self, obj: ObjectDocument, blob: BlobDocument, turn: str, room: LargeTransferSlot) -> BlobDocument:
         """The blob as it is afterwards: stored, linked, or without bytes.
 
         Raises :class:`~bucketline_dedup.errors.SourceError`, ``StoreUnavailable``, and what :mod:`bucketline_dedup.content_store` raises. ``turn``
@@ -73,7 +80,7 @@ class BlobMirror:
         if stays_outside(blob):
             return linked(blob)
         given = blob["source"] or {}
-        wanted = Wanted(
+        wanted = PutRequest(
             staging=f"{STAGING}/{obj['_id']}/{turn}/{blob['blob_id']}",
             mime_type=_text(given.get("mime_type")),
             filename=safe_filename(_text(given.get("filename"))),
@@ -96,7 +103,7 @@ class BlobMirror:
         counted(taken)
         return stored(blob, taken, self._store)
 
-    async def _known(self, obj: ObjectDocument, source: Source, wanted: Wanted) -> Stored | None:
+    async def _known(self, obj: ObjectDocument, source: Source, wanted: PutRequest) -> StoredContent | None:
         """Content that needs no look at the source: it is named by its hash, and the producer has it already.
 
         Knowing a hash is no proof of having the content, so a hash counts only where the producer could read the
@@ -122,15 +129,15 @@ class BlobMirror:
         path = urlsplit(source.url).path if isinstance(source, UrlSource | S3Source) else None
         return await self._record(announced, wanted.filename or safe_filename(path))
 
-    async def _record(self, sha256: str, filename: str | None) -> Stored | None:
+    async def _record(self, sha256: str, filename: str | None) -> StoredContent | None:
         claimed = await self._records.claim([sha256], self._clock.now())
         if sha256 in claimed.leaving:
-            raise ContentLeaving("the content is being removed")
+            raise ContentBeingDeleted("the content is being removed")
         record = claimed.held.get(sha256)
         if record is None:
             return None
         kept = record["size_bytes"], record["mime_type"], filename
-        return Stored(sha256, *kept, duplicate=True, charset=record.get("charset"))
+        return StoredContent(sha256, *kept, duplicate=True, charset=record.get("charset"))
 
     async def _refers(self, sha256: str, scope: str, value: str) -> bool:
         where = {"blobs.details.hash": f"sha256:{sha256}", scope: value}
@@ -149,7 +156,7 @@ class BlobMirror:
         return key
 
 
-def stored(blob: BlobDocument, taken: Stored, store: BlobStore) -> BlobDocument:
+def stored(blob: BlobDocument, taken: StoredContent, store: BlobStore) -> BlobDocument:
     """The blob with its content; where it came from is forgotten."""
     details: Details = {
         "filename": taken.filename,
@@ -191,7 +198,7 @@ def hash_of(blob: BlobDocument) -> str | None:
     return blob["details"]["hash"].removeprefix("sha256:") if blob["details"] is not None else None
 
 
-def counted(taken: Stored, *, read: bool = True) -> None:
+def counted(taken: StoredContent, *, read: bool = True) -> None:
     """What came in and what of it was new: their quotient is what deduplication saves."""
     BLOBS.labels("duplicate" if taken.duplicate else "stored").inc()
     BLOB_BYTES.labels("received").inc(taken.size_bytes)

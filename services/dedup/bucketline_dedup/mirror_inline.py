@@ -17,13 +17,13 @@ from bucketline.domain.text_encodings import charset_of
 from bucketline.errors import BucketlineError
 from bucketline.observability.logging import get_logger
 from bucketline.observability.metrics import BLOB_BYTES
-from bucketline.service_context import Runtime
-from bucketline_dedup.content_store import Stored, Storing
+from bucketline.service_context import ServiceContext
+from bucketline_dedup.content_store import ContentStore, StoredContent
 from bucketline_dedup.errors import SourceError
 from bucketline_dedup.hashing import Hashing
 from bucketline_dedup.media_type import HEAD_BYTES, media_type
 from bucketline_dedup.mirror_blob import counted, failed, linked, stays_outside, stored, without_bytes
-from bucketline_dedup.outcomes import after
+from bucketline_dedup.outcomes import with_outcome
 from bucketline_dedup.settings import DedupSettings
 
 log = get_logger(__name__)
@@ -58,7 +58,7 @@ def is_inline(obj: ObjectDocument) -> bool:
 class InlineMirror:
     """Mirrors inline objects; safe to repeat."""
 
-    def __init__(self, runtime: Runtime, storing: Storing, records: Blobs, settings: DedupSettings) -> None:
+    def __init__(self, runtime: ServiceContext, storing: ContentStore, records: Blobs, settings: DedupSettings) -> None:
         self._runtime = runtime
         self._storing = storing
         self._records = records
@@ -94,7 +94,7 @@ class InlineMirror:
             blobs = [self._blob(blob, contents.get(blob["blob_id"]), usable, fresh) for blob in obj["blobs"]]
             ready = [blob for blob in blobs if blob is not None]
             if len(ready) == len(blobs):
-                done.append(after(obj, ready, self._runtime.clock.now()))
+                done.append(with_outcome(obj, ready, self._runtime.clock.now()))
             else:
                 blocked.append(obj)
         return done, blocked
@@ -115,7 +115,7 @@ class InlineMirror:
         duplicate = content.sha256 not in fresh
         fresh.discard(content.sha256)
         size, kind = len(content.data), content.mime_type
-        taken = Stored(content.sha256, size, kind, content.filename, duplicate, content.charset)
+        taken = StoredContent(content.sha256, size, kind, content.filename, duplicate, content.charset)
         counted(taken)
         return stored(blob, taken, self._runtime.blobs)
 

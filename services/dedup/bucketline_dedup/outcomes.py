@@ -13,12 +13,12 @@ from bucketline.db.objects import BlobDocument, Mirror, ObjectDocument, Objects
 from bucketline.domain.fingerprint import content_key
 from bucketline.domain.status import RANK_FINAL, RANK_QUEUED, Status
 from bucketline.errors import BucketlineError
-from bucketline.events.cloudevents import Envelope
+from bucketline.events.cloudevents import CloudEvent
 from bucketline.events.models import MirroredBlob, ObjectMirrored, ObjectStatusChanged
 from bucketline.ids import derived
 from bucketline.observability.logging import get_logger
 from bucketline.observability.metrics import STAGE_SECONDS
-from bucketline.service_context import Runtime
+from bucketline.service_context import ServiceContext
 
 log = get_logger(__name__)
 
@@ -29,10 +29,10 @@ Traces = Mapping[str, Mapping[str, str]]
 """The trace that an object's record belongs to, by object."""
 
 
-class Settling:
+class MirrorOutcomes:
     """Writes outcomes and announces them."""
 
-    def __init__(self, runtime: Runtime, objects: Objects) -> None:
+    def __init__(self, runtime: ServiceContext, objects: Objects) -> None:
         self._runtime = runtime
         self._objects = objects
 
@@ -64,11 +64,11 @@ class Settling:
             {"$unset": {"mirror.due_at": "", "mirror.claim": ""}},
         )
 
-    async def forget_staged(self, before: ObjectDocument, after: ObjectDocument) -> None:
+    async def forget_staged(self, before: ObjectDocument, with_outcome: ObjectDocument) -> None:
         """Deletes inline content that was staged for this object and is mirrored now. What stays, a sweeper finds."""
         keys = [
             str(source["key"])
-            for old, new in zip(before["blobs"], after["blobs"], strict=True)
+            for old, new in zip(before["blobs"], with_outcome["blobs"], strict=True)
             if (source := old["source"]) and source["kind"] == "staged" and new["source"] is None
         ]
         if not keys:
@@ -98,7 +98,7 @@ class Settling:
         )
         await self._runtime.bus.publisher.publish([self._runtime.seal(event, trace=obj.get("trace"))])
 
-    def _events(self, obj: ObjectDocument, trace: Mapping[str, str] | None) -> list[Envelope]:
+    def _events(self, obj: ObjectDocument, trace: Mapping[str, str] | None) -> list[CloudEvent]:
         mirror = obj["mirror"]
         mirrored = ObjectMirrored(
             object_id=obj["_id"],
@@ -137,7 +137,7 @@ class Settling:
         )
 
 
-def after(obj: ObjectDocument, blobs: list[BlobDocument], now: datetime) -> ObjectDocument:
+def with_outcome(obj: ObjectDocument, blobs: list[BlobDocument], now: datetime) -> ObjectDocument:
     """The object with its blobs dealt with: mirrored, or failed if one of them never can be."""
     error = next((f"{blob['property']}: {blob['error']}" for blob in blobs if blob["state"] == "failed"), None)
     mirror: Mirror = {"state": "done" if error is None else "failed", "attempts": obj["mirror"]["attempts"], "at": now}

@@ -19,32 +19,34 @@ from bucketline.db.objects import ObjectDocument, Objects
 from bucketline.errors import BucketlineError
 from bucketline.observability.logging import get_logger
 from bucketline.observability.metrics import OBJECTS_DUE, SWEPT
-from bucketline.observability.tracing import Attribute, span
-from bucketline.service_context import Runtime
-from bucketline_dedup.content_store import NeedsLargeLane
-from bucketline_dedup.mirror_attempt import Turns
+from bucketline.observability.tracing import Attribute, start_span
+from bucketline.service_context import ServiceContext
+from bucketline_dedup.content_store import NeedsLargeQueue
+from bucketline_dedup.mirror_attempt import MirrorAttempts
 from bucketline_dedup.mirror_inline import is_inline
 from bucketline_dedup.outcomes import OTHERS_FIELDS
 from bucketline_dedup.settings import DedupSettings
 
 log = get_logger(__name__)
 
-Lane = Literal["small", "large"]
-LANES: tuple[Lane, ...] = ("small", "large")
+QueueName = Literal["small", "large"]
+QUEUES: tuple[QueueName, ...] = ("small", "large")
 
 PAGE = 200
 """Objects that are read in one go. Each may hold up to 256 KiB of inline content."""
 
-MOST_COUNTED = 10_000
+MAX_COUNTED = 10_000
 
 Bulk = Callable[[Sequence[ObjectDocument]], Awaitable[None]]
 """Deals with claimed objects that need no fetching, or owe nothing but their events."""
 
 
-class Lanes:
+class MirrorScheduler:
     """Use as a context manager. Leaving it gives every claim back within ``stop_grace`` seconds."""
 
-    def __init__(self, runtime: Runtime, objects: Objects, turns: Turns, bulk: Bulk, settings: DedupSettings) -> None:
+    def __init__(
+        self, runtime: ServiceContext, objects: Objects, turns: MirrorAttempts, bulk: Bulk, settings: DedupSettings
+    ) -> None:
         self._runtime = runtime
         self._objects = objects
         self._turns = turns
@@ -52,10 +54,10 @@ class Lanes:
         self._settings = settings
         self._large = asyncio.Semaphore(settings.large_concurrency)
         self._running: dict[str, tuple[ObjectDocument, asyncio.Task[None]]] = {}
-        self._counts = dict.fromkeys(LANES, 0)
+        self._counts = dict.fromkeys(QUEUES, 0)
         self._wake = asyncio.Event()
         self._loops: list[asyncio.Task[None]] = []
-        for lane in LANES:
+        for lane in QUEUES:
             OBJECTS_DUE.labels(lane)
 
     def wake(self) -> None:
@@ -86,13 +88,13 @@ class Lanes:
     async def backlog(self) -> int:
         """Tells how many objects of each lane are due and in nobody's hands; the index alone answers."""
         counted = 0
-        for lane in LANES:
-            waiting = await self._objects.collection.count(self._due(lane), limit=MOST_COUNTED)
+        for lane in QUEUES:
+            waiting = await self._objects.collection.count(self._due(lane), limit=MAX_COUNTED)
             OBJECTS_DUE.labels(lane).set(waiting)
             counted += waiting
         return counted
 
-    def _due(self, lane: Lane) -> Mapping[str, object]:
+    def _due(self, lane: QueueName) -> Mapping[str, object]:
         return {
             "mirror.lane": None if lane == "small" else lane,
             "mirror.due_at": {"$lte": self._runtime.clock.now()},
@@ -113,7 +115,7 @@ class Lanes:
                 except TimeoutError:
                     pass
 
-    async def _claim(self, lane: Lane) -> int:
+    async def _claim(self, lane: QueueName) -> int:
         room = self._settings.concurrency if lane == "small" else self._settings.large_concurrency
         room -= self._counts[lane]
         if lane == "large" and self._large.locked():
@@ -175,23 +177,23 @@ class Lanes:
             if obj["_id"] in ids
         ]
 
-    def _begin(self, obj: ObjectDocument, lane: Lane) -> None:
+    def _begin(self, obj: ObjectDocument, lane: QueueName) -> None:
         known = self._running.get(obj["_id"])
         if known is not None:
             # our own lease ran out: the older turn has lost the object to this one
             known[1].cancel()
         self._counts[lane] += 1
-        task = asyncio.create_task(self._turn(obj, _Room(self._large, waits=lane == "large")))
+        task = asyncio.create_task(self._turn(obj, _Capacity(self._large, waits=lane == "large")))
         self._running[obj["_id"]] = (obj, task)
         task.add_done_callback(lambda done: self._ended(obj, lane, done))
 
-    def _ended(self, obj: ObjectDocument, lane: Lane, task: "asyncio.Task[None]") -> None:
+    def _ended(self, obj: ObjectDocument, lane: QueueName, task: "asyncio.Task[None]") -> None:
         self._counts[lane] -= 1
         if self._running.get(obj["_id"], (None, None))[1] is task:
             del self._running[obj["_id"]]
         self._wake.set()
 
-    async def _turn(self, obj: ObjectDocument, room: "_Room") -> None:
+    async def _turn(self, obj: ObjectDocument, room: "_Capacity") -> None:
         about: dict[str, Attribute] = {
             "bucketline.object_id": obj["_id"],
             "bucketline.attempt": obj["mirror"]["attempts"] + 1,
@@ -199,7 +201,7 @@ class Lanes:
         try:
             with (
                 structlog.contextvars.bound_contextvars(object_id=obj["_id"]),
-                span("mirror object", parent=obj.get("trace"), attributes=about),
+                start_span("mirror object", parent=obj.get("trace"), attributes=about),
             ):
                 await self._turns.take(obj, room)
         except asyncio.CancelledError:
@@ -257,7 +259,7 @@ class Lanes:
         )
 
 
-class _Room:
+class _Capacity:
     """A place for large content: at once or not at all in the small lane, by waiting in the large one."""
 
     def __init__(self, large: asyncio.Semaphore, *, waits: bool) -> None:
@@ -267,7 +269,7 @@ class _Room:
     @asynccontextmanager
     async def large(self) -> AsyncIterator[None]:
         if self._large.locked() and not self._waits:
-            raise NeedsLargeLane("large content waits for its lane")
+            raise NeedsLargeQueue("large content waits for its lane")
         async with self._large:
             yield
 

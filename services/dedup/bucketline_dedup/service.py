@@ -10,28 +10,28 @@ from datetime import timedelta
 from pymongo import UpdateOne
 
 from bucketline.db.objects import BlobDocument, Mirror, ObjectDocument, Objects
-from bucketline.errors import Transient
+from bucketline.errors import RetryableError
 from bucketline.observability.logging import get_logger
-from bucketline.service_context import Runtime
-from bucketline_dedup.mirror_attempt import Turns
+from bucketline.service_context import ServiceContext
+from bucketline_dedup.mirror_attempt import MirrorAttempts
 from bucketline_dedup.mirror_inline import InlineMirror, is_inline
-from bucketline_dedup.outcomes import Settling, Traces
-from bucketline_dedup.scheduler import Lanes
+from bucketline_dedup.outcomes import MirrorOutcomes, Traces
+from bucketline_dedup.scheduler import MirrorScheduler
 from bucketline_dedup.settings import DedupSettings
 
 log = get_logger(__name__)
 
 
-class Mirroring:
+class MirrorService:
     """The use case behind the records, and the lanes behind it."""
 
     def __init__(
         self,
-        runtime: Runtime,
+        runtime: ServiceContext,
         objects: Objects,
         inline: InlineMirror,
-        settling: Settling,
-        turns: Turns,
+        settling: MirrorOutcomes,
+        turns: MirrorAttempts,
         settings: DedupSettings,
     ) -> None:
         self._runtime = runtime
@@ -39,7 +39,7 @@ class Mirroring:
         self._settling = settling
         self._settings = settings
         self.objects = objects
-        self.lanes = Lanes(runtime, objects, turns, self._swept, settings)
+        self.lanes = MirrorScheduler(runtime, objects, turns, self._swept, settings)
 
     async def mirror(self, objects: Sequence[ObjectDocument], traces: Traces) -> None:
         """Mirrors inline content, leaves the rest to the lanes, and announces every object that is settled.
@@ -126,7 +126,7 @@ class Mirroring:
         told += [obj for obj in objects if obj["mirror"]["state"] != "pending"]
         try:
             await self._settling.announce(told, {})
-        except Transient as error:
+        except RetryableError as error:
             log.warning("not announced yet", objects=len(told), error=error.message)
             return
         await self._settling.announced(told)

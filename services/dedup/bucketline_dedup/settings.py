@@ -7,18 +7,18 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 from pydantic_settings import NoDecode, SettingsConfigDict
 
-from bucketline.blobs.store import ForeignAccess
-from bucketline.http.settings import Networks, Ports, Words, words
-from bucketline.settings import Block, Count, Seconds
+from bucketline.blobs.store import ExternalBucket
+from bucketline.http.settings import Networks, Ports, StringList, split_list
+from bucketline.settings import Count, Seconds, SettingsBase
 from bucketline_dedup.http_stream import FetchLimits
 from bucketline_dedup.url_guard import GuardPolicy
 
 MEBIBYTE = 1024 * 1024
 
-Paths = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(words)]
+Paths = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(split_list)]
 
 
-class ForeignBuckets(BaseModel):
+class ExternalBucketSettings(BaseModel):
     """Buckets that are not ours and may be read as sources: names or shell patterns, and how to get at them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
@@ -39,7 +39,7 @@ class ForeignBuckets(BaseModel):
     """Ask without credentials."""
 
 
-class DedupSettings(Block):
+class DedupSettings(SettingsBase):
     """What is taken on at once, how often a source is tried, and what may be fetched."""
 
     model_config = SettingsConfigDict(env_prefix="BUCKETLINE_DEDUP_")
@@ -73,11 +73,11 @@ class DedupSettings(Block):
     staging_age: Seconds = 3600.0
     """How long staged inline content may wait for its object."""
     # what may be fetched
-    allow_hosts: Words = ()
+    allow_hosts: StringList = ()
     """Names or patterns (``*.example``) that may resolve to private addresses, never to link-local or metadata ones."""
     allow_networks: Networks = ()
     """Networks that may be reached although they are not public."""
-    only_hosts: Words = ()
+    only_hosts: StringList = ()
     """If set, no other host may be named."""
     allowed_ports: Ports = frozenset({80, 443})
     """Ports, ranges (``8000-8999``), or ``*``."""
@@ -101,9 +101,9 @@ class DedupSettings(Block):
     """Undo a ``Content-Encoding`` that was not asked for; off, the body is stored as sent."""
     file_roots: Paths = ()
     """The only directories that ``file://`` may read."""
-    own_prefixes: Words = ()
+    own_prefixes: StringList = ()
     """Keys of our own bucket that producers may name, by their beginning."""
-    foreign: tuple[ForeignBuckets, ...] = ()
+    foreign: tuple[ExternalBucketSettings, ...] = ()
     """JSON: other buckets that may be read; the first that matches decides."""
     sniff_uploads: bool = False
     """Read the first 64 KiB of an upload that S3 verified, to tell its media type from its bytes."""
@@ -130,10 +130,10 @@ class DedupSettings(Block):
             max_resumes=self.max_resumes,
         )
 
-    def access(self) -> tuple[ForeignAccess, ...]:
+    def access(self) -> tuple[ExternalBucket, ...]:
         """The foreign buckets as the store takes them; the first match decides."""
         return tuple(
-            ForeignAccess(
+            ExternalBucket(
                 buckets=row.buckets,
                 endpoint=row.endpoint,
                 region=row.region,

@@ -12,7 +12,7 @@ from bucketline.db.blobs import STAGED_INLINE
 from bucketline.db.objects import ObjectDocument, Objects
 from bucketline.observability.logging import get_logger
 from bucketline.observability.metrics import SWEPT
-from bucketline.service_context import Runtime
+from bucketline.service_context import ServiceContext
 from bucketline_dedup.content_store import STAGING
 from bucketline_dedup.settings import DedupSettings
 
@@ -29,10 +29,10 @@ class _Leftover:
     upload_id: str | None = None
 
 
-class Tidy:
+class StagingCleanup:
     """Removes orphans, a page at a time. Safe to run in every replica."""
 
-    def __init__(self, runtime: Runtime, objects: Objects, settings: DedupSettings) -> None:
+    def __init__(self, runtime: ServiceContext, objects: Objects, settings: DedupSettings) -> None:
         self._runtime = runtime
         self._objects = objects
         self._settings = settings

@@ -1,6 +1,6 @@
 """Sources in S3, read through the blob store: our own bucket, and those of others that the settings cover.
 
-Our own store being away is our trouble and stays ``StoreUnavailable``; a foreign one being away is the source's.
+Our own store being away is our trouble and stays ``DependencyUnavailable``; a foreign one being away is the source's.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 
 from bucketline.blobs.store import AccessRefused, BlobStore, BlobStoreError, ContentTooLarge, ObjectMissing
 from bucketline.domain.filenames import safe_filename
-from bucketline.errors import StoreUnavailable
+from bucketline.errors import DependencyUnavailable
 from bucketline_dedup.errors import (
     AddressRefused,
     SourceNotFound,
@@ -33,7 +33,7 @@ class _StoredStream:
         return self._chunks
 
 
-class OwnContent:
+class OwnObjects:
     """Confirmed uploads and staged bytes. Who may read which key was decided before.
 
     ``key_of_upload`` is asked for uploads whose key the object does not name.
@@ -67,7 +67,7 @@ class OwnContent:
                     yield chunk
 
 
-class ForeignObjects:
+class ExternalObjects:
     """Buckets that are not ours."""
 
     def __init__(self, store: BlobStore) -> None:
@@ -112,7 +112,7 @@ def _foreign(key: str, max_bytes: int) -> Iterator[None]:
         raise SourceNotFound(detail=key) from error
     except ContentTooLarge as error:
         raise SourceTooLarge(max_bytes, detail=key) from error
-    except StoreUnavailable as error:
+    except DependencyUnavailable as error:
         raise SourceUnavailable("the source cannot be reached", detail=error.message) from error
     except BlobStoreError as error:
         raise SourceUnreadable("the source cannot be read", detail=error.message) from error

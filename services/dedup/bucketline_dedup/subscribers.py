@@ -2,19 +2,19 @@
 
 from collections.abc import Sequence
 
-from bucketline.events.cloudevents import REPLAY, Received
+from bucketline.events.cloudevents import REPLAY, ReceivedEvent
 from bucketline.events.models import ObjectCreated, ObjectUpdated
 from bucketline_dedup.outcomes import OTHERS_FIELDS
-from bucketline_dedup.service import Mirroring
+from bucketline_dedup.service import MirrorService
 
 
 class Handlers:
     """Handlers of this service; each may see any record again."""
 
-    def __init__(self, mirroring: Mirroring) -> None:
+    def __init__(self, mirroring: MirrorService) -> None:
         self._mirroring = mirroring
 
-    async def on_objects(self, records: Sequence[Received]) -> None:
+    async def on_objects(self, records: Sequence[ReceivedEvent]) -> None:
         """Mirrors what was created or changed, and starts over with what was parked. What was deleted is left to gc."""
         wanted = [
             (event.object_id, record)

@@ -9,37 +9,37 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Lifespan
 
 from bucketline import __version__
-from bucketline.api_keys.service import KeyRing
-from bucketline.db.api_keys import Keys
+from bucketline.api_keys.service import ApiKeyService
+from bucketline.db.api_keys import ApiKeys
 from bucketline.db.batches import Batches
 from bucketline.db.buckets import Buckets
 from bucketline.db.collections import Collections
 from bucketline.db.documents import Documents
 from bucketline.db.namespaces import Namespaces
-from bucketline.db.object_deletions import Removals
+from bucketline.db.object_deletions import ObjectDeletions
 from bucketline.db.objects import Objects
-from bucketline.db.outbox_store import PendingStore
+from bucketline.db.outbox_store import OutboxStore
 from bucketline.db.tasks import Tasks
 from bucketline.db.uploads import Uploads
-from bucketline.db.work_units import Units
+from bucketline.db.work_units import WorkUnits
 from bucketline.events.topics import STATUS
 from bucketline.extractors import ExtractorRegistry
 from bucketline.ids import RandomIds
 from bucketline.kafka.outbox import Outbox
 from bucketline.observability.health import Health
-from bucketline.service_context import Runtime, open_runtime
+from bucketline.service_context import ServiceContext, open_service_context
 from bucketline.settings import ServiceSettings
 from bucketline_ingest_api import exception_handlers
 from bucketline_ingest_api.auth import Auth
-from bucketline_ingest_api.body_limit import Bodies, Bounds
+from bucketline_ingest_api.body_limit import BodyLimiter, Bounds
 from bucketline_ingest_api.buckets.stats import BucketCounts
-from bucketline_ingest_api.container import Deps
-from bucketline_ingest_api.edge_middleware import Front
+from bucketline_ingest_api.container import Container
+from bucketline_ingest_api.edge_middleware import EdgeMiddleware
 from bucketline_ingest_api.exception_handlers import METHODS
-from bucketline_ingest_api.fast_path import Shortcut
+from bucketline_ingest_api.fast_path import FastPath
 from bucketline_ingest_api.objects import endpoints as objects
-from bucketline_ingest_api.objects.bulk_writes import ObjectWrites
-from bucketline_ingest_api.rate_limit import Limiter
+from bucketline_ingest_api.objects.bulk_writes import ObjectBulkWriter
+from bucketline_ingest_api.rate_limit import RateLimiter
 from bucketline_ingest_api.routers import ROUTERS
 from bucketline_ingest_api.settings import ApiSettings
 from bucketline_ingest_api.subscribers import Handlers
@@ -67,10 +67,10 @@ def create(settings: ServiceSettings) -> ASGIApp:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with open_runtime(settings, health=health) as runtime:
+        async with open_service_context(settings, health=health) as runtime:
             deps = wire(runtime, api_settings)
             app.state.deps = deps
-            app.state.limiter = Limiter(runtime.database, api_settings, clock=runtime.clock)
+            app.state.limiter = RateLimiter(runtime.database, api_settings, clock=runtime.clock)
             handlers = Handlers(deps)
             runtime.bus.subscribe(STATUS, handlers.on_status)
             # Objects are taken while Kafka is away: their events wait in the outbox.
@@ -89,12 +89,12 @@ def create(settings: ServiceSettings) -> ASGIApp:
 
     app = build(lifespan)
     app.router.routes.extend(health.routes())
-    front = Front(
-        Shortcut(app, objects.router.routes, objects.HOT),
+    front = EdgeMiddleware(
+        FastPath(app, objects.router.routes, objects.HOT),
         auth=lambda: app.state.deps.auth,
         limiter=lambda: app.state.limiter,
         ids=RandomIds(),
-        bodies=Bodies(Bounds(settings.http.max_body_bytes, together=settings.http.bodies_bytes)),
+        bodies=BodyLimiter(Bounds(settings.http.max_body_bytes, together=settings.http.bodies_bytes)),
     )
     return with_cors(front, api_settings)
 
@@ -136,17 +136,17 @@ def build(lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
     return app
 
 
-def wire(runtime: Runtime, settings: ApiSettings) -> Deps:
+def wire(runtime: ServiceContext, settings: ApiSettings) -> Container:
     """Repositories and outboxes on the runtime's clients."""
     database, clock = runtime.database, runtime.clock
-    keys, namespaces = Keys(database), Namespaces(database)
-    objects, batches, removals = Objects(database), Batches(database), Removals(database)
+    keys, namespaces = ApiKeys(database), Namespaces(database)
+    objects, batches, removals = Objects(database), Batches(database), ObjectDeletions(database)
     buckets, tasks = Buckets(database), Tasks(database)
 
-    def outbox(name: str, store: PendingStore) -> Outbox:
+    def outbox(name: str, store: OutboxStore) -> Outbox:
         return Outbox(name, store, runtime.bus.publisher, clock=clock, settings=runtime.settings.sweep)
 
-    return Deps(
+    return Container(
         settings=settings,
         sweep=runtime.settings.sweep,
         database=database,
@@ -161,7 +161,7 @@ def wire(runtime: Runtime, settings: ApiSettings) -> Deps:
         collections=Collections(database),
         objects=objects,
         batches=batches,
-        units=Units(database),
+        units=WorkUnits(database),
         documents=Documents(database),
         keys=keys,
         tasks=tasks,
@@ -170,11 +170,11 @@ def wire(runtime: Runtime, settings: ApiSettings) -> Deps:
         object_outbox=outbox("objects", objects.outbox),
         batch_outbox=outbox("batches", batches.outbox),
         removal_outbox=outbox("removals", removals.outbox),
-        keyring=KeyRing(keys, namespaces, settings, clock=clock),
+        keyring=ApiKeyService(keys, namespaces, settings, clock=clock),
         runner=TaskRunner(tasks, clock=clock, ids=runtime.ids),
         extractors=ExtractorRegistry(),
         bucket_counts=BucketCounts(buckets, objects, batches, clock=clock),
-        object_writes=ObjectWrites(objects, batches, clock),
+        object_writes=ObjectBulkWriter(objects, batches, clock),
         bucket_cache=TTLCache(10_000, settings.scope_cache_seconds),
         poll_fields=TTLCache(10_000, settings.scope_cache_seconds),
     )

@@ -7,10 +7,10 @@ from cachetools import TTLCache
 
 from bucketline.api_keys.format import digest, key_id_of
 from bucketline.clock import Clock
-from bucketline.db.api_keys import PERMISSIONS, KeyDocument, Keys, Permission
+from bucketline.db.api_keys import PERMISSIONS, ApiKeyDocument, ApiKeys, Permission
 from bucketline.db.namespaces import NamespaceDocument, Namespaces
 from bucketline.errors import BadRequest, Forbidden, NotFound, Unauthorized
-from bucketline_ingest_api.principal import Caller
+from bucketline_ingest_api.principal import Principal
 from bucketline_ingest_api.settings import ApiSettings
 
 BOOTSTRAP_ID = "bootstrap"
@@ -21,17 +21,17 @@ _NOBODY = "0" * 64
 class Auth:
     """Recognises callers. A key that was revoked stops working within ``key_cache_seconds``."""
 
-    def __init__(self, keys: Keys, namespaces: Namespaces, settings: ApiSettings, *, clock: Clock) -> None:
+    def __init__(self, keys: ApiKeys, namespaces: Namespaces, settings: ApiSettings, *, clock: Clock) -> None:
         self._keys = keys
         self._namespaces = namespaces
         self._settings = settings
         self._clock = clock
-        self._callers: TTLCache[str, Caller] = TTLCache(10_000, settings.key_cache_seconds)
+        self._callers: TTLCache[str, Principal] = TTLCache(10_000, settings.key_cache_seconds)
         self._scopes: TTLCache[tuple[str, str], NamespaceDocument] = TTLCache(10_000, settings.scope_cache_seconds)
         self._pepper = settings.key_pepper.get_secret_value()
         self._bootstrap = settings.key.get_secret_value() if settings.key else None
 
-    async def caller(self, authorization: str | None) -> Caller:
+    async def caller(self, authorization: str | None) -> Principal:
         """The caller behind an ``Authorization`` header; :class:`Unauthorized` if it is nobody's."""
         scheme, _, clear = (authorization or "").partition(" ")
         clear = clear.strip()
@@ -46,7 +46,7 @@ class Auth:
             raise Unauthorized
         return known
 
-    async def namespace(self, caller: Caller, identifier: str | None) -> NamespaceDocument:
+    async def namespace(self, caller: Principal, identifier: str | None) -> NamespaceDocument:
         """The namespace that ``X-Namespace`` names, by id or name.
 
         :class:`NotFound` also for one that this key may not see: what exists is nobody else's business.
@@ -60,7 +60,7 @@ class Auth:
             if found is None or found.get("deleting"):
                 raise NotFound.of("namespace", identifier)
             self._scopes[place] = found
-        if not may_see(caller, found):
+        if not can_access(caller, found):
             raise NotFound.of("namespace", identifier)
         return found
 
@@ -69,10 +69,10 @@ class Auth:
         self._callers.clear()
         self._scopes.clear()
 
-    def _bootstrapped(self, clear: str) -> Caller | None:
+    def _bootstrapped(self, clear: str) -> Principal | None:
         if self._bootstrap is None or not hmac.compare_digest(clear.encode(), self._bootstrap.encode()):
             return None
-        return Caller(
+        return Principal(
             key_id=BOOTSTRAP_ID,
             key_name="default",
             organization_id=self._settings.organization_id,
@@ -81,7 +81,7 @@ class Auth:
             namespaces=frozenset(),
         )
 
-    async def _stored(self, clear: str, hashed: str) -> Caller:
+    async def _stored(self, clear: str, hashed: str) -> Principal:
         key_id = key_id_of(clear)
         key = await self._keys.get(key_id) if key_id else None
         now = self._clock.now()
@@ -91,7 +91,7 @@ class Auth:
         if key is None or not any(good) or not _valid(key, self._clock):
             raise Unauthorized
         await self._note_use(key)
-        return Caller(
+        return Principal(
             key_id=key["_id"],
             key_name=key["name"],
             organization_id=key["organization_id"],
@@ -102,26 +102,26 @@ class Auth:
             expires_at=key.get("expires_at"),
         )
 
-    async def _note_use(self, key: KeyDocument) -> None:
+    async def _note_use(self, key: ApiKeyDocument) -> None:
         now = self._clock.now()
         used = key.get("last_used_at")
         if used is None or now - used > LAST_USED_RESOLUTION:
             await self._keys.collection.update_one({"_id": key["_id"]}, {"$set": {"last_used_at": now}})
 
 
-def require(caller: Caller, permission: Permission) -> None:
+def require(caller: Principal, permission: Permission) -> None:
     """:class:`Forbidden` unless the key has the permission; ADMIN has them all."""
     if permission not in caller.permissions and "ADMIN" not in caller.permissions:
         raise Forbidden(f"this key may not {permission.lower()}", details={"required": permission.lower()})
 
 
-def may_see(caller: Caller, namespace: NamespaceDocument) -> bool:
+def can_access(caller: Principal, namespace: NamespaceDocument) -> bool:
     """Whether the namespace is of the caller's organisation and within the key's restriction."""
     if namespace["organization_id"] != caller.organization_id:
         return False
     return not caller.namespaces or namespace["_id"] in caller.namespaces
 
 
-def _valid(key: KeyDocument, clock: Clock) -> bool:
+def _valid(key: ApiKeyDocument, clock: Clock) -> bool:
     expires = key.get("expires_at")
     return key["revoked_at"] is None and (expires is None or expires > clock.now())

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from starlette.datastructures import Headers
 from starlette.types import Message, Receive
 
-from bucketline.errors import BadRequest, Fault, PayloadTooLarge, ServiceUnavailable, ValidationFailed
-from bucketline.weighted_semaphore import Budget
+from bucketline.errors import BadRequest, PayloadTooLarge, ServiceUnavailable, ValidationFailed, ValidationIssue
+from bucketline.weighted_semaphore import WeightedSemaphore
 
 MAX_VALUES = 100_000
 """Members of objects and elements of arrays, all of a body together."""
@@ -64,12 +64,12 @@ class Bounds:
     arrival: float = 60.0
 
 
-class Bodies:
+class BodyLimiter:
     """Takes the bodies in, for one process."""
 
     def __init__(self, bounds: Bounds) -> None:
         self._bounds = bounds
-        self._room = Budget(bounds.together)
+        self._room = WeightedSemaphore(bounds.together)
 
     def taken_in(self, receive: Receive, headers: Headers, held: AsyncExitStack) -> Receive:
         """Receives a body piece by piece; what it takes of the room is given back when ``held`` is closed.
@@ -128,4 +128,4 @@ class Bodies:
 
 def too_many_values() -> ValidationFailed:
     message = f"a body has at most {MAX_VALUES} members and elements: send less with each request"
-    return ValidationFailed([Fault("too_many_values", ("body",), message)])
+    return ValidationFailed([ValidationIssue("too_many_values", ("body",), message)])

@@ -11,7 +11,7 @@ EXACT = 20_000
 LIFETIME = 10.0
 
 
-class Counter:
+class CappedCounter:
     """Counts along an index. ``key`` names what is counted, for the memory of large results."""
 
     def __init__(self) -> None:

@@ -4,44 +4,44 @@ from dataclasses import dataclass, field
 
 from cachetools import TTLCache
 
-from bucketline.api_keys.service import KeyRing
+from bucketline.api_keys.service import ApiKeyService
 from bucketline.blobs.store import BlobStore
 from bucketline.clock import Clock
-from bucketline.db.api_keys import Keys
+from bucketline.db.api_keys import ApiKeys
 from bucketline.db.batches import Batches
 from bucketline.db.buckets import BucketDocument, Buckets
 from bucketline.db.collections import Collections
 from bucketline.db.documents import Documents
 from bucketline.db.mongo import Database
 from bucketline.db.namespaces import Namespaces
-from bucketline.db.object_deletions import Removals
+from bucketline.db.object_deletions import ObjectDeletions
 from bucketline.db.objects import Objects
 from bucketline.db.tasks import Tasks
 from bucketline.db.uploads import Uploads
-from bucketline.db.work_units import Units
-from bucketline.events.cloudevents import Envelope, wrap
+from bucketline.db.work_units import WorkUnits
+from bucketline.events.cloudevents import CloudEvent, wrap
 from bucketline.events.models import Event
 from bucketline.extractors import ExtractorRegistry
 from bucketline.ids import Ids
 from bucketline.kafka.outbox import Outbox
 from bucketline.observability.health import Health
 from bucketline.observability.tracing import current_trace
-from bucketline.settings import SweepSettings
+from bucketline.settings import ReconcileSettings
 from bucketline_ingest_api.auth import Auth
 from bucketline_ingest_api.buckets.stats import BucketCounts
-from bucketline_ingest_api.capped_count import Counter
-from bucketline_ingest_api.objects.bulk_writes import ObjectWrites
+from bucketline_ingest_api.capped_count import CappedCounter
+from bucketline_ingest_api.objects.bulk_writes import ObjectBulkWriter
 from bucketline_ingest_api.objects.serializers import PollField
 from bucketline_ingest_api.settings import ApiSettings
 from bucketline_ingest_api.tasks.runner import TaskRunner
 
 
 @dataclass(frozen=True)
-class Deps:
+class Container:
     """Repositories, outboxes and the like. ``source`` is the CloudEvents source of this service."""
 
     settings: ApiSettings
-    sweep: SweepSettings
+    sweep: ReconcileSettings
     database: Database
     blobstore: BlobStore
     clock: Clock
@@ -54,25 +54,25 @@ class Deps:
     collections: Collections
     objects: Objects
     batches: Batches
-    units: Units
+    units: WorkUnits
     documents: Documents
-    keys: Keys
+    keys: ApiKeys
     tasks: Tasks
     uploads: Uploads
-    removals: Removals
+    removals: ObjectDeletions
     object_outbox: Outbox
     batch_outbox: Outbox
     removal_outbox: Outbox
-    object_writes: ObjectWrites
-    keyring: KeyRing
+    object_writes: ObjectBulkWriter
+    keyring: ApiKeyService
     runner: TaskRunner
     extractors: ExtractorRegistry
     bucket_counts: BucketCounts
     bucket_cache: "TTLCache[tuple[str, str], BucketDocument]"
     poll_fields: "TTLCache[str, PollField]"
-    counter: Counter = field(default_factory=Counter)
+    counter: CappedCounter = field(default_factory=CappedCounter)
 
-    def seal(self, event: Event) -> Envelope:
+    def seal(self, event: Event) -> CloudEvent:
         """The envelope of an event that happens now, within the current trace."""
         return wrap(event, id=self.ids.new("evt"), source=self.source, at=self.clock.now(), trace=current_trace())
 

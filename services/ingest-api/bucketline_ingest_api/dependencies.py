@@ -10,28 +10,28 @@ from bucketline.db.buckets import BucketDocument
 from bucketline.db.namespaces import NamespaceDocument
 from bucketline.errors import NotFound
 from bucketline_ingest_api.auth import require
-from bucketline_ingest_api.container import Deps
-from bucketline_ingest_api.principal import Caller
+from bucketline_ingest_api.container import Container
+from bucketline_ingest_api.principal import Principal
 
 NamespaceHeader = Annotated[str | None, Header(alias="X-Namespace", description="Namespace, by id or name.")]
 NamespaceQuery = Annotated[str | None, Query(alias="namespace", description="In place of the X-Namespace header.")]
 
 
-def deps_of(request: Request) -> Deps:
-    deps: Deps = request.app.state.deps
+def get_container(request: Request) -> Container:
+    deps: Container = request.app.state.deps
     return deps
 
 
-def caller_of(request: Request) -> Caller:
-    caller: Caller = request.state.caller
+def get_principal(request: Request) -> Principal:
+    caller: Principal = request.state.caller
     return caller
 
 
 @dataclass(frozen=True)
-class Scope:
+class NamespaceScope:
     """A caller in a namespace."""
 
-    caller: Caller
+    caller: Principal
     namespace: NamespaceDocument
 
     @property
@@ -40,7 +40,7 @@ class Scope:
 
 
 @dataclass(frozen=True)
-class BucketScope(Scope):
+class BucketScope(NamespaceScope):
     """A caller in a bucket of a namespace."""
 
     bucket: BucketDocument
@@ -50,16 +50,18 @@ class BucketScope(Scope):
         return self.bucket["_id"]
 
 
-def scoped(permission: Permission):  # type: ignore[no-untyped-def]  # FastAPI reads the inner signature
+def require_namespace(permission: Permission):  # type: ignore[no-untyped-def]  # FastAPI reads the inner signature
     """A dependency: the caller, with this permission, in the request's namespace."""
 
-    async def scope(request: Request, namespace: NamespaceHeader = None, fallback: NamespaceQuery = None) -> Scope:
+    async def scope(
+        request: Request, namespace: NamespaceHeader = None, fallback: NamespaceQuery = None
+    ) -> NamespaceScope:
         return await request_scope(request, permission, namespace or fallback)
 
     return scope
 
 
-def bucket_scoped(permission: Permission):  # type: ignore[no-untyped-def]  # FastAPI reads the inner signature
+def require_bucket(permission: Permission):  # type: ignore[no-untyped-def]  # FastAPI reads the inner signature
     """A dependency: the same, and the bucket that the path names by id or name."""
 
     async def scope(
@@ -70,41 +72,41 @@ def bucket_scoped(permission: Permission):  # type: ignore[no-untyped-def]  # Fa
     return scope
 
 
-async def request_scope(request: Request, permission: Permission, identifier: str | None) -> Scope:
-    caller = caller_of(request)
+async def request_scope(request: Request, permission: Permission, identifier: str | None) -> NamespaceScope:
+    caller = get_principal(request)
     require(caller, permission)
-    return Scope(caller, await deps_of(request).auth.namespace(caller, identifier))
+    return NamespaceScope(caller, await get_container(request).auth.namespace(caller, identifier))
 
 
 async def request_bucket(
     request: Request, permission: Permission, namespace: str | None, identifier: str
 ) -> BucketScope:
     scope = await request_scope(request, permission, namespace)
-    bucket = await deps_of(request).bucket(scope.namespace_id, identifier)
+    bucket = await get_container(request).bucket(scope.namespace_id, identifier)
     if bucket is None:
         raise NotFound.of("bucket", identifier)
     return BucketScope(scope.caller, scope.namespace, bucket)
 
 
-def permitted(permission: Permission):  # type: ignore[no-untyped-def]  # FastAPI reads the inner signature
+def require_permission(permission: Permission):  # type: ignore[no-untyped-def]  # FastAPI reads the inner signature
     """A dependency: the caller, with this permission, outside of any namespace."""
 
-    async def caller(request: Request) -> Caller:
-        found = caller_of(request)
+    async def caller(request: Request) -> Principal:
+        found = get_principal(request)
         require(found, permission)
         return found
 
     return caller
 
 
-Reading = Annotated[Scope, Depends(scoped("READ"))]
-Writing = Annotated[Scope, Depends(scoped("WRITE"))]
-Deleting = Annotated[Scope, Depends(scoped("DELETE"))]
-ReadingBucket = Annotated[BucketScope, Depends(bucket_scoped("READ"))]
-WritingBucket = Annotated[BucketScope, Depends(bucket_scoped("WRITE"))]
-DeletingBucket = Annotated[BucketScope, Depends(bucket_scoped("DELETE"))]
-Reader = Annotated[Caller, Depends(permitted("READ"))]
-Writer = Annotated[Caller, Depends(permitted("WRITE"))]
-Deleter = Annotated[Caller, Depends(permitted("DELETE"))]
-Admin = Annotated[Caller, Depends(permitted("ADMIN"))]
-Wiring = Annotated[Deps, Depends(deps_of)]
+NamespaceRead = Annotated[NamespaceScope, Depends(require_namespace("READ"))]
+NamespaceWrite = Annotated[NamespaceScope, Depends(require_namespace("WRITE"))]
+NamespaceDelete = Annotated[NamespaceScope, Depends(require_namespace("DELETE"))]
+BucketRead = Annotated[BucketScope, Depends(require_bucket("READ"))]
+BucketWrite = Annotated[BucketScope, Depends(require_bucket("WRITE"))]
+BucketDelete = Annotated[BucketScope, Depends(require_bucket("DELETE"))]
+ReadPrincipal = Annotated[Principal, Depends(require_permission("READ"))]
+WritePrincipal = Annotated[Principal, Depends(require_permission("WRITE"))]
+DeletePrincipal = Annotated[Principal, Depends(require_permission("DELETE"))]
+AdminPrincipal = Annotated[Principal, Depends(require_permission("ADMIN"))]
+ContainerDep = Annotated[Container, Depends(get_container)]

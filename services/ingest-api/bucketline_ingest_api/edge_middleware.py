@@ -18,15 +18,15 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from bucketline.errors import ApiError, HeadersTooLarge, ServiceUnavailable, StoreUnavailable
+from bucketline.errors import ApiError, DependencyUnavailable, HeadersTooLarge, ServiceUnavailable
 from bucketline.ids import Ids
 from bucketline.observability.logging import get_logger
 from bucketline.observability.metrics import HTTP_SECONDS
 from bucketline.observability.server_spans import ended, method_of, serving
 from bucketline.observability.tracing import current_trace_id
 from bucketline_ingest_api.auth import Auth
-from bucketline_ingest_api.body_limit import Bodies
-from bucketline_ingest_api.rate_limit import Limiter
+from bucketline_ingest_api.body_limit import BodyLimiter
+from bucketline_ingest_api.rate_limit import RateLimiter
 
 log = get_logger(__name__)
 
@@ -45,7 +45,7 @@ OPEN_PATHS = frozenset(
 PROBES = frozenset({"/live", "/ready", "/metrics"})
 """Asked every few seconds by the cluster, whoever else asks: in the histogram they would hide what clients see."""
 
-LONGEST_REQUEST_ID = 128
+MAX_REQUEST_ID = 128
 MAX_HEADER_BYTES = 64 * 1024
 """Names and values of all headers of a request, with :data:`HEADER_OVERHEAD` for each."""
 HEADER_OVERHEAD = 32
@@ -53,11 +53,17 @@ GONE = 499
 """What is counted for a client that left before its request was all there. Nobody gets this answer."""
 
 
-class Front:
+class EdgeMiddleware:
     """Wraps the application. ``scope["state"]`` gets ``caller`` and ``request_id``."""
 
     def __init__(
-        self, app: ASGIApp, *, auth: Callable[[], Auth], limiter: Callable[[], Limiter], ids: Ids, bodies: Bodies
+        self,
+        app: ASGIApp,
+        *,
+        auth: Callable[[], Auth],
+        limiter: Callable[[], RateLimiter],
+        ids: Ids,
+        bodies: BodyLimiter,
     ) -> None:
         self._app = app
         self._auth = auth
@@ -119,7 +125,7 @@ class Front:
 
 def respond_to(error: Exception) -> Response:
     """The answer to an error: ours as they say, everything else as a 500 that tells nothing internal."""
-    if isinstance(error, StoreUnavailable):
+    if isinstance(error, DependencyUnavailable):
         log.warning("a store is away", error=error.message)
         error = ServiceUnavailable()
     if not isinstance(error, ApiError):
@@ -159,7 +165,7 @@ def _refuse_large_headers(scope: Scope) -> None:
 
 def _request_id(given: str | None) -> str | None:
     """A caller's own request id is kept if it is harmless."""
-    if given and len(given) <= LONGEST_REQUEST_ID and given.isascii() and given.isprintable():
+    if given and len(given) <= MAX_REQUEST_ID and given.isascii() and given.isprintable():
         return given
     return None
 

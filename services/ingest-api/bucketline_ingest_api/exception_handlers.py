@@ -14,29 +14,29 @@ from starlette.routing import Match
 from bucketline.errors import (
     ApiError,
     BadRequest,
-    Fault,
+    DependencyUnavailable,
     MethodNotAllowed,
     NotFound,
-    StoreUnavailable,
     ValidationFailed,
+    ValidationIssue,
 )
 from bucketline_ingest_api.edge_middleware import on_error, respond_to
 
-MOST_FAULTS = 100
+MAX_FAULTS = 100
 METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
 
 
 def install(app: FastAPI) -> None:
     """Sends every error that FastAPI would answer itself through the envelope."""
     app.add_exception_handler(ApiError, on_error)
-    app.add_exception_handler(StoreUnavailable, on_error)
+    app.add_exception_handler(DependencyUnavailable, on_error)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
 
 
-def faults_of(errors: Sequence[ErrorDetails], *prefix: str | int) -> list[Fault]:
+def faults_of(errors: Sequence[ErrorDetails], *prefix: str | int) -> list[ValidationIssue]:
     """pydantic's rows as the contract's. Values of the request are not repeated."""
-    return [Fault(row["type"], [*prefix, *row["loc"]], row["msg"]) for row in errors[:MOST_FAULTS]]
+    return [ValidationIssue(row["type"], [*prefix, *row["loc"]], row["msg"]) for row in errors[:MAX_FAULTS]]
 
 
 def body_faults(error: ValidationError) -> ValidationFailed:
@@ -49,7 +49,7 @@ def body_faults(error: ValidationError) -> ValidationFailed:
 async def _invalid(_: Request, error: Exception) -> Response:
     if not isinstance(error, RequestValidationError):
         raise error
-    rows = [Fault(row["type"], row["loc"], row["msg"]) for row in error.errors()[:MOST_FAULTS]]
+    rows = [ValidationIssue(row["type"], row["loc"], row["msg"]) for row in error.errors()[:MAX_FAULTS]]
     return respond_to(ValidationFailed(rows))
 
 

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-class Shortcut:
+class FastPath:
     """Sends requests for ``endpoints``, which take a request and give a response, straight to them."""
 
     def __init__(self, app: FastAPI, routes: Sequence[BaseRoute], endpoints: Sequence[Endpoint]) -> None:

@@ -5,7 +5,7 @@ from typing import Any, Literal
 from fastapi import APIRouter
 from pydantic import Field
 
-from bucketline_ingest_api.dependencies import Reader, Wiring
+from bucketline_ingest_api.dependencies import ContainerDep, ReadPrincipal
 from bucketline_ingest_api.schemas.common import Answer, errors, example
 
 router = APIRouter(prefix="/v1/health", tags=["health"])
@@ -53,7 +53,7 @@ async def health() -> Up:
 
 
 @router.get("/deep", summary="Are its dependencies up?", responses=errors())
-async def deep(deps: Wiring, _: Reader) -> Deep:
+async def deep(deps: ContainerDep, _: ReadPrincipal) -> Deep:
     checks = await deps.health.ready()
     away = {_PARTS.get(name, "task_queue") for name, good in checks.items() if not good}
     failed = dict.fromkeys(sorted(away), "does not answer")

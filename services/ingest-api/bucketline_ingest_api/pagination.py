@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
-from bucketline.db.mongo import Collection, TooMuch
+from bucketline.db.mongo import Collection, ResultTooLarge
 from bucketline.domain.case_folding import literal
 from bucketline.domain.cursors import Partition
 from bucketline.domain.filter_to_mongo import to_mongo
@@ -16,20 +16,20 @@ from bucketline.domain.schema import Location
 from bucketline.domain.sorting import Sort, resolve_sorts, with_ties
 from bucketline.errors import BadRequest
 from bucketline_ingest_api.schemas.common import Pagination
-from bucketline_ingest_api.schemas.pagination import Asked, ListBody
-from bucketline_ingest_api.search_timeout import patience
+from bucketline_ingest_api.schemas.pagination import ListBody, ListQuery
+from bucketline_ingest_api.search_timeout import search_timeout
 
 D = TypeVar("D", bound=Mapping[str, Any])
 
 NEWEST_FIRST = (Sort("created_at", descending=True),)
 OLDEST_FIRST = (Sort("created_at"),)
 
-MOST_BYTES = 64 * 1024 * 1024
+MAX_BYTES = 64 * 1024 * 1024
 """Of the rows of a page as they are stored."""
 
 
 @dataclass(frozen=True)
-class Kind:
+class ListSpec:
     """How one noun is listed.
 
     ``field_path`` turns a name on the wire into a stored path. ``searched`` are the stored paths that ``search`` looks
@@ -68,7 +68,7 @@ class Selection:
 
 
 @dataclass(frozen=True)
-class Listed(Generic[D]):
+class Page(Generic[D]):
     """One page. ``total`` where it was counted."""
 
     rows: list[D]
@@ -76,7 +76,7 @@ class Listed(Generic[D]):
     total: int
 
 
-def renamed(names: Mapping[str, str], *, under: str) -> FieldPath:
+def field_mapper(names: Mapping[str, str], *, under: str) -> FieldPath:
     """Wire names to stored paths by their first part; any other name is looked for below ``under``."""
 
     def path(name: str) -> str:
@@ -90,18 +90,18 @@ def renamed(names: Mapping[str, str], *, under: str) -> FieldPath:
 async def list_rows(
     collection: Collection[D],
     scope: Mapping[str, object],
-    kind: Kind,
-    asked: Asked,
+    kind: ListSpec,
+    asked: ListQuery,
     body: ListBody | None,
     partition: Partition | None = None,
-) -> Listed[D]:
+) -> Page[D]:
     """The page of the rows within ``scope`` that the request wants; of the ``partition`` only, where it names one."""
     given = body.model_dump(exclude_none=True) if body else {}
     page = resolve_page(asked.query, given, kind.bounds)
     named = resolve_sorts(given.get("sort"), given.get("sorts"))
     named = named and tuple(replace(sort, field=kind.moments.path(sort.field) or sort.field) for sort in named)
     sorts = page.sorts(named and with_ties(named, kind.ties), with_ties(kind.order, kind.ties))
-    selected = matching(scope, kind, asked, given, order=[sort.field for sort in sorts])
+    selected = build_query(scope, kind, asked, given, order=[sort.field for sort in sorts])
     where = selected.where
     part = page.partition(partition)
     if part is not None and kind.partitioned is not None:
@@ -110,7 +110,7 @@ async def list_rows(
     if page.cursor is not None and page.cursor.position is not None:
         after = rows_after(page.cursor.position, sorts, kind.field_path, simple=kind.simple)
         following = {"$and": [where, after]}
-    with patience():
+    with search_timeout():
         try:
             fetched = await collection.find(
                 following,
@@ -119,21 +119,26 @@ async def list_rows(
                 limit=page.size + 1,
                 fields=kind.fields,
                 without=kind.without,
-                most_bytes=MOST_BYTES,
+                most_bytes=MAX_BYTES,
                 computed=selected.computed,
             )
-        except TooMuch as error:
+        except ResultTooLarge as error:
             raise _too_large(page.size) from error
         total = await collection.count(where, computed=selected.computed) if kind.counted or page.include_total else 0
     count, next_cursor = cut(fetched, page, sorts, kind.field_path, part)
     shown = pagination(
         page, next_cursor, path=asked.path, query=asked.query, total=total if page.include_total else None
     )
-    return Listed(fetched[:count], Pagination.model_validate(shown), total)
+    return Page(fetched[:count], Pagination.model_validate(shown), total)
 
 
-def matching(
-    scope: Mapping[str, object], kind: Kind, asked: Asked, given: Mapping[str, Any], *, order: Sequence[str] = ()
+def build_query(
+    scope: Mapping[str, object],
+    kind: ListSpec,
+    asked: ListQuery,
+    given: Mapping[str, Any],
+    *,
+    order: Sequence[str] = (),
 ) -> Selection:
     """The rows of the whole list: its scope, what is searched for, what is filtered by. ``order`` is sorted by."""
     filters = given.get("filters")
@@ -149,7 +154,7 @@ def matching(
 
 def selection(
     scope: Mapping[str, object],
-    kind: Kind,
+    kind: ListSpec,
     filters: object,
     *,
     order: Sequence[str] = (),
@@ -164,9 +169,9 @@ def selection(
 
 def _too_large(size: int) -> BadRequest:
     return BadRequest(
-        f"the rows of this page have more than {MOST_BYTES} bytes together: ask for fewer with limit",
+        f"the rows of this page have more than {MAX_BYTES} bytes together: ask for fewer with limit",
         code="page_too_large",
-        details={"limit_bytes": MOST_BYTES, "page_size": size},
+        details={"limit_bytes": MAX_BYTES, "page_size": size},
     )
 
 

@@ -7,7 +7,7 @@ from bucketline.db.api_keys import Permission
 
 
 @dataclass(frozen=True)
-class Caller:
+class Principal:
     """Who makes a request. ``namespaces`` holds ids; empty: every one of the organisation."""
 
     key_id: str

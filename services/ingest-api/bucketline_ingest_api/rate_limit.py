@@ -7,22 +7,22 @@ from starlette.types import Scope
 
 from bucketline.clock import Clock
 from bucketline.db.mongo import Database
-from bucketline.db.rate_limits import RateWindows
+from bucketline.db.rate_limits import RateLimitCounters
 from bucketline.errors import TooManyRequests
-from bucketline_ingest_api.principal import Caller
+from bucketline_ingest_api.principal import Principal
 from bucketline_ingest_api.settings import ApiSettings
 
 
-class Limiter:
+class RateLimiter:
     """Counts requests. Off while ``rate_limit`` is 0, but for keys that have a limit of their own."""
 
     def __init__(self, database: Database, settings: ApiSettings, *, clock: Clock) -> None:
-        self._windows = RateWindows(database)
+        self._windows = RateLimitCounters(database)
         self._limit = settings.rate_limit
         self._seconds = settings.rate_window_seconds
         self._clock = clock
 
-    async def admit(self, caller: Caller, scope: Scope) -> Mapping[str, str]:
+    async def admit(self, caller: Principal, scope: Scope) -> Mapping[str, str]:
         """Counts one request; the headers to answer with. :class:`TooManyRequests` above the limit."""
         limit = caller.rate_limit or self._limit
         if limit == 0:

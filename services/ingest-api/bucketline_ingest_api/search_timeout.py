@@ -3,17 +3,17 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from bucketline.db.query_timeout import TimeIsUp, within
+from bucketline.db.query_timeout import QueryTimeout, query_timeout
 from bucketline.errors import SearchTooSlow
 
 SECONDS = 10.0
 
 
 @contextmanager
-def patience() -> Iterator[None]:
+def search_timeout() -> Iterator[None]:
     """Around the queries of one search; :class:`SearchTooSlow` when they take longer than :data:`SECONDS` together."""
     try:
-        with within(SECONDS):
+        with query_timeout(SECONDS):
             yield
-    except TimeIsUp as error:
+    except QueryTimeout as error:
         raise SearchTooSlow(SECONDS) from error

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, SecretStr
 
-from bucketline.api_keys.settings import AccessSettings
+from bucketline.api_keys.settings import ApiKeySettings
 from bucketline.settings import Count, Seconds
 
 
@@ -16,7 +16,7 @@ def _origins(value: str) -> str:
     return value
 
 
-class ApiSettings(AccessSettings):
+class ApiSettings(ApiKeySettings):
     """Who may call, how often, and how much comes with a request."""
 
     key: SecretStr | None = None

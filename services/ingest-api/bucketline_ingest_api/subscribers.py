@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 
 from bucketline.domain.status import RANK_FINAL
-from bucketline.events.cloudevents import Received
+from bucketline.events.cloudevents import ReceivedEvent
 from bucketline.events.models import ObjectStatusChanged
-from bucketline.periodic import Background
-from bucketline.settings import SweepSettings
-from bucketline_ingest_api.container import Deps
+from bucketline.periodic import PeriodicTasks
+from bucketline.settings import ReconcileSettings
+from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.objects.delete import sweep_removals
-from bucketline_ingest_api.objects.metrics import measure
-from bucketline_ingest_api.objects.reconciler import StalledObjects
+from bucketline_ingest_api.objects.metrics import record_status_metrics
+from bucketline_ingest_api.objects.reconciler import ObjectReconciler
 from bucketline_ingest_api.uploads.delete import sweep_uploads
 
 _SEEN = ("run", "status", "created_at", "moved_at")
@@ -19,11 +19,11 @@ _SEEN = ("run", "status", "created_at", "moved_at")
 class Handlers:
     """Handlers and sweepers of this service."""
 
-    def __init__(self, deps: Deps) -> None:
+    def __init__(self, deps: Container) -> None:
         self._deps = deps
-        self._stalled = StalledObjects(deps)
+        self._stalled = ObjectReconciler(deps)
 
-    async def on_status(self, records: Sequence[Received]) -> None:
+    async def on_status(self, records: Sequence[ReceivedEvent]) -> None:
         """Moves objects forward by compare-and-set: duplicates and late events change nothing.
 
         Documents that were written while their object was being deleted are removed as well, also those of a processor
@@ -37,9 +37,9 @@ class Handlers:
         ended = {event.object_id for event in events if event.rank == RANK_FINAL}
         if orphaned := sorted(ended - known.keys()):
             await self._deps.documents.collection.delete_many({"object_id": {"$in": orphaned}})
-        measure(events, known)
+        record_status_metrics(events, known)
 
-    def sweep(self, background: Background, settings: SweepSettings) -> None:
+    def sweep(self, background: PeriodicTasks, settings: ReconcileSettings) -> None:
         """Registers this service's sweepers."""
         background.every(settings.interval, "sweep removals", lambda: sweep_removals(self._deps))
         background.every(settings.interval, "sweep object statuses", self._stalled.step)

@@ -9,23 +9,23 @@ from starlette.types import ASGIApp
 from bucketline.db.collections import Collections
 from bucketline.db.documents import Documents
 from bucketline.db.objects import Objects
-from bucketline.db.work_units import Units
+from bucketline.db.work_units import WorkUnits
 from bucketline.events.topics import WORK
 from bucketline.extractors import ExtractorRegistry
 from bucketline.observability.health import Health
-from bucketline.service_context import Runtime, open_runtime
+from bucketline.service_context import ServiceContext, open_service_context
 from bucketline.settings import ServiceSettings
-from bucketline_processor.completion import Finisher
+from bucketline_processor.completion import CompletionWriter
 from bucketline_processor.derived_blobs import DerivedBlobs
 from bucketline_processor.extraction import Extraction
-from bucketline_processor.extraction_plan import Plans
+from bucketline_processor.extraction_plan import ExtractionPlans
 from bucketline_processor.extractor_runner import Extractors
 from bucketline_processor.leases import Leases
 from bucketline_processor.pipeline import Pipeline
 from bucketline_processor.settings import ProcessorSettings
 from bucketline_processor.subscribers import Handlers
-from bucketline_processor.unit_scheduler import Works
-from bucketline_processor.worker_pool import Sandbox
+from bucketline_processor.unit_scheduler import UnitScheduler
+from bucketline_processor.worker_pool import WorkerPool
 
 
 def create(settings: ServiceSettings) -> ASGIApp:
@@ -36,8 +36,8 @@ def create(settings: ServiceSettings) -> ASGIApp:
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         async with (
-            open_runtime(settings, health=health) as runtime,
-            Sandbox(
+            open_service_context(settings, health=health) as runtime,
+            WorkerPool(
                 workers=own.workers,
                 memory_bytes=own.worker_memory,
                 time_limit=own.worker_seconds,
@@ -58,10 +58,10 @@ def create(settings: ServiceSettings) -> ASGIApp:
     return Starlette(routes=health.routes(), lifespan=lifespan)
 
 
-def _works(runtime: Runtime, sandbox: Sandbox, own: ProcessorSettings) -> Works:
+def _works(runtime: ServiceContext, sandbox: WorkerPool, own: ProcessorSettings) -> UnitScheduler:
     documents = Documents(runtime.database)
-    units = Units(runtime.database)
-    plans = Plans(Collections(runtime.database), ExtractorRegistry(), own.outbound(), clock=runtime.clock)
+    units = WorkUnits(runtime.database)
+    plans = ExtractionPlans(Collections(runtime.database), ExtractorRegistry(), own.outbound(), clock=runtime.clock)
     extraction = Extraction(
         plans=plans,
         extractors=Extractors(sandbox, at_once=own.objects),
@@ -72,6 +72,6 @@ def _works(runtime: Runtime, sandbox: Sandbox, own: ProcessorSettings) -> Works:
         settings=own,
     )
     leases = Leases(units, runtime.owner, clock=runtime.clock, seconds=own.lease_seconds)
-    finisher = Finisher(runtime, documents, plans)
+    finisher = CompletionWriter(runtime, documents, plans)
     pipeline = Pipeline(runtime, Objects(runtime.database), extraction, finisher, leases, own)
-    return Works(units, leases, pipeline, clock=runtime.clock, settings=own)
+    return UnitScheduler(units, leases, pipeline, clock=runtime.clock, settings=own)

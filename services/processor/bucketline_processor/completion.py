@@ -8,22 +8,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from bucketline.db.bulk_writer import GroupCommit
+from bucketline.db.bulk_writer import BulkWriter
 from bucketline.db.documents import DocumentDocument, Documents
-from bucketline.db.unit_attempts import toll
-from bucketline.db.work_units import UnitDocument
+from bucketline.db.unit_attempts import unit_attempts
+from bucketline.db.work_units import WorkUnitDocument
 from bucketline.domain.status import RANK_FINAL, Status
-from bucketline.errors import StoreUnavailable, Transient
+from bucketline.errors import DependencyUnavailable, RetryableError
 from bucketline.events.models import ObjectStatusChanged
 from bucketline.extractors import ErrorKind
 from bucketline.observability.logging import get_logger
-from bucketline.service_context import Runtime
-from bucketline_processor.extraction import Outcome
-from bucketline_processor.extraction_plan import Plans
+from bucketline.service_context import ServiceContext
+from bucketline_processor.extraction import ExtractionOutcome
+from bucketline_processor.extraction_plan import ExtractionPlans
 
 log = get_logger(__name__)
 
-MOST_ERROR = 2000
+MAX_ERROR = 2000
 """Characters of an error that the producer sees."""
 
 SHARED_BYTES = 64 * 1024
@@ -31,12 +31,12 @@ SHARED_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True)
-class Finished:
+class ObjectResult:
     """An item of a unit, and what became of it."""
 
-    unit: UnitDocument
+    unit: WorkUnitDocument
     place: int
-    outcome: Outcome
+    outcome: ExtractionOutcome
     trace: Mapping[str, str]
     duration_ms: float
 
@@ -50,7 +50,7 @@ class Finished:
 
     @property
     def lease(self) -> int:
-        return toll(self.unit).leases
+        return unit_attempts(self.unit).leases
 
     @property
     def again(self) -> bool:
@@ -59,45 +59,45 @@ class Finished:
 
 
 @dataclass(frozen=True)
-class _Shared:
+class _PendingWrite:
     """What is left for the shared write. ``collections`` are those that have something new.
 
     Nothing in here goes when the outcome is closed: the write goes on when the object's own task is cancelled.
     """
 
-    finished: Finished
+    finished: ObjectResult
     documents: list[DocumentDocument]
     collections: tuple[str, ...]
 
 
-class _Refused(Exception):
+class _WriteRejected(Exception):
     """The store will not have the object's documents."""
 
 
-class Finisher:
+class CompletionWriter:
     """Writes and says how objects ended."""
 
-    def __init__(self, runtime: Runtime, documents: Documents, plans: Plans) -> None:
+    def __init__(self, runtime: ServiceContext, documents: Documents, plans: ExtractionPlans) -> None:
         self._runtime = runtime
         self._documents = documents
         self._plans = plans
-        self._commit: GroupCommit[_Shared, None] = GroupCommit(self._write, name="documents", max_size=500)
+        self._commit: BulkWriter[_PendingWrite, None] = BulkWriter(self._write, name="documents", max_size=500)
 
-    async def finish(self, finished: Finished) -> None:
+    async def finish(self, finished: ObjectResult) -> None:
         """Returns when the final status is on the bus. Raises what a store or the bus raises; then do it again."""
         try:
             documents = await self._prepared(finished)
-            await self._commit.submit(_Shared(finished, documents, tuple(finished.outcome.made)))
-        except _Refused as refusal:
+            await self._commit.submit(_PendingWrite(finished, documents, tuple(finished.outcome.made)))
+        except _WriteRejected as refusal:
             log.warning("documents were refused", object_id=finished.object_id, error=repr(refusal.__cause__))
             # the others were taken: all or nothing
             await self._documents.drop_made(finished.object_id, finished.run, finished.lease)
             error = f"the documents of this object cannot be stored ({type(refusal.__cause__).__name__})"
-            failed = Outcome(Status.FAILED, finished.outcome.again, error=error, error_type="permanent")
-            changed = Finished(finished.unit, finished.place, failed, finished.trace, finished.duration_ms)
-            await self._commit.submit(_Shared(changed, [], ()))
+            failed = ExtractionOutcome(Status.FAILED, finished.outcome.again, error=error, error_type="permanent")
+            changed = ObjectResult(finished.unit, finished.place, failed, finished.trace, finished.duration_ms)
+            await self._commit.submit(_PendingWrite(changed, [], ()))
 
-    async def _prepared(self, finished: Finished) -> list[DocumentDocument]:
+    async def _prepared(self, finished: ObjectResult) -> list[DocumentDocument]:
         """Writes what is large; returns the rest. The first document of a collection, which says that all the others
         are there, is always among the rest."""
         documents: list[DocumentDocument] = []
@@ -116,26 +116,26 @@ class Finisher:
     async def _put(self, documents: Sequence[DocumentDocument], *, again: bool) -> None:
         try:
             await self._documents.put(documents, fresh=not again)
-        except (StoreUnavailable, Transient):
+        except (DependencyUnavailable, RetryableError):
             raise
         except Exception as error:
-            raise _Refused from error
+            raise _WriteRejected from error
 
-    async def _store(self, group: Sequence[_Shared], *, again: bool) -> dict[str, _Refused]:
+    async def _store(self, group: Sequence[_PendingWrite], *, again: bool) -> dict[str, _WriteRejected]:
         """Writes all in one round trip; returns what was refused, by object. One by one only if something is."""
         mine = [one for one in group if one.finished.again == again and one.documents]
-        refused: dict[str, _Refused] = {}
+        refused: dict[str, _WriteRejected] = {}
         try:
             await self._put([document for one in mine for document in one.documents], again=again)
-        except _Refused:
+        except _WriteRejected:
             for one in mine:
                 try:
                     await self._put(one.documents, again=True)
-                except _Refused as refusal:
+                except _WriteRejected as refusal:
                     refused[one.finished.object_id] = refusal
         return refused
 
-    async def _write(self, group: Sequence[_Shared]) -> list[BaseException | None]:
+    async def _write(self, group: Sequence[_PendingWrite]) -> list[BaseException | None]:
         refused = await self._store(group, again=False) | await self._store(group, again=True)
         good = [one for one in group if one.finished.object_id not in refused]
         changed = await self._drop_older(good) | await self._drop_deleted(good)
@@ -152,7 +152,7 @@ class Finisher:
         )
         return [refused.get(one.finished.object_id) for one in group]
 
-    async def _drop_older(self, group: Sequence[_Shared]) -> set[str]:
+    async def _drop_older(self, group: Sequence[_PendingWrite]) -> set[str]:
         """Removes what was made earlier and not again; returns the objects of which there may have been something."""
         again = [one for one in group if one.finished.again]
         await self._documents.drop_older(
@@ -164,7 +164,7 @@ class Finisher:
         )
         return {one.finished.object_id for one in again}
 
-    async def _drop_deleted(self, group: Sequence[_Shared]) -> set[str]:
+    async def _drop_deleted(self, group: Sequence[_PendingWrite]) -> set[str]:
         """Removes what was written into collections that were deleted meanwhile; returns the objects.
 
         A deletion waits for processors, but not for ever: what takes long to write looks again when it is written. Who
@@ -184,7 +184,7 @@ class Finisher:
         return {object_id for object_id, _ in orphaned}
 
 
-def _ended(finished: Finished, counts: Mapping[int, int], now: datetime) -> ObjectStatusChanged:
+def _ended(finished: ObjectResult, counts: Mapping[int, int], now: datetime) -> ObjectStatusChanged:
     """``counts`` are the object's documents by the run that made them."""
     outcome = finished.outcome
     return moved(
@@ -193,7 +193,7 @@ def _ended(finished: Finished, counts: Mapping[int, int], now: datetime) -> Obje
         outcome.status,
         RANK_FINAL,
         at=now,
-        error=outcome.error[:MOST_ERROR] if outcome.error else None,
+        error=outcome.error[:MAX_ERROR] if outcome.error else None,
         error_type=outcome.error_type,
         document_count=sum(counts.values()),
         written=counts.get(finished.run, 0),
@@ -203,7 +203,7 @@ def _ended(finished: Finished, counts: Mapping[int, int], now: datetime) -> Obje
 
 
 def moved(
-    unit: UnitDocument,
+    unit: WorkUnitDocument,
     place: int,
     status: Status,
     rank: int,

@@ -5,22 +5,22 @@ from collections.abc import Sequence
 
 from bucketline.db.blobs import Blobs, NewContent, blob_key
 from bucketline.domain.media_types import document_blob_type
-from bucketline.errors import StoreUnavailable
+from bucketline.errors import DependencyUnavailable
 from bucketline.extractors import DerivedBlob
-from bucketline.service_context import Runtime
+from bucketline.service_context import ServiceContext
 
 
 class DerivedBlobs:
     """Stores derived files and describes them as a document's ``document_blobs``."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: ServiceContext) -> None:
         self._runtime = runtime
         self._records = Blobs(runtime.database)
 
     async def store(self, blobs: Sequence[DerivedBlob]) -> list[dict[str, object]]:
         """Content first, then its record; both may be done again. The document must be written within minutes.
 
-        Raises ``StoreUnavailable`` also while the same content is being removed: a moment later it is stored anew.
+        Raises ``DependencyUnavailable`` also while the same content is being removed: a moment later it is stored anew.
         """
         if not blobs:
             return []
@@ -36,7 +36,7 @@ class DerivedBlobs:
             rows = [NewContent(sha256, len(blob.data), blob.media_type) for sha256, blob in new.items()]
             leaving |= await self._records.record(rows, self._runtime.clock.now()) if rows else set()
         if leaving:
-            raise StoreUnavailable("content is being removed, it can be stored again in a moment")
+            raise DependencyUnavailable("content is being removed, it can be stored again in a moment")
         return [self._described(blob, sha256) for sha256, blob in zip(hashes, blobs, strict=True)]
 
     def _described(self, blob: DerivedBlob, sha256: str) -> dict[str, object]:

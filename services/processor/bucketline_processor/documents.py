@@ -13,7 +13,7 @@ from bucketline.db.objects import BlobDocument, ObjectDocument
 from bucketline.domain.media_types import document_blob_type
 from bucketline.extractors import Document
 from bucketline.ids import derived
-from bucketline_processor.extraction_plan import Step
+from bucketline_processor.extraction_plan import PipelineStage
 from bucketline_processor.extractors.values import json_value
 
 
@@ -22,13 +22,13 @@ def document_id(object_id: str, collection_id: str, parent: str | None, ordinal:
     return derived("doc", object_id, collection_id, parent or "", ordinal)
 
 
-class Origin:
+class DocumentBuilder:
     """What all documents of one collection share that are made from one object, or from one of its documents."""
 
     def __init__(
         self,
         obj: ObjectDocument,
-        step: Step,
+        step: PipelineStage,
         *,
         parent: DocumentDocument | None,
         fields: Mapping[str, object],

@@ -17,15 +17,15 @@ from bucketline.db.work_units import Item
 from bucketline.domain.status import Status
 from bucketline.extractors import ErrorKind, ExtractionError, ObjectView, ResourceError, TransientError
 from bucketline.observability.metrics import DOCUMENTS, EXTRACTION_SECONDS, RETRIES
-from bucketline.observability.tracing import span
+from bucketline.observability.tracing import start_span
 from bucketline_processor.derived_blobs import DerivedBlobs
-from bucketline_processor.documents import Origin
-from bucketline_processor.extraction_plan import Plans, Step
+from bucketline_processor.documents import DocumentBuilder
+from bucketline_processor.extraction_plan import ExtractionPlans, PipelineStage
 from bucketline_processor.extractor_runner import Extractors
 from bucketline_processor.extractor_views import document_view, object_view
-from bucketline_processor.pausable_timeout import Deadline
+from bucketline_processor.pausable_timeout import PausableTimeout
 from bucketline_processor.settings import ProcessorSettings
-from bucketline_processor.spooled_documents import Spool
+from bucketline_processor.spooled_documents import SpooledDocuments
 
 MAX_WARNINGS = 20
 """Warnings of an object; the last one counts those that were left out."""
@@ -38,7 +38,7 @@ Strategy = Literal["skip", "replace", "force"]
 
 
 @dataclass(frozen=True)
-class Task:
+class ExtractionJob:
     """One object that is to be processed, as an item of a unit that was planned at ``since``.
 
     ``group`` is with whom it shares its turns; ``lease`` is the number of the lease under which this is.
@@ -62,7 +62,7 @@ class Task:
 
 
 @dataclass
-class Outcome:
+class ExtractionOutcome:
     """What became of one object. ``made`` is still to be stored, by collection; close it when it is.
 
     ``count`` are the documents made, and those that were there and were left alone. After an ``again`` there may be
@@ -73,7 +73,7 @@ class Outcome:
     status: Status
     again: bool = False
     count: int = 0
-    made: dict[str, Spool] = field(default_factory=dict)
+    made: dict[str, SpooledDocuments] = field(default_factory=dict)
     error: str | None = None
     error_type: ErrorKind | None = None
     warnings: Sequence[str] = ()
@@ -96,7 +96,7 @@ class Extraction:
     def __init__(
         self,
         *,
-        plans: Plans,
+        plans: ExtractionPlans,
         extractors: Extractors,
         stored: Documents,
         derived: DerivedBlobs,
@@ -112,7 +112,7 @@ class Extraction:
         self._clock = clock
         self._settings = settings
 
-    async def run(self, task: Task) -> Outcome:
+    async def run(self, task: ExtractionJob) -> ExtractionOutcome:
         """The object through every collection that it feeds.
 
         A collection that fails does not stop the others, only those that read nothing else. Raises
@@ -123,7 +123,7 @@ class Extraction:
         every = steps
         if task.only is not None:
             every = await self._plans.steps(task.obj["bucket_id"], None, since=task.since)
-        outcome = Outcome(Status.COMPLETED, again=task.again, warnings=unread(task.obj, view, every))
+        outcome = ExtractionOutcome(Status.COMPLETED, again=task.again, warnings=unread(task.obj, view, every))
         failed: dict[str, ExtractionError | None] = {}
         skipped: set[str] = set()
         known = {step.id for step in steps}
@@ -141,7 +141,7 @@ class Extraction:
                     outcome.count += there[step.id]
                 else:
                     about = {"bucketline.collection_id": step.id, "bucketline.extractor": _label(step)}
-                    with span("extract", attributes=about):
+                    with start_span("extract", attributes=about):
                         await self._step(step, task, view, outcome, failed, skipped)
             if outcome.outdated and outcome.made:
                 await self._forget_deleted(outcome)
@@ -153,21 +153,21 @@ class Extraction:
 
     async def _step(
         self,
-        step: Step,
-        task: Task,
+        step: PipelineStage,
+        task: ExtractionJob,
         view: ObjectView,
-        outcome: Outcome,
+        outcome: ExtractionOutcome,
         failed: dict[str, ExtractionError | None],
         skipped: set[str],
     ) -> None:
         """Adds the collection's documents to ``outcome``, or its error to ``failed``."""
-        spool = Spool(self._settings.temp_dir, most_bytes=self._settings.object_bytes)
+        spool = SpooledDocuments(self._settings.temp_dir, most_bytes=self._settings.object_bytes)
         label = _label(step)
         began = time.perf_counter()
         now = self._clock.now()  # of all of them: what an object has in a collection stands together in a list
         result = "completed"
         try:
-            async with Deadline(self._settings.object_seconds) as deadline:
+            async with PausableTimeout(self._settings.object_seconds) as deadline:
                 if step.collection["source"]["type"] == "bucket":
                     await self._source(step, task, view, None, spool, deadline, now)
                 else:
@@ -191,17 +191,17 @@ class Extraction:
 
     async def _source(
         self,
-        step: Step,
-        task: Task,
+        step: PipelineStage,
+        task: ExtractionJob,
         view: ObjectView,
         parent: DocumentDocument | None,
-        spool: Spool,
-        deadline: Deadline,
+        spool: SpooledDocuments,
+        deadline: PausableTimeout,
         now: datetime,
     ) -> None:
         """The documents of one source. What a failed attempt yielded does not count."""
         fields = step.passed_through(view.fields)
-        origin = Origin(task.obj, step, parent=parent, fields=fields, run=task.item["run"], now=now)
+        origin = DocumentBuilder(task.obj, step, parent=parent, fields=fields, run=task.item["run"], now=now)
         before = spool.mark()
         for attempt in range(1, self._settings.object_attempts + 1):
             try:
@@ -216,7 +216,13 @@ class Extraction:
                 return
 
     async def _attempt(
-        self, step: Step, task: Task, view: ObjectView, origin: Origin, spool: Spool, deadline: Deadline
+        self,
+        step: PipelineStage,
+        task: ExtractionJob,
+        view: ObjectView,
+        origin: DocumentBuilder,
+        spool: SpooledDocuments,
+        deadline: PausableTimeout,
     ) -> None:
         ordinal = 0
         async with aclosing(self._extractors.documents(step, view, task.group, deadline)) as documents:
@@ -230,7 +236,7 @@ class Extraction:
                 ordinal += 1
 
     async def _parents(
-        self, step: Step, task: Task, made: Mapping[str, Spool], skipped: set[str]
+        self, step: PipelineStage, task: ExtractionJob, made: Mapping[str, SpooledDocuments], skipped: set[str]
     ) -> AsyncGenerator[DocumentDocument, None]:
         """The documents that the collection reads: those just made, and those that were left as they are."""
         for source in step.sources:
@@ -242,7 +248,7 @@ class Extraction:
                 async for document in self._stored.collection.stream(where, sort=[("run", 1), ("ordinal", 1)]):
                     yield document
 
-    async def _forget_deleted(self, outcome: Outcome) -> None:
+    async def _forget_deleted(self, outcome: ExtractionOutcome) -> None:
         now = time.monotonic()
         live = await self._plans.live(list(outcome.made))
         outcome.known_at = now
@@ -252,7 +258,7 @@ class Extraction:
             spool.close()
 
 
-def unread(obj: ObjectDocument, view: ObjectView, steps: Sequence[Step]) -> list[str]:
+def unread(obj: ObjectDocument, view: ObjectView, steps: Sequence[PipelineStage]) -> list[str]:
     """Return a warning for each blob that no collection of the bucket reads."""
     warnings = [
         f"{blob.describe()} ({blob.mime_type}) is read by no collection of the bucket"
@@ -269,12 +275,15 @@ def unread(obj: ObjectDocument, view: ObjectView, steps: Sequence[Step]) -> list
     return warnings
 
 
-def _label(step: Step) -> str:
+def _label(step: PipelineStage) -> str:
     return step.collection["extractor"]["id"]
 
 
 def _conclude(
-    outcome: Outcome, steps: Sequence[Step], failed: Mapping[str, ExtractionError | None], skipped: set[str]
+    outcome: ExtractionOutcome,
+    steps: Sequence[PipelineStage],
+    failed: Mapping[str, ExtractionError | None],
+    skipped: set[str],
 ) -> None:
     if failed:
         names = {step.id: step.collection["name"] for step in steps}

@@ -11,7 +11,7 @@ from cachetools import TTLCache
 from bucketline.clock import Clock
 from bucketline.db.collections import CollectionDocument, Collections, FieldPassthrough, includes_all, target_of
 from bucketline.domain.collection_depth import TIERS_FOLLOWED
-from bucketline.domain.dotted_path import lookup, place
+from bucketline.domain.dotted_path import get_path, set_path
 from bucketline.errors import ValidationFailed
 from bucketline.extractors import (
     BlobView,
@@ -26,7 +26,7 @@ from bucketline.extractors import (
     UnknownExtractor,
     validate_parameters,
 )
-from bucketline_processor.extractor_views import mapped_inputs
+from bucketline_processor.extractor_views import resolve_inputs
 
 CACHE_SECONDS = 2.0
 
@@ -34,7 +34,7 @@ _MISSING = object()
 
 
 @dataclass(frozen=True)
-class Step:
+class PipelineStage:
     """One collection of a plan. ``problem`` is set instead of ``extractor`` when it cannot be run here."""
 
     collection: CollectionDocument
@@ -61,24 +61,24 @@ class Step:
         mappings = self.collection["extractor"]["input_mappings"]
         if not mappings:
             return self.context
-        return ExtractionContext(self.context.parameters, mapped_inputs(mappings, view), self.context.outbound)
+        return ExtractionContext(self.context.parameters, resolve_inputs(mappings, view), self.context.outbound)
 
     def passed_through(self, fields: Mapping[str, object]) -> dict[str, object]:
         """The source's fields that the collection passes on, as a copy.
 
         :class:`PermanentError` for a required one that is absent.
         """
-        passed = {name: copied(value) for name, value in fields.items()} if self.includes_all else {}
+        passed = {name: copy_json(value) for name, value in fields.items()} if self.includes_all else {}
         for rule in self.rules:
             path = rule["source_path"]
-            value = lookup(fields, path, _MISSING)
+            value = get_path(fields, path, _MISSING)
             if value is _MISSING:
                 value = rule["default"]
                 if value is None and rule["required"]:
                     raise PermanentError(f"the field '{path}' is required by the collection and missing")
                 if value is None:
                     continue
-            place(passed, target_of(rule), copied(value))
+            set_path(passed, target_of(rule), copy_json(value))
         return passed
 
 
@@ -87,10 +87,10 @@ class _Reading:
     """A plan that is being read, or was."""
 
     began: datetime
-    result: "asyncio.Future[tuple[Step, ...]]"
+    result: "asyncio.Future[tuple[PipelineStage, ...]]"
 
 
-class Plans:
+class ExtractionPlans:
     """Plans of buckets, remembered for ``CACHE_SECONDS``."""
 
     def __init__(
@@ -102,7 +102,7 @@ class Plans:
         self._clock = clock
         self._cache: TTLCache[str, _Reading] = TTLCache(10_000, CACHE_SECONDS)
 
-    async def steps(self, bucket_id: str, only: Sequence[str] | None, *, since: datetime) -> tuple[Step, ...]:
+    async def steps(self, bucket_id: str, only: Sequence[str] | None, *, since: datetime) -> tuple[PipelineStage, ...]:
         """The collections that the bucket feeds, each after its sources, as they were at ``since`` or later.
 
         Restricted to the ids or names in ``only``, and to those that these need to be fed.
@@ -114,14 +114,14 @@ class Plans:
             known.result.add_done_callback(partial(self._read_was, bucket_id))
             self._cache[bucket_id] = known
         found = known.result.result() if known.result.done() else await asyncio.shield(known.result)
-        return found if only is None else restricted(found, only)
+        return found if only is None else select_stages(found, only)
 
-    async def _read(self, bucket_id: str) -> tuple[Step, ...]:
-        ordered = in_order(await self._reached(bucket_id))
+    async def _read(self, bucket_id: str) -> tuple[PipelineStage, ...]:
+        ordered = topological_order(await self._reached(bucket_id))
         # the first look at an extractor imports its libraries, which takes its time
         return await asyncio.to_thread(lambda: tuple(map(self._step, ordered)))
 
-    def _read_was(self, bucket_id: str, done: "asyncio.Future[tuple[Step, ...]]") -> None:
+    def _read_was(self, bucket_id: str, done: "asyncio.Future[tuple[PipelineStage, ...]]") -> None:
         """What could not be read is not remembered."""
         known = self._cache.get(bucket_id)
         if (done.cancelled() or done.exception() is not None) and known is not None and known.result is done:
@@ -145,7 +145,7 @@ class Plans:
             tier = await self._collections.reading_collections([collection["_id"] for collection in fresh])
         return list(reached.values())
 
-    def _step(self, collection: CollectionDocument) -> Step:
+    def _step(self, collection: CollectionDocument) -> PipelineStage:
         config = collection["extractor"]
         extractor: Extractor | None = None
         problem: ExtractionError | None = None
@@ -160,7 +160,7 @@ class Plans:
             faults = "; ".join(str(fault["message"]) for fault in error.faults)
             problem = PermanentError(f"the extractor no longer takes the collection's parameters: {faults}")
         rules = tuple(config["field_passthrough"])
-        return Step(
+        return PipelineStage(
             collection=collection,
             extractor=extractor,
             problem=problem,
@@ -171,7 +171,7 @@ class Plans:
         )
 
 
-def in_order(collections: Sequence[CollectionDocument]) -> list[CollectionDocument]:
+def topological_order(collections: Sequence[CollectionDocument]) -> list[CollectionDocument]:
     """Each after all of its sources that are among them; otherwise in the order given."""
     left = {collection["_id"]: collection for collection in collections}
     ordered: list[CollectionDocument] = []
@@ -183,7 +183,7 @@ def in_order(collections: Sequence[CollectionDocument]) -> list[CollectionDocume
     return ordered
 
 
-def restricted(steps: Iterable[Step], only: Sequence[str]) -> tuple[Step, ...]:
+def select_stages(steps: Iterable[PipelineStage], only: Sequence[str]) -> tuple[PipelineStage, ...]:
     """The steps named by id or by name, and what feeds them."""
     ordered = list(steps)
     needed = set(only)
@@ -193,10 +193,10 @@ def restricted(steps: Iterable[Step], only: Sequence[str]) -> tuple[Step, ...]:
     return tuple(step for step in ordered if step.id in needed)
 
 
-def copied(value: object) -> object:
+def copy_json(value: object) -> object:
     """A copy of JSON data; quicker than ``deepcopy``, which must be ready for anything."""
     if isinstance(value, dict):
-        return {name: copied(inner) for name, inner in value.items()}
+        return {name: copy_json(inner) for name, inner in value.items()}
     if isinstance(value, list):
-        return [copied(inner) for inner in value]
+        return [copy_json(inner) for inner in value]
     return value

@@ -4,13 +4,13 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import cast
 
-from bucketline.errors import StoreUnavailable
+from bucketline.errors import DependencyUnavailable
 from bucketline.extractors import Document, ExtractionError, ObjectView, PermanentError
 from bucketline.observability.logging import get_logger
-from bucketline_processor.extraction_plan import Step
-from bucketline_processor.fair_semaphore import FairShares
-from bucketline_processor.pausable_timeout import Deadline
-from bucketline_processor.worker_pool import Sandbox
+from bucketline_processor.extraction_plan import PipelineStage
+from bucketline_processor.fair_semaphore import FairSemaphore
+from bucketline_processor.pausable_timeout import PausableTimeout
+from bucketline_processor.worker_pool import WorkerPool
 
 log = get_logger(__name__)
 
@@ -22,16 +22,16 @@ class Extractors:
     what one batch has in one collection leaves turns to the others: alone it has half of them.
     """
 
-    def __init__(self, sandbox: Sandbox, *, at_once: int) -> None:
+    def __init__(self, sandbox: WorkerPool, *, at_once: int) -> None:
         self._sandbox = sandbox
-        self._turns = FairShares(at_once, spare=True)
+        self._turns = FairSemaphore(at_once, spare=True)
 
     async def documents(
-        self, step: Step, view: ObjectView, group: str, deadline: Deadline
+        self, step: PipelineStage, view: ObjectView, group: str, deadline: PausableTimeout
     ) -> AsyncGenerator[Document, None]:
         """What the extractor yields. Waiting for the turn does not count against ``deadline``.
 
-        Raises ``ExtractionError``, and ``StoreUnavailable`` when a blob cannot be read now. Close it after use.
+        Raises ``ExtractionError``, and ``DependencyUnavailable`` when a blob cannot be read now. Close it after use.
         """
         extractor = step.extractor
         if extractor is None:
@@ -53,7 +53,7 @@ class Extractors:
             async with aclosing(inline) as documents:
                 async for document in documents:
                     yield document
-        except (ExtractionError, StoreUnavailable):
+        except (ExtractionError, DependencyUnavailable):
             raise
         except Exception as error:
             log.exception("an extractor raised", extractor=extractor.info.label, object_id=view.object_id)

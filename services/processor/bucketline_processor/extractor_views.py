@@ -9,7 +9,7 @@ from pathlib import Path
 from bucketline.blobs.store import BlobStore, BlobStoreError, ObjectMissing
 from bucketline.db.documents import DocumentDocument
 from bucketline.db.objects import BlobDocument, ObjectDocument
-from bucketline.domain.dotted_path import lookup
+from bucketline.domain.dotted_path import get_path
 from bucketline.extractors import BlobView, ObjectView, PermanentError
 
 PRESIGNED_SECONDS = 3600
@@ -72,12 +72,12 @@ def document_view(document: DocumentDocument, obj: ObjectView) -> ObjectView:
     )
 
 
-def mapped_inputs(mappings: Mapping[str, str], view: ObjectView) -> dict[str, object]:
+def resolve_inputs(mappings: Mapping[str, str], view: ObjectView) -> dict[str, object]:
     """What ``input_mappings`` (input name → path) resolve to: blobs of a property, or a field's value."""
     found: dict[str, object] = {}
     for name, path in mappings.items():
         blobs = [blob for blob in view.blobs if blob.property == path]
-        found[name] = (blobs[0] if len(blobs) == 1 else blobs) if blobs else lookup(view.fields, path)
+        found[name] = (blobs[0] if len(blobs) == 1 else blobs) if blobs else get_path(view.fields, path)
     return found
 
 

@@ -4,7 +4,7 @@ import asyncio
 from collections import Counter, OrderedDict, deque
 
 
-class FairShares:
+class FairSemaphore:
     """``size`` shares. Groups take turns; within a group the first to come is the first to go.
 
     Nobody overtakes the group whose turn it is, so a large amount is not starved by small ones. An amount above

@@ -2,7 +2,7 @@
 
 The unit's lease says who is being tried. When that is the last that was heard of a processor, the object is a suspect
 in the unit from its next lease on. What nobody suspects goes first; a suspect is tried once more at the end, and one
-with which ``TRIALS`` processors ended fails. All else of the unit goes on, and what merely shared a processor with it
+with which ``MAX_ISOLATED_CRASHES`` processors ended fails. All else of the unit goes on, and what merely shared a processor with it
 is not blamed.
 
 A processor that stood still for longer than its lease counts as one that ended. What was finished and not recorded yet
@@ -14,23 +14,23 @@ from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 
 from bucketline_processor.leases import Leases
-from bucketline_processor.unit_items import Work
+from bucketline_processor.unit_items import ItemGroup
 
-TRIALS = 2
+MAX_ISOLATED_CRASHES = 2
 """Processors that an object may end alone."""
 
 ALONE_SECONDS = 10.0
 """After so long the others have their turn; what is being tried by then comes to its end first."""
 
-MOST_LEFT = 3
+MAX_LEFT = 3
 """Objects that could not be finished now, until the rest is left as well: stores are away, not one of their keys."""
 
 
-async def carefully(
-    todo: Sequence[Work],
+async def run_isolated(
+    todo: Sequence[ItemGroup],
     leases: Leases,
-    attempt: Callable[[Work], Awaitable[bool]],
-    convict: Callable[[Work, int], Awaitable[bool]],
+    attempt: Callable[[ItemGroup], Awaitable[bool]],
+    convict: Callable[[ItemGroup, int], Awaitable[bool]],
 ) -> bool:
     """Whether every item has its final status on the bus.
 
@@ -42,13 +42,13 @@ async def carefully(
     await leases.careful(unit["_id"])
     lost = 0
     for work in todo:
-        if ended[work.place] >= TRIALS:
+        if ended[work.place] >= MAX_ISOLATED_CRASHES:
             lost += not await convict(work, ended[work.place])
-    waiting = deque(sorted((w for w in todo if ended[w.place] < TRIALS), key=lambda w: ended[w.place]))
-    while waiting and lost < MOST_LEFT:
+    waiting = deque(sorted((w for w in todo if ended[w.place] < MAX_ISOLATED_CRASHES), key=lambda w: ended[w.place]))
+    while waiting and lost < MAX_LEFT:
         async with leases.alone(unit["_id"]):
             ends = time.monotonic() + ALONE_SECONDS
-            while waiting and lost < MOST_LEFT:
+            while waiting and lost < MAX_LEFT:
                 work = waiting.popleft()
                 if not await leases.trying(unit["_id"], work.place):
                     return False  # another has the unit

@@ -13,12 +13,12 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
 
 from bucketline.clock import Clock
-from bucketline.db.unit_pipelines import NOBODY
-from bucketline.db.work_units import UnitDocument, Units
-from bucketline.errors import StoreUnavailable
+from bucketline.db.unit_pipelines import NO_ITEM
+from bucketline.db.work_units import WorkUnitDocument, WorkUnits
+from bucketline.errors import DependencyUnavailable
 from bucketline.observability.logging import get_logger
 from bucketline.observability.metrics import UNITS
-from bucketline_processor.rw_lock import Company
+from bucketline_processor.rw_lock import RWLock
 
 log = get_logger(__name__)
 
@@ -29,21 +29,21 @@ BEATS = 4
 class Leases:
     """The units that this process holds."""
 
-    def __init__(self, units: Units, owner: str, *, clock: Clock, seconds: float) -> None:
+    def __init__(self, units: WorkUnits, owner: str, *, clock: Clock, seconds: float) -> None:
         self._units = units
         self._owner = owner
         self._clock = clock
         self._seconds = seconds
         self._held: set[str] = set()
         self._careful: set[str] = set()
-        self._company = Company()
+        self._company = RWLock()
 
     @property
     def interval(self) -> float:
         """Seconds between two heartbeats."""
         return self._seconds / BEATS
 
-    async def take(self, unit_id: str) -> UnitDocument | None:
+    async def take(self, unit_id: str) -> WorkUnitDocument | None:
         """The unit, if nobody else has it and it is not over. Waits while somebody is alone here."""
         async with self.beside():
             now = self._clock.now()
@@ -67,7 +67,7 @@ class Leases:
         UNITS.labels("given back").inc()
         try:
             await self._units.release(unit_id, self._owner, now=self._clock.now())
-        except StoreUnavailable as error:
+        except DependencyUnavailable as error:
             log.warning("the lease is left to run out", unit_id=unit_id, error=error.message)
 
     def beside(self) -> AbstractAsyncContextManager[None]:
@@ -77,7 +77,7 @@ class Leases:
     async def careful(self, unit_id: str) -> None:
         """From now on nothing of the unit is worked on but what :meth:`trying` names."""
         self._careful.add(unit_id)
-        await self._units.trying(unit_id, self._owner, NOBODY)
+        await self._units.trying(unit_id, self._owner, NO_ITEM)
 
     @asynccontextmanager
     async def alone(self, unit_id: str) -> AsyncIterator[None]:
@@ -97,10 +97,10 @@ class Leases:
 
     async def _again(self, unit_id: str, others: set[str]) -> None:
         try:
-            await self._units.trying(unit_id, self._owner, NOBODY)
+            await self._units.trying(unit_id, self._owner, NO_ITEM)
             if others:
                 await self._units.set_aside(list(others), self._owner, aside=False)
-        except StoreUnavailable as error:
+        except DependencyUnavailable as error:
             # What the leases say now favours the others, and the suspect has been finished or is given back.
             log.warning("leases still say who was alone", unit_id=unit_id, error=error.message)
 
@@ -116,7 +116,7 @@ class Leases:
         while True:
             try:
                 return await self._extended(held)
-            except StoreUnavailable as error:
+            except DependencyUnavailable as error:
                 if self._clock.now() >= ends:
                     raise
                 log.warning("leases not extended, trying again", units=len(held), error=error.message)

@@ -9,7 +9,7 @@ from typing import Self
 from bucketline.extractors import ResourceError
 
 
-class Deadline:
+class PausableTimeout:
     """``async with Deadline(60) as deadline``: :class:`ResourceError` when the block takes longer.
 
     What is spent inside :meth:`paused` does not count.

@@ -17,38 +17,38 @@ from typing import TypeVar
 import structlog
 
 from bucketline.db.objects import ObjectDocument, Objects
-from bucketline.db.unit_attempts import toll
-from bucketline.db.work_units import UnitDocument
+from bucketline.db.unit_attempts import unit_attempts
+from bucketline.db.work_units import WorkUnitDocument
 from bucketline.domain.status import RANK_PROCESSING, Status
-from bucketline.errors import StoreUnavailable, Transient
+from bucketline.errors import DependencyUnavailable, RetryableError
 from bucketline.extractors import ErrorKind
 from bucketline.observability.logging import get_logger
 from bucketline.observability.metrics import RETRIES, UNITS
-from bucketline.observability.tracing import current_trace, same_trace, span
-from bucketline.service_context import Runtime
-from bucketline_processor.completion import Finished, Finisher, moved
-from bucketline_processor.extraction import Extraction, Outcome, Task
-from bucketline_processor.fair_semaphore import FairShares
-from bucketline_processor.isolation import carefully
+from bucketline.observability.tracing import current_trace, same_trace, start_span
+from bucketline.service_context import ServiceContext
+from bucketline_processor.completion import CompletionWriter, ObjectResult, moved
+from bucketline_processor.extraction import Extraction, ExtractionJob, ExtractionOutcome
+from bucketline_processor.fair_semaphore import FairSemaphore
+from bucketline_processor.isolation import run_isolated
 from bucketline_processor.leases import Leases
 from bucketline_processor.settings import ProcessorSettings
-from bucketline_processor.unit_items import Work, pages, unfinished
+from bucketline_processor.unit_items import ItemGroup, pages, unfinished
 
 log = get_logger(__name__)
 
 T = TypeVar("T")
 
 TRIES = 10
-LONGEST_PAUSE = 10.0
+MAX_PAUSE = 10.0
 MIRROR_SECONDS = 30.0
 """How long an object whose blobs are just being replaced is waited for."""
 MIRROR_PAUSE = 0.5
 
-AWAY = (StoreUnavailable, Transient)
+AWAY = (DependencyUnavailable, RetryableError)
 
 VERDICT_FIELDS = ("revision", "run", "trace")
 
-Decide = Callable[[Work, ObjectDocument | None], Awaitable[Outcome]]
+Decide = Callable[[ItemGroup, ObjectDocument | None], Awaitable[ExtractionOutcome]]
 
 
 class Interrupted(Exception):
@@ -60,17 +60,17 @@ class Pipeline:
 
     def __init__(
         self,
-        runtime: Runtime,
+        runtime: ServiceContext,
         objects: Objects,
         extraction: Extraction,
-        finisher: Finisher,
+        finisher: CompletionWriter,
         leases: Leases,
         settings: ProcessorSettings,
     ) -> None:
         self._runtime = runtime
         self._extraction = extraction
         self._objects = objects
-        self._memory = FairShares(settings.objects_bytes, spare=True)
+        self._memory = FairSemaphore(settings.objects_bytes, spare=True)
         self._finisher = finisher
         self._leases = leases
         self._careful_after = settings.careful_after
@@ -80,13 +80,13 @@ class Pipeline:
         """No object begins any more; those that have begun go on."""
         self._stopping = True
 
-    async def run(self, unit: UnitDocument, trace: Mapping[str, str]) -> bool:
+    async def run(self, unit: WorkUnitDocument, trace: Mapping[str, str]) -> bool:
         """Whether every item has its final status on the bus. Items that have a result already are left out."""
         todo = unfinished(unit, trace)
-        if todo and (attempts := toll(unit).processors) > self._careful_after:
+        if todo and (attempts := unit_attempts(unit).processors) > self._careful_after:
             UNITS.labels("careful").inc()
             log.warning("processors died with a unit: one object at a time", unit_id=unit["_id"], attempts=attempts)
-            return await carefully(todo, self._leases, self._single, self._convicted)
+            return await run_isolated(todo, self._leases, self._single, self._convicted)
         sizes = await self._sizes([work.item["object_id"] for work in todo])
         tasks: list[asyncio.Task[bool]] = []
         complete = True
@@ -108,7 +108,7 @@ class Pipeline:
         )
         return {str(row["_id"]): int(row["size"]) for row in rows}
 
-    async def _page(self, group: asyncio.TaskGroup, page: Sequence[Work], size: int) -> list[asyncio.Task[bool]]:
+    async def _page(self, group: asyncio.TaskGroup, page: Sequence[ItemGroup], size: int) -> list[asyncio.Task[bool]]:
         """Begins the objects of a page; their share of the memory is given back one by one."""
         sharing = page[0].group
         await self._memory.take(sharing, size)
@@ -132,11 +132,11 @@ class Pipeline:
             tasks.append(task)
         return tasks
 
-    async def _among_others(self, work: Work, obj: ObjectDocument | None) -> bool:
+    async def _among_others(self, work: ItemGroup, obj: ObjectDocument | None) -> bool:
         async with self._leases.beside():
             return await self._object(work, obj, self._outcome)
 
-    async def _single(self, work: Work) -> bool:
+    async def _single(self, work: ItemGroup) -> bool:
         """The object while nobody else works here. It takes no share of the memory: those who wait may have all."""
         try:
             objects = await self._objects.many([work.item["object_id"]])
@@ -145,17 +145,17 @@ class Pipeline:
             return _left(work, error)
         return await self._object(work, objects.get(work.item["object_id"]), self._outcome)
 
-    async def _convicted(self, work: Work, times: int) -> bool:
+    async def _convicted(self, work: ItemGroup, times: int) -> bool:
         """Says that the object failed, without reading more of it than that needs."""
         object_id = work.item["object_id"]
         log.error("an object ends its processors: it fails", object_id=object_id, times=times)
         told = f"processing this object ended its processor {times} times: a file may be damaged or too large"
 
-        async def verdict(work: Work, obj: ObjectDocument | None) -> Outcome:
+        async def verdict(work: ItemGroup, obj: ObjectDocument | None) -> ExtractionOutcome:
             if obj is None or _is_over(work, obj):
-                return Outcome(Status.SKIPPED)
+                return ExtractionOutcome(Status.SKIPPED)
             # What an ended processor may have stored before it ended is counted.
-            return Outcome(Status.FAILED, again=True, error=told, error_type="resource")
+            return ExtractionOutcome(Status.FAILED, again=True, error=told, error_type="resource")
 
         try:
             objects = await self._objects.many([object_id], fields=VERDICT_FIELDS)
@@ -163,7 +163,7 @@ class Pipeline:
             return _left(work, error)
         return await self._object(work, objects.get(object_id), verdict)
 
-    async def _object(self, work: Work, obj: ObjectDocument | None, decide: Decide) -> bool:
+    async def _object(self, work: ItemGroup, obj: ObjectDocument | None, decide: Decide) -> bool:
         """Whether the object's final status was said; ``decide`` says which."""
         started = time.perf_counter()
         unit = current_trace()
@@ -174,7 +174,7 @@ class Pipeline:
         try:
             with (
                 structlog.contextvars.bound_contextvars(**ids),
-                span(
+                start_span(
                     "process object",
                     parent=unit if shared else own,
                     links=() if shared else (unit,),
@@ -183,7 +183,7 @@ class Pipeline:
             ):
                 outcome = await self._tried(lambda: decide(work, obj))
                 duration = (time.perf_counter() - started) * 1000
-                finished = Finished(work.unit, work.place, outcome, current_trace(), duration)
+                finished = ObjectResult(work.unit, work.place, outcome, current_trace(), duration)
                 try:
                     await self._tried(lambda: self._finisher.finish(finished))
                 finally:
@@ -203,17 +203,17 @@ class Pipeline:
                 if attempt == TRIES - 1:
                     raise
             RETRIES.labels("object").inc()
-            await asyncio.sleep(min(LONGEST_PAUSE, 0.25 * 2**attempt))
+            await asyncio.sleep(min(MAX_PAUSE, 0.25 * 2**attempt))
             if self._stopping:
                 break
         raise Interrupted
 
-    async def _outcome(self, work: Work, obj: ObjectDocument | None) -> Outcome:
+    async def _outcome(self, work: ItemGroup, obj: ObjectDocument | None) -> ExtractionOutcome:
         if self._stopping:
             raise Interrupted
         obj = await self._mirrored(obj)
         if obj is None or _is_over(work, obj):
-            return Outcome(Status.SKIPPED)
+            return ExtractionOutcome(Status.SKIPPED)
         mirror = obj["mirror"]
         if mirror["state"] == "pending":
             return _failure(obj, "its blobs were replaced while it was to be processed", "transient")
@@ -223,16 +223,16 @@ class Pipeline:
             return _failure(obj, mirror.get("error") or "a blob failed", kind)
         if "duplicate_of" in mirror:
             why = f"skipped: {mirror['duplicate_of']} of this bucket has the same content"
-            return Outcome(Status.SKIPPED, error=why)
+            return ExtractionOutcome(Status.SKIPPED, error=why)
         unit = work.unit
-        task = Task(
+        task = ExtractionJob(
             obj,
             work.item,
             unit["collection_ids"],
             unit["dedup_strategy"],
             group=work.group,
             since=unit["created_at"],
-            lease=toll(unit).leases,
+            lease=unit_attempts(unit).leases,
         )
         try:
             return await self._extraction.run(task)
@@ -253,7 +253,7 @@ class Pipeline:
             obj = await self._objects.collection.get(obj["_id"])
         return obj
 
-    async def _say_started(self, page: Sequence[Work], objects: Mapping[str, ObjectDocument]) -> None:
+    async def _say_started(self, page: Sequence[ItemGroup], objects: Mapping[str, ObjectDocument]) -> None:
         now = self._runtime.clock.now()
         envelopes = []
         for work in page:
@@ -265,7 +265,7 @@ class Pipeline:
             await self._runtime.bus.publisher.publish(envelopes)
 
 
-def _is_over(work: Work, obj: ObjectDocument) -> bool:
+def _is_over(work: ItemGroup, obj: ObjectDocument) -> bool:
     """Whether the object was changed and is on its way again: this run of it is over, as if it had been deleted.
 
     A later run of what was planned is that of another batch, which may want other collections: both go on.
@@ -273,11 +273,11 @@ def _is_over(work: Work, obj: ObjectDocument) -> bool:
     return obj["run"]["id"] > work.item["run"] and obj["revision"] > work.item["revision"]
 
 
-def _left(work: Work, error: StoreUnavailable | Transient) -> bool:
+def _left(work: ItemGroup, error: DependencyUnavailable | RetryableError) -> bool:
     log.warning("an object is left for later", object_id=work.item["object_id"], error=error.message)
     return False
 
 
-def _failure(obj: ObjectDocument, error: str, kind: ErrorKind) -> Outcome:
+def _failure(obj: ObjectDocument, error: str, kind: ErrorKind) -> ExtractionOutcome:
     """Documents of earlier runs stay, and are counted."""
-    return Outcome(Status.FAILED, obj.get("document_count") is not None, error=error, error_type=kind)
+    return ExtractionOutcome(Status.FAILED, obj.get("document_count") is not None, error=error, error_type=kind)

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 
-class Company:
+class RWLock:
     """A lock that is held shared (:meth:`beside`) or exclusively (:meth:`alone`).
 
     - Any number may hold it shared at once. One holds it exclusively, and then nobody else holds it at all.

@@ -6,13 +6,13 @@ from pydantic import SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from bucketline.extractors import OutboundPolicy
-from bucketline.http.settings import Words
-from bucketline.settings import Block, Count, Seconds
+from bucketline.http.settings import StringList
+from bucketline.settings import Count, Seconds, SettingsBase
 
 MIB = 1024 * 1024
 
 
-class ProcessorSettings(Block):
+class ProcessorSettings(SettingsBase):
     """What is worked on at once, and what one object may use.
 
     Of ``units``, ``objects`` and ``objects_bytes`` a batch uses no more than it leaves free: alone about half.
@@ -53,7 +53,7 @@ class ProcessorSettings(Block):
     """For an object in such a process, without the time that its blobs take to arrive."""
     temp_dir: Path | None = None
     """Where blobs and documents are kept while they are worked on; unset, where the system keeps such files."""
-    model_endpoints: Words = ()
+    model_endpoints: StringList = ()
     """URL prefixes that the http extractor may call, separated by commas."""
     model_secret: SecretStr | None = None
     """Signs what is sent to model servers; unset, nothing is signed."""

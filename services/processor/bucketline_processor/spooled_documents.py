@@ -21,7 +21,7 @@ from bucketline.db.documents import DocumentDocument
 from bucketline.extractors import PermanentError, ResourceError, TransientError
 
 KEPT_BYTES = 1024 * 1024
-MOST_DOCUMENT_BYTES = 16 * 1024 * 1024 - 16 * 1024
+MAX_DOCUMENT_BYTES = 16 * 1024 * 1024 - 16 * 1024
 """What MongoDB takes, less its own."""
 
 _OPTIONS: CodecOptions[dict[str, object]] = CodecOptions(tz_aware=True, tzinfo=UTC)
@@ -35,7 +35,7 @@ class Mark:
     size: int
 
 
-class Spool:
+class SpooledDocuments:
     """Append only, read as often as needed. Close it, or its file stays open until it is collected."""
 
     def __init__(self, folder: Path | None, *, most_bytes: int) -> None:
@@ -139,7 +139,7 @@ def _encoded(document: DocumentDocument) -> bytes:
         encoded = bson.encode(document)
     except (bson.errors.BSONError, OverflowError, UnicodeEncodeError, TypeError) as error:
         raise PermanentError(f"a document of this object cannot be stored: {error}") from error
-    if len(encoded) > MOST_DOCUMENT_BYTES:
+    if len(encoded) > MAX_DOCUMENT_BYTES:
         raise ResourceError(f"a document of this object has {len(encoded)} bytes, too large to be stored")
     return encoded
 

@@ -2,17 +2,17 @@
 
 from collections.abc import Sequence
 
-from bucketline.events.cloudevents import Received
-from bucketline.events.models import WorkReady
-from bucketline_processor.unit_scheduler import Works
+from bucketline.events.cloudevents import ReceivedEvent
+from bucketline.events.models import WorkUnitReady
+from bucketline_processor.unit_scheduler import UnitScheduler
 
 
 class Handlers:
     """Handlers of this service; each may see any record again."""
 
-    def __init__(self, works: Works) -> None:
+    def __init__(self, works: UnitScheduler) -> None:
         self._works = works
 
-    async def on_work(self, records: Sequence[Received]) -> None:
+    async def on_work(self, records: Sequence[ReceivedEvent]) -> None:
         """Returns when every unit stands in line here, or is somebody else's."""
-        await self._works.offer({r.event.unit_id: dict(r.trace) for r in records if isinstance(r.event, WorkReady)})
+        await self._works.offer({r.event.unit_id: dict(r.trace) for r in records if isinstance(r.event, WorkUnitReady)})

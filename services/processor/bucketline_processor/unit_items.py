@@ -3,17 +3,17 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from bucketline.db.work_units import Item, UnitDocument, group_of
+from bucketline.db.work_units import Item, WorkUnitDocument, group_of
 
 PAGE_OBJECTS = 100
 PAGE_BYTES = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True)
-class Work:
+class ItemGroup:
     """One item of a unit."""
 
-    unit: UnitDocument
+    unit: WorkUnitDocument
     place: int
     trace: Mapping[str, str]
 
@@ -27,14 +27,14 @@ class Work:
         return group_of(self.unit)
 
 
-def unfinished(unit: UnitDocument, trace: Mapping[str, str]) -> list[Work]:
+def unfinished(unit: WorkUnitDocument, trace: Mapping[str, str]) -> list[ItemGroup]:
     """The items that have no result yet."""
-    return [Work(unit, place, trace) for place in range(unit["size"]) if str(place) not in unit["results"]]
+    return [ItemGroup(unit, place, trace) for place in range(unit["size"]) if str(place) not in unit["results"]]
 
 
-def pages(todo: Sequence[Work], sizes: Mapping[str, int]) -> Iterator[tuple[list[Work], int]]:
+def pages(todo: Sequence[ItemGroup], sizes: Mapping[str, int]) -> Iterator[tuple[list[ItemGroup], int]]:
     """Cuts the items into pages of bounded count and bytes; ``sizes`` are those of the objects."""
-    page: list[Work] = []
+    page: list[ItemGroup] = []
     size = 0
     for work in todo:
         own = sizes.get(work.item["object_id"], 0)

@@ -2,12 +2,12 @@
 
 A record of the bus says that a unit is ready. It is acknowledged as soon as its unit stands in line here, because
 from then on state alone remembers it: a unit in line is *ready* and one in the works is *leased*, and both are taken
-over by others when this process dies (:meth:`Works.look_around` there, and the batcher's sweeper). So a unit that
+over by others when this process dies (:meth:`UnitScheduler.look_around` there, and the batcher's sweeper). So a unit that
 takes minutes holds up nothing but its own slot: not the consumer, not the other units, not the partition.
 
 The line is short. When it is full the consumer waits, what is not taken stays on the bus, and the lag shows it. Who
 stands behind many others there is found in the state, and has one of the slots that are left free for those who come
-later (:meth:`Works.look_around` again).
+later (:meth:`UnitScheduler.look_around` again).
 """
 
 import asyncio
@@ -21,12 +21,12 @@ from functools import partial
 import structlog
 
 from bucketline.clock import Clock
-from bucketline.db.work_units import UnitDocument, Units, group_of
-from bucketline.errors import StoreUnavailable
+from bucketline.db.work_units import WorkUnitDocument, WorkUnits, group_of
+from bucketline.errors import DependencyUnavailable
 from bucketline.observability.logging import get_logger
 from bucketline.observability.metrics import STAGE_SECONDS, UNITS
-from bucketline.observability.tracing import span
-from bucketline.periodic import Background
+from bucketline.observability.tracing import start_span
+from bucketline.periodic import PeriodicTasks
 from bucketline_processor.leases import Leases
 from bucketline_processor.pipeline import Pipeline
 from bucketline_processor.settings import ProcessorSettings
@@ -34,21 +34,21 @@ from bucketline_processor.settings import ProcessorSettings
 log = get_logger(__name__)
 
 FIELDS = ("batch_id", "group", "state", "lease", "trace", "created_at")
-LONGEST_WAIT = 60.0
+MAX_WAIT = 60.0
 """Seconds that a record may wait for a place in line: far below the interval within which Kafka expects a poll."""
 
 STOPPING_PAUSE = 0.5
 """Seconds after which a record is refused by a service that stops: the bus offers it again at once."""
 
 
-class NoRoom(StoreUnavailable):
+class QueueFull(DependencyUnavailable):
     """The line is full, or the service stops. The record goes back to the bus and comes again."""
 
     retry_class = "reject"  # type: ignore[assignment]  # the base names a value, not a type; waiting was done here
 
 
 @dataclass(frozen=True)
-class Waiting:
+class QueuedUnit:
     """A unit in line. ``group`` is with whom it shares its turns."""
 
     unit_id: str
@@ -56,48 +56,48 @@ class Waiting:
     trace: Mapping[str, str]
 
 
-class Works:
+class UnitScheduler:
     """Runs units side by side, fairly between batches and namespaces."""
 
     def __init__(
-        self, units: Units, leases: Leases, pipeline: Pipeline, *, clock: Clock, settings: ProcessorSettings
+        self, units: WorkUnits, leases: Leases, pipeline: Pipeline, *, clock: Clock, settings: ProcessorSettings
     ) -> None:
         self._units = units
         self._leases = leases
         self._pipeline = pipeline
         self._clock = clock
         self._settings = settings
-        self._line: dict[str, Waiting] = {}
+        self._line: dict[str, QueuedUnit] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
         self._groups: Counter[str] = Counter()
         self._last_group = ""
         self._moved = asyncio.Event()
         self._stopping = False
 
-    def start(self, background: Background, *, interval: float) -> None:
+    def start(self, background: PeriodicTasks, *, interval: float) -> None:
         background.every(self._leases.interval, "leases", self.beat)
         background.every(interval, "units that nobody has", self.look_around)
 
     async def offer(self, wanted: Mapping[str, Mapping[str, str]]) -> None:
         """Puts units (id → trace) in line; returns when all of them stand there, or need not.
 
-        Raises :class:`NoRoom` when that takes too long, and ``StoreUnavailable``. May be called again with the same.
+        Raises :class:`QueueFull` when that takes too long, and ``DependencyUnavailable``. May be called again with the same.
         """
         if self._stopping:
             await asyncio.sleep(STOPPING_PAUSE)
-            raise NoRoom("the service is stopping")
+            raise QueueFull("the service is stopping")
         fresh = [unit_id for unit_id in wanted if not self._known(unit_id)]
         if not fresh:
             return
         found = await self._units.many(fresh, fields=FIELDS)
         try:
-            async with asyncio.timeout(LONGEST_WAIT):
+            async with asyncio.timeout(MAX_WAIT):
                 for unit in self._free(found.values()):
                     if not self._known(unit["_id"]):
                         await self._room()
                         self._enqueue(unit, wanted[unit["_id"]])
         except TimeoutError as late:
-            raise NoRoom("every place in line is taken") from late
+            raise QueueFull("every place in line is taken") from late
 
     async def look_around(self) -> int:
         """Takes up units that nobody has, if a slot is free; returns how many.
@@ -166,7 +166,7 @@ class Works:
     def _known(self, unit_id: str) -> bool:
         return unit_id in self._line or unit_id in self._running
 
-    def _free(self, units: Iterable[UnitDocument]) -> list[UnitDocument]:
+    def _free(self, units: Iterable[WorkUnitDocument]) -> list[WorkUnitDocument]:
         now = self._clock.now()
         return [
             unit
@@ -179,9 +179,9 @@ class Works:
             self._moved.clear()
             await self._moved.wait()
         if self._stopping:
-            raise NoRoom("the service is stopping")
+            raise QueueFull("the service is stopping")
 
-    def _enqueue(self, unit: UnitDocument, trace: Mapping[str, str] | None = None) -> bool:
+    def _enqueue(self, unit: WorkUnitDocument, trace: Mapping[str, str] | None = None) -> bool:
         """Add the unit to the queue unless it is queued or running here; return whether it was added.
 
         This is the only way into the queue, and it awaits nothing: whatever the callers read before, a unit that the
@@ -190,7 +190,7 @@ class Works:
         unit_id = unit["_id"]
         if self._known(unit_id):
             return False
-        self._line[unit_id] = Waiting(unit_id, group_of(unit), trace or unit.get("trace") or {})
+        self._line[unit_id] = QueuedUnit(unit_id, group_of(unit), trace or unit.get("trace") or {})
         self._fill()
         return True
 
@@ -216,7 +216,7 @@ class Works:
         each, rest = divmod(together, len(groups))
         return slots < each or (slots == each and sum(count > each for count in self._groups.values()) < rest)
 
-    def _ended(self, done: Waiting, _task: asyncio.Task[None]) -> None:
+    def _ended(self, done: QueuedUnit, _task: asyncio.Task[None]) -> None:
         del self._running[done.unit_id]
         self._groups[done.group] -= 1
         if not self._groups[done.group]:
@@ -225,14 +225,14 @@ class Works:
         if not self._stopping:
             self._fill()
 
-    async def _traced(self, waiting: Waiting) -> None:
+    async def _traced(self, waiting: QueuedUnit) -> None:
         with (
             structlog.contextvars.bound_contextvars(unit_id=waiting.unit_id),
-            span("work on unit", parent=waiting.trace, attributes={"bucketline.unit_id": waiting.unit_id}),
+            start_span("work on unit", parent=waiting.trace, attributes={"bucketline.unit_id": waiting.unit_id}),
         ):
             await self._work(waiting)
 
-    async def _work(self, waiting: Waiting) -> None:
+    async def _work(self, waiting: QueuedUnit) -> None:
         """Lease the unit, run it, and finish or release it. Raises nothing but ``CancelledError``."""
         unit_id = waiting.unit_id
         leased = finished = False
@@ -245,7 +245,7 @@ class Works:
             finished = await self._pipeline.run(unit, waiting.trace)
         except asyncio.CancelledError:
             log.info("unit interrupted", unit_id=unit_id)
-        except StoreUnavailable as error:
+        except DependencyUnavailable as error:
             log.warning("unit released", unit_id=unit_id, error=error.message)
         except Exception:
             log.exception("unit failed", unit_id=unit_id)

@@ -32,7 +32,7 @@ from bucketline.extractors import (
 from bucketline_processor.worker_protocol import (
     HEADER,
     Frame,
-    Kind,
+    FrameType,
     document_parts,
     frame_sizes,
     pack,
@@ -73,7 +73,7 @@ class Pipe:
             os._exit(0)  # the service closed the pipe or died: nobody wants the result
 
 
-class AskedSource:
+class LazyBlob:
     """A blob whose file the service writes when an extractor first opens it."""
 
     def __init__(self, pipe: Pipe, blob_id: str) -> None:
@@ -94,7 +94,7 @@ class AskedSource:
 
     def _asked(self) -> FileSource:
         if self._file is None:
-            self._pipe.send(pack(Kind.NEED, {"blob_id": self._blob_id}))
+            self._pipe.send(pack(FrameType.NEED, {"blob_id": self._blob_id}))
             self._file = FileSource(Path(str(self._pipe.receive().body["path"])))
         return self._file
 
@@ -103,7 +103,7 @@ async def run(pipe: Pipe, registry: ExtractorRegistry, body: dict[str, object]) 
     """One run, up to its ``DONE`` or ``ERROR``."""
 
     def source(blob_id: str) -> BlobSource:
-        return AskedSource(pipe, blob_id)
+        return LazyBlob(pipe, blob_id)
 
     try:
         extractor_id, obj, context = read_run(body, source)
@@ -125,20 +125,22 @@ async def run(pipe: Pipe, registry: ExtractorRegistry, body: dict[str, object]) 
             pipe.send(pack_documents(texts, binaries))
     except MemoryError:
         texts = binaries = []  # room for the farewell
-        pipe.send(pack(Kind.ERROR, {"kind": "memory"}))
+        pipe.send(pack(FrameType.ERROR, {"kind": "memory"}))
         os._exit(1)  # what is left of the heap is not worth keeping
     except ExtractionError as error:
-        pipe.send(pack(Kind.ERROR, {"kind": error.kind, "message": error.message}))
+        pipe.send(pack(FrameType.ERROR, {"kind": error.kind, "message": error.message}))
     except UnknownExtractor as error:
-        pipe.send(pack(Kind.ERROR, {"kind": PermanentError.kind, "message": error.message}))
+        pipe.send(pack(FrameType.ERROR, {"kind": PermanentError.kind, "message": error.message}))
     except Exception as error:
         message = f"the extractor failed on this object ({type(error).__name__})"
-        pipe.send(pack(Kind.ERROR, {"kind": PermanentError.kind, "message": message, "detail": repr(error)[:2000]}))
+        pipe.send(
+            pack(FrameType.ERROR, {"kind": PermanentError.kind, "message": message, "detail": repr(error)[:2000]})
+        )
     else:
-        pipe.send(pack(Kind.DONE, {}))
+        pipe.send(pack(FrameType.DONE, {}))
 
 
-def restrict(memory_bytes: int) -> None:
+def apply_limits(memory_bytes: int) -> None:
     """Limit this process and tie its life to the service's.
 
     The limit is on data (``RLIMIT_DATA``) where it covers mappings, as Linux does: libraries that reserve
@@ -159,16 +161,16 @@ def main() -> None:
     outgoing = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    restrict(int(sys.argv[1]))
+    apply_limits(int(sys.argv[1]))
     if os.getppid() != int(sys.argv[2]):
         os._exit(0)  # the service died before its death could be reported
     pipe = Pipe(os.fdopen(os.dup(0), "rb"), cast("BinaryIO", outgoing))
     registry = ExtractorRegistry()
-    pipe.send(pack(Kind.READY, {}))
+    pipe.send(pack(FrameType.READY, {}))
     with asyncio.Runner() as runner:
         while True:
             frame = pipe.receive()
-            pipe.send(pack(Kind.STARTED, {}))
+            pipe.send(pack(FrameType.STARTED, {}))
             runner.run(run(pipe, registry, frame.body))
 
 

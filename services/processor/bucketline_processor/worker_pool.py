@@ -32,9 +32,17 @@ from bucketline.extractors import (
     TransientError,
 )
 from bucketline.observability.logging import get_logger
-from bucketline_processor.fair_semaphore import FairShares
+from bucketline_processor.fair_semaphore import FairSemaphore
 from bucketline_processor.worker_process import WorkerDied, WorkerLimits, WorkerProcess
-from bucketline_processor.worker_protocol import Frame, Kind, WireError, known_blobs, pack, read_documents, run_body
+from bucketline_processor.worker_protocol import (
+    Frame,
+    FrameType,
+    WireError,
+    known_blobs,
+    pack,
+    read_documents,
+    run_body,
+)
 
 MIB = 1024**2
 GIB = 1024**3
@@ -43,7 +51,7 @@ PREFIX = "bucketline-sandbox-"
 log = get_logger(__name__)
 
 
-class Sandbox:
+class WorkerPool:
     """A bounded pool of worker processes, started when first needed and used again.
 
     ``memory_bytes`` is a worker's whole memory, its libraries included (about 200 MB); ``time_limit`` counts
@@ -72,7 +80,7 @@ class Sandbox:
         self._closing = False
 
     async def __aenter__(self) -> Self:
-        self._turns = FairShares(self._workers)
+        self._turns = FairSemaphore(self._workers)
         self._folder, self._lock = await asyncio.to_thread(_private_folder, self._temp_dir)
         return self
 
@@ -107,20 +115,20 @@ class Sandbox:
         try:
             worker = await self._begin(extractor_id, obj, context)
             reusable = False
-            deliveries = _Deliveries(self._folder, known_blobs(obj, context), self._max_blob_bytes)
+            deliveries = _BlobFiles(self._folder, known_blobs(obj, context), self._max_blob_bytes)
             try:
                 while True:
                     frame = await worker.receive()
-                    if frame.kind is Kind.DOCUMENTS:
+                    if frame.kind is FrameType.DOCUMENTS:
                         for document in read_documents(frame):
                             yield document
-                    elif frame.kind is Kind.NEED:
+                    elif frame.kind is FrameType.NEED:
                         path = await deliveries.file_of(str(frame.body["blob_id"]))
-                        await worker.send(pack(Kind.BLOB, {"path": str(path)}))
-                    elif frame.kind is Kind.ERROR:
+                        await worker.send(pack(FrameType.BLOB, {"path": str(path)}))
+                    elif frame.kind is FrameType.ERROR:
                         reusable = frame.body["kind"] != "memory"
                         raise self._reported(extractor_id, obj, frame)
-                    elif frame.kind is Kind.DONE:
+                    elif frame.kind is FrameType.DONE:
                         reusable = True
                         return
                     else:
@@ -139,7 +147,7 @@ class Sandbox:
     async def _begin(self, extractor_id: str, obj: ObjectView, context: ExtractionContext) -> WorkerProcess:
         """A worker that has taken up the run. One that died while it was idle is passed over."""
         try:
-            request = pack(Kind.RUN, run_body(extractor_id, obj, context))
+            request = pack(FrameType.RUN, run_body(extractor_id, obj, context))
         except TypeError as error:
             raise PermanentError(f"the object's fields cannot be given to an extractor: {error}") from error
         while True:
@@ -202,7 +210,7 @@ class Sandbox:
         return ResourceError(f"processing this object needed more than the {allowed} MiB of memory it may use")
 
 
-class _Deliveries:
+class _BlobFiles:
     """The files of one run: written when the worker asks, gone when the run ends."""
 
     def __init__(self, parent: Path, blobs: Mapping[str, BlobView], allowed: int) -> None:

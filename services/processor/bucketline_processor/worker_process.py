@@ -15,12 +15,12 @@ from typing import Literal, Self, cast
 
 import psutil
 
-from bucketline_processor.worker_protocol import HEADER, Frame, Kind, WireError, frame_sizes, unpack
+from bucketline_processor.worker_protocol import HEADER, Frame, FrameType, WireError, frame_sizes, unpack
 
 START_SECONDS = 30.0
 WATCH_SECONDS = 0.5
 KILL_SECONDS = 5.0
-LAST_WORDS = 20
+STDERR_TAIL_LINES = 20
 DRAIN_BYTES = 256 * 1024
 PIPE_BYTES = 64 * 1024
 KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH")
@@ -62,7 +62,7 @@ class WorkerProcess:
         self.runs = 0
         self._process, self._limits, self._folder = process, limits, folder
         self._stdin, self._stdout = process.stdin, process.stdout
-        self._last_words: deque[bytes] = deque(maxlen=LAST_WORDS)
+        self._last_words: deque[bytes] = deque(maxlen=STDERR_TAIL_LINES)
         self._listener = asyncio.create_task(self._listen(process.stderr))
         self._left = START_SECONDS
         self._watched_at = time.monotonic()
@@ -81,7 +81,7 @@ class WorkerProcess:
             raise WorkerDied("exit", f"it cannot be started: {error}") from error
         worker = cls(process, limits, folder)
         try:
-            await worker._expect(Kind.READY)
+            await worker._expect(FrameType.READY)
         except BaseException:
             await worker.kill()
             raise
@@ -94,7 +94,7 @@ class WorkerProcess:
         self.runs += 1
         self._left = self._limits.time_limit
         await self.send(request)
-        await self._expect(Kind.STARTED)
+        await self._expect(FrameType.STARTED)
 
     async def send(self, frame: bytes) -> None:
         """Raises :class:`WorkerDied`."""
@@ -134,7 +134,7 @@ class WorkerProcess:
             while await self._stdout.read(DRAIN_BYTES):
                 pass
 
-    async def _expect(self, kind: Kind) -> None:
+    async def _expect(self, kind: FrameType) -> None:
         try:
             frame = await self.receive()
         except WireError as error:
@@ -188,7 +188,7 @@ class WorkerProcess:
             self._last_words.extend(line for line in chunk.splitlines() if line.strip())
 
 
-class _Family(asyncio.subprocess.SubprocessStreamProtocol):
+class _KillGroupOnExit(asyncio.subprocess.SubprocessStreamProtocol):
     """Kills what a process leaves behind at the moment of its end.
 
     Not later: as soon as nobody is left in its group, the number may be another's. And what holds its pipes open would
@@ -208,7 +208,7 @@ async def _started(limits: WorkerLimits, folder: Path) -> asyncio.subprocess.Pro
     """As ``asyncio.create_subprocess_exec`` does it, but with a family."""
     loop = asyncio.get_running_loop()
     transport, protocol = await loop.subprocess_exec(
-        lambda: _Family(limit=PIPE_BYTES, loop=loop),
+        lambda: _KillGroupOnExit(limit=PIPE_BYTES, loop=loop),
         sys.executable,
         *("-P", "-m", "bucketline_processor.worker", str(limits.memory_bytes), str(os.getpid())),
         stdin=asyncio.subprocess.PIPE,

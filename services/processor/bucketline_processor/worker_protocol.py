@@ -29,7 +29,7 @@ MAX_DERIVED_BYTES = 32 * 1024 * 1024
 MAX_FRAME_BYTES = 64 * 1024 * 1024
 
 
-class Kind(enum.IntEnum):
+class FrameType(enum.IntEnum):
     """Who says it: the worker (``READY`` to ``ERROR``) or the service (``RUN``, ``BLOB``)."""
 
     READY = 1
@@ -44,7 +44,7 @@ class Kind(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    kind: Kind
+    kind: FrameType
     body: dict[str, object]
     binary: bytes = b""
 
@@ -53,24 +53,24 @@ class WireError(Exception):
     """What arrived is no frame."""
 
 
-def pack(kind: Kind, body: Mapping[str, object], binary: bytes = b"") -> bytes:
+def pack(kind: FrameType, body: Mapping[str, object], binary: bytes = b"") -> bytes:
     """The frame's bytes. Raises ``TypeError`` for what is no JSON."""
     text = orjson.dumps(body, option=orjson.OPT_NON_STR_KEYS, default=str)
     return HEADER.pack(kind, len(text), len(binary)) + text + binary
 
 
-def frame_sizes(header: bytes) -> tuple[Kind, int, int]:
+def frame_sizes(header: bytes) -> tuple[FrameType, int, int]:
     """Kind and lengths of what follows. Raises :class:`WireError`, also for more than 64 MiB."""
     number, text, binary = HEADER.unpack(header)
     if text + binary > MAX_FRAME_BYTES:
         raise WireError(f"a frame of {text + binary} bytes")
     try:
-        return Kind(number), text, binary
+        return FrameType(number), text, binary
     except ValueError as error:
         raise WireError(f"a frame of the unknown kind {number}") from error
 
 
-def unpack(kind: Kind, text: bytes, binary: bytes) -> Frame:
+def unpack(kind: FrameType, text: bytes, binary: bytes) -> Frame:
     """The frame. Raises :class:`WireError`."""
     try:
         body = orjson.loads(text)
@@ -179,7 +179,7 @@ def read_documents(frame: Frame) -> list[Document]:
 def pack_documents(texts: Sequence[bytes], binaries: Sequence[bytes]) -> bytes:
     """One frame of what :func:`document_parts` made."""
     text, binary = b'{"documents":[' + b",".join(texts) + b"]}", b"".join(binaries)
-    return HEADER.pack(Kind.DOCUMENTS, len(text), len(binary)) + text + binary
+    return HEADER.pack(FrameType.DOCUMENTS, len(text), len(binary)) + text + binary
 
 
 def _blob_body(blob: BlobView) -> dict[str, object]:

@@ -23,14 +23,14 @@ from bucketline.ids import Ids
 KEY = "deployment"
 """Where the bucket keeps the name; the collection of the database is called the same."""
 
-LONGEST_NAME = 200
+MAX_NAME = 200
 CONTENT = "blobs/sha256/"
 SAMPLE = 200
 MANY = 10
 """Unknown content that a crash or two may have left behind is less than this, or less than half of the sample."""
 
 
-class NotOurs(BucketlineError):
+class ForeignBucketError(BucketlineError):
     """The bucket holds what this database does not know. Nothing was changed."""
 
     retry_class = "reject"
@@ -43,7 +43,7 @@ class NameDocument(TypedDict):
     name: str
 
 
-class Ownership:
+class DeploymentOwnership:
     """Of one bucket by one database. Raises ``StoreUnavailable`` when a store is away."""
 
     def __init__(self, database: Database, store: BlobStore, ids: Ids) -> None:
@@ -85,6 +85,6 @@ class Ownership:
 
     async def _theirs(self) -> str | None:
         try:
-            return (await self._store.read(KEY, limit=LONGEST_NAME)).decode(errors="replace")
+            return (await self._store.read(KEY, limit=MAX_NAME)).decode(errors="replace")
         except ObjectMissing:
             return None

@@ -14,7 +14,7 @@ from bucketline.clock import Clock, from_millis, millis
 from bucketline.db.objects import BlobDocument, ObjectDocument, Objects
 from bucketline.domain.status import Status
 from bucketline.errors import BadRequest
-from bucketline.events.cloudevents import REPLAY, Envelope, wrap
+from bucketline.events.cloudevents import REPLAY, CloudEvent, wrap
 from bucketline.events.models import Event, MirroredBlob, ObjectCreated, ObjectMirrored, ObjectStatusChanged
 from bucketline.ids import derived
 from bucketline.kafka.publisher import Publisher
@@ -29,7 +29,7 @@ Pause = Callable[[float], Awaitable[None]]
 
 
 @dataclass(frozen=True, order=True)
-class Place:
+class ReplayCursor:
     """How far a replay got: the object's time of creation and its id. ``str`` gives what ``read`` takes."""
 
     created_at: datetime
@@ -39,7 +39,7 @@ class Place:
         return f"{millis(self.created_at)}:{self.object_id}"
 
     @classmethod
-    def read(cls, text: str) -> "Place":
+    def read(cls, text: str) -> "ReplayCursor":
         moment, _, object_id = text.partition(":")
         try:
             if moment.isdecimal() and object_id:
@@ -50,15 +50,15 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Progress:
+class ReplayProgress:
     """After each page: how many objects and events so far, and the place to resume from."""
 
     objects: int
     events: int
-    place: Place
+    place: ReplayCursor
 
 
-class Replay:
+class EventReplay:
     """Publishes the events of a bucket's objects, oldest first, at most ``rate`` objects a second."""
 
     def __init__(
@@ -71,7 +71,7 @@ class Replay:
         self._pause = pause
 
     async def count(
-        self, bucket_id: str, since: datetime, after: Place | None = None, *, most: int | None = None
+        self, bucket_id: str, since: datetime, after: ReplayCursor | None = None, *, most: int | None = None
     ) -> int:
         """How many objects there are to tell of; with ``most`` no more than about that are counted.
 
@@ -86,10 +86,12 @@ class Replay:
             if not found:
                 return total + await self._objects.collection.count(where, limit=COUNTED)
             total += COUNTED
-            after = Place(found[0]["created_at"], found[0]["_id"])
+            after = ReplayCursor(found[0]["created_at"], found[0]["_id"])
         return total
 
-    async def run(self, bucket_id: str, since: datetime, after: Place | None = None) -> AsyncIterator[Progress]:
+    async def run(
+        self, bucket_id: str, since: datetime, after: ReplayCursor | None = None
+    ) -> AsyncIterator[ReplayProgress]:
         """Tells of every object made at ``since`` or later, and after ``after``. What a page told is acknowledged.
 
         Objects that are made meanwhile are told of as well; each keeps its order, as its events share a key.
@@ -105,16 +107,16 @@ class Replay:
             envelopes = [envelope for obj in page for envelope in self._envelopes(obj)]
             await self._publisher.publish(envelopes)
             told, events = told + len(page), events + len(envelopes)
-            after = Place(page[-1]["created_at"], page[-1]["_id"])
-            yield Progress(told, events, after)
+            after = ReplayCursor(page[-1]["created_at"], page[-1]["_id"])
+            yield ReplayProgress(told, events, after)
             spent = (self._clock.now() - started).total_seconds()
             await self._pause(max(0.0, len(page) / self._rate - spent))
 
-    def _envelopes(self, obj: ObjectDocument) -> list[Envelope]:
-        return [_sealed(event, obj, at) for event, at in lifecycle(obj)]
+    def _envelopes(self, obj: ObjectDocument) -> list[CloudEvent]:
+        return [_sealed(event, obj, at) for event, at in lifecycle_events(obj)]
 
 
-def lifecycle(obj: ObjectDocument) -> list[tuple[Event, datetime]]:
+def lifecycle_events(obj: ObjectDocument) -> list[tuple[Event, datetime]]:
     """What has become of an object, as events, each with the time at which it happened."""
     about = {
         "object_id": obj["_id"],
@@ -173,13 +175,13 @@ def _told(blob: BlobDocument) -> MirroredBlob:
     )
 
 
-def _sealed(event: Event, obj: ObjectDocument, at: datetime) -> Envelope:
+def _sealed(event: Event, obj: ObjectDocument, at: datetime) -> CloudEvent:
     run = obj["run"]
     identity = derived("evt", event.type, obj["_id"], obj["revision"], run["id"], run["rank"])
     return wrap(event, id=identity, source=REPLAY, at=at)
 
 
-def _where(bucket_id: str, since: datetime, after: Place | None) -> dict[str, object]:
+def _where(bucket_id: str, since: datetime, after: ReplayCursor | None) -> dict[str, object]:
     where: dict[str, object] = {"bucket_id": bucket_id, "created_at": {"$gte": since}}
     if after is not None and after.created_at >= since:
         where["created_at"] = {"$gte": after.created_at}

@@ -30,15 +30,15 @@ from datetime import datetime, timedelta
 
 from pymongo import UpdateOne
 
-from bucketline.admin.deployment_id import CONTENT, NotOurs, Ownership
-from bucketline.blobs.store import BlobStore, Listed
+from bucketline.admin.deployment_id import CONTENT, DeploymentOwnership, ForeignBucketError
+from bucketline.blobs.store import BlobStore, ObjectSummary
 from bucketline.clock import Clock
-from bucketline.db.blobs import LEAST_GRACE, BlobRecord, Blobs, blob_key
+from bucketline.db.blobs import MIN_GRACE, BlobRecord, Blobs, blob_key
 from bucketline.db.documents import Documents
-from bucketline.db.job_cursors import BEGINNING, Place
+from bucketline.db.job_cursors import BEGINNING, GcCursor
 from bucketline.db.mongo import Database
 from bucketline.db.objects import Objects
-from bucketline.errors import StoreUnavailable
+from bucketline.errors import DependencyUnavailable
 from bucketline.ids import Ids
 from bucketline.observability.logging import get_logger
 
@@ -76,24 +76,24 @@ class Report:
     adopted: int = 0
     adopted_bytes: int = 0
     spared: int = 0
-    place: Place = BEGINNING
+    place: GcCursor = BEGINNING
     doubt: str | None = None
 
 
-Told = Callable[[Report], bool]
+ProgressCallback = Callable[[Report], bool]
 """Hears of each page that was dealt with; says whether to go on."""
 
 
-class Collector:
-    """One run, or many. Raises ``StoreUnavailable`` when a store is away; a later run goes on from there."""
+class GarbageCollector:
+    """One run, or many. Raises ``DependencyUnavailable`` when a store is away; a later run goes on from there."""
 
     def __init__(self, database: Database, store: BlobStore, *, clock: Clock, ids: Ids, grace: timedelta) -> None:
-        if grace < LEAST_GRACE:
-            raise ValueError(f"the grace period must be at least {LEAST_GRACE}")
+        if grace < MIN_GRACE:
+            raise ValueError(f"the grace period must be at least {MIN_GRACE}")
         self._blobs = Blobs(database)
         self._objects = Objects(database)
         self._documents = Documents(database)
-        self._ownership = Ownership(database, store, ids)
+        self._ownership = DeploymentOwnership(database, store, ids)
         self._store = store
         self._clock = clock
         self._ids = ids
@@ -114,18 +114,18 @@ class Collector:
         dry_run: bool = False,
         orphans: bool = True,
         adopt_unknown: bool = False,
-        begin: Place = BEGINNING,
-        told: Told = lambda _: True,
+        begin: GcCursor = BEGINNING,
+        told: ProgressCallback = lambda _: True,
     ) -> Report:
         """Goes through everything from ``begin`` to the end, or until ``told`` says that it is enough.
 
-        ``orphans`` looks for content without a record in the bucket, too. Raises ``NotOurs`` when database and bucket
+        ``orphans`` looks for content without a record in the bucket, too. Raises ``ForeignBucketError`` when database and bucket
         do not seem to belong together, unless ``adopt_unknown`` says that they do; a dry run goes on, and tells.
         """
         report = Report(doubt=None if adopt_unknown else await self._ownership.doubt(self._clock.now() - self._grace))
         if not dry_run:
             if report.doubt is not None:
-                raise NotOurs(report.doubt)
+                raise ForeignBucketError(report.doubt)
             await self._ownership.settle()
             await self._finish_others(report)
         if orphans and begin.record is None and not await self._adopt(begin.listed, report, told, dry_run):
@@ -133,7 +133,9 @@ class Collector:
         await self._collect(begin.record, report, told, dry_run)
         return report
 
-    async def _collect(self, after: tuple[datetime, str] | None, report: Report, told: Told, dry_run: bool) -> None:
+    async def _collect(
+        self, after: tuple[datetime, str] | None, report: Report, told: ProgressCallback, dry_run: bool
+    ) -> None:
         before = self._clock.now() - self._grace
         while page := await self._blobs.collection.find(
             _old(before, after), limit=PAGE, sort=[("touched_at", 1), ("_id", 1)]
@@ -141,7 +143,7 @@ class Collector:
             await self._page(page, report, dry_run)
             after = page[-1]["touched_at"], page[-1]["_id"]
             if not told(report):
-                report.place = Place(record=after)
+                report.place = GcCursor(record=after)
                 return
 
     async def _page(self, page: Sequence[BlobRecord], report: Report, dry_run: bool) -> None:
@@ -193,7 +195,7 @@ class Collector:
             async with asyncio.timeout(MARK_GOOD_FOR):
                 await self._store.delete([blob_key(record["_id"]) for record in free])
         except TimeoutError:
-            raise StoreUnavailable("S3 did not delete in time") from None
+            raise DependencyUnavailable("S3 did not delete in time") from None
         await self._blobs.collection.delete_many({"_id": {"$in": [record["_id"] for record in free]}, **mine})
         report.removed += len(free)
         report.removed_bytes += sum(record["size_bytes"] for record in free)
@@ -212,7 +214,7 @@ class Collector:
         found = await asyncio.gather(*(look(sha256) for sha256 in hashes))
         return {sha256 for sha256, yes in zip(hashes, found, strict=True) if yes}
 
-    async def _adopt(self, after: str | None, report: Report, told: Told, dry_run: bool) -> bool:
+    async def _adopt(self, after: str | None, report: Report, told: ProgressCallback, dry_run: bool) -> bool:
         """Gives old content without a record one: a crash came between the two. The usual rules then apply to it.
 
         Whether the listing was gone through to its end.
@@ -229,7 +231,7 @@ class Collector:
             report.adopted += len(missing)
             report.adopted_bytes += sum(row.size for row in missing)
             if not told(report):
-                report.place = Place(listed=after)
+                report.place = GcCursor(listed=after)
                 return False
         return True
 
@@ -252,7 +254,7 @@ def _old(before: datetime, after: tuple[datetime, str] | None) -> dict[str, obje
     }
 
 
-def _adoption(row: Listed, now: datetime) -> UpdateOne:
+def _adoption(row: ObjectSummary, now: datetime) -> UpdateOne:
     """As if it had been touched just now, so that whoever finds out that this is the wrong database has time to."""
     first = {
         "key": row.key,

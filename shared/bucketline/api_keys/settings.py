@@ -3,10 +3,10 @@
 from pydantic import SecretStr
 from pydantic_settings import SettingsConfigDict
 
-from bucketline.settings import Block, Seconds
+from bucketline.settings import Seconds, SettingsBase
 
 
-class AccessSettings(Block):
+class ApiKeySettings(SettingsBase):
     """Whose keys they are, and how they are kept."""
 
     model_config = SettingsConfigDict(env_prefix="BUCKETLINE_API_")

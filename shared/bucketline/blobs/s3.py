@@ -29,25 +29,25 @@ from botocore.exceptions import (
     ParamValidationError,
 )
 
-from bucketline.blobs.s3_errors import Backoff, fault_of, outcome_of
-from bucketline.blobs.s3_fast_put import Wire
-from bucketline.blobs.s3_multipart import Copier, Part, StreamedUpload, streamed_upload
+from bucketline.blobs.s3_errors import Backoff, error_for, metric_outcome
+from bucketline.blobs.s3_fast_put import SignedPutClient
+from bucketline.blobs.s3_multipart import Part, ServerSideCopy, StreamedUpload, streamed_upload
 from bucketline.blobs.s3_read import Reply, reading
-from bucketline.blobs.s3_urls import Address, disposition, shorter_and_shorter, split_s3_url
+from bucketline.blobs.s3_urls import S3UrlBuilder, content_disposition, split_s3_url, truncated_names
 from bucketline.blobs.store import (
     PRESIGNED_URL_LIMIT,
     AccessRefused,
     BlobStoreError,
+    ByteRange,
     Content,
-    ForeignAccess,
-    Head,
-    Listed,
+    ExternalBucket,
     MultipartUpload,
+    ObjectInfo,
     ObjectMissing,
+    ObjectSummary,
     OpenUpload,
-    Range,
 )
-from bucketline.errors import BucketlineError, StoreUnavailable
+from bucketline.errors import BucketlineError, DependencyUnavailable
 from bucketline.observability.client_spans import s3_call
 from bucketline.observability.metrics import S3_SECONDS
 from bucketline.settings import S3Settings
@@ -86,7 +86,7 @@ class S3BlobStore:
         self,
         settings: S3Settings,
         *,
-        foreign: Sequence[ForeignAccess] = (),
+        foreign: Sequence[ExternalBucket] = (),
         backoff: Backoff | None = None,
         copy_at_once: int = COPY_AT_ONCE,
         copy_part: int = COPY_PART,
@@ -94,9 +94,9 @@ class S3BlobStore:
         self._settings = settings
         self._bucket = settings.bucket
         self._foreign = tuple(foreign)
-        self._foreign_clients: dict[ForeignAccess, S3Client] = {}
+        self._foreign_clients: dict[ExternalBucket, S3Client] = {}
         self._backoff = backoff or Backoff()
-        self._copier = Copier(self, self._backoff, at_once=copy_at_once, part_size=copy_part)
+        self._copier = ServerSideCopy(self, self._backoff, at_once=copy_at_once, part_size=copy_part)
         self._stack = AsyncExitStack()
         secret = settings.secret_key.get_secret_value() if settings.secret_key else None
         self._session = aioboto3.Session(settings.access_key, secret, region_name=settings.region)
@@ -106,10 +106,10 @@ class S3BlobStore:
             self._client = await self._open(self._session, self._settings.endpoint, self._settings.addressing, stack)
             virtual = self._settings.addressing == "virtual"
             inside = self._client.meta.endpoint_url
-            self._inside = Address(inside, self._bucket, virtual)
-            self._public = Address(self._settings.public_endpoint or inside, self._bucket, virtual)
+            self._inside = S3UrlBuilder(inside, self._bucket, virtual)
+            self._public = S3UrlBuilder(self._settings.public_endpoint or inside, self._bucket, virtual)
             self._wire = await stack.enter_async_context(
-                Wire(self._settings, self._sign_put, self.head, self._backoff),
+                SignedPutClient(self._settings, self._sign_put, self.head, self._backoff),
             )
             self._stack = stack.pop_all()
         return self
@@ -154,7 +154,7 @@ class S3BlobStore:
                     Bucket=self._bucket, Delete={"Objects": [{"Key": key} for key in page], "Quiet": True}
                 )
             if answer.get("Errors"):
-                raise StoreUnavailable("S3 did not delete some objects")
+                raise DependencyUnavailable("S3 did not delete some objects")
 
     async def delete_one(self, key: str) -> None:
         with _call("DeleteObject", self._bucket, key):
@@ -162,7 +162,7 @@ class S3BlobStore:
 
     # Reading
 
-    async def get(self, key: str, *, limit: int, range: Range | None = None) -> AsyncGenerator[bytes, None]:  # noqa: A002
+    async def get(self, key: str, *, limit: int, range: ByteRange | None = None) -> AsyncGenerator[bytes, None]:  # noqa: A002
         fetch = _Fetch(self._client, self._bucket, key)
         async with reading(fetch, span=range, limit=limit, backoff=self._backoff) as content:
             async for chunk in content.chunks:
@@ -172,7 +172,7 @@ class S3BlobStore:
         async with aclosing(self.get(key, limit=limit)) as chunks:
             return b"".join([chunk async for chunk in chunks])
 
-    async def head(self, key: str) -> Head:
+    async def head(self, key: str) -> ObjectInfo:
         with _call("HeadObject", self._bucket, key):
             answer = await self._client.head_object(Bucket=self._bucket, Key=key, ChecksumMode="ENABLED")
         return _head(cast("Mapping[str, Any]", answer), answer["ContentLength"])
@@ -187,8 +187,8 @@ class S3BlobStore:
         async with reading(fetch, span=None, limit=limit, backoff=self._backoff) as content:
             yield content
 
-    async def list(self, prefix: str, *, limit: int, after: str | None = None) -> Sequence[Listed]:
-        rows: list[Listed] = []
+    async def list(self, prefix: str, *, limit: int, after: str | None = None) -> Sequence[ObjectSummary]:
+        rows: list[ObjectSummary] = []
         last = after or ""
         while len(rows) < limit:
             with _call("ListObjectsV2", self._bucket):
@@ -196,7 +196,9 @@ class S3BlobStore:
                     Bucket=self._bucket, Prefix=prefix, MaxKeys=min(PAGE, limit - len(rows)), StartAfter=last
                 )
             found = answer.get("Contents", [])
-            rows += [Listed(row["Key"], row["Size"], row["ETag"].strip('"'), row["LastModified"]) for row in found]
+            rows += [
+                ObjectSummary(row["Key"], row["Size"], row["ETag"].strip('"'), row["LastModified"]) for row in found
+            ]
             if not answer.get("IsTruncated") or not found:
                 break
             last = rows[-1].key
@@ -286,8 +288,8 @@ class S3BlobStore:
     async def presign_get(self, key: str, *, expires: int, filename: str | None = None, public: bool = True) -> str:
         address = self._public if public else self._inside
         # A name in another script grows ninefold in the URL: it is cut, keeping its extension, until the URL fits.
-        for name in shorter_and_shorter(filename):
-            query = {"response-content-disposition": disposition(name)} if name else {}
+        for name in truncated_names(filename):
+            query = {"response-content-disposition": content_disposition(name)} if name else {}
             url = await self._presign("GET", address, key, expires, query, {})
             if len(url) <= PRESIGNED_URL_LIMIT:
                 return url
@@ -324,7 +326,7 @@ class S3BlobStore:
         if await self._bucket_exists():
             return
         if not self._settings.create_bucket:
-            raise StoreUnavailable(f"there is no bucket {self._bucket}, and the settings do not allow making it")
+            raise DependencyUnavailable(f"there is no bucket {self._bucket}, and the settings do not allow making it")
         region = self._settings.region
         where: dict[str, Any] = (
             {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
@@ -339,7 +341,7 @@ class S3BlobStore:
 
     async def ping(self) -> None:
         if not await self._bucket_exists():
-            raise StoreUnavailable(f"there is no bucket {self._bucket}")
+            raise DependencyUnavailable(f"there is no bucket {self._bucket}")
 
     async def _bucket_exists(self) -> bool:
         try:
@@ -371,7 +373,7 @@ class S3BlobStore:
         )
         return await stack.enter_async_context(session.client("s3", endpoint_url=endpoint, config=config))
 
-    async def _foreign_client(self, access: ForeignAccess) -> "S3Client":
+    async def _foreign_client(self, access: ExternalBucket) -> "S3Client":
         if access not in self._foreign_clients:
             session = aioboto3.Session(access.access_key, access.secret_key, region_name=access.region)
             client = await self._open(
@@ -386,7 +388,7 @@ class S3BlobStore:
         # The stubs miss that the driver's asynchronous session returns an awaitable here.
         resolved = await found if inspect.isawaitable(found) else found
         if resolved is None:
-            raise StoreUnavailable("there are no credentials for S3")
+            raise DependencyUnavailable("there are no credentials for S3")
         with _translated("", foreign=False):
             return await resolved.get_frozen_credentials()
 
@@ -404,7 +406,7 @@ class S3BlobStore:
     async def _presign(
         self,
         method: str,
-        address: Address,
+        address: S3UrlBuilder,
         key: str,
         expires: int,
         query: Mapping[str, str],
@@ -427,7 +429,7 @@ class _Fetch:
     async def __call__(self, span: str | None, etag: str | None) -> Reply:
         options: dict[str, Any] = {}
         if span is not None:
-            options["Range"] = span
+            options["ByteRange"] = span
         if etag is not None:
             options["IfMatch"] = f'"{etag}"'
         with _call("GetObject", self._bucket, self._key, foreign=self._foreign):
@@ -470,7 +472,7 @@ def _call(operation: str, bucket: str, key: str = "", *, foreign: bool = False) 
 
 def _outcome(cause: BaseException | None) -> str:
     if isinstance(cause, ClientError):
-        return outcome_of(int(cause.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)))
+        return metric_outcome(int(cause.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)))
     never_sent = (EndpointConnectionError, ConnectTimeoutError, aiohttp.ClientConnectorError)
     return "unreachable" if isinstance(cause, never_sent) else "lost"
 
@@ -481,15 +483,15 @@ def _translated(key: str, *, foreign: bool) -> Iterator[None]:
         yield
     except ClientError as error:
         status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-        raise fault_of(status, str(error.response.get("Error", {}).get("Code", "")), key, foreign=foreign) from error
+        raise error_for(status, str(error.response.get("Error", {}).get("Code", "")), key, foreign=foreign) from error
     except ParamValidationError:
         raise
     except (BotoCoreError, HTTPClientError, aiohttp.ClientError, TimeoutError, OSError) as error:
-        raise StoreUnavailable(f"S3 did not answer: {type(error).__name__}") from error
+        raise DependencyUnavailable(f"S3 did not answer: {type(error).__name__}") from error
 
 
-def _head(answer: Mapping[str, Any], size: int) -> Head:
-    return Head(
+def _head(answer: Mapping[str, Any], size: int) -> ObjectInfo:
+    return ObjectInfo(
         size=size,
         etag=str(answer["ETag"]).strip('"'),
         sha256=_whole_checksum(answer.get("ChecksumSHA256"), answer.get("ChecksumType")),

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from bucketline.blobs.store import AccessRefused, BlobStoreError, ChecksumRefused, ObjectMissing
-from bucketline.errors import BucketlineError, StoreUnavailable
+from bucketline.errors import BucketlineError, DependencyUnavailable
 from bucketline.observability.metrics import RETRIES
 
 CHECKSUM_CODES = frozenset(
@@ -21,11 +21,11 @@ class KeyTaken(BlobStoreError):
     """A condition of the request did not hold: there is something at the key, or the source has changed."""
 
 
-class WriteConflict(StoreUnavailable):
+class WriteConflict(DependencyUnavailable):
     """Somebody else is writing the same key right now; the store wants us to try again."""
 
 
-def fault_of(status: int, code: str, key: str, *, foreign: bool = False) -> BucketlineError:
+def error_for(status: int, code: str, key: str, *, foreign: bool = False) -> BucketlineError:
     """The error for an answer. ``code`` is S3's own name for it, empty where the answer has no body."""
     if status == 412:
         return KeyTaken("a condition of the request did not hold")
@@ -38,11 +38,11 @@ def fault_of(status: int, code: str, key: str, *, foreign: bool = False) -> Buck
     if foreign and status in ACCESS_STATUSES:
         return AccessRefused("the bucket refuses our credentials")
     if status >= 500 or status in ACCESS_STATUSES or status in NOT_STORED or code in {"RequestTimeout", "NoSuchBucket"}:
-        return StoreUnavailable(f"S3 did not serve us: {code or status}")
+        return DependencyUnavailable(f"S3 did not serve us: {code or status}")
     return BlobStoreError(f"S3 refused the request: {code or status}")
 
 
-def outcome_of(status: int) -> str:
+def metric_outcome(status: int) -> str:
     """What the metrics call an answer.
 
     ``ok``, ``exists`` (a condition did not hold), ``missing``, ``busy`` (nothing was done, try again), ``failed`` (the

@@ -18,9 +18,9 @@ from typing import Protocol, Self
 import aiohttp
 from yarl import URL
 
-from bucketline.blobs.s3_errors import NOT_STORED, Backoff, fault_of, outcome_of
-from bucketline.blobs.store import ChecksumRefused, Head, ObjectMissing
-from bucketline.errors import StoreUnavailable
+from bucketline.blobs.s3_errors import NOT_STORED, Backoff, error_for, metric_outcome
+from bucketline.blobs.store import ChecksumRefused, ObjectInfo, ObjectMissing
+from bucketline.errors import DependencyUnavailable
 from bucketline.observability.client_spans import s3_call
 from bucketline.observability.metrics import S3_SECONDS
 from bucketline.settings import S3Settings
@@ -43,25 +43,25 @@ class Sign(Protocol):
 class Look(Protocol):
     """HEAD of a key, with retries of its own."""
 
-    def __call__(self, key: str) -> Awaitable[Head]: ...
+    def __call__(self, key: str) -> Awaitable[ObjectInfo]: ...
 
 
-class NotSentError(Exception):
+class ConnectionFailed(Exception):
     """No connection: the store saw nothing of the request."""
 
 
-class ReplyLostError(Exception):
+class ResponseLost(Exception):
     """The request went out and no reply came: it may have been carried out."""
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class PutResponse:
     status: int
     code: str
     etag: str
 
 
-class Wire:
+class SignedPutClient:
     """The pooled session. Use as a context manager; safe for concurrent tasks."""
 
     def __init__(self, settings: S3Settings, sign: Sign, look: Look, backoff: Backoff) -> None:
@@ -119,10 +119,10 @@ class Wire:
                 break
             try:
                 answer = await self._send("PutObject", key, {}, headers, data, sha256)
-            except NotSentError as error:
+            except ConnectionFailed as error:
                 trouble = str(error)
                 continue
-            except ReplyLostError as error:
+            except ResponseLost as error:
                 lost, trouble = lost + 1, str(error)
                 continue
             if answer.status == 200:
@@ -137,8 +137,8 @@ class Wire:
             if answer.status >= 500:
                 lost += 1
                 continue
-            raise fault_of(answer.status, answer.code, key)
-        raise StoreUnavailable(f"S3 did not confirm the write: {trouble}")
+            raise error_for(answer.status, answer.code, key)
+        raise DependencyUnavailable(f"S3 did not confirm the write: {trouble}")
 
     async def put_part(self, key: str, upload_id: str, number: int, data: bytes, *, sha256: str) -> str:
         """Writes one part and returns its ETag. A part may be written again, so every fault is tried again."""
@@ -147,7 +147,7 @@ class Wire:
         async for _ in self._backoff.tries():
             try:
                 answer = await self._send("UploadPart", key, query, _checksum(sha256), data, sha256)
-            except (NotSentError, ReplyLostError) as error:
+            except (ConnectionFailed, ResponseLost) as error:
                 trouble = str(error)
                 continue
             if answer.status == 200:
@@ -155,8 +155,8 @@ class Wire:
             trouble = answer.code or str(answer.status)
             if answer.status >= 500 or answer.status in NOT_STORED or answer.code == "RequestTimeout":
                 continue
-            raise fault_of(answer.status, answer.code, key)
-        raise StoreUnavailable(f"S3 did not confirm a part: {trouble}")
+            raise error_for(answer.status, answer.code, key)
+        raise DependencyUnavailable(f"S3 did not confirm a part: {trouble}")
 
     async def _is_there(self, key: str, size: int, sha256: str) -> bool:
         try:
@@ -175,14 +175,14 @@ class Wire:
         headers: Mapping[str, str],
         data: bytes,
         payload_sha256: str,
-    ) -> Answer:
+    ) -> PutResponse:
         async with self._slots:
             # Signed once there is a connection to use: a signature is good for minutes only.
             url, signed = await self._sign(key, query, headers, payload_sha256)
             with s3_call(operation, self._bucket, key):
                 return await self._exchange(operation, url, signed, data)
 
-    async def _exchange(self, operation: str, url: str, signed: Mapping[str, str], data: bytes) -> Answer:
+    async def _exchange(self, operation: str, url: str, signed: Mapping[str, str], data: bytes) -> PutResponse:
         # A BytesIO is sent piece by piece; bytes would be copied into the socket's buffer at once.
         body = data if len(data) <= _IN_ONE_PIECE else io.BytesIO(data)
         started, outcome = perf_counter(), "lost"
@@ -191,18 +191,18 @@ class Wire:
                 URL(url, encoded=True), data=body, headers=signed, allow_redirects=False
             ) as response:
                 text = b"" if response.status == 200 else await response.content.read(4096)
-                outcome = outcome_of(response.status)
+                outcome = metric_outcome(response.status)
                 code = _CODE.search(text)
-                return Answer(
+                return PutResponse(
                     response.status,
                     code.group(1).decode() if code else "",
                     response.headers.get("ETag", ""),
                 )
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             outcome = "unreachable"
-            raise NotSentError("no connection") from error
+            raise ConnectionFailed("no connection") from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise ReplyLostError(f"no reply ({type(error).__name__})") from error
+            raise ResponseLost(f"no reply ({type(error).__name__})") from error
         finally:
             S3_SECONDS.labels(operation, outcome).observe(perf_counter() - started)
 
@@ -225,7 +225,7 @@ async def _once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerTy
     except aiohttp.ClientConnectorError:
         raise
     except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
-        raise ReplyLostError(f"no reply ({type(error).__name__})") from error
+        raise ResponseLost(f"no reply ({type(error).__name__})") from error
 
 
 def _checksum(sha256: str) -> dict[str, str]:

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from bucketline.blobs.s3_errors import Backoff, KeyTaken, WriteConflict
-from bucketline.blobs.store import ChecksumRefused, ContentTooLarge, Head, ObjectMissing, OpenUpload
-from bucketline.errors import BucketlineError, StoreUnavailable
+from bucketline.blobs.store import ChecksumRefused, ContentTooLarge, ObjectInfo, ObjectMissing, OpenUpload
+from bucketline.errors import BucketlineError, DependencyUnavailable
 from bucketline.observability.logging import get_logger
 from bucketline.observability.metrics import BLOB_BYTES
 
-MOST_PARTS = 10_000
+MAX_PARTS = 10_000
 PARTS_IN_FLIGHT = 3
 """Of one upload or copy. Each is a part in memory; whether more are faster depends on the store."""
 CLEANUP_SECONDS = 30.0
@@ -38,7 +38,7 @@ class Calls(Protocol):
 
     async def put_if_absent(self, key: str, data: bytes, *, sha256: str, content_type: str) -> bool: ...
     async def put_part(self, key: str, upload_id: str, number: int, data: bytes, *, sha256: str) -> str: ...
-    async def head(self, key: str) -> Head: ...
+    async def head(self, key: str) -> ObjectInfo: ...
     async def delete_one(self, key: str) -> None: ...
     async def copy_object(self, source_key: str, key: str, *, source_etag: str, content_type: str) -> None: ...
     async def start_multipart(self, key: str, *, content_type: str, checksums: bool) -> str: ...
@@ -53,7 +53,7 @@ class Calls(Protocol):
 class StreamedUpload:
     """Implements :class:`~bucketline.blobs.store.MultipartUpload`."""
 
-    def __init__(self, calls: Calls, copier: "Copier", staging_key: str, part_size: int) -> None:
+    def __init__(self, calls: Calls, copier: "ServerSideCopy", staging_key: str, part_size: int) -> None:
         self._calls = calls
         self._copier = copier
         self._key = staging_key
@@ -129,16 +129,16 @@ class StreamedUpload:
         try:
             parts = sorted(self._parts, key=lambda part: part.number)
             await self._calls.complete_multipart(self._key, upload_id, parts, if_absent=False)
-        except (ObjectMissing, StoreUnavailable) as error:
+        except (ObjectMissing, DependencyUnavailable) as error:
             # The reply may have been lost, and a repeated request finds no upload any more.
             if not await self._copier.has(self._key, self._size):
-                raise StoreUnavailable("S3 did not complete an upload") from error
+                raise DependencyUnavailable("S3 did not complete an upload") from error
         self._staged = True
         return (await self._calls.head(self._key)).etag
 
     async def _send_buffer(self) -> None:
-        if self._sent >= MOST_PARTS:
-            raise ContentTooLarge(MOST_PARTS * self._part_size)
+        if self._sent >= MAX_PARTS:
+            raise ContentTooLarge(MAX_PARTS * self._part_size)
         if self._upload_id is None:
             self._upload_id = ""  # from here on there may be an upload to clean up, even if the reply never comes
             self._upload_id = await self._calls.start_multipart(
@@ -179,7 +179,7 @@ async def streamed_upload(make: Callable[[], StreamedUpload]) -> AsyncIterator[S
         await upload.clean_up()
 
 
-class Copier:
+class ServerSideCopy:
     """Server-side copies within the bucket, conditional on an empty key.
 
     Up to ``at_once`` bytes with one CopyObject, which S3 answers when it is done; larger ones in parts, so that no
@@ -225,7 +225,7 @@ class Copier:
                 continue
             await self._verify(key, size, sha256)
             return True
-        raise StoreUnavailable("S3 did not confirm the copy")
+        raise DependencyUnavailable("S3 did not confirm the copy")
 
     async def _verify(self, key: str, size: int, sha256: str | None) -> None:
         written = await self._calls.head(key)
@@ -234,10 +234,10 @@ class Copier:
         await self._calls.delete_one(key)
         raise ChecksumRefused("the copy has another checksum than its content was announced with")
 
-    async def _copy_in_parts(self, source_key: str, key: str, source: Head, content_type: str) -> None:
+    async def _copy_in_parts(self, source_key: str, key: str, source: ObjectInfo, content_type: str) -> None:
         upload_id = await self._calls.start_multipart(key, content_type=content_type, checksums=False)
         slots = asyncio.Semaphore(PARTS_IN_FLIGHT)
-        step = max(self._part_size, -(-source.size // MOST_PARTS))
+        step = max(self._part_size, -(-source.size // MAX_PARTS))
 
         async def part(number: int, first: int) -> Part:
             async with slots:
@@ -261,7 +261,7 @@ class Copier:
             raise group_error.exceptions[0] from group_error
         except ObjectMissing as error:
             if not await self.has(key, source.size):
-                raise StoreUnavailable("S3 did not complete a copy") from error
+                raise DependencyUnavailable("S3 did not complete a copy") from error
             completed = True
         finally:
             if not completed:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from bucketline.blobs.s3_errors import Backoff, KeyTaken
-from bucketline.blobs.store import Content, ContentTooLarge, Head, Range
-from bucketline.errors import StoreUnavailable
+from bucketline.blobs.store import ByteRange, Content, ContentTooLarge, ObjectInfo
+from bucketline.errors import DependencyUnavailable
 
 CHUNK_BYTES = 256 * 1024
 
@@ -23,7 +23,7 @@ class Body(Protocol):
 class Reply:
     """One GET: what it is about, the position of its first byte, how many bytes come, and the bytes."""
 
-    head: Head
+    head: ObjectInfo
     first: int
     length: int
     body: Body
@@ -36,7 +36,7 @@ class Fetch(Protocol):
 
 
 @asynccontextmanager
-async def reading(fetch: Fetch, *, span: Range | None, limit: int, backoff: Backoff) -> AsyncIterator[Content]:
+async def reading(fetch: Fetch, *, span: ByteRange | None, limit: int, backoff: Backoff) -> AsyncIterator[Content]:
     """Opens the object; :class:`ContentTooLarge` if more than ``limit`` bytes would come."""
     reply = await fetch(None if span is None else f"bytes={span[0]}-{span[1]}", None)
     if reply.length > limit:
@@ -60,13 +60,13 @@ async def _chunks(fetch: Fetch, reply: Reply, backoff: Backoff) -> AsyncGenerato
             while position < end:
                 chunk = await body.read(min(CHUNK_BYTES, end - position))
                 if not chunk:
-                    raise StoreUnavailable("S3 ended the content early")
+                    raise DependencyUnavailable("S3 ended the content early")
                 position += len(chunk)
                 yield chunk
             return
         except KeyTaken as error:
-            raise StoreUnavailable("the object changed while it was read") from error
-        except StoreUnavailable:
+            raise DependencyUnavailable("the object changed while it was read") from error
+        except DependencyUnavailable:
             if attempt == backoff.attempts - 1:
                 raise
         finally:

@@ -8,7 +8,7 @@ from bucketline.blobs.store import BlobStoreError
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
+class S3UrlBuilder:
     """Where a bucket's keys are on one endpoint: ``host/bucket/key``, or ``bucket.host/key`` if ``virtual``."""
 
     endpoint: str
@@ -33,7 +33,7 @@ def split_s3_url(url: str) -> tuple[str, str]:
     return bucket, key
 
 
-def disposition(filename: str) -> str:
+def content_disposition(filename: str) -> str:
     """``Content-Disposition`` that saves under ``filename``, in any script, with a plain spelling for old clients."""
     plain = "".join(c if c.isascii() and c.isprintable() and c not in '"\\' else "_" for c in filename)
     if plain == filename:
@@ -41,7 +41,7 @@ def disposition(filename: str) -> str:
     return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(filename, safe='')}"
 
 
-def shorter_and_shorter(filename: str | None) -> Iterator[str | None]:
+def truncated_names(filename: str | None) -> Iterator[str | None]:
     """The name, then the name cut more and more but with its extension, then none."""
     if filename:
         stem, dot, extension = filename.rpartition(".")

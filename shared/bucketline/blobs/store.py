@@ -2,7 +2,7 @@
 
 Content lives at a key made of its hash, so "already there" is success and nothing is ever overwritten. SHA-256 is
 lower-case hex here, sizes are bytes, times are aware and in UTC. Every method may raise
-:class:`~bucketline.errors.StoreUnavailable` once its own bounded retries are used up; the caller may then try the
+:class:`~bucketline.errors.DependencyUnavailable` once its own bounded retries are used up; the caller may then try the
 same call again, because each of them is idempotent. The other errors are permanent::
 
     BlobStoreError
@@ -24,7 +24,7 @@ from typing import Literal, Protocol, Self
 
 from bucketline.errors import BucketlineError
 
-Range = tuple[int, int]
+ByteRange = tuple[int, int]
 """First and last byte, both included, as HTTP counts them."""
 
 PRESIGNED_URL_LIMIT = 2083
@@ -62,7 +62,7 @@ class AccessRefused(BlobStoreError):
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class ObjectInfo:
     """What the store knows of an object.
 
     ``sha256`` is there only if the store itself verified it over the whole content; it may be trusted without reading.
@@ -77,7 +77,7 @@ class Head:
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class ObjectSummary:
     """A row of a listing."""
 
     key: str
@@ -99,12 +99,12 @@ class OpenUpload:
 class Content:
     """An object being read. ``chunks`` may be read once; ``head.size`` is the size of the whole object."""
 
-    head: Head
+    head: ObjectInfo
     chunks: AsyncIterator[bytes]
 
 
 @dataclass(frozen=True)
-class ForeignAccess:
+class ExternalBucket:
     """How buckets that are not ours are read. ``buckets`` are names or shell patterns; the first match decides.
 
     Without keys the default credential chain is used, or none at all if ``anonymous``.
@@ -190,7 +190,7 @@ class BlobStore(Protocol):
         """
         ...
 
-    def get(self, key: str, *, limit: int, range: Range | None = None) -> AsyncGenerator[bytes, None]:  # noqa: A002
+    def get(self, key: str, *, limit: int, range: ByteRange | None = None) -> AsyncGenerator[bytes, None]:  # noqa: A002
         """The content in chunks of no promised size, or the part of it that ``range`` names.
 
         :class:`ContentTooLarge` before the first chunk if more than ``limit`` bytes would come. A connection that
@@ -203,7 +203,7 @@ class BlobStore(Protocol):
         """The whole content at once; the same errors as :meth:`get`."""
         ...
 
-    async def head(self, key: str) -> Head:
+    async def head(self, key: str) -> ObjectInfo:
         """What is at ``key``; :class:`ObjectMissing` if nothing."""
         ...
 
@@ -211,7 +211,7 @@ class BlobStore(Protocol):
         """Removes the objects; keys with nothing at them are fine. Not atomic: on an error some may be gone."""
         ...
 
-    async def list(self, prefix: str, *, limit: int, after: str | None = None) -> Sequence[Listed]:
+    async def list(self, prefix: str, *, limit: int, after: str | None = None) -> Sequence[ObjectSummary]:
         """At most ``limit`` objects in key order, beginning behind ``after`` (pass the last key for the next page)."""
         ...
 

@@ -13,8 +13,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bucketline.cli.output import run_until_signal, telling, wide_console
-from bucketline.cli.upload_body import LARGEST_INLINE, SAMPLES, SCHEMA, object_of
+from bucketline.cli.output import progress_reporter, run_until_signal, wide_console
+from bucketline.cli.upload_body import MAX_INLINE, SAMPLES, SCHEMA, object_of
 from bucketline.errors import BucketlineError
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def demo(
     console = wide_console()
     chosen = files or sorted(path for path in SAMPLES.iterdir() if path.is_file() and path.suffix != ".py")
     for path in chosen:
-        if path.stat().st_size > LARGEST_INLINE:
+        if path.stat().st_size > MAX_INLINE:
             raise typer.BadParameter(f"{path} is above 10 MB, which is what the demo sends inline")
     lines: deque[str] = deque(maxlen=LINES_SHOWN)
     try:
@@ -65,7 +65,7 @@ async def _demo(console: Console, files: list[Path], lines: deque[str]) -> bool:
     with ExitStack() as start:
         folder = start.enter_context(tempfile.TemporaryDirectory(prefix="bucketline-demo-"))
         status = start.enter_context(ExitStack())
-        tell = status.enter_context(telling("starting MongoDB, Kafka and S3", every=TELL_EVERY_SECONDS))
+        tell = status.enter_context(progress_reporter("starting MongoDB, Kafka and S3", every=TELL_EVERY_SECONDS))
 
         def on_event(event: Event) -> None:
             if isinstance(event, Waiting):

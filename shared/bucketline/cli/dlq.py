@@ -22,7 +22,7 @@ MAX_RECORDS = 10_000
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
 Only = Annotated[str | None, typer.Option("--topic", help="Only parking topics whose name contains this.")]
-Place = Annotated[str, typer.Argument(metavar="TOPIC:PARTITION:OFFSET", help="As `parked list` shows it.")]
+RecordAddress = Annotated[str, typer.Argument(metavar="TOPIC:PARTITION:OFFSET", help="As `parked list` shows it.")]
 
 
 @app.callback()
@@ -62,7 +62,7 @@ def list_(
 
 
 @app.command()
-def show(place: Place) -> None:
+def show(place: RecordAddress) -> None:
     """Show one parked record with its headers and its value, as JSON.
 
     If it was not parked whole, `incomplete` says what is missing and why.
@@ -123,14 +123,14 @@ def _found(place: str) -> Parked:
 
 def _run(work: Callable[[ParkedRecords], Awaitable[T]], only: str | None = None) -> T:
     async def run() -> T:
-        from bucketline.db.job_cursors import Places
+        from bucketline.db.job_cursors import JobCursors
         from bucketline.db.mongo import Database
         from bucketline.kafka.dead_letter_admin import ParkedRecords
         from bucketline.settings import KafkaSettings, MongoSettings
 
         database = Database(MongoSettings())
         try:
-            return await work(ParkedRecords(KafkaSettings(), Places(database), only=only))
+            return await work(ParkedRecords(KafkaSettings(), JobCursors(database), only=only))
         finally:
             database.close()
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
-    from bucketline.settings import Block
+    from bucketline.settings import SettingsBase
 
 _DOCTOR = "[cyan]bucketline doctor[/] says what is reachable."
 _BOOTSTRAP = f"Are BUCKETLINE_KAFKA_BOOTSTRAP, SECURITY_PROTOCOL and SASL_* right? {_DOCTOR}"
@@ -38,11 +38,11 @@ def explanation(error: Exception) -> Explanation | None:
 
 
 def _of_ours(error: Exception) -> Explanation | None:
-    from bucketline.errors import BucketlineError, StoreUnavailable, Transient
+    from bucketline.errors import BucketlineError, DependencyUnavailable, RetryableError
 
     if not isinstance(error, BucketlineError):
         return None
-    return Explanation(error.message, _DOCTOR if isinstance(error, StoreUnavailable | Transient) else None)
+    return Explanation(error.message, _DOCTOR if isinstance(error, DependencyUnavailable | RetryableError) else None)
 
 
 def _of_a_value(error: Exception) -> Explanation | None:
@@ -113,20 +113,20 @@ def _settings(error: "ValidationError") -> Iterator[str]:
         yield f"{variable(block, field)}{'=' + fault['input'] if shown else ''} will not do: {reason}"
 
 
-def variable(block: "type[Block]", field: str) -> str:
+def variable(block: "type[SettingsBase]", field: str) -> str:
     """The variable that sets a field."""
     return f"{block.model_config.get('env_prefix', '')}{field}".upper()
 
 
-def _secret(block: "type[Block]", field: str) -> bool:
+def _secret(block: "type[SettingsBase]", field: str) -> bool:
     info: Any = block.model_fields.get(field)
     return info is None or "Secret" in str(info.annotation)
 
 
-def _blocks() -> "Iterator[type[Block]]":
-    from bucketline.settings import Block
+def _blocks() -> "Iterator[type[SettingsBase]]":
+    from bucketline.settings import SettingsBase
 
-    waiting: list[type[Block]] = Block.__subclasses__()
+    waiting: list[type[SettingsBase]] = SettingsBase.__subclasses__()
     while waiting:
         block = waiting.pop()
         waiting += block.__subclasses__()

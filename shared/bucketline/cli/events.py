@@ -13,7 +13,7 @@ from bucketline.cli.params import moment
 from bucketline.errors import BucketlineError, NotFound
 
 if TYPE_CHECKING:
-    from bucketline.admin.event_replay import Place, Replay
+    from bucketline.admin.event_replay import EventReplay, ReplayCursor
     from bucketline.db.mongo import Database
 
 
@@ -31,22 +31,22 @@ def replay(
 
     Example: [cyan]bucketline replay --namespace shop --bucket invoices --since 7d[/]
     """
-    from bucketline.admin.event_replay import Place
+    from bucketline.admin.event_replay import ReplayCursor
     from bucketline.clock import SystemClock
 
     clock = SystemClock()
     begin = moment(since, clock.now())
     try:
-        place = Place.read(after) if after else None
+        place = ReplayCursor.read(after) if after else None
     except BucketlineError as error:
         raise typer.BadParameter(error.message, param_hint="--after") from error
     running(_replay(namespace, bucket, begin, place, rate, dry_run))
 
 
 async def _replay(
-    namespace: str, bucket: str, since: datetime, place: Place | None, rate: float, dry_run: bool
+    namespace: str, bucket: str, since: datetime, place: ReplayCursor | None, rate: float, dry_run: bool
 ) -> None:
-    from bucketline.admin.event_replay import COUNTED, Replay
+    from bucketline.admin.event_replay import COUNTED, EventReplay
     from bucketline.clock import SystemClock
     from bucketline.db.mongo import Database
     from bucketline.db.objects import Objects
@@ -57,7 +57,7 @@ async def _replay(
     try:
         bucket_id = await _bucket(database, namespace, bucket)
         async with KafkaPublisher(KafkaSettings()) as publisher:
-            work = Replay(Objects(database), publisher, clock=SystemClock(), rate=rate)
+            work = EventReplay(Objects(database), publisher, clock=SystemClock(), rate=rate)
             if dry_run:
                 wide_console().print(f"{await work.count(bucket_id, since, place)} objects would be told of")
                 return
@@ -67,7 +67,9 @@ async def _replay(
         database.close()
 
 
-async def _run(work: Replay, bucket_id: str, since: datetime, place: Place | None, total: int | None) -> None:
+async def _run(
+    work: EventReplay, bucket_id: str, since: datetime, place: ReplayCursor | None, total: int | None
+) -> None:
     """``total`` is None where there are too many to count them first."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -90,11 +92,11 @@ async def _run(work: Replay, bucket_id: str, since: datetime, place: Place | Non
 
 
 async def _bucket(database: Database, namespace: str, identifier: str) -> str:
-    from bucketline.api_keys.settings import AccessSettings
+    from bucketline.api_keys.settings import ApiKeySettings
     from bucketline.db.buckets import Buckets
     from bucketline.db.namespaces import Namespaces
 
-    owner = await Namespaces(database).resolve(AccessSettings().organization_id, namespace)
+    owner = await Namespaces(database).resolve(ApiKeySettings().organization_id, namespace)
     if owner is None:
         raise NotFound(f"there is no namespace {namespace!r}; name it with --namespace")
     found = await Buckets(database).resolve(owner["_id"], identifier)

@@ -15,14 +15,14 @@ import typer
 from rich.console import Console
 from rich.filesize import decimal
 
-from bucketline.cli.output import Tell, fail, telling
+from bucketline.cli.output import Tell, fail, progress_reporter
 from bucketline.errors import BucketlineError
 
 if TYPE_CHECKING:
     from bucketline.admin.gc import References, Report
 
 MIN_GRACE_HOURS = 1.0
-"""As :data:`bucketline.db.blobs.LEAST_GRACE`, which takes half a second to import."""
+"""As :data:`bucketline.db.blobs.MIN_GRACE`, which takes half a second to import."""
 _HASH = re.compile(r"(?:sha256:)?([0-9a-f]{64})")
 _WORK = "gc"
 _NOT_OURS = (
@@ -58,7 +58,7 @@ def gc(
 
     Example: [cyan]bucketline gc --dry-run[/]
     """
-    from bucketline.admin.deployment_id import NotOurs
+    from bucketline.admin.deployment_id import ForeignBucketError
     from bucketline.db.job_cursors import BEGINNING
 
     console = Console(highlight=False)
@@ -71,9 +71,9 @@ def gc(
             counted = asyncio.run(_count(found[1], grace))
             console.print(f"{counted.objects} objects and {counted.documents} documents refer to it")
             return
-        with telling("looking for content that nothing refers to") as tell:
+        with progress_reporter("looking for content that nothing refers to") as tell:
             report = asyncio.run(_run(grace, minutes, dry_run, orphans, adopt_unknown, tell))
-    except NotOurs as error:
+    except ForeignBucketError as error:
         fail(f"nothing was removed: {error.message}", advice=_NOT_OURS)
     except BucketlineError as error:
         fail(f"stopped: {error.message}. Run it again; nothing was left half done.")
@@ -97,23 +97,23 @@ def gc(
 async def _run(
     grace: timedelta, minutes: float | None, dry_run: bool, orphans: bool, adopt_unknown: bool, tell: Tell
 ) -> Report:
-    from bucketline.admin.gc import Collector
+    from bucketline.admin.gc import GarbageCollector
     from bucketline.blobs.s3 import S3BlobStore
     from bucketline.clock import SystemClock
     from bucketline.db.indexes import ensure_indexes
-    from bucketline.db.job_cursors import BEGINNING, Places
+    from bucketline.db.job_cursors import BEGINNING, JobCursors
     from bucketline.db.mongo import Database
     from bucketline.ids import RandomIds
     from bucketline.settings import MongoSettings, S3Settings
 
     database = Database(MongoSettings())
-    places = Places(database)
+    places = JobCursors(database)
     ends = float("inf") if minutes is None else time.monotonic() + minutes * 60
     try:
         # References are looked up by index: without them a run would read every object, again and again.
         await ensure_indexes(database)
         async with S3BlobStore(S3Settings()) as store:
-            collector = Collector(database, store, clock=SystemClock(), ids=RandomIds(), grace=grace)
+            collector = GarbageCollector(database, store, clock=SystemClock(), ids=RandomIds(), grace=grace)
             begin = BEGINNING if minutes is None or dry_run else await places.get(_WORK)
             with _terminated() as stop:
 
@@ -150,7 +150,7 @@ def _so_far(report: Report, dry_run: bool) -> str:
 
 
 async def _count(sha256: str, grace: timedelta) -> References:
-    from bucketline.admin.gc import Collector
+    from bucketline.admin.gc import GarbageCollector
     from bucketline.blobs.s3 import S3BlobStore
     from bucketline.clock import SystemClock
     from bucketline.db.mongo import Database
@@ -160,7 +160,7 @@ async def _count(sha256: str, grace: timedelta) -> References:
     database = Database(MongoSettings())
     try:
         async with S3BlobStore(S3Settings()) as store:
-            collector = Collector(database, store, clock=SystemClock(), ids=RandomIds(), grace=grace)
+            collector = GarbageCollector(database, store, clock=SystemClock(), ids=RandomIds(), grace=grace)
             return await collector.references(sha256)
     finally:
         database.close()

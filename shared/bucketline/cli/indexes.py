@@ -2,7 +2,7 @@
 
 from rich.console import Console
 
-from bucketline.cli.output import running, telling
+from bucketline.cli.output import progress_reporter, running
 
 
 def indexes() -> None:
@@ -13,7 +13,7 @@ def indexes() -> None:
     from bucketline.db.indexes import INDEXES
 
     console = Console()
-    with telling("making what is missing; on a large collection an index takes minutes"):
+    with progress_reporter("making what is missing; on a large collection an index takes minutes"):
         made = running(_make())
     for collection, names in made.items():
         console.print(f"made {collection}: {', '.join(names)}")

@@ -15,8 +15,8 @@ from bucketline.cli.params import later
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from bucketline.api_keys.service import Issued, KeyRing
-    from bucketline.db.api_keys import KeyDocument
+    from bucketline.api_keys.service import ApiKeyService, NewApiKey
+    from bucketline.db.api_keys import ApiKeyDocument
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
@@ -53,7 +53,7 @@ def create(
 
     Example: [cyan]bucketline keys create crawler --permission WRITE --namespace shop --expires 90d[/]
     """
-    from bucketline.api_keys.service import DEFAULT_PERMISSIONS, KeySpec
+    from bucketline.api_keys.service import DEFAULT_PERMISSIONS, ApiKeySpec
     from bucketline.clock import SystemClock
     from bucketline.db.api_keys import as_permissions
 
@@ -61,7 +61,7 @@ def create(
         permissions = as_permissions(permission) if permission else DEFAULT_PERMISSIONS
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--permission") from error
-    spec = KeySpec(
+    spec = ApiKeySpec(
         name=name,
         permissions=permissions,
         namespaces=namespace or (),
@@ -128,26 +128,26 @@ def revoke(
     wide_console().print(f"{escape(name)} is revoked")
 
 
-def _issued(issued: Issued) -> None:
+def _issued(issued: NewApiKey) -> None:
     # The clear key alone goes to standard output, so that it can be piped into a secret store.
     typer.echo(f"key {issued.key['name']!r}; it is shown this once:", err=True)
     typer.echo(issued.clear)
 
 
-def _with(work: Callable[[KeyRing, str], Awaitable[T]]) -> T:
+def _with(work: Callable[[ApiKeyService, str], Awaitable[T]]) -> T:
     async def run() -> T:
-        from bucketline.api_keys.service import KeyRing
-        from bucketline.api_keys.settings import AccessSettings
+        from bucketline.api_keys.service import ApiKeyService
+        from bucketline.api_keys.settings import ApiKeySettings
         from bucketline.clock import SystemClock
-        from bucketline.db.api_keys import Keys
+        from bucketline.db.api_keys import ApiKeys
         from bucketline.db.mongo import Database
         from bucketline.db.namespaces import Namespaces
         from bucketline.settings import MongoSettings
 
-        settings = AccessSettings()
+        settings = ApiKeySettings()
         database = Database(MongoSettings())
         try:
-            ring = KeyRing(Keys(database), Namespaces(database), settings, clock=SystemClock())
+            ring = ApiKeyService(ApiKeys(database), Namespaces(database), settings, clock=SystemClock())
             return await work(ring, settings.organization_id)
         finally:
             database.close()
@@ -155,7 +155,7 @@ def _with(work: Callable[[KeyRing, str], Awaitable[T]]) -> T:
     return running(run())
 
 
-def _state(key: KeyDocument, now: datetime) -> str:
+def _state(key: ApiKeyDocument, now: datetime) -> str:
     from bucketline.clock import wire_time
 
     if key["revoked_at"] is not None:

@@ -12,7 +12,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command as built
 
 from bucketline.cli.environment import use_running_stack
-from bucketline.cli.output import dim, explained
+from bucketline.cli.output import dim, user_errors
 
 HELP = {"-h", "--help"}
 RUN, USE, OPERATE = "Run", "Use", "Operate"
@@ -66,7 +66,7 @@ ENTRIES = (
 _BY_NAME = {entry.name: entry for entry in ENTRIES}
 
 
-def loaded(entry: Entry) -> Any:
+def load_command(entry: Entry) -> Any:
     """The command itself."""
     found = getattr(import_module(f"bucketline.cli.{entry.module}"), entry.what)
     if isinstance(found, typer.Typer):
@@ -77,7 +77,7 @@ def loaded(entry: Entry) -> Any:
     return built(alone)
 
 
-class Commands(TyperGroup):
+class LazyGroup(TyperGroup):
     """A group that knows its commands by name and one line of help, and loads the one that is called."""
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - the interface of groups
@@ -91,7 +91,7 @@ class Commands(TyperGroup):
         return TyperCommand(entry.name, help=entry.help, rich_markup_mode="rich", rich_help_panel=entry.panel)
 
     def invoke(self, ctx: Any) -> Any:
-        with explained():
+        with user_errors():
             return super().invoke(ctx)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
@@ -102,6 +102,6 @@ class Commands(TyperGroup):
         if entry.uses_stack and not HELP & set(rest) and (found := use_running_stack()) is not None:
             folder, given = found
             dim(f"using the local stack of {folder}" + (f", except {', '.join(given)} (set already)" if given else ""))
-        real = loaded(entry)
+        real = load_command(entry)
         real.name = entry.name
         return name, real, rest

@@ -6,16 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bucketline.cli.environment import MARKER
-from bucketline.devstack.cache import Progress
+from bucketline.devstack.cache import ProgressCallback
 from bucketline.devstack.service_specs import Event
-from bucketline.devstack.stack import LocalStack, S3Address
+from bucketline.devstack.stack import LocalStack, S3Endpoint
 from bucketline.errors import LocalStackError
 from bucketline.settings import KafkaSettings, MongoSettings, S3Settings
 
 
 def local_stack(
     data_dir: Path,
-    progress: Progress,
+    progress: ProgressCallback,
     on_event: Callable[[Event], None] | None = None,
 ) -> LocalStack:
     """Return a stack of the parts that no ``BUCKETLINE_*`` variable gives an address for."""
@@ -28,7 +28,7 @@ def local_stack(
     own_s3 = None
     if s3.endpoint is not None:
         secret = s3.secret_key.get_secret_value() if s3.secret_key else ""
-        own_s3 = S3Address(s3.endpoint, s3.access_key or "", secret)
+        own_s3 = S3Endpoint(s3.endpoint, s3.access_key or "", secret)
     return LocalStack(
         data_dir,
         mongodb_url=mongo.url.get_secret_value() if "url" in mongo.model_fields_set else None,
@@ -47,7 +47,7 @@ def service_environment(stack: LocalStack, key: str) -> dict[str, str]:
     return {**stack.environment(), **given, "BUCKETLINE_API_KEY": key}
 
 
-def kept_key(path: Path) -> str:
+def load_or_create_key(path: Path) -> str:
     """The admin key of a local deployment: made once, kept where only its user can read it."""
     if path.exists():
         return path.read_text().strip()

@@ -2,10 +2,10 @@
 
 import typer
 
-from bucketline.cli.lazy_group import HELP, Commands
+from bucketline.cli.lazy_group import HELP, LazyGroup
 
 app = typer.Typer(
-    cls=Commands,
+    cls=LazyGroup,
     name="bucketline",
     no_args_is_help=True,
     rich_markup_mode="rich",

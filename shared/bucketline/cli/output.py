@@ -42,7 +42,7 @@ def fail(message: str, *, advice: str | None = None) -> NoReturn:
 
 
 @contextmanager
-def explained() -> Iterator[None]:
+def user_errors() -> Iterator[None]:
     """A setting that is off or a store that is away ends the command with a line and 1, and not with a traceback.
 
     Around every command. What is a fault of our own comes through as it is.
@@ -59,7 +59,7 @@ def explained() -> Iterator[None]:
 
 
 @contextmanager
-def telling(beginning: str, *, every: float = TELL_EVERY_SECONDS) -> Iterator[Tell]:
+def progress_reporter(beginning: str, *, every: float = TELL_EVERY_SECONDS) -> Iterator[Tell]:
     """Show what a long command does, on standard error: a line that changes on a terminal, elsewhere at most a line
     ``every`` so many seconds."""
     console = Console(stderr=True, highlight=False)
@@ -103,7 +103,7 @@ def run_until_signal(work: Coroutine[Any, Any, T]) -> T | None:
     return asyncio.run(run())
 
 
-def hush() -> None:
+def silence_client_logs() -> None:
     """Keeps the clients' own log lines off the terminal: what matters of them is in our messages."""
     for name in ("aiokafka", "asyncio", "bucketline"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -111,5 +111,5 @@ def hush() -> None:
 
 def running(work: Coroutine[Any, Any, T]) -> T:
     """The result of ``work``, without a word of the clients that it uses."""
-    hush()
+    silence_client_logs()
     return asyncio.run(work)

@@ -18,7 +18,7 @@ from bucketline.cli.output import run_until_signal
 from bucketline.errors import LocalStackError
 
 if TYPE_CHECKING:
-    from bucketline.devstack.ports import PortLease
+    from bucketline.devstack.ports import PortReservation
     from bucketline.devstack.service_specs import Event
     from bucketline.devstack.stack import LocalStack
     from bucketline.devstack.supervisor import Supervisor
@@ -55,7 +55,7 @@ def up(
     console.print(f"stopped; the data stays in {folder}", markup=False, soft_wrap=True)
 
 
-def claim_port(port: int) -> PortLease:
+def claim_port(port: int) -> PortReservation:
     """Claim the port of the API before anything is started."""
     from bucketline.devstack.ports import claim
 
@@ -66,15 +66,15 @@ def claim_port(port: int) -> PortLease:
 
 
 async def _up(
-    console: Console, data: Path, folder: Path, claimed: PortLease, given_key: str | None, processors: int
+    console: Console, data: Path, folder: Path, claimed: PortReservation, given_key: str | None, processors: int
 ) -> None:
     """Run everything until the task is canceled."""
-    from bucketline.cli.local_stack import kept_key, local_stack, service_environment
+    from bucketline.cli.local_stack import load_or_create_key, local_stack, service_environment
     from bucketline.devstack.service_specs import bucketline_services
     from bucketline.devstack.supervisor import Supervisor
 
     (port,) = claimed.ports
-    key = given_key or kept_key(folder / "api-key")
+    key = given_key or load_or_create_key(folder / "api-key")
     try:
         async with local_stack(
             folder,
@@ -108,7 +108,7 @@ def _line(console: Console, name: str, line: str) -> None:
 
 
 def _event(console: Console, event: Event) -> None:
-    from bucketline.devstack.service_specs import Exited, GaveUp, Ready, Restarting, Waiting
+    from bucketline.devstack.service_specs import Exited, Ready, Restarting, RestartsExhausted, Waiting
 
     match event:
         case Waiting(instances, seconds):
@@ -119,7 +119,7 @@ def _event(console: Console, event: Event) -> None:
             console.print(f"[red]{instance} ended with {code}{escape(words)}[/]", soft_wrap=True)
         case Restarting(instance, delay):
             console.print(f"[yellow]{instance} starts again in {delay:.1f} s[/]")
-        case GaveUp(instance, reason):
+        case RestartsExhausted(instance, reason):
             console.print(f"[red]{instance} does not start: {escape(reason)}[/]", soft_wrap=True)
         case _:
             pass

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bucketline.cli.output import wide_console
-from bucketline.cli.upload_body import LARGEST_INLINE, SCHEMA, object_of
+from bucketline.cli.upload_body import MAX_INLINE, SCHEMA, object_of
 
 if TYPE_CHECKING:
     from bucketline.cli.client import ApiClient
@@ -34,7 +34,7 @@ def push(
     if not key:
         raise typer.BadParameter("no key: pass --key or set BUCKETLINE_API_KEY (`make up` prints it)")
     for path in files:
-        if path.stat().st_size > LARGEST_INLINE:
+        if path.stat().st_size > MAX_INLINE:
             raise typer.BadParameter(f"{path} is above 10 MB: use an upload (POST /v1/buckets/{{id}}/uploads)")
     done = asyncio.run(_push(console, files, url, key, namespace, bucket, wait))
     raise typer.Exit(0 if done else 1)

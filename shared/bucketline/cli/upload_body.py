@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from bucketline.cli.client import Json
 
 SAMPLES = Path(__file__).parent / "samples"
-LARGEST_INLINE = 10 * 1024 * 1024
+MAX_INLINE = 10 * 1024 * 1024
 
 SCHEMA: "Json" = {
     "properties": {

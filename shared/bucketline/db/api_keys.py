@@ -9,10 +9,10 @@ from bucketline.db.mongo import Collection, Database, Index
 Permission = Literal["READ", "WRITE", "DELETE", "ADMIN"]
 PERMISSIONS: tuple[Permission, ...] = ("READ", "WRITE", "DELETE", "ADMIN")
 
-MOST_KEYS_A_USER = 1000
+MAX_KEYS_A_USER = 1000
 
 
-class KeyDocument(TypedDict):
+class ApiKeyDocument(TypedDict):
     """A key. ``_id`` is the public key id that the clear key carries; ``hash`` is that of the clear key, hex.
 
     ``namespaces`` holds ids; empty: every namespace. A rotated key's previous hash stays good until
@@ -50,27 +50,27 @@ INDEXES = (
 )
 
 
-class Keys:
+class ApiKeys:
     """The repository of API keys."""
 
     def __init__(self, database: Database) -> None:
-        self.collection: Collection[KeyDocument] = database.collection("keys")
+        self.collection: Collection[ApiKeyDocument] = database.collection("keys")
 
-    async def get(self, key_id: str) -> KeyDocument | None:
+    async def get(self, key_id: str) -> ApiKeyDocument | None:
         return await self.collection.get(key_id)
 
-    async def active(self, organization_id: str, user_email: str, name: str) -> KeyDocument | None:
+    async def active(self, organization_id: str, user_email: str, name: str) -> ApiKeyDocument | None:
         """The key of this name that has not been revoked; it may have expired."""
         return await self.collection.find_one(_active(organization_id, user_email, name))
 
-    async def of_user(self, organization_id: str, user_email: str, *, revoked: bool) -> list[KeyDocument]:
+    async def of_user(self, organization_id: str, user_email: str, *, revoked: bool) -> list[ApiKeyDocument]:
         """The user's keys, newest first."""
         where: dict[str, object] = {"organization_id": organization_id, "user_email": user_email}
         if not revoked:
             where["revoked_at"] = None
-        return await self.collection.find(where, limit=MOST_KEYS_A_USER, sort=[("created_at", -1), ("_id", -1)])
+        return await self.collection.find(where, limit=MAX_KEYS_A_USER, sort=[("created_at", -1), ("_id", -1)])
 
-    async def of_organization(self, organization_id: str, *, limit: int) -> list[KeyDocument]:
+    async def of_organization(self, organization_id: str, *, limit: int) -> list[ApiKeyDocument]:
         """Every key of the organisation, by user."""
         return await self.collection.find(
             {"organization_id": organization_id}, limit=limit, sort=[("user_email", 1), ("created_at", -1), ("_id", -1)]
@@ -78,7 +78,7 @@ class Keys:
 
     async def change(
         self, organization_id: str, user_email: str, name: str, changes: Mapping[str, object]
-    ) -> KeyDocument | None:
+    ) -> ApiKeyDocument | None:
         """Sets fields of the active key; the key afterwards. Raises ``DuplicateKey`` when a new name is taken."""
         return await self.collection.find_and_update(_active(organization_id, user_email, name), {"$set": changes})
 

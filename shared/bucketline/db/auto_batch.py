@@ -9,7 +9,7 @@ from bucketline.db.objects import ObjectDocument
 from bucketline.domain.status import Status
 
 
-def automatic_batch(obj: ObjectDocument, batch_id: str) -> BatchDocument:
+def new_auto_batch(obj: ObjectDocument, batch_id: str) -> BatchDocument:
     """Submitted from the start, in the run that the object stands in."""
     now = obj["updated_at"]
     batch: BatchDocument = {

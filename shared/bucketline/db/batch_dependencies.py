@@ -9,7 +9,7 @@ from pymongo import UpdateOne
 from bucketline.db.mongo import Collection, Database, Index
 
 
-class WaitingDocument(TypedDict):
+class BatchDependencyDocument(TypedDict):
     """An object of a submitted batch that is not mirrored yet; ``_id`` is ``<batch>:<object>``."""
 
     _id: str
@@ -25,11 +25,11 @@ INDEXES = (
 )
 
 
-class Waiting:
+class BatchDependencies:
     """Objects that submitted batches wait for."""
 
     def __init__(self, database: Database) -> None:
-        self.collection: Collection[WaitingDocument] = database.collection("waiting")
+        self.collection: Collection[BatchDependencyDocument] = database.collection("waiting")
 
     async def add(self, batch_id: str, object_ids: Sequence[str], since: datetime) -> None:
         await self.collection.bulk(
@@ -43,7 +43,7 @@ class Waiting:
             ]
         )
 
-    async def of_objects(self, object_ids: Sequence[str], *, limit: int) -> list[WaitingDocument]:
+    async def of_objects(self, object_ids: Sequence[str], *, limit: int) -> list[BatchDependencyDocument]:
         return await self.collection.find({"object_id": {"$in": list(object_ids)}}, limit=limit)
 
     async def remove(self, identifiers: Sequence[str]) -> int:

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from pymongo import InsertOne
 
 from bucketline.db.mongo import Collection, Database, Index
-from bucketline.db.outbox_store import PendingDocument, PendingStore
+from bucketline.db.outbox_store import OutboxDocument, OutboxStore
 from bucketline.db.work_units import Result
 from bucketline.domain.status import BATCH_ACTIVE
 from bucketline.ids import derived
@@ -36,7 +36,7 @@ def failed_row(object_id: str, result: Result | None, unknown: datetime) -> Fail
     }
 
 
-class Base(TypedDict):
+class CarriedTotals(TypedDict):
     """What earlier turns brought and a retry leaves alone. ``failed_objects`` are shown, ``failed`` is exact.
 
     ``documents`` are also those of objects that a retry takes up and that it does not make again. ``given_back`` were
@@ -100,7 +100,7 @@ class BatchDocument(TypedDict):
     updated_at: datetime
     run: NotRequired[int]
     retry: NotRequired[RetryMode]
-    base: NotRequired[Base]
+    base: NotRequired[CarriedTotals]
     planned: NotRequired[bool]
     processed: NotRequired[int]
     failed: NotRequired[int]
@@ -121,7 +121,7 @@ class BatchDocument(TypedDict):
     completed_at: NotRequired[datetime]
     moved_at: NotRequired[datetime]
     task_hidden: NotRequired[bool]
-    pending: NotRequired[list[PendingDocument]]
+    pending: NotRequired[list[OutboxDocument]]
     pending_since: NotRequired[datetime]
     trace: NotRequired[dict[str, str]]
 
@@ -134,7 +134,7 @@ def objects_to_process(batch: BatchDocument) -> int:
 
 _ACTIVE = [str(status) for status in BATCH_ACTIVE]
 
-BATCH_FACTS = tuple(
+SUMMARY_FIELDS = tuple(
     sorted((BatchDocument.__required_keys__ | BatchDocument.__optional_keys__) - {"objects", "failed_objects"})
 )
 """Every field but the two that may be long."""
@@ -155,7 +155,7 @@ class Batches:
 
     def __init__(self, database: Database) -> None:
         self.collection: Collection[BatchDocument] = database.collection("batches")
-        self.outbox = PendingStore(database.collection("batches"))
+        self.outbox = OutboxStore(database.collection("batches"))
 
     async def insert(self, documents: Sequence[BatchDocument]) -> None:
         """Writes those that are not there yet; one round trip."""
@@ -182,7 +182,7 @@ class Batches:
             {"status": {"$in": _ACTIVE}, "moved_at": {"$lt": before}},
             limit=limit,
             sort=[("moved_at", 1)],
-            fields=BATCH_FACTS,
+            fields=SUMMARY_FIELDS,
         )
 
     async def webhooks_due(self, now: datetime, *, limit: int, without: Sequence[str] = ()) -> list[BatchDocument]:
@@ -194,5 +194,5 @@ class Batches:
             {"webhook.state": "due", "webhook.at": {"$lte": now}, "webhook.host": {"$nin": list(without)}},
             limit=limit,
             sort=[("webhook.at", 1)],
-            fields=BATCH_FACTS,
+            fields=SUMMARY_FIELDS,
         )

@@ -11,7 +11,7 @@ from typing import Literal, NotRequired, TypedDict
 from bucketline.db.mongo import Collection, Database, Index
 
 
-class WindowDocument(TypedDict):
+class BatchingWindowDocument(TypedDict):
     """A window. ``members`` are ``<object>:<run>``; ``batch_id`` is the batch that it will become.
 
     States: *open* (takes members), *closing* (its members are final, its batch may not be there yet), *closed*.
@@ -51,20 +51,22 @@ _FACTS = (
 )
 
 
-class Windows:
+class BatchingWindows:
     """The repository of windows. What it returns is without members, except for :meth:`whole`."""
 
     def __init__(self, database: Database) -> None:
-        self.collection: Collection[WindowDocument] = database.collection("windows")
+        self.collection: Collection[BatchingWindowDocument] = database.collection("windows")
 
-    async def open_of(self, bucket_id: str) -> WindowDocument | None:
+    async def open_of(self, bucket_id: str) -> BatchingWindowDocument | None:
         return await self.collection.find_one({"bucket_id": bucket_id, "state": "open"}, fields=_FACTS)
 
-    async def begin(self, window: WindowDocument) -> None:
+    async def begin(self, window: BatchingWindowDocument) -> None:
         """Raises ``DuplicateKey`` when the bucket has an open window, or a draft is in a window already."""
         await self.collection.insert(window)
 
-    async def join(self, window: WindowDocument, members: Sequence[str], size: int) -> WindowDocument | None:
+    async def join(
+        self, window: BatchingWindowDocument, members: Sequence[str], size: int
+    ) -> BatchingWindowDocument | None:
         """Adds drafts if nobody has touched the window since it was read; None otherwise.
 
         Raises ``DuplicateKey`` when one of them is in another window. None of them may be in this one.
@@ -92,19 +94,19 @@ class Windows:
         update: Mapping[str, object] = {"$set": {"state": "closing", "closed_at": now}}
         return await self.collection.update_one({"_id": window_id, "state": "open", **also}, update)
 
-    async def whole(self, window_id: str) -> WindowDocument | None:
+    async def whole(self, window_id: str) -> BatchingWindowDocument | None:
         return await self.collection.get(window_id)
 
     async def finish(self, window_id: str) -> None:
         """Its batch is there."""
         await self.collection.update_one({"_id": window_id, "state": "closing"}, {"$set": {"state": "closed"}})
 
-    async def due(self, now: datetime, *, limit: int) -> list[WindowDocument]:
+    async def due(self, now: datetime, *, limit: int) -> list[BatchingWindowDocument]:
         """Open windows whose time is over."""
         return await self.collection.find(
             {"state": "open", "closes_at": {"$lte": now}}, limit=limit, sort=[("closes_at", 1)], fields=_FACTS
         )
 
-    async def closing(self, *, limit: int) -> list[WindowDocument]:
+    async def closing(self, *, limit: int) -> list[BatchingWindowDocument]:
         """Windows that were closed and whose batch may not be there yet."""
         return await self.collection.find({"state": "closing"}, limit=limit, sort=[("closes_at", 1)], fields=_FACTS)

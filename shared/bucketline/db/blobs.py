@@ -1,7 +1,7 @@
 """Blobs: the content we hold, one record a hash, and the rules by which writers and the collector share it.
 
 Who refers to content says so *before* the reference is written, by touching the record (:meth:`Blobs.claim`) or making
-it (:meth:`Blobs.record`). The collector takes only records that were not touched for at least :data:`LEAST_GRACE`, and
+it (:meth:`Blobs.record`). The collector takes only records that were not touched for at least :data:`MIN_GRACE`, and
 only by compare-and-set on that touch. So a reference that is written within a few minutes of its touch is either seen
 by the collector, or its writer was told that the content is leaving.
 
@@ -19,7 +19,7 @@ from pymongo import UpdateOne
 
 from bucketline.db.mongo import Collection, Database, Index
 
-LEAST_GRACE = timedelta(hours=1)
+MIN_GRACE = timedelta(hours=1)
 """Content younger than this, counted from its last touch, is never collected."""
 
 FRESH = timedelta(minutes=15)

@@ -11,13 +11,13 @@ from typing import Generic, TypeVar
 
 from bucketline.errors import ServiceUnavailable
 from bucketline.observability.metrics import GROUP_SIZE
-from bucketline.observability.tracing import Carrier, current_trace, recording_tracer, shared, span
+from bucketline.observability.tracing import Carrier, current_trace, recording_tracer, shared, start_span
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
-class GroupCommit(Generic[T, R]):
+class BulkWriter(Generic[T, R]):
     """Coalesces calls of :meth:`submit` into calls of ``write``.
 
     ``write`` gets the items in the order of their submission and answers with one result an item: a value, or an
@@ -49,7 +49,7 @@ class GroupCommit(Generic[T, R]):
             raise ServiceUnavailable("too many writes are waiting", retry_after_seconds=1)
         if recording_tracer() is None:
             return await self._enqueue(item, None)
-        with span(f"commit {self._name}"):
+        with start_span(f"commit {self._name}"):
             return await self._enqueue(item, current_trace())
 
     def _enqueue(self, item: T, trace: Carrier | None) -> asyncio.Future[R]:

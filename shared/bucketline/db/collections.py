@@ -8,7 +8,7 @@ from bucketline.db import named_resources
 from bucketline.db.mongo import Collection, Database, Index
 
 
-class Source(TypedDict):
+class CollectionSource(TypedDict):
     """What a collection reads."""
 
     type: Literal["bucket", "collection"]
@@ -47,7 +47,7 @@ class CollectionDocument(TypedDict):
     namespace_id: str
     name: str
     description: str | None
-    source: Source
+    source: CollectionSource
     extractor: ExtractorConfig
     output_schema: dict[str, object]
     enabled: bool
@@ -78,7 +78,7 @@ INDEXES = (
     Index("by_collection", [("source.collection_ids", 1)]),
 )
 
-MOST_COLLECTIONS_A_SOURCE = 100
+MAX_COLLECTIONS_A_SOURCE = 100
 """So many collections may read one bucket, or one collection. More are refused where collections are made; whoever
 reads them relies on that.
 """
@@ -120,7 +120,7 @@ class Collections:
         """The enabled collections that read any of these collections, oldest first."""
         return await self._reading({"source.collection_ids": {"$in": list(collection_ids)}}, len(collection_ids))
 
-    async def read_by_more(self, source: Source, than: int) -> list[str]:
+    async def read_by_more(self, source: CollectionSource, than: int) -> list[str]:
         """Which buckets or collections of the source more than ``than`` live collections read, enabled or not."""
         field = "bucket_ids" if source["type"] == "bucket" else "collection_ids"
         ids = source["bucket_ids"] or source["collection_ids"]
@@ -139,6 +139,6 @@ class Collections:
     async def _reading(self, where: dict[str, object], sources: int) -> list[CollectionDocument]:
         return await self.collection.find(
             {**where, "enabled": True, "deleting": {"$ne": True}},
-            limit=MOST_COLLECTIONS_A_SOURCE * max(1, sources),
+            limit=MAX_COLLECTIONS_A_SOURCE * max(1, sources),
             sort=[("created_at", 1), ("_id", 1)],
         )

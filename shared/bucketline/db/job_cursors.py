@@ -7,7 +7,7 @@ from typing import NotRequired, TypedDict
 from bucketline.db.mongo import Collection, Database
 
 
-class PlaceDocument(TypedDict):
+class JobCursorDocument(TypedDict):
     """``_id`` names the work."""
 
     _id: str
@@ -19,7 +19,7 @@ class PlaceDocument(TypedDict):
 
 
 @dataclass(frozen=True)
-class Place:
+class GcCursor:
     """Past a key of the bucket's listing, past a record by its last touch, or past a record of a log; none of these is
     the beginning. In a log: the offset of the next record, and the time (ms) of the one before it, by which a log is
     told from another of the same name."""
@@ -29,27 +29,27 @@ class Place:
     logged: tuple[int, int] | None = None
 
 
-BEGINNING = Place()
+BEGINNING = GcCursor()
 
 
-class Places:
+class JobCursors:
     """The repository of places. One that is lost costs time and nothing else."""
 
     def __init__(self, database: Database) -> None:
-        self.collection: Collection[PlaceDocument] = database.collection("places")
+        self.collection: Collection[JobCursorDocument] = database.collection("places")
 
-    async def get(self, work: str) -> Place:
+    async def get(self, work: str) -> GcCursor:
         """Where the last run stopped; the beginning if it came to its end."""
         found = await self.collection.get(work)
         if found is None:
             return BEGINNING
         if "touched_at" in found and "sha256" in found:
-            return Place(record=(found["touched_at"], found["sha256"]))
+            return GcCursor(record=(found["touched_at"], found["sha256"]))
         if "offset" in found and "at" in found:
-            return Place(logged=(found["offset"], found["at"]))
-        return Place(listed=found.get("listed"))
+            return GcCursor(logged=(found["offset"], found["at"]))
+        return GcCursor(listed=found.get("listed"))
 
-    async def put(self, work: str, place: Place) -> None:
+    async def put(self, work: str, place: GcCursor) -> None:
         """The beginning is kept as nothing at all."""
         if place == BEGINNING:
             await self.collection.delete_one({"_id": work})

@@ -5,7 +5,7 @@ a few modules more, from pymongo and bson: moving to pymongo's own asyncio clien
 
 Everything is written with majority and read from the primary: what a write returned has survived a fail-over, what a
 read returns may be too young for that. Network faults and timeouts come out as
-:class:`~bucketline.errors.StoreUnavailable`, whose meaning is "it may or may not have happened"; a unique index that
+:class:`~bucketline.errors.DependencyUnavailable`, whose meaning is "it may or may not have happened"; a unique index that
 refuses comes out as :class:`DuplicateKey`.
 """
 
@@ -40,7 +40,7 @@ from pymongo.errors import (
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
-from bucketline.errors import BucketlineError, InvalidSetting, StoreUnavailable
+from bucketline.errors import BucketlineError, DependencyUnavailable, InvalidSetting
 from bucketline.observability.client_spans import mongodb_call
 from bucketline.observability.metrics import STORE_SECONDS
 from bucketline.settings import MongoSettings
@@ -69,7 +69,7 @@ class DuplicateKey(BucketlineError):
         self.index = index
 
 
-class TooMuch(BucketlineError):
+class ResultTooLarge(BucketlineError):
     """What was to be read is larger than the ``limit`` in bytes that the caller set."""
 
     retry_class = "reject"
@@ -143,7 +143,7 @@ class Collection(Generic[D]):
         """At most ``limit`` documents: ``fields`` of them, or all but those that ``without`` names.
 
         ``computed`` are expressions of the server's, by the name that conditions and order may then use for them; the
-        documents have them too. :class:`TooMuch` when they have more than ``most_bytes`` together; not many more are
+        documents have them too. :class:`ResultTooLarge` when they have more than ``most_bytes`` together; not many more are
         read then.
         """
         raw = self._raw if most_bytes is None else self._raw.with_options(codec_options=_UNREAD)
@@ -160,7 +160,7 @@ class Collection(Generic[D]):
                 size += len(row.raw)
                 if size > most_bytes:
                     await found.close()
-                    raise TooMuch(most_bytes)
+                    raise ResultTooLarge(most_bytes)
                 rows.append(row.raw)
             return [cast("D", bson.decode(row, _READ)) for row in rows]
 
@@ -259,7 +259,7 @@ class Collection(Generic[D]):
                         raise
                     refused[int(fault["index"])] = _index_name(str(fault["errmsg"]))
                 if result["writeConcernErrors"]:
-                    raise StoreUnavailable("a write was not acknowledged by a majority") from error
+                    raise DependencyUnavailable("a write was not acknowledged by a majority") from error
         return BulkOutcome(
             matched=result["nMatched"],
             modified=result["nModified"],
@@ -294,7 +294,7 @@ class Collection(Generic[D]):
         with (
             mongodb_call(self._database, self._name, operation, batch),
             STORE_SECONDS.labels(self._name, operation).time(),
-            translated(),
+            map_driver_errors(),
         ):
             yield
 
@@ -321,13 +321,13 @@ class Database:
         return Collection(self._database[name])
 
     async def ping(self) -> None:
-        """Returns when the primary answered; raises :class:`StoreUnavailable` otherwise."""
-        with translated():
+        """Returns when the primary answered; raises :class:`DependencyUnavailable` otherwise."""
+        with map_driver_errors():
             await self._client.admin.command("ping")
 
     async def server_info(self) -> Mapping[str, Any]:
         """``version`` and replica-set membership, for the doctor."""
-        with translated():
+        with map_driver_errors():
             return {
                 **await self._client.admin.command("buildInfo"),
                 **await self._client.admin.command("hello"),
@@ -365,17 +365,17 @@ def _client(settings: MongoSettings) -> "AsyncIOMotorClient[Any]":
 
 
 @contextmanager
-def translated() -> Iterator[None]:
+def map_driver_errors() -> Iterator[None]:
     """Turns the driver's errors into ours."""
     try:
         yield
     except DuplicateKeyError as error:
         raise DuplicateKey(_index_name(str(error))) from error
     except (ConnectionFailure, ExecutionTimeout) as error:
-        raise StoreUnavailable(f"MongoDB did not answer: {type(error).__name__}") from error
+        raise DependencyUnavailable(f"MongoDB did not answer: {type(error).__name__}") from error
     except PyMongoError as error:
         if error.timeout or error.has_error_label("RetryableWriteError"):
-            raise StoreUnavailable(f"MongoDB did not answer: {type(error).__name__}") from error
+            raise DependencyUnavailable(f"MongoDB did not answer: {type(error).__name__}") from error
         raise
 
 

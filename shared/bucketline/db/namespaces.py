@@ -36,7 +36,7 @@ INDEXES = (
     Index("listing", [("organization_id", 1), ("created_at", -1), ("_id", -1)]),
 )
 
-MOST_NAMESPACES = 10_000
+MAX_NAMESPACES = 10_000
 
 
 class Namespaces:
@@ -53,7 +53,7 @@ class Namespaces:
         """Ids of the organisation's namespaces, newest first; only those ``within``, if any are given."""
         where = listing_filter(organization_id, within)
         found = await self.collection.find(
-            where, limit=MOST_NAMESPACES, sort=[("created_at", -1), ("_id", -1)], fields=["_id"]
+            where, limit=MAX_NAMESPACES, sort=[("created_at", -1), ("_id", -1)], fields=["_id"]
         )
         return [namespace["_id"] for namespace in found]
 

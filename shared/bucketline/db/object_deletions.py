@@ -10,10 +10,10 @@ from typing import NotRequired, TypedDict
 from pymongo import ReplaceOne
 
 from bucketline.db.mongo import Collection, Database, Index
-from bucketline.db.outbox_store import Owed, PendingDocument, PendingStore
+from bucketline.db.outbox_store import OutboxDocument, OutboxEntry, OutboxStore
 
 
-class RemovalDocument(TypedDict):
+class ObjectDeletionDocument(TypedDict):
     """``_id`` is the object's id, ``revision`` the one that all of this was read from.
 
     ``carried`` are events that the object still owed, ``event`` is its ``object.deleted``; together they become
@@ -25,10 +25,10 @@ class RemovalDocument(TypedDict):
     namespace_id: str
     revision: int
     created_at: datetime
-    carried: list[PendingDocument]
+    carried: list[OutboxDocument]
     staged: list[str]
-    event: PendingDocument
-    pending: NotRequired[list[PendingDocument]]
+    event: OutboxDocument
+    pending: NotRequired[list[OutboxDocument]]
     pending_since: NotRequired[datetime]
 
 
@@ -38,29 +38,29 @@ INDEXES = (
 )
 
 
-class _RemovalOutbox(PendingStore):
+class _DeletionOutbox(OutboxStore):
     """A removal whose events are published has done its duty."""
 
-    async def clear(self, paid: Sequence[Owed]) -> None:
+    async def clear(self, paid: Sequence[OutboxEntry]) -> None:
         ids = [owed.document_id for owed in paid]
         await self._collection.delete_many({"_id": {"$in": ids}, "pending_since": {"$exists": True}})
 
 
-class Removals:
+class ObjectDeletions:
     """The repository of removals."""
 
     def __init__(self, database: Database) -> None:
-        self.collection: Collection[RemovalDocument] = database.collection("removals")
-        self.outbox = _RemovalOutbox(database.collection("removals"))
+        self.collection: Collection[ObjectDeletionDocument] = database.collection("removals")
+        self.outbox = _DeletionOutbox(database.collection("removals"))
 
-    async def begin(self, removals: Sequence[RemovalDocument]) -> None:
+    async def begin(self, removals: Sequence[ObjectDeletionDocument]) -> None:
         """Writes the intents in one round trip.
 
         One that was read from a later revision of its object replaces an earlier one, unless that was carried out.
         """
         await self.collection.bulk([_intent(removal) for removal in removals])
 
-    async def gone(self, object_ids: Sequence[str], at: datetime) -> list[RemovalDocument]:
+    async def gone(self, object_ids: Sequence[str], at: datetime) -> list[ObjectDeletionDocument]:
         """The objects are deleted: from here on their events are owed.
 
         Returns what is owed, also where somebody else was first and has not published yet.
@@ -72,7 +72,7 @@ class Removals:
         )
         return await self.collection.find(own, limit=len(object_ids))
 
-    async def unfinished(self, before: datetime, *, limit: int) -> list[RemovalDocument]:
+    async def unfinished(self, before: datetime, *, limit: int) -> list[ObjectDeletionDocument]:
         """Intents that were written before ``before`` and not carried out, oldest first."""
         return await self.collection.find(
             {"created_at": {"$lt": before}, "pending_since": {"$exists": False}},
@@ -81,7 +81,7 @@ class Removals:
         )
 
 
-def _intent(removal: RemovalDocument) -> "ReplaceOne[RemovalDocument]":
+def _intent(removal: ObjectDeletionDocument) -> "ReplaceOne[ObjectDeletionDocument]":
     """Refused by the ``_id`` index, as an insert, where the intent that is there is to stay."""
     earlier = {"_id": removal["_id"], "revision": {"$lt": removal["revision"]}, "pending_since": {"$exists": False}}
     return ReplaceOne(earlier, removal, upsert=True)

@@ -13,9 +13,9 @@ import bson
 from pymongo import InsertOne, UpdateOne
 
 from bucketline.db.mongo import Collection, Database, Index
-from bucketline.db.outbox_store import PendingDocument, PendingStore
+from bucketline.db.outbox_store import OutboxDocument, OutboxStore
 from bucketline.domain.status import OBJECT_IN_FLIGHT, RANK_FINAL, RANK_NEW, Status
-from bucketline.events.cloudevents import Envelope
+from bucketline.events.cloudevents import CloudEvent
 from bucketline.events.models import ObjectStatusChanged
 
 SOFT_DELETED = "soft_deleted_objects"
@@ -98,7 +98,7 @@ class Mirror(TypedDict):
 class ObjectDocument(TypedDict):
     """An object as stored. ``custom`` holds the producer's root fields; ``warnings`` are those of its latest run.
 
-    ``idempotency_keys`` are those of the requests that made or changed it, the latest :data:`MOST_IDEMPOTENCY_KEYS`.
+    ``idempotency_keys`` are those of the requests that made or changed it, the latest :data:`MAX_IDEMPOTENCY_KEYS`.
     """
 
     _id: str
@@ -125,7 +125,7 @@ class ObjectDocument(TypedDict):
     unique_key: NotRequired[str]
     idempotency_keys: NotRequired[list[str]]
     content_key: NotRequired[str]
-    pending: NotRequired[list[PendingDocument]]
+    pending: NotRequired[list[OutboxDocument]]
     pending_since: NotRequired[datetime]
     trace: NotRequired[dict[str, str]]
 
@@ -184,7 +184,7 @@ class Deletion(TypedDict):
     source: str
 
 
-MOST_IDEMPOTENCY_KEYS = 20
+MAX_IDEMPOTENCY_KEYS = 20
 MAX_OBJECT_BYTES = 12 * 1024 * 1024
 """What a producer may fill of a document; the rest of MongoDB's 16 MiB is for what is added later."""
 
@@ -199,7 +199,7 @@ class Objects:
 
     def __init__(self, database: Database) -> None:
         self.collection: Collection[ObjectDocument] = database.collection("objects")
-        self.outbox = PendingStore(database.collection("objects"))
+        self.outbox = OutboxStore(database.collection("objects"))
         self.soft_deleted: Collection[ObjectDocument] = database.collection(SOFT_DELETED)
 
     async def insert(self, documents: Sequence[ObjectDocument]) -> Mapping[int, str]:
@@ -233,7 +233,7 @@ class Objects:
         object_id: str,
         revision: int,
         update: Mapping[str, object],
-        event: Envelope,
+        event: CloudEvent,
         at: datetime,
         *,
         run: int | None = None,

@@ -12,10 +12,10 @@ from typing import Any, NotRequired, TypedDict
 from pymongo import UpdateOne
 
 from bucketline.db.mongo import Collection
-from bucketline.events.cloudevents import Envelope
+from bucketline.events.cloudevents import CloudEvent
 
 
-class PendingDocument(TypedDict):
+class OutboxDocument(TypedDict):
     """An envelope as stored."""
 
     topic: NotRequired[str]
@@ -30,31 +30,33 @@ class PendingDocument(TypedDict):
 
 
 @dataclass(frozen=True)
-class Owed:
+class OutboxEntry:
     """Events that one document still owes, in order."""
 
     document_id: str
-    envelopes: tuple[Envelope, ...]
+    envelopes: tuple[CloudEvent, ...]
 
 
-def owing(document: Mapping[str, Any]) -> Owed:
+def outbox_entry_of(document: Mapping[str, Any]) -> OutboxEntry:
     """What ``document`` owes as it was read."""
-    return Owed(str(document["_id"]), tuple(Envelope.from_document(row) for row in document.get("pending", ())))
+    return OutboxEntry(
+        str(document["_id"]), tuple(CloudEvent.from_document(row) for row in document.get("pending", ()))
+    )
 
 
-class PendingStore:
+class OutboxStore:
     """The outbox side of a collection."""
 
     def __init__(self, collection: Collection[Any]) -> None:
         self._collection = collection
 
-    async def overdue(self, before: datetime, *, limit: int, without: Sequence[str] = ()) -> list[Owed]:
+    async def overdue(self, before: datetime, *, limit: int, without: Sequence[str] = ()) -> list[OutboxEntry]:
         """Return documents that owe events since before ``before``, oldest first, except those in ``without``."""
         where: dict[str, object] = {"pending_since": {"$lt": before}}
         if without:
             where["_id"] = {"$nin": list(without)}
         found = await self._collection.find(where, limit=limit, sort=[("pending_since", 1)], fields=["pending"])
-        return [owing(document) for document in found]
+        return [outbox_entry_of(document) for document in found]
 
     async def oldest(self) -> datetime | None:
         """Since when the oldest unpublished event waits."""
@@ -63,7 +65,7 @@ class PendingStore:
         )
         return found["pending_since"] if found else None
 
-    async def clear(self, paid: Sequence[Owed]) -> None:
+    async def clear(self, paid: Sequence[OutboxEntry]) -> None:
         """Forgets published events. Those added meanwhile stay.
 
         The usual case, a document that owed just what was published, is one update for all; the rest is pulled one
@@ -79,7 +81,7 @@ class PendingStore:
             await self._collection.bulk([_pull(owed) for owed in paid])
 
 
-def _pull(owed: Owed) -> UpdateOne:
+def _pull(owed: OutboxEntry) -> UpdateOne:
     published = [envelope.id for envelope in owed.envelopes]
     rest = {"$filter": {"input": "$pending", "cond": {"$not": [{"$in": ["$$this.id", published]}]}}}
     return UpdateOne(

@@ -6,23 +6,23 @@ from contextlib import contextmanager
 import pymongo
 from pymongo.errors import ExecutionTimeout, NetworkTimeout
 
-from bucketline.errors import StoreUnavailable
+from bucketline.errors import DependencyUnavailable
 
 
-class TimeIsUp(StoreUnavailable):
-    """The calls within :func:`within` took longer than they were given. The server has given them up as well."""
+class QueryTimeout(DependencyUnavailable):
+    """The calls within :func:`query_timeout` took longer than they were given. The server has given them up as well."""
 
 
 @contextmanager
-def within(seconds: float) -> Iterator[None]:
-    """All calls inside have so many seconds together; :class:`TimeIsUp` when those are over.
+def query_timeout(seconds: float) -> Iterator[None]:
+    """All calls inside have so many seconds together; :class:`QueryTimeout` when those are over.
 
-    A server that hangs looks the same. One that cannot be reached is ``StoreUnavailable``, as everywhere.
+    A server that hangs looks the same. One that cannot be reached is ``DependencyUnavailable``, as everywhere.
     """
     try:
         with pymongo.timeout(seconds):
             yield
-    except StoreUnavailable as error:
+    except DependencyUnavailable as error:
         if isinstance(error.__cause__, ExecutionTimeout | NetworkTimeout):
-            raise TimeIsUp(f"MongoDB did not finish within {seconds:g} seconds") from error
+            raise QueryTimeout(f"MongoDB did not finish within {seconds:g} seconds") from error
         raise

@@ -6,7 +6,7 @@ from typing import TypedDict
 from bucketline.db.mongo import Collection, Database, DuplicateKey, Index
 
 
-class WindowDocument(TypedDict):
+class RateLimitDocument(TypedDict):
     """``_id`` is ``<key id>:<window number>``; removed after the window's end."""
 
     _id: str
@@ -17,11 +17,11 @@ class WindowDocument(TypedDict):
 INDEXES = (Index("expiry", [("ends_at", 1)], expire_after_seconds=60),)
 
 
-class RateWindows:
+class RateLimitCounters:
     """The repository of rate windows."""
 
     def __init__(self, database: Database) -> None:
-        self.collection: Collection[WindowDocument] = database.collection("rate_windows")
+        self.collection: Collection[RateLimitDocument] = database.collection("rate_windows")
 
     async def count(self, key_id: str, window: int, ends_at: datetime) -> int:
         """Counts one request, over all replicas; how many there were in this window with it."""

@@ -7,17 +7,17 @@ from bucketline.domain.status import FAILURES, Status
 
 Stage = Mapping[str, object]
 
-NOBODY = -1
+NO_ITEM = -1
 """``lease.trying`` of a unit that is held while none of its items is worked on."""
 
 
-def taken(owner: str, *, now: datetime, until: datetime) -> Sequence[Stage]:
+def lease_update(owner: str, *, now: datetime, until: datetime) -> Sequence[Stage]:
     """A lease begins, and the one that ran out before is laid to whom it belongs.
 
     If its holder worked on one item alone, that item is a suspect; if on none, it is as good as given back.
     """
     trying = "$lease.trying"
-    idle = {"$eq": [trying, NOBODY]}
+    idle = {"$eq": [trying, NO_ITEM]}
     suspect = {"$cond": [{"$gte": [trying, 0]}, [trying], []]}  # a missing one is below every number
     return [
         {
@@ -33,7 +33,7 @@ def taken(owner: str, *, now: datetime, until: datetime) -> Sequence[Stage]:
     ]
 
 
-def recorded(rows: Mapping[int, Mapping[str, object]], *, now: datetime) -> Sequence[Stage]:
+def result_update(rows: Mapping[int, Mapping[str, object]], *, now: datetime) -> Sequence[Stage]:
     """Results are added, the first of an item stays, and the sums are taken again; with all of them it is done."""
     # An error may begin with a dollar sign: what is stored must not be read as an expression.
     results = {f"results.{place}": {"$ifNull": [f"$results.{place}", {"$literal": row}]} for place, row in rows.items()}

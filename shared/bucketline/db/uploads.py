@@ -13,7 +13,7 @@ from bucketline.domain.status import Status
 class UploadDocument(TypedDict):
     """An upload. PENDING until it is confirmed; COMPLETED from then on, FAILED when nobody confirmed it in time.
 
-    One that was deleted is :data:`BURIED`, and in no bucket, for as long as its URL still takes bytes: of it there are
+    One that was deleted is :data:`DELETED`, and in no bucket, for as long as its URL still takes bytes: of it there are
     only ``key`` and ``due_at``.
 
     ``size_bytes`` is what was announced, and after the confirmation what is there. ``file_hash`` is the client's word;
@@ -58,7 +58,7 @@ INDEXES = (
     Index("due", [("due_at", 1)], where={"due_at": {"$exists": True}}),
 )
 
-BURIED = "BURIED"
+DELETED = "BURIED"
 CONFIRMABLE = (str(Status.PENDING), str(Status.PROCESSING))
 
 
@@ -107,7 +107,7 @@ class Uploads:
         writes = [
             ReplaceOne(
                 {"_id": upload["_id"], "status": {"$nin": list(but)}},
-                {"key": upload["key"], "status": BURIED, "due_at": upload["expires_at"] + grace},
+                {"key": upload["key"], "status": DELETED, "due_at": upload["expires_at"] + grace},
             )
             for upload in uploads
         ]

@@ -43,7 +43,7 @@ def written(result: Result) -> int:
     return result.get("written", result["documents"])
 
 
-class Ending(TypedDict):
+class UnitEnd(TypedDict):
     """What the items without a result become when a unit is given up."""
 
     status: str
@@ -60,7 +60,7 @@ class Lease(TypedDict):
     trying: NotRequired[int]
 
 
-class UnitDocument(TypedDict):
+class WorkUnitDocument(TypedDict):
     """A work unit. ``results`` maps an item's place (as text) to its result; all there means ``done``.
 
     States: *held* (its batch has enough units in the works), *ready*, *leased* by a processor, *canceled* (given up:
@@ -91,13 +91,13 @@ class UnitDocument(TypedDict):
     returned: NotRequired[int]
     suspects: NotRequired[list[int]]
     wakes: NotRequired[int]
-    ending: NotRequired[Ending]
+    ending: NotRequired[UnitEnd]
     finished_at: NotRequired[datetime]
     lease: NotRequired[Lease]
     trace: NotRequired[dict[str, str]]
 
 
-def group_of(unit: UnitDocument) -> str:
+def group_of(unit: WorkUnitDocument) -> str:
     """With whom the unit shares its turns: its batch, or all that a namespace has processed at once.
 
     A unit of an older release has none: those of ``auto_process`` objects are one group then.
@@ -105,19 +105,19 @@ def group_of(unit: UnitDocument) -> str:
     return unit.get("group") or unit["batch_id"] or ""
 
 
-OPEN = ("ready", "leased", "canceled")
+OPEN_STATES = ("ready", "leased", "canceled")
 """Something is still to come."""
 
-TO_DO = ("ready", "leased")
+UNFINISHED_STATES = ("ready", "leased")
 """For processors."""
 
 KEPT = timedelta(days=30)
 """How long a unit stays after its end. Until then it tells what became of each of its objects."""
 
 UNIT_INDEXES = (
-    Index("in_works", [("moved_at", 1)], where={"state": {"$in": list(OPEN)}}),
+    Index("in_works", [("moved_at", 1)], where={"state": {"$in": list(OPEN_STATES)}}),
     Index("by_turn", [("batch_id", 1), ("turn", 1), ("state", 1), ("_id", 1)]),
-    Index("by_group", [("group", 1), ("moved_at", 1)], where={"state": {"$in": list(TO_DO)}}),
+    Index("by_group", [("group", 1), ("moved_at", 1)], where={"state": {"$in": list(UNFINISHED_STATES)}}),
     Index("membership", [("items.batch_id", 1), ("items.object_id", 1), ("items.turn", 1)], unique=True),
     Index("expiry", [("finished_at", 1)], expire_after_seconds=int(KEPT.total_seconds())),
 )

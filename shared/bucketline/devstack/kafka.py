@@ -7,7 +7,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from bucketline.devstack.cache import Progress, exclusive, silent
+from bucketline.devstack.cache import ProgressCallback, exclusive, silent
 from bucketline.devstack.ports import LOOPBACK
 from bucketline.devstack.process import ManagedProcess
 from bucketline.devstack.tansu import answers
@@ -53,7 +53,7 @@ class KafkaJars:
     folder: Path
 
 
-def kafka_jars(cache_dir: Path, progress: Progress = silent) -> KafkaJars:
+def kafka_jars(cache_dir: Path, progress: ProgressCallback = silent) -> KafkaJars:
     """The server's jars, brought by Maven once. Blocks; safe to call from several processes at once.
 
     Raises LocalStackError when Java or Maven is missing or Maven fails; checksums are compared strictly.

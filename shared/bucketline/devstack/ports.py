@@ -71,7 +71,7 @@ class _Claims:
 _claims = _Claims()
 
 
-class PortLease:
+class PortReservation:
     """Ports that are this process's until ``release`` (or its death), whether a server listens on them or not."""
 
     def __init__(self, claimed: Iterable[int], ports: Iterable[int]) -> None:
@@ -85,7 +85,7 @@ class PortLease:
         self._claimed = ()
 
 
-def reserve(count: int, *, twins: bool = False) -> PortLease:
+def reserve(count: int, *, twins: bool = False) -> PortReservation:
     """Claims ``count`` free ports; with ``twins`` also the port 10,000 above each, for SeaweedFS.
 
     Raises LocalStackError when it finds none. Another program may still bind a port before the server does:
@@ -101,14 +101,14 @@ def reserve(count: int, *, twins: bool = False) -> PortLease:
         if _claim_all(wanted):
             claimed.extend(wanted)
             ports.append(candidate)
-    lease = PortLease(claimed, ports)
+    lease = PortReservation(claimed, ports)
     if len(ports) < count:
         lease.release()
         raise LocalStackError(f"found only {len(ports)} of {count} free ports between {FIRST} and {LAST}")
     return lease
 
 
-def claim(port: int) -> PortLease:
+def claim(port: int) -> PortReservation:
     """Claim one port that was chosen before.
 
     Raises LocalStackError when it is taken, with the process that listens on it if this user may know.
@@ -119,7 +119,7 @@ def claim(port: int) -> PortLease:
             raise LocalStackError(f"port {port} of {LOOPBACK} may not be used by this user: {error.strerror}")
         other = "a local stack that is starting or stopping" if error is None else "a process of another user"
         raise LocalStackError(f"port {port} of {LOOPBACK} is taken by {listener(port) or other}")
-    return PortLease((port,), (port,))
+    return PortReservation((port,), (port,))
 
 
 def listener(port: int) -> str | None:

@@ -42,7 +42,7 @@ class S3Credentials:
 
 
 @dataclass(frozen=True, slots=True)
-class WeedPorts:
+class SeaweedFSPorts:
     """HTTP ports; master, volume and filer use the port 10,000 above for gRPC, S3 uses ``s3_grpc``."""
 
     master: int
@@ -80,14 +80,14 @@ def shard_paths() -> list[str]:
     return [paths[shard] for shard in range(FILER_SHARDS)]
 
 
-class Weed:
+class SeaweedFS:
     """SeaweedFS with its files in ``data_dir``, which may come from a run on other ports.
 
     Keys are made on the first start and kept beside the data. ``bucket`` exists and takes writes when ``start``
     returns. Only S3 asks for credentials: the other ports are open to every user of this machine.
     """
 
-    def __init__(self, binary: Binary, data_dir: Path, ports: WeedPorts, *, bucket: str) -> None:
+    def __init__(self, binary: Binary, data_dir: Path, ports: SeaweedFSPorts, *, bucket: str) -> None:
         self.ports = ports
         self._bucket = bucket
         self._data_dir = data_dir

@@ -6,15 +6,15 @@ import time
 from collections.abc import Awaitable, Callable
 
 from bucketline.devstack.server import Server
-from bucketline.devstack.service_specs import Event, Exited, Patience, Ready, Restarting
+from bucketline.devstack.service_specs import Event, Exited, Ready, Restarting, RestartPolicy
 from bucketline.errors import LocalStackError
 
-PATIENCE = Patience(first_delay=0.5, longest_delay=30.0, steady_after=30.0)
+PATIENCE = RestartPolicy(first_delay=0.5, longest_delay=30.0, steady_after=30.0)
 CHECK_INTERVAL = 15.0
 MAX_FAILED_CHECKS = 2
 
 
-class Watch:
+class ServerMonitor:
     """Watches from ``begin`` to ``end``, which come after a start and before a stop that are wanted.
 
     Restarts the server whenever it ends, and when ``needs_restart`` has said so ``MAX_FAILED_CHECKS`` times in a row;
@@ -28,7 +28,7 @@ class Watch:
         server: Server,
         on_event: Callable[[Event], None],
         *,
-        patience: Patience = PATIENCE,
+        patience: RestartPolicy = PATIENCE,
         needs_restart: Callable[[], Awaitable[bool]] | None = None,
         check_interval: float = CHECK_INTERVAL,
     ) -> None:

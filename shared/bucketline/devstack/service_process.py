@@ -7,7 +7,16 @@ from collections.abc import Callable
 
 from bucketline.devstack.process import ManagedProcess
 from bucketline.devstack.readiness import http_status
-from bucketline.devstack.service_specs import Event, Exited, GaveUp, Patience, Ready, Restarting, Service, Started
+from bucketline.devstack.service_specs import (
+    Event,
+    Exited,
+    Ready,
+    Restarting,
+    RestartPolicy,
+    RestartsExhausted,
+    Service,
+    Started,
+)
 from bucketline.errors import LocalStackError
 
 READY_PATH = "/ready"
@@ -16,7 +25,7 @@ KILL_SHARE = 0.15
 """Of the stop deadline: what is kept for SIGKILL and for collecting the dead."""
 
 
-class Instance:
+class ServiceProcess:
     """Restarts its process whenever it ends, until ``end``. Sends every change to ``on_event``.
 
     The first start is given up after a number of attempts, which fails ``first_ready``; later ones never are.
@@ -30,7 +39,7 @@ class Instance:
         *,
         on_line: Callable[[str], None],
         on_event: Callable[[Event], None],
-        patience: Patience,
+        patience: RestartPolicy,
         stop_deadline: float,
     ) -> None:
         self.name = name
@@ -115,7 +124,7 @@ class Instance:
         return await http_status(self.port, READY_PATH) == 200
 
     def _give_up(self, reason: str) -> None:
-        self._on_event(GaveUp(self.name, reason))
+        self._on_event(RestartsExhausted(self.name, reason))
         tail = self.process.output_tail()
         self.first_ready.set_exception(
             LocalStackError(f"{self.name} {reason}" + (f"; its last lines:\n{tail}" if tail else ""))

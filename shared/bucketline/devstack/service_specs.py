@@ -23,7 +23,7 @@ class Service:
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class RestartPolicy:
     """Seconds and counts of restarts.
 
     A process that keeps ending is started again after ``first_delay``, twice that, and so on up to ``longest_delay``;
@@ -87,14 +87,14 @@ class Restarting:
 
 
 @dataclass(frozen=True, slots=True)
-class GaveUp:
+class RestartsExhausted:
     """A service ended too often before it was ready once; it is not started again."""
 
     instance: str
     reason: str
 
 
-Event = Started | Waiting | Ready | Exited | Restarting | GaveUp
+Event = Started | Waiting | Ready | Exited | Restarting | RestartsExhausted
 
 
 def bucketline_services(

@@ -12,13 +12,13 @@ from typing import Literal, Self
 
 from bucketline.devstack import binaries
 from bucketline.devstack.binaries import PARTS, PartName
-from bucketline.devstack.cache import LOCK, Progress, default_cache_dir, exclusive, silent
+from bucketline.devstack.cache import LOCK, ProgressCallback, default_cache_dir, exclusive, silent
 from bucketline.devstack.kafka import Kafka, KafkaPorts, kafka_jars
 from bucketline.devstack.mongod import Mongod
-from bucketline.devstack.ports import PortLease, claim, reserve
-from bucketline.devstack.seaweedfs import Weed, WeedPorts
+from bucketline.devstack.ports import PortReservation, claim, reserve
+from bucketline.devstack.seaweedfs import SeaweedFS, SeaweedFSPorts
 from bucketline.devstack.server import Server
-from bucketline.devstack.server_monitor import Watch
+from bucketline.devstack.server_monitor import ServerMonitor
 from bucketline.devstack.service_specs import WAITING_INTERVAL, Event
 from bucketline.devstack.tansu import Tansu
 from bucketline.errors import LocalStackError
@@ -37,7 +37,7 @@ idle machine more (at 5 ms two thirds of a core, at 20 ms a quarter), more would
 
 
 @dataclass(frozen=True, slots=True)
-class S3Address:
+class S3Endpoint:
     """Where an S3 is, and the key to it."""
 
     endpoint: str
@@ -68,10 +68,10 @@ class LocalStack:
         cache_dir: Path | None = None,
         mongodb_url: str | None = None,
         kafka_bootstrap: str | None = None,
-        s3: S3Address | None = None,
+        s3: S3Endpoint | None = None,
         bucket: str = BUCKET,
         mongodb_cache_gigabytes: float = 0.5,
-        progress: Progress = silent,
+        progress: ProgressCallback = silent,
         on_event: Callable[[Event], None] | None = None,
     ) -> None:
         self._data_dir = data_dir.absolute()
@@ -88,7 +88,7 @@ class LocalStack:
         self._progress = progress
         self._on_event = on_event
         self._servers: dict[PartName, Server] = {}
-        self._watches: dict[PartName, Watch] = {}
+        self._watches: dict[PartName, ServerMonitor] = {}
         self._saved_ports: dict[PartName, int] = {}
         self._held = contextlib.ExitStack()
 
@@ -115,7 +115,7 @@ class LocalStack:
         return self._kafka_bootstrap
 
     @property
-    def s3(self) -> S3Address:
+    def s3(self) -> S3Endpoint:
         if self._s3 is None:
             raise LocalStackError("the stack has not started: S3 has no address yet")
         return self._s3
@@ -238,10 +238,10 @@ class LocalStack:
         binary = await asyncio.to_thread(binaries.obtain, binaries.S3, self._cache_dir, self._progress)
         master, volume, filer = self._hold(reserve(3, twins=True))
         (grpc,) = self._hold(reserve(1))
-        ports = WeedPorts(master=master, volume=volume, filer=filer, s3=self._port("s3"), s3_grpc=grpc)
-        weed = Weed(binary, self._data_dir / "s3", ports, bucket=self._bucket)
+        ports = SeaweedFSPorts(master=master, volume=volume, filer=filer, s3=self._port("s3"), s3_grpc=grpc)
+        weed = SeaweedFS(binary, self._data_dir / "s3", ports, bucket=self._bucket)
         await self._bring_up("s3", weed, weed.needs_restart)
-        self._s3 = S3Address(weed.endpoint, weed.credentials.access_key, weed.credentials.secret_key)
+        self._s3 = S3Endpoint(weed.endpoint, weed.credentials.access_key, weed.credentials.secret_key)
 
     async def _bring_up(
         self, part: PartName, server: Server, needs_restart: Callable[[], Awaitable[bool]] | None = None
@@ -252,7 +252,7 @@ class LocalStack:
         except OSError as error:
             raise LocalStackError(f"{part} could not start: {error}") from error
         if self._on_event is not None:
-            self._watches[part] = Watch(part, server, self._on_event, needs_restart=needs_restart)
+            self._watches[part] = ServerMonitor(part, server, self._on_event, needs_restart=needs_restart)
             self._watches[part].begin()
         self._progress(f"{part} is ready")
 
@@ -282,7 +282,7 @@ class LocalStack:
     def _port(self, part: PartName) -> int:
         """Claim the port that was given for the part, or the one that it had before, or a free one."""
         fixed, saved = self._fixed_ports.get(part), self._saved_ports.get(part)
-        lease: PortLease | None = None
+        lease: PortReservation | None = None
         if fixed is not None:
             lease = claim(fixed)
         elif saved is not None:
@@ -297,7 +297,7 @@ class LocalStack:
     def _save_ports(self) -> None:
         (self._data_dir / SAVED_PORTS).write_text(json.dumps(self._saved_ports))
 
-    def _hold(self, lease: PortLease) -> tuple[int, ...]:
+    def _hold(self, lease: PortReservation) -> tuple[int, ...]:
         self._held.callback(lease.release)
         return lease.ports
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from signal import Signals
 from typing import Self
 
-from bucketline.devstack.ports import LOOPBACK, PortLease, claim, reserve
-from bucketline.devstack.service_process import Instance
-from bucketline.devstack.service_specs import WAITING_INTERVAL, Event, Patience, Service, Waiting
+from bucketline.devstack.ports import LOOPBACK, PortReservation, claim, reserve
+from bucketline.devstack.service_process import ServiceProcess
+from bucketline.devstack.service_specs import WAITING_INTERVAL, Event, RestartPolicy, Service, Waiting
 from bucketline.errors import LocalStackError
 
 STOP_DEADLINE = 15.0
@@ -34,18 +34,18 @@ class Supervisor:
         *,
         on_line: Callable[[str, str], None] = _ignore_line,
         on_event: Callable[[Event], None] = _ignore_event,
-        patience: Patience | None = None,
+        patience: RestartPolicy | None = None,
         stop_deadline: float = STOP_DEADLINE,
-        claimed: PortLease | None = None,
+        claimed: PortReservation | None = None,
     ) -> None:
         self._claimed = claimed
         self._services = {service.name: service for service in services}
         self._on_line = on_line
         self._on_event = on_event
-        self._patience = patience or Patience()
+        self._patience = patience or RestartPolicy()
         self._stop_deadline = stop_deadline
-        self._instances: dict[str, Instance] = {}
-        self._leases: list[PortLease] = []
+        self._instances: dict[str, ServiceProcess] = {}
+        self._leases: list[PortReservation] = []
 
     async def __aenter__(self) -> Self:
         try:
@@ -125,8 +125,8 @@ class Supervisor:
             if isinstance(outcome, BaseException):
                 raise outcome
 
-    def _instance(self, name: str, service: Service, port: int) -> Instance:
-        return Instance(
+    def _instance(self, name: str, service: Service, port: int) -> ServiceProcess:
+        return ServiceProcess(
             name,
             service,
             port,
@@ -136,7 +136,7 @@ class Supervisor:
             stop_deadline=self._stop_deadline,
         )
 
-    def _named(self, name: str) -> list[Instance]:
+    def _named(self, name: str) -> list[ServiceProcess]:
         if name in self._instances:
             return [self._instances[name]]
         found = [self._instances[each] for each in self.names(name)]

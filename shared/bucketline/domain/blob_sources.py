@@ -1,6 +1,6 @@
 """Where the bytes of a blob come from: what a producer may send as ``data``, and how it is kept.
 
-A :data:`Source` is a frozen value. ``to_document`` gives a dict for MongoDB whose ``kind`` names the shape;
+A :data:`CollectionSource` is a frozen value. ``to_document`` gives a dict for MongoDB whose ``kind`` names the shape;
 :func:`from_document` is its inverse. Opening a source is the business of ``dedup``.
 
 Reading rules (section 1.2 of the contract), in this order:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, MutableMapping, Sequence
 
 
-def lookup(value: object, path: str, default: object = None) -> object:
+def get_path(value: object, path: str, default: object = None) -> object:
     """What stands at ``path``, or ``default`` where nothing does."""
     for step in path.split("."):
         if isinstance(value, Mapping):
@@ -11,16 +11,16 @@ def lookup(value: object, path: str, default: object = None) -> object:
                 return default
             value = value[step]
         elif isinstance(value, Sequence) and not isinstance(value, str | bytes) and step.isdigit():
-            place = int(step)
-            if place >= len(value):
+            set_path = int(step)
+            if set_path >= len(value):
                 return default
-            value = value[place]
+            value = value[set_path]
         else:
             return default
     return value
 
 
-def place(target: MutableMapping[str, object], path: str, value: object) -> None:
+def set_path(target: MutableMapping[str, object], path: str, value: object) -> None:
     """Sets ``value`` at ``path``, making the objects on the way; what is in the way and no object is replaced."""
     *steps, last = path.split(".")
     for step in steps:

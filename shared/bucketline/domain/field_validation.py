@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import islice
 
 from bucketline.domain.schema import MAX_FAULTS, Location
-from bucketline.errors import Fault
+from bucketline.errors import ValidationIssue
 
 RESERVED = frozenset(
     {
@@ -48,7 +48,7 @@ MAX_FREE_FORM_BYTES = 1024 * 1024
 
 def custom_faults(
     custom: Mapping[str, object], *, schema_properties: Collection[str] = (), location: Location = ("body",)
-) -> list[Fault]:
+) -> list[ValidationIssue]:
     """What is wrong with custom fields, apart from what the bucket's schema says."""
     return list(islice(_custom_faults(custom, schema_properties, location), MAX_FAULTS))
 
@@ -79,50 +79,52 @@ def name_fault(name: str) -> str | None:
     return _key_fault(name)
 
 
-def storable_faults(value: object, location: Location) -> Iterator[Fault]:
+def storable_faults(value: object, location: Location) -> Iterator[ValidationIssue]:
     """Where a JSON value cannot be kept as it was sent. Also for free-form data elsewhere, such as blob metadata."""
     return _storable_faults(value, location, 0)
 
 
-def free_form_faults(value: object, location: Location) -> list[Fault]:
+def free_form_faults(value: object, location: Location) -> list[ValidationIssue]:
     """What is wrong with data of the producer's that a record of ours keeps (a bucket's metadata), apart from objects.
 
     It is read with the record each time, and others add to some of those records: it must not fill one of them.
     """
     faults = list(islice(storable_faults(value, location), MAX_FAULTS))
     if not faults and len(json.dumps(value, ensure_ascii=False).encode()) > MAX_FREE_FORM_BYTES:
-        faults = [Fault("too_large", location, f"at most {MAX_FREE_FORM_BYTES} bytes, as JSON")]
+        faults = [ValidationIssue("too_large", location, f"at most {MAX_FREE_FORM_BYTES} bytes, as JSON")]
     return faults
 
 
-def _custom_faults(custom: Mapping[str, object], schema: Collection[str], location: Location) -> Iterator[Fault]:
+def _custom_faults(
+    custom: Mapping[str, object], schema: Collection[str], location: Location
+) -> Iterator[ValidationIssue]:
     if len(custom) > MAX_FIELDS:
-        yield Fault("too_many_fields", location, f"an object has at most {MAX_FIELDS} custom fields")
+        yield ValidationIssue("too_many_fields", location, f"an object has at most {MAX_FIELDS} custom fields")
         return
     for name, value in custom.items():
         at = (*location, shown(name))
         if is_reserved(name):
-            yield Fault("reserved", at, f"{shown(name)!r} is set by the server")
+            yield ValidationIssue("reserved", at, f"{shown(name)!r} is set by the server")
         elif name == "auto_process" and name not in schema:
-            yield Fault("extra_forbidden", at, "auto_process is a query parameter: ?auto_process=true")
+            yield ValidationIssue("extra_forbidden", at, "auto_process is a query parameter: ?auto_process=true")
         elif (reason := name_fault(name)) is not None:
-            yield Fault("field_name", at, reason)
+            yield ValidationIssue("field_name", at, reason)
         else:
             yield from _storable_faults(value, at, 1)
 
 
-def _storable_faults(value: object, location: Location, depth: int) -> Iterator[Fault]:
+def _storable_faults(value: object, location: Location, depth: int) -> Iterator[ValidationIssue]:
     if isinstance(value, str):
         if not _is_unicode(value):
-            yield Fault("string_unicode", location, "not valid Unicode")
+            yield ValidationIssue("string_unicode", location, "not valid Unicode")
     elif isinstance(value, float):
         if not math.isfinite(value):
-            yield Fault("finite_number", location, "a number must be finite")
+            yield ValidationIssue("finite_number", location, "a number must be finite")
     elif isinstance(value, int):
         if not -(2**63) <= value < 2**63:
-            yield Fault("int_size", location, "a whole number has at most 64 bits")
+            yield ValidationIssue("int_size", location, "a whole number has at most 64 bits")
     elif depth >= MAX_DEPTH and isinstance(value, dict | list):
-        yield Fault("too_deep", location, f"nested deeper than {MAX_DEPTH} levels")
+        yield ValidationIssue("too_deep", location, f"nested deeper than {MAX_DEPTH} levels")
     elif isinstance(value, list):
         for index, item in enumerate(value):
             yield from _storable_faults(item, (*location, index), depth + 1)
@@ -130,7 +132,7 @@ def _storable_faults(value: object, location: Location, depth: int) -> Iterator[
         for key, item in value.items():
             at = (*location, shown(key))
             if (reason := _key_fault(key)) is not None:
-                yield Fault("field_name", at, reason)
+                yield ValidationIssue("field_name", at, reason)
             else:
                 yield from _storable_faults(item, at, depth + 1)
 

@@ -40,7 +40,7 @@ from bucketline.domain.moments import MOMENTS, Moments, moment_key
 from bucketline.domain.safe_regex import UnsafePattern, translate
 from bucketline.domain.schema import MAX_FAULTS, Location, is_date, is_datetime
 from bucketline.domain.sorting import path_fault
-from bucketline.errors import Fault, ValidationFailed
+from bucketline.errors import ValidationFailed, ValidationIssue
 
 MAX_NESTING = 10
 MAX_CONDITIONS = 200
@@ -138,14 +138,14 @@ class _Refused(Exception):
 
     def __init__(self, kind: str, location: Location, message: str) -> None:
         super().__init__(message)
-        self.fault = Fault(kind, location, message)
+        self.fault = ValidationIssue(kind, location, message)
 
 
 class _Reader:
     """Collects faults, so that all of them are told at once. What is faulty is left out of the result."""
 
     def __init__(self, dates: frozenset[str], exact: frozenset[str], moments: Moments) -> None:
-        self.faults: list[Fault] = []
+        self.faults: list[ValidationIssue] = []
         self._moments = moments
         self._dates = dates
         self._exact = exact

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from bucketline.errors import AlreadyExists, ApiError, BadRequest, Fault, Json, NotFound, ValidationFailed
+from bucketline.errors import AlreadyExists, ApiError, BadRequest, Json, NotFound, ValidationFailed, ValidationIssue
 
 Policy = Literal["insert", "update", "upsert"]
 
@@ -15,12 +15,12 @@ POLICIES: tuple[Policy, ...] = (INSERT, UPDATE, UPSERT)
 
 
 @dataclass(frozen=True)
-class Insert:
+class InsertNew:
     """Make a new object."""
 
 
 @dataclass(frozen=True)
-class Update:
+class UpdateExisting:
     """Change the object that has the key; it keeps its id."""
 
     object_id: str
@@ -33,7 +33,7 @@ class Refuse:
     error: ApiError
 
 
-Decision = Insert | Update | Refuse
+Decision = InsertNew | UpdateExisting | Refuse
 
 
 def resolve_policy(
@@ -56,7 +56,7 @@ def resolve_policy(
         )
     message = "the bucket has a unique_key: pass ?policy= or set unique_key.default_policy"
     if missing == 422:
-        raise ValidationFailed([Fault("missing", ("query", "policy"), message)], code="policy_required")
+        raise ValidationFailed([ValidationIssue("missing", ("query", "policy"), message)], code="policy_required")
     raise BadRequest(message, code="policy_required", details={"bucket_id": bucket_id, "allowed": list(POLICIES)})
 
 
@@ -67,8 +67,8 @@ def decide(policy: Policy, existing_object_id: str | None, unique_key: Mapping[s
     word, and whoever loses there reads again and asks again.
     """
     if existing_object_id is None:
-        return Refuse(key_not_found(unique_key)) if policy == UPDATE else Insert()
-    return Refuse(key_taken(existing_object_id, unique_key)) if policy == INSERT else Update(existing_object_id)
+        return Refuse(key_not_found(unique_key)) if policy == UPDATE else InsertNew()
+    return Refuse(key_taken(existing_object_id, unique_key)) if policy == INSERT else UpdateExisting(existing_object_id)
 
 
 def key_taken(existing_object_id: str, unique_key: Mapping[str, Json]) -> AlreadyExists:

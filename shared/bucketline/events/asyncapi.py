@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from bucketline import __version__
-from bucketline.events.models import CATALOG, Event
+from bucketline.events.models import EVENT_TYPES, Event
 from bucketline.events.topics import TOPICS, Topic
 from bucketline.settings import SERVICES, ServiceName
 
@@ -43,7 +43,7 @@ def asyncapi(prefix: str) -> Json:
         "defaultContentType": "application/json",
         "channels": {topic.name: _channel(topic, prefix) for topic in TOPICS},
         "operations": dict(_operations()),
-        "components": {"messages": {_name(event): _message(event) for event in CATALOG}},
+        "components": {"messages": {_name(event): _message(event) for event in EVENT_TYPES}},
     }
 
 

@@ -12,8 +12,8 @@ import orjson
 from pydantic import ValidationError
 
 from bucketline.clock import wire_time
-from bucketline.errors import Poison, RecordError
-from bucketline.events.models import BY_TYPE, NAMESPACE, Event
+from bucketline.errors import NonRetryableError, ProcessingError
+from bucketline.events.models import EVENT_TYPES_BY_NAME, NAMESPACE, Event
 from bucketline.events.topics import topic_of
 
 Headers = tuple[tuple[str, bytes], ...]
@@ -25,7 +25,7 @@ REPLAY = "/bucketline/replay"
 
 
 @dataclass(frozen=True, slots=True)
-class Envelope:
+class CloudEvent:
     """One event ready for the wire. ``data`` is its JSON; ``trace`` holds W3C trace headers of its cause.
 
     ``topic``, without the deployment's prefix, is where it goes. It is kept with the event: an outbox is emptied by
@@ -70,11 +70,11 @@ class Envelope:
         }
 
     @classmethod
-    def from_document(cls, document: Mapping[str, object]) -> "Envelope":
+    def from_document(cls, document: Mapping[str, object]) -> "CloudEvent":
         trace = document.get("trace")
         return cls(
             # What was stored before topics were kept is of a type that is still known.
-            topic=str(document.get("topic") or topic_of(BY_TYPE[str(document["type"])]).name),
+            topic=str(document.get("topic") or topic_of(EVENT_TYPES_BY_NAME[str(document["type"])]).name),
             id=str(document["id"]),
             source=str(document["source"]),
             type=str(document["type"]),
@@ -86,9 +86,9 @@ class Envelope:
         )
 
 
-def wrap(event: Event, *, id: str, source: str, at: datetime, trace: Mapping[str, str] | None = None) -> Envelope:  # noqa: A002
+def wrap(event: Event, *, id: str, source: str, at: datetime, trace: Mapping[str, str] | None = None) -> CloudEvent:  # noqa: A002
     """The envelope of ``event``. ``source`` names the service, e.g. ``/bucketline/ingest-api``."""
-    return Envelope(
+    return CloudEvent(
         topic=topic_of(type(event)).name,
         id=id,
         source=source,
@@ -102,7 +102,7 @@ def wrap(event: Event, *, id: str, source: str, at: datetime, trace: Mapping[str
 
 
 @dataclass(frozen=True, slots=True)
-class Received:
+class ReceivedEvent:
     """A record that was understood. ``partition`` and ``offset`` say where it was read, -1 where that is not known."""
 
     event: Event
@@ -113,7 +113,7 @@ class Received:
     offset: int = -1
 
 
-class UnknownType(RecordError):
+class UnknownEventType(ProcessingError):
     """An event of ours whose type this version does not know: a newer version, running beside this one, said it."""
 
     retry_class = "reject"
@@ -129,42 +129,44 @@ def unwrap(
     *,
     partition: int = -1,
     offset: int = -1,
-) -> Received:
+) -> ReceivedEvent:
     """Reads a record of ours, in binary mode or (from other publishers) in structured mode.
 
     Tolerant of headers that are null or not UTF-8, as long as the attributes themselves can be read, and of fields that
-    this version does not know. Raises :class:`UnknownType` for a type in our namespace that is not in the catalog, and
-    :class:`Poison` for everything else, saying what is wrong.
+    this version does not know. Raises :class:`UnknownEventType` for a type in our namespace that is not in the catalog, and
+    :class:`NonRetryableError` for everything else, saying what is wrong.
     """
     attributes = {name: _text(raw) for name, raw in headers or () if raw is not None}
     if value is None:
-        raise Poison("the record has no value")
+        raise NonRetryableError("the record has no value")
     try:
         payload = orjson.loads(value)
     except orjson.JSONDecodeError as error:
-        raise Poison(f"the value is not JSON: {error}") from error
+        raise NonRetryableError(f"the value is not JSON: {error}") from error
     if (attributes.get("content-type") or "").startswith("application/cloudevents+json"):
         attributes, payload = _structured(payload)
     kind = attributes.get("ce_type")
     if not kind:
-        raise Poison("the record has no readable ce_type header")
-    event_class = BY_TYPE.get(kind)
+        raise NonRetryableError("the record has no readable ce_type header")
+    event_class = EVENT_TYPES_BY_NAME.get(kind)
     if event_class is None:
-        raise UnknownType(kind) if kind.startswith(NAMESPACE) else Poison(f"unknown event type {kind!r}")
+        raise (
+            UnknownEventType(kind) if kind.startswith(NAMESPACE) else NonRetryableError(f"unknown event type {kind!r}")
+        )
     identity, source = attributes.get("ce_id"), attributes.get("ce_source")
     if not identity or not source:
-        raise Poison("the record has no readable ce_id or ce_source header")
+        raise NonRetryableError("the record has no readable ce_id or ce_source header")
     try:
         event = event_class.model_validate(payload)
     except ValidationError as error:
-        raise Poison(f"not a {kind}: {error.errors(include_url=False, include_input=False)}") from error
+        raise NonRetryableError(f"not a {kind}: {error.errors(include_url=False, include_input=False)}") from error
     trace = {name: found for name in ("traceparent", "tracestate") if (found := attributes.get(name))}
-    return Received(event=event, id=identity, source=source, trace=trace, partition=partition, offset=offset)
+    return ReceivedEvent(event=event, id=identity, source=source, trace=trace, partition=partition, offset=offset)
 
 
 def _structured(payload: object) -> tuple[dict[str, str | None], object]:
     if not isinstance(payload, dict):
-        raise Poison("a structured CloudEvent must be a JSON object")
+        raise NonRetryableError("a structured CloudEvent must be a JSON object")
     attributes = {f"ce_{name}": str(found) for name, found in payload.items() if name != "data"}
     trace = {name: str(payload[name]) for name in ("traceparent", "tracestate") if name in payload}
     return {**attributes, **trace}, payload.get("data")

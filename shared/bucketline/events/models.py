@@ -170,7 +170,7 @@ class BatchCompleted(BatchEvent):
     completed_at: datetime
 
 
-class WorkReady(Event):
+class WorkUnitReady(Event):
     """A work unit waits for a processor. The unit itself is state; this only wakes somebody."""
 
     type: ClassVar[str] = "bucketline.work.ready.v1"
@@ -181,7 +181,7 @@ class WorkReady(Event):
     size: int
 
 
-CATALOG: tuple[type[Event], ...] = (
+EVENT_TYPES: tuple[type[Event], ...] = (
     ObjectCreated,
     ObjectUpdated,
     ObjectDeleted,
@@ -189,7 +189,7 @@ CATALOG: tuple[type[Event], ...] = (
     BatchSubmitted,
     BatchCanceled,
     BatchCompleted,
-    WorkReady,
+    WorkUnitReady,
     ObjectStatusChanged,
 )
-BY_TYPE: dict[str, type[Event]] = {event.type: event for event in CATALOG}
+EVENT_TYPES_BY_NAME: dict[str, type[Event]] = {event.type: event for event in EVENT_TYPES}

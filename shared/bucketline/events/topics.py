@@ -13,7 +13,7 @@ from bucketline.events.models import (
     ObjectMirrored,
     ObjectStatusChanged,
     ObjectUpdated,
-    WorkReady,
+    WorkUnitReady,
 )
 from bucketline.settings import ServiceName
 
@@ -97,7 +97,7 @@ BATCHES = Topic(
 )
 WORK = Topic(
     name="batches.work.v1",
-    events=(WorkReady,),
+    events=(WorkUnitReady,),
     key="unit_id",
     partitions=24,
     retention_ms=DAY_MS,

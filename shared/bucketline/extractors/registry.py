@@ -15,7 +15,7 @@ from importlib.metadata import EntryPoint, entry_points
 from itertools import islice
 from typing import cast
 
-from bucketline.errors import Fault, ValidationFailed
+from bucketline.errors import ValidationFailed, ValidationIssue
 from bucketline.extractors.api import Extractor, ExtractorInfo
 
 GROUP = "bucketline.extractors"
@@ -30,7 +30,7 @@ class UnknownExtractor(ValidationFailed):
 
     def __init__(self, name: str, known: Sequence[str]) -> None:
         message = f"no extractor '{name}' is installed; there are: {', '.join(known) or 'none'}"
-        super().__init__([Fault("unknown_extractor", ("body", "feature_extractor"), message)])
+        super().__init__([ValidationIssue("unknown_extractor", ("body", "feature_extractor"), message)])
         self.message = message
         self.args = (message,)
 
@@ -128,7 +128,7 @@ def validate_parameters(info: ExtractorInfo, parameters: Mapping[str, object]) -
     filled = cast("dict[str, object]", _as_meant(info.parameters_schema, dict(parameters)))
     errors = Draft202012Validator(info.parameters_schema).iter_errors(filled)
     faults = [
-        Fault("extractor_parameter", (*_AT, *error.absolute_path), error.message[:500])
+        ValidationIssue("extractor_parameter", (*_AT, *error.absolute_path), error.message[:500])
         for error in islice(errors, MAX_FAULTS)
     ]
     if faults:

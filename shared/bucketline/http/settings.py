@@ -10,10 +10,10 @@ from pydantic.networks import IPvAnyNetwork
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from bucketline.http.ssrf import GuardPolicy
-from bucketline.settings import Block
+from bucketline.settings import SettingsBase
 
 
-def words(value: object) -> object:
+def split_list(value: object) -> object:
     """A list in the environment: JSON, or words with commas in between."""
     if not isinstance(value, str):
         return value
@@ -25,27 +25,27 @@ def words(value: object) -> object:
 def _ports(value: object) -> object:
     """Ports as numbers, as ranges (``8000-8999``), or ``*`` for all."""
     found: list[int] = []
-    for word in value if isinstance(value := words(value), Sequence | frozenset) else [value]:
+    for word in value if isinstance(value := split_list(value), Sequence | frozenset) else [value]:
         first, _, last = ("1", "-", "65535") if word == "*" else str(word).partition("-")
         found += range(int(first), int(last or first) + 1)
     return frozenset(found)
 
 
-Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(words)]
-Networks = Annotated[tuple[IPvAnyNetwork, ...], NoDecode, BeforeValidator(words)]
+StringList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_list)]
+Networks = Annotated[tuple[IPvAnyNetwork, ...], NoDecode, BeforeValidator(split_list)]
 Ports = Annotated[frozenset[Annotated[int, Field(ge=1, le=65535)]], NoDecode, BeforeValidator(_ports)]
 
 
-class OutboundSettings(Block):
+class OutboundSettings(SettingsBase):
     """Public addresses on the usual ports, unless more is allowed here. See :class:`GuardPolicy`."""
 
     model_config = SettingsConfigDict(env_prefix="BUCKETLINE_OUTBOUND_")
 
-    allow_hosts: Words = ()
+    allow_hosts: StringList = ()
     """Names or patterns (``*.example``) that may resolve to private addresses, never to link-local or metadata ones."""
     allow_networks: Networks = ()
     """Networks that may be reached although they are not public."""
-    only_hosts: Words = ()
+    only_hosts: StringList = ()
     """If set, no other host may be called."""
     allowed_ports: Ports = frozenset({80, 443})
     """Ports, ranges (``8000-8999``), or ``*``."""

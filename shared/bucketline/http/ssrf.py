@@ -24,7 +24,7 @@ from yarl import URL
 from bucketline.domain.blob_sources import MAX_URL_LENGTH
 from bucketline.http.errors import AddressRefused
 
-Address = IPv4Address | IPv6Address
+IpAddress = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
 
@@ -59,7 +59,7 @@ class CheckedUrl:
     host: str
     port: int
     target: str
-    address: Address | None = None
+    address: IpAddress | None = None
 
     @property
     def netloc_host(self) -> str:
@@ -112,7 +112,7 @@ def check_url(url: str, policy: GuardPolicy) -> CheckedUrl:
     return CheckedUrl(scheme=scheme, host=host, port=port, target=target, address=address)
 
 
-def check_address(address: Address | str, policy: GuardPolicy, *, host: str = "") -> Address:
+def check_address(address: IpAddress | str, policy: GuardPolicy, *, host: str = "") -> IpAddress:
     """The address, if a connection to it may be made for ``host``. Any doubt is a no."""
     if isinstance(address, str):
         try:
@@ -155,7 +155,7 @@ def check_redirect(source: CheckedUrl, location: str, policy: GuardPolicy) -> Ch
     return target
 
 
-def _host(raw: str) -> tuple[str, Address | None]:
+def _host(raw: str) -> tuple[str, IpAddress | None]:
     if raw.startswith("["):
         try:
             literal = IPv6Address(raw[1:-1])
@@ -215,7 +215,7 @@ def _embedded(address: IPv6Address) -> Iterator[IPv4Address]:
         yield low
 
 
-def _within(address: Address, networks: tuple[Network, ...]) -> bool:
+def _within(address: IpAddress, networks: tuple[Network, ...]) -> bool:
     return any(address.version == net.version and address in net for net in networks)
 
 

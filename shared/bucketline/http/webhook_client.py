@@ -16,12 +16,12 @@ from bucketline.http.errors import AddressRefused, PostFailed
 from bucketline.http.resolver import GuardedResolver, SystemResolver
 from bucketline.http.ssrf import GuardPolicy, check_url
 
-__all__ = ["AddressRefused", "PostFailed", "Poster"]
+__all__ = ["AddressRefused", "PostFailed", "WebhookClient"]
 
 USER_AGENT = "bucketline/1"
 
 
-class Poster:
+class WebhookClient:
     """Posts JSON. One for the whole service, as an async context manager."""
 
     def __init__(self, policy: GuardPolicy, *, seconds: float, connections: int = 50) -> None:

@@ -24,9 +24,9 @@ from typing import Protocol, cast
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from bucketline.clock import Clock
-from bucketline.errors import Poison, RecordError, StoreUnavailable
-from bucketline.events.cloudevents import Received, UnknownType, unwrap
-from bucketline.kafka.dead_letters import LONGEST_ERROR, Parking, Reason
+from bucketline.errors import DependencyUnavailable, NonRetryableError, ProcessingError
+from bucketline.events.cloudevents import ReceivedEvent, UnknownEventType, unwrap
+from bucketline.kafka.dead_letters import MAX_ERROR, Parking, Reason
 from bucketline.kafka.offset_committer import Commits, Record
 from bucketline.kafka.retry import Attempts, Handler, RetryPolicy
 from bucketline.observability.logging import get_logger
@@ -34,7 +34,7 @@ from bucketline.observability.metrics import BATCH_SECONDS, BATCH_SIZE, PARKED, 
 
 log = get_logger(__name__)
 
-MOST_IGNORED = 100
+MAX_IGNORED = 100
 """Unknown types that are told of in the log, each once."""
 
 FINISH_SECONDS = 5.0
@@ -130,7 +130,7 @@ class Intake:
         try:
             with BATCH_SECONDS.labels(self.topic).time():
                 return await self.handle(records)
-        except StoreUnavailable as error:
+        except DependencyUnavailable as error:
             log.warning("not handled now, trying again", topic=self.topic, records=len(records), error=error.message)
         except Exception:
             log.exception("not handled, trying again", topic=self.topic, records=len(records))
@@ -166,18 +166,18 @@ class Intake:
     async def handle(self, records: Sequence[Record]) -> Sequence[Record]:
         """Handles, ignores or parks records, and returns those that it did not come to.
 
-        Raises ``StoreUnavailable`` when none of that is possible now.
+        Raises ``DependencyUnavailable`` when none of that is possible now.
         """
         BATCH_SIZE.labels(self.topic).observe(len(records))
         since, until = self._clock.now(), time.monotonic() + self._policy.one_by_one
-        readable: list[tuple[Record, Received]] = []
-        unreadable: list[tuple[Record, Poison]] = []
+        readable: list[tuple[Record, ReceivedEvent]] = []
+        unreadable: list[tuple[Record, NonRetryableError]] = []
         for record in records:
             try:
                 received = unwrap(record.value, record.headers, partition=record.partition, offset=record.offset)
-            except UnknownType as error:
+            except UnknownEventType as error:
                 self._ignore(error)
-            except Poison as error:
+            except NonRetryableError as error:
                 unreadable.append((record, error))
             else:
                 readable.append((record, received))
@@ -190,7 +190,7 @@ class Intake:
         return left
 
     async def _handle(
-        self, readable: Sequence[tuple[Record, Received]], since: datetime, until: float
+        self, readable: Sequence[tuple[Record, ReceivedEvent]], since: datetime, until: float
     ) -> Sequence[Record]:
         if len(readable) == 1:
             await self._handle_one(*readable[0], self._policy, 0, since)
@@ -198,7 +198,7 @@ class Intake:
         tries = Attempts(self._handler, self.topic, self.group, self._policy)
         try:
             await tries.run([received for _, received in readable])
-        except StoreUnavailable:
+        except DependencyUnavailable:
             raise
         except Exception as error:
             log.warning("handling one by one", topic=self.topic, records=len(readable), error=repr(error))
@@ -207,7 +207,7 @@ class Intake:
         return []
 
     async def _one_by_one(
-        self, readable: Sequence[tuple[Record, Received]], before: int, since: datetime, until: float
+        self, readable: Sequence[tuple[Record, ReceivedEvent]], before: int, since: datetime, until: float
     ) -> Sequence[Record]:
         """At least one of them is dealt with, or it raises."""
         policy = replace(self._policy, attempts=2, budget=self._policy.budget / 2)
@@ -218,7 +218,7 @@ class Intake:
                 return left
             try:
                 await self._handle_one(record, received, policy, before, since)
-            except StoreUnavailable as error:
+            except DependencyUnavailable as error:
                 if not place:
                     raise
                 log.warning("not all handled now", topic=self.topic, left=len(left), error=error.message)
@@ -226,23 +226,23 @@ class Intake:
         return []
 
     async def _handle_one(
-        self, record: Record, received: Received, policy: RetryPolicy, before: int, since: datetime
+        self, record: Record, received: ReceivedEvent, policy: RetryPolicy, before: int, since: datetime
     ) -> None:
         """``before``: how often it was tried already, in larger company."""
         tries = Attempts(self._handler, self.topic, self.group, policy)
         try:
             await tries.run([received])
-        except StoreUnavailable:
+        except DependencyUnavailable:
             raise
         except Exception as error:
             await self._park(record, error, attempts=before + tries.made, since=since)
         else:
             RECORDS.labels(self.topic, "handled").inc()
 
-    def _ignore(self, error: UnknownType) -> None:
+    def _ignore(self, error: UnknownEventType) -> None:
         """In a rolling upgrade the old version sees many of these; its records are another's to handle."""
         RECORDS.labels(self.topic, "ignored").inc()
-        if error.kind not in self._ignored and len(self._ignored) < MOST_IGNORED:
+        if error.kind not in self._ignored and len(self._ignored) < MAX_IGNORED:
             self._ignored.add(error.kind)
             log.warning("events of a newer version are ignored", topic=self.topic, type=error.kind)
 
@@ -250,16 +250,16 @@ class Intake:
         reason = Reason(error=error, attempts=attempts, group=self.group, first_at=since, at=self._clock.now())
         try:
             await self._parking.park(record, reason)
-        except RecordError as refused:
+        except ProcessingError as refused:
             # Neither handled nor parked: it stays where it is, and the lag shows it.
-            raise StoreUnavailable(f"the parking topic cannot be written: {refused.message}") from refused
+            raise DependencyUnavailable(f"the parking topic cannot be written: {refused.message}") from refused
         log.error(
             "parked a record",
             topic=record.topic,
             partition=record.partition,
             offset=record.offset,
             attempts=attempts,
-            error=repr(error)[:LONGEST_ERROR],
+            error=repr(error)[:MAX_ERROR],
         )
         RECORDS.labels(self.topic, "parked").inc()
 

@@ -25,7 +25,7 @@ from bucketline.kafka.client_config import security
 from bucketline.kafka.consumer_monitor import Watchdog, Watched
 from bucketline.kafka.dead_letters import KafkaParking
 from bucketline.kafka.publisher import KafkaPublisher
-from bucketline.kafka.retry import LONGEST_POLL, Handler, RetryPolicy
+from bucketline.kafka.retry import MAX_POLL, Handler, RetryPolicy
 from bucketline.kafka.topic_admin import ensure_topics
 from bucketline.observability.logging import get_logger
 from bucketline.settings import KafkaSettings, ServiceName
@@ -33,7 +33,7 @@ from bucketline.settings import KafkaSettings, ServiceName
 log = get_logger(__name__)
 
 GRACEFUL_SECONDS = 15.0
-LONGEST_PAUSE = 5.0
+MAX_PAUSE = 5.0
 
 
 class Bus:
@@ -88,7 +88,7 @@ class Bus:
             fetch_max_wait_ms=self._settings.fetch_max_wait_ms,
             session_timeout_ms=self._settings.session_timeout_ms,
             heartbeat_interval_ms=self._settings.heartbeat_interval_ms,
-            max_poll_interval_ms=round(LONGEST_POLL * 1000),
+            max_poll_interval_ms=round(MAX_POLL * 1000),
             listener=_SettleFirst(intake),
             parser=_tolerant,
             decoder=_undecoded,
@@ -120,7 +120,7 @@ class Bus:
         # No limit to the tries but the end of the service: readiness and the log tell that it is not connected.
         async for attempt in AsyncRetrying(
             retry=retry_if_exception_type(Exception),
-            wait=wait_random_exponential(multiplier=0.2, max=LONGEST_PAUSE),
+            wait=wait_random_exponential(multiplier=0.2, max=MAX_PAUSE),
             before_sleep=lambda state: log.warning("waiting for the broker", error=repr(_reason(state))),
         ):
             with attempt:

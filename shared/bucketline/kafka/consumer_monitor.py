@@ -23,7 +23,7 @@ from structlog.contextvars import bound_contextvars
 
 from bucketline.errors import BucketlineError
 from bucketline.kafka.batch_consumer import Intake
-from bucketline.kafka.retry import LONGEST_POLL
+from bucketline.kafka.retry import MAX_POLL
 from bucketline.kafka.topic_admin import ensure_topics
 from bucketline.observability.logging import get_logger
 from bucketline.observability.metrics import JOINED, LAG
@@ -121,7 +121,7 @@ class Watchdog:
 
     def _is_hung(self, state: _State) -> bool:
         since = state.intake.busy_since
-        return since is not None and self._clock() - since > LONGEST_POLL
+        return since is not None and self._clock() - since > MAX_POLL
 
     def _is_member(self, state: _State) -> bool:
         settled = state.intake.joined and not state.intake.rebalancing

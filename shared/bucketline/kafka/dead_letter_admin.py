@@ -18,8 +18,8 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
-from bucketline.db.job_cursors import Place, Places
-from bucketline.errors import Poison, Transient
+from bucketline.db.job_cursors import GcCursor, JobCursors
+from bucketline.errors import NonRetryableError, RetryableError
 from bucketline.events.topics import parked_from, parking_topics
 from bucketline.kafka.client_config import client_options
 from bucketline.kafka.dead_letters import INCOMPLETE, PREFIX
@@ -80,13 +80,13 @@ class Replayed:
 
 
 class ParkedRecords:
-    """Raises :class:`~bucketline.errors.Transient` when the broker does not answer, ``StoreUnavailable`` when MongoDB
+    """Raises :class:`~bucketline.errors.RetryableError` when the broker does not answer, ``StoreUnavailable`` when MongoDB
     does not.
 
     ``only`` limits everything to parking topics whose name contains it.
     """
 
-    def __init__(self, settings: KafkaSettings, places: Places, *, only: str | None = None) -> None:
+    def __init__(self, settings: KafkaSettings, places: JobCursors, *, only: str | None = None) -> None:
         self._settings = settings
         self._places = places
         self._only = only
@@ -128,10 +128,10 @@ class ParkedRecords:
     async def replay_one(self, row: Parked) -> None:
         """Sends one record back, whether it was replayed before or not; the place of the next replay stays.
 
-        Raises :class:`~bucketline.errors.Poison` for one that is incomplete.
+        Raises :class:`~bucketline.errors.NonRetryableError` for one that is incomplete.
         """
         if row.incomplete is not None:
-            raise Poison(f"this record was not parked whole: {row.incomplete}")
+            raise NonRetryableError(f"this record was not parked whole: {row.incomplete}")
         async with KafkaPublisher(self._settings) as publisher:
             await publisher.publish_raw([(row.topic, row.key, row.value, row.headers)])
 
@@ -142,7 +142,7 @@ class ParkedRecords:
             return
         whole = [row for row in rows if row.incomplete is None]
         await publisher.publish_raw([(row.topic, row.key, row.value, row.headers) for row in whole])
-        await self._places.put(_work(partition), Place(logged=(rows[-1].offset + 1, rows[-1].at)))
+        await self._places.put(_work(partition), GcCursor(logged=(rows[-1].offset + 1, rows[-1].at)))
         outcome.passed += len(rows) - len(whole)
         for row in whole:
             outcome.topics[row.topic] = outcome.topics.get(row.topic, 0) + 1
@@ -175,7 +175,7 @@ class ParkedRecords:
             finally:
                 await consumer.stop()
         except (KafkaError, TimeoutError) as error:
-            raise Transient(f"the broker did not answer: {type(error).__name__}") from error
+            raise RetryableError(f"the broker did not answer: {type(error).__name__}") from error
 
     async def _done(self, consumer: AIOKafkaConsumer, partition: TopicPartition, first: int, end: int) -> int:
         """The place of the replays in this very log: a broker that lost its data begins another under the same name."""

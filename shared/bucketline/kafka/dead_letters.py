@@ -11,8 +11,8 @@ from typing import Protocol
 from aiokafka import ConsumerRecord
 
 from bucketline.clock import wire_time
-from bucketline.errors import StoreUnavailable
-from bucketline.events.cloudevents import Envelope
+from bucketline.errors import DependencyUnavailable
+from bucketline.events.cloudevents import CloudEvent
 from bucketline.events.topics import parking_topic
 from bucketline.kafka.publisher import KafkaPublisher, RawHeaders
 from bucketline.observability.logging import get_logger
@@ -24,8 +24,8 @@ PREFIX = "bucketline-parked-"
 INCOMPLETE = f"{PREFIX}incomplete"
 """A header that says why what is parked is not the record as it came. It must not be replayed."""
 
-LONGEST_ERROR = 2000
-LONGEST_CUT = 64 * 1024
+MAX_ERROR = 2000
+MAX_CUT = 64 * 1024
 """Bytes that are kept of a value, a key, and all headers of a record that could not be parked whole."""
 
 
@@ -44,7 +44,7 @@ class Parking(Protocol):
     """Takes records out of the way without losing them."""
 
     async def park(self, record: "ConsumerRecord[bytes, bytes]", reason: Reason) -> None:
-        """Returns when the record is safely parked; raises a :class:`~bucketline.errors.RecordError` otherwise."""
+        """Returns when the record is safely parked; raises a :class:`~bucketline.errors.ProcessingError` otherwise."""
         ...
 
 
@@ -62,15 +62,15 @@ class KafkaParking:
         key = b"" if record.key is None and record.value is None else record.key
         try:
             await self._publisher.publish_raw([(topic, key, record.value, [*record.headers, *context])])
-        except StoreUnavailable:
+        except DependencyUnavailable:
             raise
         except Exception as error:
             log.warning("a record is parked without all of its value", topic=record.topic, error=repr(error))
             value, headers = _cut(record, error)
-            await self._publisher.publish_raw([(topic, key and key[:LONGEST_CUT], value, [*headers, *context])])
+            await self._publisher.publish_raw([(topic, key and key[:MAX_CUT], value, [*headers, *context])])
         PARKED.labels(record.topic, reason.group).inc()
 
-    async def park_event(self, topic: str, envelope: Envelope, reason: Reason) -> None:
+    async def park_event(self, topic: str, envelope: CloudEvent, reason: Reason) -> None:
         """Parks an event that its consumer says itself, for work that outlived the record: replayed, it comes again.
 
         ``topic`` is the one to be replayed to. Raises ``Transient`` when it may not be parked.
@@ -83,10 +83,10 @@ class KafkaParking:
 
 def _cut(record: "ConsumerRecord[bytes, bytes]", error: Exception) -> tuple[bytes | None, RawHeaders]:
     """Value and headers of what is parked instead of the record."""
-    why = f"cut, the value had {len(record.value or b'')} bytes: {error}"[:LONGEST_ERROR]
-    small = sum(len(name) + len(value or b"") for name, value in record.headers) <= LONGEST_CUT
+    why = f"cut, the value had {len(record.value or b'')} bytes: {error}"[:MAX_ERROR]
+    small = sum(len(name) + len(value or b"") for name, value in record.headers) <= MAX_CUT
     kept = record.headers if small else ()
-    return record.value and record.value[:LONGEST_CUT], [*kept, (INCOMPLETE, why.encode(errors="replace"))]
+    return record.value and record.value[:MAX_CUT], [*kept, (INCOMPLETE, why.encode(errors="replace"))]
 
 
 def context_headers(record: "ConsumerRecord[bytes, bytes]", reason: Reason) -> RawHeaders:
@@ -101,7 +101,7 @@ def _context(topic: str, partition: str, offset: str, reason: Reason) -> RawHead
         "offset": offset,
         "group": reason.group,
         "error-type": type(reason.error).__name__,
-        "error": str(reason.error)[:LONGEST_ERROR],
+        "error": str(reason.error)[:MAX_ERROR],
         "attempts": str(reason.attempts),
         "first-at": wire_time(reason.first_at),
         "at": wire_time(reason.at),

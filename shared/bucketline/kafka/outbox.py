@@ -13,14 +13,14 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from bucketline.clock import Clock
-from bucketline.db.outbox_store import Owed, PendingStore
-from bucketline.errors import BucketlineError, Poison
+from bucketline.db.outbox_store import OutboxEntry, OutboxStore
+from bucketline.errors import BucketlineError, NonRetryableError
 from bucketline.kafka.publisher import Publisher
 from bucketline.observability.logging import get_logger
 from bucketline.observability.metrics import OUTBOX_AGE, SWEPT
 from bucketline.observability.tracing import shared
-from bucketline.periodic import Background
-from bucketline.settings import SweepSettings
+from bucketline.periodic import PeriodicTasks
+from bucketline.settings import ReconcileSettings
 
 log = get_logger(__name__)
 
@@ -31,11 +31,11 @@ class Outbox:
     def __init__(
         self,
         name: str,
-        store: PendingStore,
+        store: OutboxStore,
         publisher: Publisher,
         *,
         clock: Clock,
-        settings: SweepSettings,
+        settings: ReconcileSettings,
         max_group: int = 1000,
         max_queue: int = 50_000,
     ) -> None:
@@ -46,14 +46,14 @@ class Outbox:
         self._settings = settings
         self._max_group = max_group
         self._max_queue = max_queue
-        self._queue: list[Owed] = []
+        self._queue: list[OutboxEntry] = []
         self._in_flight: Counter[str] = Counter()
         self._worker: asyncio.Task[None] | None = None
 
-    def start(self, background: Background) -> None:
+    def start(self, background: PeriodicTasks) -> None:
         background.every(self._settings.interval, f"outbox {self._name}", self.sweep)
 
-    def flush_soon(self, owed: Sequence[Owed]) -> None:
+    def flush_soon(self, owed: Sequence[OutboxEntry]) -> None:
         """Publishes in the background, in the order of the calls. Never blocks, never raises.
 
         Above ``max_queue`` the sweeper is left to do it: the events are safe where they are.
@@ -66,7 +66,7 @@ class Outbox:
             # A context of its own: what is published is not part of whichever request happened to be the first.
             self._worker = asyncio.create_task(self._drain(), context=contextvars.Context())
 
-    async def flush(self, owed: Sequence[Owed]) -> None:
+    async def flush(self, owed: Sequence[OutboxEntry]) -> None:
         """Publishes now, for whoever cannot go on before. What the broker raises is raised; the events stay then."""
         if not owed:
             return
@@ -116,11 +116,11 @@ class Outbox:
             finally:
                 self._in_flight -= _documents(group)
 
-    async def _pay(self, owed: Sequence[Owed]) -> int:
+    async def _pay(self, owed: Sequence[OutboxEntry]) -> int:
         """How many of them were paid. One that no broker takes stays, is told, and holds up nobody else."""
         try:
             await self._publish(owed)
-        except Poison as error:
+        except NonRetryableError as error:
             if len(owed) > 1:
                 return sum([await self._pay([one]) for one in owed])
             owner = owed[0].document_id
@@ -128,12 +128,12 @@ class Outbox:
             return 0
         return len(owed)
 
-    async def _publish(self, owed: Sequence[Owed]) -> None:
+    async def _publish(self, owed: Sequence[OutboxEntry]) -> None:
         envelopes = [envelope for one in owed for envelope in one.envelopes]
         with shared(f"publish outbox {self._name}", [envelope.trace for envelope in envelopes]):
             await self._publisher.publish(envelopes)
             await self._store.clear(owed)
 
 
-def _documents(owed: Sequence[Owed]) -> Counter[str]:
+def _documents(owed: Sequence[OutboxEntry]) -> Counter[str]:
     return Counter(one.document_id for one in owed)

@@ -11,8 +11,8 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, KafkaTimeoutError, MessageSizeTooLargeError, ProducerClosed
 from aiokafka.protocol.admin import ApiVersionRequest
 
-from bucketline.errors import Poison, StoreUnavailable, Transient
-from bucketline.events.cloudevents import Envelope
+from bucketline.errors import DependencyUnavailable, NonRetryableError, RetryableError
+from bucketline.events.cloudevents import CloudEvent
 from bucketline.kafka.client_config import client_options
 from bucketline.observability.logging import get_logger
 from bucketline.observability.messaging_spans import sending
@@ -22,11 +22,11 @@ from bucketline.settings import KafkaSettings
 log = get_logger(__name__)
 
 CLOSE_SECONDS = 10.0
-LARGEST_RECORD = 2 * 1024 * 1024
+MAX_RECORD = 2 * 1024 * 1024
 """Bytes. Our events stay far below; a parked record of the usual limit, 1 MiB, must fit with its context."""
 
 
-class NotPublished(Transient, StoreUnavailable):
+class NotPublished(RetryableError, DependencyUnavailable):
     """The broker did not confirm. As with every store, what was asked may or may not have happened."""
 
 
@@ -36,12 +36,12 @@ RawHeaders = Sequence[tuple[str, bytes | None]]
 class Publisher(Protocol):
     """Puts events on the bus."""
 
-    async def publish(self, envelopes: Sequence[Envelope]) -> None:
+    async def publish(self, envelopes: Sequence[CloudEvent]) -> None:
         """Returns when every in-sync replica has all of them.
 
         Raises :class:`NotPublished` when some may not be there; publish all again then: duplicates are allowed on the
         wire, and events of one key keep their order as long as the whole sequence is published again. Raises
-        :class:`Poison` for a record that is larger than any broker of ours takes.
+        :class:`NonRetryableError` for a record that is larger than any broker of ours takes.
         """
         ...
 
@@ -78,7 +78,7 @@ class KafkaPublisher:
         if self._closing:
             await asyncio.wait(self._closing, timeout=CLOSE_SECONDS)
 
-    async def publish(self, envelopes: Sequence[Envelope]) -> None:
+    async def publish(self, envelopes: Sequence[CloudEvent]) -> None:
         topics = [self._prefix + envelope.topic for envelope in envelopes]
         with sending(topics, envelopes) as traces:
             await self.publish_raw(
@@ -104,7 +104,9 @@ class KafkaPublisher:
             if self._is_broken_by(error, sent):
                 await self._replace(producer)
             if isinstance(error, MessageSizeTooLargeError):
-                raise Poison(f"not published: larger than {LARGEST_RECORD} bytes, or than the broker allows") from error
+                raise NonRetryableError(
+                    f"not published: larger than {MAX_RECORD} bytes, or than the broker allows"
+                ) from error
             raise NotPublished(f"not published: {type(error).__name__}") from error
         for topic in topics:
             PUBLISHED.labels(topic).inc()
@@ -131,7 +133,7 @@ class KafkaPublisher:
             acks="all",
             enable_idempotence=settings.idempotent,
             request_timeout_ms=settings.request_timeout_ms,
-            max_request_size=LARGEST_RECORD,
+            max_request_size=MAX_RECORD,
             max_batch_size=256 * 1024,
             linger_ms=0,
         )
@@ -184,13 +186,13 @@ class RecordingPublisher:
     """For unit tests: keeps what was published; fails on demand, and always for the ids in ``too_large``."""
 
     def __init__(self) -> None:
-        self.published: list[Envelope] = []
+        self.published: list[CloudEvent] = []
         self.failures = 0
         self.too_large: set[str] = set()
 
-    async def publish(self, envelopes: Sequence[Envelope]) -> None:
+    async def publish(self, envelopes: Sequence[CloudEvent]) -> None:
         if any(envelope.id in self.too_large for envelope in envelopes):
-            raise Poison("not published: told that it is too large")
+            raise NonRetryableError("not published: told that it is too large")
         if self.failures:
             self.failures -= 1
             raise NotPublished("not published: told to fail")

@@ -5,15 +5,15 @@ from dataclasses import dataclass
 
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, stop_after_delay, wait_random_exponential
 
-from bucketline.errors import BucketlineError, StoreUnavailable
-from bucketline.events.cloudevents import Received
+from bucketline.errors import BucketlineError, DependencyUnavailable
+from bucketline.events.cloudevents import ReceivedEvent
 from bucketline.observability.messaging_spans import processing
 from bucketline.observability.metrics import RETRIES
 
-LONGEST_POLL = 300.0
+MAX_POLL = 300.0
 """Seconds that a micro-batch may take. A consumer that asks for no record for longer is put out of its group."""
 
-Handler = Callable[[Sequence[Received]], Awaitable[None]]
+Handler = Callable[[Sequence[ReceivedEvent]], Awaitable[None]]
 """Handles records in their order; all or nothing is not required, idempotence is. Events of no use are ignored."""
 
 
@@ -29,7 +29,7 @@ class RetryPolicy:
     budget: float = 20.0
     first_wait: float = 0.1
     longest_wait: float = 5.0
-    one_by_one: float = LONGEST_POLL / 3
+    one_by_one: float = MAX_POLL / 3
     pause: float = 1.0
 
 
@@ -43,7 +43,7 @@ class Attempts:
     policy: RetryPolicy
     made: int = 0
 
-    async def run(self, received: Sequence[Received]) -> None:
+    async def run(self, received: Sequence[ReceivedEvent]) -> None:
         """Returns once the handler did; raises its last error when the policy allows no further try."""
         try:
             async for attempt in AsyncRetrying(
@@ -64,7 +64,7 @@ class Attempts:
 
 def _decisive(group: ExceptionGroup[Exception]) -> Exception:
     """The error that decides when a handler's tasks failed side by side: a store that is away before all others."""
-    away = group.subgroup(StoreUnavailable)
+    away = group.subgroup(DependencyUnavailable)
     found: Exception = away or group
     while isinstance(found, ExceptionGroup):
         found = found.exceptions[0]

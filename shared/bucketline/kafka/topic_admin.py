@@ -8,10 +8,10 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
-from bucketline.errors import Transient
+from bucketline.errors import RetryableError
 from bucketline.events.topics import PARKING_PARTITIONS, PARKING_RETENTION_MS, TOPICS, is_parking, parking_topics
 from bucketline.kafka.client_config import client_options
-from bucketline.kafka.publisher import LARGEST_RECORD
+from bucketline.kafka.publisher import MAX_RECORD
 from bucketline.settings import KafkaSettings
 
 Fault = Literal["missing", "partitions", "retention", "copies"]
@@ -113,7 +113,7 @@ async def ensure_topics(settings: KafkaSettings) -> list[str]:
                     topic_configs={
                         "retention.ms": str(state.retention_ms),
                         # What was consumed under the broker's usual limit is parked with its context on top.
-                        **({"max.message.bytes": str(LARGEST_RECORD)} if is_parking(state.name) else {}),
+                        **({"max.message.bytes": str(MAX_RECORD)} if is_parking(state.name) else {}),
                     },
                 )
                 for state in missing
@@ -122,7 +122,7 @@ async def ensure_topics(settings: KafkaSettings) -> list[str]:
     for name, code, *_ in answer.topic_errors:
         error = for_code(code)
         if code and error is not TopicAlreadyExistsError:
-            raise Transient(f"topic {name} could not be made: {error.__name__}")
+            raise RetryableError(f"topic {name} could not be made: {error.__name__}")
     return [state.name for state in missing]
 
 

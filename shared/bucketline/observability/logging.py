@@ -9,12 +9,12 @@ from structlog.typing import EventDict, Processor
 
 from bucketline.observability.logging_filters import NOISY, Repeats
 from bucketline.observability.tracing import current_trace_id
-from bucketline.settings import TelemetrySettings
+from bucketline.settings import ObservabilitySettings
 
 Logger = structlog.stdlib.BoundLogger
 
 
-def setup_logging(settings: TelemetrySettings, service: str, stream: TextIO = sys.stdout) -> None:
+def setup_logging(settings: ObservabilitySettings, service: str, stream: TextIO = sys.stdout) -> None:
     """Configures structlog and the standard library's logging alike; call once, first thing."""
     as_json = settings.log_format == "json" or (settings.log_format == "auto" and not stream.isatty())
 

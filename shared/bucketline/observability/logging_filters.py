@@ -20,7 +20,7 @@ NOISY = {
 
 RECONNECTING = ("aiokafka", "opentelemetry.exporter", "urllib3")
 EVERY_SECONDS = 30.0
-MOST_KINDS = 1000
+MAX_KINDS = 1000
 
 
 class Repeats(logging.Filter):
@@ -44,7 +44,7 @@ class Repeats(logging.Filter):
         if now - at < EVERY_SECONDS:
             self._shown[kind] = at, held_back + 1
             return False
-        if len(self._shown) >= MOST_KINDS:
+        if len(self._shown) >= MAX_KINDS:
             self._shown.clear()
         self._shown[kind] = now, 0
         if record.levelno == logging.ERROR:

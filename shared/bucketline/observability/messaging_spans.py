@@ -10,23 +10,23 @@ from dataclasses import replace
 import structlog
 from opentelemetry.trace import Span, SpanKind, Tracer
 
-from bucketline.events.cloudevents import Envelope, Received
+from bucketline.events.cloudevents import CloudEvent, ReceivedEvent
 from bucketline.observability.tracing import (
     Attribute,
     Carrier,
     carrier_of,
     context_of,
-    current,
     exporting,
     failed,
     is_sampled,
     shared,
-    span,
+    start_span,
+    use_span,
 )
 
 
 @contextmanager
-def processing(topic: str, group: str, records: Sequence[Received]) -> Iterator[Sequence[Received]]:
+def processing(topic: str, group: str, records: Sequence[ReceivedEvent]) -> Iterator[Sequence[ReceivedEvent]]:
     """Opens a consumer span for each record; the records that come out carry it as their trace.
 
     A handler that publishes because of a record passes that record's ``trace`` on, and so joins the trace it is part
@@ -42,7 +42,7 @@ def processing(topic: str, group: str, records: Sequence[Received]) -> Iterator[
     traced = [replace(record, trace=carrier_of(one)) for record, one in zip(records, opened, strict=True)]
     try:
         if len(records) == 1:
-            with current(opened[0]), _named(records[0]):
+            with use_span(opened[0]), _named(records[0]):
                 yield traced
         else:
             together: dict[str, Attribute] = {
@@ -61,7 +61,7 @@ def processing(topic: str, group: str, records: Sequence[Received]) -> Iterator[
 
 
 @contextmanager
-def sending(topics: Sequence[str], envelopes: Sequence[Envelope]) -> Iterator[Sequence[Carrier]]:
+def sending(topics: Sequence[str], envelopes: Sequence[CloudEvent]) -> Iterator[Sequence[Carrier]]:
     """Opens a producer span for each envelope, in the trace that it belongs to; yields what goes into the headers."""
     tracer = exporting()
     if tracer is None:
@@ -85,20 +85,20 @@ def sending(topics: Sequence[str], envelopes: Sequence[Envelope]) -> Iterator[Se
 
 
 @contextmanager
-def _alone(records: Sequence[Received]) -> Iterator[None]:
+def _alone(records: Sequence[ReceivedEvent]) -> Iterator[None]:
     (record,) = records
-    with span("", parent=record.trace), _named(record):
+    with start_span("", parent=record.trace), _named(record):
         yield
 
 
 @contextmanager
-def _named(record: Received) -> Iterator[None]:
+def _named(record: ReceivedEvent) -> Iterator[None]:
     event = record.event
     with structlog.contextvars.bound_contextvars(**{event.subject_field: event.subject}):
         yield
 
 
-def _consumer(tracer: Tracer, topic: str, group: str, record: Received) -> Span:
+def _consumer(tracer: Tracer, topic: str, group: str, record: ReceivedEvent) -> Span:
     parent = context_of(record.trace)
     if record.trace and not is_sampled(record.trace):
         return tracer.start_span(f"process {topic}", context=parent, kind=SpanKind.CONSUMER)
@@ -122,7 +122,7 @@ def _consumer(tracer: Tracer, topic: str, group: str, record: Received) -> Span:
     )
 
 
-def _producer(tracer: Tracer, topic: str, envelope: Envelope) -> Span:
+def _producer(tracer: Tracer, topic: str, envelope: CloudEvent) -> Span:
     return tracer.start_span(
         f"send {topic}",
         context=context_of(envelope.trace),

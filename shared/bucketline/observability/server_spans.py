@@ -6,7 +6,7 @@ from typing import Any
 
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
-from bucketline.observability.tracing import Carrier, span
+from bucketline.observability.tracing import Carrier, start_span
 
 Scope = MutableMapping[str, Any]
 """What ASGI tells of a request."""
@@ -28,7 +28,7 @@ def serving(scope: Scope, parent: Carrier) -> AbstractContextManager[Span]:
         "url.scheme": str(scope.get("scheme", "http")),
         "url.path": str(scope["path"]),
     }
-    return span(_name(scope), kind=SpanKind.SERVER, parent=parent, attributes=about)
+    return start_span(_name(scope), kind=SpanKind.SERVER, parent=parent, attributes=about)
 
 
 def ended(opened: Span, scope: Scope, route: str | None, status: int) -> None:

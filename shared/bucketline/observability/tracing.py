@@ -29,18 +29,18 @@ from opentelemetry.trace import (
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from bucketline import __version__
-from bucketline.settings import TelemetrySettings
+from bucketline.settings import ObservabilitySettings
 
 Carrier = Mapping[str, str]
 """W3C headers of a span: ``traceparent`` and, if there is one, ``tracestate``."""
 Attribute = str | int | float | bool
 
-MOST_LINKS = 100
+MAX_LINKS = 100
 EXPORT_SECONDS = 5
 LAST_SECONDS = 3.0
 """How long a process that ends waits for its last spans to be sent. Its records and requests matter more."""
 
-LARGEST_QUEUE = 16_384
+MAX_QUEUE = 16_384
 """Spans waiting for export. Above it spans are dropped: lower ``BUCKETLINE_TELEMETRY_SAMPLE_RATIO`` instead."""
 
 _PROPAGATOR = TraceContextTextMapPropagator()
@@ -48,7 +48,7 @@ _NOT_SAMPLED = TraceFlags(TraceFlags.DEFAULT)
 _tracer: Tracer | None = None
 
 
-def setup_tracing(settings: TelemetrySettings, service: str) -> Callable[[], Awaitable[None]]:
+def setup_tracing(settings: ObservabilitySettings, service: str) -> Callable[[], Awaitable[None]]:
     """Exports spans when an endpoint is configured; call what it returns at the end, so that the last ones are sent.
 
     That takes at most ``LAST_SECONDS``: spans that a collector does not take by then are lost.
@@ -69,7 +69,7 @@ def setup_tracing(settings: TelemetrySettings, service: str) -> Callable[[], Awa
     provider = SdkProvider(resource=resource, sampler=sampler, shutdown_on_exit=False)
     endpoint = settings.otlp_endpoint.rstrip("/") + "/v1/traces"
     exporter = OTLPSpanExporter(endpoint=endpoint, timeout=EXPORT_SECONDS)
-    provider.add_span_processor(BatchSpanProcessor(exporter, max_queue_size=LARGEST_QUEUE, max_export_batch_size=1024))
+    provider.add_span_processor(BatchSpanProcessor(exporter, max_queue_size=MAX_QUEUE, max_export_batch_size=1024))
     # Extractors may use OpenTelemetry's API on their own; their spans join ours.
     trace.set_tracer_provider(provider)
     record_with(provider)
@@ -156,7 +156,7 @@ def current_trace_id() -> str | None:
 
 
 @contextmanager
-def span(
+def start_span(
     name: str,
     *,
     kind: SpanKind = SpanKind.INTERNAL,
@@ -166,7 +166,7 @@ def span(
 ) -> Iterator[Span]:
     """A span around a block, current inside it. Without ``parent`` it is a child of the current one, or a new trace.
 
-    At most ``MOST_LINKS`` links are kept. An error that leaves the block is noted by its type; its message may name
+    At most ``MAX_LINKS`` links are kept. An error that leaves the block is noted by its type; its message may name
     things that are nobody's business.
     """
     if _tracer is None:
@@ -186,7 +186,7 @@ def span(
         record_exception=False,
         set_status_on_exception=False,
     )
-    with current(opened):
+    with use_span(opened):
         try:
             yield opened
         except BaseException as error:
@@ -212,12 +212,12 @@ def shared(
         yield None
         return
     first, *rest = recorded.values()
-    with span(name, parent=first, links=rest, attributes=attributes):
+    with start_span(name, parent=first, links=rest, attributes=attributes):
         yield current_trace()
 
 
 @contextmanager
-def current(opened: Span) -> Iterator[None]:
+def use_span(opened: Span) -> Iterator[None]:
     """Makes a span the current one inside the block, without ending it."""
     token = contexts.attach(trace.set_span_in_context(opened))
     try:
@@ -239,7 +239,7 @@ def links_to(carriers: Iterable[Carrier]) -> list[Link]:
         context = trace.get_current_span(context_of(carrier)).get_span_context()
         if context.is_valid:
             found.append(Link(context))
-        if len(found) == MOST_LINKS:
+        if len(found) == MAX_LINKS:
             break
     return found
 

@@ -17,15 +17,15 @@ from bucketline.clock import Clock, ManualClock, millis
 from bucketline.db.batches import BatchDocument, Batches, task_of
 from bucketline.db.mongo import Collection, Database
 from bucketline.db.objects import ObjectDocument, Objects
-from bucketline.db.work_units import UnitDocument, Units
+from bucketline.db.work_units import WorkUnitDocument, WorkUnits
 from bucketline.domain.status import RANK_FINAL, RANK_PROCESSING, Status
-from bucketline.events.cloudevents import Envelope, Received, unwrap
-from bucketline.events.models import Event, ObjectMirrored, ObjectStatusChanged, WorkReady
+from bucketline.events.cloudevents import CloudEvent, ReceivedEvent, unwrap
+from bucketline.events.models import Event, ObjectMirrored, ObjectStatusChanged, WorkUnitReady
 from bucketline.ids import RandomIds
 from bucketline.kafka.broker import Bus
 from bucketline.kafka.outbox import Outbox
 from bucketline.observability.health import Health
-from bucketline.service_context import Runtime
+from bucketline.service_context import ServiceContext
 from bucketline.settings import read_settings
 from bucketline_batcher.app import Batcher
 from bucketline_batcher.settings import BatcherSettings
@@ -44,13 +44,13 @@ class ListBus:
     """A bus that keeps what it is given."""
 
     def __init__(self) -> None:
-        self.envelopes: list[Envelope] = []
+        self.envelopes: list[CloudEvent] = []
         self.publisher = self
 
-    async def publish(self, envelopes: Sequence[Envelope]) -> None:
+    async def publish(self, envelopes: Sequence[CloudEvent]) -> None:
         self.envelopes += envelopes
 
-    def take(self, kind: type[Event]) -> list[Received]:
+    def take(self, kind: type[Event]) -> list[ReceivedEvent]:
         """Events of a kind that were said and not taken yet, in their order."""
         taken = [envelope for envelope in self.envelopes if envelope.type == kind.type]
         self.envelopes = [envelope for envelope in self.envelopes if envelope.type != kind.type]
@@ -114,11 +114,11 @@ class World:
     def __post_init__(self) -> None:
         self.objects = Objects(self.database)
         self.batches = Batches(self.database)
-        self.units = Units(self.database)
+        self.units = WorkUnits(self.database)
         self.ids = RandomIds()
 
-    def runtime(self, clock: Clock | None = None) -> Runtime:
-        return Runtime(
+    def runtime(self, clock: Clock | None = None) -> ServiceContext:
+        return ServiceContext(
             settings=read_settings("batcher"),
             database=self.database,
             bus=cast("Bus", self.bus),
@@ -221,10 +221,10 @@ class World:
         """What the ingest API writes when a running batch is to be cancelled."""
         await self.batches.collection.update_one({"_id": batch_id}, {"$set": {"cancel_requested_at": self.clock.now()}})
 
-    async def units_of(self, batch_id: str) -> list[UnitDocument]:
+    async def units_of(self, batch_id: str) -> list[WorkUnitDocument]:
         return await self.units.collection.find({"items.batch_id": batch_id}, limit=10_000, sort=[("_id", 1)])
 
-    async def mirror(self, object_ids: Sequence[str]) -> list[Received]:
+    async def mirror(self, object_ids: Sequence[str]) -> list[ReceivedEvent]:
         """Dedup's end: the state, and the events that say so."""
         await self.objects.collection.update_many(
             {"_id": {"$in": list(object_ids)}}, {"$set": {"mirror.state": "done"}}
@@ -234,22 +234,26 @@ class World:
             for oid in object_ids
         ]
 
-    async def apply(self, records: Sequence[Received]) -> None:
+    async def apply(self, records: Sequence[ReceivedEvent]) -> None:
         """What the ingest API does with status changes."""
         await self.objects.apply_statuses([r.event for r in records if isinstance(r.event, ObjectStatusChanged)])
 
-    async def worked(self, outcome: Callable[[str], Outcome] = lambda _: GOOD, *, most: int = 10_000) -> list[Received]:
+    async def worked(
+        self, outcome: Callable[[str], Outcome] = lambda _: GOOD, *, most: int = 10_000
+    ) -> list[ReceivedEvent]:
         """A processor takes the units that it was told of: what it says of them, not delivered yet."""
-        said: list[Received] = []
-        for record in self.bus.take(WorkReady)[:most]:
-            unit_id = cast("WorkReady", record.event).unit_id
+        said: list[ReceivedEvent] = []
+        for record in self.bus.take(WorkUnitReady)[:most]:
+            unit_id = cast("WorkUnitReady", record.event).unit_id
             now = self.clock.now()
             unit = await self.units.lease(unit_id, "processor", now=now, until=now + timedelta(seconds=30))
             if unit is not None:
                 said += self.results(unit, outcome)
         return said
 
-    def results(self, unit: UnitDocument, outcome: Callable[[str], Outcome] = lambda _: GOOD) -> list[Received]:
+    def results(
+        self, unit: WorkUnitDocument, outcome: Callable[[str], Outcome] = lambda _: GOOD
+    ) -> list[ReceivedEvent]:
         """What a processor says of a unit: each object started, then ended."""
         said = []
         for place, item in enumerate(unit["items"]):
@@ -284,9 +288,9 @@ class World:
         return [found[object_id]["status"] for object_id in object_ids]
 
 
-def received(event: Event) -> Received:
+def received(event: Event) -> ReceivedEvent:
     """An event as it comes from the bus."""
-    return Received(event=event, id="evt_test", source="/test", trace={})
+    return ReceivedEvent(event=event, id="evt_test", source="/test", trace={})
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 from tests.integration.batcher.conftest import Killed, World, dying
 
 from bucketline.domain.status import Status
-from bucketline.events.models import BatchCompleted, ObjectStatusChanged, WorkReady
+from bucketline.events.models import BatchCompleted, ObjectStatusChanged, WorkUnitReady
 
 pytestmark = pytest.mark.stack
 
@@ -18,7 +18,7 @@ async def test_units_that_run_end_and_the_others_are_given_back(world: World) ->
     batch_id = await world.submitted(ids)
     await replica.planner.submitted(batch_id)
     running = await world.worked(most=1)
-    world.bus.take(WorkReady)
+    world.bus.take(WorkUnitReady)
     await world.ask_to_cancel(batch_id)
     await replica.canceling.cancel(batch_id)
     assert (await world.batch(batch_id))["status"] == Status.PROCESSING
@@ -45,7 +45,7 @@ async def test_a_batch_nobody_has_planned(world: World) -> None:
     assert (await world.batch(batch_id))["status"] == Status.CANCELED
     assert set(await world.statuses(ids)) == {Status.DRAFT}
     await replica.handlers.on_mirrored(await world.mirror(ids[5:]))
-    assert not world.bus.take(WorkReady)
+    assert not world.bus.take(WorkUnitReady)
 
 
 async def test_planning_and_cancelling_at_once(world: World) -> None:
@@ -83,7 +83,7 @@ async def test_who_cancels_may_die_at_any_write(world: World, after: bool) -> No
         replica = world.replica(unit_objects=2, unit_window=2)
         await replica.planner.submitted(batch_id)
         await world.ask_to_cancel(batch_id)
-        world.bus.take(WorkReady)
+        world.bus.take(WorkUnitReady)
         with dying(at, after=after) as writes:
             try:
                 await replica.canceling.cancel(batch_id)
@@ -128,7 +128,7 @@ async def test_an_automatic_batch_before_its_object_is_mirrored(world: World) ->
     await world.ask_to_cancel(batch_id)
     await replica.canceling.cancel(batch_id)
     await replica.handlers.on_mirrored(await world.mirror(ids))
-    assert not world.bus.take(WorkReady)
+    assert not world.bus.take(WorkUnitReady)
     await world.run(replica)
     assert (await world.batch(batch_id))["status"] == Status.CANCELED
     assert await world.statuses(ids) == [Status.DRAFT]

@@ -9,7 +9,7 @@ import pytest
 from tests.integration.batcher.conftest import Killed, World, dying, received
 
 from bucketline.domain.status import Status
-from bucketline.events.models import BatchCanceled, BatchSubmitted, ObjectStatusChanged, WorkReady
+from bucketline.events.models import BatchCanceled, BatchSubmitted, ObjectStatusChanged, WorkUnitReady
 
 pytestmark = pytest.mark.stack
 
@@ -176,7 +176,7 @@ async def test_a_large_batch_leaves_room_for_a_small_one(world: World) -> None:
     large, small = await world.submitted(await world.drafts(40)), await world.submitted(await world.drafts(1))
     await replica.planner.submitted(large)
     await replica.planner.submitted(small)
-    assert len(world.bus.take(WorkReady)) == 4
+    assert len(world.bus.take(WorkUnitReady)) == 4
     taken = 0
     for _ in range(100):
         states = Counter(unit["state"] for unit in await world.units_of(large))
@@ -262,7 +262,7 @@ async def test_automatic_objects_share_units_and_have_batches_of_their_own(world
     records = await world.mirror(ids)
     await replica.handlers.on_mirrored(records)
     await replica.handlers.on_mirrored(records)
-    assert len(world.bus.take(WorkReady)) == 3
+    assert len(world.bus.take(WorkUnitReady)) == 3
     units = await world.units.collection.find({}, limit=100)
     assert Counter(item["object_id"] for unit in units for item in unit["items"]) == Counter(ids)
     for unit in units:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from tests.integration.batcher.conftest import GOOD, Killed, Outcome, World, dying
 
 from bucketline.domain.status import Status
-from bucketline.events.cloudevents import Received
-from bucketline.events.models import BatchCompleted, ObjectStatusChanged, WorkReady
+from bucketline.events.cloudevents import ReceivedEvent
+from bucketline.events.models import BatchCompleted, ObjectStatusChanged, WorkUnitReady
 
 pytestmark = pytest.mark.stack
 
@@ -171,7 +171,7 @@ async def test_progress_is_shown_on_the_way_and_never_goes_back(world: World, mo
     await replica.planner.submitted(batch_id)
     shown = []
     while records := await world.worked(most=1):
-        world.bus.take(WorkReady)
+        world.bus.take(WorkUnitReady)
         await replica.handlers.on_status(records)
         await replica.progress.refresh(batch_id)
         shown.append((await world.batch(batch_id)).get("processed", 0))
@@ -245,10 +245,10 @@ async def test_an_error_that_looks_like_an_expression_is_kept_as_it_is(world: Wo
     assert batch["failed_objects"][0]["error"] == "$total is not a number"
 
 
-def with_error(record: Received, error: str) -> Received:
+def with_error(record: ReceivedEvent, error: str) -> ReceivedEvent:
     event = record.event
     assert isinstance(event, ObjectStatusChanged)
     if event.status is not Status.COMPLETED:
         return record
     changed = event.model_copy(update={"status": Status.FAILED, "error": error, "error_type": "permanent"})
-    return Received(event=changed, id=record.id, source=record.source, trace={})
+    return ReceivedEvent(event=changed, id=record.id, source=record.source, trace={})

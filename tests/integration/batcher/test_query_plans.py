@@ -7,7 +7,7 @@ import pytest
 from tests.integration.batcher.conftest import World
 
 from bucketline.db.mongo import Collection
-from bucketline.db.work_units import having
+from bucketline.db.work_units import items_filter
 
 pytestmark = pytest.mark.stack
 
@@ -72,7 +72,7 @@ async def test_looking_for_some_objects_of_a_large_batch_reads_no_others(world: 
     batch_id = await world.submitted(ids)
     await replica.planner.submitted(batch_id)
     wanted = ids[20:22]
-    found = await world.units.collection._raw.find(having([batch_id], wanted)).explain()
+    found = await world.units.collection._raw.find(items_filter([batch_id], wanted)).explain()
     assert "COLLSCAN" not in stages(found["queryPlanner"]["winningPlan"])
     assert found["executionStats"]["totalKeysExamined"] <= 2 * len(wanted) + 1
     items = [item for unit in await world.units_of(batch_id) for item in unit["items"] if item["object_id"] in wanted]

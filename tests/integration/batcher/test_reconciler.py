@@ -9,11 +9,11 @@ from prometheus_client import REGISTRY
 from tests.integration.batcher.conftest import World
 
 from bucketline.db.mongo import Collection
-from bucketline.db.unit_attempts import Toll, toll
-from bucketline.db.unit_pipelines import NOBODY
+from bucketline.db.unit_attempts import UnitAttempts, unit_attempts
+from bucketline.db.unit_pipelines import NO_ITEM
 from bucketline.db.work_units import Result
 from bucketline.domain.status import Status
-from bucketline.events.models import ObjectStatusChanged, WorkReady
+from bucketline.events.models import ObjectStatusChanged, WorkUnitReady
 
 pytestmark = pytest.mark.stack
 
@@ -28,14 +28,14 @@ async def test_a_unit_that_kills_every_processor_is_given_up(world: World) -> No
     world.bus.take(ObjectStatusChanged)
     [unit] = await world.units_of(batch_id)
     for attempt in range(3):
-        assert len(world.bus.take(WorkReady)) == 1, attempt
+        assert len(world.bus.take(WorkUnitReady)) == 1, attempt
         now = world.clock.now()
         assert await world.units.lease(unit["_id"], f"p{attempt}", now=now, until=now + timedelta(seconds=30))
         if attempt == 1:
             await replica.handlers.on_status(world.results(unit)[:2])
         world.clock.advance(300)
         await replica.sweeper.units()
-    assert not world.bus.take(WorkReady)
+    assert not world.bus.take(WorkUnitReady)
     await world.run(replica)
     batch = await world.batch(batch_id)
     assert batch["status"] == Status.COMPLETED_WITH_ERRORS
@@ -60,12 +60,12 @@ async def test_what_one_object_did_is_not_laid_to_its_unit_up_to_a_limit(world: 
     batch_id = await world.submitted(await world.drafts(3))
     await replica.planner.submitted(batch_id)
     [unit] = await world.units_of(batch_id)
-    for trying in (None, None, 0, 2, NOBODY, NOBODY, 0):
+    for trying in (None, None, 0, 2, NO_ITEM, NO_ITEM, 0):
         assert await died(world, unit["_id"], trying)
         await replica.sweeper.units()
     [unit] = await world.units_of(batch_id)
     assert unit["state"] == "leased", "three objects were suspects in turn, and others had the processor"
-    assert toll(unit) == Toll(processors=2, trials=3, returned=2)
+    assert unit_attempts(unit) == UnitAttempts(processors=2, trials=3, returned=2)
     assert unit["attempts"] == 5, "as many as have been at work on it"
 
     assert await died(world, unit["_id"], 2)
@@ -99,7 +99,7 @@ async def test_a_lease_that_was_given_back_says_nothing_of_who_was_tried(world: 
     await world.units.release(unit["_id"], "p1", now=now)
     taken = await world.units.lease(unit["_id"], "p2", now=now, until=now + timedelta(seconds=30))
     assert taken is not None
-    assert toll(taken) == Toll(processors=1, trials=0, returned=1)
+    assert unit_attempts(taken) == UnitAttempts(processors=1, trials=0, returned=1)
     assert "trying" not in taken["lease"]
 
 
@@ -115,10 +115,10 @@ async def test_who_is_set_aside_is_so_until_the_owner_says_otherwise(world: Worl
     await world.units.set_aside(both, "p1", aside=True)
     assert await world.units.extend([mine["_id"]], "p1", until=now + timedelta(seconds=60)) == 1
     found = await world.units.many(both)
-    assert [toll(found[unit_id]) for unit_id in both] == [Toll(0, 0, 1), Toll(1, 0, 0)]
+    assert [unit_attempts(found[unit_id]) for unit_id in both] == [UnitAttempts(0, 0, 1), UnitAttempts(1, 0, 0)]
     await world.units.set_aside(both, "p1", aside=False)
     found = await world.units.many(both)
-    assert [toll(found[unit_id]) for unit_id in both] == [Toll(1, 0, 0), Toll(1, 0, 0)]
+    assert [unit_attempts(found[unit_id]) for unit_id in both] == [UnitAttempts(1, 0, 0), UnitAttempts(1, 0, 0)]
 
 
 async def test_what_a_processor_gives_back_is_no_attempt(world: World) -> None:
@@ -141,12 +141,12 @@ async def test_units_that_nobody_takes_are_announced_less_and_less_often(world: 
     replica = world.replica()
     batch_id = await world.submitted(await world.drafts(1))
     await replica.planner.submitted(batch_id)
-    world.bus.take(WorkReady)
+    world.bus.take(WorkUnitReady)
     told = []
     for second in range(600):
         world.clock.advance(1)
         await replica.sweeper.units()
-        if world.bus.take(WorkReady):
+        if world.bus.take(WorkUnitReady):
             told.append(second)
     assert 5 <= len(told) <= 15
     assert told[0] < 20
@@ -214,7 +214,7 @@ async def test_the_backlog_is_what_processors_have_or_may_take_also_when_it_is_o
     now = world.clock.now()
     ready = [unit for unit in units if unit["state"] == "ready"]
     assert await world.units.lease(ready[0]["_id"], "p1", now=now, until=now + timedelta(seconds=30))
-    world.bus.take(WorkReady)  # every record of it was acknowledged
+    world.bus.take(WorkUnitReady)  # every record of it was acknowledged
     assert await replica.sweeper.backlog() == 4
     assert REGISTRY.get_sample_value("bucketline_units_open") == 4, "three held ones are nobody's to take"
     await replica.handlers.on_status(world.results(ready[0]))

@@ -15,9 +15,9 @@ from tests.waiting import eventually
 from bucketline.clock import wire_time
 from bucketline.db.batches import webhook_host
 from bucketline.domain.status import Status
-from bucketline.errors import StoreUnavailable
+from bucketline.errors import DependencyUnavailable
 from bucketline.http.ssrf import GuardPolicy
-from bucketline.http.webhook_client import Poster
+from bucketline.http.webhook_client import WebhookClient
 from bucketline_batcher.webhooks import PER_HOST, Webhooks
 
 pytestmark = pytest.mark.stack
@@ -56,7 +56,7 @@ async def ended(world: World, url: str) -> str:
 @pytest.mark.parametrize("status", [200, 500, 302])
 async def test_it_is_told_once_whatever_it_answers(world: World, status: int) -> None:
     calls: list[Any] = []
-    async with listening(calls, status) as port, Poster(local(port), seconds=5) as poster:
+    async with listening(calls, status) as port, WebhookClient(local(port), seconds=5) as poster:
         batch_id = await ended(world, f"http://127.0.0.1:{port}/hook")
         hooks = [Webhooks(world.runtime(), poster) for _ in range(3)]
         await asyncio.gather(*(one.call_due() for one in hooks))
@@ -76,7 +76,10 @@ async def test_it_is_told_once_whatever_it_answers(world: World, status: int) ->
 
 async def test_nothing_is_posted_into_a_private_network(world: World) -> None:
     calls: list[Any] = []
-    async with listening(calls) as port, Poster(GuardPolicy(allowed_ports=frozenset({port})), seconds=5) as poster:
+    async with (
+        listening(calls) as port,
+        WebhookClient(GuardPolicy(allowed_ports=frozenset({port})), seconds=5) as poster,
+    ):
         for host in ("127.0.0.1", "localhost", "[::1]", "2130706433"):
             batch_id = await ended(world, f"http://{host}:{port}/hook")
             await Webhooks(world.runtime(), poster).call_due()
@@ -105,7 +108,7 @@ class Receivers:
         return 200
 
     def hooks(self, world: World) -> Webhooks:
-        return Webhooks(world.runtime(), cast("Poster", self))
+        return Webhooks(world.runtime(), cast("WebhookClient", self))
 
 
 async def due(world: World, host: str, *, told: bool = True) -> None:
@@ -134,7 +137,7 @@ async def test_one_dead_receiver_of_a_thousand_batches_holds_up_nobody(world: Wo
 
 
 async def test_the_next_call_begins_when_one_ends(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bucketline_batcher.webhooks.AT_ONCE", 3)
+    monkeypatch.setattr("bucketline_batcher.webhooks.MAX_CONCURRENCY", 3)
     for number in range(2):
         await due(world, f"dead{number}.example")
     world.clock.advance(1)
@@ -173,10 +176,10 @@ async def test_calls_that_were_claimed_are_made_though_the_store_goes(
 
     async def away(*_: Any, **__: Any) -> Any:
         receivers.over.set()
-        raise StoreUnavailable("away")
+        raise DependencyUnavailable("away")
 
     monkeypatch.setattr(hooks._batches, "webhooks_due", away)
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(DependencyUnavailable):
         await calling
     assert receivers.answered == ["slow.example"]
 

@@ -18,15 +18,15 @@ from bucketline.db.mongo import Database
 from bucketline.devstack.stack import LocalStack
 from bucketline.kafka.broker import Bus
 from bucketline.observability.health import Health
-from bucketline.service_context import Runtime
+from bucketline.service_context import ServiceContext
 from bucketline.settings import (
     HttpSettings,
     KafkaSettings,
     MongoSettings,
+    ObservabilitySettings,
+    ReconcileSettings,
     S3Settings,
     ServiceSettings,
-    SweepSettings,
-    TelemetrySettings,
 )
 from bucketline_dedup.app import wire
 from bucketline_dedup.http_fetcher import HttpFetcher
@@ -64,8 +64,8 @@ async def opened(stack: LocalStack, database: Database, mongo: MongoSettings) ->
                 }
             ),
             http=HttpSettings(),
-            telemetry=TelemetrySettings(),
-            sweep=SweepSettings(interval=0.1),
+            telemetry=ObservabilitySettings(),
+            sweep=ReconcileSettings(interval=0.1),
         )
         own = DedupSettings(
             **{
@@ -83,7 +83,7 @@ async def opened(stack: LocalStack, database: Database, mongo: MongoSettings) ->
             HttpFetcher(own.policy(), own.limits()) as fetcher,
         ):
             await store.ensure_bucket()
-            runtime = Runtime(
+            runtime = ServiceContext(
                 settings=settings,
                 database=database,
                 bus=cast("Bus", SimpleNamespace(publisher=bus)),

@@ -61,7 +61,7 @@ async def test_a_page_has_a_size_in_bytes(replica: Replica, monkeypatch: pytest.
     path = await bucket(replica)
     rows = [{"name": "x" * 1000} for _ in range(30)]
     await replica.make(f"{path}/objects/batch", {"objects": rows}, namespace="home")
-    monkeypatch.setattr(pagination, "MOST_BYTES", 20_000)
+    monkeypatch.setattr(pagination, "MAX_BYTES", 20_000)
     refused = await replica.call("GET", f"{path}/objects?limit=30", namespace="home")
     error = refused.body["error"]
     assert (refused.status, error["code"]) == (400, "page_too_large")
@@ -84,7 +84,7 @@ async def test_a_list_of_objects_does_not_read_their_inline_content(
         {"property": "note", "data": "https://example.com/a.txt"},
     ]
     made = await replica.make(f"{path}/objects", {"blobs": blobs}, namespace="home")
-    monkeypatch.setattr(pagination, "MOST_BYTES", 10_000)
+    monkeypatch.setattr(pagination, "MAX_BYTES", 10_000)
     [row] = (await replica.call("GET", f"{path}/objects", namespace="home")).body["results"]
     assert row["blobs"] == made["blobs"]
     assert row["blobs"][2]["properties"]["url"] == "https://example.com/a.txt"

@@ -15,24 +15,24 @@ from bucketline.clock import ManualClock
 from bucketline.db.buckets import BucketDocument
 from bucketline.db.mongo import Collection, Database
 from bucketline.domain.status import Status
-from bucketline.errors import AlreadyExists, StoreUnavailable
-from bucketline.events.cloudevents import Envelope, Received
+from bucketline.errors import AlreadyExists, DependencyUnavailable
+from bucketline.events.cloudevents import CloudEvent, ReceivedEvent
 from bucketline.events.models import ObjectStatusChanged
 from bucketline.observability.health import Health
-from bucketline.service_context import Runtime
+from bucketline.service_context import ServiceContext
 from bucketline.settings import read_settings
 from bucketline_ingest_api.app import wire
 from bucketline_ingest_api.buckets.delete import empty_bucket
-from bucketline_ingest_api.container import Deps
-from bucketline_ingest_api.objects.create import Written, create_object
+from bucketline_ingest_api.container import Container
+from bucketline_ingest_api.objects.create import WriteResult, create_object
 from bucketline_ingest_api.objects.create_batch import create_objects
 from bucketline_ingest_api.objects.delete import remove_object, sweep_removals
 from bucketline_ingest_api.objects.listing import list_objects
 from bucketline_ingest_api.objects.read import documents_of
-from bucketline_ingest_api.objects.reconciler import StalledObjects
+from bucketline_ingest_api.objects.reconciler import ObjectReconciler
 from bucketline_ingest_api.objects.schemas import CreateObject, ListObjects, PatchObject
 from bucketline_ingest_api.objects.update import patch_object
-from bucketline_ingest_api.schemas.pagination import Asked
+from bucketline_ingest_api.schemas.pagination import ListQuery
 from bucketline_ingest_api.settings import ApiSettings
 from bucketline_ingest_api.subscribers import Handlers
 
@@ -43,12 +43,12 @@ pytestmark = pytest.mark.stack
 class Bus:
     """Remembers what was published; ``away`` makes it refuse."""
 
-    published: list[Envelope] = field(default_factory=list)
+    published: list[CloudEvent] = field(default_factory=list)
     away: bool = False
 
-    async def publish(self, envelopes: Sequence[Envelope]) -> None:
+    async def publish(self, envelopes: Sequence[CloudEvent]) -> None:
         if self.away:
-            raise StoreUnavailable("the broker is away")
+            raise DependencyUnavailable("the broker is away")
         self.published += envelopes
 
     @property
@@ -58,7 +58,7 @@ class Bus:
 
 @dataclass
 class World:
-    deps: Deps
+    deps: Container
     bus: Bus
     clock: ManualClock
     bucket: BucketDocument
@@ -80,7 +80,7 @@ class World:
 @pytest.fixture
 async def world(database: Database, clock: ManualClock) -> World:
     bus = Bus()
-    runtime = Runtime(
+    runtime = ServiceContext(
         settings=read_settings("ingest-api"),
         database=database,
         bus=cast("Any", SimpleNamespace(publisher=bus)),
@@ -153,12 +153,12 @@ async def test_no_use_case_scans_a_collection(world: World, monkeypatch: pytest.
             listings.append(ListObjects.model_validate({"sort": sort, "include_total": True}))
     listings.append(ListObjects.model_validate({"search": "x", "filters": {"status": "DRAFT", "sku": "b"}}))
     for body in listings:
-        page = await list_objects(world.deps, world.bucket, Asked("/", {"limit": "1"}), body)
+        page = await list_objects(world.deps, world.bucket, ListQuery("/", {"limit": "1"}), body)
         if cursor := page.pagination.next_cursor:
-            await list_objects(world.deps, world.bucket, Asked("/", {"cursor": cursor, "limit": "1"}), body)
+            await list_objects(world.deps, world.bucket, ListQuery("/", {"cursor": cursor, "limit": "1"}), body)
     await documents_of(world.deps, "ns_1", first, ["col_1"])
     await world.deps.objects.stalled(world.clock.now(), limit=10, fields=["run"], after=(world.clock.now(), "obj"))
-    await StalledObjects(world.deps).step()
+    await ObjectReconciler(world.deps).step()
     await remove_object(world.deps, world.bucket, first)
     await world.settle()
     world.clock.advance(60)
@@ -178,7 +178,7 @@ async def test_sweep_while_events_are_in_flight_publishes_each_once(
 ) -> None:
     gate, publish = asyncio.Event(), world.bus.publish
 
-    async def held(envelopes: Sequence[Envelope]) -> None:
+    async def held(envelopes: Sequence[CloudEvent]) -> None:
         await gate.wait()
         await publish(envelopes)
 
@@ -200,11 +200,11 @@ async def test_a_removal_that_a_crash_left_is_finished(world: World, monkeypatch
     assert len(store.objects) == 1, "content above the limit waits in S3"
 
     async def crash(_: Any) -> bool:
-        raise StoreUnavailable("away")
+        raise DependencyUnavailable("away")
 
     with monkeypatch.context() as patched:
         patched.setattr(world.deps.objects.collection, "delete_one", crash)
-        with pytest.raises(StoreUnavailable):
+        with pytest.raises(DependencyUnavailable):
             await remove_object(world.deps, world.bucket, object_id)
     assert await sweep_removals(world.deps) == 0, "too early: its request may still be at it"
     world.clock.advance(60)
@@ -286,13 +286,13 @@ async def test_a_deletion_that_was_begun_before_a_change_says_the_change_too(
     world: World, monkeypatch: pytest.MonkeyPatch, whole_bucket: bool
 ) -> None:
     async def crash(_: Any) -> bool:
-        raise StoreUnavailable("away")
+        raise DependencyUnavailable("away")
 
     object_id = await world.create(sku="A")
     await world.settle()
     with monkeypatch.context() as patched:
         patched.setattr(world.deps.objects.collection, "delete_one", crash)
-        with pytest.raises(StoreUnavailable):
+        with pytest.raises(DependencyUnavailable):
             await remove_object(world.deps, world.bucket, object_id)
     world.bus.away = True
     await patch_object(world.deps, world.bucket, object_id, PatchObject(sku="B"))  # type: ignore[call-arg]
@@ -326,7 +326,7 @@ async def test_a_repeat_of_what_was_not_written_is_written_itself(world: World) 
         {"skip_duplicates": True, "blobs": [{"property": "note", "data": "two"}]},
     ]
     outcomes = await create_objects(world.deps, world.bucket, bodies, auto_process=False, size=0)
-    written = [outcome for outcome in outcomes if isinstance(outcome, Written)]
+    written = [outcome for outcome in outcomes if isinstance(outcome, WriteResult)]
     assert [row.replayed_by for row in written] == [None, "idempotency_key", None, "skip_duplicates"]
     sources = [row.document["blobs"][0]["source"] or {} for row in written]
     assert [source["text"] for source in sources] == ["one", "one", "two", "two"]
@@ -335,7 +335,7 @@ async def test_a_repeat_of_what_was_not_written_is_written_itself(world: World) 
 
 async def test_a_batch_lost_in_a_crash_is_made_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     async def crash(_: Any) -> None:
-        raise StoreUnavailable("away")
+        raise DependencyUnavailable("away")
 
     with monkeypatch.context() as patched:
         patched.setattr(world.deps.object_writes, "insert_batch", crash)
@@ -345,7 +345,7 @@ async def test_a_batch_lost_in_a_crash_is_made_again(world: World, monkeypatch: 
     assert found["status"] == "QUEUED"
     assert await world.deps.batches.collection.count({}) == 0
     world.clock.advance(60)
-    await StalledObjects(world.deps).step()
+    await ObjectReconciler(world.deps).step()
     batch = await world.deps.batches.get(str(found.get("batch_id")))
     assert batch is not None
     assert (batch["objects"], batch["status"], batch.get("run")) == ([object_id], "PENDING", 1)
@@ -366,7 +366,7 @@ async def test_a_status_that_the_bus_lost_is_read_from_the_unit(world: World) ->
     }
     unit = {"_id": "unit_1", "batch_id": None, "items": items, "state": "leased", "results": results, "moved_at": now}
     await world.deps.units.collection.insert(cast("Any", unit))
-    stalled = StalledObjects(world.deps)
+    stalled = ObjectReconciler(world.deps)
     assert await stalled.step() == 0, "too early"
     world.clock.advance(60)
     assert await stalled.step() == 0, "their batches go on"
@@ -386,10 +386,10 @@ async def test_a_lost_cancel_gives_the_object_back(world: World) -> None:
     found = await world.deps.objects.collection.get(object_id)
     assert found is not None
     world.clock.advance(60)
-    await StalledObjects(world.deps).step()
+    await ObjectReconciler(world.deps).step()
     assert await world.status(object_id) == "QUEUED"
     await world.deps.batches.collection.update_one({"_id": found.get("batch_id")}, {"$set": {"status": "CANCELED"}})
-    await StalledObjects(world.deps).step()
+    await ObjectReconciler(world.deps).step()
     assert await world.status(object_id) == "DRAFT"
 
 
@@ -407,14 +407,14 @@ async def test_objects_of_a_deleted_batch_come_to_rest(world: World) -> None:
         unit = {"_id": unit_id, "items": [item], "state": state, "results": results, "moved_at": world.clock.now()}
         await world.deps.units.collection.insert(cast("Any", {"batch_id": "btch_gone", **unit}))
     world.clock.advance(60)
-    assert await StalledObjects(world.deps).step() == 3
+    assert await ObjectReconciler(world.deps).step() == 3
     assert [await world.status(oid) for oid in ids] == ["COMPLETED", "DRAFT", "PROCESSING", "DRAFT"]
 
 
 async def test_every_stalled_object_is_looked_at(world: World) -> None:
     ids = [await world.create(auto=True, sku=str(n)) for n in range(7)]
     small = world.deps.sweep.model_copy(update={"limit": 2})
-    deps = cast("Deps", SimpleNamespace(**{**vars(world.deps), "sweep": small}))
+    deps = cast("Container", SimpleNamespace(**{**vars(world.deps), "sweep": small}))
     world.clock.advance(60)
     looked: set[str] = set()
     page = world.deps.objects.stalled
@@ -426,7 +426,7 @@ async def test_every_stalled_object_is_looked_at(world: World) -> None:
         return found
 
     world.deps.objects.stalled = noted  # type: ignore[method-assign]
-    stalled = StalledObjects(deps)
+    stalled = ObjectReconciler(deps)
     for _ in range(4):
         await stalled.step()
     assert looked == set(ids)
@@ -440,12 +440,12 @@ async def test_statuses_are_applied_once_and_only_forward(world: World) -> None:
         await world.deps.documents.collection.insert(cast("Any", document))
     handlers = Handlers(world.deps)
 
-    def event(status: Status, rank: int, *, run: int = 1, oid: str = object_id, count: int = 1) -> Received:
+    def event(status: Status, rank: int, *, run: int = 1, oid: str = object_id, count: int = 1) -> ReceivedEvent:
         changed = ObjectStatusChanged(
             object_id=oid, bucket_id="bkt_1", namespace_id="ns_1", revision=1, run=run, rank=rank, status=status,
             document_count=count, at=world.clock.now() + timedelta(seconds=rank),
         )  # fmt: skip
-        return Received(event=changed, id=f"evt_{run}{rank}", source="/test", trace={})
+        return ReceivedEvent(event=changed, id=f"evt_{run}{rank}", source="/test", trace={})
 
     await handlers.on_status([event(Status.COMPLETED, 3), event(Status.PROCESSING, 2)])
     assert await world.status(object_id) == "COMPLETED"

@@ -9,7 +9,7 @@ from tests.fakes.blob_store import MemoryBlobStore
 from tests.integration.ingest_api.conftest import Replica, World
 from tests.integration.ingest_api.test_query_plans import recorded, stages
 
-from bucketline.errors import Forbidden, ServiceUnavailable, Transient
+from bucketline.errors import Forbidden, RetryableError, ServiceUnavailable
 from bucketline_ingest_api.uploads import confirm
 from bucketline_ingest_api.uploads.create import GRACE
 from bucketline_ingest_api.uploads.delete import KEPT, sweep_uploads
@@ -207,7 +207,7 @@ async def test_a_batch_goes_after_its_end_was_told(
     world: World, replica: Replica, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     async def away(_: object) -> None:
-        raise Transient("the broker is away")
+        raise RetryableError("the broker is away")
 
     path = await bucket(replica)
     made = await replica.make(f"{path}/objects", {"name": "one"}, namespace="home")

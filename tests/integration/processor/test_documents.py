@@ -12,8 +12,8 @@ from tests.unit.processor.test_completion import Bench
 from bucketline.db.documents import DocumentDocument, Documents
 from bucketline.db.mongo import Database
 from bucketline.domain.status import Status
-from bucketline_processor.extraction import Outcome
-from bucketline_processor.spooled_documents import Spool
+from bucketline_processor.extraction import ExtractionOutcome
+from bucketline_processor.spooled_documents import SpooledDocuments
 
 pytestmark = pytest.mark.stack
 
@@ -30,11 +30,11 @@ async def there(documents: Documents) -> dict[str, tuple[int, int | None]]:
     return {row["_id"]: (row["run"], row.get("lease")) for row in rows}
 
 
-async def outcome(folder: Path, rows: Sequence[DocumentDocument]) -> Outcome:
-    spool = Spool(folder, most_bytes=10**9)
+async def outcome(folder: Path, rows: Sequence[DocumentDocument]) -> ExtractionOutcome:
+    spool = SpooledDocuments(folder, most_bytes=10**9)
     for row in rows:
         await spool.add(row)
-    return Outcome(Status.COMPLETED, False, len(rows), {"col_1": spool})
+    return ExtractionOutcome(Status.COMPLETED, False, len(rows), {"col_1": spool})
 
 
 async def test_a_redelivery_that_makes_fewer_leaves_no_others(database: Database, tmp_path: Path) -> None:

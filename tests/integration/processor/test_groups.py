@@ -13,11 +13,11 @@ from tests.waiting import eventually
 
 from bucketline.clock import ManualClock
 from bucketline.db.mongo import Database
-from bucketline.events.models import ObjectStatusChanged, WorkReady
+from bucketline.events.models import ObjectStatusChanged, WorkUnitReady
 from bucketline_batcher.planner import FIELDS
 from bucketline_processor.leases import Leases
 from bucketline_processor.settings import ProcessorSettings
-from bucketline_processor.unit_scheduler import Works
+from bucketline_processor.unit_scheduler import UnitScheduler
 
 pytestmark = pytest.mark.stack
 
@@ -63,7 +63,7 @@ async def plenty(world: World) -> None:
 
 async def test_a_batch_of_one_behind_a_hundred_thousand_automatic_objects(world: World) -> None:
     await plenty(world)
-    world.bus.take(WorkReady)
+    world.bus.take(WorkUnitReady)
     batch_id = await world.submitted(await world.drafts(1))
     await world.replica().planner.submitted(batch_id)
     [small] = await world.units_of(batch_id)
@@ -71,7 +71,7 @@ async def test_a_batch_of_one_behind_a_hundred_thousand_automatic_objects(world:
 
     pipeline, own = Busy(), ProcessorSettings()
     leases = Leases(world.units, "processor", clock=world.clock, seconds=own.lease_seconds)
-    works = Works(world.units, leases, pipeline, clock=world.clock, settings=own)  # type: ignore[arg-type]  # a fake
+    works = UnitScheduler(world.units, leases, pipeline, clock=world.clock, settings=own)  # type: ignore[arg-type]  # a fake
     found = await world.units.collection.find({"batch_id": None}, limit=UNITS, fields=["_id"])
     assert len(found) == UNITS
     consumer = asyncio.create_task(works.offer({unit["_id"]: {} for unit in (*found, small)}))

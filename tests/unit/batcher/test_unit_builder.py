@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from bucketline.clock import ManualClock
 from bucketline.db.work_units import group_of
 from bucketline.domain.status import RANK_FINAL, RANK_NEW, RANK_QUEUED
-from bucketline_batcher.unit_builder import Sized, grouped, run_of, size_of, sized, unit_of
+from bucketline_batcher.unit_builder import SizedItem, grouped, run_of, size_of, sized, unit_of
 
 
 def obj(
@@ -26,7 +26,7 @@ def obj(
     }
 
 
-def item(number: int, size: int) -> Sized:
+def item(number: int, size: int) -> SizedItem:
     return sized(obj(f"obj_{number}", size=size), "btch_1", run=1, turn=1)
 
 
@@ -44,7 +44,7 @@ def test_every_item_is_in_one_unit_within_the_bounds(sizes: list[int], most_obje
 
 def test_a_unit_has_objects_of_one_namespace_and_is_of_its_group() -> None:
     now = ManualClock().now()
-    items = [Sized({**item(number, 1).item, "namespace_id": f"ns_{number % 2}"}, 1) for number in range(6)]
+    items = [SizedItem({**item(number, 1).item, "namespace_id": f"ns_{number % 2}"}, 1) for number in range(6)]
     units = [
         unit_of(unit, batch=None, state="ready", now=now) for unit in grouped(items, most_objects=10, most_bytes=10)
     ]

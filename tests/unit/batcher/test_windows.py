@@ -9,15 +9,15 @@ from hypothesis import strategies as st
 from bucketline.db.buckets import Batching
 from bucketline_batcher.batching_policies import default_policy, policy_of
 from bucketline_batcher.settings import BatcherSettings
-from bucketline_batcher.windows import Draft, fitting, is_fresh, is_full
+from bucketline_batcher.windows import WindowDraft, drafts_that_fit, is_full, is_new_draft
 
 POLICY: Batching = {"max_objects": 3, "max_bytes": 100, "max_wait_seconds": 5.0}
 
 
 @given(st.lists(st.integers(0, 150), max_size=8), st.integers(0, 3), st.integers(0, 120))
 def test_windows_are_filled_in_order_and_never_overfilled(sizes: list[int], count: int, size: int) -> None:
-    drafts = [Draft(f"obj_{n}:0", weight) for n, weight in enumerate(sizes)]
-    taken = fitting(drafts, POLICY, count=count, size=size)
+    drafts = [WindowDraft(f"obj_{n}:0", weight) for n, weight in enumerate(sizes)]
+    taken = drafts_that_fit(drafts, POLICY, count=count, size=size)
     assert taken == drafts[: len(taken)]
     total = size + sum(draft.size for draft in taken)
     assert count + len(taken) <= 3
@@ -51,7 +51,7 @@ def test_only_what_nobody_has_decided_about_groups_itself(change: dict[str, Any]
         "mirror": {"state": "done"},
         **change,
     }
-    assert is_fresh(obj) is fresh
+    assert is_new_draft(obj) is fresh
 
 
 def test_a_bucket_has_its_own_policy_or_the_deployments() -> None:

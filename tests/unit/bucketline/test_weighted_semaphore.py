@@ -3,12 +3,12 @@
 import asyncio
 import random
 
-from bucketline.weighted_semaphore import Budget
+from bucketline.weighted_semaphore import WeightedSemaphore
 
 
 async def test_never_more_than_there_is_and_everybody_gets_a_turn() -> None:
     chance = random.Random(4)  # noqa: S311 - a test that can be repeated
-    budget, held, most, served = Budget(10), 0, 0, 0
+    budget, held, most, served = WeightedSemaphore(10), 0, 0, 0
 
     async def one(size: int) -> None:
         nonlocal held, most, served
@@ -24,7 +24,7 @@ async def test_never_more_than_there_is_and_everybody_gets_a_turn() -> None:
 
 
 async def test_a_large_wish_is_not_overtaken_for_ever() -> None:
-    budget, order = Budget(10), []
+    budget, order = WeightedSemaphore(10), []
 
     async def one(name: str, size: int) -> None:
         async with budget.reserve(size):
@@ -36,7 +36,7 @@ async def test_a_large_wish_is_not_overtaken_for_ever() -> None:
 
 
 async def test_who_gives_up_waiting_leaves_nothing_missing() -> None:
-    budget = Budget(10)
+    budget = WeightedSemaphore(10)
     async with budget.reserve(10):
         waiting = [asyncio.create_task(_hold(budget, 5)) for _ in range(4)]
         await asyncio.sleep(0)
@@ -49,6 +49,6 @@ async def test_who_gives_up_waiting_leaves_nothing_missing() -> None:
         await _hold(budget, 10)
 
 
-async def _hold(budget: Budget, size: int) -> None:
+async def _hold(budget: WeightedSemaphore, size: int) -> None:
     async with budget.reserve(size):
         await asyncio.sleep(0)

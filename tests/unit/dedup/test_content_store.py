@@ -10,9 +10,9 @@ from tests.fakes.blob_store import MemoryBlobStore
 
 from bucketline.clock import ManualClock
 from bucketline.db.blobs import BlobRecord, Blobs, Claimed, NewContent, blob_key
-from bucketline.errors import StoreUnavailable
-from bucketline.weighted_semaphore import Budget
-from bucketline_dedup.content_store import ContentLeaving, NeedsLargeLane, Storing, Wanted
+from bucketline.errors import DependencyUnavailable
+from bucketline.weighted_semaphore import WeightedSemaphore
+from bucketline_dedup.content_store import ContentBeingDeleted, ContentStore, NeedsLargeQueue, PutRequest
 from bucketline_dedup.errors import ChecksumMismatch, SourceUnavailable
 from bucketline_dedup.settings import DedupSettings
 
@@ -65,7 +65,7 @@ class Room:
     @asynccontextmanager
     async def large(self) -> AsyncIterator[None]:
         if not self._free:
-            raise NeedsLargeLane("full")
+            raise NeedsLargeQueue("full")
         yield
 
 
@@ -80,79 +80,81 @@ def records() -> Records:
 
 
 @pytest.fixture
-def storing(store: MemoryBlobStore, records: Records) -> Storing:
+def storing(store: MemoryBlobStore, records: Records) -> ContentStore:
     settings = DedupSettings(small_bytes=SMALL)
-    return Storing(store, cast("Blobs", records), settings, clock=ManualClock(), budget=Budget(SMALL))
+    return ContentStore(store, cast("Blobs", records), settings, clock=ManualClock(), budget=WeightedSemaphore(SMALL))
 
 
 @pytest.mark.parametrize("announced", [True, False])
 @pytest.mark.parametrize("size", [0, 1, SMALL - 1, SMALL, SMALL + 1, 5 * SMALL])
-async def test_every_size(storing: Storing, store: MemoryBlobStore, size: int, announced: bool) -> None:
+async def test_every_size(storing: ContentStore, store: MemoryBlobStore, size: int, announced: bool) -> None:
     data = bytes(n % 251 for n in range(size))
-    stored = await storing.stream(Source(data, announced=announced), Wanted("staging/x"), Room())
+    stored = await storing.stream(Source(data, announced=announced), PutRequest("staging/x"), Room())
     assert (stored.size_bytes, stored.duplicate) == (size, False)
     assert store.objects[blob_key(stored.sha256)].data == data
     assert (len(store.objects), store.open_uploads) == (1, {})
-    again = await storing.stream(Source(data, announced=announced), Wanted("staging/y"), Room())
+    again = await storing.stream(Source(data, announced=announced), PutRequest("staging/y"), Room())
     assert (again.duplicate, store.puts) == (True, 1)
 
 
 @pytest.mark.parametrize("announced", [True, False])
 async def test_large_content_waits_where_there_is_no_room(
-    storing: Storing, store: MemoryBlobStore, announced: bool
+    storing: ContentStore, store: MemoryBlobStore, announced: bool
 ) -> None:
     source = Source(bytes(2 * SMALL), announced=announced)
-    with pytest.raises(NeedsLargeLane):
-        await storing.stream(source, Wanted("staging/x"), Room(free=False))
+    with pytest.raises(NeedsLargeQueue):
+        await storing.stream(source, PutRequest("staging/x"), Room(free=False))
     assert store.puts == 0
-    small = await storing.stream(Source(bytes(SMALL)), Wanted("staging/x"), Room(free=False))
+    small = await storing.stream(Source(bytes(SMALL)), PutRequest("staging/x"), Room(free=False))
     assert not small.duplicate
 
 
 @pytest.mark.parametrize("size", [10, 5 * SMALL])
-async def test_what_goes_wrong_leaves_nothing(storing: Storing, store: MemoryBlobStore, size: int) -> None:
+async def test_what_goes_wrong_leaves_nothing(storing: ContentStore, store: MemoryBlobStore, size: int) -> None:
     broken = Source(bytes(size), breaks=True)
     with pytest.raises(SourceUnavailable):
-        await storing.stream(broken, Wanted("staging/x"), Room())
+        await storing.stream(broken, PutRequest("staging/x"), Room())
     assert broken.closed
     with pytest.raises(ChecksumMismatch):
-        await storing.stream(Source(bytes(size)), Wanted("staging/x", checksum="md5:00"), Room())
+        await storing.stream(Source(bytes(size)), PutRequest("staging/x", checksum="md5:00"), Room())
     store.available = False
-    with pytest.raises(StoreUnavailable):
-        await storing.stream(Source(bytes(size)), Wanted("staging/x"), Room())
+    with pytest.raises(DependencyUnavailable):
+        await storing.stream(Source(bytes(size)), PutRequest("staging/x"), Room())
     assert (store.objects, store.open_uploads) == ({}, {})
     store.available = True
     # the budget was given back each time
-    assert not (await storing.stream(Source(bytes(SMALL)), Wanted("staging/x"), Room())).duplicate
+    assert not (await storing.stream(Source(bytes(SMALL)), PutRequest("staging/x"), Room())).duplicate
 
 
 @pytest.mark.parametrize("size", [10, 5 * SMALL])
 async def test_content_that_is_being_removed_is_not_referred_to(
-    storing: Storing, store: MemoryBlobStore, records: Records, size: int
+    storing: ContentStore, store: MemoryBlobStore, records: Records, size: int
 ) -> None:
-    stored = await storing.stream(Source(bytes(size)), Wanted("staging/x"), Room())
+    stored = await storing.stream(Source(bytes(size)), PutRequest("staging/x"), Room())
     records.leaving.add(stored.sha256)
-    with pytest.raises(ContentLeaving):
-        await storing.stream(Source(bytes(size)), Wanted("staging/x"), Room())
+    with pytest.raises(ContentBeingDeleted):
+        await storing.stream(Source(bytes(size)), PutRequest("staging/x"), Room())
     assert store.open_uploads == {}
 
 
-async def test_force_puts_again_and_mends_what_is_broken(storing: Storing, store: MemoryBlobStore) -> None:
-    stored = await storing.stream(Source(b"right"), Wanted("staging/x"), Room())
+async def test_force_puts_again_and_mends_what_is_broken(storing: ContentStore, store: MemoryBlobStore) -> None:
+    stored = await storing.stream(Source(b"right"), PutRequest("staging/x"), Room())
     key = blob_key(stored.sha256)
     store.put(key, b"broken!")
-    assert (await storing.stream(Source(b"right"), Wanted("staging/x"), Room())).duplicate
+    assert (await storing.stream(Source(b"right"), PutRequest("staging/x"), Room())).duplicate
     assert store.objects[key].data == b"broken!"
-    await storing.stream(Source(b"right"), Wanted("staging/x", force=True), Room())
+    await storing.stream(Source(b"right"), PutRequest("staging/x", force=True), Room())
     assert store.objects[key].data == b"right"
 
 
-async def test_verified_content_is_copied_without_being_read(storing: Storing, store: MemoryBlobStore) -> None:
+async def test_verified_content_is_copied_without_being_read(storing: ContentStore, store: MemoryBlobStore) -> None:
     store.put("uploads/a", b"verified", checked=True)
     store.put("uploads/b", b"unverified")
-    taken = await storing.verified("uploads/a", await storing.head("uploads/a"), Wanted("s", mime_type="text/plain"))
+    taken = await storing.verified(
+        "uploads/a", await storing.head("uploads/a"), PutRequest("s", mime_type="text/plain")
+    )
     assert taken is not None
     assert (taken.mime_type, store.objects[blob_key(taken.sha256)].data) == ("text/plain", b"verified")
-    assert await storing.verified("uploads/b", await storing.head("uploads/b"), Wanted("s")) is None
-    md5 = Wanted("s", checksum="md5:00")
+    assert await storing.verified("uploads/b", await storing.head("uploads/b"), PutRequest("s")) is None
+    md5 = PutRequest("s", checksum="md5:00")
     assert await storing.verified("uploads/a", await storing.head("uploads/a"), md5) is None

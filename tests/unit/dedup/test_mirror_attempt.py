@@ -11,13 +11,13 @@ from pymongo import UpdateOne
 from bucketline.clock import ManualClock
 from bucketline.db.blobs import Blobs
 from bucketline.db.objects import BlobDocument, ObjectDocument, Objects
-from bucketline.errors import StoreUnavailable
+from bucketline.errors import DependencyUnavailable
 from bucketline.kafka.dead_letters import KafkaParking
-from bucketline.service_context import Runtime
-from bucketline_dedup.content_store import Room
-from bucketline_dedup.mirror_attempt import MAX_STORE_PAUSE, STORE_PAUSE, Turns
+from bucketline.service_context import ServiceContext
+from bucketline_dedup.content_store import LargeTransferSlot
+from bucketline_dedup.mirror_attempt import MAX_STORE_PAUSE, STORE_PAUSE, MirrorAttempts
 from bucketline_dedup.mirror_blob import BlobMirror
-from bucketline_dedup.outcomes import Settling
+from bucketline_dedup.outcomes import MirrorOutcomes
 from bucketline_dedup.settings import DedupSettings
 
 CLOCK = ManualClock()
@@ -37,21 +37,23 @@ class Collection:
 class BlobsMirror:
     """Stores every blob but those named ``bad``."""
 
-    async def mirror(self, _obj: ObjectDocument, blob: BlobDocument, _turn: str, _room: Room) -> BlobDocument:
+    async def mirror(
+        self, _obj: ObjectDocument, blob: BlobDocument, _turn: str, _room: LargeTransferSlot
+    ) -> BlobDocument:
         if blob["property"] == "bad":
-            raise StoreUnavailable("S3 did not confirm the write: InternalError")
+            raise DependencyUnavailable("S3 did not confirm the write: InternalError")
         return {**blob, "state": "stored"}
 
 
 async def postponed(times: int) -> dict[str, Any]:
     """What is written after a turn of an object that was put back ``times`` before."""
     collection = Collection()
-    turns = Turns(
-        cast("Runtime", SimpleNamespace(clock=CLOCK)),
+    turns = MirrorAttempts(
+        cast("ServiceContext", SimpleNamespace(clock=CLOCK)),
         cast("Objects", SimpleNamespace(collection=collection)),
         cast("BlobMirror", BlobsMirror()),
         cast("Blobs", None),
-        cast("Settling", None),
+        cast("MirrorOutcomes", None),
         cast("KafkaParking", None),
         DedupSettings(attempts=1),
         draw=lambda: 1.0,
@@ -59,7 +61,7 @@ async def postponed(times: int) -> dict[str, Any]:
     mirror = {"state": "pending", "attempts": 0, "claim": "req_1"} | ({"postponed": times} if times else {})
     blobs = [{"blob_id": name, "property": name, "state": "pending"} for name in ("good", "bad")]
     obj = {"_id": "obj_1", "blobs_revision": 1, "mirror": mirror, "blobs": blobs}
-    await turns.take(cast("ObjectDocument", cast("Any", obj)), cast("Room", None))
+    await turns.take(cast("ObjectDocument", cast("Any", obj)), cast("LargeTransferSlot", None))
     return collection.changes
 
 

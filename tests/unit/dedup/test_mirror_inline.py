@@ -14,11 +14,11 @@ from bucketline.blobs.store import BlobStoreError
 from bucketline.clock import ManualClock
 from bucketline.db.blobs import Blobs, Claimed, NewContent, blob_key
 from bucketline.db.objects import ObjectDocument
-from bucketline.errors import StoreUnavailable
-from bucketline.service_context import Runtime
-from bucketline.weighted_semaphore import Budget
+from bucketline.errors import DependencyUnavailable
+from bucketline.service_context import ServiceContext
+from bucketline.weighted_semaphore import WeightedSemaphore
 from bucketline_dedup import mirror_inline
-from bucketline_dedup.content_store import Storing
+from bucketline_dedup.content_store import ContentStore
 from bucketline_dedup.mirror_inline import InlineMirror
 from bucketline_dedup.settings import DedupSettings
 
@@ -56,8 +56,8 @@ class Records:
 
 def mirror_into(store: MemoryBlobStore) -> InlineMirror:
     clock, settings, records = ManualClock(), DedupSettings(), cast("Blobs", Records())
-    storing = Storing(store, records, settings, clock=clock, budget=Budget(1))
-    return InlineMirror(cast("Runtime", SimpleNamespace(clock=clock, blobs=store)), storing, records, settings)
+    storing = ContentStore(store, records, settings, clock=clock, budget=WeightedSemaphore(1))
+    return InlineMirror(cast("ServiceContext", SimpleNamespace(clock=clock, blobs=store)), storing, records, settings)
 
 
 def obj(name: str, *texts: str) -> ObjectDocument:
@@ -81,7 +81,7 @@ def obj(name: str, *texts: str) -> ObjectDocument:
     )
 
 
-UNAVAILABLE = StoreUnavailable("S3 did not confirm the write: InternalError")
+UNAVAILABLE = DependencyUnavailable("S3 did not confirm the write: InternalError")
 FAULTS = [UNAVAILABLE, BlobStoreError("S3 refused the request"), None]
 IDS = ["5xx", "refused", "hanging"]
 
@@ -112,7 +112,7 @@ async def test_mirror_with_only_refused_keys_does_not_hold_up_the_consumer(error
 async def test_mirror_while_the_store_is_away_raises() -> None:
     store = Store(error=UNAVAILABLE)
     store.available = False
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(DependencyUnavailable):
         await mirror_into(store).mirror([obj("a", "one"), obj("b", "two")])
 
 

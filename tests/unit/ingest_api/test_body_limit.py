@@ -12,16 +12,16 @@ from starlette.datastructures import Headers
 from starlette.types import Message
 
 from bucketline.errors import BadRequest, PayloadTooLarge, ServiceUnavailable, ValidationFailed
-from bucketline_ingest_api.body_limit import MAX_VALUES, Bodies, Bounds, ValueCounter
+from bucketline_ingest_api.body_limit import MAX_VALUES, BodyLimiter, Bounds, ValueCounter
 
 ANNOUNCED, CHUNKED = Headers({"content-length": "60"}), Headers({"transfer-encoding": "chunked"})
 
 
-def bodies(**own: float) -> Bodies:
-    return Bodies(Bounds(**{"most": 60, "together": 100, "small": 10, "patience": 0.01, "arrival": 0.01, **own}))  # type: ignore[arg-type]  # whole numbers where they are
+def bodies(**own: float) -> BodyLimiter:
+    return BodyLimiter(Bounds(**{"most": 60, "together": 100, "small": 10, "patience": 0.01, "arrival": 0.01, **own}))  # type: ignore[arg-type]  # whole numbers where they are
 
 
-async def body_of(taker: Bodies, pieces: list[int], headers: Headers, held: AsyncExitStack) -> int:
+async def body_of(taker: BodyLimiter, pieces: list[int], headers: Headers, held: AsyncExitStack) -> int:
     """How many bytes came in. Where the pieces end before the body does, the client has fallen silent."""
     left = list(pieces)
 
@@ -169,7 +169,7 @@ async def feed(value: object, *, announce: bool) -> None:
         return {"type": "http.request", "body": pieces.pop(0), "more_body": bool(pieces)}
 
     async with AsyncExitStack() as held:
-        counted = Bodies(Bounds(1 << 26, together=1 << 27)).taken_in(receive, headers, held)
+        counted = BodyLimiter(Bounds(1 << 26, together=1 << 27)).taken_in(receive, headers, held)
         while (await counted())["more_body"]:
             pass
 

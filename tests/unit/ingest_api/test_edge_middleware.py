@@ -14,16 +14,16 @@ from pydantic import BaseModel, ValidationError
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message
 
-from bucketline.errors import StoreUnavailable
+from bucketline.errors import DependencyUnavailable
 from bucketline.ids import CountingIds
 from bucketline.observability.health import Health
 from bucketline_ingest_api import exception_handlers
 from bucketline_ingest_api.app import with_cors
 from bucketline_ingest_api.auth import Auth
-from bucketline_ingest_api.body_limit import Bodies, Bounds
-from bucketline_ingest_api.edge_middleware import PROBES, Front
-from bucketline_ingest_api.fast_path import Shortcut
-from bucketline_ingest_api.rate_limit import Limiter
+from bucketline_ingest_api.body_limit import BodyLimiter, Bounds
+from bucketline_ingest_api.edge_middleware import PROBES, EdgeMiddleware
+from bucketline_ingest_api.fast_path import FastPath
+from bucketline_ingest_api.rate_limit import RateLimiter
 from bucketline_ingest_api.settings import ApiSettings
 
 LIMIT = 1000
@@ -52,7 +52,7 @@ async def named(name: str) -> str:
 
 @router.post("/away")
 async def away() -> None:
-    raise StoreUnavailable("no primary on db-7.internal")
+    raise DependencyUnavailable("no primary on db-7.internal")
 
 
 class Doorman:
@@ -65,16 +65,16 @@ class Doorman:
         return {}
 
 
-def built() -> Front:
+def built() -> EdgeMiddleware:
     app = FastAPI(redirect_slashes=False)
     app.include_router(router)
     exception_handlers.install(app)
-    return Front(
-        Shortcut(app, router.routes, (past_the_framework,)),
+    return EdgeMiddleware(
+        FastPath(app, router.routes, (past_the_framework,)),
         auth=lambda: cast("Auth", Doorman()),
-        limiter=lambda: cast("Limiter", Doorman()),
+        limiter=lambda: cast("RateLimiter", Doorman()),
         ids=CountingIds(),
-        bodies=Bodies(Bounds(LIMIT, together=LIMIT)),
+        bodies=BodyLimiter(Bounds(LIMIT, together=LIMIT)),
     )
 
 

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Message
 
-from bucketline_ingest_api.fast_path import Shortcut
+from bucketline_ingest_api.fast_path import FastPath
 
 router = APIRouter()
 
@@ -37,7 +37,7 @@ async def ask(method: str, path: str, body: bytes = b"") -> tuple[int, Any]:
         sent.append(message)
 
     scope = {"type": "http", "method": method, "path": path, "query_string": b"", "headers": [], "root_path": ""}
-    await Shortcut(app, router.routes, (hot,))(scope, receive, send)
+    await FastPath(app, router.routes, (hot,))(scope, receive, send)
     text = b"".join(message.get("body", b"") for message in sent)
     return sent[0]["status"], json.loads(text)
 

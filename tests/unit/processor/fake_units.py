@@ -5,8 +5,8 @@ from datetime import datetime
 from typing import Any
 
 from bucketline.clock import ManualClock
-from bucketline.db.unit_pipelines import NOBODY
-from bucketline.errors import StoreUnavailable
+from bucketline.db.unit_pipelines import NO_ITEM
+from bucketline.errors import DependencyUnavailable
 
 
 class StoredUnits:
@@ -48,9 +48,9 @@ class StoredUnits:
             "state": "leased",
             "lease": {"owner": owner, "until": until},
             "moved_at": now,
-            "attempts": row["attempts"] + (trying != NOBODY),
-            "returned": row.get("returned", 0) + (trying == NOBODY),
-            "suspects": row.get("suspects", []) + ([] if trying in (None, NOBODY) else [trying]),
+            "attempts": row["attempts"] + (trying != NO_ITEM),
+            "returned": row.get("returned", 0) + (trying == NO_ITEM),
+            "suspects": row.get("suspects", []) + ([] if trying in (None, NO_ITEM) else [trying]),
         }
         return dict(row)
 
@@ -74,7 +74,7 @@ class StoredUnits:
             if self._owned(unit_id, owner):
                 lease = self.rows[unit_id]["lease"]
                 lease.pop("trying", None)
-                lease |= {"trying": NOBODY} if aside else {}
+                lease |= {"trying": NO_ITEM} if aside else {}
 
     async def find(self, where: Any, **_: Any) -> list[Any]:
         return [self.rows[u] for u in where["_id"]["$in"] if self._owned(u, where["lease.owner"])]
@@ -110,4 +110,4 @@ class StoredUnits:
 
     def _check(self, owner: str = "") -> None:
         if self.away or owner in self.dead:
-            raise StoreUnavailable("away")
+            raise DependencyUnavailable("away")

@@ -12,20 +12,20 @@ from tests.unit.processor.fake_units import StoredUnits
 
 from bucketline.clock import ManualClock
 from bucketline.domain.status import Status
-from bucketline.errors import StoreUnavailable
+from bucketline.errors import DependencyUnavailable
 from bucketline.events.cloudevents import wrap
 from bucketline.kafka.publisher import RecordingPublisher
-from bucketline_processor.completion import Finished
-from bucketline_processor.extraction import Outcome, Task
+from bucketline_processor.completion import ObjectResult
+from bucketline_processor.extraction import ExtractionJob, ExtractionOutcome
 from bucketline_processor.leases import Leases
 from bucketline_processor.pipeline import Pipeline
 from bucketline_processor.settings import ProcessorSettings
 
-Behaviour = Callable[[Task], Awaitable[Outcome]]
+Behaviour = Callable[[ExtractionJob], Awaitable[ExtractionOutcome]]
 
 
-async def completed(_: Task) -> Outcome:
-    return Outcome(Status.COMPLETED, count=1)
+async def completed(_: ExtractionJob) -> ExtractionOutcome:
+    return ExtractionOutcome(Status.COMPLETED, count=1)
 
 
 class StoredObjects:
@@ -44,7 +44,7 @@ class StoredObjects:
     async def many(self, ids: Sequence[str], *, fields: Sequence[str] | None = None) -> dict[str, Any]:
         self.reads.append(list(ids))
         if self.failing.intersection(ids):
-            raise StoreUnavailable("away")
+            raise DependencyUnavailable("away")
         found = {oid: self.rows[oid] for oid in ids if oid in self.rows}
         if fields is not None:
             found = {oid: {name: row[name] for name in ("_id", *fields) if name in row} for oid, row in found.items()}
@@ -68,7 +68,7 @@ class Extractions:
         self.running: set[str] = set()
         self.most_at_once = 0
 
-    async def run(self, task: Task) -> Outcome:
+    async def run(self, task: ExtractionJob) -> ExtractionOutcome:
         object_id = task.obj["_id"]
         self.runs[object_id] += 1
         self.order.append(object_id)
@@ -85,16 +85,16 @@ class Ends:
     """What was said at the end of objects; ``failures`` of the next are not said."""
 
     def __init__(self) -> None:
-        self.said: list[Finished] = []
+        self.said: list[ObjectResult] = []
         self.failures = 0
 
-    async def finish(self, finished: Finished) -> None:
+    async def finish(self, finished: ObjectResult) -> None:
         if self.failures:
             self.failures -= 1
-            raise StoreUnavailable("away")
+            raise DependencyUnavailable("away")
         self.said.append(finished)
 
-    def outcomes(self) -> dict[str, Outcome]:
+    def outcomes(self) -> dict[str, ExtractionOutcome]:
         """The first end of each object."""
         return {finished.object_id: finished.outcome for finished in reversed(self.said)}
 

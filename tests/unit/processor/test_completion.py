@@ -13,12 +13,12 @@ from tests.unit.processor.fakes import settled
 
 from bucketline.clock import ManualClock
 from bucketline.domain.status import Status
-from bucketline.errors import StoreUnavailable, Transient
+from bucketline.errors import DependencyUnavailable, RetryableError
 from bucketline.events.cloudevents import wrap
 from bucketline.kafka.publisher import RecordingPublisher
-from bucketline_processor.completion import Finished, Finisher
-from bucketline_processor.extraction import SLOW_SECONDS, Outcome
-from bucketline_processor.spooled_documents import Spool
+from bucketline_processor.completion import CompletionWriter, ObjectResult
+from bucketline_processor.extraction import SLOW_SECONDS, ExtractionOutcome
+from bucketline_processor.spooled_documents import SpooledDocuments
 
 
 class Documents:
@@ -32,7 +32,7 @@ class Documents:
 
     async def put(self, documents: Sequence[Any], *, fresh: bool) -> None:
         if self.away:
-            raise StoreUnavailable("away")
+            raise DependencyUnavailable("away")
         if self.held is not None:
             await self.held.wait()
         if documents:
@@ -69,13 +69,13 @@ class Bench:
         )
         self.deleted: set[str] = set()
         plans: Any = SimpleNamespace(live=self._live)
-        self.finisher = Finisher(runtime, self.documents, plans)
+        self.finisher = CompletionWriter(runtime, self.documents, plans)
         self.folder = tmp_path
 
     async def _live(self, collection_ids: Sequence[str]) -> set[str]:
         return set(collection_ids) - self.deleted
 
-    async def finish(self, number: int, outcome: Outcome, *, attempts: int = 1, **unit: Any) -> None:
+    async def finish(self, number: int, outcome: ExtractionOutcome, *, attempts: int = 1, **unit: Any) -> None:
         item = {
             "object_id": f"obj_{number}",
             "bucket_id": "bkt_1",
@@ -85,13 +85,13 @@ class Bench:
             "run": 7,
         }
         row: Any = {"_id": "unit_1", "items": [item], "attempts": attempts, **unit}
-        await self.finisher.finish(Finished(row, 0, outcome, {}, 12.5))
+        await self.finisher.finish(ObjectResult(row, 0, outcome, {}, 12.5))
 
-    async def outcome(self, number: int, count: int, *, again: bool = False, **fields: Any) -> Outcome:
-        spool = Spool(self.folder, most_bytes=10**9)
+    async def outcome(self, number: int, count: int, *, again: bool = False, **fields: Any) -> ExtractionOutcome:
+        spool = SpooledDocuments(self.folder, most_bytes=10**9)
         for place in range(count):
             await spool.add(a_document(number * 1000 + place, **fields))
-        return Outcome(Status.COMPLETED, again, count, {"col_1": spool})
+        return ExtractionOutcome(Status.COMPLETED, again, count, {"col_1": spool})
 
     def said(self) -> list[dict[str, Any]]:
         return [orjson.loads(envelope.data) for envelope in self.publisher.published]
@@ -192,12 +192,12 @@ async def test_documents_that_cannot_be_stored_fail_their_object_and_no_other(be
 async def test_nothing_is_said_of_documents_that_are_not_stored_and_doing_it_again_works(bench: Bench):
     outcome = await bench.outcome(1, 200, padding="x" * 1000)
     bench.documents.away = True
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(DependencyUnavailable):
         await bench.finish(1, outcome)
     assert bench.said() == []
     bench.documents.away = False
     bench.publisher.failures = 1
-    with pytest.raises(Transient):
+    with pytest.raises(RetryableError):
         await bench.finish(1, outcome)
     await bench.finish(1, outcome)
     assert [event["status"] for event in bench.said()] == ["COMPLETED"]
@@ -205,5 +205,5 @@ async def test_nothing_is_said_of_documents_that_are_not_stored_and_doing_it_aga
 
 
 async def test_a_long_error_is_cut(bench: Bench):
-    await bench.finish(1, Outcome(Status.FAILED, error="x" * 10_000, error_type="permanent"))
+    await bench.finish(1, ExtractionOutcome(Status.FAILED, error="x" * 10_000, error_type="permanent"))
     assert len(bench.said()[0]["error"]) == 2000

@@ -17,7 +17,7 @@ from tests.unit.processor.test_extraction_plan import Stored
 
 from bucketline.clock import ManualClock
 from bucketline.domain.status import Status
-from bucketline.errors import StoreUnavailable
+from bucketline.errors import DependencyUnavailable
 from bucketline.extractors import (
     DerivedBlob,
     Document,
@@ -31,8 +31,8 @@ from bucketline.extractors import (
     UnknownExtractor,
     selected_blobs,
 )
-from bucketline_processor.extraction import MAX_WARNINGS, Extraction, Outcome, Task
-from bucketline_processor.extraction_plan import Plans
+from bucketline_processor.extraction import MAX_WARNINGS, Extraction, ExtractionJob, ExtractionOutcome
+from bucketline_processor.extraction_plan import ExtractionPlans
 from bucketline_processor.extractor_runner import Extractors
 from bucketline_processor.extractors.passthrough import PassthroughExtractor
 from bucketline_processor.settings import ProcessorSettings
@@ -98,7 +98,7 @@ class Harness:
         stored.collection = SimpleNamespace(find=self._live)
         self.deleted: set[str] = set()
         self.extraction = Extraction(
-            plans=Plans(stored, registry, OutboundPolicy(), clock=ManualClock(NOW)),
+            plans=ExtractionPlans(stored, registry, OutboundPolicy(), clock=ManualClock(NOW)),
             extractors=Extractors(SimpleNamespace(run=self._sandboxed), at_once=4),  # type: ignore[arg-type]
             stored=self.made,  # type: ignore[arg-type]
             derived=Derived(),  # type: ignore[arg-type]
@@ -123,9 +123,11 @@ class Harness:
         async for document in self.told.extract(view, context):
             yield document
 
-    async def run(self, obj: Any = None, strategy: Any = "skip", only: Any = None, **planned: Any) -> Outcome:
+    async def run(self, obj: Any = None, strategy: Any = "skip", only: Any = None, **planned: Any) -> ExtractionOutcome:
         item: Any = {"object_id": "obj_1", "batch_id": "btch_1", "run": 5, **planned}
-        return await self.extraction.run(Task(obj or an_object(), item, only, strategy, "btch_1", NOW, lease=3))
+        return await self.extraction.run(
+            ExtractionJob(obj or an_object(), item, only, strategy, "btch_1", NOW, lease=3)
+        )
 
 
 def numbers(count: int) -> Behaviour:
@@ -151,7 +153,7 @@ def failing(error: Exception, *, after: int = 0, times: int = 1_000) -> Behaviou
     return extract
 
 
-async def fields(outcome: Outcome, collection_id: str = "a") -> list[dict[str, object]]:
+async def fields(outcome: ExtractionOutcome, collection_id: str = "a") -> list[dict[str, object]]:
     return [document["fields"] async for document in outcome.made[collection_id].documents()]
 
 
@@ -270,8 +272,8 @@ async def test_a_fault_of_the_extractor_is_permanent_and_tells_no_secrets(error:
 
 
 async def test_a_store_that_is_away_says_nothing_about_the_object():
-    harness = Harness(a_collection("a", extractor="told"), behaviour=failing(StoreUnavailable("away"), after=2))
-    with pytest.raises(StoreUnavailable):
+    harness = Harness(a_collection("a", extractor="told"), behaviour=failing(DependencyUnavailable("away"), after=2))
+    with pytest.raises(DependencyUnavailable):
         await harness.run()
 
 

@@ -6,9 +6,9 @@ from tests.unit.processor.factories import NOW, a_collection, an_object, rule
 
 from bucketline.clock import ManualClock
 from bucketline.db.collections import CollectionDocument
-from bucketline.errors import StoreUnavailable
+from bucketline.errors import DependencyUnavailable
 from bucketline.extractors import ExtractorRegistry, OutboundPolicy, PermanentError
-from bucketline_processor.extraction_plan import Plans, in_order
+from bucketline_processor.extraction_plan import ExtractionPlans, topological_order
 
 
 class Stored:
@@ -23,15 +23,15 @@ class Stored:
         self.reads += 1
         await asyncio.sleep(0)
         if self.away:
-            raise StoreUnavailable("away")
+            raise DependencyUnavailable("away")
         return [c for c in self.collections if bucket_id in c["source"]["bucket_ids"]]
 
     async def reading_collections(self, ids: Sequence[str]) -> list[CollectionDocument]:
         return [c for c in self.collections if set(ids) & set(c["source"]["collection_ids"])]
 
 
-def plans(*collections: CollectionDocument) -> Plans:
-    return Plans(Stored(*collections), ExtractorRegistry(), OutboundPolicy(), clock=ManualClock(NOW))  # type: ignore[arg-type]
+def plans(*collections: CollectionDocument) -> ExtractionPlans:
+    return ExtractionPlans(Stored(*collections), ExtractorRegistry(), OutboundPolicy(), clock=ManualClock(NOW))  # type: ignore[arg-type]
 
 
 async def test_each_collection_comes_after_all_that_it_reads():
@@ -45,7 +45,7 @@ async def test_each_collection_comes_after_all_that_it_reads():
 
 def test_a_circle_is_cut():
     circle = [a_collection("a", reads=["b"]), a_collection("b", reads=["a"])]
-    assert {c["_id"] for c in in_order(circle)} == {"a", "b"}
+    assert {c["_id"] for c in topological_order(circle)} == {"a", "b"}
 
 
 @pytest.mark.parametrize("named", ["b", "name of b"])
@@ -56,10 +56,10 @@ async def test_a_batch_for_some_collections_runs_them_and_what_feeds_them(named:
 
 async def test_many_objects_at_once_read_the_plan_once_and_a_failure_is_not_kept():
     stored = Stored(a_collection("a"))
-    made = Plans(stored, ExtractorRegistry(), OutboundPolicy(), clock=ManualClock(NOW))  # type: ignore[arg-type]
+    made = ExtractionPlans(stored, ExtractorRegistry(), OutboundPolicy(), clock=ManualClock(NOW))  # type: ignore[arg-type]
     stored.away = True
     answers = await asyncio.gather(*(made.steps("bkt_1", None, since=NOW) for _ in range(5)), return_exceptions=True)
-    assert {type(answer) for answer in answers} == {StoreUnavailable}
+    assert {type(answer) for answer in answers} == {DependencyUnavailable}
     stored.away = False
     await asyncio.gather(*(made.steps("bkt_1", None, since=NOW) for _ in range(50)))
     assert stored.reads == 2
@@ -68,7 +68,7 @@ async def test_many_objects_at_once_read_the_plan_once_and_a_failure_is_not_kept
 async def test_a_collection_that_was_there_when_the_work_was_planned_is_in_the_plan():
     stored = Stored(a_collection("a"))
     clock = ManualClock(NOW)
-    made = Plans(stored, ExtractorRegistry(), OutboundPolicy(), clock=clock)  # type: ignore[arg-type]
+    made = ExtractionPlans(stored, ExtractorRegistry(), OutboundPolicy(), clock=clock)  # type: ignore[arg-type]
     await made.steps("bkt_1", None, since=NOW)
     stored.collections = (*stored.collections, a_collection("new"))
     clock.advance(0.5)

@@ -4,11 +4,11 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from bucketline_processor.fair_semaphore import FairShares
+from bucketline_processor.fair_semaphore import FairSemaphore
 
 
 @asynccontextmanager
-async def held(shares: FairShares, group: str, amount: int) -> AsyncIterator[None]:
+async def held(shares: FairSemaphore, group: str, amount: int) -> AsyncIterator[None]:
     await shares.take(group, amount)
     try:
         yield
@@ -16,7 +16,7 @@ async def held(shares: FairShares, group: str, amount: int) -> AsyncIterator[Non
         shares.give(group, amount)
 
 
-async def queue(shares: FairShares, order: list[str], group: str, amount: int = 1) -> asyncio.Task[None]:
+async def queue(shares: FairSemaphore, order: list[str], group: str, amount: int = 1) -> asyncio.Task[None]:
     async def one() -> None:
         async with held(shares, group, amount):
             order.append(group)
@@ -27,7 +27,7 @@ async def queue(shares: FairShares, order: list[str], group: str, amount: int = 
 
 
 async def test_a_newcomer_waits_for_one_turn_and_not_for_all_who_were_there_before():
-    shares = FairShares(1)
+    shares = FairSemaphore(1)
     order: list[str] = []
     await shares.take("big")
     waiting = [await queue(shares, order, "big") for _ in range(5)]
@@ -38,7 +38,7 @@ async def test_a_newcomer_waits_for_one_turn_and_not_for_all_who_were_there_befo
 
 
 async def test_no_more_shares_are_out_than_there_are():
-    shares = FairShares(3)
+    shares = FairSemaphore(3)
     out = most = 0
 
     async def one(amount: int) -> None:
@@ -55,7 +55,7 @@ async def test_no_more_shares_are_out_than_there_are():
 
 
 async def test_a_large_amount_is_not_starved_and_one_beyond_the_size_gets_all():
-    shares = FairShares(10)
+    shares = FairSemaphore(10)
     order: list[str] = []
     await shares.take("a", 9)
     large = await queue(shares, order, "large", 50)
@@ -67,7 +67,7 @@ async def test_a_large_amount_is_not_starved_and_one_beyond_the_size_gets_all():
 
 
 async def test_who_gives_up_waiting_leaves_the_turn_to_the_next():
-    shares = FairShares(1)
+    shares = FairSemaphore(1)
     order: list[str] = []
     await shares.take("a")
     gone, next_one = await queue(shares, order, "b"), await queue(shares, order, "c")
@@ -81,7 +81,7 @@ async def test_who_gives_up_waiting_leaves_the_turn_to_the_next():
 
 
 async def test_who_is_cancelled_while_the_share_arrives_gives_it_back():
-    shares = FairShares(1)
+    shares = FairSemaphore(1)
     await shares.take("a")
     order: list[str] = []
     late = await queue(shares, order, "b")
@@ -93,7 +93,7 @@ async def test_who_is_cancelled_while_the_share_arrives_gives_it_back():
 
 
 async def test_a_group_that_keeps_what_it_has_leaves_some_to_every_next_one():
-    shares = FairShares(64, spare=True)
+    shares = FairSemaphore(64, spare=True)
     order: list[str] = []
     waiting = [asyncio.create_task(shares.take("hanging")) for _ in range(400)]
     await asyncio.sleep(0)
@@ -109,7 +109,7 @@ async def test_a_group_that_keeps_what_it_has_leaves_some_to_every_next_one():
 
 
 async def test_groups_that_all_want_more_have_the_same():
-    shares = FairShares(60, spare=True)
+    shares = FairSemaphore(60, spare=True)
     held = dict.fromkeys("abc", 0)
 
     async def one(group: str) -> None:

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from tests.unit.processor.fakes import Ends, Processor, completed, settled
 
-from bucketline.db.unit_attempts import toll
-from bucketline.db.unit_pipelines import NOBODY
-from bucketline.errors import StoreUnavailable
-from bucketline_processor.extraction import Outcome, Task
+from bucketline.db.unit_attempts import unit_attempts
+from bucketline.db.unit_pipelines import NO_ITEM
+from bucketline.errors import DependencyUnavailable
+from bucketline_processor.extraction import ExtractionJob, ExtractionOutcome
 
 LEASE = 31.0
 
@@ -38,7 +38,7 @@ class Fleet:
         processor = Processor(owner=owner, **shared, **self.settings)
         self.died = asyncio.Event()
 
-        async def deadly(_: Task) -> Outcome:
+        async def deadly(_: ExtractionJob) -> ExtractionOutcome:
             self.units.dead.add(owner)
             self.died.set()
             await asyncio.Event().wait()
@@ -112,7 +112,7 @@ async def test_several_of_them_are_found_one_after_the_other():
     assert failed(fleet.ends) == killers
     assert set(fleet.ends.statuses().values()) == {"FAILED", "COMPLETED"}
     assert fleet.deaths == 2 + 2 * len(killers)
-    assert toll(fleet.units.rows["unit_1"]).processors == 2, "a batcher gives nothing up because of them"  # type: ignore[arg-type]
+    assert unit_attempts(fleet.units.rows["unit_1"]).processors == 2, "a batcher gives nothing up because of them"  # type: ignore[arg-type]
 
 
 async def test_what_nobody_suspects_goes_first():
@@ -178,7 +178,7 @@ async def test_another_unit_that_is_worked_on_carefully_is_not_blamed_either():
         fleet.record()
     assert failed(fleet.ends) == {"obj_0"}
     assert fleet.units.rows["unit_2"]["suspects"] == []
-    assert toll(fleet.units.rows["unit_2"]).processors == 2, "its present lease says that nothing is at work"  # type: ignore[arg-type]
+    assert unit_attempts(fleet.units.rows["unit_2"]).processors == 2, "its present lease says that nothing is at work"  # type: ignore[arg-type]
 
 
 class Hand:
@@ -187,7 +187,7 @@ class Hand:
     def __init__(self) -> None:
         self.end = asyncio.Event()
 
-    async def __call__(self, task: Task) -> Outcome:
+    async def __call__(self, task: ExtractionJob) -> ExtractionOutcome:
         await self.end.wait()
         return await completed(task)
 
@@ -237,15 +237,15 @@ async def test_leases_say_who_is_tried_and_who_is_not_worked_on(monkeypatch: pyt
             row: Any = dict(fleet.units.rows[unit_id])
             group.create_task(processor.pipeline.run(row, {}))
         await settled()
-        assert [fleet.trying(f"unit_{n}") for n in (1, 2, 3)] == [0, NOBODY, NOBODY]
+        assert [fleet.trying(f"unit_{n}") for n in (1, 2, 3)] == [0, NO_ITEM, NO_ITEM]
         hands["obj_0"].end.set()
         await settled()
-        assert [fleet.trying(f"unit_{n}") for n in (1, 2, 3)] == [NOBODY, NOBODY, 0], "the next has its turn"
+        assert [fleet.trying(f"unit_{n}") for n in (1, 2, 3)] == [NO_ITEM, NO_ITEM, 0], "the next has its turn"
         hands["also_0"].end.set()
         await settled()
-        assert [fleet.trying(f"unit_{n}") for n in (1, 2, 3)] == [1, NOBODY, NOBODY]
+        assert [fleet.trying(f"unit_{n}") for n in (1, 2, 3)] == [1, NO_ITEM, NO_ITEM]
         hands["obj_1"].end.set()
-    assert [fleet.trying(f"unit_{n}") for n in (1, 2, 3)] == [NOBODY, None, NOBODY]
+    assert [fleet.trying(f"unit_{n}") for n in (1, 2, 3)] == [NO_ITEM, None, NO_ITEM]
 
 
 @pytest.mark.parametrize("how", ["stopped", "store away"])
@@ -254,10 +254,10 @@ async def test_what_was_given_back_is_no_suspect(how: str, monkeypatch: pytest.M
     processor = Processor()
     processor.unit(3, attempts=2)
 
-    async def interrupted(_: Task) -> Outcome:
+    async def interrupted(_: ExtractionJob) -> ExtractionOutcome:
         if how == "stopped":
             processor.pipeline.stop()
-        raise StoreUnavailable("away")
+        raise DependencyUnavailable("away")
 
     processor.extractions.told["obj_0"] = interrupted
     assert not await processor.work()
@@ -272,8 +272,8 @@ async def test_stores_that_are_away_for_several_objects_leave_the_rest_for_later
     processor = Processor()
     processor.unit(20, attempts=2)
 
-    async def away(_: Task) -> Outcome:
-        raise StoreUnavailable("away")
+    async def away(_: ExtractionJob) -> ExtractionOutcome:
+        raise DependencyUnavailable("away")
 
     processor.extractions.told = dict.fromkeys(processor.objects.rows, away)
     assert not await processor.work()
@@ -284,7 +284,7 @@ async def test_a_processor_that_lost_its_lease_tries_nothing_more():
     processor = Processor()
     processor.unit(3, attempts=2)
 
-    async def paused(task: Task) -> Outcome:
+    async def paused(task: ExtractionJob) -> ExtractionOutcome:
         processor.clock.advance(LEASE)
         later = processor.clock.now()
         assert await processor.units.lease("unit_1", "another", now=later, until=later)
@@ -304,12 +304,12 @@ async def test_a_store_that_goes_away_between_two_objects_gives_the_unit_back():
     processor = Processor()
     processor.unit(2, attempts=2)
 
-    async def last(task: Task) -> Outcome:
+    async def last(task: ExtractionJob) -> ExtractionOutcome:
         processor.units.away = True
         return await completed(task)
 
     processor.extractions.told["obj_0"] = last
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(DependencyUnavailable):
         await processor.work()
     processor.units.away = False
     processor.extractions.told.clear()

@@ -3,24 +3,24 @@ import asyncio
 import pytest
 
 from bucketline.extractors import ResourceError
-from bucketline_processor.pausable_timeout import Deadline
+from bucketline_processor.pausable_timeout import PausableTimeout
 
 
 async def test_what_takes_too_long_is_an_error_of_the_object():
     with pytest.raises(ResourceError, match=r"longer than 0\.01 seconds"):
-        async with Deadline(0.01):
+        async with PausableTimeout(0.01):
             await asyncio.Event().wait()
 
 
 async def test_waiting_for_a_turn_does_not_count():
-    async with Deadline(0.02) as deadline:
+    async with PausableTimeout(0.02) as deadline:
         with deadline.paused():
             await asyncio.wait([asyncio.create_task(asyncio.Event().wait())], timeout=0.06)
 
 
 async def test_the_clock_goes_on_after_the_turn_came():
     async def work() -> None:
-        async with Deadline(0.02) as deadline:
+        async with PausableTimeout(0.02) as deadline:
             with deadline.paused():
                 pass
             await asyncio.Event().wait()
@@ -31,7 +31,7 @@ async def test_the_clock_goes_on_after_the_turn_came():
 
 async def test_being_cancelled_is_not_being_late():
     async def work() -> None:
-        async with Deadline(60):
+        async with PausableTimeout(60):
             await asyncio.Event().wait()
 
     task = asyncio.create_task(work())

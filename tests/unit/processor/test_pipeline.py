@@ -7,14 +7,14 @@ import pytest
 from tests.unit.processor.fakes import Processor, completed, settled
 
 from bucketline.domain.status import RANK_FINAL, RANK_PROCESSING, RANK_QUEUED, Status
-from bucketline.errors import StoreUnavailable
-from bucketline_processor.extraction import Outcome, Task
+from bucketline.errors import DependencyUnavailable
+from bucketline_processor.extraction import ExtractionJob, ExtractionOutcome
 from bucketline_processor.unit_items import PAGE_OBJECTS
 
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bucketline_processor.pipeline.LONGEST_PAUSE", 0.0)
+    monkeypatch.setattr("bucketline_processor.pipeline.MAX_PAUSE", 0.0)
     monkeypatch.setattr("bucketline_processor.pipeline.MIRROR_PAUSE", 0.0)
 
 
@@ -30,11 +30,11 @@ class Away:
         self.times = times
         self.calls = 0
 
-    async def __call__(self, _: Task) -> Outcome:
+    async def __call__(self, _: ExtractionJob) -> ExtractionOutcome:
         self.calls += 1
         if self.times is None or self.calls <= self.times:
-            raise StoreUnavailable("away")
-        return Outcome(Status.COMPLETED)
+            raise DependencyUnavailable("away")
+        return ExtractionOutcome(Status.COMPLETED)
 
 
 class Held:
@@ -43,7 +43,7 @@ class Held:
     def __init__(self) -> None:
         self.end = asyncio.Event()
 
-    async def __call__(self, task: Task) -> Outcome:
+    async def __call__(self, task: ExtractionJob) -> ExtractionOutcome:
         await self.end.wait()
         return await completed(task)
 
@@ -236,11 +236,11 @@ async def test_an_end_that_cannot_be_said_leaves_the_object(processor: Processor
     monkeypatch.setattr("bucketline_processor.pipeline.TRIES", 4)
     closed: list[str] = []
 
-    class Closing(Outcome):
+    class Closing(ExtractionOutcome):
         def close(self) -> None:
             closed.append("closed")
 
-    async def extraction(_: Task) -> Outcome:
+    async def extraction(_: ExtractionJob) -> ExtractionOutcome:
         return Closing(Status.COMPLETED)
 
     processor.unit(1)
@@ -252,7 +252,7 @@ async def test_an_end_that_cannot_be_said_leaves_the_object(processor: Processor
 
 
 async def test_a_fault_of_ours_fails_its_object_with_no_more_than_its_class(processor: Processor):
-    async def broken(_: Task) -> Outcome:
+    async def broken(_: ExtractionJob) -> ExtractionOutcome:
         raise ZeroDivisionError("secret internals")
 
     processor.unit(3)
@@ -282,9 +282,9 @@ async def test_a_service_that_stops_finishes_what_has_begun_and_leaves_the_rest(
 async def test_a_service_that_stops_waits_for_no_store(processor: Processor, monkeypatch: pytest.MonkeyPatch):
     processor.unit(1)
 
-    async def away(_: Task) -> Outcome:
+    async def away(_: ExtractionJob) -> ExtractionOutcome:
         processor.pipeline.stop()
-        raise StoreUnavailable("away")
+        raise DependencyUnavailable("away")
 
     processor.extractions.told["obj_0"] = away
     assert not await processor.work()

@@ -21,7 +21,7 @@ from bucketline.extractors import (
 )
 from bucketline_ingest_api.collections.schemas import CreateCollection
 from bucketline_processor.extractors.signature import sign
-from bucketline_processor.worker_pool import Sandbox
+from bucketline_processor.worker_pool import WorkerPool
 
 README = Path(__file__).parents[3] / "services" / "processor" / "README.md"
 BLOCK = re.compile(r"^```\w+\n# (?P<path>\S+\.(?:py|toml))\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -70,7 +70,7 @@ async def test_it_is_found_and_runs_in_a_worker_process(package: Path, tmp_path:
     content = b"one fish two fish red fish blue fish and one more"
     blob = BlobView("b", "note", "text", "a.txt", "text/plain", len(content), None, MemorySource(content))
     context = ExtractionContext(validate_parameters(info, {"top": 1}))
-    async with Sandbox(workers=1, temp_dir=tmp_path / "tmp") as sandbox:
+    async with WorkerPool(workers=1, temp_dir=tmp_path / "tmp") as sandbox:
         obj = ObjectView("o", "b", "n", blobs=(blob,))
         found = [document async for document in sandbox.run(info.id, obj, context)]
     assert [document.fields for document in found] == [{"keywords": ["fish"], "words": 11}]

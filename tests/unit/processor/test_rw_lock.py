@@ -4,13 +4,13 @@ import asyncio
 
 import pytest
 
-from bucketline_processor.rw_lock import Company
+from bucketline_processor.rw_lock import RWLock
 
 
 class Worker:
     """Comes in when it may, leaves when the test says so."""
 
-    def __init__(self, company: Company, *, alone: bool = False) -> None:
+    def __init__(self, company: RWLock, *, alone: bool = False) -> None:
         self.inside = False
         self._leave = asyncio.Event()
         self.task = asyncio.create_task(self._work(company.alone() if alone else company.beside()))
@@ -34,11 +34,11 @@ async def settled() -> None:
 
 
 @pytest.fixture
-def company() -> Company:
-    return Company()
+def company() -> RWLock:
+    return RWLock()
 
 
-async def test_who_is_alone_waits_for_those_inside_and_lets_nobody_in(company: Company):
+async def test_who_is_alone_waits_for_those_inside_and_lets_nobody_in(company: RWLock):
     first, second = Worker(company), Worker(company)
     await settled()
     assert (first.inside, second.inside) == (True, True)
@@ -57,7 +57,7 @@ async def test_who_is_alone_waits_for_those_inside_and_lets_nobody_in(company: C
     await late.leave()
 
 
-async def test_those_who_waited_have_their_turn_before_the_next_is_alone(company: Company):
+async def test_those_who_waited_have_their_turn_before_the_next_is_alone(company: RWLock):
     order: list[str] = []
 
     async def once(number: int) -> None:
@@ -73,7 +73,7 @@ async def test_those_who_waited_have_their_turn_before_the_next_is_alone(company
     assert order == ["alone 0", "beside 0", "alone 1", "beside 1", "alone 2", "beside 2"]
 
 
-async def test_two_are_never_alone_together(company: Company):
+async def test_two_are_never_alone_together(company: RWLock):
     first, second = Worker(company, alone=True), Worker(company, alone=True)
     await settled()
     assert (first.inside, second.inside) == (True, False)
@@ -84,7 +84,7 @@ async def test_two_are_never_alone_together(company: Company):
 
 
 @pytest.mark.parametrize("inside", [True, False])
-async def test_who_is_cancelled_holds_up_nobody(company: Company, inside: bool):
+async def test_who_is_cancelled_holds_up_nobody(company: RWLock, inside: bool):
     busy = Worker(company)
     await settled()
     if inside:

@@ -9,10 +9,10 @@ import pytest
 from tests.unit.processor.fake_units import StoredUnits
 
 from bucketline.clock import ManualClock
-from bucketline.errors import StoreUnavailable
+from bucketline.errors import DependencyUnavailable
 from bucketline_processor.leases import Leases
 from bucketline_processor.settings import ProcessorSettings
-from bucketline_processor.unit_scheduler import NoRoom, Works
+from bucketline_processor.unit_scheduler import QueueFull, UnitScheduler
 
 
 class HandPipeline:
@@ -49,7 +49,7 @@ class Setup:
         self.pipeline = HandPipeline()
         own = ProcessorSettings(**{"units": 4, "ahead": 2, "drain_seconds": 0.01, **settings})
         self.leases = Leases(self.units, "me", clock=self.clock, seconds=30)  # type: ignore[arg-type]
-        self.works = Works(self.units, self.leases, self.pipeline, clock=self.clock, settings=own)  # type: ignore[arg-type]
+        self.works = UnitScheduler(self.units, self.leases, self.pipeline, clock=self.clock, settings=own)  # type: ignore[arg-type]
 
     async def offer(self, *unit_ids: str) -> None:
         await self.works.offer({unit_id: {} for unit_id in unit_ids})
@@ -110,9 +110,9 @@ async def test_who_comes_second_has_a_share_before_the_first_gives_any_back():
 
 
 async def test_a_full_line_makes_the_bus_wait_and_nothing_is_lost(setup: Setup, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("bucketline_processor.unit_scheduler.LONGEST_WAIT", 0.02)
+    monkeypatch.setattr("bucketline_processor.unit_scheduler.MAX_WAIT", 0.02)
     units = [setup.units.add(f"u{n}") for n in range(6)]
-    with pytest.raises(NoRoom):
+    with pytest.raises(QueueFull):
         await setup.offer(*units)
     assert setup.state("u5") == ("ready", 0)
     waiting = asyncio.create_task(setup.offer(*units[:5]))
@@ -138,7 +138,7 @@ async def test_units_that_are_over_or_not_due_are_left_alone(setup: Setup, state
 async def test_a_unit_that_is_not_finished_is_given_back_at_once(setup: Setup):
     await setup.offer(*(setup.units.add(f"u{n}") for n in range(2)))
     setup.pipeline.end("u0", finished=False)
-    setup.pipeline.end("u1", StoreUnavailable("away"))
+    setup.pipeline.end("u1", DependencyUnavailable("away"))
     await settled()
     assert setup.state("u0") == setup.state("u1") == ("ready", 0)
 
@@ -158,7 +158,7 @@ async def test_stopping_gives_back_what_does_not_finish_in_time_and_takes_nothin
     await setup.works.stop()
     assert {setup.state(f"u{n}") for n in range(4)} == {("ready", 0)}
     assert setup.pipeline.stopped
-    with pytest.raises(NoRoom):
+    with pytest.raises(QueueFull):
         await setup.offer(setup.units.add("late"))
     assert setup.state("late") == ("ready", 0)
 
@@ -250,7 +250,7 @@ async def test_groups_that_wait_behind_others_take_turns(setup: Setup):
 async def test_a_unit_that_cannot_be_leased_now_comes_again(setup: Setup):
     unit = setup.units.add("u1")
     setup.units.away = True
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(DependencyUnavailable):
         await setup.offer(unit)
     setup.units.away = False
     await setup.offer(unit)
@@ -390,7 +390,7 @@ async def test_an_offer_that_is_canceled_or_fails_leaves_the_unit_to_the_next(
     setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unit = setup.units.add("u1")
-    for error in (None, StoreUnavailable("away")):
+    for error in (None, DependencyUnavailable("away")):
         with monkeypatch.context() as patch:
             gate = Gate(setup, patch, "many")
             offer = asyncio.create_task(setup.works.offer({unit: {}}))
@@ -399,13 +399,13 @@ async def test_an_offer_that_is_canceled_or_fails_leaves_the_unit_to_the_next(
                 offer.cancel()
             gate.open(error)
             (outcome,) = await asyncio.gather(offer, return_exceptions=True)
-            assert isinstance(outcome, asyncio.CancelledError if error is None else StoreUnavailable)
+            assert isinstance(outcome, asyncio.CancelledError if error is None else DependencyUnavailable)
         assert setup.pipeline.order == []
     await setup.offer(unit)
     assert setup.pipeline.order == [unit]
 
 
-@pytest.mark.parametrize("error", [StoreUnavailable("no answer"), ZeroDivisionError("ours"), None])
+@pytest.mark.parametrize("error", [DependencyUnavailable("no answer"), ZeroDivisionError("ours"), None])
 async def test_a_lease_whose_answer_is_lost_is_released_and_its_slot_is_free(
     setup: Setup, monkeypatch: pytest.MonkeyPatch, error: Exception | None
 ) -> None:

@@ -29,7 +29,7 @@ from bucketline.extractors import (
     validate_parameters,
 )
 from bucketline_processor.extractors.table import TableExtractor
-from bucketline_processor.worker_pool import MIB, Sandbox
+from bucketline_processor.worker_pool import MIB, WorkerPool
 
 DEADLINE = 20.0
 
@@ -127,7 +127,7 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-async def sandbox(plugin: Path, tmp_path: Path) -> AsyncIterator[Sandbox]:
+async def sandbox(plugin: Path, tmp_path: Path) -> AsyncIterator[WorkerPool]:
     async with WorkerPool(workers=1, memory_bytes=192 * MIB, time_limit=DEADLINE, temp_dir=tmp_path / "tmp") as sandbox:
         yield sandbox
 
@@ -136,7 +136,7 @@ def blob(content: bytes = b"hello", blob_id: str = "blob_1") -> BlobView:
     return BlobView(blob_id, "note", "text", "a.txt", "text/plain", len(content), None, MemorySource(content))
 
 
-async def run(sandbox: Sandbox, do: str, *blobs: BlobView, inputs=None, **parameters):
+async def run(sandbox: WorkerPool, do: str, *blobs: BlobView, inputs=None, **parameters):
     obj = ObjectView("obj_1", "bkt_1", "ns_1", fields={"sku": "A"}, blobs=blobs)
     context = ExtractionContext({"do": do, **parameters}, inputs or {})
     return [document async for document in sandbox.run("naughty_v1", obj, context)]
@@ -221,7 +221,7 @@ async def test_a_worker_killed_by_the_kernel_ran_out_of_memory(sandbox):
     assert await run(sandbox, "hello")
 
 
-async def _left_behind(sandbox: Sandbox, **parameters: object) -> tuple[psutil.Process, list[str]]:
+async def _left_behind(sandbox: WorkerPool, **parameters: object) -> tuple[psutil.Process, list[str]]:
     """The child and the files of a run that fails."""
     context = ExtractionContext({"do": "leave", **parameters})
     async with aclosing(sandbox.run("naughty_v1", ObjectView("o", "b", "n"), context)) as documents:
@@ -342,7 +342,7 @@ async def test_an_error_of_the_blob_store_comes_through(sandbox):
 
 async def test_closing_ends_what_runs_and_leaves_nothing_behind(plugin, tmp_path):
     temp = tmp_path / "tmp"
-    sandbox = Sandbox(workers=2, temp_dir=temp)
+    sandbox = WorkerPool(workers=2, temp_dir=temp)
     await sandbox.__aenter__()
     documents = sandbox.run("naughty_v1", ObjectView("o", "b", "n"), ExtractionContext({"do": "spin"}))
     pid = (await anext(documents)).fields["pid"]

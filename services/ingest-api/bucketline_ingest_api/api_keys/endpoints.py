@@ -14,9 +14,9 @@ from bucketline_ingest_api.api_keys.schemas import (
     Me,
     MeKey,
 )
-from bucketline_ingest_api.api_keys.service import change_key, create_key, may_manage, revoke_key, rotate_key
-from bucketline_ingest_api.dependencies import Admin, Wiring, caller_of
-from bucketline_ingest_api.principal import Caller
+from bucketline_ingest_api.api_keys.service import change_key, create_key, require_key_admin, revoke_key, rotate_key
+from bucketline_ingest_api.dependencies import AdminPrincipal, ContainerDep, get_principal
+from bucketline_ingest_api.principal import Principal
 from bucketline_ingest_api.schemas.common import errors
 
 router = APIRouter(prefix="/v1", tags=["keys"])
@@ -28,8 +28,8 @@ Force = Annotated[bool, Query(description="Accepted, no effect: a key is revoked
 
 
 @router.get("/me", summary="Who am I?", responses=errors())
-async def me(deps: Wiring, request: Request) -> Me:
-    caller: Caller = caller_of(request)
+async def me(deps: ContainerDep, request: Request) -> Me:
+    caller: Principal = get_principal(request)
     limit = caller.rate_limit or deps.settings.rate_limit
     return Me(
         organization_id=caller.organization_id,
@@ -40,32 +40,32 @@ async def me(deps: Wiring, request: Request) -> Me:
 
 
 @router.post(USER, summary="Make a key", responses=errors(409))
-async def create(deps: Wiring, caller: Admin, user_email: str, body: CreateKey) -> IssuedKey:
+async def create(deps: ContainerDep, caller: AdminPrincipal, user_email: str, body: CreateKey) -> IssuedKey:
     return IssuedKey.issued(await create_key(deps, caller, user_email, body), deps.clock.now())
 
 
 @router.get(USER, summary="List a user's keys", responses=errors())
 async def listing(
-    deps: Wiring,
-    caller: Admin,
+    deps: ContainerDep,
+    caller: AdminPrincipal,
     user_email: str,
     include_revoked: Revoked = False,
     include_session_keys: Sessions = False,  # noqa: ARG001 - there are none
 ) -> KeyList:
-    user = may_manage(caller, user_email)
+    user = require_key_admin(caller, user_email)
     keys = await deps.keyring.of_user(caller.organization_id, user, revoked=include_revoked)
     return KeyList(results=[Key.of(key, deps.clock.now()) for key in keys], total=len(keys))
 
 
 @router.patch(USER + "/{key_name}", summary="Change a key", responses=errors(409))
-async def change(deps: Wiring, caller: Admin, user_email: str, key_name: str, body: ChangeKey) -> Key:
+async def change(deps: ContainerDep, caller: AdminPrincipal, user_email: str, key_name: str, body: ChangeKey) -> Key:
     return Key.of(await change_key(deps, caller, user_email, key_name, body), deps.clock.now())
 
 
 @router.delete(USER + "/{key_name}", summary="Revoke a key", responses=errors())
 async def revoke(
-    deps: Wiring,
-    caller: Admin,
+    deps: ContainerDep,
+    caller: AdminPrincipal,
     user_email: str,
     key_name: str,
     force: Force = False,  # noqa: ARG001 - nothing stands in the way
@@ -75,5 +75,5 @@ async def revoke(
 
 
 @router.post(USER + "/{key_name}/rotate", summary="Give a key a new secret", responses=errors())
-async def rotate(deps: Wiring, caller: Admin, user_email: str, key_name: str) -> IssuedKey:
+async def rotate(deps: ContainerDep, caller: AdminPrincipal, user_email: str, key_name: str) -> IssuedKey:
     return IssuedKey.issued(await rotate_key(deps, caller, user_email, key_name), deps.clock.now())

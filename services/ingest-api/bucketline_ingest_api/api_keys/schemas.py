@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from bucketline.api_keys.format import visible_prefix
-from bucketline.api_keys.service import Issued
-from bucketline.db.api_keys import KeyDocument, Permission, as_permissions
+from bucketline.api_keys.service import NewApiKey
+from bucketline.db.api_keys import ApiKeyDocument, Permission, as_permissions
 from bucketline_ingest_api.schemas.common import Answer, Moment, Name, Request, Timestamp, example
 from bucketline_ingest_api.schemas.unsupported import Unsupported
 
@@ -116,7 +116,7 @@ class Key(Answer):
     revoked_at: Timestamp | None = None
 
     @classmethod
-    def of(cls, key: KeyDocument, now: datetime) -> "Key":
+    def of(cls, key: ApiKeyDocument, now: datetime) -> "Key":
         return cls(**_shown(key, now))
 
 
@@ -128,7 +128,7 @@ class IssuedKey(Key):
     key: str
 
     @classmethod
-    def issued(cls, issued: Issued, now: datetime) -> "IssuedKey":
+    def issued(cls, issued: NewApiKey, now: datetime) -> "IssuedKey":
         return cls(**_shown(issued.key, now), key=issued.clear)
 
 
@@ -175,7 +175,7 @@ class Me(Answer):
     principal_scoped: bool = False
 
 
-def _shown(key: KeyDocument, now: datetime) -> dict[str, Any]:
+def _shown(key: ApiKeyDocument, now: datetime) -> dict[str, Any]:
     expires = key.get("expires_at")
     expired = expires is not None and expires <= now
     return {

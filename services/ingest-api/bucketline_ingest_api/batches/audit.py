@@ -11,7 +11,7 @@ from bucketline.db.work_units import Latest
 from bucketline.domain.status import FAILURES, FINAL, Status
 from bucketline_ingest_api.batches.failed_objects import current
 from bucketline_ingest_api.batches.retention import may_be_forgotten
-from bucketline_ingest_api.container import Deps
+from bucketline_ingest_api.container import Container
 
 PAGE = 5000
 SAMPLE = 100
@@ -49,7 +49,7 @@ class Audit:
         return places + self.lost == self.submitted and not self.lost and self.shown_processed == self.processed
 
 
-async def audit_batch(deps: Deps, batch: BatchDocument) -> Audit:
+async def audit_batch(deps: Container, batch: BatchDocument) -> Audit:
     """Reads every unit of the batch, and looks for the objects that are in none."""
     status = Status(batch["status"])
     latest = await current(deps, batch) if status is not Status.DRAFT else {}
@@ -108,14 +108,14 @@ def _kind(last: Latest) -> str:
     return {str(Status.SKIPPED): "skipped", str(Status.DRAFT): "given_back"}.get(status, "completed")
 
 
-async def _waiting(deps: Deps, batch_id: str, object_ids: list[str]) -> set[str]:
+async def _waiting(deps: Container, batch_id: str, object_ids: list[str]) -> set[str]:
     if not object_ids:
         return set()
     rows = deps.database.collection("waiting").stream({"batch_id": batch_id}, fields=["object_id"], page=PAGE)
     return {row["object_id"] async for row in rows} & set(object_ids)
 
 
-async def _existing(deps: Deps, bucket_id: str, object_ids: list[str]) -> set[str]:
+async def _existing(deps: Container, bucket_id: str, object_ids: list[str]) -> set[str]:
     """Those that are in the bucket: a batch that was made unchecked may name others, which are nothing to it."""
     found: set[str] = set()
     for start in range(0, len(object_ids), PAGE):

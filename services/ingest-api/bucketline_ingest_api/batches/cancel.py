@@ -1,16 +1,18 @@
 """Cancelling: a draft ends at once; of a running batch the batcher takes back what has not started."""
 
 from bucketline.db.batches import BatchDocument
-from bucketline.db.outbox_store import owing
+from bucketline.db.outbox_store import outbox_entry_of
 from bucketline.domain.status import BATCH_ACTIVE, Status
 from bucketline.errors import BadRequest, NotFound
 from bucketline.events.models import BatchCanceled, BatchCompleted
-from bucketline_ingest_api.container import Deps
+from bucketline_ingest_api.container import Container
 
-MOST_REASON = 1000
+MAX_REASON = 1000
 
 
-async def cancel_batch(deps: Deps, batch: BatchDocument, reason: str | None) -> tuple[BatchDocument, dict[str, int]]:
+async def cancel_batch(
+    deps: Container, batch: BatchDocument, reason: str | None
+) -> tuple[BatchDocument, dict[str, int]]:
     """The batch, and how many of its work units are reached by this and how many run to their end.
 
     Asked again it is the same. :class:`BadRequest` for a batch that has come to another end.
@@ -49,7 +51,7 @@ async def cancel_batch(deps: Deps, batch: BatchDocument, reason: str | None) -> 
             cancel_requested_at={"$exists": False},
         )
     if changed is not None:
-        deps.batch_outbox.flush_soon([owing(changed)])
+        deps.batch_outbox.flush_soon([outbox_entry_of(changed)])
         return changed, reached
     current = await deps.batches.get(batch["_id"])
     if current is None:
@@ -64,7 +66,7 @@ async def cancel_batch(deps: Deps, batch: BatchDocument, reason: str | None) -> 
     )
 
 
-async def _units(deps: Deps, batch: BatchDocument) -> dict[str, int]:
+async def _units(deps: Container, batch: BatchDocument) -> dict[str, int]:
     """The contract's ``cancellation``: what was asked for, what stops, what cannot be stopped any more."""
     turn = batch.get("run", 1)
     waiting = await deps.units.count(batch["_id"], turn, ("held", "ready"))

@@ -2,12 +2,12 @@
 
 from bucketline.db.collections import CollectionDocument
 from bucketline.domain.collection_depth import TIERS_FOLLOWED
-from bucketline_ingest_api.container import Deps
+from bucketline_ingest_api.container import Container
 
 Tiers = list[list[CollectionDocument]]
 
 
-async def tiers_of(deps: Deps, bucket_id: str, only: list[str] | None) -> Tiers:
+async def tiers_of(deps: Container, bucket_id: str, only: list[str] | None) -> Tiers:
     """First the collections that read the bucket, then those that read them, and so on.
 
     Restricted to ``only`` if given, and to what these need to be fed.
@@ -33,12 +33,12 @@ def restricted(tiers: Tiers, only: list[str]) -> Tiers:
     return [tier for tier in kept if tier]
 
 
-async def reads_bucket(deps: Deps, collection: CollectionDocument, bucket_id: str) -> bool:
+async def reads_bucket(deps: Container, collection: CollectionDocument, bucket_id: str) -> bool:
     """Whether objects of the bucket reach the collection, directly or through others."""
     return bucket_id in await source_buckets(deps, collection)
 
 
-async def source_buckets(deps: Deps, collection: CollectionDocument) -> list[str]:
+async def source_buckets(deps: Container, collection: CollectionDocument) -> list[str]:
     """The buckets that the collection reads, directly or through other collections."""
     found: dict[str, None] = dict.fromkeys(collection["source"]["bucket_ids"])
     seen: set[str] = {collection["_id"]}

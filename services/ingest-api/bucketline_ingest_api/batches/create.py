@@ -6,29 +6,29 @@ from datetime import datetime
 from bucketline.db.batches import BatchDocument, task_of
 from bucketline.db.buckets import BucketDocument
 from bucketline.domain.status import Status
-from bucketline.errors import ApiError, BadRequest, Fault, NotFound, ValidationFailed
+from bucketline.errors import ApiError, BadRequest, NotFound, ValidationFailed, ValidationIssue
 from bucketline_ingest_api.batches.collection_tiers import reads_bucket
-from bucketline_ingest_api.batches.schemas import MOST_OBJECTS, CreateBatch, DedupStrategy, SubmitBatch
+from bucketline_ingest_api.batches.schemas import MAX_OBJECTS, CreateBatch, DedupStrategy, SubmitBatch
 from bucketline_ingest_api.batches.submit import submit_batch
-from bucketline_ingest_api.container import Deps
+from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.objects.listing import kind_of
-from bucketline_ingest_api.objects.validation import writable
+from bucketline_ingest_api.objects.validation import ensure_writable
 from bucketline_ingest_api.pagination import selection
-from bucketline_ingest_api.search_timeout import patience
+from bucketline_ingest_api.search_timeout import search_timeout
 
-MOST_IDS_NAMED = 100
+MAX_IDS_NAMED = 100
 PAGE = 5000
 
 
 async def create_batch(
-    deps: Deps, bucket: BucketDocument, body: CreateBatch, *, skip_validation: bool, submit: bool = False
+    deps: Container, bucket: BucketDocument, body: CreateBatch, *, skip_validation: bool, submit: bool = False
 ) -> BatchDocument:
     """A batch of objects of this bucket, DRAFT or submitted at once.
 
     :class:`NotFound` names objects or collections that are not there. When the draft was made and its submission
     refused, the error has its id in ``details`` and the draft stays.
     """
-    writable(bucket)
+    ensure_writable(bucket)
     collection_ids = await resolve_collections(deps, bucket, body.collection_ids)
     if body.object_ids is not None:
         ids = list(dict.fromkeys(body.object_ids))
@@ -86,7 +86,7 @@ def draft_of(
     }
 
 
-async def resolve_collections(deps: Deps, bucket: BucketDocument, given: Sequence[str] | None) -> list[str] | None:
+async def resolve_collections(deps: Container, bucket: BucketDocument, given: Sequence[str] | None) -> list[str] | None:
     """The ids of collections that are named by id or name; None, and so all that read the bucket, when none is."""
     if not given:
         return None
@@ -97,12 +97,14 @@ async def resolve_collections(deps: Deps, bucket: BucketDocument, given: Sequenc
             raise NotFound.of("collection", identifier)
         if not await reads_bucket(deps, collection, bucket["_id"]):
             at = ("body", "collection_ids", place)
-            raise ValidationFailed([Fault("collection_source", at, "the collection does not read this bucket")])
+            raise ValidationFailed(
+                [ValidationIssue("collection_source", at, "the collection does not read this bucket")]
+            )
         found[collection["_id"]] = None
     return list(found)
 
 
-async def require_objects(deps: Deps, bucket_id: str, object_ids: list[str]) -> None:
+async def require_objects(deps: Container, bucket_id: str, object_ids: list[str]) -> None:
     """:class:`NotFound` unless every object is in the bucket."""
     missing: list[str] = []
     for start in range(0, len(object_ids), PAGE):
@@ -114,11 +116,11 @@ async def require_objects(deps: Deps, bucket_id: str, object_ids: list[str]) -> 
         raise NotFound(
             f"{len(missing)} objects are not in this bucket",
             code="objects_not_found",
-            details={"resource": "object", "ids": missing[:MOST_IDS_NAMED], "missing_count": len(missing)},
+            details={"resource": "object", "ids": missing[:MAX_IDS_NAMED], "missing_count": len(missing)},
         )
 
 
-async def get_batch(deps: Deps, namespace_id: str, batch_id: str, bucket_id: str | None = None) -> BatchDocument:
+async def get_batch(deps: Container, namespace_id: str, batch_id: str, bucket_id: str | None = None) -> BatchDocument:
     """The batch, only within the namespace and, if given, the bucket."""
     batch = await deps.batches.get(batch_id)
     if batch is None or batch["namespace_id"] != namespace_id or bucket_id not in (None, batch["bucket_id"]):
@@ -126,21 +128,21 @@ async def get_batch(deps: Deps, namespace_id: str, batch_id: str, bucket_id: str
     return batch
 
 
-async def _found(deps: Deps, bucket: BucketDocument, body: CreateBatch) -> list[str]:
+async def _found(deps: Container, bucket: BucketDocument, body: CreateBatch) -> list[str]:
     """The oldest objects that the filters find. Without a limit, more than a batch can hold are refused."""
     wanted = selection({"bucket_id": bucket["_id"]}, kind_of(bucket), body.filters)
-    limit = body.limit or MOST_OBJECTS + 1
+    limit = body.limit or MAX_OBJECTS + 1
     oldest = [("created_at", 1), ("_id", 1)]
-    with patience():
+    with search_timeout():
         rows = await deps.objects.collection.find(
             wanted.where, limit=limit, sort=oldest, fields=["_id"], computed=wanted.computed
         )
     if not rows:
         raise BadRequest("no object matches the filters", code="batch_empty")
-    if len(rows) > MOST_OBJECTS:
+    if len(rows) > MAX_OBJECTS:
         raise BadRequest(
-            f"more than {MOST_OBJECTS} objects match the filters: give a limit, or narrow them",
+            f"more than {MAX_OBJECTS} objects match the filters: give a limit, or narrow them",
             code="batch_too_large",
-            details={"limit": MOST_OBJECTS},
+            details={"limit": MAX_OBJECTS},
         )
     return [row["_id"] for row in rows]

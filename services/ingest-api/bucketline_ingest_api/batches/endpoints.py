@@ -6,7 +6,7 @@ from fastapi import APIRouter, Body, Query
 
 from bucketline.db.batches import BatchDocument
 from bucketline_ingest_api.batches.audit import audit_batch
-from bucketline_ingest_api.batches.cancel import MOST_REASON, cancel_batch
+from bucketline_ingest_api.batches.cancel import MAX_REASON, cancel_batch
 from bucketline_ingest_api.batches.collection_tiers import Tiers, tiers_of
 from bucketline_ingest_api.batches.create import create_batch, get_batch, resolve_collections
 from bucketline_ingest_api.batches.failed_objects import failures_of
@@ -44,18 +44,18 @@ from bucketline_ingest_api.batches.serializers import (
 from bucketline_ingest_api.batches.submit import submit_batch
 from bucketline_ingest_api.batches.task_view import task_of
 from bucketline_ingest_api.batches.update import add_objects, delete_batch, patch_batch
-from bucketline_ingest_api.container import Deps
+from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.dependencies import (
-    DeletingBucket,
+    BucketDelete,
+    BucketRead,
+    BucketWrite,
+    ContainerDep,
     NamespaceHeader,
     NamespaceQuery,
-    Reader,
-    ReadingBucket,
-    Wiring,
-    Writer,
-    WritingBucket,
+    ReadPrincipal,
+    WritePrincipal,
 )
-from bucketline_ingest_api.pagination import Listed
+from bucketline_ingest_api.pagination import Page
 from bucketline_ingest_api.schemas.common import Deleted, errors
 from bucketline_ingest_api.schemas.pagination import Paging
 from bucketline_ingest_api.tasks.schemas import Task
@@ -69,7 +69,7 @@ SkipValidation = Annotated[bool, Query(description="Do not check the ids; object
 AutoSubmit = Annotated[bool | None, Query(description="Submit at once; wins over the body.")]
 OtherSubmit = Annotated[bool | None, Query(description="Alias for `auto_submit`.")]
 Force = Annotated[bool, Query(description="Accepted; batches never exclude each other here.")]
-Reason = Annotated[str | None, Query(max_length=MOST_REASON, description="Kept with the batch.")]
+Reason = Annotated[str | None, Query(max_length=MAX_REASON, description="Kept with the batch.")]
 TierNumber = Annotated[int | None, Query(ge=0, le=100)]
 CollectionName = Annotated[str | None, Query(max_length=200, description="Id or name.")]
 Limit = Annotated[int, Query(ge=1, le=1000)]
@@ -78,8 +78,8 @@ Offset = Annotated[int, Query(ge=0, le=100_000)]
 
 @router.post(BUCKET, summary="Create a batch", responses=errors(400))
 async def create(
-    deps: Wiring,
-    scope: WritingBucket,
+    deps: ContainerDep,
+    scope: BucketWrite,
     body: CreateBatch,
     skip_validation: SkipValidation = False,
     auto_submit: AutoSubmit = None,
@@ -92,19 +92,21 @@ async def create(
 
 
 @router.post(BUCKET + "/list", summary="List a bucket's batches", responses=errors(400))
-async def listing(deps: Wiring, scope: ReadingBucket, asked: Paging, body: ListBatches | None = None) -> BatchList:
+async def listing(deps: ContainerDep, scope: BucketRead, asked: Paging, body: ListBatches | None = None) -> BatchList:
     """Newest first."""
     return await _answer_list(deps, await list_batches(deps, {"bucket_id": scope.bucket_id}, asked, body))
 
 
 @router.post(BUCKET + "/submit-all", summary="Submit all drafts of a bucket", responses=errors(400))
-async def submit_all(deps: Wiring, scope: WritingBucket) -> SubmittedDrafts:
+async def submit_all(deps: ContainerDep, scope: BucketWrite) -> SubmittedDrafts:
     """Up to 1,000 drafts, oldest first; `has_more` says that some are left. Empty drafts stay."""
     return drafts_answer(await submit_drafts(deps, scope.bucket))
 
 
 @router.post(BUCKET + "/bulk-submit", summary="Submit a whole bucket in batches", responses=errors(400))
-async def bulk(deps: Wiring, scope: WritingBucket, body: Annotated[BulkSubmit | None, Body()] = None) -> BulkSubmitted:
+async def bulk(
+    deps: ContainerDep, scope: BucketWrite, body: Annotated[BulkSubmit | None, Body()] = None
+) -> BulkSubmitted:
     """Batches of `chunk_size` objects, made and submitted: up to 1,000,000 objects in up to 1,000 batches.
 
     After a 503 the batches that were submitted stay. Sent again, objects that are processed by then are skipped.
@@ -114,13 +116,13 @@ async def bulk(deps: Wiring, scope: WritingBucket, body: Annotated[BulkSubmit | 
 
 
 @router.get(BATCH, summary="Get a batch", responses=errors(400))
-async def get(deps: Wiring, scope: ReadingBucket, batch_id: str) -> Batch:
+async def get(deps: ContainerDep, scope: BucketRead, batch_id: str) -> Batch:
     return await _answer(deps, await get_batch(deps, scope.namespace_id, batch_id, scope.bucket_id))
 
 
 @router.post(BATCH + "/objects", summary="Add objects to a draft", responses=errors(400))
 async def add(
-    deps: Wiring, scope: WritingBucket, batch_id: str, body: AddObjects, skip_validation: SkipValidation = False
+    deps: ContainerDep, scope: BucketWrite, batch_id: str, body: AddObjects, skip_validation: SkipValidation = False
 ) -> Batch:
     batch = await get_batch(deps, scope.namespace_id, batch_id, scope.bucket_id)
     return await _answer(deps, await add_objects(deps, scope.bucket, batch, body, skip_validation=skip_validation))
@@ -128,8 +130,8 @@ async def add(
 
 @router.post(BATCH + "/submit", summary="Submit a batch", responses=errors(400))
 async def submit(
-    deps: Wiring,
-    scope: WritingBucket,
+    deps: ContainerDep,
+    scope: BucketWrite,
     batch_id: str,
     body: Annotated[SubmitBatch | None, Body()] = None,
     force: Force = False,  # noqa: ARG001 - part of the contract
@@ -142,7 +144,7 @@ async def submit(
 
 
 @router.post(BATCH + "/cancel", summary="Cancel a batch", responses=errors(400))
-async def cancel(deps: Wiring, scope: WritingBucket, batch_id: str, reason: Reason = None) -> Task:
+async def cancel(deps: ContainerDep, scope: BucketWrite, batch_id: str, reason: Reason = None) -> Task:
     """Work that has not started is given up and its objects are drafts again; work that is running ends by itself."""
     batch = await get_batch(deps, scope.namespace_id, batch_id, scope.bucket_id)
     canceled, reached = await cancel_batch(deps, batch, reason)
@@ -150,13 +152,13 @@ async def cancel(deps: Wiring, scope: WritingBucket, batch_id: str, reason: Reas
 
 
 @router.patch(BATCH, summary="Change a batch's metadata", responses=errors(400))
-async def patch(deps: Wiring, scope: WritingBucket, batch_id: str, body: PatchBatch) -> Batch:
+async def patch(deps: ContainerDep, scope: BucketWrite, batch_id: str, body: PatchBatch) -> Batch:
     batch = await get_batch(deps, scope.namespace_id, batch_id, scope.bucket_id)
     return await _answer(deps, await patch_batch(deps, batch, body))
 
 
 @router.delete(BATCH, summary="Delete a batch", responses=errors(400))
-async def delete(deps: Wiring, scope: DeletingBucket, batch_id: str) -> Deleted:
+async def delete(deps: ContainerDep, scope: BucketDelete, batch_id: str) -> Deleted:
     """Refused while the batch runs. Its objects and documents stay."""
     await delete_batch(deps, await get_batch(deps, scope.namespace_id, batch_id, scope.bucket_id))
     return Deleted(message="batch deleted")
@@ -164,7 +166,7 @@ async def delete(deps: Wiring, scope: DeletingBucket, batch_id: str) -> Deleted:
 
 @router.post(BATCH + "/retry", summary="Retry what failed in a batch", responses=errors(400))
 async def retry(
-    deps: Wiring, scope: WritingBucket, batch_id: str, body: Annotated[RetryBatch | None, Body()] = None
+    deps: ContainerDep, scope: BucketWrite, batch_id: str, body: Annotated[RetryBatch | None, Body()] = None
 ) -> Retry:
     """Runs the failed objects once more. After 30 days it is not known which failed: `batch_results_expired`."""
     asked = body or RetryBatch()
@@ -174,8 +176,8 @@ async def retry(
 
 @router.post(BATCH + "/resubmit", summary="Run a batch again", responses=errors(400))
 async def resubmit(
-    deps: Wiring,
-    scope: WritingBucket,
+    deps: ContainerDep,
+    scope: BucketWrite,
     batch_id: str,
     body: Annotated[ResubmitBatch | None, Body()] = None,
     auto_submit: AutoSubmit = None,
@@ -192,8 +194,8 @@ async def resubmit(
 
 @router.get(BATCH + "/failed-documents", summary="What failed in a batch", responses=errors(400))
 async def failed_documents(
-    deps: Wiring,
-    scope: ReadingBucket,
+    deps: ContainerDep,
+    scope: BucketRead,
     batch_id: str,
     tier_num: TierNumber = None,
     collection_id: CollectionName = None,
@@ -208,7 +210,7 @@ async def failed_documents(
 
 
 @router.get(BATCH + "/audit", summary="Audit of a batch", responses=errors(400))
-async def audit(deps: Wiring, scope: ReadingBucket, batch_id: str) -> BatchAudit:
+async def audit(deps: ContainerDep, scope: BucketRead, batch_id: str) -> BatchAudit:
     """Counted from the objects and work units themselves; 30 days later, from the batch's sums."""
     batch = await get_batch(deps, scope.namespace_id, batch_id, scope.bucket_id)
     return audit_answer(batch, await audit_batch(deps, batch), await _tiers(deps, batch))
@@ -216,8 +218,8 @@ async def audit(deps: Wiring, scope: ReadingBucket, batch_id: str) -> BatchAudit
 
 @router.post("/v1/batches/list", summary="List batches of any bucket", responses=errors(400))
 async def listing_everywhere(
-    deps: Wiring,
-    caller: Reader,
+    deps: ContainerDep,
+    caller: ReadPrincipal,
     asked: Paging,
     body: ListBatches | None = None,
     namespace: NamespaceHeader = None,
@@ -230,8 +232,8 @@ async def listing_everywhere(
 
 @router.get("/v1/batches/{batch_id}", summary="Get a batch by its id", responses=errors(400))
 async def get_anywhere(
-    deps: Wiring,
-    caller: Reader,
+    deps: ContainerDep,
+    caller: ReadPrincipal,
     batch_id: str,
     namespace: NamespaceHeader = None,
     fallback: NamespaceQuery = None,
@@ -241,8 +243,8 @@ async def get_anywhere(
 
 @router.post("/v1/batches/{batch_id}/cancel", summary="Cancel a batch by its id", responses=errors(400))
 async def cancel_anywhere(
-    deps: Wiring,
-    caller: Writer,
+    deps: ContainerDep,
+    caller: WritePrincipal,
     batch_id: str,
     reason: Reason = None,
     namespace: NamespaceHeader = None,
@@ -253,15 +255,15 @@ async def cancel_anywhere(
     return task_of(canceled, cancellation=reached)
 
 
-async def _tiers(deps: Deps, batch: BatchDocument) -> Tiers:
+async def _tiers(deps: Container, batch: BatchDocument) -> Tiers:
     return await tiers_of(deps, batch["bucket_id"], batch["collection_ids"])
 
 
-async def _answer(deps: Deps, batch: BatchDocument) -> Batch:
+async def _answer(deps: Container, batch: BatchDocument) -> Batch:
     return batch_answer(batch, await _tiers(deps, batch), deps.clock)
 
 
-async def _answer_list(deps: Deps, listed: Listed[BatchDocument]) -> BatchList:
+async def _answer_list(deps: Container, listed: Page[BatchDocument]) -> BatchList:
     known: dict[tuple[str, tuple[str, ...] | None], Tiers] = {}
     rows = []
     for batch in listed.rows:

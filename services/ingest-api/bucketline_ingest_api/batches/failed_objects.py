@@ -7,7 +7,7 @@ from bucketline.db.batches import BatchDocument, FailedObject, failed_row
 from bucketline.db.work_units import Latest
 from bucketline_ingest_api.batches.collection_tiers import Tiers
 from bucketline_ingest_api.batches.retention import forgotten
-from bucketline_ingest_api.container import Deps
+from bucketline_ingest_api.container import Container
 
 UNKNOWN_TIME = datetime.fromtimestamp(0, UTC)
 
@@ -22,7 +22,7 @@ class Failure:
 
 
 async def failures_of(
-    deps: Deps, batch: BatchDocument, tiers: Tiers, *, tier_num: int | None, collection: str | None
+    deps: Container, batch: BatchDocument, tiers: Tiers, *, tier_num: int | None, collection: str | None
 ) -> list[Failure]:
     """Failures of the batch in the order of its objects' ids; of one tier or collection if that is given.
 
@@ -46,7 +46,7 @@ async def failures_of(
     return found
 
 
-async def current(deps: Deps, batch: BatchDocument) -> dict[str, Latest]:
+async def current(deps: Container, batch: BatchDocument) -> dict[str, Latest]:
     """The objects of the batch that units have taken: of its turn, and for a retry of the turns before too."""
     return of_turn(batch, await deps.units.latest(batch["_id"]))
 

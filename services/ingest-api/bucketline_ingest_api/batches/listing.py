@@ -2,23 +2,23 @@
 
 from collections.abc import Mapping, Sequence
 
-from bucketline.db.batches import BATCH_FACTS, BatchDocument
+from bucketline.db.batches import SUMMARY_FIELDS, BatchDocument
 from bucketline.domain.paging import BATCHES
 from bucketline.errors import BadRequest
-from bucketline_ingest_api.auth import may_see
+from bucketline_ingest_api.auth import can_access
 from bucketline_ingest_api.batches.collection_tiers import source_buckets
 from bucketline_ingest_api.batches.schemas import ListBatches
-from bucketline_ingest_api.container import Deps
-from bucketline_ingest_api.pagination import Kind, Listed, list_rows, renamed
-from bucketline_ingest_api.principal import Caller
-from bucketline_ingest_api.schemas.pagination import Asked
+from bucketline_ingest_api.container import Container
+from bucketline_ingest_api.pagination import ListSpec, Page, field_mapper, list_rows
+from bucketline_ingest_api.principal import Principal
+from bucketline_ingest_api.schemas.pagination import ListQuery
 
 OBJECTS_SHOWN = 100
 """Of each batch in a list. A batch alone shows all of them."""
 
-KIND = Kind(
+KIND = ListSpec(
     bounds=BATCHES,
-    field_path=renamed(
+    field_path=field_mapper(
         {
             "batch_id": "_id",
             "bucket_id": "bucket_id",
@@ -41,13 +41,13 @@ KIND = Kind(
     ),
     searched=("_id", "batch_name"),
     exact=frozenset({"batch_id", "bucket_id", "namespace_id", "status", "task_id", "object_ids", "collection_ids"}),
-    fields=BATCH_FACTS,
+    fields=SUMMARY_FIELDS,
 )
 
 
 async def list_batches(
-    deps: Deps, scope: Mapping[str, object], asked: Asked, body: ListBatches | None
-) -> Listed[BatchDocument]:
+    deps: Container, scope: Mapping[str, object], asked: ListQuery, body: ListBatches | None
+) -> Page[BatchDocument]:
     """Batches within ``scope``, newest first, each with the first of its objects."""
     conditions: list[Mapping[str, object]] = [scope]
     if body is not None and body.status is not None:
@@ -60,7 +60,7 @@ async def list_batches(
     return listed
 
 
-async def add_objects_shown(deps: Deps, batches: Sequence[BatchDocument]) -> None:
+async def add_objects_shown(deps: Container, batches: Sequence[BatchDocument]) -> None:
     """Gives batches that were read without their objects the first of them."""
     ids = [batch["_id"] for batch in batches]
     rows = await deps.batches.collection.aggregate(
@@ -73,7 +73,7 @@ async def add_objects_shown(deps: Deps, batches: Sequence[BatchDocument]) -> Non
 
 
 async def everywhere(
-    deps: Deps, caller: Caller, body: ListBatches | None, namespace: str | None
+    deps: Container, caller: Principal, body: ListBatches | None, namespace: str | None
 ) -> Mapping[str, object]:
     """The scope of a list without a bucket: one namespace, or all that the caller may see."""
     named = body.namespace_id if body is not None else None
@@ -86,7 +86,7 @@ async def everywhere(
     if body is not None and body.bucket_id is not None:
         bucket = await deps.buckets.collection.get(body.bucket_id)
         holder = await deps.namespaces.collection.get(bucket["namespace_id"]) if bucket is not None else None
-        visible = bucket is not None and holder is not None and may_see(caller, holder)
+        visible = bucket is not None and holder is not None and can_access(caller, holder)
         if bucket is None or not visible or (found is not None and bucket["namespace_id"] != found["_id"]):
             return {"bucket_id": {"$in": []}}
         return {"bucket_id": bucket["_id"]}
@@ -96,7 +96,7 @@ async def everywhere(
     return {"namespace_id": {"$in": ids}}
 
 
-async def _through(deps: Deps, collection_id: str) -> Mapping[str, object]:
+async def _through(deps: Container, collection_id: str) -> Mapping[str, object]:
     """Batches whose objects go through the collection: it is named, or it reads the bucket and none is named."""
     named: Mapping[str, object] = {"collection_ids": collection_id}
     collection = await deps.collections.collection.get(collection_id)

@@ -3,18 +3,18 @@
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from bucketline.db.batches import BATCH_FACTS, BatchDocument
+from bucketline.db.batches import SUMMARY_FIELDS, BatchDocument
 from bucketline.db.buckets import BucketDocument
 from bucketline.domain.status import Status
 from bucketline.errors import ApiError, BadRequest
 from bucketline_ingest_api.batches.create import draft_of, resolve_collections
 from bucketline_ingest_api.batches.schemas import BulkSubmit, SubmitBatch
 from bucketline_ingest_api.batches.submit import submit_batch
-from bucketline_ingest_api.container import Deps
+from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.objects.listing import kind_of
-from bucketline_ingest_api.objects.validation import writable
+from bucketline_ingest_api.objects.validation import ensure_writable
 from bucketline_ingest_api.pagination import Selection, selection
-from bucketline_ingest_api.search_timeout import patience
+from bucketline_ingest_api.search_timeout import search_timeout
 
 MAX_DRAFTS = 1000
 MAX_BATCHES = 1000
@@ -51,19 +51,19 @@ class Group:
     submitted: list[Submitted]
 
 
-async def submit_drafts(deps: Deps, bucket: BucketDocument) -> Drafts:
+async def submit_drafts(deps: Container, bucket: BucketDocument) -> Drafts:
     """Submits the drafts of the bucket, oldest first, at most :data:`MAX_DRAFTS`; each as if it were by itself."""
-    writable(bucket)
+    ensure_writable(bucket)
     own = {"bucket_id": bucket["_id"], "status": str(Status.DRAFT)}
     found = await deps.batches.collection.find(
-        {**own, "total": {"$gt": 0}}, limit=MAX_DRAFTS + 1, sort=[("created_at", 1), ("_id", 1)], fields=BATCH_FACTS
+        {**own, "total": {"$gt": 0}}, limit=MAX_DRAFTS + 1, sort=[("created_at", 1), ("_id", 1)], fields=SUMMARY_FIELDS
     )
     empty = await deps.batches.collection.count({**own, "total": 0}, limit=MAX_DRAFTS)
     submitted = [await _submit(deps, batch) for batch in found[:MAX_DRAFTS]]
     return Drafts(submitted, empty, len(found) > MAX_DRAFTS)
 
 
-async def bulk_submit(deps: Deps, bucket: BucketDocument, body: BulkSubmit) -> Group:
+async def bulk_submit(deps: Container, bucket: BucketDocument, body: BulkSubmit) -> Group:
     """Makes batches of ``chunk_size`` objects, oldest first, of all objects that the filters find; submits each.
 
     Raises :class:`BadRequest`, before anything is made, for more than :data:`MAX_BULK_OBJECTS` objects or
@@ -71,7 +71,7 @@ async def bulk_submit(deps: Deps, bucket: BucketDocument, body: BulkSubmit) -> G
     goes away in between, what was submitted stays; sent again, objects that are processed by then are skipped, unless
     ``dedup_strategy`` says otherwise.
     """
-    writable(bucket)
+    ensure_writable(bucket)
     collections = await resolve_collections(deps, bucket, body.collection_ids)
     wanted = selection({"bucket_id": bucket["_id"]}, kind_of(bucket), body.filters)
     most = await _count(deps, wanted, body)
@@ -92,7 +92,7 @@ async def bulk_submit(deps: Deps, bucket: BucketDocument, body: BulkSubmit) -> G
     return Group(group, objects, submitted)
 
 
-async def _submit(deps: Deps, batch: BatchDocument) -> Submitted:
+async def _submit(deps: Container, batch: BatchDocument) -> Submitted:
     error = None
     try:
         batch = await submit_batch(deps, batch, SubmitBatch())
@@ -101,10 +101,10 @@ async def _submit(deps: Deps, batch: BatchDocument) -> Submitted:
     return Submitted(batch["_id"], batch["task_id"], Status(batch["status"]), batch["total"], error)
 
 
-async def _count(deps: Deps, wanted: Selection, body: BulkSubmit) -> int:
+async def _count(deps: Container, wanted: Selection, body: BulkSubmit) -> int:
     """How many objects are to be submitted; :class:`BadRequest` for more than one request submits."""
     limit = min(MAX_BULK_OBJECTS, MAX_BATCHES * body.chunk_size)
-    with patience():
+    with search_timeout():
         found = await deps.objects.collection.count(
             wanted.where, limit=min(limit + 1, body.max_objects or limit + 1), computed=wanted.computed
         )
@@ -118,12 +118,12 @@ async def _count(deps: Deps, wanted: Selection, body: BulkSubmit) -> int:
     return found
 
 
-async def _chunks(deps: Deps, wanted: Selection, size: int, most: int) -> AsyncIterator[list[str]]:
+async def _chunks(deps: Container, wanted: Selection, size: int, most: int) -> AsyncIterator[list[str]]:
     """The ids of at most ``most`` objects, oldest first, ``size`` at a time."""
     chunk: list[str] = []
     where = wanted.where
     while most > 0:
-        with patience():
+        with search_timeout():
             page = await deps.objects.collection.find(
                 where,
                 limit=min(PAGE, most),

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from bucketline.db.batches import Base, BatchDocument, FailedObject, failed_row
+from bucketline.db.batches import BatchDocument, CarriedTotals, FailedObject, failed_row
 from bucketline.db.buckets import BucketDocument
-from bucketline.db.outbox_store import owing
+from bucketline.db.outbox_store import outbox_entry_of
 from bucketline.db.work_units import KEPT, Latest, written
 from bucketline.domain.status import FAILURES, FINAL, Status
 from bucketline.errors import BadRequest
@@ -12,8 +12,8 @@ from bucketline_ingest_api.batches.failed_objects import UNKNOWN_TIME, of_turn
 from bucketline_ingest_api.batches.retention import forgotten
 from bucketline_ingest_api.batches.schemas import RetryBatch, SubmitBatch
 from bucketline_ingest_api.batches.submit import owed, started, submit_batch
-from bucketline_ingest_api.container import Deps
-from bucketline_ingest_api.objects.validation import writable
+from bucketline_ingest_api.container import Container
+from bucketline_ingest_api.objects.validation import ensure_writable
 
 _TERMINAL = [str(status) for status in FINAL]
 _OF_A_TURN = (
@@ -47,12 +47,12 @@ class Retried:
     count: int
 
 
-async def retry_batch(deps: Deps, bucket: BucketDocument, batch: BatchDocument, body: RetryBatch) -> Retried:
+async def retry_batch(deps: Container, bucket: BucketDocument, batch: BatchDocument, body: RetryBatch) -> Retried:
     """Begins another turn for failed objects of a batch that is over. Nothing to retry: nothing changes.
 
     :class:`BadRequest` also when it is not known any more which objects failed.
     """
-    writable(bucket)
+    ensure_writable(bucket)
     _require_over(batch)
     retries = batch.get("retry_count", 0)
     if retries >= body.max_retry_count:
@@ -94,13 +94,15 @@ async def retry_batch(deps: Deps, bucket: BucketDocument, batch: BatchDocument, 
     )
     if changed is None:
         raise _not_over(await deps.batches.get(batch["_id"]) or batch)
-    deps.batch_outbox.flush_soon([owing(changed)])
+    deps.batch_outbox.flush_soon([outbox_entry_of(changed)])
     return Retried(changed, len(taken))
 
 
-async def resubmit_batch(deps: Deps, bucket: BucketDocument, batch: BatchDocument, *, submit: bool) -> BatchDocument:
+async def resubmit_batch(
+    deps: Container, bucket: BucketDocument, batch: BatchDocument, *, submit: bool
+) -> BatchDocument:
     """Makes a batch that is over a DRAFT again with all its objects, and submits it unless told not to."""
-    writable(bucket)
+    ensure_writable(bucket)
     _require_over(batch)
     unset = dict.fromkeys((*_OF_A_TURN, "submitted_at", "last_retry_at"), "")
     draft = await deps.batches.change(
@@ -122,7 +124,7 @@ async def resubmit_batch(deps: Deps, bucket: BucketDocument, batch: BatchDocumen
     return await submit_batch(deps, draft, SubmitBatch()) if submit else draft
 
 
-def base_of(kept: dict[str, Latest]) -> Base:
+def base_of(kept: dict[str, Latest]) -> CarriedTotals:
     """The sums over objects that a retry leaves alone."""
     results = {object_id: last.result for object_id, last in kept.items() if last.result is not None}
     finished = {object_id: result for object_id, result in results.items() if result["status"] != Status.DRAFT}

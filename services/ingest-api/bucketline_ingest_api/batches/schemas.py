@@ -10,7 +10,7 @@ from bucketline_ingest_api.schemas.common import Answer, Pagination, Request, Ti
 from bucketline_ingest_api.schemas.pagination import ListBody
 from bucketline_ingest_api.schemas.unsupported import Unsupported
 
-MOST_OBJECTS = 50_000
+MAX_OBJECTS = 50_000
 ObjectId = Annotated[str, Field(min_length=1, max_length=100)]
 Identifier = Annotated[str, Field(min_length=1, max_length=200)]
 
@@ -33,9 +33,9 @@ class CreateBatch(BatchBody):
 
     model_config = example({"object_ids": ["obj_06h2v9k1m3q5s7t9v1x3"], "batch_name": "nightly-2026-03-01"})
 
-    object_ids: list[ObjectId] | None = Field(default=None, min_length=1, max_length=MOST_OBJECTS)
+    object_ids: list[ObjectId] | None = Field(default=None, min_length=1, max_length=MAX_OBJECTS)
     filters: dict[str, JsonValue] | None = None
-    limit: int | None = Field(default=None, ge=1, le=MOST_OBJECTS, description="Most objects taken by `filters`.")
+    limit: int | None = Field(default=None, ge=1, le=MAX_OBJECTS, description="Most objects taken by `filters`.")
     collection_ids: list[Identifier] | None = Field(
         default=None, max_length=100, description="Ids or names; left out, all collections that read the bucket."
     )
@@ -55,7 +55,7 @@ class CreateBatch(BatchBody):
 class AddObjects(Request):
     model_config = example({"object_ids": ["obj_06h2v9k1m3q5s7t9v1x3"]})
 
-    object_ids: list[ObjectId] = Field(min_length=1, max_length=MOST_OBJECTS)
+    object_ids: list[ObjectId] = Field(min_length=1, max_length=MAX_OBJECTS)
 
 
 class PatchBatch(BatchBody):
@@ -107,7 +107,7 @@ class BulkSubmit(Request):
 
     collection_ids: list[Identifier] | None = Field(default=None, max_length=100)
     filters: dict[str, JsonValue] | None = None
-    chunk_size: int = Field(default=1000, ge=1, le=MOST_OBJECTS, description="Objects of a batch.")
+    chunk_size: int = Field(default=1000, ge=1, le=MAX_OBJECTS, description="Objects of a batch.")
     dedup_strategy: DedupStrategy | None = None
     max_objects: int | None = Field(default=None, ge=1, description="The oldest ones; all if left out.")
 
@@ -151,7 +151,7 @@ _BATCH = {
 }
 
 
-class Progress(Answer):
+class BatchProgress(Answer):
     processed: int
     total: int
     percent: float
@@ -201,7 +201,7 @@ class Batch(Answer):
     current_tier: int | None = None
     total_tiers: int = Field(default=1, ge=1)
     dag_tiers: list[list[str]]
-    progress: Progress | None = None
+    progress: BatchProgress | None = None
     documents_written: int = Field(
         default=0, description="Written by this batch, retries included; not what its objects had before."
     )

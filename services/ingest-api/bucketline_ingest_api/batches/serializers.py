@@ -15,11 +15,11 @@ from bucketline_ingest_api.batches.retry import Retried
 from bucketline_ingest_api.batches.schemas import (
     Batch,
     BatchAudit,
+    BatchProgress,
     BulkSubmitted,
     FailedDocument,
     FailedDocuments,
     FailedObjectRow,
-    Progress,
     Resubmission,
     Retry,
     RetryBatch,
@@ -87,7 +87,7 @@ def _errors(batch: BatchDocument) -> dict[str, int] | None:
     return dict(Counter(str(row["error_type"]) for row in batch.get("failed_objects", []))) or None
 
 
-def _progress(batch: BatchDocument, clock: Clock) -> Progress:
+def _progress(batch: BatchDocument, clock: Clock) -> BatchProgress:
     total = objects_to_process(batch)
     processed = batch.get("processed", 0)
     rate = eta = None
@@ -98,7 +98,7 @@ def _progress(batch: BatchDocument, clock: Clock) -> Progress:
         rate = round(fresh / seconds, 3)
         if batch["status"] in BATCH_ACTIVE and rate > 0:
             eta = round(max(0, total - processed) / rate, 1)
-    return Progress(
+    return BatchProgress(
         processed=processed,
         total=total,
         percent=percent(processed, total),

@@ -4,17 +4,17 @@ from datetime import datetime
 
 from bucketline.clock import millis
 from bucketline.db.batches import BatchDocument
-from bucketline.db.outbox_store import owing
+from bucketline.db.outbox_store import outbox_entry_of
 from bucketline.domain.status import Status
 from bucketline.errors import BadRequest
 from bucketline.events.models import BatchSubmitted
 from bucketline.observability.tracing import current_trace
 from bucketline_ingest_api.batches.schemas import SubmitBatch
-from bucketline_ingest_api.container import Deps
+from bucketline_ingest_api.container import Container
 
 
 async def submit_batch(
-    deps: Deps, batch: BatchDocument, body: SubmitBatch, *, collection_ids: list[str] | None = None
+    deps: Container, batch: BatchDocument, body: SubmitBatch, *, collection_ids: list[str] | None = None
 ) -> BatchDocument:
     """Submits a non-empty DRAFT, by compare-and-set; its event is written with that."""
     if batch["status"] != Status.DRAFT:
@@ -34,7 +34,7 @@ async def submit_batch(
     )
     if submitted is None:
         raise not_a_draft(await deps.batches.get(batch["_id"]) or batch)
-    deps.batch_outbox.flush_soon([owing(submitted)])
+    deps.batch_outbox.flush_soon([outbox_entry_of(submitted)])
     return submitted
 
 
@@ -54,7 +54,7 @@ def started(batch: BatchDocument, now: datetime) -> dict[str, object]:
     }
 
 
-def owed(deps: Deps, batch: BatchDocument, now: datetime) -> dict[str, object]:
+def owed(deps: Container, batch: BatchDocument, now: datetime) -> dict[str, object]:
     """The operators that write the event of a submission."""
     event = deps.seal(
         BatchSubmitted(

@@ -2,26 +2,26 @@
 
 from bucketline.db.batches import BatchDocument
 from bucketline.db.buckets import BucketDocument
-from bucketline.db.outbox_store import owing
+from bucketline.db.outbox_store import outbox_entry_of
 from bucketline.domain.status import BATCH_ACTIVE, Status
-from bucketline.errors import BadRequest, NotFound, ServiceUnavailable, Transient
+from bucketline.errors import BadRequest, NotFound, RetryableError, ServiceUnavailable
 from bucketline_ingest_api.batches.create import require_objects
-from bucketline_ingest_api.batches.schemas import MOST_OBJECTS, AddObjects, PatchBatch
+from bucketline_ingest_api.batches.schemas import MAX_OBJECTS, AddObjects, PatchBatch
 from bucketline_ingest_api.batches.submit import not_a_draft
-from bucketline_ingest_api.container import Deps
-from bucketline_ingest_api.objects.validation import writable
+from bucketline_ingest_api.container import Container
+from bucketline_ingest_api.objects.validation import ensure_writable
 
 ATTEMPTS = 10
 
 
 async def add_objects(
-    deps: Deps, bucket: BucketDocument, batch: BatchDocument, body: AddObjects, *, skip_validation: bool
+    deps: Container, bucket: BucketDocument, batch: BatchDocument, body: AddObjects, *, skip_validation: bool
 ) -> BatchDocument:
     """Adds objects to a DRAFT; those that are in it already change nothing.
 
     By compare-and-set on the number of objects, which only grows: of two additions at a time neither is lost.
     """
-    writable(bucket)
+    ensure_writable(bucket)
     wanted = list(dict.fromkeys(body.object_ids))
     if batch["status"] != Status.DRAFT:
         raise not_a_draft(batch)
@@ -33,11 +33,11 @@ async def add_objects(
         if not fresh:
             return batch
         total = batch["total"] + len(fresh)
-        if total > MOST_OBJECTS:
+        if total > MAX_OBJECTS:
             raise BadRequest(
-                f"a batch has at most {MOST_OBJECTS} objects",
+                f"a batch has at most {MAX_OBJECTS} objects",
                 code="batch_too_large",
-                details={"batch_id": batch["_id"], "limit": MOST_OBJECTS, "object_count": total},
+                details={"batch_id": batch["_id"], "limit": MAX_OBJECTS, "object_count": total},
             )
         changed = await deps.batches.change(
             batch["_id"],
@@ -59,7 +59,7 @@ async def add_objects(
     raise ServiceUnavailable("the batch is being modified concurrently; try again", retry_after_seconds=1)
 
 
-async def patch_batch(deps: Deps, batch: BatchDocument, body: PatchBatch) -> BatchDocument:
+async def patch_batch(deps: Container, batch: BatchDocument, body: PatchBatch) -> BatchDocument:
     """Replaces the metadata, in any state of the batch."""
     if body.metadata is None:
         return batch
@@ -71,7 +71,7 @@ async def patch_batch(deps: Deps, batch: BatchDocument, body: PatchBatch) -> Bat
     return changed
 
 
-async def delete_batch(deps: Deps, batch: BatchDocument) -> None:
+async def delete_batch(deps: Container, batch: BatchDocument) -> None:
     """Forgets a batch that does not run, once everything about it was told. Its objects and documents stay."""
     active = [str(status) for status in BATCH_ACTIVE]
     told = {"status": {"$nin": active}, "pending_since": {"$exists": False}}
@@ -88,7 +88,7 @@ async def delete_batch(deps: Deps, batch: BatchDocument) -> None:
                 details={"batch_id": batch["_id"], "status": current["status"]},
             )
         try:
-            await deps.batch_outbox.flush([owing(current)])
-        except Transient:
+            await deps.batch_outbox.flush([outbox_entry_of(current)])
+        except RetryableError:
             break
     raise ServiceUnavailable("the end of the batch was not told to everybody yet, try again")

@@ -9,10 +9,10 @@ from bucketline.domain.schema_definition import schema_faults
 from bucketline.domain.unique_key import config_faults
 from bucketline.errors import AlreadyExists, ValidationFailed
 from bucketline_ingest_api.buckets.schemas import BucketSettings, CreateBucket, UniqueKeyConfig
-from bucketline_ingest_api.container import Deps
+from bucketline_ingest_api.container import Container
 
 
-async def create_bucket(deps: Deps, namespace_id: str, body: CreateBucket) -> BucketDocument:
+async def create_bucket(deps: Container, namespace_id: str, body: CreateBucket) -> BucketDocument:
     """A bucket with a sound schema. :class:`AlreadyExists` when the name is taken in the namespace."""
     schema = body.bucket_schema.model_dump(exclude_unset=True)
     faults = schema_faults(schema)

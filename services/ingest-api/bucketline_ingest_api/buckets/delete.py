@@ -8,20 +8,20 @@ look at the bucket and its write) is found by a last look, long after the bucket
 from datetime import datetime, timedelta
 
 from bucketline.db.buckets import BucketDocument
-from bucketline.db.outbox_store import owing
+from bucketline.db.outbox_store import outbox_entry_of
 from bucketline.db.tasks import TaskDocument
 from bucketline.errors import Forbidden, NotFound
 from bucketline.observability.logging import get_logger
 from bucketline_ingest_api.buckets.lookup import any_bucket
-from bucketline_ingest_api.container import Deps
+from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.objects.delete_many import remove_objects
-from bucketline_ingest_api.tasks.runner import Finished, Later, Turn
+from bucketline_ingest_api.tasks.runner import Reschedule, TaskExecution, TaskResult
 from bucketline_ingest_api.uploads.delete import forget_uploads
 
 log = get_logger(__name__)
 
 KIND = "api_buckets_delete"
-LAST_LOOK = "bucket_last_look"
+FINAL_SWEEP = "bucket_last_look"
 WRITES_TAKE = timedelta(seconds=3)
 """As good as every request writes within this time of its look at the bucket."""
 
@@ -33,7 +33,7 @@ TURN = timedelta(seconds=15)
 
 
 async def delete_bucket(
-    deps: Deps, organization_id: str, namespace_id: str, identifier: str
+    deps: Container, organization_id: str, namespace_id: str, identifier: str
 ) -> tuple[BucketDocument, TaskDocument]:
     """Begins the deletion; asked again, it is the same task, and one that failed begins anew."""
     bucket = await any_bucket(deps, namespace_id, identifier)
@@ -61,36 +61,36 @@ async def delete_bucket(
     return bucket, task
 
 
-async def bucket_deletion_turn(deps: Deps, task: TaskDocument) -> Turn:
+async def bucket_deletion_turn(deps: Container, task: TaskDocument) -> TaskExecution:
     """One turn of the task: as much as can be removed in a while."""
     bucket_id = task["inputs"][0]
     bucket = await deps.buckets.collection.get(bucket_id)
     if bucket is None:
-        return Finished(outputs=[bucket_id])
+        return TaskResult(outputs=[bucket_id])
     # the request may have died between the task and the mark
     await deps.buckets.mark_deleting(bucket_id, task["_id"], deps.clock.now())
     until = deps.clock.now() + TURN
     removed = await empty_bucket(deps, bucket_id, until)
     counted = task["data"].get("objects_deleted")
     data = {"objects_deleted": removed + (counted if isinstance(counted, int) else 0)}
-    settled = bucket.get("deleting_since", deps.clock.now()) + settling_time(deps)
+    settled = bucket.get("deleting_since", deps.clock.now()) + cache_grace_period(deps)
     if deps.clock.now() >= until:
-        return Later(deps.clock.now(), data)
+        return Reschedule(deps.clock.now(), data)
     if deps.clock.now() < settled:
-        return Later(settled, data)
-    await forget_bucket(deps, bucket, task["organization_id"])
-    return Finished(outputs=[bucket_id], data=data)
+        return Reschedule(settled, data)
+    await delete_bucket_record(deps, bucket, task["organization_id"])
+    return TaskResult(outputs=[bucket_id], data=data)
 
 
-def settling_time(deps: Deps) -> timedelta:
+def cache_grace_period(deps: Container) -> timedelta:
     """Longer than any replica remembers a bucket or a namespace as it was, and than what began then takes to write."""
     return timedelta(seconds=deps.settings.scope_cache_seconds) + WRITES_TAKE
 
 
-async def forget_bucket(deps: Deps, bucket: BucketDocument, organization_id: str) -> None:
+async def delete_bucket_record(deps: Container, bucket: BucketDocument, organization_id: str) -> None:
     """Deletes the empty bucket itself, and sees to a last look at what may be written into it after that."""
     await deps.runner.create(
-        LAST_LOOK,
+        FINAL_SWEEP,
         organization_id=organization_id,
         namespace_id=bucket["namespace_id"],
         inputs=[bucket["_id"]],
@@ -101,17 +101,17 @@ async def forget_bucket(deps: Deps, bucket: BucketDocument, organization_id: str
     deps.forget_buckets()
 
 
-async def last_look_turn(deps: Deps, task: TaskDocument) -> Turn:
+async def final_sweep(deps: Container, task: TaskDocument) -> TaskExecution:
     """Removes what was written into a bucket that is gone."""
     bucket_id = task["inputs"][0]
     until = deps.clock.now() + TURN
     removed = await empty_bucket(deps, bucket_id, until)
     if removed:
         log.warning("a bucket that is gone had objects", bucket_id=bucket_id, objects=removed)
-    return Later(deps.clock.now()) if deps.clock.now() >= until else Finished()
+    return Reschedule(deps.clock.now()) if deps.clock.now() >= until else TaskResult()
 
 
-async def empty_bucket(deps: Deps, bucket_id: str, until: datetime) -> int:
+async def empty_bucket(deps: Container, bucket_id: str, until: datetime) -> int:
     """Removes what is in the bucket, one kind after the other, until nothing is left or the time is over.
 
     Returns how many objects went, each as if it had been deleted by itself: event, documents, key, claims on blobs.
@@ -127,7 +127,7 @@ async def empty_bucket(deps: Deps, bucket_id: str, until: datetime) -> int:
         batches = await deps.batches.collection.find(own, limit=PAGE, fields=["pending"])
         if not batches:
             break
-        await deps.batch_outbox.flush([owing(batch) for batch in batches if batch.get("pending")])
+        await deps.batch_outbox.flush([outbox_entry_of(batch) for batch in batches if batch.get("pending")])
         ids = {"$in": [batch["_id"] for batch in batches]}
         await deps.units.collection.delete_many({"batch_id": ids})
         await deps.database.collection("waiting").delete_many({"batch_id": ids})
@@ -142,6 +142,6 @@ async def empty_bucket(deps: Deps, bucket_id: str, until: datetime) -> int:
     return removed
 
 
-async def _task_of(deps: Deps, bucket: BucketDocument) -> TaskDocument | None:
+async def _task_of(deps: Container, bucket: BucketDocument) -> TaskDocument | None:
     task_id = bucket.get("delete_task")
     return None if task_id is None else await deps.runner.resume(task_id)

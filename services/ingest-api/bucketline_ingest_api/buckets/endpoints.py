@@ -11,9 +11,9 @@ from bucketline_ingest_api.buckets.listing import list_buckets
 from bucketline_ingest_api.buckets.lookup import any_bucket
 from bucketline_ingest_api.buckets.schemas import Bucket, BucketDeletion, BucketList, ChangeBucket, CreateBucket
 from bucketline_ingest_api.buckets.update import change_bucket
-from bucketline_ingest_api.container import Deps
-from bucketline_ingest_api.dependencies import Deleting, Reading, Wiring, Writing
-from bucketline_ingest_api.pagination import Listed
+from bucketline_ingest_api.container import Container
+from bucketline_ingest_api.dependencies import ContainerDep, NamespaceDelete, NamespaceRead, NamespaceWrite
+from bucketline_ingest_api.pagination import Page
 from bucketline_ingest_api.schemas.common import errors
 from bucketline_ingest_api.schemas.pagination import ListBody, Paging
 
@@ -27,29 +27,33 @@ Search = Annotated[str | None, Query(max_length=1000, description="Text in the i
 
 
 @router.post("", summary="Create a bucket", responses=errors(400, 409))
-async def create(deps: Wiring, scope: Writing, body: CreateBucket) -> Bucket:
+async def create(deps: ContainerDep, scope: NamespaceWrite, body: CreateBucket) -> Bucket:
     return await _answer(deps, await create_bucket(deps, scope.namespace_id, body))
 
 
 @router.get("", summary="List buckets", responses=errors(400))
-async def listing(deps: Wiring, scope: Reading, asked: Paging, search: Search = None) -> BucketList:  # noqa: ARG001 - read from the query
+async def listing(deps: ContainerDep, scope: NamespaceRead, asked: Paging, search: Search = None) -> BucketList:  # noqa: ARG001 - read from the query
     return await _answer_list(deps, await list_buckets(deps, scope.namespace_id, asked, None))
 
 
 @router.post("/list", summary="List buckets, with filters", responses=errors(400))
-async def filtered(deps: Wiring, scope: Reading, asked: Paging, body: ListBody | None = None) -> BucketList:
+async def filtered(deps: ContainerDep, scope: NamespaceRead, asked: Paging, body: ListBody | None = None) -> BucketList:
     return await _answer_list(deps, await list_buckets(deps, scope.namespace_id, asked, body))
 
 
 @router.get("/{bucket_identifier}", summary="Get a bucket", responses=errors(400))
-async def get(deps: Wiring, scope: Reading, bucket_identifier: str) -> Bucket:
+async def get(deps: ContainerDep, scope: NamespaceRead, bucket_identifier: str) -> Bucket:
     return await _answer(deps, await any_bucket(deps, scope.namespace_id, bucket_identifier))
 
 
 @router.patch("/{bucket_identifier}", summary="Change a bucket", responses=errors(400, 409))
 @router.put("/{bucket_identifier}", summary="Update a bucket", responses=errors(400, 409))
 async def change(
-    deps: Wiring, scope: Writing, bucket_identifier: str, body: ChangeBucket, force_schema_break: Force = False
+    deps: ContainerDep,
+    scope: NamespaceWrite,
+    bucket_identifier: str,
+    body: ChangeBucket,
+    force_schema_break: Force = False,
 ) -> Bucket:
     bucket = await change_bucket(deps, scope.namespace_id, bucket_identifier, body, force=force_schema_break)
     return await _answer(deps, bucket)
@@ -57,8 +61,8 @@ async def change(
 
 @router.delete("/{bucket_identifier}", summary="Delete a bucket with everything in it", responses=errors(400))
 async def delete(
-    deps: Wiring,
-    scope: Deleting,
+    deps: ContainerDep,
+    scope: NamespaceDelete,
     bucket_identifier: str,
     force_foreclose: Foreclose = False,  # noqa: ARG001 - what runs is given up in any case
 ) -> BucketDeletion:
@@ -74,11 +78,11 @@ async def delete(
     )
 
 
-async def _answer(deps: Deps, bucket: BucketDocument) -> Bucket:
+async def _answer(deps: Container, bucket: BucketDocument) -> Bucket:
     return Bucket.of(bucket, await deps.bucket_counts.of(bucket))
 
 
-async def _answer_list(deps: Deps, listed: Listed[BucketDocument]) -> BucketList:
+async def _answer_list(deps: Container, listed: Page[BucketDocument]) -> BucketList:
     stats = await deps.bucket_counts.of_all(listed.rows)
     rows = [Bucket.of(bucket, counted) for bucket, counted in zip(listed.rows, stats, strict=True)]
     return BucketList.of(rows, listed.total, listed.pagination)

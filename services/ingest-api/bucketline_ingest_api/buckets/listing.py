@@ -2,13 +2,13 @@
 
 from bucketline.db.buckets import BucketDocument
 from bucketline.domain.paging import BUCKETS
-from bucketline_ingest_api.container import Deps
-from bucketline_ingest_api.pagination import Kind, Listed, list_rows, renamed
-from bucketline_ingest_api.schemas.pagination import Asked, ListBody
+from bucketline_ingest_api.container import Container
+from bucketline_ingest_api.pagination import ListSpec, Page, field_mapper, list_rows
+from bucketline_ingest_api.schemas.pagination import ListBody, ListQuery
 
-KIND = Kind(
+KIND = ListSpec(
     bounds=BUCKETS,
-    field_path=renamed(
+    field_path=field_mapper(
         {
             "bucket_id": "_id",
             "bucket_name": "name",
@@ -28,6 +28,8 @@ KIND = Kind(
 )
 
 
-async def list_buckets(deps: Deps, namespace_id: str, asked: Asked, body: ListBody | None) -> Listed[BucketDocument]:
+async def list_buckets(
+    deps: Container, namespace_id: str, asked: ListQuery, body: ListBody | None
+) -> Page[BucketDocument]:
     """Buckets of the namespace, newest first, also those that are being deleted."""
     return await list_rows(deps.buckets.collection, {"namespace_id": namespace_id}, KIND, asked, body)

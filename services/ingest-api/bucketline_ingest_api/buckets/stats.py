@@ -25,7 +25,7 @@ PIECE = 20_000
 YOUNGEST = 5.0
 SHARE = 20
 PATIENCE = 0.5
-AT_ONCE = 8
+MAX_CONCURRENCY = 8
 FIRST_COUNT = timedelta(minutes=1)
 
 _ACTIVE = {str(Status.DRAFT), *map(str, BATCH_ACTIVE)}
@@ -41,7 +41,7 @@ class BucketCounts:
         self._batches = batches
         self._clock = clock
         self._running: dict[str, asyncio.Task[BucketStats | None]] = {}
-        self._gate = asyncio.Semaphore(AT_ONCE)
+        self._gate = asyncio.Semaphore(MAX_CONCURRENCY)
 
     async def of(self, bucket: BucketDocument) -> BucketStats:
         """The numbers of one bucket; exact if it is small."""

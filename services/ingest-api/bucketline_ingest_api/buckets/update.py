@@ -13,14 +13,14 @@ from bucketline.errors import BadRequest, Forbidden, ServiceUnavailable, Validat
 from bucketline_ingest_api.buckets.create import name_taken, stored_key, stored_settings
 from bucketline_ingest_api.buckets.lookup import live_bucket
 from bucketline_ingest_api.buckets.schemas import ChangeBucket
-from bucketline_ingest_api.container import Deps
+from bucketline_ingest_api.container import Container
 
 ATTEMPTS = 5
 RESOLUTION = timedelta(milliseconds=1)
 
 
 async def change_bucket(
-    deps: Deps, namespace_id: str, identifier: str, body: ChangeBucket, *, force: bool
+    deps: Container, namespace_id: str, identifier: str, body: ChangeBucket, *, force: bool
 ) -> BucketDocument:
     """The bucket afterwards. What is decided on the stored schema is written only if it is still that one."""
     for _ in range(ATTEMPTS):

@@ -3,26 +3,26 @@
 import asyncio
 
 from bucketline.db.collections import (
-    MOST_COLLECTIONS_A_SOURCE,
+    MAX_COLLECTIONS_A_SOURCE,
     CollectionDocument,
+    CollectionSource,
     ExtractorConfig,
     FieldPassthrough,
-    Source,
     includes_all,
 )
 from bucketline.db.mongo import DuplicateKey
-from bucketline.domain.collection_depth import MOST_TIERS
+from bucketline.domain.collection_depth import MAX_TIERS
 from bucketline.domain.field_validation import free_form_faults
-from bucketline.errors import AlreadyExists, BadRequest, Fault, NotFound, ValidationFailed
+from bucketline.errors import AlreadyExists, BadRequest, NotFound, ValidationFailed, ValidationIssue
 from bucketline.extractors import Extractor, UnknownExtractor, validate_parameters
 from bucketline_ingest_api.collections import output_schema
 from bucketline_ingest_api.collections.lookup import live_collection
 from bucketline_ingest_api.collections.schemas import CreateCollection, FeatureExtractor, SourceConfig
-from bucketline_ingest_api.container import Deps
+from bucketline_ingest_api.container import Container
 
 
 async def create_collection(
-    deps: Deps, namespace_id: str, body: CreateCollection
+    deps: Container, namespace_id: str, body: CreateCollection
 ) -> tuple[CollectionDocument, list[str]]:
     """The collection, and what looks wrong but may be right. :class:`AlreadyExists` when the name is taken.
 
@@ -38,7 +38,7 @@ async def create_collection(
     faults += free_form_faults([rule["default"] for rule in config["field_passthrough"]], ("body", "feature_extractor"))
     if faults:
         raise ValidationFailed(faults)
-    await _refuse_full(deps, source, than=MOST_COLLECTIONS_A_SOURCE - 1)
+    await _refuse_full(deps, source, than=MAX_COLLECTIONS_A_SOURCE - 1)
     now = deps.clock.now()
     collection: CollectionDocument = {
         "_id": deps.ids.new("col"),
@@ -65,7 +65,7 @@ async def create_collection(
     except DuplicateKey as error:
         raise name_taken(body.collection_name) from error
     try:
-        await _refuse_full(deps, source, than=MOST_COLLECTIONS_A_SOURCE)  # others may have been made meanwhile
+        await _refuse_full(deps, source, than=MAX_COLLECTIONS_A_SOURCE)  # others may have been made meanwhile
     except BaseException:
         await deps.collections.collection.delete_one({"_id": collection["_id"]})
         raise
@@ -73,7 +73,7 @@ async def create_collection(
     return collection, output_schema.warnings(schema, config["field_passthrough"], config["input_mappings"])
 
 
-async def find_extractor(deps: Deps, wanted: FeatureExtractor) -> Extractor:
+async def find_extractor(deps: Container, wanted: FeatureExtractor) -> Extractor:
     """The installed extractor of this name and version."""
     try:
         # the first look imports the extractor's libraries, which takes its time
@@ -90,13 +90,13 @@ def name_taken(name: str) -> AlreadyExists:
     )
 
 
-async def _refuse_full(deps: Deps, source: Source, *, than: int) -> None:
+async def _refuse_full(deps: Container, source: CollectionSource, *, than: int) -> None:
     full = await deps.collections.read_by_more(source, than)
     if full:
         raise BadRequest(
-            f"at most {MOST_COLLECTIONS_A_SOURCE} collections read one {source['type']}: delete one first",
+            f"at most {MAX_COLLECTIONS_A_SOURCE} collections read one {source['type']}: delete one first",
             code="too_many_collections",
-            details={"limit": MOST_COLLECTIONS_A_SOURCE, f"{source['type']}_ids": full},
+            details={"limit": MAX_COLLECTIONS_A_SOURCE, f"{source['type']}_ids": full},
         )
 
 
@@ -121,7 +121,9 @@ def _config(wanted: FeatureExtractor, extractor: Extractor) -> ExtractorConfig:
     }
 
 
-async def _source(deps: Deps, namespace_id: str, wanted: SourceConfig) -> tuple[Source, dict[str, object]]:
+async def _source(
+    deps: Container, namespace_id: str, wanted: SourceConfig
+) -> tuple[CollectionSource, dict[str, object]]:
     """The sources by id, and what their rows look like. :class:`NotFound` for one that is not in the namespace."""
     if wanted.type == "bucket":
         buckets = []
@@ -139,19 +141,19 @@ async def _source(deps: Deps, namespace_id: str, wanted: SourceConfig) -> tuple[
     return _of("collection", ids), output_schema.merged([parent["output_schema"] for parent in parents])
 
 
-def _of(kind: str, ids: list[str]) -> Source:
+def _of(kind: str, ids: list[str]) -> CollectionSource:
     if kind == "bucket":
         return {"type": "bucket", "bucket_ids": ids, "collection_ids": []}
     return {"type": "collection", "bucket_ids": [], "collection_ids": ids}
 
 
-async def _check_depth(deps: Deps, tier: list[CollectionDocument]) -> None:
+async def _check_depth(deps: Container, tier: list[CollectionDocument]) -> None:
     """A collection cannot read itself, however indirectly, because its sources are there before it."""
-    for _ in range(MOST_TIERS - 1):
+    for _ in range(MAX_TIERS - 1):
         ids = [identifier for collection in tier for identifier in collection["source"]["collection_ids"]]
         if not ids:
             return
         tier = await deps.collections.collection.find({"_id": {"$in": ids}}, limit=len(ids))
     raise ValidationFailed(
-        [Fault("too_deep", ("body", "source"), f"collections read each other over at most {MOST_TIERS} tiers")]
+        [ValidationIssue("too_deep", ("body", "source"), f"collections read each other over at most {MAX_TIERS} tiers")]
     )

@@ -6,8 +6,8 @@ from bucketline.db.collections import CollectionDocument
 from bucketline.db.tasks import TaskDocument
 from bucketline.errors import BadRequest, NotFound
 from bucketline_ingest_api.collections.lookup import live_collection
-from bucketline_ingest_api.container import Deps
-from bucketline_ingest_api.tasks.runner import Finished, Later, Turn
+from bucketline_ingest_api.container import Container
+from bucketline_ingest_api.tasks.runner import Reschedule, TaskExecution, TaskResult
 
 KIND = "api_collections_documents_bulk_delete"
 PAGE = 5000
@@ -21,7 +21,7 @@ than a few seconds looks again when it has written, and removes them itself."""
 
 
 async def delete_collection(
-    deps: Deps, organization_id: str, namespace_id: str, identifier: str
+    deps: Container, organization_id: str, namespace_id: str, identifier: str
 ) -> tuple[CollectionDocument, TaskDocument]:
     """Refused while other collections read it: they would never get anything again."""
     collection = await live_collection(deps, namespace_id, identifier)
@@ -50,12 +50,12 @@ async def delete_collection(
     return collection, task
 
 
-async def collection_deletion_turn(deps: Deps, task: TaskDocument) -> Turn:
+async def collection_deletion_turn(deps: Container, task: TaskDocument) -> TaskExecution:
     """One turn of the task: as many documents as go in a while."""
     collection_id = task["inputs"][0]
     collection = await deps.collections.collection.get(collection_id)
     if collection is None:
-        return Finished(outputs=[collection_id])
+        return TaskResult(outputs=[collection_id])
     now = deps.clock.now()
     await deps.collections.mark_deleting(collection_id, task["_id"], now)
     known = task["data"].get("documents_deleted")
@@ -67,9 +67,9 @@ async def collection_deletion_turn(deps: Deps, task: TaskDocument) -> Turn:
         ids = [document["_id"] for document in page]
         removed += await deps.documents.collection.delete_many({"_id": {"$in": ids}})
     else:
-        return Later(deps.clock.now(), {"documents_deleted": removed})
+        return Reschedule(deps.clock.now(), {"documents_deleted": removed})
     settled = collection.get("deleting_since", now) + STRAGGLERS_AFTER
     if deps.clock.now() < settled:
-        return Later(settled, {"documents_deleted": removed})
+        return Reschedule(settled, {"documents_deleted": removed})
     await deps.collections.collection.delete_one({"_id": collection_id})
-    return Finished(outputs=[collection_id], data={"documents_deleted": removed})
+    return TaskResult(outputs=[collection_id], data={"documents_deleted": removed})

@@ -21,9 +21,9 @@ from bucketline_ingest_api.collections.schemas import (
 )
 from bucketline_ingest_api.collections.trigger import trigger_collection
 from bucketline_ingest_api.collections.update import change_collection
-from bucketline_ingest_api.container import Deps
-from bucketline_ingest_api.dependencies import Deleting, Reading, Wiring, Writing
-from bucketline_ingest_api.pagination import Listed
+from bucketline_ingest_api.container import Container
+from bucketline_ingest_api.dependencies import ContainerDep, NamespaceDelete, NamespaceRead, NamespaceWrite
+from bucketline_ingest_api.pagination import Page
 from bucketline_ingest_api.schemas.common import errors
 from bucketline_ingest_api.schemas.pagination import Paging
 from bucketline_ingest_api.schemas.unsupported import UnsupportedText
@@ -37,15 +37,15 @@ OtherNamespace = Annotated[UnsupportedText, Query(description="Refused: set the 
 
 
 @router.post("", summary="Create a collection", responses=errors(400, 409))
-async def create(deps: Wiring, scope: Writing, body: CreateCollection) -> Collection:
+async def create(deps: ContainerDep, scope: NamespaceWrite, body: CreateCollection) -> Collection:
     collection, warnings = await create_collection(deps, scope.namespace_id, body)
     return Collection.of(collection, 0, warnings)
 
 
 @router.get("", summary="List collections", responses=errors(400))
 async def listing(
-    deps: Wiring,
-    scope: Reading,
+    deps: ContainerDep,
+    scope: NamespaceRead,
     asked: Paging,
     search: Search = None,  # noqa: ARG001 - read from the query
     include_system: IncludeSystem = False,  # noqa: ARG001 - there are none
@@ -55,22 +55,26 @@ async def listing(
 
 
 @router.post("/list", summary="List collections, with filters", responses=errors(400))
-async def filtered(deps: Wiring, scope: Reading, asked: Paging, body: ListCollections | None = None) -> CollectionList:
+async def filtered(
+    deps: ContainerDep, scope: NamespaceRead, asked: Paging, body: ListCollections | None = None
+) -> CollectionList:
     return await _answer_list(deps, await list_collections(deps, scope.namespace_id, asked, body))
 
 
 @router.get("/{collection_identifier}", summary="Get a collection", responses=errors(400))
-async def get(deps: Wiring, scope: Reading, collection_identifier: str) -> Collection:
+async def get(deps: ContainerDep, scope: NamespaceRead, collection_identifier: str) -> Collection:
     return await _answer(deps, await live_collection(deps, scope.namespace_id, collection_identifier))
 
 
 @router.patch("/{collection_identifier}", summary="Change a collection", responses=errors(400, 409))
-async def change(deps: Wiring, scope: Writing, collection_identifier: str, body: ChangeCollection) -> Collection:
+async def change(
+    deps: ContainerDep, scope: NamespaceWrite, collection_identifier: str, body: ChangeCollection
+) -> Collection:
     return await _answer(deps, await change_collection(deps, scope.namespace_id, collection_identifier, body))
 
 
 @router.delete("/{collection_identifier}", summary="Delete a collection with its documents", responses=errors(400))
-async def delete(deps: Wiring, scope: Deleting, collection_identifier: str) -> CollectionDeleted:
+async def delete(deps: ContainerDep, scope: NamespaceDelete, collection_identifier: str) -> CollectionDeleted:
     organization_id = scope.caller.organization_id
     collection, task = await delete_collection(deps, organization_id, scope.namespace_id, collection_identifier)
     return CollectionDeleted(collection_id=collection["_id"], task_id=task["_id"])
@@ -83,7 +87,7 @@ async def delete(deps: Wiring, scope: Deleting, collection_identifier: str) -> C
     responses=errors(400),
 )
 async def trigger(
-    deps: Wiring, scope: Writing, collection_identifier: str, body: TriggerCollection | None = None
+    deps: ContainerDep, scope: NamespaceWrite, collection_identifier: str, body: TriggerCollection | None = None
 ) -> Triggered:
     organization_id = scope.caller.organization_id
     return await trigger_collection(
@@ -91,10 +95,10 @@ async def trigger(
     )
 
 
-async def _answer(deps: Deps, collection: CollectionDocument) -> Collection:
+async def _answer(deps: Container, collection: CollectionDocument) -> Collection:
     return Collection.of(collection, await document_count(deps, collection["_id"]))
 
 
-async def _answer_list(deps: Deps, listed: Listed[CollectionDocument]) -> CollectionList:
+async def _answer_list(deps: Container, listed: Page[CollectionDocument]) -> CollectionList:
     rows = [await _answer(deps, collection) for collection in listed.rows]
     return CollectionList.of(rows, listed.total, listed.pagination)

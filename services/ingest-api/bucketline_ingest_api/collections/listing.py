@@ -2,13 +2,13 @@
 
 from bucketline.db.collections import CollectionDocument
 from bucketline.domain.paging import COLLECTIONS
-from bucketline_ingest_api.container import Deps
-from bucketline_ingest_api.pagination import Kind, Listed, list_rows, renamed
-from bucketline_ingest_api.schemas.pagination import Asked, ListBody
+from bucketline_ingest_api.container import Container
+from bucketline_ingest_api.pagination import ListSpec, Page, field_mapper, list_rows
+from bucketline_ingest_api.schemas.pagination import ListBody, ListQuery
 
-KIND = Kind(
+KIND = ListSpec(
     bounds=COLLECTIONS,
-    field_path=renamed(
+    field_path=field_mapper(
         {
             "collection_id": "_id",
             "collection_name": "name",
@@ -27,8 +27,8 @@ KIND = Kind(
 
 
 async def list_collections(
-    deps: Deps, namespace_id: str, asked: Asked, body: ListBody | None
-) -> Listed[CollectionDocument]:
+    deps: Container, namespace_id: str, asked: ListQuery, body: ListBody | None
+) -> Page[CollectionDocument]:
     """Collections of the namespace, newest first."""
     scope = {"namespace_id": namespace_id, "deleting": {"$ne": True}}
     return await list_rows(deps.collections.collection, scope, KIND, asked, body)

@@ -6,7 +6,7 @@ from copy import deepcopy
 from bucketline.db.collections import FieldPassthrough, target_of
 from bucketline.domain.schema import FILE_TYPES, Schema, properties
 from bucketline.domain.sorting import path_fault
-from bucketline.errors import Fault
+from bucketline.errors import ValidationIssue
 from bucketline.extractors import ExtractorInfo
 
 OURS = frozenset({"document_id", "collection_id", "document_blobs", "_internal"})
@@ -24,22 +24,22 @@ def merged(schemas: Sequence[Schema]) -> dict[str, object]:
     return {"properties": found}
 
 
-def passthrough_faults(rules: Sequence[FieldPassthrough], mappings: Mapping[str, str]) -> list[Fault]:
+def passthrough_faults(rules: Sequence[FieldPassthrough], mappings: Mapping[str, str]) -> list[ValidationIssue]:
     """Paths that cannot be read or written."""
     faults = []
     for index, rule in enumerate(rules):
         at = (*_AT, "field_passthrough", index)
         for key, path in (("source_path", rule["source_path"]), ("target_path", target_of(rule))):
             if (reason := path_fault(path)) is not None:
-                faults.append(Fault("field_path", (*at, key), reason))
+                faults.append(ValidationIssue("field_path", (*at, key), reason))
         root = target_of(rule).partition(".")[0]
         if root in OURS or root.startswith("_"):
-            faults.append(Fault("reserved", (*at, "target_path"), f"{root!r} is set by the server"))
+            faults.append(ValidationIssue("reserved", (*at, "target_path"), f"{root!r} is set by the server"))
     for name, path in mappings.items():
         if (reason := path_fault(path)) is not None:
-            faults.append(Fault("field_path", (*_AT, "input_mappings", name[:100]), reason))
+            faults.append(ValidationIssue("field_path", (*_AT, "input_mappings", name[:100]), reason))
         if not name or len(name) > 100 or name.startswith("$") or "." in name or "\0" in name:
-            faults.append(Fault("input_name", (*_AT, "input_mappings"), "an input has a plain name"))
+            faults.append(ValidationIssue("input_name", (*_AT, "input_mappings"), "an input has a plain name"))
     return faults
 
 

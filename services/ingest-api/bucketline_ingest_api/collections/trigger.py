@@ -13,7 +13,7 @@ from bucketline.db.batches import BatchDocument, task_of
 from bucketline.db.buckets import BucketDocument
 from bucketline.db.collections import CollectionDocument
 from bucketline.db.objects import ObjectDocument
-from bucketline.db.query_timeout import within
+from bucketline.db.query_timeout import query_timeout
 from bucketline.db.tasks import TaskDocument
 from bucketline.domain.collection_depth import TIERS_FOLLOWED
 from bucketline.domain.moments import Moments
@@ -25,14 +25,14 @@ from bucketline_ingest_api.batches.submit import submit_batch
 from bucketline_ingest_api.collections.lookup import live_collection
 from bucketline_ingest_api.collections.output_schema import merged
 from bucketline_ingest_api.collections.schemas import TriggerCollection, Triggered
-from bucketline_ingest_api.container import Deps
+from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.objects.listing import KIND as OBJECTS
 from bucketline_ingest_api.pagination import Selection, selection
-from bucketline_ingest_api.search_timeout import patience
-from bucketline_ingest_api.tasks.runner import Finished, Later, Turn
+from bucketline_ingest_api.search_timeout import search_timeout
+from bucketline_ingest_api.tasks.runner import Reschedule, TaskExecution, TaskResult
 
 KIND = "api_collections_trigger"
-MOST_OBJECTS = 50_000
+MAX_OBJECTS = 50_000
 TURN = timedelta(seconds=15)
 SEARCH_SECONDS = 120.0
 """For one batch of objects that match a filter, where nobody waits for the answer."""
@@ -55,28 +55,28 @@ class Plan:
 
 
 async def trigger_collection(
-    deps: Deps, organization_id: str, namespace_id: str, identifier: str, body: TriggerCollection
+    deps: Container, organization_id: str, namespace_id: str, identifier: str, body: TriggerCollection
 ) -> Triggered:
     """Submits the objects; 400 when there are none, or the collection is switched off."""
     collection = await live_collection(deps, namespace_id, identifier)
     if not collection["enabled"]:
         raise BadRequest("the collection is disabled", code="collection_disabled")
     plan = await _plan(deps, collection, body)
-    with patience():
+    with search_timeout():
         counted = await deps.objects.collection.count(
             {"bucket_id": {"$in": plan.bucket_ids}, **plan.selected.where},
-            limit=MOST_OBJECTS + 1,
+            limit=MAX_OBJECTS + 1,
             computed=plan.selected.computed,
         )
     if counted == 0:
         raise BadRequest("there are no objects to process", code="nothing_to_process")
-    if counted > MOST_OBJECTS or len(plan.bucket_ids) > 1:
+    if counted > MAX_OBJECTS or len(plan.bucket_ids) > 1:
         return await _leave_to_task(deps, organization_id, plan, body)
     [bucket_id] = plan.bucket_ids
-    with patience():
+    with search_timeout():
         page = await deps.objects.collection.find(
             {"bucket_id": bucket_id, **plan.selected.where},
-            limit=MOST_OBJECTS,
+            limit=MAX_OBJECTS,
             sort=OLDEST_FIRST,
             fields=["_id"],
             computed=plan.selected.computed,
@@ -95,12 +95,12 @@ async def trigger_collection(
     )
 
 
-async def trigger_turn(deps: Deps, task: TaskDocument) -> Turn:
+async def trigger_turn(deps: Container, task: TaskDocument) -> TaskExecution:
     """One turn of the task: some batches. Where it goes on is kept with the task."""
     data = task["data"]
     collection = await deps.collections.collection.get(task["inputs"][0])
     if collection is None or collection.get("deleting"):
-        return Finished(status=Status.CANCELED, error="the collection was deleted")
+        return TaskResult(status=Status.CANCELED, error="the collection was deleted")
     body = TriggerCollection.model_validate_json(str(data["request"]))
     plan = await _plan(deps, collection, body)
     made = [str(batch_id) for batch_id in _list(data.get("batch_ids"))]
@@ -110,16 +110,16 @@ async def trigger_turn(deps: Deps, task: TaskDocument) -> Turn:
     while place < len(buckets):
         if deps.clock.now() >= until:
             state = {"place": place, "after": after, "batch_ids": made, "object_count": objects}
-            return Later(deps.clock.now(), state)
+            return Reschedule(deps.clock.now(), state)
         batch_id = derived("btch", task["_id"], len(made))
         page: list[ObjectDocument] = []
-        with within(SEARCH_SECONDS):
+        with query_timeout(SEARCH_SECONDS):
             # Of a turn that was cut off: by now other objects may match, and these must be neither lost nor forgotten.
             batch = await deps.batches.get(batch_id)
             if batch is None:
                 page = await deps.objects.collection.find(
                     _following(buckets[place], plan.selected.where, after, task["created_at"]),
-                    limit=MOST_OBJECTS,
+                    limit=MAX_OBJECTS,
                     sort=OLDEST_FIRST,
                     fields=["created_at"],
                     computed=plan.selected.computed,
@@ -136,12 +136,12 @@ async def trigger_turn(deps: Deps, task: TaskDocument) -> Turn:
         after = await _end_of(deps, batch, page) or after
         state = {"place": place, "after": after, "batch_ids": made, "object_count": objects}
         await deps.tasks.note(task["_id"], state)
-        if batch["total"] < MOST_OBJECTS:
+        if batch["total"] < MAX_OBJECTS:
             place, after = place + 1, None
-    return Finished(outputs=made, data={"batch_ids": made, "object_count": objects})
+    return TaskResult(outputs=made, data={"batch_ids": made, "object_count": objects})
 
 
-async def _plan(deps: Deps, collection: CollectionDocument, body: TriggerCollection) -> Plan:
+async def _plan(deps: Container, collection: CollectionDocument, body: TriggerCollection) -> Plan:
     sources = await _source_buckets(deps, collection, body.include_collections)
     buckets = [bucket["_id"] for bucket in sources]
     if body.include_buckets is not None:
@@ -160,7 +160,7 @@ async def _plan(deps: Deps, collection: CollectionDocument, body: TriggerCollect
 
 
 async def _source_buckets(
-    deps: Deps, collection: CollectionDocument, include: Sequence[str] | None
+    deps: Container, collection: CollectionDocument, include: Sequence[str] | None
 ) -> list[BucketDocument]:
     """The buckets whose objects end up in the collection, through other collections too."""
     found: dict[str, None] = dict.fromkeys(collection["source"]["bucket_ids"])
@@ -182,7 +182,7 @@ async def _source_buckets(
     return [kept[bucket_id] for bucket_id in found if bucket_id in kept]
 
 
-async def _downstream(deps: Deps, collection: CollectionDocument) -> tuple[list[str], int]:
+async def _downstream(deps: Container, collection: CollectionDocument) -> tuple[list[str], int]:
     found: dict[str, None] = {collection["_id"]: None}
     tier, tiers = [collection["_id"]], 1
     while tiers < TIERS_FOLLOWED:
@@ -196,7 +196,7 @@ async def _downstream(deps: Deps, collection: CollectionDocument) -> tuple[list[
 
 
 async def _submit(
-    deps: Deps, plan: Plan, batch_id: str, bucket_id: str, object_ids: list[str], strategy: Strategy
+    deps: Container, plan: Plan, batch_id: str, bucket_id: str, object_ids: list[str], strategy: Strategy
 ) -> BatchDocument:
     """Makes and submits the batch, unless that was done before."""
     now = deps.clock.now()
@@ -223,21 +223,21 @@ async def _submit(
     return await submit_batch(deps, known, SubmitBatch())
 
 
-async def _end_of(deps: Deps, batch: BatchDocument, page: Sequence[ObjectDocument]) -> list[object] | None:
+async def _end_of(deps: Container, batch: BatchDocument, page: Sequence[ObjectDocument]) -> list[object] | None:
     """Where the objects behind the batch begin: after the last of it that is still there. None if there is none.
 
     ``page`` is what it was made from, unless it was there before.
     """
     if page and page[-1]["_id"] == batch["objects"][-1]:
         return [page[-1]["created_at"], page[-1]["_id"]]
-    with within(SEARCH_SECONDS):
+    with query_timeout(SEARCH_SECONDS):
         left = await deps.objects.collection.find(
             {"_id": {"$in": batch["objects"]}}, limit=1, sort=NEWEST_FIRST, fields=["created_at"]
         )
     return [left[0]["created_at"], left[0]["_id"]] if left else None
 
 
-async def _leave_to_task(deps: Deps, organization_id: str, plan: Plan, body: TriggerCollection) -> Triggered:
+async def _leave_to_task(deps: Container, organization_id: str, plan: Plan, body: TriggerCollection) -> Triggered:
     collection = plan.collection
     task = await deps.runner.create(
         KIND,

@@ -15,16 +15,16 @@ from bucketline.db.documents import DocumentDocument
 from bucketline.db.objects import MAX_OBJECT_BYTES
 from bucketline.domain.field_validation import name_fault, shown, storable_faults
 from bucketline.domain.schema import MAX_FAULTS, same
-from bucketline.errors import Fault, PayloadTooLarge, ServiceUnavailable, ValidationFailed
+from bucketline.errors import PayloadTooLarge, ServiceUnavailable, ValidationFailed, ValidationIssue
 from bucketline_ingest_api.collections.output_schema import OURS
-from bucketline_ingest_api.container import Deps
+from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.documents.service import get_document
 
 ATTEMPTS = 10
 
 
 async def change_document(
-    deps: Deps, collection_id: str, document_id: str, sent: Mapping[str, object]
+    deps: Container, collection_id: str, document_id: str, sent: Mapping[str, object]
 ) -> DocumentDocument:
     """Sets the fields that were sent; in ``metadata`` each key for itself, and null removes one there."""
     if faults := _faults(sent):
@@ -54,14 +54,14 @@ def changed_fields(stored: Mapping[str, object], sent: Mapping[str, object]) -> 
     return fields
 
 
-def _faults(sent: Mapping[str, object]) -> list[Fault]:
-    faults: list[Fault] = []
+def _faults(sent: Mapping[str, object]) -> list[ValidationIssue]:
+    faults: list[ValidationIssue] = []
     for name, value in sent.items():
         at = ("body", shown(name))
         if name in OURS or name.startswith("_"):
-            faults.append(Fault("reserved", at, f"{shown(name)!r} is set by the server"))
+            faults.append(ValidationIssue("reserved", at, f"{shown(name)!r} is set by the server"))
         elif (reason := name_fault(name)) is not None:
-            faults.append(Fault("field_name", at, reason))
+            faults.append(ValidationIssue("field_name", at, reason))
         else:
             faults += islice(storable_faults(value, at), MAX_FAULTS)
         if len(faults) >= MAX_FAULTS:

@@ -6,10 +6,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Query, Response
 from pydantic import JsonValue, ValidationError
 
-from bucketline.errors import Fault, ValidationFailed
+from bucketline.errors import ValidationFailed, ValidationIssue
 from bucketline_ingest_api.collections.lookup import document_count, live_collection
-from bucketline_ingest_api.container import Deps
-from bucketline_ingest_api.dependencies import Deleting, Reading, Wiring, Writing
+from bucketline_ingest_api.container import Container
+from bucketline_ingest_api.dependencies import ContainerDep, NamespaceDelete, NamespaceRead, NamespaceWrite
 from bucketline_ingest_api.documents.change import change_document
 from bucketline_ingest_api.documents.expand import EXPANDED, expanded, references
 from bucketline_ingest_api.documents.schemas import (
@@ -21,9 +21,9 @@ from bucketline_ingest_api.documents.schemas import (
 )
 from bucketline_ingest_api.documents.service import delete_document, get_document, list_documents, presigned
 from bucketline_ingest_api.exception_handlers import faults_of
-from bucketline_ingest_api.objects.serializers import select, to_json
+from bucketline_ingest_api.objects.serializers import project, to_json
 from bucketline_ingest_api.schemas.common import Deleted, errors
-from bucketline_ingest_api.schemas.pagination import Asked, Paging
+from bucketline_ingest_api.schemas.pagination import ListQuery, Paging
 from bucketline_ingest_api.schemas.unsupported import UnsupportedFlag, UnsupportedText
 
 router = APIRouter(prefix="/v1/collections/{collection_identifier}/documents", tags=["documents"])
@@ -62,8 +62,8 @@ WHOLE = ("document_blobs", "_internal")
 @router.get("", summary="List documents", response_model=DocumentList, responses=errors(400))
 @router.post("/list", summary="List documents, with filters", response_model=DocumentList, responses=errors(400))
 async def listing(
-    deps: Wiring,
-    scope: Reading,
+    deps: ContainerDep,
+    scope: NamespaceRead,
     collection_identifier: str,
     asked: Paging,
     body: ListDocuments | None = None,
@@ -73,22 +73,22 @@ async def listing(
     return_presigned_urls: Presign = False,
     return_vectors: Vectors = None,  # noqa: ARG001 - refused
 ) -> Response:
-    """`select` keeps some fields, `expand` attaches documents that these refer to, `partition` reads in parts."""
+    """`project` keeps some fields, `expand` attaches documents that these refer to, `partition` reads in parts."""
     wanted = _asked_by_query(body or ListDocuments(), filters, sort)
     presign = return_presigned_urls or bool(wanted.return_presigned_urls)
     return await _list(deps, scope.namespace_id, collection_identifier, asked, wanted, presign)
 
 
 @router.get("/count", summary="Count documents", responses=errors(400))
-async def count(deps: Wiring, scope: Reading, collection_identifier: str) -> DocumentCount:
+async def count(deps: ContainerDep, scope: NamespaceRead, collection_identifier: str) -> DocumentCount:
     collection = await live_collection(deps, scope.namespace_id, collection_identifier)
     return DocumentCount(collection_id=collection["_id"], count=await document_count(deps, collection["_id"]))
 
 
 @router.get("/{document_id}", summary="Get a document", responses=errors(400))
 async def get(
-    deps: Wiring,
-    scope: Reading,
+    deps: ContainerDep,
+    scope: NamespaceRead,
     collection_identifier: str,
     document_id: str,
     return_presigned_urls: Presign = False,
@@ -106,7 +106,7 @@ async def get(
 @router.patch("/{document_id}", summary="Change fields of a document", responses=errors(400, 413))
 @router.put("/{document_id}", summary="Update a document", operation_id="update_document", responses=errors(400, 413))
 async def change(
-    deps: Wiring, scope: Writing, collection_identifier: str, document_id: str, body: DocumentFields
+    deps: ContainerDep, scope: NamespaceWrite, collection_identifier: str, document_id: str, body: DocumentFields
 ) -> Document:
     """Sets the fields that are sent, and no others; `_internal` and the document's blobs stay.
 
@@ -118,14 +118,14 @@ async def change(
 
 
 @router.delete("/{document_id}", summary="Delete a document", responses=errors(400))
-async def delete(deps: Wiring, scope: Deleting, collection_identifier: str, document_id: str) -> Deleted:
+async def delete(deps: ContainerDep, scope: NamespaceDelete, collection_identifier: str, document_id: str) -> Deleted:
     collection = await live_collection(deps, scope.namespace_id, collection_identifier)
     await delete_document(deps, collection["_id"], document_id)
     return Deleted(message="document deleted")
 
 
 async def _list(
-    deps: Deps, namespace_id: str, identifier: str, asked: Asked, body: ListDocuments, presign: bool
+    deps: Container, namespace_id: str, identifier: str, asked: ListQuery, body: ListDocuments, presign: bool
 ) -> Response:
     collection = await live_collection(deps, namespace_id, identifier)
     listed = await list_documents(deps, collection, asked, body)
@@ -145,7 +145,7 @@ async def _list(
         for row, found in zip(rows, await references(deps, namespace_id, listed.rows, body.expand), strict=True):
             row[EXPANDED] = found
     if body.select is not None:
-        shown["results"] = [select(row, body.select, always=ALWAYS_SHOWN, whole=WHOLE) for row in rows]
+        shown["results"] = [project(row, body.select, always=ALWAYS_SHOWN, whole=WHOLE) for row in rows]
     return Response(to_json(shown), media_type="application/json")
 
 
@@ -172,4 +172,4 @@ def _json(name: str, text: str) -> object:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValidationFailed([Fault("json_invalid", ("query", name), "JSON is expected")]) from error
+        raise ValidationFailed([ValidationIssue("json_invalid", ("query", name), "JSON is expected")]) from error

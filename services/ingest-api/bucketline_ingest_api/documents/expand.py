@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from bucketline.db.documents import DocumentDocument
-from bucketline.errors import Fault, ValidationFailed
-from bucketline_ingest_api.container import Deps
+from bucketline.errors import ValidationFailed, ValidationIssue
+from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.documents.schemas import Document
-from bucketline_ingest_api.objects.serializers import show
+from bucketline_ingest_api.objects.serializers import serialize
 
 MAX_REFERENCES = 50
 MAX_CHILDREN = 100
@@ -15,7 +15,7 @@ EXPANDED = "_expanded"
 
 
 async def references(
-    deps: Deps, namespace_id: str, documents: Sequence[DocumentDocument], paths: Sequence[str]
+    deps: Container, namespace_id: str, documents: Sequence[DocumentDocument], paths: Sequence[str]
 ) -> list[dict[str, Any]]:
     """What each document refers to in its fields at ``paths`` (dots lead into objects and lists), by path.
 
@@ -28,7 +28,7 @@ async def references(
         message = (
             f"the page refers to {len(wanted)} documents; at most {MAX_REFERENCES} are expanded: set a lower limit"
         )
-        raise ValidationFailed([Fault("too_long", ("body", "expand"), message)])
+        raise ValidationFailed([ValidationIssue("too_long", ("body", "expand"), message)])
     rows = await deps.documents.collection.find(
         {"_id": {"$in": sorted(wanted)}, "namespace_id": namespace_id}, limit=MAX_REFERENCES
     )
@@ -42,7 +42,7 @@ async def references(
     return [{path: resolved(value) for path, value in row.items()} for row in held]
 
 
-async def expanded(deps: Deps, document: DocumentDocument, names: Sequence[str]) -> dict[str, Any]:
+async def expanded(deps: Container, document: DocumentDocument, names: Sequence[str]) -> dict[str, Any]:
     """What one document refers to: its lineage (parent, root_object, ancestors, children), or fields of its own."""
     paths = [name for name in names if name not in ("parent", "root_object", "ancestors", "children")]
     [found] = await references(deps, document["namespace_id"], [document], paths)
@@ -55,11 +55,11 @@ async def expanded(deps: Deps, document: DocumentDocument, names: Sequence[str])
                 found[name] = await _children(deps, document)
             case "root_object":
                 obj = await deps.objects.get(document["bucket_id"], document["object_id"])
-                found[name] = show(obj, deps.blobstore.url_of) if obj is not None else None
+                found[name] = serialize(obj, deps.blobstore.url_of) if obj is not None else None
     return found
 
 
-async def _ancestors(deps: Deps, document: DocumentDocument) -> list[dict[str, Any]]:
+async def _ancestors(deps: Container, document: DocumentDocument) -> list[dict[str, Any]]:
     """Documents that this one was made of, the first one first."""
     lineage = document["internal"].get("lineage")
     chain = lineage.get("chain") if isinstance(lineage, Mapping) else None
@@ -72,7 +72,7 @@ async def _ancestors(deps: Deps, document: DocumentDocument) -> list[dict[str, A
     return [found[identifier] for identifier in above if identifier in found]
 
 
-async def _children(deps: Deps, document: DocumentDocument) -> list[dict[str, Any]]:
+async def _children(deps: Container, document: DocumentDocument) -> list[dict[str, Any]]:
     where = {"object_id": document["object_id"], "source_document_id": document["_id"]}
     rows = await deps.documents.collection.find(
         where, limit=MAX_CHILDREN, sort=[("collection_id", 1), ("run", 1), ("ordinal", 1)]

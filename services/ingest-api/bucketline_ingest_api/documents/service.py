@@ -10,10 +10,10 @@ from bucketline.domain.moments import MOMENTS, Moments
 from bucketline.domain.paging import DOCUMENTS
 from bucketline.errors import NotFound
 from bucketline.ids import bound
-from bucketline_ingest_api.container import Deps
+from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.documents.schemas import ListDocuments
-from bucketline_ingest_api.pagination import OLDEST_FIRST, Kind, Listed, list_rows
-from bucketline_ingest_api.schemas.pagination import Asked
+from bucketline_ingest_api.pagination import OLDEST_FIRST, ListSpec, Page, list_rows
+from bucketline_ingest_api.schemas.pagination import ListQuery
 
 PRESIGNED_SECONDS = 3600
 
@@ -52,7 +52,7 @@ def partitioned(partition: Partition) -> dict[str, object]:
     return {"_id": within} if within else {}
 
 
-KIND = Kind(
+KIND = ListSpec(
     bounds=DOCUMENTS,
     partitioned=partitioned,
     field_path=field_path,
@@ -67,7 +67,7 @@ KIND = Kind(
 )
 
 
-async def get_document(deps: Deps, collection_id: str, document_id: str) -> DocumentDocument:
+async def get_document(deps: Container, collection_id: str, document_id: str) -> DocumentDocument:
     """:class:`NotFound` also for a document of another collection."""
     document = await deps.documents.collection.get(document_id)
     if document is None or document["collection_id"] != collection_id:
@@ -76,8 +76,8 @@ async def get_document(deps: Deps, collection_id: str, document_id: str) -> Docu
 
 
 async def list_documents(
-    deps: Deps, collection: CollectionDocument, asked: Asked, body: ListDocuments | None
-) -> Listed[DocumentDocument]:
+    deps: Container, collection: CollectionDocument, asked: ListQuery, body: ListDocuments | None
+) -> Page[DocumentDocument]:
     """Documents of the collection, oldest first; those of one object in the order in which it was read."""
     named = body.partition if body is not None else None
     partition = Partition(named.index, named.count) if named is not None else None
@@ -86,13 +86,13 @@ async def list_documents(
     return await list_rows(deps.documents.collection, scope, kind, asked, body, partition)
 
 
-async def delete_document(deps: Deps, collection_id: str, document_id: str) -> None:
+async def delete_document(deps: Container, collection_id: str, document_id: str) -> None:
     """Removes one document. Processing its object again makes it again."""
     if not await deps.documents.collection.delete_one({"_id": document_id, "collection_id": collection_id}):
         raise NotFound.of("document", document_id)
 
 
-async def presigned(deps: Deps, documents: Sequence[DocumentDocument]) -> dict[str, str]:
+async def presigned(deps: Container, documents: Sequence[DocumentDocument]) -> dict[str, str]:
     """URLs good for an hour, by the stored URL, of those blobs that are in our own store."""
     urls: dict[str, str] = {}
     for document in documents:

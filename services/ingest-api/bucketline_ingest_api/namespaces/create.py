@@ -5,13 +5,13 @@ from datetime import timedelta
 from bucketline.db.mongo import DuplicateKey
 from bucketline.db.namespaces import NamespaceDocument
 from bucketline.errors import AlreadyExists, Forbidden
-from bucketline_ingest_api.container import Deps
+from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.namespaces.expiry import watch_expiry
 from bucketline_ingest_api.namespaces.schemas import CreateNamespace
-from bucketline_ingest_api.principal import Caller
+from bucketline_ingest_api.principal import Principal
 
 
-async def create_namespace(deps: Deps, caller: Caller, body: CreateNamespace) -> NamespaceDocument:
+async def create_namespace(deps: Container, caller: Principal, body: CreateNamespace) -> NamespaceDocument:
     """A new namespace; :class:`AlreadyExists` when the name or the id is taken.
 
     A key that is restricted to some namespaces cannot make others: it could not see what it made.

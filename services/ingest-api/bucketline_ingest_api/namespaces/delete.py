@@ -6,18 +6,18 @@ from bucketline.db.namespaces import NamespaceDocument
 from bucketline.db.tasks import TaskDocument
 from bucketline.domain.status import BATCH_ACTIVE
 from bucketline.errors import AlreadyExists, NotFound
-from bucketline_ingest_api.buckets.delete import TURN, empty_bucket, forget_bucket, settling_time
-from bucketline_ingest_api.container import Deps
+from bucketline_ingest_api.buckets.delete import TURN, cache_grace_period, delete_bucket_record, empty_bucket
+from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.namespaces.read import any_namespace
-from bucketline_ingest_api.principal import Caller
-from bucketline_ingest_api.tasks.runner import Finished, Later, Turn
+from bucketline_ingest_api.principal import Principal
+from bucketline_ingest_api.tasks.runner import Reschedule, TaskExecution, TaskResult
 
 KIND = "api_namespaces_delete"
 PAGE = 5000
 
 
 async def delete_namespace(
-    deps: Deps, caller: Caller, identifier: str, *, force: bool
+    deps: Container, caller: Principal, identifier: str, *, force: bool
 ) -> tuple[NamespaceDocument, TaskDocument]:
     """Begins the deletion; asked again, it is the same task, and one that failed begins anew.
 
@@ -38,7 +38,7 @@ async def delete_namespace(
     raise NotFound.of("namespace", identifier)
 
 
-async def begin_deletion(deps: Deps, namespace: NamespaceDocument) -> TaskDocument | None:
+async def begin_deletion(deps: Container, namespace: NamespaceDocument) -> TaskDocument | None:
     """The task that deletes the namespace from now on; None when another has it, or it is gone."""
     task = await deps.runner.create(
         KIND,
@@ -56,16 +56,16 @@ async def begin_deletion(deps: Deps, namespace: NamespaceDocument) -> TaskDocume
     return task
 
 
-async def namespace_deletion_turn(deps: Deps, task: TaskDocument) -> Turn:
+async def namespace_deletion_turn(deps: Container, task: TaskDocument) -> TaskExecution:
     """One turn of the task: as much as can be removed in a while."""
     namespace_id = task["inputs"][0]
     namespace = await deps.namespaces.collection.get(namespace_id)
     if namespace is None:
-        return Finished(outputs=[namespace_id])
+        return TaskResult(outputs=[namespace_id])
     now = deps.clock.now()
     await deps.namespaces.mark_deleting(namespace_id, task["_id"], now)
     until = now + TURN
-    settled = namespace.get("deleting_since", now) + settling_time(deps)
+    settled = namespace.get("deleting_since", now) + cache_grace_period(deps)
     own = {"namespace_id": namespace_id}
     await _empty_buckets(deps, namespace, task["_id"], until, forget=now >= settled)
     while deps.clock.now() < until:
@@ -74,17 +74,17 @@ async def namespace_deletion_turn(deps: Deps, task: TaskDocument) -> Turn:
             break
         await deps.documents.collection.delete_many({"_id": {"$in": [document["_id"] for document in page]}})
     if deps.clock.now() >= until:
-        return Later(deps.clock.now())
+        return Reschedule(deps.clock.now())
     await deps.collections.collection.delete_many(own)
     if now < settled:
-        return Later(settled)
+        return Reschedule(settled)
     await deps.namespaces.collection.delete_one({"_id": namespace_id})
     deps.auth.forget()
-    return Finished(outputs=[namespace_id])
+    return TaskResult(outputs=[namespace_id])
 
 
 async def _empty_buckets(
-    deps: Deps, namespace: NamespaceDocument, task_id: str, until: datetime, *, forget: bool
+    deps: Container, namespace: NamespaceDocument, task_id: str, until: datetime, *, forget: bool
 ) -> None:
     """Removes what is in the buckets. They themselves stay until nobody can be writing into them any more."""
     after = ""
@@ -97,10 +97,10 @@ async def _empty_buckets(
         await deps.buckets.mark_deleting(after, task_id, deps.clock.now())
         await empty_bucket(deps, after, until)
         if forget and deps.clock.now() < until:
-            await forget_bucket(deps, bucket, namespace["organization_id"])
+            await delete_bucket_record(deps, bucket, namespace["organization_id"])
 
 
-async def _refuse_running(deps: Deps, namespace: NamespaceDocument) -> None:
+async def _refuse_running(deps: Container, namespace: NamespaceDocument) -> None:
     running = await deps.batches.collection.find(
         {"status": {"$in": [str(status) for status in BATCH_ACTIVE]}, "namespace_id": namespace["_id"]},
         limit=100,
@@ -115,6 +115,6 @@ async def _refuse_running(deps: Deps, namespace: NamespaceDocument) -> None:
         )
 
 
-async def _task_of(deps: Deps, namespace: NamespaceDocument) -> TaskDocument | None:
+async def _task_of(deps: Container, namespace: NamespaceDocument) -> TaskDocument | None:
     task_id = namespace.get("delete_task")
     return None if task_id is None else await deps.runner.resume(task_id)

@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query
 
 from bucketline.db.namespaces import NamespaceDocument
-from bucketline_ingest_api.container import Deps
-from bucketline_ingest_api.dependencies import Deleter, Reader, Wiring, Writer
+from bucketline_ingest_api.container import Container
+from bucketline_ingest_api.dependencies import ContainerDep, DeletePrincipal, ReadPrincipal, WritePrincipal
 from bucketline_ingest_api.namespaces.create import create_namespace
 from bucketline_ingest_api.namespaces.delete import delete_namespace
 from bucketline_ingest_api.namespaces.read import any_namespace, counts_of, list_namespaces, live_namespace
@@ -19,7 +19,7 @@ from bucketline_ingest_api.namespaces.schemas import (
     NamespaceStats,
 )
 from bucketline_ingest_api.namespaces.update import change_namespace
-from bucketline_ingest_api.pagination import Listed
+from bucketline_ingest_api.pagination import Page
 from bucketline_ingest_api.schemas.common import errors
 from bucketline_ingest_api.schemas.pagination import ListBody, Paging
 
@@ -33,19 +33,19 @@ Force = Annotated[bool, Query(description="Delete even while batches run.")]
 
 
 @router.post("", summary="Create a namespace", responses=errors(400, 409))
-async def create(deps: Wiring, caller: Writer, body: CreateNamespace) -> Namespace:
+async def create(deps: ContainerDep, caller: WritePrincipal, body: CreateNamespace) -> Namespace:
     return Namespace.of(await create_namespace(deps, caller, body))
 
 
 @router.get("", summary="List namespaces", responses=errors(400))
-async def listing(deps: Wiring, caller: Reader, asked: Paging) -> NamespaceList:
+async def listing(deps: ContainerDep, caller: ReadPrincipal, asked: Paging) -> NamespaceList:
     return await _answer_list(deps, await list_namespaces(deps, caller, asked, None))
 
 
 @router.post("/list", summary="List namespaces, with filters", responses=errors(400))
 async def filtered(
-    deps: Wiring,
-    caller: Reader,
+    deps: ContainerDep,
+    caller: ReadPrincipal,
     asked: Paging,
     body: ListBody | None = None,
     include_system: IncludeSystem = False,  # noqa: ARG001 - there are none
@@ -55,12 +55,12 @@ async def filtered(
 
 
 @router.get("/{namespace_identifier}", summary="Get a namespace", responses=errors())
-async def get(deps: Wiring, caller: Reader, namespace_identifier: str) -> Namespace:
+async def get(deps: ContainerDep, caller: ReadPrincipal, namespace_identifier: str) -> Namespace:
     return await _answer(deps, await any_namespace(deps, caller, namespace_identifier))
 
 
 @router.get("/{namespace_identifier}/stats", summary="What is in a namespace", responses=errors())
-async def stats(deps: Wiring, caller: Reader, namespace_identifier: str) -> NamespaceStats:
+async def stats(deps: ContainerDep, caller: ReadPrincipal, namespace_identifier: str) -> NamespaceStats:
     namespace = await live_namespace(deps, caller, namespace_identifier)
     [counts] = await counts_of(deps, [namespace])
     return NamespaceStats(namespace_id=namespace["_id"], **counts)
@@ -68,12 +68,16 @@ async def stats(deps: Wiring, caller: Reader, namespace_identifier: str) -> Name
 
 @router.patch("/{namespace_identifier}", summary="Change a namespace", responses=errors(400, 409))
 @router.put("/{namespace_identifier}", summary="Update a namespace", responses=errors(400, 409))
-async def change(deps: Wiring, caller: Writer, namespace_identifier: str, body: ChangeNamespace) -> Namespace:
+async def change(
+    deps: ContainerDep, caller: WritePrincipal, namespace_identifier: str, body: ChangeNamespace
+) -> Namespace:
     return await _answer(deps, await change_namespace(deps, caller, namespace_identifier, body))
 
 
 @router.delete("/{namespace_identifier}", summary="Delete a namespace with everything in it", responses=errors(409))
-async def delete(deps: Wiring, caller: Deleter, namespace_identifier: str, force: Force = False) -> NamespaceDeletion:
+async def delete(
+    deps: ContainerDep, caller: DeletePrincipal, namespace_identifier: str, force: Force = False
+) -> NamespaceDeletion:
     namespace, task = await delete_namespace(deps, caller, namespace_identifier, force=force)
     return NamespaceDeletion(
         task_id=task["_id"],
@@ -83,12 +87,12 @@ async def delete(deps: Wiring, caller: Deleter, namespace_identifier: str, force
     )
 
 
-async def _answer(deps: Deps, namespace: NamespaceDocument) -> Namespace:
+async def _answer(deps: Container, namespace: NamespaceDocument) -> Namespace:
     [counts] = await counts_of(deps, [namespace])
     return Namespace.of(namespace, counts)
 
 
-async def _answer_list(deps: Deps, listed: Listed[NamespaceDocument]) -> NamespaceList:
+async def _answer_list(deps: Container, listed: Page[NamespaceDocument]) -> NamespaceList:
     counts = await counts_of(deps, listed.rows)
     rows = [Namespace.of(namespace, counted) for namespace, counted in zip(listed.rows, counts, strict=True)]
     return NamespaceList.of(rows, listed.total, listed.pagination)

@@ -8,15 +8,15 @@ from bucketline.db.mongo import Collection
 from bucketline.db.namespaces import NamespaceDocument, listing_filter
 from bucketline.domain.paging import NAMESPACES
 from bucketline.errors import NotFound
-from bucketline_ingest_api.auth import may_see
-from bucketline_ingest_api.container import Deps
-from bucketline_ingest_api.pagination import Kind, Listed, list_rows, renamed
-from bucketline_ingest_api.principal import Caller
-from bucketline_ingest_api.schemas.pagination import Asked, ListBody
+from bucketline_ingest_api.auth import can_access
+from bucketline_ingest_api.container import Container
+from bucketline_ingest_api.pagination import ListSpec, Page, field_mapper, list_rows
+from bucketline_ingest_api.principal import Principal
+from bucketline_ingest_api.schemas.pagination import ListBody, ListQuery
 
-KIND = Kind(
+KIND = ListSpec(
     bounds=NAMESPACES,
-    field_path=renamed(
+    field_path=field_mapper(
         {
             "namespace_id": "_id",
             "namespace_name": "name",
@@ -30,20 +30,20 @@ KIND = Kind(
     searched=("_id", "name", "description"),
     exact=frozenset({"namespace_id"}),
 )
-AT_ONCE = 4
+MAX_CONCURRENCY = 4
 
 Counts = dict[str, int]
 
 
-async def any_namespace(deps: Deps, caller: Caller, identifier: str) -> NamespaceDocument:
+async def any_namespace(deps: Container, caller: Principal, identifier: str) -> NamespaceDocument:
     """The namespace as it is now, also while it is being deleted. :class:`NotFound` for one the key may not see."""
     found = await deps.namespaces.resolve(caller.organization_id, identifier)
-    if found is None or not may_see(caller, found):
+    if found is None or not can_access(caller, found):
         raise NotFound.of("namespace", identifier)
     return found
 
 
-async def live_namespace(deps: Deps, caller: Caller, identifier: str) -> NamespaceDocument:
+async def live_namespace(deps: Container, caller: Principal, identifier: str) -> NamespaceDocument:
     """The same, unless it is being deleted."""
     found = await any_namespace(deps, caller, identifier)
     if found.get("deleting"):
@@ -51,15 +51,17 @@ async def live_namespace(deps: Deps, caller: Caller, identifier: str) -> Namespa
     return found
 
 
-async def list_namespaces(deps: Deps, caller: Caller, asked: Asked, body: ListBody | None) -> Listed[NamespaceDocument]:
+async def list_namespaces(
+    deps: Container, caller: Principal, asked: ListQuery, body: ListBody | None
+) -> Page[NamespaceDocument]:
     """Namespaces that the key may see, newest first."""
     scope = listing_filter(caller.organization_id, caller.namespaces)
     return await list_rows(deps.namespaces.collection, scope, KIND, asked, body)
 
 
-async def counts_of(deps: Deps, namespaces: Sequence[NamespaceDocument]) -> list[Counts]:
+async def counts_of(deps: Container, namespaces: Sequence[NamespaceDocument]) -> list[Counts]:
     """What is in each; exact up to 20,000 of a kind, above that at most ten seconds old."""
-    gate = asyncio.Semaphore(AT_ONCE)
+    gate = asyncio.Semaphore(MAX_CONCURRENCY)
 
     async def one(namespace_id: str) -> Counts:
         async with gate:
@@ -68,7 +70,7 @@ async def counts_of(deps: Deps, namespaces: Sequence[NamespaceDocument]) -> list
     return list(await asyncio.gather(*(one(namespace["_id"]) for namespace in namespaces)))
 
 
-async def _counts(deps: Deps, namespace_id: str) -> Counts:
+async def _counts(deps: Container, namespace_id: str) -> Counts:
     where = {"namespace_id": namespace_id}
     counted: dict[str, Collection[Any]] = {
         "bucket_count": deps.buckets.collection,

@@ -5,15 +5,17 @@ from datetime import timedelta
 from bucketline.db.mongo import DuplicateKey
 from bucketline.db.namespaces import NamespaceDocument
 from bucketline.errors import NotFound
-from bucketline_ingest_api.container import Deps
+from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.namespaces.create import name_taken
 from bucketline_ingest_api.namespaces.expiry import watch_expiry
 from bucketline_ingest_api.namespaces.read import live_namespace
 from bucketline_ingest_api.namespaces.schemas import ChangeNamespace
-from bucketline_ingest_api.principal import Caller
+from bucketline_ingest_api.principal import Principal
 
 
-async def change_namespace(deps: Deps, caller: Caller, identifier: str, body: ChangeNamespace) -> NamespaceDocument:
+async def change_namespace(
+    deps: Container, caller: Principal, identifier: str, body: ChangeNamespace
+) -> NamespaceDocument:
     """The namespace afterwards."""
     namespace = await live_namespace(deps, caller, identifier)
     changes: dict[str, object] = {"updated_at": deps.clock.now()}

@@ -7,15 +7,15 @@ from typing import Any
 from bucketline.clock import wire_time
 from bucketline.db.buckets import BucketDocument
 from bucketline.domain.sorting import path_fault
-from bucketline.errors import Fault, ValidationFailed
-from bucketline_ingest_api.container import Deps
+from bucketline.errors import ValidationFailed, ValidationIssue
+from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.objects.listing import kind_of
-from bucketline_ingest_api.pagination import Kind, selection
+from bucketline_ingest_api.pagination import ListSpec, selection
 from bucketline_ingest_api.schemas.aggregates import AggregateObjects, Aggregates, Aggregation, Row
-from bucketline_ingest_api.search_timeout import patience
+from bucketline_ingest_api.search_timeout import search_timeout
 
 
-async def aggregate_objects(deps: Deps, bucket: BucketDocument, body: AggregateObjects) -> Aggregates:
+async def aggregate_objects(deps: Container, bucket: BucketDocument, body: AggregateObjects) -> Aggregates:
     """One row for each group, at most ``body.limit`` of them."""
     kind = kind_of(bucket)
     _refuse_faulty(body)
@@ -29,7 +29,7 @@ async def aggregate_objects(deps: Deps, bucket: BucketDocument, body: AggregateO
         conditions = [{names[having.field]: {f"${having.operator}": having.value}} for having in body.having]
         pipeline.append({"$match": {"$and": conditions}})
     pipeline += [{"$sort": _order(body)}, {"$limit": body.limit + 1}]
-    with patience():
+    with search_timeout():
         rows = await deps.objects.collection.aggregate(pipeline, limit=body.limit + 1)
     shown = [_row(kind, body, row) for row in rows[: body.limit]]
     truncated = len(rows) > body.limit
@@ -45,19 +45,23 @@ def _refuse_faulty(body: AggregateObjects) -> None:
         for place, asked in enumerate(entries):
             at = ("body", name, place)
             if asked.name in aliases:
-                faults.append(Fault("duplicate", (*at, "alias"), f"{asked.name!r} is the name of another one"))
+                faults.append(
+                    ValidationIssue("duplicate", (*at, "alias"), f"{asked.name!r} is the name of another one")
+                )
             aliases.add(asked.name)
             if asked.field is None:
                 if asked.function != "count":
-                    faults.append(Fault("missing", (*at, "field"), f"{asked.function} needs a field"))
+                    faults.append(ValidationIssue("missing", (*at, "field"), f"{asked.function} needs a field"))
             elif (reason := _field_fault(asked.field)) is not None:
-                faults.append(Fault("field_path", (*at, "field"), reason))
+                faults.append(ValidationIssue("field_path", (*at, "field"), reason))
     metrics = {asked.alias for asked in body.aggregations}
     for place, having in enumerate(body.having or ()):
         if having.field not in metrics:
-            faults.append(Fault("enum", ("body", "having", place, "field"), "not the alias of an aggregation"))
+            faults.append(
+                ValidationIssue("enum", ("body", "having", place, "field"), "not the alias of an aggregation")
+            )
     if body.sort_by is not None and body.sort_by not in metrics | {asked.name for asked in body.group_by}:
-        faults.append(Fault("enum", ("body", "sort_by"), "neither an alias of an aggregation nor grouped by"))
+        faults.append(ValidationIssue("enum", ("body", "sort_by"), "neither an alias of an aggregation nor grouped by"))
     if faults:
         raise ValidationFailed(faults)
 
@@ -68,12 +72,12 @@ def _field_fault(field: str) -> str | None:
     return path_fault(field)
 
 
-def _path(kind: Kind, field: str) -> str:
+def _path(kind: ListSpec, field: str) -> str:
     """The name under which the server compares a field: dates are compared as moments."""
     return kind.moments.path(field) or field
 
 
-def _group(kind: Kind, body: AggregateObjects) -> dict[str, object]:
+def _group(kind: ListSpec, body: AggregateObjects) -> dict[str, object]:
     stage: dict[str, object] = {
         "_id": {f"g{place}": _value(kind, _path(kind, asked.field)) for place, asked in enumerate(body.group_by)}
     }
@@ -86,7 +90,7 @@ def _group(kind: Kind, body: AggregateObjects) -> dict[str, object]:
     return stage
 
 
-def _accumulator(kind: Kind, operation: Aggregation) -> dict[str, object]:
+def _accumulator(kind: ListSpec, operation: Aggregation) -> dict[str, object]:
     field = operation.field
     if field is None or operation.function == "count":
         return {"$sum": 1}
@@ -98,7 +102,7 @@ def _accumulator(kind: Kind, operation: Aggregation) -> dict[str, object]:
     return {f"${operation.function}": f"${kind.field_path(field)}"}
 
 
-def _value(kind: Kind, field: str) -> dict[str, object]:
+def _value(kind: ListSpec, field: str) -> dict[str, object]:
     """A field of an object, null where it has none."""
     return {"$ifNull": [f"${kind.field_path(field)}", None]}
 
@@ -111,7 +115,7 @@ def _order(body: AggregateObjects) -> dict[str, int]:
     return order | {path: 1 for path in groups.values() if path not in order}
 
 
-def _row(kind: Kind, body: AggregateObjects, row: Mapping[str, Any]) -> Row:
+def _row(kind: ListSpec, body: AggregateObjects, row: Mapping[str, Any]) -> Row:
     group = {}
     for place, asked in enumerate(body.group_by):
         value = row["_id"][f"g{place}"]

@@ -20,13 +20,13 @@ from bucketline.domain.blob_sources import (
 from bucketline.domain.field_validation import storable_faults
 from bucketline.domain.fingerprint import properties_hash
 from bucketline.domain.schema import METADATA_TYPES, Location, Schema, properties, validate_blob, value_faults
-from bucketline.errors import Fault
+from bucketline.errors import ValidationIssue
 from bucketline.ids import Ids
 from bucketline_ingest_api.objects.schemas import CreateBlob
 
 _CHECKSUM = re.compile(r"[a-z][a-z0-9-]{1,31}:[0-9a-f]{8,256}")
 _BARE_SHA256 = re.compile(r"[0-9a-f]{64}")
-MOST_FAULTS = 100
+MAX_FAULTS = 100
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class BlobDraft:
 
 def read_blobs(
     blobs: Sequence[CreateBlob], rules: Rules, ids: Ids, *, location: Location
-) -> tuple[list[BlobDraft], list[Fault]]:
+) -> tuple[list[BlobDraft], list[ValidationIssue]]:
     """The blobs that are sound, and what is wrong with the others, one row a fault."""
     drafts, faults = [], []
     for index, blob in enumerate(blobs):
@@ -66,30 +66,32 @@ def read_blobs(
             drafts.append(found)
         else:
             faults += found
-    return drafts, faults[:MOST_FAULTS]
+    return drafts, faults[:MAX_FAULTS]
 
 
-def _read(blob: CreateBlob, rules: Rules, ids: Ids, at: Location) -> BlobDraft | list[Fault]:
+def _read(blob: CreateBlob, rules: Rules, ids: Ids, at: Location) -> BlobDraft | list[ValidationIssue]:
     kind = validate_blob(rules.schema, blob.property, blob.type, location=at)
-    if isinstance(kind, Fault):
+    if isinstance(kind, ValidationIssue):
         return [kind]
-    faults: list[Fault] = []
+    faults: list[ValidationIssue] = []
     source = _source(blob, kind, rules, at)
-    if isinstance(source, Fault):
+    if isinstance(source, ValidationIssue):
         faults.append(source)
     if isinstance(blob.data, dict | list):
-        faults += islice(storable_faults(blob.data, (*at, "data")), MOST_FAULTS)
+        faults += islice(storable_faults(blob.data, (*at, "data")), MAX_FAULTS)
     elif blob.data is not None:
         faults += _value_faults(blob, kind, rules.schema, at)
-    faults += islice(storable_faults(blob.metadata or {}, (*at, "metadata")), MOST_FAULTS)
+    faults += islice(storable_faults(blob.metadata or {}, (*at, "metadata")), MAX_FAULTS)
     checksum = _checksum(blob.checksum)
     if blob.checksum is not None and checksum is None:
-        faults.append(Fault("checksum", (*at, "checksum"), "algorithm:hex or 64 hexadecimal digits are expected"))
-    if faults or isinstance(source, Fault):
+        faults.append(
+            ValidationIssue("checksum", (*at, "checksum"), "algorithm:hex or 64 hexadecimal digits are expected")
+        )
+    if faults or isinstance(source, ValidationIssue):
         return faults
     content_hash, size = _hash(source, checksum)
     if checksum is not None and checksum.startswith("sha256:") and content_hash != checksum:
-        return [Fault("checksum", (*at, "checksum"), "the checksum is not that of the data")]
+        return [ValidationIssue("checksum", (*at, "checksum"), "the checksum is not that of the data")]
     metadata = blob.metadata or {}
     bytes_follow = not isinstance(source, PropertiesSource)
     document: BlobDocument = {
@@ -120,23 +122,23 @@ def _described(source: Source, content_hash: str | None, size: int) -> dict[str,
     return kept
 
 
-def _source(blob: CreateBlob, kind: str, rules: Rules, at: Location) -> Source | Fault:
+def _source(blob: CreateBlob, kind: str, rules: Rules, at: Location) -> Source | ValidationIssue:
     if (blob.data is None) == (blob.upload_id is None):
-        return Fault("data_or_upload_id", at, "send either data or upload_id")
+        return ValidationIssue("data_or_upload_id", at, "send either data or upload_id")
     if blob.upload_id is not None:
         return UploadSource(blob.upload_id)
     try:
         return parse_data(kind, blob.data, allow_file=rules.allow_file, max_inline_bytes=rules.inline_limit)
     except InvalidData as error:
-        return Fault("blob_data", (*at, "data"), error.reason)
+        return ValidationIssue("blob_data", (*at, "data"), error.reason)
 
 
-def _value_faults(blob: CreateBlob, kind: str, schema: Schema, at: Location) -> Sequence[Fault]:
+def _value_faults(blob: CreateBlob, kind: str, schema: Schema, at: Location) -> Sequence[ValidationIssue]:
     """A value that is sent as a blob must be what the schema says of the property; an object may say where it is."""
     declared = properties(schema)[blob.property]
     if kind not in METADATA_TYPES or declared["type"] != kind or isinstance(blob.data, dict):
         return ()
-    return list(islice(value_faults(declared, blob.data, (*at, "data")), MOST_FAULTS))
+    return list(islice(value_faults(declared, blob.data, (*at, "data")), MAX_FAULTS))
 
 
 def _free_form(source: Source, kind: str, blob: CreateBlob) -> dict[str, object]:

@@ -4,19 +4,19 @@ from collections.abc import Sequence
 
 from bucketline.clock import Clock
 from bucketline.db.batches import BatchDocument, Batches
-from bucketline.db.bulk_writer import GroupCommit
+from bucketline.db.bulk_writer import BulkWriter
 from bucketline.db.objects import ObjectDocument, Objects
 
 
-class ObjectWrites:
+class ObjectBulkWriter:
     """Group commits of new objects and of the batches that ``auto_process`` makes."""
 
     def __init__(self, objects: Objects, batches: Batches, clock: Clock) -> None:
         self._repository = objects
         self._batches = batches
         self._clock = clock
-        self._object_group: GroupCommit[ObjectDocument, str | None] = GroupCommit(self._write_objects, name="objects")
-        self._batch_group: GroupCommit[BatchDocument, None] = GroupCommit(self._write_batches, name="batches")
+        self._object_group: BulkWriter[ObjectDocument, str | None] = BulkWriter(self._write_objects, name="objects")
+        self._batch_group: BulkWriter[BatchDocument, None] = BulkWriter(self._write_batches, name="batches")
 
     async def insert(self, document: ObjectDocument) -> str | None:
         """Writes a new object; the name of the unique index that refused it, or None."""

@@ -7,20 +7,26 @@ from typing import Literal, cast
 
 from bucketline.db.buckets import BucketDocument
 from bucketline.db.objects import ObjectDocument
-from bucketline.db.outbox_store import Owed, PendingDocument
+from bucketline.db.outbox_store import OutboxDocument, OutboxEntry
 from bucketline.domain.insertion_policy import Policy, key_not_found, key_taken, resolve_policy
 from bucketline.domain.status import Status
 from bucketline.errors import ApiError, ServiceUnavailable
-from bucketline.events.cloudevents import Envelope
+from bucketline.events.cloudevents import CloudEvent
 from bucketline.events.models import ObjectCreated
 from bucketline.observability.metrics import OBJECTS
 from bucketline.observability.tracing import current_trace
-from bucketline_ingest_api.container import Deps
-from bucketline_ingest_api.objects.auto_process import start_runs
+from bucketline_ingest_api.container import Container
+from bucketline_ingest_api.objects.auto_process import submit_auto_batches
 from bucketline_ingest_api.objects.schemas import CreateObject
 from bucketline_ingest_api.objects.staging import Staging, attach_uploads
 from bucketline_ingest_api.objects.update import update_object
-from bucketline_ingest_api.objects.validation import Draft, new_object, read_draft, refuse_too_large, writable
+from bucketline_ingest_api.objects.validation import (
+    ObjectDraft,
+    ensure_writable,
+    new_object,
+    refuse_too_large,
+    validate_create,
+)
 
 Match = Literal["idempotency_key", "skip_duplicates"]
 
@@ -32,7 +38,7 @@ ATTEMPTS = 10
 
 
 @dataclass(frozen=True)
-class Written:
+class WriteResult:
     """An object as a write left it. ``replayed_by`` says what matched when nothing was written."""
 
     document: ObjectDocument
@@ -40,28 +46,28 @@ class Written:
 
 
 async def create_object(
-    deps: Deps,
+    deps: Container,
     bucket: BucketDocument,
     body: CreateObject,
     *,
     policy: str | None = None,
     auto_process: bool = False,
     size: int = 0,
-) -> Written:
+) -> WriteResult:
     """Stores what the producer sent; what is returned is durable, its event will be published.
 
     ``size`` is about how many bytes the request has. Raises the contract's errors: 400 without a policy where one is
     needed, 404 and 409 by policy, 413, 422 with one row a fault.
     """
-    writable(bucket)
+    ensure_writable(bucket)
     key = bucket["unique_key"]
     chosen = resolve_policy(policy, key["default_policy"], bucket_id=bucket["_id"]) if key is not None else None
     if size > LARGE_BODY:
-        draft = await asyncio.to_thread(read_draft, bucket, body, deps.settings, deps.ids)
+        draft = await asyncio.to_thread(validate_create, bucket, body, deps.settings, deps.ids)
     else:
-        draft = read_draft(bucket, body, deps.settings, deps.ids)
+        draft = validate_create(bucket, body, deps.settings, deps.ids)
     await attach_uploads(deps, bucket["_id"], draft.blobs or ())
-    if (known := await replayed(deps, bucket, draft, chosen)) is not None:
+    if (known := await find_replay(deps, bucket, draft, chosen)) is not None:
         return known
     staging = Staging(deps, draft.blobs or ())
     try:
@@ -73,7 +79,9 @@ async def create_object(
     return written
 
 
-async def replayed(deps: Deps, bucket: BucketDocument, draft: Draft, policy: Policy | None) -> Written | None:
+async def find_replay(
+    deps: Container, bucket: BucketDocument, draft: ObjectDraft, policy: Policy | None
+) -> WriteResult | None:
     """The object that an earlier request with the same idempotency key, or the same content, made.
 
     A plain insert does not ask for its idempotency key beforehand: the unique index will tell. Content names an object
@@ -87,7 +95,7 @@ async def replayed(deps: Deps, bucket: BucketDocument, draft: Draft, policy: Pol
     return None if found is None else _replay(found, "skip_duplicates")
 
 
-async def replay_of_key(deps: Deps, bucket: BucketDocument, draft: Draft) -> Written | None:
+async def replay_of_key(deps: Container, bucket: BucketDocument, draft: ObjectDraft) -> WriteResult | None:
     """The object that a request with the same idempotency key made or changed."""
     if draft.idempotency_key is None:
         return None
@@ -95,15 +103,15 @@ async def replay_of_key(deps: Deps, bucket: BucketDocument, draft: Draft) -> Wri
     return None if found is None else _replay(found, "idempotency_key")
 
 
-def prepare(
-    deps: Deps,
+def build_object(
+    deps: Container,
     bucket: BucketDocument,
-    draft: Draft,
+    draft: ObjectDraft,
     object_id: str,
     *,
     auto_process: bool,
     measured: bool,
-) -> tuple[ObjectDocument, Envelope]:
+) -> tuple[ObjectDocument, CloudEvent]:
     """A new object with its event, not yet written. ``measured``: it may be too large and is looked at."""
     now = deps.clock.now()
     document = new_object(
@@ -128,7 +136,7 @@ def prepare(
         created_at=now,
     )
     event = deps.seal(created)
-    document["pending"] = [cast("PendingDocument", event.to_document())]
+    document["pending"] = [cast("OutboxDocument", event.to_document())]
     document["pending_since"] = now
     if trace := current_trace():
         document["trace"] = trace
@@ -136,14 +144,14 @@ def prepare(
 
 
 async def _by_policy(
-    deps: Deps,
+    deps: Container,
     bucket: BucketDocument,
-    draft: Draft,
+    draft: ObjectDraft,
     policy: Policy | None,
     staging: Staging,
     auto_process: bool,
     size: int,
-) -> Written:
+) -> WriteResult:
     object_id = deps.ids.new("obj")
     for _ in range(ATTEMPTS):
         if policy in ("update", "upsert") and draft.unique_key is not None:
@@ -153,8 +161,8 @@ async def _by_policy(
                 changed = await update_object(deps, existing, draft, auto_process=auto_process)
                 if changed is not None:
                     OBJECTS.labels("updated").inc()
-                    return Written(changed)
-                if (known := await replayed(deps, bucket, draft, policy)) is not None:
+                    return WriteResult(changed)
+                if (known := await find_replay(deps, bucket, draft, policy)) is not None:
                     return known
                 continue
             if policy == "update":
@@ -171,21 +179,23 @@ async def _by_policy(
 
 
 async def _insert(
-    deps: Deps, bucket: BucketDocument, draft: Draft, object_id: str, auto_process: bool, size: int
-) -> Written | None:
+    deps: Container, bucket: BucketDocument, draft: ObjectDraft, object_id: str, auto_process: bool, size: int
+) -> WriteResult | None:
     """None: the unique key was taken, or the object that had the idempotency key is gone by now."""
-    document, event = prepare(deps, bucket, draft, object_id, auto_process=auto_process, measured=size > LARGE_BODY)
+    document, event = build_object(
+        deps, bucket, draft, object_id, auto_process=auto_process, measured=size > LARGE_BODY
+    )
     refused_by = await deps.object_writes.insert(document)
     if refused_by is None:
-        deps.object_outbox.flush_soon([Owed(object_id, (event,))])
+        deps.object_outbox.flush_soon([OutboxEntry(object_id, (event,))])
         if auto_process:
-            await start_runs(deps, [document])
+            await submit_auto_batches(deps, [document])
         OBJECTS.labels("created").inc()
-        return Written(document)
+        return WriteResult(document)
     return await replay_of_key(deps, bucket, draft)
 
 
-async def _refused(deps: Deps, bucket: BucketDocument, draft: Draft) -> Written | None:
+async def _refused(deps: Container, bucket: BucketDocument, draft: ObjectDraft) -> WriteResult | None:
     """Who has the key: raises 409, or None when it was freed in the meantime."""
     if draft.unique_key is None:
         return None
@@ -198,6 +208,6 @@ async def _refused(deps: Deps, bucket: BucketDocument, draft: Draft) -> Written 
     raise key_taken(existing["_id"], draft.unique_key.values)
 
 
-def _replay(found: ObjectDocument, by: Match) -> Written:
+def _replay(found: ObjectDocument, by: Match) -> WriteResult:
     OBJECTS.labels("replayed").inc()
-    return Written(found, by)
+    return WriteResult(found, by)

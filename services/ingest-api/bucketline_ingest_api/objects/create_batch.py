@@ -9,20 +9,20 @@ from pydantic import ValidationError
 
 from bucketline.db.buckets import BucketDocument
 from bucketline.db.objects import ObjectDocument
-from bucketline.db.outbox_store import Owed
-from bucketline.errors import ApiError, Fault, ServiceUnavailable, ValidationFailed
-from bucketline.events.cloudevents import Envelope
+from bucketline.db.outbox_store import OutboxEntry
+from bucketline.errors import ApiError, ServiceUnavailable, ValidationFailed, ValidationIssue
+from bucketline.events.cloudevents import CloudEvent
 from bucketline.observability.metrics import OBJECTS
-from bucketline_ingest_api.container import Deps
+from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.exception_handlers import faults_of
-from bucketline_ingest_api.objects.auto_process import start_runs
-from bucketline_ingest_api.objects.create import LARGE_BODY, Written, prepare, replay_of_key, replayed
+from bucketline_ingest_api.objects.auto_process import submit_auto_batches
+from bucketline_ingest_api.objects.create import LARGE_BODY, WriteResult, build_object, find_replay, replay_of_key
 from bucketline_ingest_api.objects.schemas import CreateObject
-from bucketline_ingest_api.objects.serializers import PollField, UrlOf, show
-from bucketline_ingest_api.objects.staging import attach_uploads, discard, spill
-from bucketline_ingest_api.objects.validation import Draft, read_draft, writable
+from bucketline_ingest_api.objects.serializers import PollField, UrlOf, serialize
+from bucketline_ingest_api.objects.staging import attach_uploads, discard, stage_large_blobs
+from bucketline_ingest_api.objects.validation import ObjectDraft, ensure_writable, validate_create
 
-Outcome = Written | ApiError
+Outcome = WriteResult | ApiError
 
 CONCURRENT_LOOKUPS = 8
 
@@ -31,23 +31,23 @@ CONCURRENT_LOOKUPS = 8
 class _Row:
     """A sound object of the request, ready to be written."""
 
-    draft: Draft
+    draft: ObjectDraft
     document: ObjectDocument
-    event: Envelope
+    event: CloudEvent
     staged: list[str]
 
 
 async def create_objects(
-    deps: Deps, bucket: BucketDocument, bodies: Sequence[object], *, auto_process: bool, size: int
+    deps: Container, bucket: BucketDocument, bodies: Sequence[object], *, auto_process: bool, size: int
 ) -> list[Outcome]:
     """What became of each body, in their order; a faulty one does not stop the others.
 
     Raises :class:`ValidationFailed` for a bucket with a unique key: which policy would hold cannot be said here.
     """
-    writable(bucket)
+    ensure_writable(bucket)
     if bucket["unique_key"] is not None:
         message = "objects of a bucket with a unique_key are created one by one, with a policy"
-        raise ValidationFailed([Fault("unique_key", ("body", "objects"), message)], code="unique_key_bucket")
+        raise ValidationFailed([ValidationIssue("unique_key", ("body", "objects"), message)], code="unique_key_bucket")
     slots = asyncio.Semaphore(CONCURRENT_LOOKUPS)
 
     async def ready(index: int, body: object) -> _Row | Outcome:
@@ -73,8 +73,8 @@ async def create_objects(
 
 
 async def _ready(
-    deps: Deps, bucket: BucketDocument, raw: object, index: int, *, auto_process: bool, size: int
-) -> _Row | Written:
+    deps: Container, bucket: BucketDocument, raw: object, index: int, *, auto_process: bool, size: int
+) -> _Row | WriteResult:
     location = ("body", "objects", index)
     try:
         body = CreateObject.model_validate(raw)
@@ -82,35 +82,37 @@ async def _ready(
         rows = error.errors(include_url=False, include_input=False, include_context=False)
         raise ValidationFailed(faults_of(rows, *location)) from error
     if size > LARGE_BODY:
-        draft = await asyncio.to_thread(read_draft, bucket, body, deps.settings, deps.ids, location=location)
+        draft = await asyncio.to_thread(validate_create, bucket, body, deps.settings, deps.ids, location=location)
     else:
-        draft = read_draft(bucket, body, deps.settings, deps.ids, location=location)
+        draft = validate_create(bucket, body, deps.settings, deps.ids, location=location)
     await attach_uploads(deps, bucket["_id"], draft.blobs or ())
-    if (known := await replayed(deps, bucket, draft, None)) is not None:
+    if (known := await find_replay(deps, bucket, draft, None)) is not None:
         return known
     object_id = deps.ids.new("obj")
-    staged = await spill(deps, object_id, draft.blobs or ())
+    staged = await stage_large_blobs(deps, object_id, draft.blobs or ())
     try:
-        document, event = prepare(deps, bucket, draft, object_id, auto_process=auto_process, measured=size > LARGE_BODY)
+        document, event = build_object(
+            deps, bucket, draft, object_id, auto_process=auto_process, measured=size > LARGE_BODY
+        )
     except ApiError:
         await discard(deps, staged)
         raise
     return _Row(draft, document, event, staged)
 
 
-async def _write(deps: Deps, bucket: BucketDocument, rows: dict[int, _Row]) -> dict[int, Outcome]:
+async def _write(deps: Container, bucket: BucketDocument, rows: dict[int, _Row]) -> dict[int, Outcome]:
     """One bulk write. What a unique index refused was sent before, here or in an earlier request."""
     places = list(rows)
     refused = await deps.objects.insert([row.document for row in rows.values()])
     stored = [rows[n] for place, n in enumerate(places) if place not in refused]
-    deps.object_outbox.flush_soon([Owed(row.document["_id"], (row.event,)) for row in stored])
-    await start_runs(deps, [row.document for row in stored])
+    deps.object_outbox.flush_soon([OutboxEntry(row.document["_id"], (row.event,)) for row in stored])
+    await submit_auto_batches(deps, [row.document for row in stored])
     OBJECTS.labels("created").inc(len(stored))
     outcomes: dict[int, Outcome] = {}
     for place, index in enumerate(places):
         row = rows[index]
         if place not in refused:
-            outcomes[index] = Written(row.document)
+            outcomes[index] = WriteResult(row.document)
         else:
             found = await replay_of_key(deps, bucket, row.draft)
             outcomes[index] = found or ServiceUnavailable(
@@ -135,24 +137,24 @@ def _repeats(rows: dict[int, _Row]) -> dict[int, int]:
 
 
 def _repeated(original: Outcome) -> Outcome:
-    return Written(original.document, "skip_duplicates") if isinstance(original, Written) else original
+    return WriteResult(original.document, "skip_duplicates") if isinstance(original, WriteResult) else original
 
 
 def _created(outcome: Outcome) -> bool:
-    return isinstance(outcome, Written) and outcome.replayed_by is None
+    return isinstance(outcome, WriteResult) and outcome.replayed_by is None
 
 
 def show_outcomes(outcomes: Sequence[Outcome], url_of: UrlOf, poll: PollField) -> dict[str, Any]:
     """The answer: rows of what succeeded and of what failed, each with its place in the request."""
     succeeded = [
         {
-            **show(outcome.document, url_of, poll=poll),
+            **serialize(outcome.document, url_of, poll=poll),
             "object_index": index,
             "replayed": outcome.replayed_by is not None,
             "replayed_by": outcome.replayed_by,
         }
         for index, outcome in enumerate(outcomes)
-        if isinstance(outcome, Written)
+        if isinstance(outcome, WriteResult)
     ]
     failed = [
         {"object_index": index, "error": _told(outcome), "error_type": outcome.type}
@@ -175,7 +177,7 @@ def _told(error: ApiError) -> str:
     return "; ".join(f"{'.'.join(map(str, _path(fault)))}: {fault['message']}" for fault in error.faults)
 
 
-def _path(fault: Fault) -> Sequence[object]:
+def _path(fault: ValidationIssue) -> Sequence[object]:
     """Where in the object: without the part that leads to it."""
     location = fault["location"]
     return location[3:] or ("object",) if isinstance(location, list) else ("object",)

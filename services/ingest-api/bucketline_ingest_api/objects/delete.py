@@ -10,22 +10,22 @@ from datetime import timedelta
 from typing import cast
 
 from bucketline.db.buckets import BucketDocument
-from bucketline.db.object_deletions import RemovalDocument
+from bucketline.db.object_deletions import ObjectDeletionDocument
 from bucketline.db.objects import ObjectDocument
-from bucketline.db.outbox_store import PendingDocument, owing
+from bucketline.db.outbox_store import OutboxDocument, outbox_entry_of
 from bucketline.errors import NotFound, ServiceUnavailable
 from bucketline.events.models import ObjectDeleted
 from bucketline.observability.metrics import OBJECTS, SWEPT
-from bucketline_ingest_api.container import Deps
+from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.objects.staging import discard, staged_keys
-from bucketline_ingest_api.objects.validation import writable
+from bucketline_ingest_api.objects.validation import ensure_writable
 
 ATTEMPTS = 10
 
 
-async def remove_object(deps: Deps, bucket: BucketDocument, object_id: str) -> None:
+async def remove_object(deps: Container, bucket: BucketDocument, object_id: str) -> None:
     """Afterwards the object is gone and its unique key free. :class:`NotFound` if there is no such object here."""
-    writable(bucket)
+    ensure_writable(bucket)
     found = await deps.objects.get(bucket["_id"], object_id)
     if found is None:
         raise NotFound.of("object", object_id)
@@ -33,7 +33,7 @@ async def remove_object(deps: Deps, bucket: BucketDocument, object_id: str) -> N
     OBJECTS.labels("deleted").inc()
 
 
-def intent(deps: Deps, obj: ObjectDocument) -> RemovalDocument:
+def intent(deps: Container, obj: ObjectDocument) -> ObjectDeletionDocument:
     """What must be known of the object after it is gone, with the event that will say so."""
     now = deps.clock.now()
     event = deps.seal(
@@ -53,11 +53,11 @@ def intent(deps: Deps, obj: ObjectDocument) -> RemovalDocument:
         "created_at": now,
         "carried": obj.get("pending", []),
         "staged": staged_keys(obj),
-        "event": cast("PendingDocument", event.to_document()),
+        "event": cast("OutboxDocument", event.to_document()),
     }
 
 
-async def sweep_removals(deps: Deps) -> int:
+async def sweep_removals(deps: Container) -> int:
     """Finishes what was begun and then left; returns how many."""
     before = deps.clock.now() - timedelta(seconds=deps.sweep.stalled_after)
     unfinished = await deps.removals.unfinished(before, limit=deps.sweep.limit)
@@ -68,7 +68,7 @@ async def sweep_removals(deps: Deps) -> int:
     return len(unfinished)
 
 
-async def finish_removal(deps: Deps, found: ObjectDocument | None, object_id: str) -> None:
+async def finish_removal(deps: Container, found: ObjectDocument | None, object_id: str) -> None:
     """Deletes an object with all that hangs on it. ``found`` is the object as it was read, None if it is gone."""
     for _ in range(ATTEMPTS):
         if found is None:
@@ -81,11 +81,11 @@ async def finish_removal(deps: Deps, found: ObjectDocument | None, object_id: st
     else:
         raise ServiceUnavailable("the object is being modified concurrently; try again", retry_after_seconds=1)
     await deps.documents.collection.delete_many({"object_id": object_id})
-    await say_gone(deps, [object_id])
+    await publish_deleted(deps, [object_id])
 
 
-async def say_gone(deps: Deps, object_ids: Sequence[str]) -> None:
+async def publish_deleted(deps: Container, object_ids: Sequence[str]) -> None:
     """Publishes that the objects are gone, and whatever they still owed; drops what was staged for them alone."""
     removals = await deps.removals.gone(object_ids, deps.clock.now())
     await discard(deps, [key for removal in removals for key in removal["staged"]])
-    deps.removal_outbox.flush_soon([owing(removal) for removal in removals])
+    deps.removal_outbox.flush_soon([outbox_entry_of(removal) for removal in removals])

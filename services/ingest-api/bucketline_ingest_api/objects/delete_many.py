@@ -7,9 +7,9 @@ from pymongo import DeleteOne
 from bucketline.db.buckets import BucketDocument
 from bucketline.db.objects import Deletion, ObjectDocument
 from bucketline.observability.metrics import OBJECTS
-from bucketline_ingest_api.container import Deps
-from bucketline_ingest_api.objects.delete import finish_removal, intent, say_gone
-from bucketline_ingest_api.objects.validation import writable
+from bucketline_ingest_api.container import Container
+from bucketline_ingest_api.objects.delete import finish_removal, intent, publish_deleted
+from bucketline_ingest_api.objects.validation import ensure_writable
 
 PAGE = 500
 NOT_NEEDED = (
@@ -24,14 +24,14 @@ NOT_NEEDED = (
 """Parts of an object that a deletion does not look at."""
 
 
-async def soft_delete(deps: Deps, bucket: BucketDocument, object_ids: Sequence[str], deletion: Deletion) -> int:
+async def soft_delete(deps: Container, bucket: BucketDocument, object_ids: Sequence[str], deletion: Deletion) -> int:
     """Deletes the objects of this bucket among ``object_ids``; returns how many those were.
 
     For every client that is a deletion like any other: gone, with its documents, its key free, its event published.
     What the object was is kept for :data:`~bucketline.db.objects.SOFT_DELETED_KEPT`, with the reason. After a
     crash the request may be sent again: it goes on where it stopped.
     """
-    writable(bucket)
+    ensure_writable(bucket)
     removed, ids = 0, list(dict.fromkeys(object_ids))
     for start in range(0, len(ids), PAGE):
         found = await deps.objects.many(ids[start : start + PAGE], without=NOT_NEEDED)
@@ -42,7 +42,7 @@ async def soft_delete(deps: Deps, bucket: BucketDocument, object_ids: Sequence[s
     return removed
 
 
-async def remove_objects(deps: Deps, objects: Sequence[ObjectDocument]) -> int:
+async def remove_objects(deps: Container, objects: Sequence[ObjectDocument]) -> int:
     """Deletes the objects as they were read, with their documents; each deletion is told. Returns how many went.
 
     The intents are durable before the first object goes, so that a crash is made good as after a single deletion.
@@ -55,7 +55,7 @@ async def remove_objects(deps: Deps, objects: Sequence[ObjectDocument]) -> int:
     changed = await deps.objects.many(ids) if removed < len(ids) else {}
     gone = [object_id for object_id in ids if object_id not in changed]
     await deps.documents.collection.delete_many({"object_id": {"$in": gone}})
-    await say_gone(deps, gone)
+    await publish_deleted(deps, gone)
     OBJECTS.labels("deleted").inc(removed)
     for object_id, obj in changed.items():
         await finish_removal(deps, obj, object_id)

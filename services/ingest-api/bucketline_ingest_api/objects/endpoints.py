@@ -8,16 +8,16 @@ from pydantic import BaseModel, ValidationError
 
 from bucketline.db.buckets import BucketDocument
 from bucketline.db.objects import Deletion, ObjectDocument
-from bucketline.errors import Fault, ValidationFailed
-from bucketline_ingest_api.container import Deps
+from bucketline.errors import ValidationFailed, ValidationIssue
+from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.dependencies import (
+    BucketDelete,
+    BucketRead,
     BucketScope,
-    DeletingBucket,
-    Reading,
-    ReadingBucket,
-    Wiring,
-    WritingBucket,
-    deps_of,
+    BucketWrite,
+    ContainerDep,
+    NamespaceRead,
+    get_container,
     request_bucket,
 )
 from bucketline_ingest_api.documents.schemas import Document
@@ -43,12 +43,12 @@ from bucketline_ingest_api.objects.schemas import (
     SoftDeleted,
     StoredObject,
 )
-from bucketline_ingest_api.objects.serializers import select, show, to_json, written_headers
+from bucketline_ingest_api.objects.serializers import project, serialize, to_json, written_headers
 from bucketline_ingest_api.objects.update import patch_object
 from bucketline_ingest_api.schemas.aggregates import AggregateObjects, Aggregates
 from bucketline_ingest_api.schemas.common import errors
 from bucketline_ingest_api.schemas.fast_path import raw_operation
-from bucketline_ingest_api.schemas.pagination import Asked, Paging
+from bucketline_ingest_api.schemas.pagination import ListQuery, Paging
 
 Search = Annotated[str | None, Query(max_length=1000, description="Text in the key or in the fields.")]
 CollectionIds = Annotated[list[str] | None, Query(max_length=100, description="Only of these collections.")]
@@ -87,7 +87,7 @@ async def create(request: Request) -> Response:
     scope, auto_process = await _writing(request)
     body, size = await _read(request, CreateObject)
     policy = request.query_params.get("policy")
-    deps = deps_of(request)
+    deps = get_container(request)
     written = await create_object(deps, scope.bucket, body, policy=policy, auto_process=auto_process, size=size)
     return _answer(await _show_written(deps, written.document), headers=written_headers(written.document))
 
@@ -106,14 +106,14 @@ async def create_batch(request: Request) -> Response:
     """Stores objects with one write; each has its own result. 422 with the same body when all of them failed."""
     scope, auto_process = await _writing(request)
     body, size = await _read(request, CreateObjects)
-    deps = deps_of(request)
+    deps = get_container(request)
     outcomes = await create_objects(deps, scope.bucket, body.objects, auto_process=auto_process, size=size)
     shown = show_outcomes(outcomes, deps.blobstore.url_of, await deps.poll_field(scope.bucket_id))
     return _answer(shown, status=200 if shown["succeeded"] else 422)
 
 
 @router.post(BUCKET + "/bulk-soft-delete", summary="Delete up to 5,000 objects", responses=errors(400))
-async def bulk_soft_delete(deps: Wiring, scope: DeletingBucket, body: SoftDelete) -> SoftDeleted:
+async def bulk_soft_delete(deps: ContainerDep, scope: BucketDelete, body: SoftDelete) -> SoftDeleted:
     """Deletes objects by id, as one by one: documents, unique keys and events. Unknown ids are left out.
 
     What was deleted is kept for 30 days, with the reason and the key that asked, out of reach of every route.
@@ -131,7 +131,7 @@ async def bulk_soft_delete(deps: Wiring, scope: DeletingBucket, body: SoftDelete
 
 
 @router.post(BUCKET + "/aggregate", summary="Aggregate objects", responses=errors(400))
-async def aggregate(deps: Wiring, scope: ReadingBucket, body: AggregateObjects) -> Aggregates:
+async def aggregate(deps: ContainerDep, scope: BucketRead, body: AggregateObjects) -> Aggregates:
     """Counts, sums and extremes of the objects of each group, in one query of at most 10 seconds."""
     return await aggregate_objects(deps, scope.bucket, body)
 
@@ -143,8 +143,8 @@ async def aggregate(deps: Wiring, scope: ReadingBucket, body: AggregateObjects) 
     responses=errors(400),
 )
 async def get(
-    deps: Wiring,
-    scope: ReadingBucket,
+    deps: ContainerDep,
+    scope: BucketRead,
     object_id: str,
     return_presigned_urls: Annotated[bool, Query(description="A URL to download each stored blob.")] = False,
     return_url: Annotated[bool, Query(description="Older alias for `return_presigned_urls`.")] = False,
@@ -154,7 +154,7 @@ async def get(
     found = await get_object(deps, scope.bucket_id, object_id)
     count = await document_count(deps, object_id) if include_document_count else None
     urls = await presigned(deps, [found]) if return_presigned_urls or return_url else None
-    return _answer(show(found, deps.blobstore.url_of, document_count=count, presigned=urls))
+    return _answer(serialize(found, deps.blobstore.url_of, document_count=count, presigned=urls))
 
 
 @router.patch(
@@ -163,7 +163,7 @@ async def get(
     response_model=StoredObject,
     responses=errors(400, 409, 413),
 )
-async def patch(deps: Wiring, scope: WritingBucket, object_id: str, body: PatchObject) -> Response:
+async def patch(deps: ContainerDep, scope: BucketWrite, object_id: str, body: PatchObject) -> Response:
     """Only what is sent changes. Nothing is processed."""
     return _answer(await _show_written(deps, await patch_object(deps, scope.bucket, object_id, body)))
 
@@ -174,7 +174,7 @@ async def patch(deps: Wiring, scope: WritingBucket, object_id: str, body: PatchO
     response_model=StoredObject,
     responses=errors(400, 409, 413),
 )
-async def put(deps: Wiring, scope: WritingBucket, object_id: str, body: PutObject) -> Response:
+async def put(deps: ContainerDep, scope: BucketWrite, object_id: str, body: PutObject) -> Response:
     """As PATCH, with the fields in `metadata`. Blobs stay as they are."""
     return _answer(await _show_written(deps, await patch_object(deps, scope.bucket, object_id, body)))
 
@@ -182,19 +182,19 @@ async def put(deps: Wiring, scope: WritingBucket, object_id: str, body: PutObjec
 @router.delete(
     BUCKET + "/{object_id}", summary="Delete an object", status_code=204, response_class=Response, responses=errors(400)
 )
-async def delete(deps: Wiring, scope: DeletingBucket, object_id: str) -> None:
+async def delete(deps: ContainerDep, scope: BucketDelete, object_id: str) -> None:
     """Its documents go too; its unique key is free at once."""
     await remove_object(deps, scope.bucket, object_id)
 
 
 @router.get(BUCKET, summary="List objects", response_model=ObjectList, responses=errors(400))
-async def listing(deps: Wiring, scope: ReadingBucket, asked: Paging, search: Search = None) -> Response:  # noqa: ARG001 - read from the query
+async def listing(deps: ContainerDep, scope: BucketRead, asked: Paging, search: Search = None) -> Response:  # noqa: ARG001 - read from the query
     """Oldest first."""
     return await _page(deps, scope.bucket, asked, None)
 
 
 @router.post(BUCKET + "/list", summary="List objects, with filters", response_model=ObjectList, responses=errors(400))
-async def filtered(deps: Wiring, scope: ReadingBucket, asked: Paging, body: ListObjects | None = None) -> Response:
+async def filtered(deps: ContainerDep, scope: BucketRead, asked: Paging, body: ListObjects | None = None) -> Response:
     """Filters, search and sort order are in the body."""
     return await _page(deps, scope.bucket, asked, body)
 
@@ -205,23 +205,25 @@ async def filtered(deps: Wiring, scope: ReadingBucket, asked: Paging, body: List
     response_model=ObjectDocuments,
     responses=errors(400),
 )
-async def documents(deps: Wiring, scope: Reading, object_id: str, collection_ids: CollectionIds = None) -> Response:
+async def documents(
+    deps: ContainerDep, scope: NamespaceRead, object_id: str, collection_ids: CollectionIds = None
+) -> Response:
     """Empty until the object has been processed."""
     total, found = await documents_of(deps, scope.namespace_id, object_id, collection_ids or ())
     rows = [Document.of(document).model_dump(mode="json", by_alias=True) for document in found]
     return _answer({"object_id": object_id, "total_documents": total, "documents": rows})
 
 
-async def _show_written(deps: Deps, obj: ObjectDocument) -> dict[str, Any]:
-    return show(obj, deps.blobstore.url_of, poll=await deps.poll_field(obj["bucket_id"]))
+async def _show_written(deps: Container, obj: ObjectDocument) -> dict[str, Any]:
+    return serialize(obj, deps.blobstore.url_of, poll=await deps.poll_field(obj["bucket_id"]))
 
 
-async def _page(deps: Deps, bucket: BucketDocument, asked: Asked, body: ListObjects | None) -> Response:
+async def _page(deps: Container, bucket: BucketDocument, asked: ListQuery, body: ListObjects | None) -> Response:
     listed = await list_objects(deps, bucket, asked, body)
     urls = await presigned(deps, listed.rows) if body is not None and body.return_presigned_urls else None
-    rows = [show(obj, deps.blobstore.url_of, presigned=urls) for obj in listed.rows]
+    rows = [serialize(obj, deps.blobstore.url_of, presigned=urls) for obj in listed.rows]
     if body is not None and body.select is not None:
-        rows = [select(row, body.select) for row in rows]
+        rows = [project(row, body.select) for row in rows]
     return _answer(
         {
             "results": rows,
@@ -243,7 +245,9 @@ async def _read(request: Request, model: type[M]) -> tuple[M, int]:
     """The body, validated straight from its bytes, and how many those are. A large one is read in a thread."""
     kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
-        raise ValidationFailed([Fault("content_type", ("header", "content-type"), "application/json is expected")])
+        raise ValidationFailed(
+            [ValidationIssue("content_type", ("header", "content-type"), "application/json is expected")]
+        )
     raw = await request.body()
     try:
         if len(raw) > LARGE_BODY:
@@ -259,7 +263,7 @@ def _flag(name: str, given: str | None) -> bool:
         return False
     if given.lower() in _TRUE:
         return True
-    raise ValidationFailed([Fault("bool_parsing", ("query", name), "true or false is expected")])
+    raise ValidationFailed([ValidationIssue("bool_parsing", ("query", name), "true or false is expected")])
 
 
 def _answer(shown: object, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -10,15 +10,15 @@ from bucketline.db.objects import ObjectDocument
 from bucketline.domain.moments import MOMENTS, Moments
 from bucketline.domain.paging import OBJECTS
 from bucketline.domain.schema import properties
-from bucketline_ingest_api.container import Deps
+from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.objects.schemas import ListObjects
-from bucketline_ingest_api.pagination import OLDEST_FIRST, Kind, Listed, list_rows, renamed
+from bucketline_ingest_api.pagination import OLDEST_FIRST, ListSpec, Page, field_mapper, list_rows
 from bucketline_ingest_api.schemas.common import SortSpec
-from bucketline_ingest_api.schemas.pagination import Asked
+from bucketline_ingest_api.schemas.pagination import ListQuery
 
-KIND = Kind(
+KIND = ListSpec(
     bounds=OBJECTS,
-    field_path=renamed(
+    field_path=field_mapper(
         {
             "object_id": "_id",
             "bucket_id": "bucket_id",
@@ -45,13 +45,13 @@ KIND = Kind(
     without=("blobs.source.text", "blobs.source.value", "blobs.source.base64", "pending"),
 )
 
-MOST_SEARCHED = 100
+MAX_SEARCHED = 100
 SEARCH_DEPTH = 3
 
 
 async def list_objects(
-    deps: Deps, bucket: BucketDocument, asked: Asked, body: ListObjects | None
-) -> Listed[ObjectDocument]:
+    deps: Container, bucket: BucketDocument, asked: ListQuery, body: ListObjects | None
+) -> Page[ObjectDocument]:
     """Objects of the bucket, oldest first."""
     if body is not None:
         body = body.model_copy(update={"sort": _by_index(body.sort)})
@@ -59,7 +59,7 @@ async def list_objects(
     return await list_rows(deps.objects.collection, {"bucket_id": bucket["_id"]}, kind, asked, body)
 
 
-def kind_of(bucket: BucketDocument) -> Kind:
+def kind_of(bucket: BucketDocument) -> ListSpec:
     """How objects of this bucket are searched: its schema says which of their fields are dates."""
     return replace(KIND, moments=Moments(bucket["schema"]))
 
@@ -74,7 +74,7 @@ def _by_index(sort: SortSpec | list[SortSpec] | None) -> SortSpec | list[SortSpe
 
 def _search(bucket: BucketDocument, pattern: str) -> Mapping[str, object]:
     """Objects that hold the pattern in their key, in text at their root, or in a field that the schema declares."""
-    declared = islice(_paths(properties(bucket["schema"]), "custom", SEARCH_DEPTH), MOST_SEARCHED)
+    declared = islice(_paths(properties(bucket["schema"]), "custom", SEARCH_DEPTH), MAX_SEARCHED)
     here = {"$regex": pattern}
     text = {"$cond": [{"$eq": [{"$type": "$$field.v"}, "string"]}, "$$field.v", ""]}
     at_root = {

@@ -18,7 +18,7 @@ class _Seen(NamedTuple):
     since: datetime | None
 
 
-def measure(events: Sequence[ObjectStatusChanged], known: Mapping[str, ObjectDocument]) -> None:
+def record_status_metrics(events: Sequence[ObjectStatusChanged], known: Mapping[str, ObjectDocument]) -> None:
     """Counts the changes that were applied, as far as can be told from ``known``: the objects as read before them.
 
     A micro-batch often brings several changes of one object, each is measured from where the one before it left it.

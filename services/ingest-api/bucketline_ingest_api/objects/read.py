@@ -8,20 +8,20 @@ from typing import Any
 from bucketline.db.documents import DocumentDocument
 from bucketline.db.objects import BlobDocument, ObjectDocument
 from bucketline.domain.filenames import safe_filename
-from bucketline.errors import NotFound, StoreUnavailable
+from bucketline.errors import DependencyUnavailable, NotFound
 from bucketline.observability.logging import get_logger
-from bucketline_ingest_api.container import Deps
+from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.objects.serializers import PRESIGNED_SECONDS
 
 log = get_logger(__name__)
 
-MOST_DOCUMENTS = 1000
+MAX_DOCUMENTS = 1000
 
 COUNT_SECONDS = 2.0
 """A count that takes longer is not told."""
 
 
-async def get_object(deps: Deps, bucket_id: str, object_id: str) -> ObjectDocument:
+async def get_object(deps: Container, bucket_id: str, object_id: str) -> ObjectDocument:
     """:class:`NotFound` also for an object of another bucket."""
     found = await deps.objects.get(bucket_id, object_id)
     if found is None:
@@ -29,17 +29,17 @@ async def get_object(deps: Deps, bucket_id: str, object_id: str) -> ObjectDocume
     return found
 
 
-async def document_count(deps: Deps, object_id: str) -> int | None:
+async def document_count(deps: Container, object_id: str) -> int | None:
     """How many documents collections made of the object; None when it cannot be told in time."""
     try:
         async with asyncio.timeout(COUNT_SECONDS):
             return await deps.documents.count_of_object(object_id)
-    except (TimeoutError, StoreUnavailable) as error:
+    except (TimeoutError, DependencyUnavailable) as error:
         log.warning("documents were not counted", object_id=object_id, error=repr(error))
         return None
 
 
-async def presigned(deps: Deps, objects: Sequence[ObjectDocument]) -> dict[str, str]:
+async def presigned(deps: Container, objects: Sequence[ObjectDocument]) -> dict[str, str]:
     """A URL for each blob whose bytes are in our store, mirrored or not, by the blob's id, good for an hour."""
     urls = {}
     for obj in objects:
@@ -64,9 +64,9 @@ def _place(blob: BlobDocument) -> tuple[str, str | None] | None:
 
 
 async def documents_of(
-    deps: Deps, namespace_id: str, object_id: str, collection_ids: Sequence[str]
+    deps: Container, namespace_id: str, object_id: str, collection_ids: Sequence[str]
 ) -> tuple[int, list[DocumentDocument]]:
-    """How many documents were made of the object, and the first :data:`MOST_DOCUMENTS` of them.
+    """How many documents were made of the object, and the first :data:`MAX_DOCUMENTS` of them.
 
     :class:`NotFound` unless the object is in the namespace. ``collection_ids`` empty: of every collection.
     """
@@ -77,9 +77,9 @@ async def documents_of(
     if collection_ids:
         where["collection_id"] = {"$in": list(collection_ids)}
     found = await deps.documents.collection.find(
-        where, limit=MOST_DOCUMENTS, sort=[("collection_id", 1), ("run", 1), ("ordinal", 1)]
+        where, limit=MAX_DOCUMENTS, sort=[("collection_id", 1), ("run", 1), ("ordinal", 1)]
     )
-    total = len(found) if len(found) < MOST_DOCUMENTS else await deps.documents.collection.count(where)
+    total = len(found) if len(found) < MAX_DOCUMENTS else await deps.documents.collection.count(where)
     return total, found
 
 

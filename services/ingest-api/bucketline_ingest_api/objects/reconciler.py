@@ -11,26 +11,26 @@ from datetime import datetime, timedelta
 
 from bucketline.db.batches import BatchDocument
 from bucketline.db.objects import ObjectDocument
-from bucketline.db.work_units import UnitDocument, having
+from bucketline.db.work_units import WorkUnitDocument, items_filter
 from bucketline.domain.status import BATCH_ACTIVE, RANK_FINAL, Status
 from bucketline.events.models import ObjectStatusChanged
 from bucketline.observability.metrics import SWEPT
-from bucketline_ingest_api.container import Deps
-from bucketline_ingest_api.objects.auto_process import start_runs
+from bucketline_ingest_api.container import Container
+from bucketline_ingest_api.objects.auto_process import submit_auto_batches
 
-MOST_UNITS = 2000
+MAX_UNITS = 2000
 
 FIELDS = ("bucket_id", "namespace_id", "revision", "run", "batch_id", "auto_process", "updated_at", "trace")
 """What is said of an object, and what its automatic batch is made of."""
 
 
-class StalledObjects:
+class ObjectReconciler:
     """Goes round all objects in flight that have not moved for a while, a page a step, the longest still first.
 
     The place is kept in memory, so that looking at an object writes nothing.
     """
 
-    def __init__(self, deps: Deps) -> None:
+    def __init__(self, deps: Container) -> None:
         self._deps = deps
         self._after: tuple[datetime, str] | None = None
 
@@ -49,8 +49,8 @@ class StalledObjects:
         if not left:
             return 0
         units = await deps.units.collection.find(
-            having([_batch_id(obj) for obj in left], [obj["_id"] for obj in left]),
-            limit=MOST_UNITS,
+            items_filter([_batch_id(obj) for obj in left], [obj["_id"] for obj in left]),
+            limit=MAX_UNITS,
             fields=["items", "results", "state", "moved_at"],
         )
         events = list(_events(left, batches, units, deps.clock.now()))
@@ -62,14 +62,14 @@ class StalledObjects:
         """Writes batches that were named by their object and then lost in a crash."""
         lost = [obj for obj in objects if obj["auto_process"] and _batch_id(obj) not in batches]
         if lost:
-            await start_runs(self._deps, lost)
+            await submit_auto_batches(self._deps, lost)
             SWEPT.labels("batch of an object").inc(len(lost))
 
 
 def _events(
     objects: Sequence[ObjectDocument],
     batches: Mapping[str, BatchDocument],
-    units: Sequence[UnitDocument],
+    units: Sequence[WorkUnitDocument],
     now: datetime,
 ) -> Iterator[ObjectStatusChanged]:
     places = {
@@ -123,7 +123,7 @@ def _over(obj: ObjectDocument, batch: BatchDocument | None) -> bool:
     return not obj["auto_process"] if batch is None else batch["status"] not in BATCH_ACTIVE
 
 
-def _given_up(batch: BatchDocument | None, unit: UnitDocument | None) -> bool:
+def _given_up(batch: BatchDocument | None, unit: WorkUnitDocument | None) -> bool:
     """Whether the batch was cancelled to its end, or deleted after it, and nobody works on the object."""
     if batch is not None and batch["status"] != Status.CANCELED:
         return False

@@ -8,10 +8,10 @@ from bucketline_ingest_api.documents.schemas import Document
 from bucketline_ingest_api.schemas.common import Answer, ErrorBody, Pagination, Request, example
 from bucketline_ingest_api.schemas.pagination import ListBody
 
-MOST_BLOBS = 1000
-MOST_EDGES = 1000
-MOST_OBJECTS = 100
-MOST_SOFT_DELETED = 5000
+MAX_BLOBS = 1000
+MAX_EDGES = 1000
+MAX_OBJECTS = 100
+MAX_SOFT_DELETED = 5000
 
 _CREATE_EXAMPLE = {
     "key_prefix": "/2026/03/A-17",
@@ -104,11 +104,11 @@ class CreateObject(Strict):
     model_config = ConfigDict(extra="allow", **example(_CREATE_EXAMPLE))
 
     key_prefix: KeyPrefix | None = None
-    blobs: list[CreateBlob] | None = Field(default=None, max_length=MOST_BLOBS)
+    blobs: list[CreateBlob] | None = Field(default=None, max_length=MAX_BLOBS)
     skip_duplicates: bool = False
     canonicalize_source: bool = True
     force_remirror: bool = False
-    edges: list[Edge] | None = Field(default=None, max_length=MOST_EDGES)
+    edges: list[Edge] | None = Field(default=None, max_length=MAX_EDGES)
     idempotency_key: str | None = Field(default=None, min_length=1, max_length=255)
 
 
@@ -117,7 +117,7 @@ class CreateObjects(Strict):
 
     model_config = example({"objects": [{"blobs": [_BLOB_EXAMPLE]}]})
 
-    objects: list[SkipValidation[CreateObject]] = Field(min_length=1, max_length=MOST_OBJECTS)
+    objects: list[SkipValidation[CreateObject]] = Field(min_length=1, max_length=MAX_OBJECTS)
 
 
 class PatchObject(Strict):
@@ -143,7 +143,7 @@ class SoftDelete(Request):
     model_config = example({"object_ids": ["obj_06h2k4v9c3f8m1q7r5tx"], "reason": "sent twice by the importer"})
 
     object_ids: list[Annotated[str, Field(min_length=1, max_length=100)]] = Field(
-        min_length=1, max_length=MOST_SOFT_DELETED
+        min_length=1, max_length=MAX_SOFT_DELETED
     )
     reason: str = Field(max_length=500)
     lifecycle_state: str | None = Field(default=None, max_length=100, description="`disabled` if left out.")

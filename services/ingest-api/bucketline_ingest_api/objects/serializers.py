@@ -19,7 +19,7 @@ ALWAYS_SHOWN = ("object_id", "bucket_id")
 DECLARED = RESERVED | CREATE_FIELDS
 
 PollField = Literal["document_count", "status"]
-"""What a client polls after a write; :meth:`bucketline_ingest_api.container.Deps.poll_field` chooses it."""
+"""What a client polls after a write; :meth:`bucketline_ingest_api.container.Container.poll_field` chooses it."""
 
 UrlOf = Callable[[str], str]
 """The ``s3://`` URL of a key of our store."""
@@ -30,7 +30,7 @@ def to_json(value: object) -> bytes:
     return orjson.dumps(value)
 
 
-def show(
+def serialize(
     obj: ObjectDocument,
     url_of: UrlOf,
     *,
@@ -62,7 +62,7 @@ def show(
     return shown
 
 
-def select(
+def project(
     shown: Mapping[str, Any],
     fields: Collection[str],
     *,

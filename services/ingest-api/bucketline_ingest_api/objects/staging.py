@@ -7,9 +7,9 @@ from bucketline.db.blobs import STAGED_INLINE
 from bucketline.db.objects import ObjectDocument
 from bucketline.domain.blob_sources import InlineSource, UploadSource
 from bucketline.domain.status import Status
-from bucketline.errors import BucketlineError, Fault, ValidationFailed
+from bucketline.errors import BucketlineError, ValidationFailed, ValidationIssue
 from bucketline.observability.logging import get_logger
-from bucketline_ingest_api.container import Deps
+from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.objects.blobs import BlobDraft
 
 log = get_logger(__name__)
@@ -18,7 +18,7 @@ CONCURRENT_PUTS = 8
 _BYTES = "application/octet-stream"
 
 
-async def attach_uploads(deps: Deps, bucket_id: str, drafts: Sequence[BlobDraft]) -> None:
+async def attach_uploads(deps: Container, bucket_id: str, drafts: Sequence[BlobDraft]) -> None:
     """Gives each blob with an ``upload_id`` the place of its bytes.
 
     :class:`ValidationFailed` with one row for each upload that is not one of this bucket's, or not confirmed.
@@ -37,14 +37,18 @@ async def attach_uploads(deps: Deps, bucket_id: str, drafts: Sequence[BlobDraft]
         at = (*draft.location, "upload_id")
         upload = found.get(draft.source.upload_id)
         if upload is None:
-            faults.append(Fault("upload_not_found", at, "there is no such upload in this bucket"))
+            faults.append(ValidationIssue("upload_not_found", at, "there is no such upload in this bucket"))
         elif upload["status"] != Status.COMPLETED:
-            faults.append(Fault("upload_not_confirmed", at, f"the upload is {upload['status']}: confirm it first"))
+            faults.append(
+                ValidationIssue("upload_not_confirmed", at, f"the upload is {upload['status']}: confirm it first")
+            )
         else:
             known = f"sha256:{upload['sha256']}" if upload.get("sha256") else None
             checksum = draft.document["checksum"]
             if known and checksum and checksum.startswith("sha256:") and checksum != known:
-                faults.append(Fault("checksum", (*draft.location, "checksum"), "the checksum is not the upload's"))
+                faults.append(
+                    ValidationIssue("checksum", (*draft.location, "checksum"), "the checksum is not the upload's")
+                )
             draft.hash = known or draft.hash
             draft.document["source"] = {
                 "kind": "upload",
@@ -59,7 +63,7 @@ async def attach_uploads(deps: Deps, bucket_id: str, drafts: Sequence[BlobDraft]
         raise ValidationFailed(faults)
 
 
-async def spill(deps: Deps, object_id: str, drafts: Sequence[BlobDraft]) -> list[str]:
+async def stage_large_blobs(deps: Container, object_id: str, drafts: Sequence[BlobDraft]) -> list[str]:
     """Puts inline content into S3, the largest first, until the document can hold the rest; returns the keys.
 
     Each key is used once, so that a later version of the object never meets an earlier one's bytes.
@@ -95,7 +99,7 @@ class Staging:
     Which object that is may change while requests race for a key; content under another id would count as forgotten.
     """
 
-    def __init__(self, deps: Deps, drafts: Sequence[BlobDraft]) -> None:
+    def __init__(self, deps: Container, drafts: Sequence[BlobDraft]) -> None:
         self._deps = deps
         self._drafts = drafts
         self._owner: str | None = None
@@ -104,7 +108,7 @@ class Staging:
     async def under(self, object_id: str) -> None:
         """Puts what is too large under this object's id, unless it is there already."""
         if self._owner != object_id:
-            self._keys += await spill(self._deps, object_id, self._drafts)
+            self._keys += await stage_large_blobs(self._deps, object_id, self._drafts)
             self._owner = object_id
 
     async def discard_unused(self, obj: ObjectDocument | None) -> None:
@@ -119,7 +123,7 @@ def staged_keys(obj: ObjectDocument) -> list[str]:
     return [str(source["key"]) for source in sources if source is not None and source.get("kind") == "staged"]
 
 
-async def discard(deps: Deps, keys: Sequence[str]) -> None:
+async def discard(deps: Container, keys: Sequence[str]) -> None:
     """Removes staged content whose object was not written. Best effort: what stays is found by its age."""
     if not keys:
         return

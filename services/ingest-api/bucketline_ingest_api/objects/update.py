@@ -9,8 +9,8 @@ from datetime import datetime, timedelta
 
 from bucketline.db.buckets import BucketDocument
 from bucketline.db.mongo import DuplicateKey
-from bucketline.db.objects import MOST_IDEMPOTENCY_KEYS, BlobDocument, ObjectDocument
-from bucketline.db.outbox_store import owing
+from bucketline.db.objects import MAX_IDEMPOTENCY_KEYS, BlobDocument, ObjectDocument
+from bucketline.db.outbox_store import outbox_entry_of
 from bucketline.domain.field_validation import custom_faults
 from bucketline.domain.insertion_policy import key_taken, merged_fields, put_fields
 from bucketline.domain.schema import properties, same, validate_fields
@@ -21,17 +21,17 @@ from bucketline.errors import NotFound, ServiceUnavailable, ValidationFailed
 from bucketline.events.models import ObjectUpdated
 from bucketline.observability.metrics import OBJECTS
 from bucketline.observability.tracing import current_trace
-from bucketline_ingest_api.container import Deps
-from bucketline_ingest_api.objects.auto_process import start_runs
+from bucketline_ingest_api.container import Container
+from bucketline_ingest_api.objects.auto_process import submit_auto_batches
 from bucketline_ingest_api.objects.blobs import BlobDraft
 from bucketline_ingest_api.objects.schemas import PatchObject, PutObject
-from bucketline_ingest_api.objects.validation import Draft, refuse_too_large, stored_blobs, writable
+from bucketline_ingest_api.objects.validation import ObjectDraft, ensure_writable, refuse_too_large, stored_blobs
 
 ATTEMPTS = 10
 
 
 async def update_object(
-    deps: Deps, existing: ObjectDocument, draft: Draft, *, auto_process: bool
+    deps: Container, existing: ObjectDocument, draft: ObjectDraft, *, auto_process: bool
 ) -> ObjectDocument | None:
     """Merges a request into the object that has its key; None when somebody changed the object meanwhile.
 
@@ -70,20 +70,20 @@ async def update_object(
         unsets["batch_id"] = ""
     if draft.idempotency_key is not None:
         keys = [key for key in existing.get("idempotency_keys", []) if key != draft.idempotency_key]
-        sets["idempotency_keys"] = [*keys, draft.idempotency_key][-MOST_IDEMPOTENCY_KEYS:]
+        sets["idempotency_keys"] = [*keys, draft.idempotency_key][-MAX_IDEMPOTENCY_KEYS:]
     try:
         changed = await _write(deps, existing, sets, unsets, now, blobs=replaced, auto_process=auto_process)
     except DuplicateKey:
         # another object got the idempotency key while this one was read: the caller looks again and replays it
         return None
     if changed is not None and auto_process:
-        await start_runs(deps, [changed])
+        await submit_auto_batches(deps, [changed])
     return changed
 
 
-async def patch_object(deps: Deps, bucket: BucketDocument, object_id: str, body: PatchObject) -> ObjectDocument:
+async def patch_object(deps: Container, bucket: BucketDocument, object_id: str, body: PatchObject) -> ObjectDocument:
     """Changes the fields that were sent. Nothing is processed, and the status stays."""
-    writable(bucket)
+    ensure_writable(bucket)
     for _ in range(ATTEMPTS):
         existing = await deps.objects.get(bucket["_id"], object_id)
         if existing is None:
@@ -114,7 +114,7 @@ async def patch_object(deps: Deps, bucket: BucketDocument, object_id: str, body:
 
 
 async def _write(
-    deps: Deps,
+    deps: Container,
     existing: ObjectDocument,
     sets: Mapping[str, object],
     unsets: Mapping[str, object],
@@ -142,11 +142,11 @@ async def _write(
         existing["_id"], existing["revision"], operators, event, now, run=existing["run"]["id"]
     )
     if changed is not None:
-        deps.object_outbox.flush_soon([owing(changed)])
+        deps.object_outbox.flush_soon([outbox_entry_of(changed)])
     return changed
 
 
-def _merged(existing: ObjectDocument, draft: Draft) -> dict[str, object]:
+def _merged(existing: ObjectDocument, draft: ObjectDraft) -> dict[str, object]:
     """What a request changes apart from blobs."""
     changes: dict[str, object] = {}
     custom = merged_fields(existing["custom"], draft.fields)

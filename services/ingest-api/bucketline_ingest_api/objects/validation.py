@@ -18,19 +18,19 @@ from bucketline.domain.schema import (
 )
 from bucketline.domain.status import RANK_NEW, RANK_QUEUED, Status
 from bucketline.domain.unique_key import canonical_key, key_faults, key_values
-from bucketline.errors import Fault, Forbidden, NotFound, PayloadTooLarge, ValidationFailed
+from bucketline.errors import Forbidden, NotFound, PayloadTooLarge, ValidationFailed, ValidationIssue
 from bucketline.ids import Ids
 from bucketline_ingest_api.objects.blobs import BlobDraft, Rules, read_blobs
 from bucketline_ingest_api.objects.schemas import CreateObject
 from bucketline_ingest_api.settings import ApiSettings
 
-MOST_FAULTS = 100
+MAX_FAULTS = 100
 
 Scalar = str | int | float | bool
 
 
 @dataclass(frozen=True)
-class UniqueKey:
+class UniqueKeyValue:
     """``text`` is what the unique index sees, ``values`` what an answer shows."""
 
     text: str
@@ -38,7 +38,7 @@ class UniqueKey:
 
 
 @dataclass(frozen=True)
-class Draft:
+class ObjectDraft:
     """A sound request.
 
     ``fields`` are the root fields that were sent, promoted blob metadata included. ``blobs`` is None when no list was
@@ -52,8 +52,8 @@ class Draft:
     edges: list[dict[str, object]] | None
     skip_duplicates: bool
     idempotency_key: str | None
-    unique_key: UniqueKey | None
-    incomplete: list[Fault]
+    unique_key: UniqueKeyValue | None
+    incomplete: list[ValidationIssue]
 
     @property
     def content_key(self) -> str | None:
@@ -73,7 +73,7 @@ def refuse_too_large(document: ObjectDocument) -> None:
         )
 
 
-def writable(bucket: BucketDocument) -> None:
+def ensure_writable(bucket: BucketDocument) -> None:
     """:class:`NotFound` for a bucket that is being deleted, :class:`Forbidden` for a locked one."""
     if bucket.get("deleting"):
         raise NotFound.of("bucket", bucket["_id"])
@@ -81,9 +81,9 @@ def writable(bucket: BucketDocument) -> None:
         raise Forbidden("the bucket is locked", details={"bucket_id": bucket["_id"]})
 
 
-def read_draft(
+def validate_create(
     bucket: BucketDocument, body: CreateObject, settings: ApiSettings, ids: Ids, *, location: Location = ("body",)
-) -> Draft:
+) -> ObjectDraft:
     """Raises :class:`ValidationFailed` with one row a fault."""
     schema = bucket["schema"]
     declared = properties(schema)
@@ -111,12 +111,12 @@ def read_draft(
         filled = apply_defaults(schema, fields)
         faults += key_faults(named, filled, location=location)
         if not faults:
-            key = UniqueKey(canonical_key(named, filled), key_values(named, filled))
+            key = UniqueKeyValue(canonical_key(named, filled), key_values(named, filled))
     if faults:
-        raise ValidationFailed(faults[:MOST_FAULTS])
+        raise ValidationFailed(faults[:MAX_FAULTS])
     incomplete = validate_fields(schema, apply_defaults(schema, fields), blobs=names, location=location)
     incomplete += missing_files(schema, names, location=(*location, "blobs"))
-    return Draft(
+    return ObjectDraft(
         key_prefix=body.key_prefix,
         key_prefix_sent="key_prefix" in body.model_fields_set,
         fields=fields,
@@ -125,12 +125,12 @@ def read_draft(
         skip_duplicates=body.skip_duplicates,
         idempotency_key=body.idempotency_key,
         unique_key=key,
-        incomplete=incomplete[:MOST_FAULTS],
+        incomplete=incomplete[:MAX_FAULTS],
     )
 
 
 def new_object(
-    bucket: BucketDocument, draft: Draft, *, object_id: str, batch_id: str | None, now: datetime, due_at: datetime
+    bucket: BucketDocument, draft: ObjectDraft, *, object_id: str, batch_id: str | None, now: datetime, due_at: datetime
 ) -> ObjectDocument:
     """The document of a new object, still without its event. ``batch_id`` is given for ``auto_process``.
 
@@ -171,11 +171,11 @@ def new_object(
     return document
 
 
-def stored_blobs(draft: Draft) -> list[BlobDocument]:
+def stored_blobs(draft: ObjectDraft) -> list[BlobDocument]:
     return [blob.document for blob in draft.blobs or ()]
 
 
-def _edges(body: CreateObject, location: Location) -> tuple[list[dict[str, object]] | None, list[Fault]]:
+def _edges(body: CreateObject, location: Location) -> tuple[list[dict[str, object]] | None, list[ValidationIssue]]:
     if body.edges is None:
         return None, []
     edges: list[dict[str, object]] = []
@@ -184,4 +184,4 @@ def _edges(body: CreateObject, location: Location) -> tuple[list[dict[str, objec
         if edge.target_collection_id is None:
             del shown["target_collection_id"]
         edges.append(shown)
-    return edges, list(islice(storable_faults(edges, (*location, "edges")), MOST_FAULTS))
+    return edges, list(islice(storable_faults(edges, (*location, "edges")), MAX_FAULTS))

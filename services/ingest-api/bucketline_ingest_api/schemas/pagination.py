@@ -19,14 +19,14 @@ Total = Annotated[bool | None, Query(description="Count all rows: `pagination.to
 
 
 @dataclass(frozen=True)
-class Asked:
+class ListQuery:
     """The address of a list request; its paging parameters are checked."""
 
     path: str
     query: Mapping[str, str]
 
 
-async def asked(
+async def parse_list_query(
     request: Request,
     limit: Size = None,  # noqa: ARG001 - documented here, read by name from the query string
     page_size: PageSize = None,  # noqa: ARG001
@@ -36,12 +36,12 @@ async def asked(
     next_cursor: OtherCursor = None,  # noqa: ARG001
     after: OtherCursor = None,  # noqa: ARG001
     include_total: Total = None,  # noqa: ARG001
-) -> Asked:
+) -> ListQuery:
     """A dependency: where the list was asked for."""
-    return Asked(request.url.path, request.query_params)
+    return ListQuery(request.url.path, request.query_params)
 
 
-Paging = Annotated[Asked, Depends(asked)]
+Paging = Annotated[ListQuery, Depends(parse_list_query)]
 
 
 class ListBody(common.Request):

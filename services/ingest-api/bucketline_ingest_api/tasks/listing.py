@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import cmp_to_key
 from typing import Any, cast
 
-from bucketline.db.batches import BATCH_FACTS, BatchDocument
+from bucketline.db.batches import SUMMARY_FIELDS, BatchDocument
 from bucketline.db.mongo import Collection
 from bucketline.db.tasks import TaskDocument
 from bucketline.domain.bson_compare import compare, sort_key
@@ -22,14 +22,14 @@ from bucketline.domain.keyset import mongo_sort, rows_after
 from bucketline.domain.paging import TASKS, PageRequest, cut, pagination, resolve_page
 from bucketline.domain.sorting import Sort, resolve_sorts
 from bucketline.domain.status import Status
-from bucketline.errors import Fault, ValidationFailed
+from bucketline.errors import ValidationFailed, ValidationIssue
 from bucketline_ingest_api.batches.listing import add_objects_shown
-from bucketline_ingest_api.container import Deps
-from bucketline_ingest_api.pagination import NEWEST_FIRST, renamed, search_condition
-from bucketline_ingest_api.principal import Caller
+from bucketline_ingest_api.container import Container
+from bucketline_ingest_api.pagination import NEWEST_FIRST, field_mapper, search_condition
+from bucketline_ingest_api.principal import Principal
 from bucketline_ingest_api.schemas.common import Pagination
-from bucketline_ingest_api.schemas.pagination import Asked
-from bucketline_ingest_api.search_timeout import patience
+from bucketline_ingest_api.schemas.pagination import ListQuery
+from bucketline_ingest_api.search_timeout import search_timeout
 from bucketline_ingest_api.tasks.schemas import ListTasks
 
 BATCH_TASK = "api_buckets_batches_process"
@@ -37,7 +37,7 @@ SORTABLE = frozenset({"created_at", "updated_at", "status"})
 NAMESPACES_A_QUERY = 100
 """In one query as many ranges of the index are merged by the server; more would be sorted in memory."""
 
-_OF_TASK = renamed(
+_OF_TASK = field_mapper(
     {
         "task_id": "_id",
         "task_type": "type",
@@ -52,7 +52,7 @@ _OF_TASK = renamed(
     },
     under="unknown",
 )
-_OF_BATCH = renamed(
+_OF_BATCH = field_mapper(
     {
         "task_id": "task_id",
         "status": "status",
@@ -83,7 +83,7 @@ def _same(name: str) -> str:
 
 
 async def list_tasks(
-    deps: Deps, caller: Caller, asked: Asked, body: ListTasks | None, *, namespace_id: str | None = None
+    deps: Container, caller: Principal, asked: ListQuery, body: ListTasks | None, *, namespace_id: str | None = None
 ) -> tuple[list[Row], Pagination]:
     """Tasks that the caller may see, newest first; only those of one namespace if it is given."""
     given = body.model_dump(exclude_none=True) if body else {}
@@ -100,10 +100,10 @@ async def list_tasks(
         _every([_batch_scope(visible[start : start + NAMESPACES_A_QUERY]), *conditions[1]])
         for start in range(0, len(visible), NAMESPACES_A_QUERY)
     ]
-    with patience():
+    with search_timeout():
         found = await asyncio.gather(
             _read(deps.tasks.collection, tasks, sorts, page),
-            *(_read(deps.batches.collection, b, sorts, page, BATCH_FACTS) for b in batches),
+            *(_read(deps.batches.collection, b, sorts, page, SUMMARY_FIELDS) for b in batches),
         )
     merged = sorted((row for rows in found for row in rows), key=cmp_to_key(_order(sorts)))
     rows = merged[page.skip : page.skip + page.size + 1]
@@ -111,7 +111,7 @@ async def list_tasks(
     total = None
     if page.include_total:
         counts = [deps.tasks.collection.count(tasks), *(deps.batches.collection.count(b) for b in batches)]
-        with patience():
+        with search_timeout():
             total = sum(await asyncio.gather(*counts))
     shown = pagination(page, next_cursor, path=asked.path, query=asked.query, total=total)
     await add_objects_shown(deps, [cast("BatchDocument", row) for row in rows[:count] if "task_id" in row])
@@ -173,7 +173,9 @@ def _sorts(given: Mapping[str, Any]) -> tuple[Sort, ...] | None:
     sorts = resolve_sorts(given.get("sort"), given.get("sorts"))
     if sorts and (unknown := [sort.field for sort in sorts if sort.field not in SORTABLE]):
         known = ", ".join(sorted(SORTABLE))
-        raise ValidationFailed([Fault("enum", ("body", "sort", "field"), f"{unknown[0]!r} is not one of: {known}")])
+        raise ValidationFailed(
+            [ValidationIssue("enum", ("body", "sort", "field"), f"{unknown[0]!r} is not one of: {known}")]
+        )
     return sorts
 
 

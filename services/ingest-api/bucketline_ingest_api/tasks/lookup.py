@@ -4,12 +4,12 @@ from bucketline.db.batches import BatchDocument
 from bucketline.db.tasks import TaskDocument
 from bucketline.domain.status import Status
 from bucketline.errors import NotFound
-from bucketline_ingest_api.auth import may_see
-from bucketline_ingest_api.container import Deps
-from bucketline_ingest_api.principal import Caller
+from bucketline_ingest_api.auth import can_access
+from bucketline_ingest_api.container import Container
+from bucketline_ingest_api.principal import Principal
 
 
-async def find_task(deps: Deps, caller: Caller, task_id: str) -> TaskDocument | BatchDocument | None:
+async def find_task(deps: Container, caller: Principal, task_id: str) -> TaskDocument | BatchDocument | None:
     """The task, or the batch whose task it is; None for one that does not exist for this caller.
 
     A batch has no task before it is submitted.
@@ -22,10 +22,10 @@ async def find_task(deps: Deps, caller: Caller, task_id: str) -> TaskDocument | 
     if batch is None or batch.get("task_hidden") or batch["status"] == str(Status.DRAFT):
         return None
     namespace = await deps.namespaces.collection.get(batch["namespace_id"])
-    return batch if namespace is not None and may_see(caller, namespace) else None
+    return batch if namespace is not None and can_access(caller, namespace) else None
 
 
-async def get_task(deps: Deps, caller: Caller, task_id: str) -> TaskDocument | BatchDocument:
+async def get_task(deps: Container, caller: Principal, task_id: str) -> TaskDocument | BatchDocument:
     """The same, or :class:`NotFound`."""
     found = await find_task(deps, caller, task_id)
     if found is None:
@@ -33,7 +33,7 @@ async def get_task(deps: Deps, caller: Caller, task_id: str) -> TaskDocument | B
     return found
 
 
-async def delete_task(deps: Deps, caller: Caller, task_id: str) -> None:
+async def delete_task(deps: Container, caller: Principal, task_id: str) -> None:
     """Takes the task out of sight. What it does, or the batch, is not stopped. Idempotent."""
     found = await find_task(deps, caller, task_id)
     if found is None:

@@ -13,27 +13,27 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from bucketline.clock import Clock
-from bucketline.db.query_timeout import TimeIsUp
+from bucketline.db.query_timeout import QueryTimeout
 from bucketline.db.tasks import TaskDocument, Tasks
 from bucketline.domain.status import Status
-from bucketline.errors import ApiError, BucketlineError, ServiceUnavailable, StoreUnavailable, Transient
+from bucketline.errors import ApiError, BucketlineError, DependencyUnavailable, RetryableError, ServiceUnavailable
 from bucketline.ids import Ids
 from bucketline.observability.logging import get_logger
-from bucketline.periodic import Background
+from bucketline.periodic import PeriodicTasks
 
 log = get_logger(__name__)
 
 LEASE = timedelta(seconds=30)
 HEARTBEAT = 10.0
-AT_ONCE = 4
-MOST_WAITING = 1000
-MOST_ATTEMPTS = 20
-LONGEST_PAUSE = 60.0
+MAX_CONCURRENCY = 4
+MAX_WAITING = 1000
+MAX_ATTEMPTS = 20
+MAX_PAUSE = 60.0
 SWEEP_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
-class Finished:
+class TaskResult:
     """The task is over. ``data`` is added to the task's."""
 
     outputs: Sequence[str] = ()
@@ -43,20 +43,22 @@ class Finished:
 
 
 @dataclass(frozen=True)
-class Later:
+class Reschedule:
     """The task goes on at ``due``, as a turn that made progress. ``data`` is added to the task's."""
 
     due: datetime
     data: Mapping[str, object] = field(default_factory=dict)
 
 
-Turn = Finished | Later
-Step = Callable[[TaskDocument], Awaitable[Turn]]
+TaskExecution = TaskResult | Reschedule
+TaskStep = Callable[[TaskDocument], Awaitable[TaskExecution]]
 
 
-def passing(error: BaseException) -> bool:
+def is_transient(error: BaseException) -> bool:
     """Whether this says nothing about the task: however long it lasts, the task goes on afterwards."""
-    return isinstance(error, StoreUnavailable | ServiceUnavailable | Transient) and not isinstance(error, TimeIsUp)
+    return isinstance(error, DependencyUnavailable | ServiceUnavailable | RetryableError) and not isinstance(
+        error, QueryTimeout
+    )
 
 
 class TaskRunner:
@@ -71,16 +73,16 @@ class TaskRunner:
         self._tasks = tasks
         self._clock = clock
         self._ids = ids
-        self._steps: dict[str, Step] = {}
+        self._steps: dict[str, TaskStep] = {}
         self._turns: dict[str, asyncio.Task[None]] = {}
-        self._gate = asyncio.Semaphore(AT_ONCE)
+        self._gate = asyncio.Semaphore(MAX_CONCURRENCY)
         self._closing = False
 
-    def register(self, kind: str, step: Step) -> None:
+    def register(self, kind: str, step: TaskStep) -> None:
         """What a turn of a task of this ``task_type`` does."""
         self._steps[kind] = step
 
-    def start(self, background: Background) -> None:
+    def start(self, background: PeriodicTasks) -> None:
         background.every(SWEEP_SECONDS, "tasks", self.sweep)
 
     async def create(
@@ -122,7 +124,7 @@ class TaskRunner:
 
     def soon(self, task_id: str) -> None:
         """Takes a turn in the background. Never raises; above the limit the sweeper is left to do it."""
-        if self._closing or task_id in self._turns or len(self._turns) >= MOST_WAITING:
+        if self._closing or task_id in self._turns or len(self._turns) >= MAX_WAITING:
             return
         turn = asyncio.create_task(self._guarded(task_id), name=f"task {task_id}")
         self._turns[task_id] = turn
@@ -143,7 +145,7 @@ class TaskRunner:
 
     async def sweep(self) -> int:
         """Takes turns of what is due; returns how many were due."""
-        room = 2 * AT_ONCE - len(self._turns)
+        room = 2 * MAX_CONCURRENCY - len(self._turns)
         due = await self._tasks.due(self._clock.now(), limit=room) if room > 0 else []
         for task_id in due:
             self.soon(task_id)
@@ -178,41 +180,41 @@ class TaskRunner:
             turn = await self._turn(task)
         except asyncio.CancelledError:
             with suppress(BucketlineError):
-                await self._settle(task, claim, Later(self._clock.now()))
+                await self._settle(task, claim, Reschedule(self._clock.now()))
             raise
         finally:
             beat.cancel()
         await self._settle(task, claim, turn)
         return True
 
-    async def _turn(self, task: TaskDocument) -> Turn | BaseException:
+    async def _turn(self, task: TaskDocument) -> TaskExecution | BaseException:
         step = self._steps.get(task["type"])
         if step is None:
-            return Finished(status=Status.FAILED, error="this deployment cannot do such tasks")
+            return TaskResult(status=Status.FAILED, error="this deployment cannot do such tasks")
         try:
             return await step(task)
         except Exception as error:
-            if isinstance(error, ApiError) and not passing(error):
-                return Finished(status=Status.FAILED, error=error.message)
+            if isinstance(error, ApiError) and not is_transient(error):
+                return TaskResult(status=Status.FAILED, error=error.message)
             known = isinstance(error, BucketlineError)
             log.warning("a turn failed", task_id=task["_id"], task_type=task["type"], exc_info=None if known else error)
             return error
 
-    async def _settle(self, task: TaskDocument, claim: str, turn: Turn | BaseException) -> None:
+    async def _settle(self, task: TaskDocument, claim: str, turn: TaskExecution | BaseException) -> None:
         now = self._clock.now()
         changes: dict[str, object] = {"updated_at": now}
         due: datetime | None = None
         attempts = task.get("attempts", 1)
-        if isinstance(turn, Later):
+        if isinstance(turn, Reschedule):
             due, changes["attempts"] = turn.due, 0
         elif isinstance(turn, BaseException):
-            if attempts < MOST_ATTEMPTS or passing(turn):
-                due = now + timedelta(seconds=min(LONGEST_PAUSE, 0.5 * 2 ** min(attempts, 10)))
+            if attempts < MAX_ATTEMPTS or is_transient(turn):
+                due = now + timedelta(seconds=min(MAX_PAUSE, 0.5 * 2 ** min(attempts, 10)))
             else:
-                turn = Finished(status=Status.FAILED, error="it was tried many times and did not succeed")
-        if isinstance(turn, Finished):
+                turn = TaskResult(status=Status.FAILED, error="it was tried many times and did not succeed")
+        if isinstance(turn, TaskResult):
             changes |= {"status": str(turn.status), "outputs": list(turn.outputs), "error": turn.error}
-        if isinstance(turn, Finished | Later):
+        if isinstance(turn, TaskResult | Reschedule):
             changes |= {f"data.{name}": value for name, value in turn.data.items()}
         await self._tasks.settle(task["_id"], claim, changes, due=due)
 

@@ -12,7 +12,7 @@ _INNER = frozenset({"request", "after", "place"})
 """What a step keeps for itself."""
 
 
-def task_answer(found: TaskDocument | BatchDocument) -> Task:
+def serialize_task(found: TaskDocument | BatchDocument) -> Task:
     """The task, or the one that mirrors the batch."""
     if "task_id" in found:
         return task_of(cast("BatchDocument", found))

@@ -7,7 +7,7 @@ that is derived from it: whoever confirms twice, or at the same time, or after a
 import asyncio
 from dataclasses import dataclass
 
-from bucketline.blobs.store import Head, ObjectMissing
+from bucketline.blobs.store import ObjectInfo, ObjectMissing
 from bucketline.db.buckets import BucketDocument
 from bucketline.db.uploads import CONFIRMABLE, UploadDocument
 from bucketline.domain.insertion_policy import Refuse, decide, resolve_policy
@@ -17,10 +17,10 @@ from bucketline.ids import derived
 from bucketline_ingest_api.batches.create import draft_of
 from bucketline_ingest_api.batches.schemas import SubmitBatch
 from bucketline_ingest_api.batches.submit import submit_batch
-from bucketline_ingest_api.container import Deps
+from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.objects.create import create_object
 from bucketline_ingest_api.objects.schemas import CreateObject
-from bucketline_ingest_api.objects.validation import read_draft, writable
+from bucketline_ingest_api.objects.validation import ensure_writable, validate_create
 from bucketline_ingest_api.uploads.create import GRACE
 from bucketline_ingest_api.uploads.schemas import ConfirmUpload
 from bucketline_ingest_api.uploads.validation import object_body
@@ -40,7 +40,9 @@ class Confirmation:
         return cls(_bare(body.etag), body.file_size_bytes, body.auto_submit_batch, policy)
 
 
-async def get_upload(deps: Deps, namespace_id: str, upload_id: str, bucket_id: str | None = None) -> UploadDocument:
+async def get_upload(
+    deps: Container, namespace_id: str, upload_id: str, bucket_id: str | None = None
+) -> UploadDocument:
     """:class:`NotFound` also for an upload of another namespace or bucket."""
     upload = await deps.uploads.get(namespace_id, upload_id, bucket_id)
     if upload is None:
@@ -48,13 +50,15 @@ async def get_upload(deps: Deps, namespace_id: str, upload_id: str, bucket_id: s
     return upload
 
 
-async def check(deps: Deps, bucket: BucketDocument, upload: UploadDocument, asked: Confirmation) -> Head | None:
+async def check(
+    deps: Container, bucket: BucketDocument, upload: UploadDocument, asked: Confirmation
+) -> ObjectInfo | None:
     """What is there, if it may be confirmed as asked; None when it was confirmed before.
 
     Raises 400 for bytes that are not there or not those, for an upload that is over, 422 without a policy where one is
     needed, and by policy 404 and 409 as far as that can be told now. Nothing has changed then.
     """
-    writable(bucket)
+    ensure_writable(bucket)
     require_policy(bucket, upload, asked.policy)
     if upload["status"] == Status.COMPLETED:
         return None
@@ -76,7 +80,7 @@ async def check(deps: Deps, bucket: BucketDocument, upload: UploadDocument, aske
 
 
 async def confirm(
-    deps: Deps, bucket: BucketDocument, upload: UploadDocument, asked: Confirmation, head: Head | None
+    deps: Container, bucket: BucketDocument, upload: UploadDocument, asked: Confirmation, head: ObjectInfo | None
 ) -> UploadDocument:
     """Confirms what :func:`check` has let through; the upload afterwards."""
     if head is not None:
@@ -95,7 +99,7 @@ def require_policy(bucket: BucketDocument, upload: UploadDocument, policy: str |
         resolve_policy(policy, key["default_policy"], bucket_id=bucket["_id"], missing=422)
 
 
-async def _complete(deps: Deps, upload: UploadDocument, head: Head) -> UploadDocument:
+async def _complete(deps: Container, upload: UploadDocument, head: ObjectInfo) -> UploadDocument:
     now = deps.clock.now()
     changes = {
         "status": str(Status.COMPLETED),
@@ -117,7 +121,7 @@ async def _complete(deps: Deps, upload: UploadDocument, head: Head) -> UploadDoc
 
 
 async def _make_object(
-    deps: Deps, bucket: BucketDocument, upload: UploadDocument, asked: Confirmation
+    deps: Container, bucket: BucketDocument, upload: UploadDocument, asked: Confirmation
 ) -> UploadDocument:
     try:
         written = await create_object(deps, bucket, _body(upload), policy=asked.policy)
@@ -128,7 +132,7 @@ async def _make_object(
     return await deps.uploads.change(upload["_id"], [str(Status.COMPLETED)], changes) or upload
 
 
-async def _submit(deps: Deps, bucket: BucketDocument, upload: UploadDocument) -> UploadDocument:
+async def _submit(deps: Container, bucket: BucketDocument, upload: UploadDocument) -> UploadDocument:
     """A batch of the upload's object, submitted. Refused: upload, object and draft stay, and the error names them."""
     batch_id = derived("btch", upload["_id"])
     draft = draft_of(bucket, [upload["object_id"]], batch_id=batch_id, now=deps.clock.now())
@@ -145,13 +149,13 @@ async def _submit(deps: Deps, bucket: BucketDocument, upload: UploadDocument) ->
     return await deps.uploads.change(upload["_id"], [str(Status.COMPLETED)], changes) or upload
 
 
-async def _require_place(deps: Deps, bucket: BucketDocument, upload: UploadDocument, asked: Confirmation) -> None:
+async def _require_place(deps: Container, bucket: BucketDocument, upload: UploadDocument, asked: Confirmation) -> None:
     """404 or 409 by policy, before anything is written. Between this and the write the unique index has the word."""
     key = bucket["unique_key"]
     if key is None or not upload["create_object"]:
         return
     policy = resolve_policy(asked.policy, key["default_policy"], bucket_id=bucket["_id"], missing=422)
-    draft = await asyncio.to_thread(read_draft, bucket, _body(upload), deps.settings, deps.ids)
+    draft = await asyncio.to_thread(validate_create, bucket, _body(upload), deps.settings, deps.ids)
     if draft.unique_key is None:
         return
     existing = await deps.objects.by_unique_key(bucket["_id"], draft.unique_key.text)

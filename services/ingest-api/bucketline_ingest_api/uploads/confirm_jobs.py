@@ -5,30 +5,37 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from bucketline.blobs.store import Head
+from bucketline.blobs.store import ObjectInfo
 from bucketline.db.buckets import BucketDocument
 from bucketline.db.tasks import TaskDocument
 from bucketline.db.uploads import CONFIRMABLE, UploadDocument
 from bucketline.domain.status import Status
-from bucketline.errors import ApiError, Fault, NotFound, ServiceUnavailable, StoreUnavailable, ValidationFailed
-from bucketline_ingest_api.container import Deps
-from bucketline_ingest_api.tasks.runner import Finished, Turn
+from bucketline.errors import (
+    ApiError,
+    DependencyUnavailable,
+    NotFound,
+    ServiceUnavailable,
+    ValidationFailed,
+    ValidationIssue,
+)
+from bucketline_ingest_api.container import Container
+from bucketline_ingest_api.tasks.runner import TaskExecution, TaskResult
 from bucketline_ingest_api.uploads.confirm import Confirmation, check, confirm, get_upload, require_policy
 from bucketline_ingest_api.uploads.schemas import ConfirmUploads
 
 ONE = "api_buckets_uploads_confirm"
 MANY = "api_buckets_uploads_batch_confirm"
 
-AT_ONCE = 8
+MAX_CONCURRENCY = 8
 
 
-def in_background(deps: Deps, head: Head | None, *, asked: bool) -> bool:
+def in_background(deps: Container, head: ObjectInfo | None, *, asked: bool) -> bool:
     """Whether a confirmation is left to a task."""
     return head is not None and (asked or head.size >= deps.settings.async_confirm_bytes)
 
 
 async def confirm_later(
-    deps: Deps, organization_id: str, upload: UploadDocument, asked: Confirmation
+    deps: Container, organization_id: str, upload: UploadDocument, asked: Confirmation
 ) -> UploadDocument:
     """Leaves a checked confirmation to a task; asked again, it is the same task."""
     if upload["status"] == Status.PROCESSING:
@@ -51,12 +58,12 @@ async def confirm_later(
 
 
 async def confirm_many(
-    deps: Deps, organization_id: str, bucket: BucketDocument, body: ConfirmUploads, policy: str | None
+    deps: Container, organization_id: str, bucket: BucketDocument, body: ConfirmUploads, policy: str | None
 ) -> TaskDocument:
     """A task that confirms each of them. 422 at once where a policy is needed and none is named."""
     ids = [one.upload_id for one in body.confirmations]
     if len(set(ids)) < len(ids):
-        raise ValidationFailed([Fault("duplicate", ("body", "confirmations"), "an upload is named twice")])
+        raise ValidationFailed([ValidationIssue("duplicate", ("body", "confirmations"), "an upload is named twice")])
     known = await deps.uploads.collection.find({"_id": {"$in": ids}, "bucket_id": bucket["_id"]}, limit=len(ids))
     for upload in known:
         require_policy(bucket, upload, policy)
@@ -72,7 +79,7 @@ async def confirm_many(
     return task
 
 
-async def one_turn(deps: Deps, task: TaskDocument) -> Turn:
+async def one_turn(deps: Container, task: TaskDocument) -> TaskExecution:
     """Confirms one upload; what refuses it is told by the task and by the upload."""
     upload_id = task["inputs"][0]
     try:
@@ -81,25 +88,25 @@ async def one_turn(deps: Deps, task: TaskDocument) -> Turn:
         raise
     except ApiError as error:
         await _fail(deps, upload_id, error)
-        return Finished(status=Status.FAILED, error=error.message, data=_details(error))
-    return Finished(outputs=_outputs([upload]), data=_result(upload))
+        return TaskResult(status=Status.FAILED, error=error.message, data=_details(error))
+    return TaskResult(outputs=_outputs([upload]), data=_result(upload))
 
 
-async def many_turn(deps: Deps, task: TaskDocument) -> Turn:
+async def many_turn(deps: Container, task: TaskDocument) -> TaskExecution:
     """Confirms all of them, several side by side; one that is refused does not stop the others."""
-    slots = asyncio.Semaphore(AT_ONCE)
+    slots = asyncio.Semaphore(MAX_CONCURRENCY)
     rows = task["data"]["request"]
 
-    async def one(row: Mapping[str, Any]) -> UploadDocument | ApiError | StoreUnavailable:
+    async def one(row: Mapping[str, Any]) -> UploadDocument | ApiError | DependencyUnavailable:
         async with slots:
             try:
                 return await _confirmed(deps, task, str(row["upload_id"]), _asked(row))
-            except (ApiError, StoreUnavailable) as error:
+            except (ApiError, DependencyUnavailable) as error:
                 return error
 
     outcomes = []
     for outcome in await asyncio.gather(*(one(row) for row in (rows if isinstance(rows, list) else []))):
-        if isinstance(outcome, StoreUnavailable | ServiceUnavailable):
+        if isinstance(outcome, DependencyUnavailable | ServiceUnavailable):
             # those that were confirmed by now are so at once in the next turn
             raise outcome
         outcomes.append(outcome)
@@ -113,7 +120,7 @@ async def many_turn(deps: Deps, task: TaskDocument) -> Turn:
     status = Status.COMPLETED if not failed else Status.COMPLETED_WITH_ERRORS
     if failed and len(failed) == len(outcomes):
         status = Status.FAILED
-    return Finished(
+    return TaskResult(
         outputs=_outputs([outcome for outcome in outcomes if not isinstance(outcome, ApiError)]),
         data={"results": results, "failed_count": len(failed)},
         status=status,
@@ -121,7 +128,7 @@ async def many_turn(deps: Deps, task: TaskDocument) -> Turn:
     )
 
 
-async def _confirmed(deps: Deps, task: TaskDocument, upload_id: str, asked: Confirmation) -> UploadDocument:
+async def _confirmed(deps: Container, task: TaskDocument, upload_id: str, asked: Confirmation) -> UploadDocument:
     bucket_id = str(task["data"]["bucket_id"])
     bucket = await deps.buckets.collection.get(bucket_id)
     if bucket is None:
@@ -130,7 +137,7 @@ async def _confirmed(deps: Deps, task: TaskDocument, upload_id: str, asked: Conf
     return await confirm(deps, bucket, upload, asked, await check(deps, bucket, upload, asked))
 
 
-async def _fail(deps: Deps, upload_id: str, error: ApiError) -> None:
+async def _fail(deps: Container, upload_id: str, error: ApiError) -> None:
     changes = {"status": str(Status.FAILED), "message": error.message}
     await deps.uploads.change(upload_id, CONFIRMABLE, changes)
 

@@ -8,8 +8,8 @@ from bucketline.db.buckets import BucketDocument
 from bucketline.db.uploads import UploadDocument
 from bucketline.domain.status import Status
 from bucketline.errors import ValidationFailed
-from bucketline_ingest_api.container import Deps
-from bucketline_ingest_api.objects.validation import writable
+from bucketline_ingest_api.container import Container
+from bucketline_ingest_api.objects.validation import ensure_writable
 from bucketline_ingest_api.uploads.schemas import CreateUpload, CreateUploads
 from bucketline_ingest_api.uploads.validation import UploadDraft, read_upload
 
@@ -30,16 +30,16 @@ class Created:
     duplicate: bool = False
 
 
-async def create_upload(deps: Deps, bucket: BucketDocument, body: CreateUpload) -> Created:
+async def create_upload(deps: Container, bucket: BucketDocument, body: CreateUpload) -> Created:
     """Raises the contract's 422 with one row a fault."""
-    writable(bucket)
+    ensure_writable(bucket)
     [created] = await _create(deps, bucket, [read_upload(bucket, body, deps.settings, deps.ids)])
     return created
 
 
-async def create_uploads(deps: Deps, bucket: BucketDocument, body: CreateUploads) -> list[Created]:
+async def create_uploads(deps: Container, bucket: BucketDocument, body: CreateUploads) -> list[Created]:
     """All of them, or none when one is faulty."""
-    writable(bucket)
+    ensure_writable(bucket)
     drafts, faults = [], []
     for place, one in enumerate(body.uploads):
         try:
@@ -61,7 +61,7 @@ async def create_uploads(deps: Deps, bucket: BucketDocument, body: CreateUploads
     return await _create(deps, bucket, drafts)
 
 
-async def _create(deps: Deps, bucket: BucketDocument, drafts: Sequence[UploadDraft]) -> list[Created]:
+async def _create(deps: Container, bucket: BucketDocument, drafts: Sequence[UploadDraft]) -> list[Created]:
     wanted = [d.body.file_hash for d in drafts if d.body.file_hash is not None and d.body.skip_duplicates]
     known = await deps.uploads.confirmed(bucket["_id"], wanted) if wanted else {}
     now = deps.clock.now()
@@ -81,7 +81,7 @@ async def _create(deps: Deps, bucket: BucketDocument, drafts: Sequence[UploadDra
     return created
 
 
-async def _holder(deps: Deps, bucket: BucketDocument, draft: UploadDraft) -> str | None:
+async def _holder(deps: Container, bucket: BucketDocument, draft: UploadDraft) -> str | None:
     """The object that keeps the upload's object from being inserted."""
     key = bucket["unique_key"]
     if key is None or key["default_policy"] != "insert" or draft.unique_key is None:
@@ -90,7 +90,7 @@ async def _holder(deps: Deps, bucket: BucketDocument, draft: UploadDraft) -> str
     return existing["_id"] if existing is not None else None
 
 
-async def _url(deps: Deps, upload: UploadDocument) -> str:
+async def _url(deps: Container, upload: UploadDocument) -> str:
     return await deps.blobstore.presign_put(
         upload["key"],
         expires=upload["presigned_url_expiration"],
@@ -100,7 +100,7 @@ async def _url(deps: Deps, upload: UploadDocument) -> str:
     )
 
 
-def _record(deps: Deps, bucket: BucketDocument, draft: UploadDraft, now: datetime) -> UploadDocument:
+def _record(deps: Container, bucket: BucketDocument, draft: UploadDraft, now: datetime) -> UploadDocument:
     body, upload_id = draft.body, deps.ids.new("upl")
     expires_at = now + timedelta(seconds=body.presigned_url_expiration)
     return {

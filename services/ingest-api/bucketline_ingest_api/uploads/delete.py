@@ -7,12 +7,12 @@ is its key, and a sweeper removes whatever was put there.
 from collections.abc import Sequence
 from datetime import timedelta
 
-from bucketline.db.uploads import BURIED, UploadDocument
+from bucketline.db.uploads import DELETED, UploadDocument
 from bucketline.domain.status import Status
 from bucketline.errors import BadRequest, BucketlineError
 from bucketline.observability.logging import get_logger
 from bucketline.observability.metrics import SWEPT
-from bucketline_ingest_api.container import Deps
+from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.uploads.create import GRACE
 
 log = get_logger(__name__)
@@ -24,7 +24,7 @@ _KEPT_STATUSES = (str(Status.COMPLETED), str(Status.PROCESSING))
 EXPIRED = "not confirmed before it expired"
 
 
-async def delete_upload(deps: Deps, upload: UploadDocument, *, delete_bytes: bool) -> None:
+async def delete_upload(deps: Container, upload: UploadDocument, *, delete_bytes: bool) -> None:
     """Forgets an upload, and its bytes at once if asked to; else they go when its URL has expired.
 
     400 for one that was confirmed: objects may refer to it.
@@ -41,7 +41,7 @@ async def delete_upload(deps: Deps, upload: UploadDocument, *, delete_bytes: boo
         await deps.blobstore.delete([upload["key"]])
 
 
-async def forget_uploads(deps: Deps, uploads: Sequence[UploadDocument]) -> None:
+async def forget_uploads(deps: Container, uploads: Sequence[UploadDocument]) -> None:
     """Forgets uploads of any status with their bytes: their bucket goes."""
     await deps.blobstore.delete([upload["key"] for upload in uploads])
     over = deps.clock.now() - GRACE
@@ -50,7 +50,7 @@ async def forget_uploads(deps: Deps, uploads: Sequence[UploadDocument]) -> None:
     await deps.uploads.bury([upload for upload in uploads if upload["expires_at"] >= over], grace=GRACE)
 
 
-async def sweep_uploads(deps: Deps) -> int:
+async def sweep_uploads(deps: Container) -> int:
     """Fails uploads that nobody confirmed in time, and forgets those that failed long ago; returns how many.
 
     Bytes that came all the same go both times: the first is at once, the second after any crash. So do bytes that were
@@ -58,7 +58,7 @@ async def sweep_uploads(deps: Deps) -> int:
     """
     now = deps.clock.now()
     due = await deps.uploads.due(now, limit=deps.sweep.limit)
-    if buried := {upload["_id"]: upload["key"] for upload in due if upload["status"] == BURIED}:
+    if buried := {upload["_id"]: upload["key"] for upload in due if upload["status"] == DELETED}:
         await deps.blobstore.delete(buried.values())
         await deps.uploads.collection.delete_many({"_id": {"$in": list(buried)}})
     for upload in due:
@@ -78,7 +78,7 @@ async def sweep_uploads(deps: Deps) -> int:
     return len(due)
 
 
-async def _forget(deps: Deps, upload: UploadDocument) -> None:
+async def _forget(deps: Container, upload: UploadDocument) -> None:
     now = deps.clock.now()
     if upload["expires_at"] + KEPT > now:
         # Failed by its confirmation and not by its age: the record is kept as long as any.
@@ -88,7 +88,7 @@ async def _forget(deps: Deps, upload: UploadDocument) -> None:
         await deps.uploads.collection.delete_one({"_id": upload["_id"], "status": upload["status"]})
 
 
-async def _discard(deps: Deps, upload: UploadDocument) -> bool:
+async def _discard(deps: Container, upload: UploadDocument) -> bool:
     try:
         await deps.blobstore.delete([upload["key"]])
     except BucketlineError as error:

@@ -7,11 +7,11 @@ from fastapi import APIRouter, Body, Query, Response
 from bucketline.db.buckets import BucketDocument
 from bucketline.db.uploads import UploadDocument
 from bucketline.errors import NotFound
-from bucketline_ingest_api.container import Deps
-from bucketline_ingest_api.dependencies import DeletingBucket, ReadingBucket, Wiring, Writing, WritingBucket
+from bucketline_ingest_api.container import Container
+from bucketline_ingest_api.dependencies import BucketDelete, BucketRead, BucketWrite, ContainerDep, NamespaceWrite
 from bucketline_ingest_api.schemas.common import errors
 from bucketline_ingest_api.schemas.pagination import Paging
-from bucketline_ingest_api.tasks.serializers import task_answer
+from bucketline_ingest_api.tasks.serializers import serialize_task
 from bucketline_ingest_api.uploads.confirm import Confirmation, check, confirm, get_upload
 from bucketline_ingest_api.uploads.confirm_jobs import confirm_later, confirm_many, in_background
 from bucketline_ingest_api.uploads.create import create_upload, create_uploads
@@ -45,20 +45,20 @@ Confirming = Annotated[ConfirmUpload | None, Body()]
 
 
 @router.post(BUCKET, summary="Create an upload", responses=errors(400))
-async def create(deps: Wiring, scope: WritingBucket, body: CreateUpload) -> Upload:
+async def create(deps: ContainerDep, scope: BucketWrite, body: CreateUpload) -> Upload:
     """A URL for one PUT straight to the store. Confirm it afterwards."""
     return created_answer(await create_upload(deps, scope.bucket, body))
 
 
 @router.post(BUCKET + "/batch", summary="Create up to 100 uploads", responses=errors(400))
-async def create_batch(deps: Wiring, scope: WritingBucket, body: CreateUploads) -> UploadsCreated:
+async def create_batch(deps: ContainerDep, scope: BucketWrite, body: CreateUploads) -> UploadsCreated:
     """All or nothing: one faulty entry refuses the whole request."""
     uploads = [created_answer(one) for one in await create_uploads(deps, scope.bucket, body)]
     return UploadsCreated(uploads=uploads, total=len(uploads))
 
 
 @router.post(BUCKET + "/list", summary="List uploads", responses=errors(400))
-async def listing(deps: Wiring, scope: ReadingBucket, asked: Paging, body: ListUploads | None = None) -> UploadList:
+async def listing(deps: ContainerDep, scope: BucketRead, asked: Paging, body: ListUploads | None = None) -> UploadList:
     """Newest first."""
     listed = await list_uploads(deps, scope.bucket_id, asked, body)
     wanted = body is not None and body.return_presigned_urls
@@ -71,11 +71,11 @@ async def listing(deps: Wiring, scope: ReadingBucket, asked: Paging, body: ListU
 
 @router.post(BUCKET + "/confirm/batch", summary="Confirm up to 100 uploads", responses=errors(400))
 async def confirm_batch(
-    deps: Wiring, scope: WritingBucket, body: ConfirmUploads, policy: PolicyName = None
+    deps: ContainerDep, scope: BucketWrite, body: ConfirmUploads, policy: PolicyName = None
 ) -> ConfirmingMany:
     """In the background; the task has a result for each."""
     task = await confirm_many(deps, scope.caller.organization_id, scope.bucket, body, policy)
-    shown = task_answer(task)
+    shown = serialize_task(task)
     return ConfirmingMany(
         task_id=shown.task_id,
         status=shown.status,
@@ -86,14 +86,16 @@ async def confirm_batch(
 
 
 @router.get(BUCKET + "/{upload_id}", summary="Get an upload", responses=errors(400))
-async def get(deps: Wiring, scope: ReadingBucket, upload_id: str, return_presigned_urls: WithUrl = False) -> Upload:
+async def get(deps: ContainerDep, scope: BucketRead, upload_id: str, return_presigned_urls: WithUrl = False) -> Upload:
     """The URL to PUT to is not shown again."""
     upload = await get_upload(deps, scope.namespace_id, upload_id, scope.bucket_id)
     return upload_answer(upload, presigned_url=await download_url(deps, upload) if return_presigned_urls else None)
 
 
 @router.delete(BUCKET + "/{upload_id}", summary="Delete an upload", status_code=204, responses=errors(400))
-async def delete(deps: Wiring, scope: DeletingBucket, upload_id: str, delete_s3_object: DeleteBytes = True) -> Response:
+async def delete(
+    deps: ContainerDep, scope: BucketDelete, upload_id: str, delete_s3_object: DeleteBytes = True
+) -> Response:
     """Refused once it is confirmed."""
     upload = await get_upload(deps, scope.namespace_id, upload_id, scope.bucket_id)
     await delete_upload(deps, upload, delete_bytes=delete_s3_object)
@@ -102,8 +104,8 @@ async def delete(deps: Wiring, scope: DeletingBucket, upload_id: str, delete_s3_
 
 @router.post(BUCKET + "/{upload_id}/confirm", summary="Confirm an upload", responses=errors(400, 409))
 async def confirm_one(
-    deps: Wiring,
-    scope: WritingBucket,
+    deps: ContainerDep,
+    scope: BucketWrite,
     upload_id: str,
     body: Confirming = None,
     asynchronous: Asynchronous = False,
@@ -118,8 +120,8 @@ async def confirm_one(
 
 @router.post("/v1/uploads/{upload_id}/confirm", summary="Confirm an upload by its id", responses=errors(400, 409))
 async def confirm_anywhere(
-    deps: Wiring,
-    scope: Writing,
+    deps: ContainerDep,
+    scope: NamespaceWrite,
     upload_id: str,
     body: Confirming = None,
     asynchronous: Asynchronous = False,
@@ -134,7 +136,7 @@ async def confirm_anywhere(
 
 
 async def _confirm(
-    deps: Deps,
+    deps: Container,
     organization_id: str,
     bucket: BucketDocument,
     upload: UploadDocument,

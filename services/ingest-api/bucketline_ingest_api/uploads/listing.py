@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from bucketline.db.uploads import UploadDocument
 from bucketline.domain.filters import DATE_FIELDS
 from bucketline.domain.paging import UPLOADS
-from bucketline_ingest_api.container import Deps
-from bucketline_ingest_api.pagination import Kind, Listed, list_rows, renamed
-from bucketline_ingest_api.schemas.pagination import Asked, ListBody
+from bucketline_ingest_api.container import Container
+from bucketline_ingest_api.pagination import ListSpec, Page, field_mapper, list_rows
+from bucketline_ingest_api.schemas.pagination import ListBody, ListQuery
 from bucketline_ingest_api.uploads.schemas import UploadStats
 
-KIND = Kind(
+KIND = ListSpec(
     bounds=UPLOADS,
-    field_path=renamed(
+    field_path=field_mapper(
         {
             "upload_id": "_id",
             "bucket_id": "bucket_id",
@@ -45,7 +45,9 @@ KIND = Kind(
 )
 
 
-async def list_uploads(deps: Deps, bucket_id: str, asked: Asked, body: ListBody | None) -> Listed[UploadDocument]:
+async def list_uploads(
+    deps: Container, bucket_id: str, asked: ListQuery, body: ListBody | None
+) -> Page[UploadDocument]:
     """Uploads of the bucket, newest first."""
     return await list_rows(deps.uploads.collection, {"bucket_id": bucket_id}, KIND, asked, body)
 

@@ -11,7 +11,7 @@ from bucketline_ingest_api.schemas.pagination import ListBody
 from bucketline_ingest_api.tasks.schemas import Task
 
 PROPERTY = re.compile(r"[A-Za-z0-9_]{1,100}")
-MOST_BYTES = 5 * 1024**4
+MAX_BYTES = 5 * 1024**4
 _MEDIA_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]{1,127}/[A-Za-z0-9!#$&^_.+-]{1,127}(?:\s*;[ -~]*)?")
 
 _UPLOAD = {
@@ -66,7 +66,7 @@ class CreateUpload(Request):
 
     filename: Annotated[str, Field(min_length=1, max_length=255), AfterValidator(_filename)]
     content_type: Annotated[str, Field(min_length=3, max_length=255), AfterValidator(_media_type)]
-    file_size_bytes: int | None = Field(default=None, ge=1, le=MOST_BYTES, strict=True)
+    file_size_bytes: int | None = Field(default=None, ge=1, le=MAX_BYTES, strict=True)
     presigned_url_expiration: int = Field(default=3600, ge=60, le=86_400, strict=True)
     metadata: Metadata | None = Field(default=None, description="Kept with the upload only.")
     create_object_on_confirm: bool = True
@@ -103,7 +103,7 @@ class ConfirmUpload(Request):
     etag: str | None = Field(
         default=None, max_length=200, description="As the answer to the PUT had it; quotes are tolerated."
     )
-    file_size_bytes: int | None = Field(default=None, ge=1, le=MOST_BYTES, strict=True)
+    file_size_bytes: int | None = Field(default=None, ge=1, le=MAX_BYTES, strict=True)
     auto_submit_batch: bool = Field(default=False, description="Make a batch of the new object and submit it.")
 
 

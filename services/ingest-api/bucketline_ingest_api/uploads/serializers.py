@@ -2,7 +2,7 @@
 
 from bucketline.db.uploads import UploadDocument
 from bucketline.domain.status import Status
-from bucketline_ingest_api.container import Deps
+from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.uploads.create import Created
 from bucketline_ingest_api.uploads.schemas import Confirmed, Upload
 
@@ -68,7 +68,7 @@ def confirmed_answer(upload: UploadDocument) -> Confirmed:
     )
 
 
-async def download_url(deps: Deps, upload: UploadDocument) -> str | None:
+async def download_url(deps: Container, upload: UploadDocument) -> str | None:
     """Where the bytes can be read for an hour; None before they are confirmed."""
     if upload["status"] != Status.COMPLETED:
         return None

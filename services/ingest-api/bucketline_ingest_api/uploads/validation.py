@@ -9,14 +9,14 @@ from bucketline.db.buckets import BucketDocument
 from bucketline.domain.field_validation import custom_faults, free_form_faults
 from bucketline.domain.media_types import media_fits, type_of_media
 from bucketline.domain.schema import FILE_TYPES, TYPES, Location, file_properties, properties, validate_blob
-from bucketline.errors import Fault, ValidationFailed
+from bucketline.errors import ValidationFailed, ValidationIssue
 from bucketline.ids import Ids
 from bucketline_ingest_api.objects.schemas import CreateObject
-from bucketline_ingest_api.objects.validation import UniqueKey, read_draft
+from bucketline_ingest_api.objects.validation import UniqueKeyValue, validate_create
 from bucketline_ingest_api.settings import ApiSettings
 from bucketline_ingest_api.uploads.schemas import PROPERTY, CreateUpload
 
-MOST_FAULTS = 100
+MAX_FAULTS = 100
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class UploadDraft:
     object_metadata: dict[str, object] | None
     blob_property: str
     blob_type: str | None
-    unique_key: UniqueKey | None
+    unique_key: UniqueKeyValue | None
 
 
 def read_upload(
@@ -49,7 +49,7 @@ def read_upload(
     faults += free_form_faults(object_metadata or {}, (*location, "object_metadata"))
     kind = body.blob_type.lower() if body.blob_type is not None else type_of_media(body.content_type)
     if body.blob_type is not None and kind not in TYPES:
-        faults.append(Fault("enum", (*location, "blob_type"), "not a type of the bucket schemas"))
+        faults.append(ValidationIssue("enum", (*location, "blob_type"), "not a type of the bucket schemas"))
     key = None
     if body.create_object_on_confirm:
         declared, blob_faults = _blob(bucket, name, body, location)
@@ -59,7 +59,7 @@ def read_upload(
         if not faults:
             faults = object_faults
     if faults:
-        raise ValidationFailed(faults[:MOST_FAULTS])
+        raise ValidationFailed(faults[:MAX_FAULTS])
     return UploadDraft(body, metadata, object_metadata, name, kind, key)
 
 
@@ -82,20 +82,24 @@ def object_body(
     )
 
 
-def _blob(bucket: BucketDocument, name: str, body: CreateUpload, location: Location) -> tuple[str | None, list[Fault]]:
+def _blob(
+    bucket: BucketDocument, name: str, body: CreateUpload, location: Location
+) -> tuple[str | None, list[ValidationIssue]]:
     """The schema's type for the property, and what keeps the upload from filling it."""
     if not PROPERTY.fullmatch(name):
         message = f"{name[:100]!r} has other characters than letters, digits and _: name the property"
-        return None, [Fault("blob_property", (*location, "blob_property"), message)]
+        return None, [ValidationIssue("blob_property", (*location, "blob_property"), message)]
     kind = validate_blob(bucket["schema"], name, body.blob_type, location=location)
-    if isinstance(kind, Fault):
+    if isinstance(kind, ValidationIssue):
         at = (*location, "blob_type" if name in properties(bucket["schema"]) else "blob_property")
-        return None, [Fault(str(kind["type"]), at, str(kind["message"]))]
+        return None, [ValidationIssue(str(kind["type"]), at, str(kind["message"]))]
     if kind not in FILE_TYPES:
-        return kind, [Fault("blob_property", (*location, "blob_property"), f"{name!r} takes no file: it is a {kind}")]
+        return kind, [
+            ValidationIssue("blob_property", (*location, "blob_property"), f"{name!r} takes no file: it is a {kind}")
+        ]
     if not media_fits(body.content_type, kind):
         message = f"{body.content_type} does not fit the property {name!r}, which is of type {kind}"
-        return kind, [Fault("content_type", (*location, "content_type"), message)]
+        return kind, [ValidationIssue("content_type", (*location, "content_type"), message)]
     return kind, []
 
 
@@ -106,13 +110,13 @@ def _object(
     settings: ApiSettings,
     ids: Ids,
     location: Location,
-) -> tuple[UniqueKey | None, list[Fault]]:
+) -> tuple[UniqueKeyValue | None, list[ValidationIssue]]:
     """The key of the object that will be made, and why it could not be made."""
     faults = custom_faults(metadata or {}, schema_properties=properties(bucket["schema"]), location=location)
     if faults:
         return None, faults
     try:
-        draft = read_draft(bucket, object_body(name, "upl_later", metadata), settings, ids, location=location)
+        draft = validate_create(bucket, object_body(name, "upl_later", metadata), settings, ids, location=location)
     except ValidationFailed as error:
         return None, [fault for fault in error.faults if "blobs" not in _path(fault)]
     key = bucket["unique_key"]
@@ -121,7 +125,7 @@ def _object(
     return draft.unique_key, [] if may_update else draft.incomplete
 
 
-def _path(fault: Fault) -> list[Any]:
+def _path(fault: ValidationIssue) -> list[Any]:
     location = fault["location"]
     return list(location) if isinstance(location, list) else []
 

@@ -11,10 +11,10 @@ from functools import cache
 
 from bucketline.domain.text_encodings import codec_of
 
-LEAST_KNOWN = 0.85
+MIN_KNOWN = 0.85
 """Share of the characters beyond ASCII that must be of one alphabet, or signs that any text has."""
 
-MOST_BEYOND_ASCII = 0.7
+MAX_BEYOND_ASCII = 0.7
 """Of all letters: what has more is written in other letters than Latin ones."""
 
 _SIGNS = frozenset("±µ×÷¹¢¥¶\u00a0\u00ad«»‹›“”„‟‘’‚–—…•·§©®™°€£ªº²³¼½¾¿¡‰†‡")
@@ -65,13 +65,13 @@ def latin_encoding(sample: bytes) -> str | None:
     """Return the codec that makes the sample's accented letters those of one language; None when none does."""
     counts = Counter(byte for byte in sample if byte >= 0x80)
     ascii_letters = sum(1 for byte in sample if 0x41 <= byte <= 0x5A or 0x61 <= byte <= 0x7A)
-    if not counts or counts.total() > MOST_BEYOND_ASCII * (ascii_letters + counts.total()):
+    if not counts or counts.total() > MAX_BEYOND_ASCII * (ascii_letters + counts.total()):
         return None
     best, most_known = None, 0.0
     for codec, alphabets in _alphabets():
         if (known := _known(counts, codec, alphabets)) > most_known:
             best, most_known = codec, known
-    return best if most_known >= LEAST_KNOWN else None
+    return best if most_known >= MIN_KNOWN else None
 
 
 def _known(counts: Mapping[int, int], codec: str, alphabets: Iterable[frozenset[str]]) -> float:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from tenacity import RetryCallState
 
 RETRIED_STATUSES = {408, 425, 429, *range(500, 600)}
-LONGEST_WAIT = 10.0
+MAX_WAIT = 10.0
 MAX_DOCUMENTS = 10_000
 SHOWN_ANSWER_CHARS = 200
 
@@ -131,7 +131,7 @@ class HttpExtractor:
         error = state.outcome.exception() if state.outcome else None
         asked = error.seconds if isinstance(error, _RetryAfter) else 0.0
         backoff: float = self._first_wait * 2 ** (state.attempt_number - 1)
-        return min(LONGEST_WAIT, max(asked, backoff * random.uniform(0.5, 1.0)))  # noqa: S311  no secret
+        return min(MAX_WAIT, max(asked, backoff * random.uniform(0.5, 1.0)))  # noqa: S311  no secret
 
 
 class _RetryAfter(TransientError):

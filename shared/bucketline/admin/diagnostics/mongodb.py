@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncIterator
 from datetime import UTC
 
-from bucketline.admin.diagnostics.result import Finding, clock_row
+from bucketline.admin.diagnostics.result import CheckResult, clock_check
 from bucketline.clock import Clock
 from bucketline.db.indexes import INDEXES, missing_indexes
 from bucketline.db.mongo import Database
@@ -18,7 +18,7 @@ SLOW_SECONDS = 0.25
 PATIENCE_SECONDS = 5.0
 
 
-async def mongodb(settings: MongoSettings, clock: Clock) -> AsyncIterator[Finding]:
+async def mongodb(settings: MongoSettings, clock: Clock) -> AsyncIterator[CheckResult]:
     # A person is waiting: what takes longer than this is not well either.
     database = Database(settings.model_copy(update={"timeout": min(settings.timeout, PATIENCE_SECONDS)}))
     try:
@@ -27,7 +27,7 @@ async def mongodb(settings: MongoSettings, clock: Clock) -> AsyncIterator[Findin
         middle = before + (clock.now() - before) / 2
         version = str(info["version"])
         numbers = tuple(int(number) for number in version.split(".")[:2])
-        yield Finding(
+        yield CheckResult(
             PART,
             "version",
             "ok" if numbers >= OLDEST else "bad",
@@ -38,26 +38,26 @@ async def mongodb(settings: MongoSettings, clock: Clock) -> AsyncIterator[Findin
         local = info["localTime"]
         local = local if local.tzinfo else local.replace(tzinfo=UTC)
         skew = (local - middle).total_seconds()
-        yield clock_row(PART, skew, warn=2, bad=30, why="leases and sweeps compare the services' clocks")
+        yield clock_check(PART, skew, warn=2, bad=30, why="leases and sweeps compare the services' clocks")
         yield await _writes(database)
         yield await _indexes(database)
     finally:
         database.close()
 
 
-def _replica_set(name: object, members: int) -> Finding:
+def _replica_set(name: object, members: int) -> CheckResult:
     if not name:
         advice = (
             "Start mongod with --replSet: without it a majority is one server, and a 200 is only as durable as that."
         )
-        return Finding(PART, "replica set", "bad", "a single server", advice)
+        return CheckResult(PART, "replica set", "bad", "a single server", advice)
     if members < 3:
         advice = "Three members survive the loss of one; fewer are fine for trying things out."
-        return Finding(PART, "replica set", "warning", f"{name}, {members} member(s)", advice)
-    return Finding(PART, "replica set", "ok", f"{name}, {members} members")
+        return CheckResult(PART, "replica set", "warning", f"{name}, {members} member(s)", advice)
+    return CheckResult(PART, "replica set", "ok", f"{name}, {members} members")
 
 
-async def _writes(database: Database) -> Finding:
+async def _writes(database: Database) -> CheckResult:
     """A document is written with majority, read and deleted, in a collection of its own."""
     scratch = database.collection("doctor")
     identifier = secrets.token_hex(8)
@@ -67,11 +67,11 @@ async def _writes(database: Database) -> Finding:
     there = await scratch.get(identifier) is not None
     await scratch.delete_one({"_id": identifier})
     if not there:
-        return Finding(
+        return CheckResult(
             PART, "write and read", "bad", "a document was not there after its write", "Is this the primary?"
         )
     slow = seconds > SLOW_SECONDS
-    return Finding(
+    return CheckResult(
         PART,
         "write and read",
         "warning" if slow else "ok",
@@ -82,10 +82,10 @@ async def _writes(database: Database) -> Finding:
     )
 
 
-async def _indexes(database: Database) -> Finding:
+async def _indexes(database: Database) -> CheckResult:
     missing = await missing_indexes(database)
     total = sum(map(len, INDEXES.values()))
     if not missing:
-        return Finding(PART, "indexes", "ok", f"all {total} are there")
+        return CheckResult(PART, "indexes", "ok", f"all {total} are there")
     named = ", ".join(f"{collection}.{name}" for collection, names in missing.items() for name in names)
-    return Finding(PART, "indexes", "warning", f"missing: {named}"[:300], "Run: bucketline indexes")
+    return CheckResult(PART, "indexes", "warning", f"missing: {named}"[:300], "Run: bucketline indexes")

@@ -7,48 +7,48 @@ from typing import Literal
 
 from bucketline.errors import InvalidSetting
 
-Verdict = Literal["ok", "warning", "bad"]
+Severity = Literal["ok", "warning", "bad"]
 
 CHECK_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckResult:
     """One row: what was looked at, what was found, and what to do unless all is well."""
 
     part: str
     what: str
-    verdict: Verdict
+    verdict: Severity
     found: str
     advice: str = ""
 
 
-Checks = Callable[[], AsyncIterator[Finding]]
+Checks = Callable[[], AsyncIterator[CheckResult]]
 
 
-async def findings(part: str, checks: Checks, *, unreachable: str) -> list[Finding]:
+async def findings(part: str, checks: Checks, *, unreachable: str) -> list[CheckResult]:
     """All rows of one part. What a check raises, or a deadline that passes, is a row as well, and the last one."""
-    rows: list[Finding] = []
+    rows: list[CheckResult] = []
     try:
         async with asyncio.timeout(CHECK_SECONDS):
             async for row in checks():
                 rows.append(row)  # noqa: PERF401 - what was found before an error stays
     except TimeoutError:
-        rows.append(Finding(part, "answers", "bad", f"no answer within {CHECK_SECONDS:.0f} s", unreachable))
+        rows.append(CheckResult(part, "answers", "bad", f"no answer within {CHECK_SECONDS:.0f} s", unreachable))
     except Exception as error:
         # Whatever a driver raises is what the person who called us wants to see.
         if isinstance(error, InvalidSetting):
-            rows.append(Finding(part, "settings", "bad", error.message[:300], unreachable))
+            rows.append(CheckResult(part, "settings", "bad", error.message[:300], unreachable))
             return rows
         cause = error.__cause__ or error
         name = type(cause).__name__
         told = str(cause).removeprefix(f"{name}: ")
-        rows.append(Finding(part, "answers", "bad", f"{name}: {told}"[:300], unreachable))
+        rows.append(CheckResult(part, "answers", "bad", f"{name}: {told}"[:300], unreachable))
     return rows
 
 
-def clock_row(part: str, skew: float, *, warn: float, bad: float, why: str) -> Finding:
+def clock_check(part: str, skew: float, *, warn: float, bad: float, why: str) -> CheckResult:
     """``skew`` is how many seconds the server is ahead of this machine."""
-    verdict: Verdict = "bad" if abs(skew) > bad else "warning" if abs(skew) > warn else "ok"
+    verdict: Severity = "bad" if abs(skew) > bad else "warning" if abs(skew) > warn else "ok"
     found = f"{'ahead' if skew > 0 else 'behind'} of this machine by {abs(skew):.1f} s"
-    return Finding(part, "clock", verdict, found, "" if verdict == "ok" else f"Run NTP on both sides: {why}.")
+    return CheckResult(part, "clock", verdict, found, "" if verdict == "ok" else f"Run NTP on both sides: {why}.")

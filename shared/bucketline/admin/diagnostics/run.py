@@ -5,25 +5,25 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from bucketline.admin.diagnostics import kafka, mongodb, s3
-from bucketline.admin.diagnostics.result import Finding, findings
-from bucketline.api_keys.settings import AccessSettings
+from bucketline.admin.diagnostics.result import CheckResult, findings
+from bucketline.api_keys.settings import ApiKeySettings
 from bucketline.clock import Clock
 from bucketline.extractors import ExtractorRegistry
 from bucketline.settings import KafkaSettings, MongoSettings, S3Settings
 
 
 @dataclass(frozen=True)
-class Patient:
+class DiagnosticTargets:
     """What is examined."""
 
     mongo: MongoSettings
     kafka: KafkaSettings
     s3: S3Settings
-    access: AccessSettings
+    access: ApiKeySettings
     extractors: ExtractorRegistry
 
 
-async def examine(patient: Patient, clock: Clock) -> list[Finding]:
+async def run_checks(patient: DiagnosticTargets, clock: Clock) -> list[CheckResult]:
     """The rows of every part, in the order in which an object passes them. Never raises for what it finds."""
     rows = await asyncio.gather(
         findings(mongodb.PART, lambda: mongodb.mongodb(patient.mongo, clock), unreachable=mongodb.UNREACHABLE),
@@ -34,20 +34,20 @@ async def examine(patient: Patient, clock: Clock) -> list[Finding]:
     return [row for part in rows for row in part]
 
 
-async def _installation(patient: Patient) -> AsyncIterator[Finding]:
+async def _installation(patient: DiagnosticTargets) -> AsyncIterator[CheckResult]:
     infos = await asyncio.to_thread(patient.extractors.infos)
     broken = patient.extractors.broken()
     if broken:
         named = "; ".join(f"{one.entry_point} of {one.distribution}: {one.reason}" for one in broken)
-        yield Finding(
+        yield CheckResult(
             "Bucketline", "extractors", "warning", f"not usable: {named}"[:300], "Fix or uninstall the package."
         )
     else:
-        yield Finding("Bucketline", "extractors", "ok", f"{len(infos)} are installed")
+        yield CheckResult("Bucketline", "extractors", "ok", f"{len(infos)} are installed")
     if patient.access.key_pepper.get_secret_value():
-        yield Finding("Bucketline", "key pepper", "ok", "is set")
+        yield CheckResult("Bucketline", "key pepper", "ok", "is set")
     else:
         advice = (
             "Set BUCKETLINE_API_KEY_PEPPER before the first key is made; a copy of the database is then no use alone."
         )
-        yield Finding("Bucketline", "key pepper", "warning", "is not set", advice)
+        yield CheckResult("Bucketline", "key pepper", "warning", "is not set", advice)

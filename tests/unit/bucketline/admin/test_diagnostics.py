@@ -7,15 +7,15 @@ from tests.fakes.blob_store import MemoryBlobStore
 
 from bucketline.admin.diagnostics import result as module
 from bucketline.admin.diagnostics.kafka import group_permissions, permissions
-from bucketline.admin.diagnostics.result import Finding, clock_row, findings
+from bucketline.admin.diagnostics.result import CheckResult, clock_check, findings
 from bucketline.admin.diagnostics.s3 import _list_and_delete
-from bucketline.errors import StoreUnavailable
+from bucketline.errors import DependencyUnavailable
 from bucketline.kafka.cluster_info import NOT_TOLD, READ, WRITE, operations, release_of
 
 
 async def test_what_was_found_before_an_error_stays_and_the_error_is_a_row_with_advice() -> None:
-    async def checks() -> AsyncIterator[Finding]:
-        yield Finding("S3", "bucket", "ok", "there")
+    async def checks() -> AsyncIterator[CheckResult]:
+        yield CheckResult("S3", "bucket", "ok", "there")
         raise ConnectionRefusedError("no one listens")
 
     first, second = await findings("S3", checks, unreachable="Is the address right?")
@@ -28,9 +28,9 @@ async def test_what_was_found_before_an_error_stays_and_the_error_is_a_row_with_
 async def test_a_server_that_never_answers_is_a_row_too(monkeypatch: pytest.MonkeyPatch) -> None:
     import asyncio
 
-    async def checks() -> AsyncIterator[Finding]:
+    async def checks() -> AsyncIterator[CheckResult]:
         await asyncio.Event().wait()
-        yield Finding("S3", "bucket", "ok", "there")
+        yield CheckResult("S3", "bucket", "ok", "there")
 
     monkeypatch.setattr(module, "CHECK_SECONDS", 0.01)
     (row,) = await findings("S3", checks, unreachable="Look at the network.")
@@ -39,7 +39,7 @@ async def test_a_server_that_never_answers_is_a_row_too(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize(("skew", "verdict"), [(0.1, "ok"), (-1.9, "ok"), (5, "warning"), (-5, "warning"), (40, "bad")])
 def test_a_clock_that_is_off(skew: float, verdict: str) -> None:
-    row = clock_row("MongoDB", skew, warn=2, bad=30, why="leases")
+    row = clock_check("MongoDB", skew, warn=2, bad=30, why="leases")
     assert row.verdict == verdict
     assert bool(row.advice) == (verdict != "ok")
 
@@ -69,12 +69,12 @@ class _Refusing:
 
     async def list(self, prefix: str, *, limit: int) -> object:
         if "list" in self.refused:
-            raise StoreUnavailable("AccessDenied")
+            raise DependencyUnavailable("AccessDenied")
         return await self.store.list(prefix, limit=limit)
 
     async def delete(self, keys: Collection[str]) -> None:
         if "delete" in self.refused:
-            raise StoreUnavailable("AccessDenied")
+            raise DependencyUnavailable("AccessDenied")
         await self.store.delete(keys)
 
     async def head(self, key: str) -> object:

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from bucketline.admin.event_replay import PAGE, Place, Replay, lifecycle
+from bucketline.admin.event_replay import PAGE, EventReplay, ReplayCursor, lifecycle_events
 from bucketline.clock import ManualClock
-from bucketline.errors import BadRequest, Transient
+from bucketline.errors import BadRequest, RetryableError
 from bucketline.events.cloudevents import REPLAY, unwrap
 from bucketline.events.models import ObjectCreated, ObjectMirrored, ObjectStatusChanged
 from bucketline.kafka.publisher import RecordingPublisher
@@ -78,17 +78,17 @@ class Stored:
         return self._matching(where)[skip : skip + limit]
 
 
-def replay(stored: Stored, publisher: RecordingPublisher, *, rate: float = 100.0) -> tuple[Replay, list[float]]:
+def replay(stored: Stored, publisher: RecordingPublisher, *, rate: float = 100.0) -> tuple[EventReplay, list[float]]:
     pauses: list[float] = []
 
     async def pause(seconds: float) -> None:
         pauses.append(seconds)
 
-    return Replay(stored, publisher, clock=ManualClock(), rate=rate, pause=pause), pauses  # type: ignore[arg-type]  # a fake repository
+    return EventReplay(stored, publisher, clock=ManualClock(), rate=rate, pause=pause), pauses  # type: ignore[arg-type]  # a fake repository
 
 
 def test_a_finished_object_was_created_mirrored_and_completed() -> None:
-    (created, first), (mirrored, second), (changed, third) = lifecycle(document())
+    (created, first), (mirrored, second), (changed, third) = lifecycle_events(document())
     assert isinstance(created, ObjectCreated)
     assert created.blob_count == 1
     assert created.status == "QUEUED"
@@ -102,7 +102,7 @@ def test_a_finished_object_was_created_mirrored_and_completed() -> None:
 
 def test_of_a_draft_that_is_not_mirrored_only_its_creation_is_told() -> None:
     fresh = document(status="DRAFT", mirror={"state": "pending", "attempts": 0}, auto_process=False)
-    assert [type(event) for event, _ in lifecycle(fresh)] == [ObjectCreated]
+    assert [type(event) for event, _ in lifecycle_events(fresh)] == [ObjectCreated]
 
 
 async def test_a_replay_says_the_same_with_the_same_ids_every_time() -> None:
@@ -133,7 +133,7 @@ async def test_it_goes_on_where_it_was_interrupted() -> None:
         reached = progress.place
         break
     assert reached is not None
-    again = Place.read(str(reached))
+    again = ReplayCursor.read(str(reached))
     assert await work.count("bkt_1", AT, again) == PAGE + 5
     assert [p.objects async for p in work.run("bkt_1", AT, again)] == [PAGE, PAGE + 5]
     assert len({e.subject for e in publisher.published}) == PAGE * 2 + 5
@@ -157,11 +157,11 @@ async def test_what_the_broker_did_not_take_does_not_count() -> None:
     publisher = RecordingPublisher()
     publisher.failures = 1
     work, _ = replay(Stored([document()]), publisher)
-    with pytest.raises(Transient):
+    with pytest.raises(RetryableError):
         _ = [p async for p in work.run("bkt_1", AT)]
 
 
 @pytest.mark.parametrize("text", ["", "x", "1", "1:", ":obj_1", "x:obj_1"])
 def test_a_place_that_no_replay_named_is_refused(text: str) -> None:
     with pytest.raises(BadRequest):
-        Place.read(text)
+        ReplayCursor.read(text)

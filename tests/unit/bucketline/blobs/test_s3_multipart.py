@@ -7,9 +7,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from bucketline.blobs.s3_errors import Backoff
-from bucketline.blobs.s3_multipart import Copier, StreamedUpload
-from bucketline.blobs.store import Head, ObjectMissing
-from bucketline.errors import StoreUnavailable
+from bucketline.blobs.s3_multipart import ServerSideCopy, StreamedUpload
+from bucketline.blobs.store import ObjectInfo, ObjectMissing
+from bucketline.errors import DependencyUnavailable
 
 
 class Away:
@@ -18,25 +18,25 @@ class Away:
     async def start_multipart(self, _: str, **__: Any) -> str:
         return "upload_1"
 
-    async def head(self, key: str) -> Head:
+    async def head(self, key: str) -> ObjectInfo:
         if key == "source":
-            return Head(100, "e", None, "x", datetime(2026, 3, 1, tzinfo=UTC))
+            return ObjectInfo(100, "e", None, "x", datetime(2026, 3, 1, tzinfo=UTC))
         raise ObjectMissing(key)
 
     def __getattr__(self, name: str) -> Any:
         async def away(*_: Any, **__: Any) -> Any:
-            raise StoreUnavailable("away")
+            raise DependencyUnavailable("away")
 
         return away
 
 
 @pytest.fixture
-def copier() -> Copier:
+def copier() -> ServerSideCopy:
     calls: Any = Away()
-    return Copier(calls, Backoff(attempts=1, base=0, draw=lambda: 1.0), at_once=1, part_size=50)
+    return ServerSideCopy(calls, Backoff(attempts=1, base=0, draw=lambda: 1.0), at_once=1, part_size=50)
 
 
-async def test_an_upload_that_could_not_be_cleaned_up(copier: Copier) -> None:
+async def test_an_upload_that_could_not_be_cleaned_up(copier: ServerSideCopy) -> None:
     calls: Any = Away()
     upload = StreamedUpload(calls, copier, "staging/1", 4)
     await upload.write(b"0123456789")
@@ -45,7 +45,7 @@ async def test_an_upload_that_could_not_be_cleaned_up(copier: Copier) -> None:
     assert [line["key"] for line in logs] == ["staging/1"]
 
 
-async def test_a_copy_that_could_not_be_aborted(copier: Copier) -> None:
-    with capture_logs() as logs, pytest.raises(StoreUnavailable):
+async def test_a_copy_that_could_not_be_aborted(copier: ServerSideCopy) -> None:
+    with capture_logs() as logs, pytest.raises(DependencyUnavailable):
         await copier.copy("source", "final", size=100, content_type="x", sha256=None, source_etag=None)
     assert [line["key"] for line in logs] == ["final"]

@@ -1,6 +1,6 @@
 import pytest
 
-from bucketline.blobs.s3_urls import Address, disposition, shorter_and_shorter, split_s3_url
+from bucketline.blobs.s3_urls import S3UrlBuilder, content_disposition, split_s3_url, truncated_names
 from bucketline.blobs.store import BlobStoreError
 
 
@@ -13,7 +13,7 @@ from bucketline.blobs.store import BlobStoreError
     ],
 )
 def test_keys_are_encoded_once(endpoint: str, virtual: bool, expected: str) -> None:
-    assert Address(endpoint, "files", virtual).url("a b/ü+%?") == expected
+    assert S3UrlBuilder(endpoint, "files", virtual).url("a b/ü+%?") == expected
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_other_urls_are_refused(url: str) -> None:
 
 
 def test_a_file_name_cannot_add_parameters_or_headers() -> None:
-    value = disposition('a"; filename=b\r\nX: y.txt')
+    value = content_disposition('a"; filename=b\r\nX: y.txt')
     assert value.startswith("attachment; filename=\"a_; filename=b__X: y.txt\"; filename*=UTF-8''")
     assert "\r" not in value
     assert "\n" not in value
@@ -43,7 +43,7 @@ def test_a_file_name_cannot_add_parameters_or_headers() -> None:
 
 
 def test_a_cut_file_name_keeps_its_extension() -> None:
-    names = list(shorter_and_shorter("書" * 300 + ".txt"))
+    names = list(truncated_names("書" * 300 + ".txt"))
     assert names[-1] is None
     assert all(name is not None and name.endswith("書.txt") for name in names[:-1])
     assert [len(name) for name in names if name] == [259, 132, 68, 36, 20]

@@ -9,9 +9,9 @@ from typer.testing import CliRunner
 
 from bucketline.cli.dlq import MAX_RECORDS
 from bucketline.cli.gc import MIN_GRACE_HOURS
-from bucketline.cli.lazy_group import ENTRIES, Entry, loaded
+from bucketline.cli.lazy_group import ENTRIES, Entry, load_command
 from bucketline.cli.main import app
-from bucketline.db.blobs import LEAST_GRACE
+from bucketline.db.blobs import MIN_GRACE
 from bucketline.kafka.dead_letter_admin import MOST
 
 HEAVY = ("motor", "pymongo", "aiokafka", "faststream", "aiohttp", "aioboto3", "pydantic", "fastapi", "opentelemetry")
@@ -50,7 +50,7 @@ def test_help_of_a_command_loads_no_client_of_anything() -> None:
 
 
 def test_limits_of_commands_are_those_of_the_library() -> None:
-    assert timedelta(hours=MIN_GRACE_HOURS) == LEAST_GRACE
+    assert timedelta(hours=MIN_GRACE_HOURS) == MIN_GRACE
     assert MAX_RECORDS == MOST
 
 
@@ -61,14 +61,14 @@ def test_every_command_is_listed() -> None:
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
 def test_a_command_says_of_itself_what_the_list_says(entry: Entry) -> None:
-    command = loaded(entry)
+    command = load_command(entry)
     first = (command.help or "").replace("\n", " ")
     assert first.startswith(entry.help.rstrip(".")), first
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
 def test_every_command_shows_an_example(entry: Entry) -> None:
-    command = loaded(entry)
+    command = load_command(entry)
     for one in [command, *getattr(command, "commands", {}).values()]:
         assert "Example: [cyan]" in (one.help or ""), one.name
 

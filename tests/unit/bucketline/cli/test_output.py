@@ -7,7 +7,7 @@ from signal import SIGINT, SIGTERM, Signals
 import pytest
 
 from bucketline.cli import output
-from bucketline.cli.output import telling
+from bucketline.cli.output import progress_reporter
 
 
 def test_where_nobody_watches_a_long_command_says_now_and_then_what_it_is_at(
@@ -15,7 +15,7 @@ def test_where_nobody_watches_a_long_command_says_now_and_then_what_it_is_at(
 ) -> None:
     now = 1000.0
     monkeypatch.setattr(output.time, "monotonic", lambda: now)
-    with telling("looking") as tell:
+    with progress_reporter("looking") as tell:
         for step in range(100):
             now += 1
             tell(f"{step + 1} seen")

@@ -11,7 +11,7 @@ from bucketline.cli.environment import MARKER
 from bucketline.cli.main import app
 from bucketline.cli.up import addresses
 from bucketline.devstack.ports import LOOPBACK, reserve
-from bucketline.devstack.stack import LocalStack, S3Address
+from bucketline.devstack.stack import LocalStack, S3Endpoint
 
 
 @pytest.mark.parametrize("password", ["s3cret", "s3/cr@et", "s3?cret"])
@@ -20,7 +20,7 @@ def test_secrets_that_were_given_are_not_printed(password: str, tmp_path: Path) 
         tmp_path,
         mongodb_url=f"mongodb://me:{password}@db:27017/?authMechanismProperties=AWS_SESSION_TOKEN:t0ken",
         kafka_bootstrap="kafka:9092",
-        s3=S3Address("https://s3.example.com", "AKIA1", "the-secret"),
+        s3=S3Endpoint("https://s3.example.com", "AKIA1", "the-secret"),
     )
     told = dict(addresses(stack))
     assert told == {

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from bucketline.db.bulk_writer import GroupCommit
-from bucketline.errors import ServiceUnavailable, StoreUnavailable
+from bucketline.db.bulk_writer import BulkWriter
+from bucketline.errors import DependencyUnavailable, ServiceUnavailable
 
 
 class Writer:
@@ -27,7 +27,7 @@ class Writer:
         return [ValueError(item) if item < 0 else item * 10 for item in items]
 
 
-async def submitted(commit: GroupCommit[int, int], *items: int) -> list["asyncio.Task[int]"]:
+async def submitted(commit: BulkWriter[int, int], *items: int) -> list["asyncio.Task[int]"]:
     tasks = [asyncio.create_task(commit.submit(item)) for item in items]
     await settled()
     return tasks
@@ -40,7 +40,7 @@ async def settled() -> None:
 
 async def test_the_first_goes_at_once_and_what_comes_meanwhile_goes_together_in_order() -> None:
     writer = Writer()
-    commit: GroupCommit[int, int] = GroupCommit(writer, name="test", lanes=1)
+    commit: BulkWriter[int, int] = BulkWriter(writer, name="test", lanes=1)
     first = await submitted(commit, 1)
     rest = await submitted(commit, 2, 3, 4)
     assert writer.groups == [[1]]
@@ -54,7 +54,7 @@ async def test_the_first_goes_at_once_and_what_comes_meanwhile_goes_together_in_
 
 async def test_a_group_has_a_largest_size() -> None:
     writer = Writer()
-    commit: GroupCommit[int, int] = GroupCommit(writer, name="test", lanes=1, max_size=2)
+    commit: BulkWriter[int, int] = BulkWriter(writer, name="test", lanes=1, max_size=2)
     tasks = await submitted(commit, 1, 2, 3, 4, 5)
     for _ in range(3):
         writer.gates[-1].set()
@@ -65,7 +65,7 @@ async def test_a_group_has_a_largest_size() -> None:
 
 async def test_the_error_of_one_item_is_its_callers_alone() -> None:
     writer = Writer()
-    commit: GroupCommit[int, int] = GroupCommit(writer, name="test", lanes=1)
+    commit: BulkWriter[int, int] = BulkWriter(writer, name="test", lanes=1)
     tasks = await submitted(commit, 1, -2, 3)
     writer.gates[0].set()
     assert [repr(one) for one in await asyncio.gather(*tasks, return_exceptions=True)] == [
@@ -77,13 +77,13 @@ async def test_the_error_of_one_item_is_its_callers_alone() -> None:
 
 async def test_a_write_that_fails_is_told_to_all_of_its_group_and_the_next_group_goes_on() -> None:
     writer = Writer()
-    commit: GroupCommit[int, int] = GroupCommit(writer, name="test", lanes=1)
+    commit: BulkWriter[int, int] = BulkWriter(writer, name="test", lanes=1)
     first = await submitted(commit, 1, 2)
     later = await submitted(commit, 3)
-    writer.error = StoreUnavailable("away")
+    writer.error = DependencyUnavailable("away")
     writer.gates[0].set()
     outcomes = await asyncio.gather(*first, return_exceptions=True)
-    assert [type(one) for one in outcomes] == [StoreUnavailable, StoreUnavailable]
+    assert [type(one) for one in outcomes] == [DependencyUnavailable, DependencyUnavailable]
     writer.error = None
     writer.gates[1].set()
     assert await asyncio.gather(*later) == [30]
@@ -91,7 +91,7 @@ async def test_a_write_that_fails_is_told_to_all_of_its_group_and_the_next_group
 
 async def test_a_caller_that_goes_away_does_not_take_its_write_back() -> None:
     writer = Writer()
-    commit: GroupCommit[int, int] = GroupCommit(writer, name="test", lanes=1)
+    commit: BulkWriter[int, int] = BulkWriter(writer, name="test", lanes=1)
     gone, stays = await submitted(commit, 1, 2)
     gone.cancel()
     await settled()
@@ -102,7 +102,7 @@ async def test_a_caller_that_goes_away_does_not_take_its_write_back() -> None:
 
 async def test_more_than_may_wait_are_refused() -> None:
     writer = Writer()
-    commit: GroupCommit[int, int] = GroupCommit(writer, name="test", lanes=1, max_waiting=1)
+    commit: BulkWriter[int, int] = BulkWriter(writer, name="test", lanes=1, max_waiting=1)
     tasks = await submitted(commit, 1)
     tasks += await submitted(commit, 2)
     with pytest.raises(ServiceUnavailable):
@@ -121,7 +121,7 @@ async def test_what_is_submitted_the_moment_a_write_ends_is_written(lanes: int) 
     async def write(items: Sequence[int]) -> list[int | BaseException]:
         return list(items)
 
-    commit: GroupCommit[int, int] = GroupCommit(write, name="test", lanes=lanes)
+    commit: BulkWriter[int, int] = BulkWriter(write, name="test", lanes=lanes)
 
     async def again_and_again() -> None:
         for turn in range(20):

@@ -7,7 +7,7 @@ from pydantic import SecretStr
 
 from bucketline.db.mongo import Database, Index
 from bucketline.devstack.ports import LOOPBACK, reserve
-from bucketline.errors import StoreUnavailable
+from bucketline.errors import DependencyUnavailable
 from bucketline.settings import MongoSettings
 
 
@@ -18,7 +18,7 @@ async def test_making_indexes_does_not_wait_for_a_server_that_is_away() -> None:
     database = Database(MongoSettings(url=url, timeout=0.2, server_selection_timeout=0.2))
     try:
         async with asyncio.timeout(5):
-            with pytest.raises(StoreUnavailable):
+            with pytest.raises(DependencyUnavailable):
                 await database.collection("objects").ensure([Index("by_name", [("name", 1)])])
     finally:
         database.close()

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from bucketline.db.unit_attempts import Toll, toll
-from bucketline.db.unit_pipelines import NOBODY
+from bucketline.db.unit_attempts import UnitAttempts, unit_attempts
+from bucketline.db.unit_pipelines import NO_ITEM
 
 
 def unit(**fields: Any) -> Any:
@@ -15,14 +15,16 @@ def unit(**fields: Any) -> Any:
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
-        ({}, Toll(0, 0, 0)),
-        ({"attempts": 2, "returned": 3}, Toll(2, 0, 3)),
-        ({"attempts": 3, "lease": {"owner": "p"}}, Toll(3, 0, 0)),
-        ({"attempts": 3, "lease": {"owner": "p", "trying": 0}}, Toll(2, 1, 0)),
-        ({"attempts": 3, "lease": {"owner": "p", "trying": NOBODY}}, Toll(2, 0, 1)),
-        ({"attempts": 6, "suspects": [4, 0, 4], "lease": {"owner": "p", "trying": 0}}, Toll(2, 4, 0)),
-        ({"attempts": 5, "suspects": [4, 4]}, Toll(3, 2, 0)),
+        ({}, UnitAttempts(0, 0, 0)),
+        ({"attempts": 2, "returned": 3}, UnitAttempts(2, 0, 3)),
+        ({"attempts": 3, "lease": {"owner": "p"}}, UnitAttempts(3, 0, 0)),
+        ({"attempts": 3, "lease": {"owner": "p", "trying": 0}}, UnitAttempts(2, 1, 0)),
+        ({"attempts": 3, "lease": {"owner": "p", "trying": NO_ITEM}}, UnitAttempts(2, 0, 1)),
+        ({"attempts": 6, "suspects": [4, 0, 4], "lease": {"owner": "p", "trying": 0}}, UnitAttempts(2, 4, 0)),
+        ({"attempts": 5, "suspects": [4, 4]}, UnitAttempts(3, 2, 0)),
     ],
 )
-def test_a_lease_is_laid_to_the_unit_or_to_who_was_tried_alone_or_to_nobody(fields: dict[str, Any], expected: Toll):
-    assert toll(unit(**fields)) == expected
+def test_a_lease_is_laid_to_the_unit_or_to_who_was_tried_alone_or_to_nobody(
+    fields: dict[str, Any], expected: UnitAttempts
+):
+    assert unit_attempts(unit(**fields)) == expected

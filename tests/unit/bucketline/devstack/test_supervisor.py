@@ -15,10 +15,10 @@ from bucketline.devstack import supervisor as supervisor_module
 from bucketline.devstack.service_specs import (
     Event,
     Exited,
-    GaveUp,
-    Patience,
     Ready,
     Restarting,
+    RestartPolicy,
+    RestartsExhausted,
     Service,
     Started,
     Waiting,
@@ -28,7 +28,7 @@ from bucketline.devstack.supervisor import Supervisor
 from bucketline.errors import LocalStackError
 
 DEADLINE = 20.0
-IMPATIENT = Patience(first_delay=0.01, longest_delay=0.02, idle_deadline=DEADLINE, attempts=3)
+IMPATIENT = RestartPolicy(first_delay=0.01, longest_delay=0.02, idle_deadline=DEADLINE, attempts=3)
 
 SERVES = """
 import http.server, os, signal, sys
@@ -147,24 +147,24 @@ async def test_a_service_that_keeps_crashing_is_given_up_with_its_last_words() -
     assert "no configuration" in caught.value.message
     assert [event.code for event in watcher.of(Exited, "bad")] == [1, 1, 1]
     assert [event.delay for event in watcher.of(Restarting, "bad")] == [0.01, 0.02]
-    assert len(watcher.of(GaveUp, "bad")) == 1
+    assert len(watcher.of(RestartsExhausted, "bad")) == 1
     assert supervisor.pids() == {}
 
 
 async def test_a_crash_after_a_steady_time_starts_the_count_anew() -> None:
     watcher = Watcher()
-    patience = Patience(first_delay=0.01, steady_after=0.0, attempts=2)
+    patience = RestartPolicy(first_delay=0.01, steady_after=0.0, attempts=2)
     supervisor = Supervisor([service("one", SERVES)], on_event=watcher.on_event, patience=patience)
     async with supervisor:
         for times in (2, 3, 4):
             await supervisor.kill("one")
             await watcher.until(lambda times=times: len(watcher.of(Ready, "one")) == times)  # type: ignore[misc]
-    assert watcher.of(GaveUp, "one") == []
+    assert watcher.of(RestartsExhausted, "one") == []
 
 
 async def test_a_service_that_is_never_ready_is_killed_and_counts_as_crashed() -> None:
     watcher = Watcher()
-    patience = Patience(idle_deadline=0.2, first_delay=0.01, attempts=2)
+    patience = RestartPolicy(idle_deadline=0.2, first_delay=0.01, attempts=2)
     not_ready = service("mute", "import signal\nsignal.pause()\n")
     supervisor = Supervisor([not_ready], on_event=watcher.on_event, patience=patience)
     await supervisor.start()
@@ -191,7 +191,7 @@ async def test_a_service_that_works_longer_than_the_idle_deadline_is_waited_for(
     monkeypatch.setattr(supervisor_module, "WAITING_INTERVAL", 0.2)
     monkeypatch.setattr(process_module, "WORKING_CPU_SECONDS", 0.01)
     watcher = Watcher()
-    patience = Patience(idle_deadline=1.0, first_delay=0.01, attempts=1)
+    patience = RestartPolicy(idle_deadline=1.0, first_delay=0.01, attempts=1)
     slow = service("slow", SLOW, environment={"WORK": "2"})
     quick = service("quick", SERVES)
     async with Supervisor([slow, quick], on_event=watcher.on_event, patience=patience):
@@ -213,7 +213,7 @@ async def test_a_service_that_was_ready_once_is_restarted_without_a_limit(tmp_pa
         assert max(event.delay for event in watcher.of(Restarting, "one")) == IMPATIENT.longest_delay
         ill.unlink()
         await watcher.until(lambda: len(watcher.of(Ready, "one")) == 2)
-    assert watcher.of(GaveUp, "one") == []
+    assert watcher.of(RestartsExhausted, "one") == []
 
 
 async def test_a_service_whose_program_is_gone_for_a_while_comes_back(tmp_path: Path) -> None:
@@ -271,7 +271,7 @@ async def test_a_port_that_is_taken_starts_nothing() -> None:
 
 
 def test_delays_grow_to_a_limit() -> None:
-    patience = Patience(first_delay=0.5, longest_delay=10.0)
+    patience = RestartPolicy(first_delay=0.5, longest_delay=10.0)
     assert [patience.delay(failures) for failures in (1, 2, 3, 6, 7, 10_000)] == [0.5, 1.0, 2.0, 10.0, 10.0, 10.0]
 
 

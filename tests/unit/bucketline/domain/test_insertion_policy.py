@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from bucketline.domain.insertion_policy import (
     POLICIES,
     Decision,
-    Insert,
+    InsertNew,
     Policy,
     Refuse,
-    Update,
+    UpdateExisting,
     decide,
     merged_fields,
     put_fields,
@@ -65,9 +65,9 @@ def summary(decision: Decision) -> object:
 @pytest.mark.parametrize(
     ("policy", "absent", "present"),
     [
-        ("insert", Insert(), 409),
-        ("update", 404, Update("obj_1")),
-        ("upsert", Insert(), Update("obj_1")),
+        ("insert", InsertNew(), 409),
+        ("update", 404, UpdateExisting("obj_1")),
+        ("upsert", InsertNew(), UpdateExisting("obj_1")),
     ],
 )
 def test_the_table_of_the_contract(policy: Policy, absent: object, present: object) -> None:
@@ -123,19 +123,19 @@ def test_any_series_of_writes_keeps_one_object_a_key(writes: list[tuple[Policy, 
             del objects[model.pop(key)["id"]]
         existing = next((i for i, o in objects.items() if o["key"] == key), None)
         decision = decide(policy, existing, {"key": key})
-        if isinstance(decision, Insert):
+        if isinstance(decision, InsertNew):
             objects[f"obj_{number}"] = {"key": key, "value": value}
-        elif isinstance(decision, Update):
+        elif isinstance(decision, UpdateExisting):
             objects[decision.object_id] = {"key": key, "value": value}
 
         if key in model:
-            expected = 409 if policy == "insert" else Update(model[key]["id"])
+            expected = 409 if policy == "insert" else UpdateExisting(model[key]["id"])
             if policy != "insert":
                 model[key]["value"] = value
         elif policy == "update":
             expected = 404
         else:
-            expected = Insert()
+            expected = InsertNew()
             model[key] = {"id": f"obj_{number}", "value": value}
         assert summary(decision) == expected
     assert objects == {row["id"]: {"key": key, "value": row["value"]} for key, row in model.items()}

@@ -4,8 +4,8 @@ import orjson
 import pytest
 from tests.unit.bucketline.kafka.fakes import AT, deleted
 
-from bucketline.errors import Poison
-from bucketline.events.cloudevents import Envelope, UnknownType, unwrap, wrap
+from bucketline.errors import NonRetryableError
+from bucketline.events.cloudevents import CloudEvent, UnknownEventType, unwrap, wrap
 from bucketline.events.models import ObjectDeleted
 
 TRACE = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
@@ -36,7 +36,7 @@ def test_what_is_published_is_read_back() -> None:
 
 
 def test_an_envelope_survives_its_stay_in_a_document() -> None:
-    assert Envelope.from_document(SEALED.to_document()) == SEALED
+    assert CloudEvent.from_document(SEALED.to_document()) == SEALED
 
 
 def test_headers_that_nobody_needs_may_be_null_or_not_utf8() -> None:
@@ -70,7 +70,7 @@ def test_structured_mode_of_another_publisher(content_type: str) -> None:
 
 def test_a_type_of_ours_that_is_not_known_here_is_told_apart_from_rubbish() -> None:
     headers = [("ce_type", b"bucketline.object.archived.v3"), ("ce_id", b"1"), ("ce_source", b"/x")]
-    with pytest.raises(UnknownType) as caught:
+    with pytest.raises(UnknownEventType) as caught:
         unwrap(b"{}", headers)
     assert caught.value.kind == "bucketline.object.archived.v3"
 
@@ -92,12 +92,12 @@ def test_a_type_of_ours_that_is_not_known_here_is_told_apart_from_rubbish() -> N
     ],
 )
 def test_what_cannot_be_read_says_why(value: bytes | None, headers: object, why: str) -> None:
-    with pytest.raises(Poison, match=why):
+    with pytest.raises(NonRetryableError, match=why):
         unwrap(value, headers)  # type: ignore[arg-type]  # what a broker may deliver
 
 
 def test_the_reason_does_not_repeat_the_payload() -> None:
     secret = b'{"object_id": {"token": "hunter2"}}'
-    with pytest.raises(Poison) as caught:
+    with pytest.raises(NonRetryableError) as caught:
         unwrap(secret, SEALED.headers())
     assert "hunter2" not in caught.value.message

@@ -7,7 +7,7 @@ import pytest
 
 from bucketline.http.errors import PostFailed
 from bucketline.http.ssrf import GuardPolicy
-from bucketline.http.webhook_client import Poster
+from bucketline.http.webhook_client import WebhookClient
 
 
 @pytest.mark.parametrize(("address", "host"), [("::1", "[::1]"), ("127.0.0.1", "127.0.0.1")])
@@ -24,9 +24,9 @@ async def test_post_to_an_address_reaches_it_if_its_network_is_allowed(address: 
         port = server.sockets[0].getsockname()[1]
         ports = frozenset({port})
         allowed = GuardPolicy(allowed_ports=ports, allow_networks=(ip_network(address),))
-        async with Poster(allowed, seconds=5) as poster:
+        async with WebhookClient(allowed, seconds=5) as poster:
             assert await poster.post(f"http://{host}:{port}/hook?a=b", {}) == 204
-        async with Poster(GuardPolicy(allowed_ports=ports), seconds=5) as poster:
+        async with WebhookClient(GuardPolicy(allowed_ports=ports), seconds=5) as poster:
             with pytest.raises(PostFailed, match="not allowed"):
                 await poster.post(f"http://{host}:{port}/hook", {})
     (head,) = heads

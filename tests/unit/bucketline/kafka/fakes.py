@@ -9,7 +9,7 @@ from aiokafka import ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
 from bucketline.clock import ManualClock
-from bucketline.errors import Transient
+from bucketline.errors import RetryableError
 from bucketline.events.cloudevents import wrap
 from bucketline.events.models import Event, ObjectDeleted
 from bucketline.kafka.batch_consumer import Intake
@@ -107,7 +107,7 @@ class FakeParking:
     """Keeps what is parked; ``away`` is what it fails with."""
 
     parked: list[tuple["ConsumerRecord[bytes, bytes]", Reason]] = field(default_factory=list)
-    away: Transient | None = None
+    away: RetryableError | None = None
 
     async def park(self, record: "ConsumerRecord[bytes, bytes]", reason: Reason) -> None:
         if self.away is not None:

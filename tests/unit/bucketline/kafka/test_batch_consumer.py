@@ -17,8 +17,8 @@ from tests.unit.bucketline.kafka.fakes import (
     record,
 )
 
-from bucketline.errors import Poison, StoreUnavailable, Transient
-from bucketline.events.cloudevents import Received
+from bucketline.errors import DependencyUnavailable, NonRetryableError, RetryableError
+from bucketline.events.cloudevents import ReceivedEvent
 from bucketline.kafka.publisher import NotPublished
 
 
@@ -30,7 +30,7 @@ class Handler:
         self.handled: list[str] = []
         self.faults = faults
 
-    async def __call__(self, records: Sequence[Received]) -> None:
+    async def __call__(self, records: Sequence[ReceivedEvent]) -> None:
         ids = [received.event.subject for received in records]
         self.calls.append(ids)
         for one in ids:
@@ -54,7 +54,7 @@ async def test_a_micro_batch_is_everything_that_was_fetched_up_to_the_limit() ->
 async def test_the_offset_is_committed_only_after_handling() -> None:
     consumer, begun, go_on = FakeConsumer(), asyncio.Event(), asyncio.Event()
 
-    async def slow(_: Sequence[Received]) -> None:
+    async def slow(_: Sequence[ReceivedEvent]) -> None:
         begun.set()
         await go_on.wait()
 
@@ -99,7 +99,7 @@ async def test_a_complaint_of_the_group_does_not_cost_the_record_in_hand() -> No
 async def test_partitions_are_given_away_after_the_handler_that_runs_and_its_commit() -> None:
     consumer, begun, go_on = FakeConsumer(), asyncio.Event(), asyncio.Event()
 
-    async def slow(_: Sequence[Received]) -> None:
+    async def slow(_: Sequence[ReceivedEvent]) -> None:
         begun.set()
         await go_on.wait()
 
@@ -137,7 +137,7 @@ async def test_at_the_end_a_micro_batch_returns_with_its_commit() -> None:
 
 
 async def test_an_error_that_may_pass_is_tried_again() -> None:
-    handler, parking = Handler(b=[Transient("soon"), OSError("soon")]), FakeParking()
+    handler, parking = Handler(b=[RetryableError("soon"), OSError("soon")]), FakeParking()
     await intake(handler, parking).handle(records("a", "b"))
     assert handler.calls == [["a", "b"]] * 3
     assert handler.handled == ["a", "b"]
@@ -157,7 +157,7 @@ async def test_tries_have_a_limit_and_only_the_guilty_record_is_parked() -> None
 
 
 async def test_poison_is_not_tried_again() -> None:
-    handler, parking = Handler(a=[Poison("never")] * 9), FakeParking()
+    handler, parking = Handler(a=[NonRetryableError("never")] * 9), FakeParking()
     await intake(handler, parking).handle(records("a"))
     assert handler.calls == [["a"]]
     assert parking.parked[0][1].attempts == 1
@@ -211,7 +211,7 @@ async def test_a_type_of_somebody_else_is_parked() -> None:
     assert len(parking.parked) == 1
 
 
-@pytest.mark.parametrize("away", [StoreUnavailable("MongoDB"), NotPublished("the broker")])
+@pytest.mark.parametrize("away", [DependencyUnavailable("MongoDB"), NotPublished("the broker")])
 async def test_while_a_store_or_the_broker_is_away_nothing_is_parked(away: Exception) -> None:
     handler, parking, consumer = Handler(b=[away] * 99), FakeParking(), FakeConsumer()
     consumer.waiting = [record(deleted("b"), offset=6), record(deleted("c"), offset=2, partition=1)]
@@ -224,11 +224,11 @@ async def test_while_a_store_or_the_broker_is_away_nothing_is_parked(away: Excep
 
 
 async def test_a_store_that_is_away_counts_before_what_else_went_wrong_beside_it() -> None:
-    async def handler(_: Sequence[Received]) -> None:
-        raise ExceptionGroup("tasks", [ValueError("no"), ExceptionGroup("more", [StoreUnavailable("MongoDB")])])
+    async def handler(_: Sequence[ReceivedEvent]) -> None:
+        raise ExceptionGroup("tasks", [ValueError("no"), ExceptionGroup("more", [DependencyUnavailable("MongoDB")])])
 
     parking = FakeParking()
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(DependencyUnavailable):
         await intake(handler, parking).handle(records("a"))
     assert parking.parked == []
 
@@ -243,7 +243,7 @@ async def test_a_record_that_cannot_be_parked_stays_where_it_is() -> None:
 
 
 async def test_a_stop_in_the_middle_parks_nothing() -> None:
-    async def handler(_: Sequence[Received]) -> None:
+    async def handler(_: Sequence[ReceivedEvent]) -> None:
         raise asyncio.CancelledError
 
     parking, consumer = FakeParking(), FakeConsumer()

@@ -17,8 +17,8 @@ from tests.unit.bucketline.kafka.fakes import (
     record,
 )
 
-from bucketline.errors import StoreUnavailable
-from bucketline.events.cloudevents import Received
+from bucketline.errors import DependencyUnavailable
+from bucketline.events.cloudevents import ReceivedEvent
 from bucketline.kafka.dead_letters import Reason
 
 ZERO = TopicPartition(TOPIC, 0)
@@ -46,11 +46,11 @@ class Handler:
         self.refused = set(refused)
         self.away = away
 
-    async def __call__(self, records: Sequence[Received]) -> None:
+    async def __call__(self, records: Sequence[ReceivedEvent]) -> None:
         ids = [received.event.subject for received in records]
         if len(ids) == 1 and self.away.get(ids[0]):
             self.away[ids[0]] -= 1
-            raise StoreUnavailable("MongoDB")
+            raise DependencyUnavailable("MongoDB")
         if self.refused & set(ids):
             raise ValueError("never")
         self.handled += ids

@@ -10,10 +10,10 @@ from prometheus_client import REGISTRY
 from structlog.contextvars import get_contextvars
 from tests.unit.bucketline.kafka.fakes import TOPIC, FakeParking, intake
 
-from bucketline.events.cloudevents import Received
+from bucketline.events.cloudevents import ReceivedEvent
 from bucketline.kafka.consumer_monitor import Stuck, Watchdog
 from bucketline.kafka.publisher import NotPublished
-from bucketline.kafka.retry import LONGEST_POLL
+from bucketline.kafka.retry import MAX_POLL
 from bucketline.settings import KafkaSettings
 
 PARTITION = TopicPartition(TOPIC, 0)
@@ -71,7 +71,7 @@ class Subscriber:
         return None
 
 
-async def nothing(_: Sequence[Received]) -> None:
+async def nothing(_: Sequence[ReceivedEvent]) -> None:
     return None
 
 
@@ -142,7 +142,7 @@ async def test_a_long_handler_is_not_standing_still() -> None:
 async def test_a_handler_that_never_returns_makes_the_service_not_live() -> None:
     bench = Bench(Consumer(at=3, end=9))
     bench.intake.busy_since = bench.now
-    await bench.pass_time(LONGEST_POLL)
+    await bench.pass_time(MAX_POLL)
     await bench.watchdog.live()
     await bench.pass_time(4)
     with pytest.raises(Stuck):

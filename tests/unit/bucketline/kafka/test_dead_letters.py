@@ -7,12 +7,12 @@ from datetime import timedelta
 import pytest
 from tests.unit.bucketline.kafka.fakes import AT, TOPIC, deleted, record
 
-from bucketline.errors import Poison
-from bucketline.kafka.dead_letters import INCOMPLETE, LONGEST_CUT, LONGEST_ERROR, KafkaParking, Reason
-from bucketline.kafka.publisher import LARGEST_RECORD, NotPublished
+from bucketline.errors import NonRetryableError
+from bucketline.kafka.dead_letters import INCOMPLETE, MAX_CUT, MAX_ERROR, KafkaParking, Reason
+from bucketline.kafka.publisher import MAX_RECORD, NotPublished
 
 Row = tuple[str, bytes | None, bytes | None, list[tuple[str, bytes | None]]]
-REASON = Reason(Poison("no"), attempts=1, group="g", first_at=AT, at=AT)
+REASON = Reason(NonRetryableError("no"), attempts=1, group="g", first_at=AT, at=AT)
 
 
 class Raw:
@@ -28,8 +28,8 @@ class Raw:
         for _, key, value, headers in records:
             assert not (value is None and key is None), "Need at least one: key or value"
             size = sum(len(part or b"") for _, part in headers) + len(key or b"") + len(value or b"")
-            if size > LARGEST_RECORD:
-                raise Poison(f"not published: larger than {LARGEST_RECORD} bytes")
+            if size > MAX_RECORD:
+                raise NonRetryableError(f"not published: larger than {MAX_RECORD} bytes")
         self.rows += records
 
 
@@ -37,7 +37,7 @@ async def test_a_record_is_parked_as_it_came_with_everything_that_is_known() -> 
     raw = Raw()
     headers = [("ce_type", b"\xff"), ("twice", b"1"), ("twice", b"2"), ("nothing", None)]
     original = record(deleted("a"), offset=41, partition=2, headers=headers)
-    reason = Reason(Poison("x" * 5000), attempts=4, group="g", first_at=AT, at=AT + timedelta(seconds=2))
+    reason = Reason(NonRetryableError("x" * 5000), attempts=4, group="g", first_at=AT, at=AT + timedelta(seconds=2))
     await KafkaParking(raw, "dedup").park(original, reason)  # type: ignore[arg-type]  # only its raw side is used
     ((topic, key, value, parked),) = raw.rows
     assert topic == f"{TOPIC}.parked.dedup"
@@ -49,8 +49,8 @@ async def test_a_record_is_parked_as_it_came_with_everything_that_is_known() -> 
         "partition": "2",
         "offset": "41",
         "group": "g",
-        "error-type": "Poison",
-        "error": "x" * LONGEST_ERROR,
+        "error-type": "NonRetryableError",
+        "error": "x" * MAX_ERROR,
         "attempts": "4",
         "first-at": "2026-01-01T00:00:00.000Z",
         "at": "2026-01-01T00:00:02.000Z",
@@ -60,9 +60,9 @@ async def test_a_record_is_parked_as_it_came_with_everything_that_is_known() -> 
 @pytest.mark.parametrize(
     "large",
     [
-        record(deleted("a"), offset=41, value=b"{" + b"x" * LARGEST_RECORD),
-        record(deleted("a"), offset=41, headers=[("ce_type", b"t"), ("large", b"x" * LARGEST_RECORD)]),
-        replace(record(deleted("a"), offset=41), key=b"x" * LARGEST_RECORD),
+        record(deleted("a"), offset=41, value=b"{" + b"x" * MAX_RECORD),
+        record(deleted("a"), offset=41, headers=[("ce_type", b"t"), ("large", b"x" * MAX_RECORD)]),
+        replace(record(deleted("a"), offset=41), key=b"x" * MAX_RECORD),
     ],
     ids=["value", "header", "key"],
 )
@@ -70,9 +70,9 @@ async def test_a_record_that_is_too_large_to_be_parked_leaves_its_beginning_and_
     raw = Raw()
     await KafkaParking(raw, "dedup").park(large, REASON)  # type: ignore[arg-type]  # as above
     ((_, key, value, headers),) = raw.rows
-    assert len(key or b"") <= LONGEST_CUT
+    assert len(key or b"") <= MAX_CUT
     assert (large.value or b"").startswith(value or b"nothing")  # type: ignore[attr-defined]  # a record
-    assert len(value or b"") <= LONGEST_CUT
+    assert len(value or b"") <= MAX_CUT
     context = dict(headers)
     assert context["bucketline-parked-offset"] == b"41"
     assert b"larger than" in (context[INCOMPLETE] or b"")

@@ -10,12 +10,12 @@ from prometheus_client import REGISTRY
 from tests.unit.bucketline.kafka.fakes import AT, deleted
 
 from bucketline.clock import ManualClock
-from bucketline.db.outbox_store import Owed
-from bucketline.errors import StoreUnavailable
-from bucketline.events.cloudevents import Envelope, wrap
+from bucketline.db.outbox_store import OutboxEntry
+from bucketline.errors import DependencyUnavailable
+from bucketline.events.cloudevents import CloudEvent, wrap
 from bucketline.kafka.outbox import Outbox
 from bucketline.kafka.publisher import NotPublished, RecordingPublisher
-from bucketline.settings import SweepSettings
+from bucketline.settings import ReconcileSettings
 
 
 class Store:
@@ -23,25 +23,25 @@ class Store:
 
     def __init__(self, clock: ManualClock) -> None:
         self.clock = clock
-        self.owed: dict[str, tuple[datetime, list[Envelope]]] = {}
+        self.owed: dict[str, tuple[datetime, list[CloudEvent]]] = {}
         self.failures = 0
 
-    def write(self, document_id: str, *envelopes: Envelope) -> Owed:
+    def write(self, document_id: str, *envelopes: CloudEvent) -> OutboxEntry:
         since, before = self.owed.get(document_id, (self.clock.now(), []))
         self.owed[document_id] = since, [*before, *envelopes]
-        return Owed(document_id, tuple(self.owed[document_id][1]))
+        return OutboxEntry(document_id, tuple(self.owed[document_id][1]))
 
-    async def overdue(self, before: datetime, *, limit: int, without: Sequence[str] = ()) -> list[Owed]:
+    async def overdue(self, before: datetime, *, limit: int, without: Sequence[str] = ()) -> list[OutboxEntry]:
         due = sorted((since, key) for key, (since, _) in self.owed.items() if since < before and key not in without)
-        return [Owed(key, tuple(self.owed[key][1])) for _, key in due[:limit]]
+        return [OutboxEntry(key, tuple(self.owed[key][1])) for _, key in due[:limit]]
 
     async def oldest(self) -> datetime | None:
         return min((since for since, _ in self.owed.values()), default=None)
 
-    async def clear(self, paid: Sequence[Owed]) -> None:
+    async def clear(self, paid: Sequence[OutboxEntry]) -> None:
         if self.failures:
             self.failures -= 1
-            raise StoreUnavailable("MongoDB")
+            raise DependencyUnavailable("MongoDB")
         for one in paid:
             done = {envelope.id for envelope in one.envelopes}
             since, left = self.owed.get(one.document_id, (self.clock.now(), []))
@@ -59,7 +59,7 @@ class Bench:
         self.clock = ManualClock()
         self.store = Store(self.clock)
         self.publisher = publisher or RecordingPublisher()
-        settings = SweepSettings(outbox_after=3, limit=2)
+        settings = ReconcileSettings(outbox_after=3, limit=2)
         self.outbox = Outbox("objects", self.store, self.publisher, clock=self.clock, settings=settings, **options)  # type: ignore[arg-type]  # a fake store
 
     @property
@@ -67,7 +67,7 @@ class Bench:
         return [envelope.id for envelope in self.publisher.published]
 
 
-def event(name: str) -> Envelope:
+def event(name: str) -> CloudEvent:
     return wrap(deleted(name.rstrip("0123456789")), id=name, source="/test", at=AT)
 
 
@@ -161,7 +161,7 @@ class SlowPublisher(RecordingPublisher):
         self.gate = asyncio.Event()
         self.entered = asyncio.Event()
 
-    async def publish(self, envelopes: Sequence[Envelope]) -> None:
+    async def publish(self, envelopes: Sequence[CloudEvent]) -> None:
         held = [envelope.id for envelope in envelopes if not envelope.id.startswith("left")]
         if held:
             self.entered.set()
@@ -196,7 +196,7 @@ async def test_sweep_after_failed_publish_publishes_what_was_in_flight(
     publish = bench.publisher.publish
     fails = [True, True]
 
-    async def failing(envelopes: Sequence[Envelope]) -> None:
+    async def failing(envelopes: Sequence[CloudEvent]) -> None:
         if fails:
             fails.pop()
             raise error
@@ -235,10 +235,10 @@ async def test_a_page_full_of_events_that_no_broker_takes_ends_the_sweep() -> No
 
 def test_an_event_of_a_type_that_is_not_known_here_goes_where_its_version_said() -> None:
     stored = {**event("a1").to_document(), "type": "bucketline.object.archived.v1", "topic": "objects.v1"}
-    assert Envelope.from_document(stored).topic == "objects.v1"
+    assert CloudEvent.from_document(stored).topic == "objects.v1"
 
 
 def test_an_event_that_was_stored_without_its_topic_goes_where_its_type_does() -> None:
     stored = event("a1").to_document()
     del stored["topic"]
-    assert Envelope.from_document(stored) == event("a1")
+    assert CloudEvent.from_document(stored) == event("a1")

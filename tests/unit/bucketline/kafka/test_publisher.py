@@ -15,7 +15,7 @@ from aiokafka.errors import (
 )
 from aiokafka.protocol.admin import ApiVersionRequest
 
-from bucketline.errors import Poison
+from bucketline.errors import NonRetryableError
 from bucketline.kafka import publisher as module
 from bucketline.kafka.publisher import KafkaPublisher, NotPublished
 from bucketline.settings import KafkaSettings
@@ -93,7 +93,7 @@ async def test_after_a_record_that_was_refused_for_good_a_fresh_producer_goes_on
 ) -> None:
     producers.refused = [error]
     async with KafkaPublisher(KafkaSettings(idempotent=True)) as publisher:
-        with pytest.raises((NotPublished, Poison)):
+        with pytest.raises((NotPublished, NonRetryableError)):
             await publisher.publish_raw([ROW])
         await publisher.publish_raw([ROW, ROW])
     assert [one.sent for one in producers.made] == [0, 2]
@@ -131,7 +131,7 @@ async def test_a_producer_that_is_well_is_kept(
 ) -> None:
     producers.refused, producers.unsent = refused, unsent
     async with KafkaPublisher(KafkaSettings(idempotent=idempotent)) as publisher:
-        with pytest.raises((NotPublished, Poison)):
+        with pytest.raises((NotPublished, NonRetryableError)):
             await publisher.publish_raw([ROW])
         await publisher.publish_raw([ROW])
     assert len(producers.made) == 1

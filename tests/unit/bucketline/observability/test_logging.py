@@ -10,8 +10,8 @@ import structlog
 
 from bucketline.observability.logging import get_logger, setup_logging
 from bucketline.observability.logging_filters import EVERY_SECONDS, Repeats
-from bucketline.observability.tracing import current_trace_id, span
-from bucketline.settings import TelemetrySettings
+from bucketline.observability.tracing import current_trace_id, start_span
+from bucketline.settings import ObservabilitySettings
 
 
 @pytest.fixture
@@ -30,8 +30,8 @@ def logs_of(stream: io.StringIO) -> list[dict[str, object]]:
 
 
 def test_a_line_carries_service_trace_and_what_was_bound(stream: io.StringIO) -> None:
-    setup_logging(TelemetrySettings(log_format="json"), "dedup", stream)
-    with span("x"), structlog.contextvars.bound_contextvars(object_id="obj_1"):
+    setup_logging(ObservabilitySettings(log_format="json"), "dedup", stream)
+    with start_span("x"), structlog.contextvars.bound_contextvars(object_id="obj_1"):
         trace_id = current_trace_id()
         get_logger("test").info("mirrored", blobs=2)
     (line,) = logs_of(stream)
@@ -45,7 +45,7 @@ def test_a_line_carries_service_trace_and_what_was_bound(stream: io.StringIO) ->
 
 
 def test_an_exception_is_one_line(stream: io.StringIO) -> None:
-    setup_logging(TelemetrySettings(log_format="json"), "dedup", stream)
+    setup_logging(ObservabilitySettings(log_format="json"), "dedup", stream)
     try:
         raise ValueError("no")
     except ValueError:
@@ -64,19 +64,19 @@ def test_by_default_a_terminal_gets_lines_for_people_and_everything_else_json(
 ) -> None:
     monkeypatch.delenv("BUCKETLINE_TELEMETRY_LOG_FORMAT", raising=False)
     terminal = Terminal()
-    setup_logging(TelemetrySettings(_env_file=None), "dedup", terminal)
+    setup_logging(ObservabilitySettings(_env_file=None), "dedup", terminal)
     get_logger("test").info("running")
     assert "running" in terminal.getvalue()
     assert not terminal.getvalue().startswith("{")
     structlog.reset_defaults()
-    setup_logging(TelemetrySettings(_env_file=None), "dedup", stream)
+    setup_logging(ObservabilitySettings(_env_file=None), "dedup", stream)
     get_logger("test").info("running")
     assert logs_of(stream)[0]["event"] == "running"
 
 
 def test_a_terminal_gets_a_readable_line(stream: io.StringIO) -> None:
-    setup_logging(TelemetrySettings(log_format="console"), "dedup", stream)
-    with span("x"):
+    setup_logging(ObservabilitySettings(log_format="console"), "dedup", stream)
+    with start_span("x"):
         get_logger("test").warning("source away", object_id="obj_1")
     (line,) = stream.getvalue().splitlines()
     assert "source away" in line
@@ -85,7 +85,7 @@ def test_a_terminal_gets_a_readable_line(stream: io.StringIO) -> None:
 
 
 def test_a_server_that_starts_says_nothing_and_one_that_does_not_start_says_why(stream: io.StringIO) -> None:
-    setup_logging(TelemetrySettings(log_format="json"), "dedup", stream)
+    setup_logging(ObservabilitySettings(log_format="json"), "dedup", stream)
     logging.getLogger("uvicorn.error").info("Waiting for application startup.")
     logging.getLogger("uvicorn.error").error("Application startup failed. Exiting.")
     assert [line["event"] for line in logs_of(stream)] == ["Application startup failed. Exiting."]

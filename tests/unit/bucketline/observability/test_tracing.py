@@ -14,13 +14,13 @@ from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from opentelemetry.trace import SpanKind, StatusCode, format_trace_id
 from tests.unit.bucketline.kafka.fakes import AT, deleted
 
-from bucketline.db.bulk_writer import GroupCommit
-from bucketline.events.cloudevents import Received, wrap
+from bucketline.db.bulk_writer import BulkWriter
+from bucketline.events.cloudevents import ReceivedEvent, wrap
 from bucketline.observability import tracing
 from bucketline.observability.client_spans import mongodb_call, s3_call
 from bucketline.observability.messaging_spans import processing, sending
 from bucketline.observability.tracing import (
-    MOST_LINKS,
+    MAX_LINKS,
     current_trace,
     current_trace_id,
     is_sampled,
@@ -28,9 +28,9 @@ from bucketline.observability.tracing import (
     same_trace,
     setup_tracing,
     shared,
-    span,
+    start_span,
 )
-from bucketline.settings import TelemetrySettings
+from bucketline.settings import ObservabilitySettings
 
 
 def headers(number: int, flags: str = "01") -> dict[str, str]:
@@ -49,7 +49,7 @@ def spans() -> Iterator[InMemorySpanExporter]:
 
 
 def named(exporter: InMemorySpanExporter, name: str) -> ReadableSpan:
-    (found,) = [span for span in exporter.get_finished_spans() if span.name == name]
+    (found,) = [start_span for start_span in exporter.get_finished_spans() if start_span.name == name]
     return found
 
 
@@ -64,34 +64,34 @@ def links_of(found: ReadableSpan) -> set[str]:
 
 def test_where_nothing_is_recorded_there_is_still_a_trace_id() -> None:
     assert current_trace_id() is None
-    with span("request") as opened:
+    with start_span("request") as opened:
         first = current_trace_id()
         assert first is not None
         assert not opened.is_recording()
-        with span("inside"):
+        with start_span("inside"):
             assert current_trace_id() == first
-    with span("request"):
+    with start_span("request"):
         assert current_trace_id() != first
 
 
 def test_a_callers_trace_is_handed_on_untouched_where_nothing_is_recorded() -> None:
     given = {**headers(7), "tracestate": "vendor=1"}
-    with span("request", parent=given):
+    with start_span("request", parent=given):
         assert current_trace() == given
-    with span("request", parent={"traceparent": "nonsense"}):
+    with start_span("request", parent={"traceparent": "nonsense"}):
         assert current_trace_id() is not None
 
 
 def test_stores_are_called_without_a_span_outside_of_a_recorded_trace(spans: InMemorySpanExporter) -> None:
     with mongodb_call("db", "objects", "find"), s3_call("PutObject", "b", "k"):
         pass
-    with span("unsampled", parent=headers(1, "00")), mongodb_call("db", "objects", "find"):
+    with start_span("unsampled", parent=headers(1, "00")), mongodb_call("db", "objects", "find"):
         pass
     assert spans.get_finished_spans() == ()
 
 
 def test_a_store_call_is_a_client_span_with_the_names_of_the_conventions(spans: InMemorySpanExporter) -> None:
-    with span("request"):
+    with start_span("request"):
         with mongodb_call("db", "objects", "find"):
             pass
         for size in (1, 7):
@@ -134,7 +134,7 @@ def test_shared_work_hangs_on_the_first_recorded_trace_and_is_linked_to_the_othe
 def test_links_have_a_limit(spans: InMemorySpanExporter) -> None:
     with shared("write", [headers(n + 1) for n in range(1000)]):
         pass
-    assert len(named(spans, "write").links) == MOST_LINKS
+    assert len(named(spans, "write").links) == MAX_LINKS
 
 
 def test_work_for_traces_that_nobody_records_has_no_span(spans: InMemorySpanExporter) -> None:
@@ -143,8 +143,8 @@ def test_work_for_traces_that_nobody_records_has_no_span(spans: InMemorySpanExpo
     assert spans.get_finished_spans() == ()
 
 
-def received(number: int, flags: str = "01") -> Received:
-    return Received(deleted(f"obj_{number}"), f"evt_{number}", "/test", headers(number, flags), 2, 40 + number)
+def received(number: int, flags: str = "01") -> ReceivedEvent:
+    return ReceivedEvent(deleted(f"obj_{number}"), f"evt_{number}", "/test", headers(number, flags), 2, 40 + number)
 
 
 def test_each_record_of_a_micro_batch_stays_in_its_own_trace(spans: InMemorySpanExporter) -> None:
@@ -200,10 +200,10 @@ async def test_a_group_commit_is_in_the_trace_of_each_caller(spans: InMemorySpan
             await asyncio.sleep(0)
         return list(items)
 
-    commit: GroupCommit[int, int] = GroupCommit(write, name="objects", lanes=1)
+    commit: BulkWriter[int, int] = BulkWriter(write, name="objects", lanes=1)
 
     async def request(number: int) -> None:
-        with span("request", parent=headers(number)):
+        with start_span("request", parent=headers(number)):
             await commit.submit(number)
 
     await asyncio.gather(*(request(number) for number in (1, 2, 3)))
@@ -218,10 +218,10 @@ async def test_a_collector_that_never_answers_does_not_hold_up_the_end(monkeypat
     monkeypatch.setattr(trace, "set_tracer_provider", lambda _: None)
     monkeypatch.setattr(tracing, "LAST_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        stop = setup_tracing(TelemetrySettings(otlp_endpoint=f"http://127.0.0.1:{silent.getsockname()[1]}"), "test")
+        stop = setup_tracing(ObservabilitySettings(otlp_endpoint=f"http://127.0.0.1:{silent.getsockname()[1]}"), "test")
         try:
             for _ in range(3000):
-                with span("work"):
+                with start_span("work"):
                     pass
             others = asyncio.create_task(asyncio.sleep(0.05))
             began = time.monotonic()

@@ -9,7 +9,7 @@ from prometheus_client import REGISTRY
 from bucketline.db.objects import ObjectDocument
 from bucketline.domain.status import Status
 from bucketline.events.models import ObjectStatusChanged
-from bucketline_ingest_api.objects.metrics import measure
+from bucketline_ingest_api.objects.metrics import record_status_metrics
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -61,19 +61,19 @@ PROCESSING, COMPLETED = changed(Status.PROCESSING, 2, 4), changed(Status.COMPLET
 @pytest.mark.parametrize("events", [[PROCESSING, COMPLETED], [PROCESSING, PROCESSING, COMPLETED, COMPLETED]])
 def test_changes_of_one_object_in_one_micro_batch_follow_each_other(events: list[ObjectStatusChanged]) -> None:
     counted = Counted()
-    measure(events, known())
+    record_status_metrics(events, known())
     assert counted.grown() == [4, 1, 1, 1, 1, 5, 1]
 
 
 def test_what_is_late_or_of_nobody_is_not_counted() -> None:
     counted = Counted()
     done = {"status": "COMPLETED", "run": {"id": 1, "rank": 3}}
-    measure([PROCESSING, COMPLETED], known(**done))
-    measure([COMPLETED], {})
+    record_status_metrics([PROCESSING, COMPLETED], known(**done))
+    record_status_metrics([COMPLETED], {})
     assert counted.grown() == [0] * 7
 
 
 def test_a_later_run_is_no_end_to_end_time() -> None:
     counted = Counted()
-    measure([changed(Status.COMPLETED, 3, 9, run=2)], known(run={"id": 2, "rank": 1}))
+    record_status_metrics([changed(Status.COMPLETED, 3, 9, run=2)], known(run={"id": 2, "rank": 1}))
     assert counted.grown() == [9, 1, 0, 0, 1, 0, 0]

@@ -8,7 +8,7 @@ from mixpeek.models.object_response import ObjectResponse
 
 from bucketline.db.objects import BlobDocument, ObjectDocument
 from bucketline_ingest_api.objects import serializers
-from bucketline_ingest_api.objects.serializers import PollField, select, written_headers
+from bucketline_ingest_api.objects.serializers import PollField, project, written_headers
 
 NOW = datetime(2026, 1, 1, 9, 30, 0, 250_000, tzinfo=UTC)
 
@@ -65,7 +65,7 @@ STORED = blob(
 
 
 def show(document: ObjectDocument, *, presigned: dict[str, str] | None = None, poll: PollField | None = None) -> Any:
-    return serializers.show(document, lambda key: f"s3://bucketline/{key}", presigned=presigned, poll=poll)
+    return serializers.serialize(document, lambda key: f"s3://bucketline/{key}", presigned=presigned, poll=poll)
 
 
 def test_custom_fields_stand_at_the_root_and_nothing_internal_does() -> None:
@@ -141,15 +141,15 @@ def test_inline_content_is_never_echoed() -> None:
 
 def test_select_keeps_the_fields_and_the_ids() -> None:
     shown = show(obj(blobs=[STORED]))
-    assert select(shown, ["status", "vendor.name", "nope", "blobs.property"]) == {
+    assert project(shown, ["status", "vendor.name", "nope", "blobs.property"]) == {
         "object_id": "obj_1",
         "bucket_id": "bkt_1",
         "status": "DRAFT",
         "vendor": {"name": "Acme"},
         "blobs": shown["blobs"],
     }
-    assert select(shown, ["vendor.name", "vendor.id"])["vendor"] == {"name": "Acme", "id": 7}
-    assert select(shown, []).keys() == {"object_id", "bucket_id"}
+    assert project(shown, ["vendor.name", "vendor.id"])["vendor"] == {"name": "Acme", "id": 7}
+    assert project(shown, []).keys() == {"object_id", "bucket_id"}
 
 
 def test_a_write_says_what_to_do_next() -> None:
@@ -177,7 +177,7 @@ def test_warnings_of_the_latest_run_are_shown_until_the_next_one() -> None:
     parsed = ObjectResponse.from_dict(shown)
     assert parsed is not None
     assert parsed.to_dict()["_internal"] == {"warnings": told}
-    assert select(shown, ["_internal"])["_internal"] == {"warnings": told}
+    assert project(shown, ["_internal"])["_internal"] == {"warnings": told}
     for changes in ({"status": "PROCESSING", "warnings": told}, {"status": "COMPLETED", "warnings": []}, {}):
         assert "_internal" not in show(obj(**changes))
 

@@ -12,7 +12,7 @@ from bucketline.domain.blob_sources import InlineSource, JsonSource, from_docume
 from bucketline.errors import Forbidden, NotFound, ValidationFailed
 from bucketline.ids import CountingIds
 from bucketline_ingest_api.objects.schemas import CreateObject
-from bucketline_ingest_api.objects.validation import Draft, new_object, read_draft, writable
+from bucketline_ingest_api.objects.validation import ObjectDraft, ensure_writable, new_object, validate_create
 from bucketline_ingest_api.settings import ApiSettings
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -45,8 +45,8 @@ def bucket(**changes: Any) -> BucketDocument:
     return found  # type: ignore[return-value]
 
 
-def draft(body: dict[str, Any], **changes: Any) -> Draft:
-    return read_draft(bucket(**changes), CreateObject.model_validate(body), ApiSettings(), CountingIds())
+def draft(body: dict[str, Any], **changes: Any) -> ObjectDraft:
+    return validate_create(bucket(**changes), CreateObject.model_validate(body), ApiSettings(), CountingIds())
 
 
 def made(body: dict[str, Any], batch_id: str | None = None, **changes: Any) -> ObjectDocument:
@@ -172,7 +172,7 @@ def test_all_faults_of_a_request_are_told_at_once() -> None:
 
 def test_locked_and_leaving_buckets_take_nothing() -> None:
     with pytest.raises(Forbidden):
-        writable(bucket(is_locked=True))
+        ensure_writable(bucket(is_locked=True))
     with pytest.raises(NotFound):
-        writable(bucket(deleting=True))
-    writable(bucket())
+        ensure_writable(bucket(deleting=True))
+    ensure_writable(bucket())

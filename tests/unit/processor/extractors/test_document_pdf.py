@@ -9,7 +9,7 @@ from tests.unit.processor.extractors.files import blob, pdf
 
 from bucketline.extractors import ExtractionContext, ObjectView, PermanentError, ResourceError, validate_parameters
 from bucketline_processor.extractors.document import DocumentExtractor
-from bucketline_processor.worker_pool import Sandbox
+from bucketline_processor.worker_pool import WorkerPool
 
 HELVETICA = "<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>"
 LETTER = "/MediaBox [0 0 612 792]"
@@ -312,7 +312,7 @@ async def test_pdf_that_unpacks_to_more_than_its_worker_may_use_is_a_resource_er
     head = b"<< /Length %d /Filter /FlateDecode >>\nstream\n" % len(packed)
     content = blob(whole[:start] + head + packed + b"\n" + whole[end:], "b.pdf", "application/pdf", "pdf")
     context = ExtractionContext(validate_parameters(DocumentExtractor.info, {}))
-    async with Sandbox(workers=1, temp_dir=tmp_path) as sandbox:
+    async with WorkerPool(workers=1, temp_dir=tmp_path) as sandbox:
         with pytest.raises(ResourceError):
             async for _ in sandbox.run(DocumentExtractor.info.id, ObjectView("o", "b", "n", blobs=(content,)), context):
                 pass
