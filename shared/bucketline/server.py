@@ -32,7 +32,7 @@ def serve(settings: ServiceSettings, create: Callable[[ServiceSettings], ASGIApp
     after ``DRAIN_SECONDS`` the process ends with 4, whatever it still waits for. Whoever stops it has to wait longer
     than that.
     """
-    setup_logging(settings.telemetry, settings.service)
+    setup_logging(settings.observability, settings.service)
     config = uvicorn.Config(
         create(settings),
         host=settings.http.host,
@@ -46,7 +46,7 @@ def serve(settings: ServiceSettings, create: Callable[[ServiceSettings], ASGIApp
         server_header=False,
         date_header=True,
         backlog=2048,
-        timeout_graceful_shutdown=round(settings.http.graceful_timeout),
+        timeout_graceful_shutdown=round(settings.http.shutdown_timeout_seconds),
     )
     _collect_less()
     server = _Server(config)

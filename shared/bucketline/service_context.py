@@ -87,7 +87,7 @@ async def open_service_context(
     A service that says it uses no blobs needs neither S3 nor a key to it.
     """
     async with AsyncExitStack() as stack:
-        stack.push_async_callback(setup_tracing(settings.telemetry, settings.service))
+        stack.push_async_callback(setup_tracing(settings.observability, settings.service))
         database = Database(settings.mongo)
         stack.callback(database.close)
         blobs = await stack.enter_async_context(S3BlobStore(settings.s3))

@@ -54,11 +54,11 @@ class MongoSettings(SettingsBase):
     """A replica set: majority writes are what makes a 200 durable."""
     database: str = "bucketline"
     """The database of this deployment."""
-    pool_size: Count = 64
+    max_pool_size: Count = 64
     """Most connections of a process."""
-    server_selection_timeout: Seconds = 5.0
+    server_selection_timeout_seconds: Seconds = 5.0
     """How long a primary is looked for before MongoDB counts as away."""
-    timeout: Seconds = 20.0
+    timeout_seconds: Seconds = 20.0
     """The time of one call, retries of the driver included."""
 
 
@@ -67,13 +67,13 @@ class KafkaSettings(SettingsBase):
 
     model_config = SettingsConfigDict(env_prefix="BUCKETLINE_KAFKA_")
 
-    bootstrap: BootstrapServers = "127.0.0.1:9092"
+    bootstrap_servers: BootstrapServers = "127.0.0.1:9092"
     """``host:port`` of one or several brokers, separated by commas."""
     topic_prefix: str = "bucketline."
     """In front of the name of every topic."""
     group_prefix: str = "bucketline."
     """In front of the name of every consumer group."""
-    idempotent: bool = True
+    enable_idempotence: bool = True
     """Idempotent producing. Off for brokers without InitProducerId, as the local one."""
     fetch_max_wait_ms: Count = 500
     """How long the broker may hold a fetch. Kafka wakes a waiting fetch at once, so 500 costs nothing there; the local
@@ -98,11 +98,11 @@ class KafkaSettings(SettingsBase):
     """Make missing topics at the start. For the local stack; elsewhere topics are the operator's."""
     replication_factor: Count = 1
     """Of topics that are made here."""
-    max_records: Count = 500
+    max_batch_size: Count = 500
     """Most records that are handled together."""
-    retry_attempts: Count = 5
+    retry_max_attempts: Count = 5
     """Attempts for records whose failure is transient, before they are parked."""
-    retry_budget: Seconds = 20.0
+    retry_timeout_seconds: Seconds = 20.0
     """How long those attempts may take together, waits included."""
 
 
@@ -111,9 +111,9 @@ class S3Settings(SettingsBase):
 
     model_config = SettingsConfigDict(env_prefix="BUCKETLINE_S3_")
 
-    endpoint: HttpUrl | None = None
+    endpoint_url: HttpUrl | None = None
     """The S3 API; unset, that of AWS."""
-    public_endpoint: HttpUrl | None = None
+    public_endpoint_url: HttpUrl | None = None
     """The address that presigned URLs are signed for; unset, the endpoint."""
     region: str = "us-east-1"
     """What requests are signed for."""
@@ -123,17 +123,17 @@ class S3Settings(SettingsBase):
     """Unset, with ``secret_key``: the driver's own search (instance role, profile)."""
     secret_key: SecretStr | None = None
     """Belongs to ``access_key``."""
-    addressing: Literal["path", "virtual"] = "path"
+    addressing_style: Literal["path", "virtual"] = "path"
     """Whether the bucket stands in the path or in the host name of a URL."""
     create_bucket: bool = True
     """Make the bucket at the start when it is missing."""
-    connections: Count = 64
+    max_pool_connections: Count = 64
     """Most connections of a process."""
-    connect_timeout: Seconds = 5.0
+    connect_timeout_seconds: Seconds = 5.0
     """How long a connection may take to open."""
-    read_timeout: Seconds = 60.0
+    read_timeout_seconds: Seconds = 60.0
     """How long the store may be silent."""
-    part_size: Annotated[int, Field(ge=5 * 1024 * 1024)] = 8 * 1024 * 1024
+    part_size_bytes: Annotated[int, Field(ge=5 * 1024 * 1024)] = 8 * 1024 * 1024
     """Bytes of a part of a multipart upload. S3 takes none below 5 MiB, except the last."""
 
 
@@ -148,10 +148,10 @@ class HttpSettings(SettingsBase):
     """The port to listen on; 0 for any that is free."""
     max_body_bytes: Count = 64 * 1024 * 1024
     """A larger body is refused with a 413."""
-    bodies_bytes: Count = 128 * 1024 * 1024
+    max_inflight_body_bytes: Count = 128 * 1024 * 1024
     """Most bytes of bodies above 1 MiB that are handled at once; further ones wait for room. Each byte costs five of
     memory until its request is answered."""
-    graceful_timeout: Seconds = 10.0
+    shutdown_timeout_seconds: Seconds = 10.0
     """How long running requests may take when the service stops."""
 
 
@@ -173,15 +173,15 @@ class ObservabilitySettings(SettingsBase):
 class ReconcileSettings(SettingsBase):
     """When state that should have moved is looked at again."""
 
-    model_config = SettingsConfigDict(env_prefix="BUCKETLINE_SWEEP_")
+    model_config = SettingsConfigDict(env_prefix="BUCKETLINE_RECONCILE_")
 
-    interval: Seconds = 2.0
+    interval_seconds: Seconds = 2.0
     """Between two looks."""
-    outbox_after: Seconds = 3.0
+    outbox_delay_seconds: Seconds = 3.0
     """An event that is still owed after so long is published by a sweeper."""
-    stalled_after: Seconds = 15.0
+    stale_after_seconds: Seconds = 15.0
     """State that has not moved for so long is driven again."""
-    limit: Count = 500
+    batch_size: Count = 500
     """Most rows of one look."""
 
 
@@ -195,8 +195,8 @@ class ServiceSettings(BaseModel):
     kafka: KafkaSettings
     s3: S3Settings
     http: HttpSettings
-    telemetry: ObservabilitySettings
-    sweep: ReconcileSettings
+    observability: ObservabilitySettings
+    reconcile: ReconcileSettings
 
 
 def read_settings(service: ServiceName) -> ServiceSettings:
@@ -207,6 +207,6 @@ def read_settings(service: ServiceName) -> ServiceSettings:
         kafka=KafkaSettings(),
         s3=S3Settings(),
         http=HttpSettings(),
-        telemetry=ObservabilitySettings(),
-        sweep=ReconcileSettings(),
+        observability=ObservabilitySettings(),
+        reconcile=ReconcileSettings(),
     )

@@ -151,7 +151,7 @@ async def _mirror(stack: LocalStack) -> AsyncIterator[_Mirror]:
         update={
             "mongo": MongoSettings(url=SecretStr(stack.mongodb_url), database=f"bench_{secrets.token_hex(4)}"),
             "s3": S3Settings(
-                endpoint=stack.s3_endpoint,
+                endpoint_url=stack.s3_endpoint,
                 access_key=stack.s3_access_key,
                 secret_key=SecretStr(stack.s3_secret_key),
                 bucket=f"bench-{secrets.token_hex(4)}",

@@ -44,11 +44,11 @@ def fresh() -> str:
 
 def real_settings(stack: Any, **changes: Any) -> S3Settings:
     return S3Settings(
-        endpoint=stack.s3_endpoint,
+        endpoint_url=stack.s3_endpoint,
         access_key=stack.s3_access_key,
         secret_key=SecretStr(stack.s3_secret_key),
         bucket="contract",
-        part_size=PART,
+        part_size_bytes=PART,
         **changes,
     )
 
@@ -418,7 +418,7 @@ async def test_an_unannounced_checksum_is_not_claimed(real: S3BlobStore) -> None
 
 @pytest.mark.stack
 async def test_presigned_urls_are_for_the_public_endpoint(stack: Any) -> None:
-    settings = real_settings(stack, public_endpoint="https://files.example.com")
+    settings = real_settings(stack, public_endpoint_url="https://files.example.com")
     async with S3BlobStore(settings) as store:
         assert (await store.presign_put("k", expires=60)).startswith("https://files.example.com/contract/k?")
         assert (await store.presign_get("k", expires=60)).startswith("https://files.example.com/contract/k?")

@@ -41,13 +41,13 @@ async def proxy(stack: Any) -> AsyncIterator[FaultyProxy]:
 
 def through(proxy: FaultyProxy, stack: Any, *, read_timeout: float = 1) -> S3BlobStore:
     settings = S3Settings(
-        endpoint=proxy.url,
+        endpoint_url=proxy.url,
         access_key=stack.s3_access_key,
         secret_key=SecretStr(stack.s3_secret_key),
         bucket="faults",
-        part_size=PART,
-        connect_timeout=1,
-        read_timeout=read_timeout,
+        part_size_bytes=PART,
+        connect_timeout_seconds=1,
+        read_timeout_seconds=read_timeout,
     )
     return S3BlobStore(settings, backoff=Backoff(base=0.01, cap=0.02))
 
@@ -183,7 +183,9 @@ async def test_who_waits_for_another_writer_writes_if_that_one_fails(store: S3Bl
 
 
 async def test_a_store_that_is_away_is_told_in_time(stack: Any, proxy: FaultyProxy) -> None:
-    settings = S3Settings(endpoint="http://127.0.0.1:9", access_key="a", secret_key=SecretStr("b"), connect_timeout=1)
+    settings = S3Settings(
+        endpoint_url="http://127.0.0.1:9", access_key="a", secret_key=SecretStr("b"), connect_timeout_seconds=1
+    )
     async with S3BlobStore(settings, backoff=Backoff(base=0.01, cap=0.02)) as away:
         for call in (put(away, "k", b"x"), away.head("k"), away.read("k", limit=1), away.ping()):
             with pytest.raises(DependencyUnavailable):

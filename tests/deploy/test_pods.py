@@ -189,7 +189,9 @@ def test_grace_period_is_longer_than_the_drain(target: str, name: str) -> None:
     pause = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
     assert template["spec"]["terminationGracePeriodSeconds"] >= DRAIN_SECONDS + pause + 10
     settings = environment(target, name)
-    assert float(settings["BUCKETLINE_HTTP_GRACEFUL_TIMEOUT"]) <= DRAIN_SECONDS - 10, "the bus needs time after it"
+    assert float(settings["BUCKETLINE_HTTP_SHUTDOWN_TIMEOUT_SECONDS"]) <= DRAIN_SECONDS - 10, (
+        "the bus needs time after it"
+    )
     assert (pause > 0) == (name == "Deployment/bucketline-ingest-api")
 
 

@@ -118,11 +118,11 @@ def test_memory_limits_hold_what_the_settings_allow_at_once(target: str) -> None
         prefix = block.model_config.get("env_prefix", "")
         return [int(values.get(f"{prefix}{field}".upper(), block.model_fields[field].default)) for field in fields]
 
-    (bodies,) = allowed(HttpSettings, "ingest-api", "bodies_bytes")
+    (bodies,) = allowed(HttpSettings, "ingest-api", "max_inflight_body_bytes")
     assert spare("ingest-api") >= BODY_COSTS * bodies
-    workers, each = allowed(ProcessorSettings, "processor", "workers", "worker_memory")
+    workers, each = allowed(ProcessorSettings, "processor", "worker_processes", "worker_memory_bytes")
     assert spare("processor") >= workers * each
-    small, streams = allowed(DedupSettings, "dedup", "memory_bytes", "large_concurrency")
+    small, streams = allowed(DedupSettings, "dedup", "memory_bytes", "max_large_transfers")
     assert spare("dedup") >= small + streams * LARGE_SOURCE
     assert spare("batcher") >= 64 * MEBIBYTE
 
@@ -131,6 +131,6 @@ def test_production_is_durable_and_makes_nothing_by_itself() -> None:
     settings = environment("overlays/production", "Deployment/bucketline-ingest-api")
     assert settings["BUCKETLINE_KAFKA_CREATE_TOPICS"] == "false"
     assert settings["BUCKETLINE_S3_CREATE_BUCKET"] == "false"
-    assert settings["BUCKETLINE_KAFKA_IDEMPOTENT"] == "true"
+    assert settings["BUCKETLINE_KAFKA_ENABLE_IDEMPOTENCE"] == "true"
     assert settings["BUCKETLINE_KAFKA_SECURITY_PROTOCOL"] == "SASL_SSL"
-    assert settings["BUCKETLINE_TELEMETRY_LOG_FORMAT"] == "json"
+    assert settings["BUCKETLINE_LOG_FORMAT"] == "json"

@@ -61,7 +61,9 @@ async def sent(settings: KafkaSettings) -> list[tuple[bytes | None, dict[str, by
     """Everything in the topic of objects."""
     topic = settings.topic_prefix + OBJECTS.name
     partitions = [TopicPartition(topic, number) for number in range(OBJECTS.partitions)]
-    consumer = AIOKafkaConsumer(bootstrap_servers=settings.bootstrap, auto_offset_reset="earliest", fetch_max_wait_ms=5)
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=settings.bootstrap_servers, auto_offset_reset="earliest", fetch_max_wait_ms=5
+    )
     await consumer.start()
     try:
         consumer.assign(partitions)
@@ -129,7 +131,7 @@ async def test_a_place_that_a_release_before_left_with_the_broker_counts(
 ) -> None:
     partition = TopicPartition(parking(settings), 0)
     group = f"{settings.group_prefix}{GROUP}"
-    consumer = AIOKafkaConsumer(bootstrap_servers=settings.bootstrap, group_id=group, enable_auto_commit=False)
+    consumer = AIOKafkaConsumer(bootstrap_servers=settings.bootstrap_servers, group_id=group, enable_auto_commit=False)
     await consumer.start()
     consumer.assign([partition])
     await consumer.commit({partition: 2})

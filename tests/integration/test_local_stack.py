@@ -223,9 +223,9 @@ async def test_records_come_back_from_the_broker_also_after_its_restart(stack: L
 def test_environment_says_where_everything_is(stack: LocalStack) -> None:
     environment = stack.environment()
     assert environment["BUCKETLINE_MONGODB_URL"] == stack.mongodb_url
-    assert environment["BUCKETLINE_KAFKA_BOOTSTRAP"] == stack.kafka_bootstrap
-    assert environment["BUCKETLINE_KAFKA_IDEMPOTENT"] == "false"
-    assert environment["BUCKETLINE_S3_ENDPOINT"] == stack.s3_endpoint
+    assert environment["BUCKETLINE_KAFKA_BOOTSTRAP_SERVERS"] == stack.kafka_bootstrap
+    assert environment["BUCKETLINE_KAFKA_ENABLE_IDEMPOTENCE"] == "false"
+    assert environment["BUCKETLINE_S3_ENDPOINT_URL"] == stack.s3_endpoint
     assert environment["BUCKETLINE_S3_ACCESS_KEY"] == stack.s3_access_key
     assert environment["BUCKETLINE_S3_SECRET_KEY"] == stack.s3_secret_key
 
@@ -289,7 +289,7 @@ async def test_kafka_keeps_acknowledged_records_over_sigkill(tmp_path: Path) -> 
         tmp_path, broker="kafka", mongodb_url="mongodb://elsewhere", s3=S3Endpoint("http://elsewhere", "a", "b")
     ) as stack:
         assert list(stack.pids()) == ["kafka"]
-        assert stack.environment()["BUCKETLINE_KAFKA_IDEMPOTENT"] == "true"
+        assert stack.environment()["BUCKETLINE_KAFKA_ENABLE_IDEMPOTENCE"] == "true"
         assert stack.environment()["BUCKETLINE_MONGODB_URL"] == "mongodb://elsewhere"
         await create_topic(stack.kafka_bootstrap, "kept")
         sent = await round_trip(stack.kafka_bootstrap, "kept", idempotent=True)

@@ -80,14 +80,14 @@ async def test_the_doctor_says_what_is_missing_and_ends_with_1(services: Service
         **services.environment,
         "BUCKETLINE_KAFKA_TOPIC_PREFIX": "nobody.",
         "BUCKETLINE_MONGODB_URL": "mongodb://127.0.0.1:1/?directConnection=true",
-        "BUCKETLINE_MONGODB_SERVER_SELECTION_TIMEOUT": "1",
+        "BUCKETLINE_MONGODB_SERVER_SELECTION_TIMEOUT_SECONDS": "1",
         "BUCKETLINE_S3_SECRET_KEY": "wrong",
     }
     code, out, _ = await bucketline(broken, "doctor")
     assert code == 1
     assert "bucketline topics create" in out
     assert "BUCKETLINE_MONGODB_URL" in out
-    assert "BUCKETLINE_S3_ENDPOINT" in out
+    assert "BUCKETLINE_S3_ENDPOINT_URL" in out
     assert "Traceback" not in out
 
 
@@ -96,9 +96,9 @@ async def test_the_doctor_gives_advice_for_each_thing_that_is_away(services: Ser
     away = {
         **services.environment,
         "BUCKETLINE_MONGODB_URL": "mongodb://127.0.0.1:1/?directConnection=true",
-        "BUCKETLINE_MONGODB_SERVER_SELECTION_TIMEOUT": "1",
-        "BUCKETLINE_KAFKA_BOOTSTRAP": "127.0.0.1:1",
-        "BUCKETLINE_S3_ENDPOINT": "http://127.0.0.1:1",
+        "BUCKETLINE_MONGODB_SERVER_SELECTION_TIMEOUT_SECONDS": "1",
+        "BUCKETLINE_KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1",
+        "BUCKETLINE_S3_ENDPOINT_URL": "http://127.0.0.1:1",
     }
     code, out, err = await bucketline(away, "doctor", "--json")
     rows = json.loads(out)
@@ -160,7 +160,7 @@ async def test_topics_that_have_too_little_are_named_with_what_helps(tmp_path: P
         )
         assert (code, "1 of 3" in out, "kafka-reassign-partitions.sh" in err) == (1, True, True)
 
-        settings = KafkaSettings(bootstrap=kafka.kafka_bootstrap)
+        settings = KafkaSettings(bootstrap_servers=kafka.kafka_bootstrap)
 
         async def told() -> frozenset[int] | None:  # the broker's first answers come before it has groups at all
             return (await ask_of_groups(settings, ["a.group"]))["a.group"]

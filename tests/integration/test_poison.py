@@ -108,7 +108,7 @@ async def bench(stack: LocalStack) -> AsyncIterator[Bench]:
         session_timeout_ms=6000,
         heartbeat_interval_ms=1000,
         create_topics=True,
-        retry_attempts=3,
+        retry_max_attempts=3,
     )
     await ensure_topics(settings)
     producer = AIOKafkaProducer(**client_options(settings), max_request_size=2 * 1024 * 1024)

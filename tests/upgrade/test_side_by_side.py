@@ -178,7 +178,7 @@ def any_of(handled: dict[str, float], topic: str) -> bool:
 async def parked(upgrade: Upgrade) -> list[str]:
     """What the releases could not handle."""
     settings = KafkaSettings(
-        bootstrap=upgrade.environment["BUCKETLINE_KAFKA_BOOTSTRAP"],
+        bootstrap_servers=upgrade.environment["BUCKETLINE_KAFKA_BOOTSTRAP_SERVERS"],
         topic_prefix=upgrade.environment["BUCKETLINE_KAFKA_TOPIC_PREFIX"],
         group_prefix=upgrade.environment["BUCKETLINE_KAFKA_GROUP_PREFIX"],
     )

@@ -135,7 +135,7 @@ def _trigger(scaling: Scaling, topic: Topic) -> Manifest:
         "type": "kafka",
         "name": topic.name.replace(".", "-"),
         "metadata": {
-            "bootstrapServersFromEnv": "BUCKETLINE_KAFKA_BOOTSTRAP",
+            "bootstrapServersFromEnv": "BUCKETLINE_KAFKA_BOOTSTRAP_SERVERS",
             "consumerGroup": group_prefix() + topic.group(scaling.service),
             "topic": topic_prefix() + topic.name,
             "lagThreshold": str(scaling.lag_a_pod[topic.name]),

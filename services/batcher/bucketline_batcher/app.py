@@ -37,14 +37,16 @@ def create(settings: ServiceSettings) -> ASGIApp:
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         async with (
             open_service_context(settings, health=health, uses_blobs=False) as runtime,
-            WebhookClient(outbound.policy(), seconds=own.webhook_seconds, connections=MAX_CONCURRENCY) as poster,
+            WebhookClient(
+                outbound.policy(), seconds=own.webhook_timeout_seconds, connections=MAX_CONCURRENCY
+            ) as poster,
         ):
             outbox = Outbox(
                 "batches",
                 Batches(runtime.database).outbox,
                 runtime.bus.publisher,
                 clock=runtime.clock,
-                settings=settings.sweep,
+                settings=settings.reconcile,
             )
             batcher = Batcher(runtime, own, outbox)
             webhooks = Webhooks(runtime, poster)
@@ -54,9 +56,9 @@ def create(settings: ServiceSettings) -> ASGIApp:
             async with runtime.running():
                 outbox.start(runtime.background)
                 batcher.sweeper.start(runtime.background)
-                runtime.background.every(own.window_interval, "windows", batcher.windowing.close_due)
-                runtime.background.every(settings.sweep.interval, "sweep drafts", batcher.drafts.step)
-                runtime.background.every(settings.sweep.interval, "webhooks", webhooks.call_due)
+                runtime.background.every(own.window_check_interval_seconds, "windows", batcher.windowing.close_due)
+                runtime.background.every(settings.reconcile.interval_seconds, "sweep drafts", batcher.drafts.step)
+                runtime.background.every(settings.reconcile.interval_seconds, "webhooks", webhooks.call_due)
                 yield
                 webhooks.stop()
                 await outbox.close()

@@ -44,12 +44,12 @@ class BatchingPolicies:
 
 def default_policy(settings: BatcherSettings) -> Batching | None:
     """What holds for buckets without a policy of their own; None unless the settings switch it on."""
-    if not settings.window:
+    if not settings.window_enabled:
         return None
     return {
-        "max_objects": settings.window_objects,
-        "max_bytes": settings.window_bytes,
-        "max_wait_seconds": settings.window_seconds,
+        "max_objects": settings.window_max_objects,
+        "max_bytes": settings.window_max_bytes,
+        "max_wait_seconds": settings.window_max_seconds,
     }
 
 

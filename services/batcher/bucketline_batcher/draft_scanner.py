@@ -44,8 +44,8 @@ class DraftScanner:
         self._objects = planner.objects
         self._windowing = windowing
         self._policies = policies
-        self._limit = runtime.settings.sweep.limit
-        self._settled = timedelta(seconds=runtime.settings.sweep.stalled_after)
+        self._limit = runtime.settings.reconcile.batch_size
+        self._settled = timedelta(seconds=runtime.settings.reconcile.stale_after_seconds)
         # None stands where those that were in line have had their turn, and others may join.
         self._line: deque[ScanCursor | None] = deque([None])
         self._joined = ""

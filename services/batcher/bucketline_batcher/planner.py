@@ -90,13 +90,13 @@ class Planner:
         unplanned = {"_id": batch_id, "run": turn, "status": {"$in": _UNPLANNED}}
         members = await self.members(batch)
         room = await self._room(batch)
-        for start in range(0, len(members), self._settings.plan_page):
+        for start in range(0, len(members), self._settings.plan_page_size):
             now = self._clock.now()
             # It moves: otherwise the other replicas would plan it too, page by page.
             moving = {**unplanned, "cancel_requested_at": {"$exists": False}}
             if start and not await self.batches.collection.update_one(moving, {"$set": {"moved_at": now}}):
                 return
-            objects = await self._objects(batch, members[start : start + self._settings.plan_page])
+            objects = await self._objects(batch, members[start : start + self._settings.plan_page_size])
             late = [oid for oid, found in objects.items() if found["mirror"]["state"] == "pending"]
             if late:
                 await self.waiting.add(batch_id, late, now)
@@ -147,8 +147,8 @@ class Planner:
         members = await self.members(batch)
         if (await self.units.tally(batch["_id"], turn)).objects >= len(members):
             return
-        for start in range(0, len(members), self._settings.plan_page):
-            objects = await self._objects(batch, members[start : start + self._settings.plan_page])
+        for start in range(0, len(members), self._settings.plan_page_size):
+            objects = await self._objects(batch, members[start : start + self._settings.plan_page_size])
             items = [sized(o, batch["_id"], run=run_of(o, batch["_id"], turn), turn=turn) for o in objects.values()]
             await self._insert(items, batch=batch, now=now, ending=ending)
 
@@ -172,7 +172,7 @@ class Planner:
 
     async def _room(self, batch: BatchDocument) -> int:
         """How many more units of the batch may be in the works."""
-        most = self._settings.unit_window
+        most = self._settings.max_active_units
         return most - await self.units.count(batch["_id"], batch.get("run", 1), ("ready", "leased"), limit=most)
 
     async def _insert(
@@ -188,7 +188,7 @@ class Planner:
 
         Beyond ``room`` they are held. With an ``ending`` nobody may take them.
         """
-        groups = grouped(items, most_objects=self._settings.unit_objects, most_bytes=self._settings.unit_bytes)
+        groups = grouped(items, most_objects=self._settings.unit_max_objects, most_bytes=self._settings.unit_max_bytes)
         units = [
             unit_of(
                 group,

@@ -117,7 +117,7 @@ class BatchProgressTracker:
 
     async def _let_go(self, batch: BatchDocument) -> bool:
         """Makes held units ready as far as the window allows; whether anything of the turn is still to come."""
-        units, turn, most = self._planner.units, batch.get("run", 1), self._settings.unit_window
+        units, turn, most = self._planner.units, batch.get("run", 1), self._settings.max_active_units
         taken = await units.count(batch["_id"], turn, ("ready", "leased"), limit=most)
         released: list[WorkUnitDocument] = []
         if taken < most and not batch.get("cancel_requested_at"):
@@ -153,12 +153,14 @@ class BatchProgressTracker:
         if len(self._next_tally) >= MAX_REMEMBERED:
             self._next_tally.clear()
         ended = time.monotonic()
-        self._next_tally[batch["_id"]] = ended + max(self._settings.refresh_seconds, TALLY_SHARE * (ended - began))
+        self._next_tally[batch["_id"]] = ended + max(
+            self._settings.progress_refresh_seconds, TALLY_SHARE * (ended - began)
+        )
         return tally
 
     async def _finish(self, batch: BatchDocument, tally: Tally) -> None:
         now = self._runtime.clock.now()
-        failures = await self._failures(batch, now, self._settings.failed_objects_shown)
+        failures = await self._failures(batch, now, self._settings.max_failed_objects)
         await self._complete([explicit_end(batch, tally, failures, now)], now, {})
         self._next_tally.pop(batch["_id"], None)
 

@@ -42,7 +42,7 @@ class BatchReconciler:
         settings: BatcherSettings,
     ) -> None:
         self._clock = runtime.clock
-        self._sweep: ReconcileSettings = runtime.settings.sweep
+        self._sweep: ReconcileSettings = runtime.settings.reconcile
         self._planner = planner
         self._progress = progress
         self._canceling = canceling
@@ -51,10 +51,10 @@ class BatchReconciler:
         self._object_place: tuple[datetime, str] | None = None
 
     def start(self, background: PeriodicTasks) -> None:
-        background.every(self._sweep.interval, "sweep objects", self.objects)
-        background.every(self._sweep.interval, "sweep waiting", self.waiting)
-        background.every(self._sweep.interval, "sweep units", self.units)
-        background.every(self._sweep.interval, "sweep batches", self.batches)
+        background.every(self._sweep.interval_seconds, "sweep objects", self.objects)
+        background.every(self._sweep.interval_seconds, "sweep waiting", self.waiting)
+        background.every(self._sweep.interval_seconds, "sweep units", self.units)
+        background.every(self._sweep.interval_seconds, "sweep batches", self.batches)
         background.every(BACKLOG_SECONDS, "count units", self.backlog)
 
     async def objects(self) -> int:
@@ -62,7 +62,7 @@ class BatchReconciler:
 
         Goes round all that stand still, a page a step; the place is kept in memory, so that looking writes nothing.
         """
-        limit = self._sweep.limit
+        limit = self._sweep.batch_size
         page = await self._planner.objects.stalled(self._before(), limit=limit, fields=FIELDS, after=self._object_place)
         self._object_place = (page[-1]["moved_at"], page[-1]["_id"]) if len(page) == limit else None
         due = [o for o in page if o["auto_process"] and o["status"] == Status.QUEUED]
@@ -73,7 +73,7 @@ class BatchReconciler:
     async def waiting(self) -> int:
         """Objects that were mirrored while nobody told the batches that wait for them, or that are gone."""
         rows = await self._planner.waiting.collection.find(
-            {"since": {"$lt": self._before()}}, limit=self._sweep.limit, sort=[("since", 1)]
+            {"since": {"$lt": self._before()}}, limit=self._sweep.batch_size, sort=[("since", 1)]
         )
         if not rows:
             return 0
@@ -97,11 +97,13 @@ class BatchReconciler:
         One that has cost too many processors, or was given back too often, is given up: what is left of it failed.
         """
         now = self._clock.now()
-        stalled = await self._planner.units.stalled(self._before(), now, limit=self._sweep.limit)
+        stalled = await self._planner.units.stalled(self._before(), now, limit=self._sweep.batch_size)
         for unit in stalled:
             if unit["state"] != "canceled" and (reason := self._hopeless(unit)):
                 await self._give_up(unit, reason, now)
-            quiet = min(MAX_QUIET, self._sweep.stalled_after * (2 ** min(unit.get("wakes", 0), MAX_DOUBLINGS) - 1))
+            quiet = min(
+                MAX_QUIET, self._sweep.stale_after_seconds * (2 ** min(unit.get("wakes", 0), MAX_DOUBLINGS) - 1)
+            )
             await self._planner.units.collection.update_one(
                 {"_id": unit["_id"], "moved_at": unit["moved_at"]},
                 {"$set": {"moved_at": now + timedelta(seconds=quiet)}, "$inc": {"wakes": 1}},
@@ -114,7 +116,7 @@ class BatchReconciler:
 
     async def batches(self) -> int:
         """Submitted batches that were not planned, not finished, or not cancelled to the end."""
-        stalled = await self._planner.batches.stalled(self._before(), limit=self._sweep.limit)
+        stalled = await self._planner.batches.stalled(self._before(), limit=self._sweep.batch_size)
         ids = [batch["_id"] for batch in stalled]
         await self._planner.batches.collection.update_many(
             {"_id": {"$in": ids}}, {"$set": {"moved_at": self._clock.now()}}
@@ -149,9 +151,9 @@ class BatchReconciler:
     def _hopeless(self, unit: WorkUnitDocument) -> str | None:
         """Why the unit is given up, if it is. What an object did alone is laid to that object, up to a limit."""
         settings, cost = self._settings, unit_attempts(unit)
-        if cost.processors >= settings.unit_attempts or cost.trials >= settings.unit_trials:
+        if cost.processors >= settings.unit_max_crashes or cost.trials >= settings.unit_max_isolated_crashes:
             return f"its processor ended {cost.processors + cost.trials} times"
-        if cost.returned >= settings.unit_returns:
+        if cost.returned >= settings.unit_max_releases:
             return f"it was given back unfinished {cost.returned} times"
         return None
 
@@ -174,4 +176,4 @@ class BatchReconciler:
             unit["state"], unit["ending"] = "canceled", ending
 
     def _before(self) -> datetime:
-        return self._clock.now() - timedelta(seconds=self._sweep.stalled_after)
+        return self._clock.now() - timedelta(seconds=self._sweep.stale_after_seconds)

@@ -59,7 +59,7 @@ def create(settings: ServiceSettings) -> ASGIApp:
             dedup = wire(runtime, own, fetcher=fetcher, foreign=foreign)
             runtime.bus.subscribe(OBJECTS, dedup.handlers.on_objects)
             async with runtime.running(), dedup.mirroring.lanes:
-                runtime.background.every(own.tidy_interval, "tidy staging", dedup.tidy.step)
+                runtime.background.every(own.staging_cleanup_interval_seconds, "tidy staging", dedup.tidy.step)
                 runtime.background.every(BACKLOG_SECONDS, "count due", dedup.mirroring.lanes.backlog)
                 yield
 

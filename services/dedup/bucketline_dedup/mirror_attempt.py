@@ -163,11 +163,11 @@ class MirrorAttempts:
         """Back-off with jitter, or as the source wishes; parked once the attempts are used up."""
         attempts = obj["mirror"]["attempts"] + 1
         error = reached.transient[0]
-        if attempts >= self._settings.attempts:
+        if attempts >= self._settings.max_attempts:
             await self._park(obj, reached, error, attempts)
             return
         RETRIES.labels("source").inc()
-        longest = min(self._settings.longest_backoff, self._settings.first_backoff * 2 ** (attempts - 1))
+        longest = min(self._settings.max_backoff_seconds, self._settings.initial_backoff_seconds * 2 ** (attempts - 1))
         wish = max((e.retry_after_seconds or 0.0 for e in reached.transient), default=0.0)
         pause = max(longest * (0.5 + self._draw() / 2), wish)
         await self.put_back(obj, reached.blobs, seconds=pause, error=error.message)
@@ -222,7 +222,7 @@ class MirrorAttempts:
         await self._finish(obj, settled)
 
     async def _finish(self, obj: ObjectDocument, settled: ObjectDocument) -> None:
-        until = self._runtime.clock.now() + timedelta(seconds=self._settings.lease)
+        until = self._runtime.clock.now() + timedelta(seconds=self._settings.lease_seconds)
         told = await self._settling.settle([settled], owing_until=until)
         try:
             await self._settling.announce(told, {})

@@ -151,7 +151,7 @@ class BlobMirror:
             return _text(given.get("key"))
         if not isinstance(source, S3Source) or (key := self._store.key_of(source.url)) is None:
             return None
-        if not key.startswith(self._settings.own_prefixes):
+        if not key.startswith(self._settings.allowed_key_prefixes):
             raise AddressRefused(detail=f"{key} is not below an allowed prefix of our bucket")
         return key
 

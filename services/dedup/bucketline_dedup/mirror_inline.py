@@ -62,7 +62,7 @@ class InlineMirror:
         self._runtime = runtime
         self._storing = storing
         self._records = records
-        self._slots = asyncio.Semaphore(settings.concurrency)
+        self._slots = asyncio.Semaphore(settings.max_concurrency)
 
     async def mirror(self, objects: Sequence[ObjectDocument]) -> tuple[list[ObjectDocument], list[ObjectDocument]]:
         """The objects as they are afterwards, not yet written; and those whose content could not be stored now.

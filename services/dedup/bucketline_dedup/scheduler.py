@@ -52,7 +52,7 @@ class MirrorScheduler:
         self._turns = turns
         self._bulk = bulk
         self._settings = settings
-        self._large = asyncio.Semaphore(settings.large_concurrency)
+        self._large = asyncio.Semaphore(settings.max_large_transfers)
         self._running: dict[str, tuple[ObjectDocument, asyncio.Task[None]]] = {}
         self._counts = dict.fromkeys(QUEUES, 0)
         self._wake = asyncio.Event()
@@ -76,7 +76,7 @@ class MirrorScheduler:
         await asyncio.gather(*self._loops, return_exceptions=True)
         tasks = [task for _, task in self._running.values()]
         if tasks:
-            _, late = await asyncio.wait(tasks, timeout=self._settings.stop_grace)
+            _, late = await asyncio.wait(tasks, timeout=self._settings.shutdown_grace_seconds)
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
@@ -110,13 +110,13 @@ class MirrorScheduler:
                 begun = 0
             if begun < PAGE:
                 try:
-                    async with asyncio.timeout(self._runtime.settings.sweep.interval):
+                    async with asyncio.timeout(self._runtime.settings.reconcile.interval_seconds):
                         await self._wake.wait()
                 except TimeoutError:
                     pass
 
     async def _claim(self, lane: QueueName) -> int:
-        room = self._settings.concurrency if lane == "small" else self._settings.large_concurrency
+        room = self._settings.max_concurrency if lane == "small" else self._settings.max_large_transfers
         room -= self._counts[lane]
         if lane == "large" and self._large.locked():
             room = 0
@@ -151,7 +151,7 @@ class MirrorScheduler:
         if not objects:
             return []
         token = self._runtime.ids.new("req")
-        until = self._runtime.clock.now() + timedelta(seconds=self._settings.lease)
+        until = self._runtime.clock.now() + timedelta(seconds=self._settings.lease_seconds)
         outcome = await self._objects.collection.bulk(
             [
                 UpdateOne(
@@ -221,7 +221,7 @@ class MirrorScheduler:
     async def _keep(self) -> None:
         """Renews the claims of running turns, and ends the turns of objects that were changed or taken."""
         while True:
-            await asyncio.sleep(self._settings.lease / 3)
+            await asyncio.sleep(self._settings.lease_seconds / 3)
             try:
                 await self._renew()
             except BucketlineError as error:
@@ -231,7 +231,7 @@ class MirrorScheduler:
         turns = dict(self._running)
         if not turns:
             return
-        until = self._runtime.clock.now() + timedelta(seconds=self._settings.lease)
+        until = self._runtime.clock.now() + timedelta(seconds=self._settings.lease_seconds)
         rows = await self._objects.collection.find(
             {"_id": {"$in": list(turns)}}, limit=len(turns), fields=["mirror.claim", "blobs_revision"]
         )

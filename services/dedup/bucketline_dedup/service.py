@@ -77,7 +77,7 @@ class MirrorService:
         if not objects:
             return []
         done, blocked = await self._inline.mirror(objects)
-        until = self._runtime.clock.now() + timedelta(seconds=self._settings.lease)
+        until = self._runtime.clock.now() + timedelta(seconds=self._settings.lease_seconds)
         told = await self._settling.settle(done, owing_until=until if owing else None) if done else []
         if blocked:
             await self._leave_to_lanes(blocked, blocked=True)
@@ -90,7 +90,7 @@ class MirrorService:
         """
         if not objects:
             return
-        due = self._runtime.clock.now() + timedelta(seconds=self._settings.first_backoff if blocked else 0)
+        due = self._runtime.clock.now() + timedelta(seconds=self._settings.initial_backoff_seconds if blocked else 0)
         await self.objects.collection.bulk(
             [
                 UpdateOne(

@@ -49,51 +49,51 @@ class DedupSettings(SettingsBase):
     """Up to this, content is collected in memory and put in one request; above, it streams in the lane of its own."""
     max_bytes: Count = 5 * 1024 * MEBIBYTE
     """Larger sources are refused."""
-    concurrency: Count = 32
+    max_concurrency: Count = 32
     """Objects that are fetched for at the same time."""
-    large_concurrency: Count = 2
+    max_large_transfers: Count = 2
     """Large transfers at the same time."""
     memory_bytes: Count = 32 * MEBIBYTE
     """Shared by small content on its way; more has to wait."""
     # turns
-    attempts: Count = 6
+    max_attempts: Count = 6
     """Turns that a source may fail before the object is given up and parked."""
-    first_backoff: Seconds = 1.0
+    initial_backoff_seconds: Seconds = 1.0
     """Before the second turn; doubles with each turn."""
-    longest_backoff: Seconds = 300.0
+    max_backoff_seconds: Seconds = 300.0
     """Between two turns at most."""
-    lease: Seconds = 60.0
+    lease_seconds: Seconds = 60.0
     """After so long a dead replica's objects are taken over."""
-    stop_grace: Seconds = 5.0
+    shutdown_grace_seconds: Seconds = 5.0
     """For running turns when the service stops."""
-    tidy_interval: Seconds = 60.0
+    staging_cleanup_interval_seconds: Seconds = 60.0
     """Between two looks for leftovers."""
-    tidy_after: Seconds = 30.0
+    staging_cleanup_min_age_seconds: Seconds = 30.0
     """How old a leftover has to be."""
-    staging_age: Seconds = 3600.0
+    staging_ttl_seconds: Seconds = 3600.0
     """How long staged inline content may wait for its object."""
     # what may be fetched
     allow_hosts: StringList = ()
     """Names or patterns (``*.example``) that may resolve to private addresses, never to link-local or metadata ones."""
     allow_networks: Networks = ()
     """Networks that may be reached although they are not public."""
-    only_hosts: StringList = ()
+    host_allowlist: StringList = ()
     """If set, no other host may be named."""
     allowed_ports: Ports = frozenset({80, 443})
     """Ports, ranges (``8000-8999``), or ``*``."""
     max_redirects: Annotated[int, Field(ge=0, le=20)] = 3
     """Redirects that are followed, each checked like the first address."""
-    connect_timeout: Seconds = 5.0
+    connect_timeout_seconds: Seconds = 5.0
     """How long a connection may take to open."""
-    read_timeout: Seconds = 15.0
+    read_timeout_seconds: Seconds = 15.0
     """How long a source may be silent."""
-    total_timeout: Seconds = 120.0
+    total_timeout_seconds: Seconds = 120.0
     """How long a source may take; a large one earns a second more for each ``sustained_rate`` bytes."""
-    min_rate: Annotated[int, Field(ge=0)] = 10_000
+    min_rate_bytes_per_second: Annotated[int, Field(ge=0)] = 10_000
     """Bytes a second; a transfer that is slower over ``min_rate_window`` is ended."""
-    min_rate_window: Seconds = 20.0
+    min_rate_window_seconds: Seconds = 20.0
     """What the rate is taken over."""
-    sustained_rate: Count = 256_000
+    sustained_rate_bytes_per_second: Count = 256_000
     """Bytes a second that a large source is expected to keep up."""
     max_resumes: Annotated[int, Field(ge=0)] = 3
     """Connections that a transfer may lose."""
@@ -101,9 +101,9 @@ class DedupSettings(SettingsBase):
     """Undo a ``Content-Encoding`` that was not asked for; off, the body is stored as sent."""
     file_roots: Paths = ()
     """The only directories that ``file://`` may read."""
-    own_prefixes: StringList = ()
+    allowed_key_prefixes: StringList = ()
     """Keys of our own bucket that producers may name, by their beginning."""
-    foreign: tuple[ExternalBucketSettings, ...] = ()
+    external_buckets: tuple[ExternalBucketSettings, ...] = ()
     """JSON: other buckets that may be read; the first that matches decides."""
     sniff_uploads: bool = False
     """Read the first 64 KiB of an upload that S3 verified, to tell its media type from its bytes."""
@@ -114,19 +114,19 @@ class DedupSettings(SettingsBase):
             allowed_ports=self.allowed_ports,
             allow_hosts=self.allow_hosts,
             allow_networks=tuple(ip_network(str(network)) for network in self.allow_networks),
-            only_hosts=self.only_hosts,
+            only_hosts=self.host_allowlist,
             max_redirects=self.max_redirects,
         )
 
     def limits(self) -> FetchLimits:
         """How long a source may take."""
         return FetchLimits(
-            connect=self.connect_timeout,
-            read=self.read_timeout,
-            total=self.total_timeout,
-            sustained_rate=self.sustained_rate,
-            min_rate=self.min_rate,
-            min_rate_window=self.min_rate_window,
+            connect=self.connect_timeout_seconds,
+            read=self.read_timeout_seconds,
+            total=self.total_timeout_seconds,
+            sustained_rate=self.sustained_rate_bytes_per_second,
+            min_rate=self.min_rate_bytes_per_second,
+            min_rate_window=self.min_rate_window_seconds,
             max_resumes=self.max_resumes,
         )
 
@@ -142,5 +142,5 @@ class DedupSettings(SettingsBase):
                 secret_key=row.secret_key.get_secret_value() if row.secret_key else None,
                 anonymous=row.anonymous,
             )
-            for row in self.foreign
+            for row in self.external_buckets
         )

@@ -71,14 +71,14 @@ class StagingCleanup:
 
     async def _orphans(self, found: Sequence[_Leftover]) -> list[_Leftover]:
         now = self._runtime.clock.now()
-        settled = now - timedelta(seconds=self._settings.tidy_after)
+        settled = now - timedelta(seconds=self._settings.staging_cleanup_min_age_seconds)
         old = [row for row in found if row.since < settled]
         ids = {row.key.split("/")[2] for row in old if row.key.startswith("staging/") and row.key.count("/") >= 3}
         owners: Mapping[str, ObjectDocument] = {}
         if ids:
             fields = ["mirror", "blobs.blob_id", "blobs.source.kind", "blobs.source.key"]
             owners = await self._objects.many(list(ids), fields=fields)
-        expired = now - timedelta(seconds=self._settings.staging_age)
+        expired = now - timedelta(seconds=self._settings.staging_ttl_seconds)
         return [row for row in old if _is_orphan(row, owners, expired)]
 
 

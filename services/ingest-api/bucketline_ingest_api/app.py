@@ -77,7 +77,7 @@ def create(settings: ServiceSettings) -> ASGIApp:
             async with runtime.running(ready_without_bus=True):
                 for outbox in (deps.object_outbox, deps.batch_outbox, deps.removal_outbox):
                     outbox.start(runtime.background)
-                handlers.sweep(runtime.background, settings.sweep)
+                handlers.sweep(runtime.background, settings.reconcile)
                 registry.register(deps)
                 deps.runner.start(runtime.background)
                 yield
@@ -94,7 +94,7 @@ def create(settings: ServiceSettings) -> ASGIApp:
         auth=lambda: app.state.deps.auth,
         limiter=lambda: app.state.limiter,
         ids=RandomIds(),
-        bodies=BodyLimiter(Bounds(settings.http.max_body_bytes, together=settings.http.bodies_bytes)),
+        bodies=BodyLimiter(Bounds(settings.http.max_body_bytes, together=settings.http.max_inflight_body_bytes)),
     )
     return with_cors(front, api_settings)
 
@@ -144,11 +144,11 @@ def wire(runtime: ServiceContext, settings: ApiSettings) -> Container:
     buckets, tasks = Buckets(database), Tasks(database)
 
     def outbox(name: str, store: OutboxStore) -> Outbox:
-        return Outbox(name, store, runtime.bus.publisher, clock=clock, settings=runtime.settings.sweep)
+        return Outbox(name, store, runtime.bus.publisher, clock=clock, settings=runtime.settings.reconcile)
 
     return Container(
         settings=settings,
-        sweep=runtime.settings.sweep,
+        sweep=runtime.settings.reconcile,
         database=database,
         blobstore=runtime.blobs,
         clock=clock,
@@ -175,6 +175,6 @@ def wire(runtime: ServiceContext, settings: ApiSettings) -> Container:
         extractors=ExtractorRegistry(),
         bucket_counts=BucketCounts(buckets, objects, batches, clock=clock),
         object_writes=ObjectBulkWriter(objects, batches, clock),
-        bucket_cache=TTLCache(10_000, settings.scope_cache_seconds),
-        poll_fields=TTLCache(10_000, settings.scope_cache_seconds),
+        bucket_cache=TTLCache(10_000, settings.namespace_cache_seconds),
+        poll_fields=TTLCache(10_000, settings.namespace_cache_seconds),
     )

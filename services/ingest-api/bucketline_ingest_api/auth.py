@@ -27,7 +27,7 @@ class Auth:
         self._settings = settings
         self._clock = clock
         self._callers: TTLCache[str, Principal] = TTLCache(10_000, settings.key_cache_seconds)
-        self._scopes: TTLCache[tuple[str, str], NamespaceDocument] = TTLCache(10_000, settings.scope_cache_seconds)
+        self._scopes: TTLCache[tuple[str, str], NamespaceDocument] = TTLCache(10_000, settings.namespace_cache_seconds)
         self._pepper = settings.key_pepper.get_secret_value()
         self._bootstrap = settings.key.get_secret_value() if settings.key else None
 

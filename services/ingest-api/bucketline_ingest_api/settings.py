@@ -23,19 +23,19 @@ class ApiSettings(ApiKeySettings):
     """The bootstrap key: ADMIN, every namespace. It always works and is never stored."""
     key_cache_seconds: Seconds = 30.0
     """How long a replica remembers a key, and so a revoked one."""
-    scope_cache_seconds: Seconds = 2.0
+    namespace_cache_seconds: Seconds = 2.0
     """The same for namespaces and buckets; deletions wait for it. Alike on all replicas."""
     rate_limit: Annotated[int, Field(ge=0)] = 0
     """Requests a window and key; 0 switches limits off."""
     rate_window_seconds: Count = 60
     """The length of such a window."""
-    inline_spill_bytes: Annotated[int, Field(ge=0)] = 256 * 1024
+    inline_staging_threshold_bytes: Annotated[int, Field(ge=0)] = 256 * 1024
     """Inline content above this goes to S3 before the object is written."""
-    inline_limit_bytes: Count = 50 * 1024 * 1024
+    max_inline_bytes: Count = 50 * 1024 * 1024
     """Most inline content of a blob."""
     allow_file_sources: bool = False
     """Accept blobs with a ``file://`` source; dedup reads them below its ``file_roots`` only."""
     cors_origins: Annotated[str, AfterValidator(_origins)] = ""
     """Origins, separated by commas, whose pages may call this API from a browser; ``*`` is any. Empty: none."""
-    async_confirm_bytes: Count = 100 * 1024 * 1024
+    async_confirm_threshold_bytes: Count = 100 * 1024 * 1024
     """An upload of this size or more is confirmed in the background."""

@@ -41,6 +41,6 @@ class Handlers:
 
     def sweep(self, background: PeriodicTasks, settings: ReconcileSettings) -> None:
         """Registers this service's sweepers."""
-        background.every(settings.interval, "sweep removals", lambda: sweep_removals(self._deps))
-        background.every(settings.interval, "sweep object statuses", self._stalled.step)
-        background.every(settings.interval, "sweep uploads", lambda: sweep_uploads(self._deps))
+        background.every(settings.interval_seconds, "sweep removals", lambda: sweep_removals(self._deps))
+        background.every(settings.interval_seconds, "sweep object statuses", self._stalled.step)
+        background.every(settings.interval_seconds, "sweep uploads", lambda: sweep_uploads(self._deps))

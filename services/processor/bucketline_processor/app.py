@@ -38,16 +38,16 @@ def create(settings: ServiceSettings) -> ASGIApp:
         async with (
             open_service_context(settings, health=health) as runtime,
             WorkerPool(
-                workers=own.workers,
-                memory_bytes=own.worker_memory,
-                time_limit=own.worker_seconds,
+                workers=own.worker_processes,
+                memory_bytes=own.worker_memory_bytes,
+                time_limit=own.worker_timeout_seconds,
                 temp_dir=own.temp_dir,
             ) as sandbox,
         ):
             works = _works(runtime, sandbox, own)
-            runtime.bus.subscribe(WORK, Handlers(works).on_work, max_records=own.ahead)
+            runtime.bus.subscribe(WORK, Handlers(works).on_work, max_records=own.prefetch_units)
             async with runtime.running():
-                works.start(runtime.background, interval=settings.sweep.interval)
+                works.start(runtime.background, interval=settings.reconcile.interval_seconds)
                 try:
                     yield
                 finally:
@@ -64,7 +64,7 @@ def _works(runtime: ServiceContext, sandbox: WorkerPool, own: ProcessorSettings)
     plans = ExtractionPlans(Collections(runtime.database), ExtractorRegistry(), own.outbound(), clock=runtime.clock)
     extraction = Extraction(
         plans=plans,
-        extractors=Extractors(sandbox, at_once=own.objects),
+        extractors=Extractors(sandbox, at_once=own.max_concurrent_objects),
         stored=documents,
         derived=DerivedBlobs(runtime),
         blobs=runtime.blobs,

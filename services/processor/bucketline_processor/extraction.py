@@ -161,13 +161,13 @@ class Extraction:
         skipped: set[str],
     ) -> None:
         """Adds the collection's documents to ``outcome``, or its error to ``failed``."""
-        spool = SpooledDocuments(self._settings.temp_dir, most_bytes=self._settings.object_bytes)
+        spool = SpooledDocuments(self._settings.temp_dir, most_bytes=self._settings.max_document_bytes_per_object)
         label = _label(step)
         began = time.perf_counter()
         now = self._clock.now()  # of all of them: what an object has in a collection stands together in a list
         result = "completed"
         try:
-            async with PausableTimeout(self._settings.object_seconds) as deadline:
+            async with PausableTimeout(self._settings.object_timeout_seconds) as deadline:
                 if step.collection["source"]["type"] == "bucket":
                     await self._source(step, task, view, None, spool, deadline, now)
                 else:
@@ -203,11 +203,11 @@ class Extraction:
         fields = step.passed_through(view.fields)
         origin = DocumentBuilder(task.obj, step, parent=parent, fields=fields, run=task.item["run"], now=now)
         before = spool.mark()
-        for attempt in range(1, self._settings.object_attempts + 1):
+        for attempt in range(1, self._settings.object_max_attempts + 1):
             try:
                 await self._attempt(step, task, view, origin, spool, deadline)
             except TransientError:
-                if attempt == self._settings.object_attempts or step.problem is not None:
+                if attempt == self._settings.object_max_attempts or step.problem is not None:
                     raise
                 spool.rewind(before)
                 RETRIES.labels("extraction").inc()
@@ -227,8 +227,8 @@ class Extraction:
         ordinal = 0
         async with aclosing(self._extractors.documents(step, view, task.group, deadline)) as documents:
             async for made in documents:
-                if spool.count >= self._settings.documents_an_object:
-                    raise ResourceError(f"more than {self._settings.documents_an_object} documents of one object")
+                if spool.count >= self._settings.max_documents_per_object:
+                    raise ResourceError(f"more than {self._settings.max_documents_per_object} documents of one object")
                 derived = await self._derived.store(made.blobs) if made.blobs else []
                 document = origin.document(made, ordinal, derived, place=spool.count)
                 document["lease"] = task.lease

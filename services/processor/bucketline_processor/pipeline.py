@@ -70,10 +70,10 @@ class Pipeline:
         self._runtime = runtime
         self._extraction = extraction
         self._objects = objects
-        self._memory = FairSemaphore(settings.objects_bytes, spare=True)
+        self._memory = FairSemaphore(settings.max_inflight_bytes, spare=True)
         self._finisher = finisher
         self._leases = leases
-        self._careful_after = settings.careful_after
+        self._careful_after = settings.isolate_after_crashes
         self._stopping = False
 
     def stop(self) -> None:

@@ -107,13 +107,13 @@ class UnitScheduler:
         theirs has died.
         """
         now = self._clock.now()
-        before = now - timedelta(seconds=self._settings.idle_after)
+        before = now - timedelta(seconds=self._settings.orphan_claim_delay_seconds)
         taken = await self._of_others(before, now)
         if not self._line and (idle := self._idle):
-            stalled = await self._units.stalled(before, now, limit=self._settings.units)
+            stalled = await self._units.stalled(before, now, limit=self._settings.max_concurrent_units)
             free = [unit for unit in self._free(stalled) if not self._known(unit["_id"])][:idle]
             for unit in free:
-                if len(self._line) < self._settings.ahead and not self._stopping:
+                if len(self._line) < self._settings.prefetch_units and not self._stopping:
                     taken += self._enqueue(unit)
         UNITS.labels("taken over").inc(taken)
         return taken
@@ -150,7 +150,7 @@ class UnitScheduler:
         self._pipeline.stop()
         if not self._running:
             return
-        _, late = await asyncio.wait(self._running.values(), timeout=self._settings.drain_seconds)
+        _, late = await asyncio.wait(self._running.values(), timeout=self._settings.shutdown_grace_seconds)
         for task in late:
             task.cancel()
         await asyncio.gather(*late, return_exceptions=True)
@@ -158,7 +158,7 @@ class UnitScheduler:
     @property
     def _idle(self) -> int:
         """Slots in which nothing runs."""
-        return 0 if self._stopping else self._settings.units - len(self._running)
+        return 0 if self._stopping else self._settings.max_concurrent_units - len(self._running)
 
     def _groups_here(self) -> set[str]:
         return self._groups.keys() | {waiting.group for waiting in self._line.values()}
@@ -175,7 +175,7 @@ class UnitScheduler:
         ]
 
     async def _room(self) -> None:
-        while len(self._line) >= self._settings.ahead and not self._stopping:
+        while len(self._line) >= self._settings.prefetch_units and not self._stopping:
             self._moved.clear()
             await self._moved.wait()
         if self._stopping:
@@ -196,7 +196,7 @@ class UnitScheduler:
 
     def _fill(self) -> None:
         """Starts what may start, of the group that has the fewest slots."""
-        while self._line and len(self._running) < self._settings.units:
+        while self._line and len(self._running) < self._settings.max_concurrent_units:
             fewest = min(self._line.values(), key=lambda waiting: self._groups[waiting.group])
             if not self._may_have(self._groups[fewest.group]):
                 return
@@ -212,7 +212,7 @@ class UnitScheduler:
         """Whether a group with so many slots may have one more. One group alone leaves half of all slots free, two
         leave a third, and so on: the next to come finds one. What cannot be divided goes to the first that ask."""
         groups = self._groups_here()
-        together = max(len(groups), self._settings.units * len(groups) // (len(groups) + 1))
+        together = max(len(groups), self._settings.max_concurrent_units * len(groups) // (len(groups) + 1))
         each, rest = divmod(together, len(groups))
         return slots < each or (slots == each and sum(count > each for count in self._groups.values()) < rest)
 

@@ -103,11 +103,13 @@ class S3BlobStore:
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
-            self._client = await self._open(self._session, self._settings.endpoint, self._settings.addressing, stack)
-            virtual = self._settings.addressing == "virtual"
+            self._client = await self._open(
+                self._session, self._settings.endpoint_url, self._settings.addressing_style, stack
+            )
+            virtual = self._settings.addressing_style == "virtual"
             inside = self._client.meta.endpoint_url
             self._inside = S3UrlBuilder(inside, self._bucket, virtual)
-            self._public = S3UrlBuilder(self._settings.public_endpoint or inside, self._bucket, virtual)
+            self._public = S3UrlBuilder(self._settings.public_endpoint_url or inside, self._bucket, virtual)
             self._wire = await stack.enter_async_context(
                 SignedPutClient(self._settings, self._sign_put, self.head, self._backoff),
             )
@@ -126,7 +128,7 @@ class S3BlobStore:
         return await self._wire.put_if_absent(key, data, sha256=sha256, content_type=content_type)
 
     def upload(self, staging_key: str) -> AbstractAsyncContextManager[MultipartUpload]:
-        return streamed_upload(lambda: StreamedUpload(self, self._copier, staging_key, self._settings.part_size))
+        return streamed_upload(lambda: StreamedUpload(self, self._copier, staging_key, self._settings.part_size_bytes))
 
     async def copy_if_absent(
         self,
@@ -363,9 +365,9 @@ class S3BlobStore:
         config = AioConfig(
             signature_version=UNSIGNED if anonymous else "s3v4",
             s3={"addressing_style": addressing},
-            max_pool_connections=self._settings.connections,
-            connect_timeout=self._settings.connect_timeout,
-            read_timeout=self._settings.read_timeout,
+            max_pool_connections=self._settings.max_pool_connections,
+            connect_timeout=self._settings.connect_timeout_seconds,
+            read_timeout=self._settings.read_timeout_seconds,
             retries={"mode": "standard", "total_max_attempts": DRIVER_ATTEMPTS},
             # Checksums of ours are given where they matter; the driver's own would hash each body once more.
             request_checksum_calculation="when_required",

@@ -71,13 +71,13 @@ class SignedPutClient:
         self._backoff = backoff
         self._under_way: dict[str, asyncio.Future[bool]] = {}
         # The pool's queue is here and not in the connector, where waiting would count against a request's deadline.
-        self._slots = asyncio.Semaphore(settings.connections)
+        self._slots = asyncio.Semaphore(settings.max_pool_connections)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_SECONDS),
             timeout=aiohttp.ClientTimeout(
-                total=settings.connect_timeout + 2 * settings.read_timeout,
-                sock_connect=settings.connect_timeout,
-                sock_read=settings.read_timeout,
+                total=settings.connect_timeout_seconds + 2 * settings.read_timeout_seconds,
+                sock_connect=settings.connect_timeout_seconds,
+                sock_read=settings.read_timeout_seconds,
             ),
             middlewares=(_once,),
             auto_decompress=False,

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from bucketline.settings import SettingsBase
 
 _DOCTOR = "[cyan]bucketline doctor[/] says what is reachable."
-_BOOTSTRAP = f"Are BUCKETLINE_KAFKA_BOOTSTRAP, SECURITY_PROTOCOL and SASL_* right? {_DOCTOR}"
+_BOOTSTRAP = f"Are BUCKETLINE_KAFKA_BOOTSTRAP_SERVERS, SECURITY_PROTOCOL and SASL_* right? {_DOCTOR}"
 
 
 @dataclass(frozen=True)

@@ -26,13 +26,13 @@ def local_stack(
         )
     mongo, kafka, s3 = MongoSettings(), KafkaSettings(), S3Settings()
     own_s3 = None
-    if s3.endpoint is not None:
+    if s3.endpoint_url is not None:
         secret = s3.secret_key.get_secret_value() if s3.secret_key else ""
-        own_s3 = S3Endpoint(s3.endpoint, s3.access_key or "", secret)
+        own_s3 = S3Endpoint(s3.endpoint_url, s3.access_key or "", secret)
     return LocalStack(
         data_dir,
         mongodb_url=mongo.url.get_secret_value() if "url" in mongo.model_fields_set else None,
-        kafka_bootstrap=kafka.bootstrap if "bootstrap" in kafka.model_fields_set else None,
+        kafka_bootstrap=kafka.bootstrap_servers if "bootstrap" in kafka.model_fields_set else None,
         s3=own_s3,
         bucket=s3.bucket,
         progress=progress,

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 AS_GIVEN = "<as given>"
 
 _COLORS = {"ingest-api": "cyan", "dedup": "magenta", "batcher": "yellow", "processor": "green"}
-_LOG_FORMAT = "BUCKETLINE_TELEMETRY_LOG_FORMAT"
+_LOG_FORMAT = "BUCKETLINE_LOG_FORMAT"
 
 
 def up(
@@ -42,7 +42,7 @@ def up(
 ) -> None:
     """Start MongoDB, a Kafka broker, S3 and the four services, and keep them running until Ctrl-C.
 
-    A part whose address is set (BUCKETLINE_MONGODB_URL, BUCKETLINE_KAFKA_BOOTSTRAP, BUCKETLINE_S3_ENDPOINT)
+    A part whose address is set (BUCKETLINE_MONGODB_URL, BUCKETLINE_KAFKA_BOOTSTRAP_SERVERS, BUCKETLINE_S3_ENDPOINT_URL)
     is used where it is and not started. What ends unasked is started again, without a limit. Other commands use this
     stack while it runs; its variables are in `env` in the data folder, and `bucketline env` prints them.
 

@@ -350,9 +350,9 @@ def _client(settings: MongoSettings) -> "AsyncIOMotorClient[Any]":
     try:
         return AsyncIOMotorClient(
             settings.url.get_secret_value(),
-            serverSelectionTimeoutMS=round(settings.server_selection_timeout * 1000),
-            timeoutMS=round(settings.timeout * 1000),
-            maxPoolSize=settings.pool_size,
+            serverSelectionTimeoutMS=round(settings.server_selection_timeout_seconds * 1000),
+            timeoutMS=round(settings.timeout_seconds * 1000),
+            maxPoolSize=settings.max_pool_size,
             appname="bucketline",
         )
     except (ConfigurationError, ValueError) as error:

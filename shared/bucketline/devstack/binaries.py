@@ -28,8 +28,8 @@ class Part:
 
 
 MONGODB = Part("MongoDB", "mongod", "--version", "BUCKETLINE_MONGODB_URL", (downloads.MONGOD, downloads.OPENSSL_1_1))
-TANSU = Part("the Kafka broker", "tansu", "--version", "BUCKETLINE_KAFKA_BOOTSTRAP", (downloads.TANSU,))
-S3 = Part("S3 (SeaweedFS)", "weed", "version", "BUCKETLINE_S3_ENDPOINT", (downloads.SEAWEEDFS,))
+TANSU = Part("the Kafka broker", "tansu", "--version", "BUCKETLINE_KAFKA_BOOTSTRAP_SERVERS", (downloads.TANSU,))
+S3 = Part("S3 (SeaweedFS)", "weed", "version", "BUCKETLINE_S3_ENDPOINT_URL", (downloads.SEAWEEDFS,))
 
 
 @dataclass(frozen=True, slots=True)

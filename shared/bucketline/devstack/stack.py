@@ -139,15 +139,15 @@ class LocalStack:
         """
         variables = {
             "BUCKETLINE_MONGODB_URL": self.mongodb_url,
-            "BUCKETLINE_KAFKA_BOOTSTRAP": self.kafka_bootstrap,
-            "BUCKETLINE_S3_ENDPOINT": self.s3_endpoint,
+            "BUCKETLINE_KAFKA_BOOTSTRAP_SERVERS": self.kafka_bootstrap,
+            "BUCKETLINE_S3_ENDPOINT_URL": self.s3_endpoint,
             "BUCKETLINE_S3_ACCESS_KEY": self.s3_access_key,
             "BUCKETLINE_S3_SECRET_KEY": self.s3_secret_key,
             "BUCKETLINE_S3_BUCKET": self._bucket,
         }
         if "kafka" in self._servers:
             variables |= {
-                "BUCKETLINE_KAFKA_IDEMPOTENT": "true" if self._broker == "kafka" else "false",
+                "BUCKETLINE_KAFKA_ENABLE_IDEMPOTENCE": "true" if self._broker == "kafka" else "false",
                 "BUCKETLINE_KAFKA_FETCH_MAX_WAIT_MS": str(FETCH_WAIT_MS[self._broker]),
                 "BUCKETLINE_KAFKA_CREATE_TOPICS": "true",
             }

@@ -173,7 +173,7 @@ class BatchCompleted(BatchEvent):
 class WorkUnitReady(Event):
     """A work unit waits for a processor. The unit itself is state; this only wakes somebody."""
 
-    type: ClassVar[str] = "bucketline.work.ready.v1"
+    type: ClassVar[str] = "bucketline.work_unit.ready.v1"
     key_field: ClassVar[str] = "unit_id"
     subject_field: ClassVar[str] = "unit_id"
 

@@ -45,7 +45,7 @@ class OutboundSettings(SettingsBase):
     """Names or patterns (``*.example``) that may resolve to private addresses, never to link-local or metadata ones."""
     allow_networks: Networks = ()
     """Networks that may be reached although they are not public."""
-    only_hosts: StringList = ()
+    host_allowlist: StringList = ()
     """If set, no other host may be called."""
     allowed_ports: Ports = frozenset({80, 443})
     """Ports, ranges (``8000-8999``), or ``*``."""
@@ -55,6 +55,6 @@ class OutboundSettings(SettingsBase):
             allowed_ports=self.allowed_ports,
             allow_hosts=self.allow_hosts,
             allow_networks=tuple(ip_network(str(network)) for network in self.allow_networks),
-            only_hosts=self.only_hosts,
+            only_hosts=self.host_allowlist,
             max_redirects=0,
         )

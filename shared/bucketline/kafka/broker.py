@@ -52,12 +52,12 @@ class Bus:
         self.publisher = KafkaPublisher(settings)
         self._parking = KafkaParking(self.publisher, service)
         self._broker = KafkaBroker(
-            settings.bootstrap,
+            settings.bootstrap_servers,
             client_id=f"bucketline-{service}",
             security=security(settings),
             request_timeout_ms=settings.request_timeout_ms,
             acks="all",
-            enable_idempotence=settings.idempotent,
+            enable_idempotence=settings.enable_idempotence,
             allow_auto_create_topics=False,
             graceful_timeout=GRACEFUL_SECONDS,
             apply_types=False,
@@ -77,8 +77,8 @@ class Bus:
             handler,
             parking=self._parking,
             clock=self._clock,
-            policy=RetryPolicy(attempts=self._settings.retry_attempts, budget=self._settings.retry_budget),
-            max_records=max_records or self._settings.max_records,
+            policy=RetryPolicy(attempts=self._settings.retry_max_attempts, budget=self._settings.retry_timeout_seconds),
+            max_records=max_records or self._settings.max_batch_size,
         )
         subscriber = self._broker.subscriber(
             name,

@@ -23,7 +23,7 @@ class ClientOptions(TypedDict, total=False):
 
 def client_options(settings: KafkaSettings) -> ClientOptions:
     options: ClientOptions = {
-        "bootstrap_servers": settings.bootstrap,
+        "bootstrap_servers": settings.bootstrap_servers,
         "client_id": "bucketline",
         "security_protocol": settings.security_protocol,
     }

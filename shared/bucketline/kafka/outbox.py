@@ -51,7 +51,7 @@ class Outbox:
         self._worker: asyncio.Task[None] | None = None
 
     def start(self, background: PeriodicTasks) -> None:
-        background.every(self._settings.interval, f"outbox {self._name}", self.sweep)
+        background.every(self._settings.interval_seconds, f"outbox {self._name}", self.sweep)
 
     def flush_soon(self, owed: Sequence[OutboxEntry]) -> None:
         """Publishes in the background, in the order of the calls. Never blocks, never raises.
@@ -87,13 +87,13 @@ class Outbox:
             OUTBOX_AGE.labels(self._name).set(max(0.0, age))
 
     async def _sweep(self) -> int:
-        before = self._clock.now() - timedelta(seconds=self._settings.outbox_after)
+        before = self._clock.now() - timedelta(seconds=self._settings.outbox_delay_seconds)
         swept = 0
-        while overdue := await self._store.overdue(before, limit=self._settings.limit, without=[*self._in_flight]):
+        while overdue := await self._store.overdue(before, limit=self._settings.batch_size, without=[*self._in_flight]):
             paid = await self._pay(overdue)
             swept += paid
             SWEPT.labels(f"outbox {self._name}").inc(paid)
-            if not paid or len(overdue) < self._settings.limit:
+            if not paid or len(overdue) < self._settings.batch_size:
                 break
         return swept
 

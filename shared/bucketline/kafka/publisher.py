@@ -131,7 +131,7 @@ class KafkaPublisher:
         producer = AIOKafkaProducer(
             **client_options(settings),
             acks="all",
-            enable_idempotence=settings.idempotent,
+            enable_idempotence=settings.enable_idempotence,
             request_timeout_ms=settings.request_timeout_ms,
             max_request_size=MAX_RECORD,
             max_batch_size=256 * 1024,
@@ -150,7 +150,7 @@ class KafkaPublisher:
         if not isinstance(error, KafkaError) or error.retriable or isinstance(error, KafkaTimeoutError):
             return False
         if any(future.done() and not future.cancelled() and future.exception() for future in sent):
-            return self._settings.idempotent
+            return self._settings.enable_idempotence
         return not isinstance(error, MessageSizeTooLargeError | ProducerClosed)
 
     async def _replace(self, broken: AIOKafkaProducer) -> None:

@@ -129,14 +129,14 @@ class World:
 
     def replica(self, *, skew: float = 0.0, **settings: object) -> Batcher:
         """One batcher process."""
-        own = BatcherSettings.model_validate({"refresh_seconds": 0.001, **settings})
+        own = BatcherSettings.model_validate({"progress_refresh_seconds": 0.001, **settings})
         runtime = self.runtime(SkewedClock(self.clock, skew))
         outbox = Outbox(
             "batches",
             self.batches.outbox,
             cast("Any", self.bus),
             clock=runtime.clock,
-            settings=runtime.settings.sweep,
+            settings=runtime.settings.reconcile,
         )
         return Batcher(runtime, own, outbox)
 

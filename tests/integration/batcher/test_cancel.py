@@ -13,7 +13,7 @@ pytestmark = pytest.mark.stack
 
 
 async def test_units_that_run_end_and_the_others_are_given_back(world: World) -> None:
-    replica = world.replica(unit_objects=2, unit_window=3)
+    replica = world.replica(unit_max_objects=2, max_active_units=3)
     ids = await world.drafts(10)
     batch_id = await world.submitted(ids)
     await replica.planner.submitted(batch_id)
@@ -52,7 +52,7 @@ async def test_planning_and_cancelling_at_once(world: World) -> None:
     for _ in range(5):
         ids = await world.drafts(60) + await world.drafts(10, mirrored=False)
         batch_id = await world.submitted(ids)
-        replicas = [world.replica(unit_objects=4, plan_page=15) for _ in range(2)]
+        replicas = [world.replica(unit_max_objects=4, plan_page_size=15) for _ in range(2)]
         await world.ask_to_cancel(batch_id)
         # the batch was read before the request came
         await world.batches.collection.update_one({"_id": batch_id}, {"$unset": {"cancel_requested_at": ""}})
@@ -80,7 +80,7 @@ async def test_who_cancels_may_die_at_any_write(world: World, after: bool) -> No
     for at in range(1, 60):
         ids = await world.drafts(9)
         batch_id = await world.submitted(ids)
-        replica = world.replica(unit_objects=2, unit_window=2)
+        replica = world.replica(unit_max_objects=2, max_active_units=2)
         await replica.planner.submitted(batch_id)
         await world.ask_to_cancel(batch_id)
         world.bus.take(WorkUnitReady)

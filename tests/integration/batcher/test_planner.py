@@ -19,7 +19,7 @@ async def members(world: World, batch_id: str) -> Counter[str]:
 
 
 async def test_units_are_bounded_by_count_and_bytes(world: World) -> None:
-    planner = world.replica(unit_objects=10, unit_bytes=100).planner
+    planner = world.replica(unit_max_objects=10, unit_max_bytes=100).planner
     small, large = await world.drafts(25, size=1), await world.drafts(4, size=60)
     batch_id = await world.submitted(small + large)
     await planner.submitted(batch_id)
@@ -33,7 +33,7 @@ async def test_two_planners_at_once_share_the_work(world: World) -> None:
     ids = await world.drafts(230)
     for _ in range(5):
         batch_id = await world.submitted(ids)
-        replicas = [world.replica(unit_objects=7 + n, plan_page=50) for n in range(3)]
+        replicas = [world.replica(unit_max_objects=7 + n, plan_page_size=50) for n in range(3)]
         await asyncio.gather(*(replica.planner.submitted(batch_id) for replica in replicas))
         assert await members(world, batch_id) == Counter(ids)
         world.clock.advance(1)
@@ -45,12 +45,12 @@ async def test_a_planner_may_die_at_any_write(world: World, after: bool) -> None
     late = ids[25:]
     for at in range(1, 100):
         batch_id = await world.submitted(ids)
-        replica = world.replica(unit_objects=4, plan_page=10)
+        replica = world.replica(unit_max_objects=4, plan_page_size=10)
         with dying(at, after=after) as writes:
             with suppress(Killed):
                 await replica.planner.submitted(batch_id)
             finished = writes() < at
-        heir = world.replica(unit_objects=5, plan_page=10)
+        heir = world.replica(unit_max_objects=5, plan_page_size=10)
         world.clock.advance(60)
         await heir.sweeper.batches()
         batch = await world.batch(batch_id)
@@ -172,7 +172,7 @@ async def test_a_batch_of_nothing_but_deleted_objects_is_over_at_once(world: Wor
 
 
 async def test_a_large_batch_leaves_room_for_a_small_one(world: World) -> None:
-    replica = world.replica(unit_objects=2, unit_window=3)
+    replica = world.replica(unit_max_objects=2, max_active_units=3)
     large, small = await world.submitted(await world.drafts(40)), await world.submitted(await world.drafts(1))
     await replica.planner.submitted(large)
     await replica.planner.submitted(small)
@@ -218,7 +218,7 @@ async def test_cancellations_and_small_batches_do_not_wait_for_the_plan_of_a_lar
 async def test_a_batch_that_is_being_planned_is_left_to_its_planner(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    replica, other = world.replica(plan_page=10), world.replica()
+    replica, other = world.replica(plan_page_size=10), world.replica()
     batch_id = await world.submitted(await world.drafts(50))
     insert = replica.planner._insert
     swept = []
@@ -236,7 +236,7 @@ async def test_a_batch_that_is_being_planned_is_left_to_its_planner(
 
 
 async def test_planning_stops_when_the_batch_is_to_be_cancelled(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    replica = world.replica(plan_page=10)
+    replica = world.replica(plan_page_size=10)
     ids = await world.drafts(50)
     batch_id = await world.submitted(ids)
     insert = replica.planner._insert
@@ -257,7 +257,7 @@ async def test_planning_stops_when_the_batch_is_to_be_cancelled(world: World, mo
 
 
 async def test_automatic_objects_share_units_and_have_batches_of_their_own(world: World) -> None:
-    replica = world.replica(unit_objects=10)
+    replica = world.replica(unit_max_objects=10)
     ids = await world.drafts(25, auto=True)
     records = await world.mirror(ids)
     await replica.handlers.on_mirrored(records)
@@ -277,7 +277,7 @@ async def test_a_stream_of_automatic_objects_is_written_in_bulk(world: World) ->
     """From the mirrored objects to the ends of their batches: as many writes for hundreds as for a few."""
     writes = []
     for count in (10, 300):
-        replica = world.replica(unit_objects=500)
+        replica = world.replica(unit_max_objects=500)
         records = await world.mirror(await world.drafts(count, auto=True))
         with dying(0, after=False) as counted:
             await replica.handlers.on_mirrored(records)

@@ -21,7 +21,7 @@ DONE: Result = {"status": str(Status.COMPLETED), "documents": 1, "error": None, 
 
 
 async def test_a_unit_that_kills_every_processor_is_given_up(world: World) -> None:
-    replica = world.replica(unit_attempts=3)
+    replica = world.replica(unit_max_crashes=3)
     ids = await world.drafts(3)
     batch_id = await world.submitted(ids)
     await replica.planner.submitted(batch_id)
@@ -56,7 +56,7 @@ async def died(world: World, unit_id: str, trying: int | None = None) -> bool:
 
 
 async def test_what_one_object_did_is_not_laid_to_its_unit_up_to_a_limit(world: World) -> None:
-    replica = world.replica(unit_attempts=3, unit_trials=4)
+    replica = world.replica(unit_max_crashes=3, unit_max_isolated_crashes=4)
     batch_id = await world.submitted(await world.drafts(3))
     await replica.planner.submitted(batch_id)
     [unit] = await world.units_of(batch_id)
@@ -77,7 +77,7 @@ async def test_what_one_object_did_is_not_laid_to_its_unit_up_to_a_limit(world: 
 
 
 async def test_processors_that_ended_for_another_reason_still_count(world: World) -> None:
-    replica = world.replica(unit_attempts=3)
+    replica = world.replica(unit_max_crashes=3)
     batch_id = await world.submitted(await world.drafts(2))
     await replica.planner.submitted(batch_id)
     [unit] = await world.units_of(batch_id)
@@ -104,7 +104,7 @@ async def test_a_lease_that_was_given_back_says_nothing_of_who_was_tried(world: 
 
 
 async def test_who_is_set_aside_is_so_until_the_owner_says_otherwise(world: World) -> None:
-    replica = world.replica(unit_objects=1)
+    replica = world.replica(unit_max_objects=1)
     batch_id = await world.submitted(await world.drafts(2))
     await replica.planner.submitted(batch_id)
     mine, others = await world.units_of(batch_id)
@@ -122,7 +122,7 @@ async def test_who_is_set_aside_is_so_until_the_owner_says_otherwise(world: Worl
 
 
 async def test_what_a_processor_gives_back_is_no_attempt(world: World) -> None:
-    replica = world.replica(unit_attempts=2, unit_returns=5)
+    replica = world.replica(unit_max_crashes=2, unit_max_releases=5)
     batch_id = await world.submitted(await world.drafts(1))
     await replica.planner.submitted(batch_id)
     [unit] = await world.units_of(batch_id)
@@ -154,7 +154,7 @@ async def test_units_that_nobody_takes_are_announced_less_and_less_often(world: 
 
 
 async def test_a_bus_that_forgot_everything_costs_time_only(world: World) -> None:
-    replica = world.replica(unit_objects=2)
+    replica = world.replica(unit_max_objects=2)
     ids, automatic = await world.drafts(5), await world.drafts(3, auto=True)
     batch_id = await world.submitted(ids)
     for _ in range(12):
@@ -207,7 +207,7 @@ async def test_a_batch_whose_object_went_another_way_is_over(world: World, delet
 
 
 async def test_the_backlog_is_what_processors_have_or_may_take_also_when_it_is_off_the_bus(world: World) -> None:
-    replica = world.replica(unit_objects=1, unit_window=4)
+    replica = world.replica(unit_max_objects=1, max_active_units=4)
     batch_id = await world.submitted(await world.drafts(7))
     await replica.planner.submitted(batch_id)
     units = await world.units_of(batch_id)
@@ -216,17 +216,17 @@ async def test_the_backlog_is_what_processors_have_or_may_take_also_when_it_is_o
     assert await world.units.lease(ready[0]["_id"], "p1", now=now, until=now + timedelta(seconds=30))
     world.bus.take(WorkUnitReady)  # every record of it was acknowledged
     assert await replica.sweeper.backlog() == 4
-    assert REGISTRY.get_sample_value("bucketline_units_open") == 4, "three held ones are nobody's to take"
+    assert REGISTRY.get_sample_value("bucketline_work_units_pending") == 4, "three held ones are nobody's to take"
     await replica.handlers.on_status(world.results(ready[0]))
     assert await replica.sweeper.backlog() == 4, "one was let go"
 
 
 def swept(what: str) -> float:
-    return REGISTRY.get_sample_value("bucketline_swept_total", {"what": what}) or 0.0
+    return REGISTRY.get_sample_value("bucketline_reconciled_total", {"what": what}) or 0.0
 
 
 async def test_what_only_waits_is_not_told_as_stalled(world: World) -> None:
-    replica = world.replica(unit_objects=1, unit_window=2)
+    replica = world.replica(unit_max_objects=1, max_active_units=2)
     batch_id = await world.submitted(await world.drafts(4))
     await replica.planner.submitted(batch_id)
     dead, waiting = [unit for unit in await world.units_of(batch_id) if unit["state"] == "ready"]
@@ -258,7 +258,7 @@ async def test_a_batch_that_nobody_planned_and_one_that_nobody_ended_are_told_as
 
 @pytest.mark.parametrize("how", ["given up", "cancelled"])
 async def test_what_is_said_of_an_object_is_in_the_trace_that_it_came_with(world: World, how: str) -> None:
-    replica = world.replica(unit_attempts=1)
+    replica = world.replica(unit_max_crashes=1)
     ids, own, batchs = await world.drafts(2), {"traceparent": "00-own"}, {"traceparent": "00-batch"}
     await world.objects.collection.update_one({"_id": ids[0]}, {"$set": {"trace": own}})
     batch_id = await world.submitted(ids, trace=batchs)

@@ -45,7 +45,7 @@ async def test_off_by_default(world: World) -> None:
 
 async def test_a_deployment_may_switch_it_on_for_all(world: World) -> None:
     bucket_id = await world.bucket()
-    replica = world.replica(window=True, window_objects=4)
+    replica = world.replica(window_enabled=True, window_max_objects=4)
     ids = await world.drafts(9, bucket_id=bucket_id)
     await replica.handlers.on_mirrored(await world.mirror(ids))
     batches = await batched(world, bucket_id)

@@ -55,23 +55,23 @@ async def opened(stack: LocalStack, database: Database, mongo: MongoSettings) ->
             kafka=KafkaSettings(),
             s3=S3Settings(
                 **{
-                    "endpoint": s3_endpoint or stack.s3_endpoint,
+                    "endpoint_url": s3_endpoint or stack.s3_endpoint,
                     "access_key": stack.s3_access_key,
                     "secret_key": SecretStr(stack.s3_secret_key),
                     "bucket": bucket,
-                    "part_size": 5 * MIB,
+                    "part_size_bytes": 5 * MIB,
                     **(s3 or {}),
                 }
             ),
             http=HttpSettings(),
-            telemetry=ObservabilitySettings(),
-            sweep=ReconcileSettings(interval=0.1),
+            observability=ObservabilitySettings(),
+            reconcile=ReconcileSettings(interval_seconds=0.1),
         )
         own = DedupSettings(
             **{
                 "allow_networks": ["127.0.0.0/8"],
                 "allowed_ports": "*",
-                "first_backoff": 0.05,
+                "initial_backoff_seconds": 0.05,
                 "small_bytes": MIB,
                 **changes,
             }

@@ -36,7 +36,7 @@ async def test_blobs_that_were_had_are_not_fetched_again(bench: Bench, sources: 
 
 async def test_a_source_that_stays_away_is_parked_and_replayed(opened: Open, sources: Sources) -> None:
     page = Page(data=b"back again", failures=[503] * 3)
-    async with opened(attempts=3) as bench:
+    async with opened(max_attempts=3) as bench:
         obj = await bench.one({"kind": "url", "url": sources.put("/away", page)})
         object_id = obj["_id"]
         why = "main: the source answered 503; given up after 3 attempts"
@@ -65,7 +65,7 @@ async def test_a_source_that_stays_away_is_parked_and_replayed(opened: Open, sou
 
 
 async def test_an_object_that_was_to_be_processed_is_queued_again_by_the_replay(opened: Open, sources: Sources) -> None:
-    async with opened(attempts=1) as bench:
+    async with opened(max_attempts=1) as bench:
         url = sources.put("/once", Page(data=b"x", failures=[500]))
         object_id = await bench.add(
             bench.blob({"kind": "url", "url": url}),
@@ -144,7 +144,7 @@ async def test_s3_faults_in_a_streamed_upload(
 ) -> None:
     async with (
         proxied(stack) as proxy,
-        opened(s3_endpoint=proxy.url, tidy_after=0.5) as bench,
+        opened(s3_endpoint=proxy.url, staging_cleanup_min_age_seconds=0.5) as bench,
     ):
         proxy.plan(Fault(kind, times=2, method="PUT|POST", path=path))  # type: ignore[arg-type]
         obj = await bench.one({"kind": "url", "url": sources.put("/f", Page(size=12 * MIB))})
@@ -165,7 +165,7 @@ async def test_while_s3_is_away_nothing_fails_and_nothing_is_parked(
 ) -> None:
     async with (
         proxied(stack) as proxy,
-        opened(s3_endpoint=proxy.url, attempts=1) as bench,
+        opened(s3_endpoint=proxy.url, max_attempts=1) as bench,
     ):
         object_id = await bench.add(bench.blob({"kind": "url", "url": sources.put("/f", b"later")}))
         away = Fault("answer", times=1000, method="PUT", path="blobs/sha256")
@@ -187,7 +187,7 @@ async def test_a_key_that_s3_cannot_write_delays_only_its_own_objects(
     opened: Open, stack: LocalStack, sources: Sources
 ) -> None:
     bad = sha(b"bad")
-    async with proxied(stack) as proxy, opened(s3_endpoint=proxy.url, attempts=2) as bench:
+    async with proxied(stack) as proxy, opened(s3_endpoint=proxy.url, max_attempts=2) as bench:
         full = Fault("answer", times=10**6, method="PUT", path=f"{bad}$", status=500, code="InternalError")
         proxy.plan(full)
         texts = ["one", "two", "bad", "three", "four", "five"]

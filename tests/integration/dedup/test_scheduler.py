@@ -46,7 +46,7 @@ async def test_a_thousand_small_ones_do_not_wait_for_a_large_one(bench: Bench, s
 
 async def test_more_large_ones_than_places_leave_the_small_lane_free(opened: Open, sources: Sources) -> None:
     gate = asyncio.Event()
-    async with opened(large_concurrency=1, concurrency=2) as bench:
+    async with opened(max_large_transfers=1, max_concurrency=2) as bench:
         large = [
             await bench.add(bench.blob({"kind": "url", "url": sources.put(f"/l{n}", Page(size=3 * MIB, gate=gate))}))
             for n in range(4)
@@ -98,7 +98,7 @@ async def test_a_replica_that_dies_is_replaced_and_swept_up_after(opened: Open, 
     """It stands still in the middle of a transfer, as a killed process does: its claim runs out."""
     gate = asyncio.Event()
     page = Page(size=20 * MIB, gate=gate)
-    async with opened(lanes=False) as dying, opened(lease=1.5, tidy_after=0.1) as living:
+    async with opened(lanes=False) as dying, opened(lease_seconds=1.5, staging_cleanup_min_age_seconds=0.1) as living:
         object_id = await dying.add(dying.blob({"kind": "url", "url": sources.put("/f", page)}))
         upload = dying.store.upload(f"staging/dedup/{object_id}/req_dead/blob_1")
         half = await upload.__aenter__()
@@ -127,7 +127,7 @@ async def test_a_replica_that_dies_is_replaced_and_swept_up_after(opened: Open, 
 
 async def test_the_sweeper_leaves_alone_what_is_in_use(opened: Open, sources: Sources) -> None:
     gate = asyncio.Event()
-    async with opened(tidy_after=0.1, staging_age=0.1) as bench:
+    async with opened(staging_cleanup_min_age_seconds=0.1, staging_ttl_seconds=0.1) as bench:
         page = Page(size=40 * MIB, announced=True, gate=gate, free=20 * MIB)
         object_id = await bench.add(bench.blob({"kind": "url", "url": sources.put("/f", page)}))
         waiting = await bench.add()
@@ -159,7 +159,7 @@ async def test_the_sweeper_leaves_alone_what_is_in_use(opened: Open, sources: So
 
 async def test_a_long_transfer_keeps_its_claim(opened: Open, sources: Sources) -> None:
     gate = asyncio.Event()
-    async with opened(lease=LEASE) as one, opened(lease=LEASE):
+    async with opened(lease_seconds=LEASE) as one, opened(lease_seconds=LEASE):
         page = Page(size=2 * MIB, gate=gate)
         object_id = await one.add(one.blob({"kind": "url", "url": sources.put("/slow", page)}))
         await one.created(object_id)
@@ -186,7 +186,7 @@ async def test_a_stop_gives_claims_back_and_leaves_nothing_behind(opened: Open, 
     gate = asyncio.Event()
     page = Page(size=20 * MIB, gate=gate)
     async with opened(lanes=False) as watching:
-        async with opened(stop_grace=0.1) as stopping:
+        async with opened(shutdown_grace_seconds=0.1) as stopping:
             object_id = await stopping.add(stopping.blob({"kind": "url", "url": sources.put("/f", page)}))
             await stopping.created(object_id)
 
@@ -235,7 +235,7 @@ async def test_records_that_never_came_are_made_good(bench: Bench, sources: Sour
 
 async def test_what_is_due_is_told_although_its_records_are_done_with(opened: Open, sources: Sources) -> None:
     gate = asyncio.Event()
-    async with opened(concurrency=2, large_concurrency=1) as bench:
+    async with opened(max_concurrency=2, max_large_transfers=1) as bench:
         slow = [
             await bench.add(bench.blob({"kind": "url", "url": sources.put(f"/{n}", Page(size=10, gate=gate))}))
             for n in range(5)
@@ -250,7 +250,10 @@ async def test_what_is_due_is_told_although_its_records_are_done_with(opened: Op
 
         async def told(small: int, large: int) -> bool:
             await bench.dedup.mirroring.lanes.backlog()
-            found = [REGISTRY.get_sample_value("bucketline_objects_due", {"lane": lane}) for lane in ("small", "large")]
+            found = [
+                REGISTRY.get_sample_value("bucketline_mirror_queue_depth", {"lane": lane})
+                for lane in ("small", "large")
+            ]
             return found == [small, large]
 
         await eventually(lambda: told(3, 2))

@@ -133,7 +133,7 @@ async def test_foreign_bucket(opened: Open, stack: LocalStack, bench: Bench) -> 
         "access_key": stack.s3_access_key,
         "secret_key": stack.s3_secret_key,
     }
-    async with opened(foreign=[access], s3={"bucket": f"{bucket}-own"}) as other:
+    async with opened(external_buckets=[access], s3={"bucket": f"{bucket}-own"}) as other:
         obj = await other.one({"kind": "s3", "url": f"s3://{bucket}/theirs/report.txt"})
         assert await other.content(obj) == data
         assert obj["blobs"][0]["details"]["filename"] == "report.txt"  # type: ignore[index]
@@ -144,7 +144,7 @@ async def test_foreign_bucket(opened: Open, stack: LocalStack, bench: Bench) -> 
 
 
 async def test_own_bucket_is_closed_but_for_prefixes_and_the_namespaces_own_content(opened: Open) -> None:
-    async with opened(own_prefixes=["import/"]) as bench:
+    async with opened(allowed_key_prefixes=["import/"]) as bench:
         data = b"placed by an operator"
         await bench.store.put_if_absent("import/a.txt", data, sha256=sha(data), content_type="text/plain")
         await bench.store.put_if_absent("secret/a.txt", data, sha256=sha(data), content_type="text/plain")
@@ -161,7 +161,7 @@ async def test_own_bucket_is_closed_but_for_prefixes_and_the_namespaces_own_cont
 
 
 async def test_url_of_content_that_is_not_stored_yet_is_tried_again(opened: Open) -> None:
-    async with opened(first_backoff=0.5) as bench:
+    async with opened(initial_backoff_seconds=0.5) as bench:
         later = await bench.add(bench.blob({"kind": "s3", "url": bench.store.url_of(blob_key(sha(b"soon")))}))
         await bench.created(later)
 

@@ -101,7 +101,7 @@ async def world(database: Database, clock: ManualClock) -> World:
         "created_at": clock.now(),
         "updated_at": clock.now(),
     }
-    return World(wire(runtime, ApiSettings(inline_spill_bytes=1000)), bus, clock, bucket)
+    return World(wire(runtime, ApiSettings(inline_staging_threshold_bytes=1000)), bus, clock, bucket)
 
 
 def stages(plan: Mapping[str, Any]) -> set[str]:

@@ -246,7 +246,7 @@ async def test_a_bucket_goes_with_what_a_replica_wrote_that_did_not_know_yet(wor
 
 
 async def test_a_replica_may_remember_a_bucket_for_as_long_as_it_is_told_to(world: World) -> None:
-    here, there = world.replica(scope_cache_seconds=60), world.replica(scope_cache_seconds=60)
+    here, there = world.replica(namespace_cache_seconds=60), world.replica(namespace_cache_seconds=60)
     bucket = await bucket_with(here, 1)
     await there.make(f"/v1/buckets/{bucket}/objects", {"name": "early"}, namespace="demo")
     deleted = await here.call("DELETE", f"/v1/buckets/{bucket}", namespace="demo")
@@ -263,7 +263,7 @@ async def test_a_replica_may_remember_a_bucket_for_as_long_as_it_is_told_to(worl
 
 
 async def test_a_namespace_goes_with_what_a_replica_wrote_that_did_not_know_yet(world: World) -> None:
-    here, there = world.replica(), world.replica(scope_cache_seconds=600)
+    here, there = world.replica(), world.replica(namespace_cache_seconds=600)
     bucket = await bucket_with(here, 3)
     await there.make(f"/v1/buckets/{bucket}/objects", {"name": "early"}, namespace="demo")
     deleted = await here.call("DELETE", "/v1/namespaces/demo")
@@ -278,7 +278,7 @@ async def test_a_namespace_goes_with_what_a_replica_wrote_that_did_not_know_yet(
 
 
 async def test_what_a_request_that_hung_wrote_into_a_bucket_that_is_gone_is_removed(world: World) -> None:
-    here, there = world.replica(), world.replica(scope_cache_seconds=600)
+    here, there = world.replica(), world.replica(namespace_cache_seconds=600)
     bucket = await bucket_with(here, 1)
     await there.make(f"/v1/buckets/{bucket}/objects", {"name": "early"}, namespace="demo")
     await here.call("DELETE", f"/v1/buckets/{bucket}", namespace="demo")

@@ -103,7 +103,7 @@ async def test_a_confirmed_upload_stays(world: World, replica: Replica) -> None:
 
 
 async def test_large_ones_are_confirmed_in_the_background(world: World) -> None:
-    replica = world.replica(async_confirm_bytes=len(PDF))
+    replica = world.replica(async_confirm_threshold_bytes=len(PDF))
     path = await bucket(replica)
     upload_id = await upload(replica, path)
     started = await replica.make(f"{path}/uploads/{upload_id}/confirm", None, namespace="home")

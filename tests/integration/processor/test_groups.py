@@ -77,11 +77,11 @@ async def test_a_batch_of_one_behind_a_hundred_thousand_automatic_objects(world:
     consumer = asyncio.create_task(works.offer({unit["_id"]: {} for unit in (*found, small)}))
     try:
         await eventually(lambda: begun(pipeline, "ns_1"))
-        world.clock.advance(own.idle_after + 0.1)
+        world.clock.advance(own.orphan_claim_delay_seconds + 0.1)
         assert await works.look_around() == 1
         await eventually(lambda: begun(pipeline, batch_id))
         assert not consumer.done(), "its record is still behind all the others"
-        assert pipeline.groups.count("ns_1") == own.units // 2
+        assert pipeline.groups.count("ns_1") == own.max_concurrent_units // 2
     finally:
         consumer.cancel()
         await works.stop()

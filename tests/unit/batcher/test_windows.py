@@ -57,7 +57,7 @@ def test_only_what_nobody_has_decided_about_groups_itself(change: dict[str, Any]
 def test_a_bucket_has_its_own_policy_or_the_deployments() -> None:
     own: Any = {"settings": {"batching": POLICY}}
     none: Any = {"settings": {"batching": None}}
-    default = default_policy(BatcherSettings(window=True, window_objects=7))
+    default = default_policy(BatcherSettings(window_enabled=True, window_max_objects=7))
     assert default_policy(BatcherSettings()) is None
     assert policy_of(own, default) == POLICY
     assert policy_of(none, default) == default

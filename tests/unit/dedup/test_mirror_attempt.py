@@ -55,7 +55,7 @@ async def postponed(times: int) -> dict[str, Any]:
         cast("Blobs", None),
         cast("MirrorOutcomes", None),
         cast("KafkaParking", None),
-        DedupSettings(attempts=1),
+        DedupSettings(max_attempts=1),
         draw=lambda: 1.0,
     )
     mirror = {"state": "pending", "attempts": 0, "claim": "req_1"} | ({"postponed": times} if times else {})

@@ -54,7 +54,9 @@ def test_mistakes_are_told_at_the_start(monkeypatch: pytest.MonkeyPatch, name: s
 
 
 def test_keys_of_foreign_buckets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("BUCKETLINE_DEDUP_FOREIGN", '[{"buckets":["partner-*"],"access_key":"id","secret_key":"hush"}]')
+    monkeypatch.setenv(
+        "BUCKETLINE_DEDUP_EXTERNAL_BUCKETS", '[{"buckets":["partner-*"],"access_key":"id","secret_key":"hush"}]'
+    )
     settings = DedupSettings()
     (access,) = settings.access()
     assert (access.covers("partner-1"), access.covers("other"), access.secret_key) == (True, False, "hush")

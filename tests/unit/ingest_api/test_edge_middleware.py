@@ -116,7 +116,7 @@ async def test_a_body_whose_length_was_not_announced_is_refused_where_it_gets_to
 async def test_a_client_that_leaves_in_the_middle_is_no_fault_of_ours(caplog: pytest.LogCaptureFixture) -> None:
     def counted(status: str) -> float:
         labels = {"method": "POST", "route": "/hot", "status": status}
-        return REGISTRY.get_sample_value("bucketline_http_request_seconds_count", labels) or 0.0
+        return REGISTRY.get_sample_value("http_server_request_duration_seconds_count", labels) or 0.0
 
     before = counted("499")
     assert await ask("/hot", piece(10, more=True), {"type": "http.disconnect"}) is None
@@ -134,7 +134,7 @@ async def test_a_store_that_is_away_is_told_without_its_name() -> None:
 
 async def test_probes_are_not_among_the_requests_that_are_counted() -> None:
     def counted() -> float:
-        [family] = [f for f in REGISTRY.collect() if f.name == "bucketline_http_request_seconds"]
+        [family] = [f for f in REGISTRY.collect() if f.name == "http_server_request_duration_seconds"]
         return sum(sample.value for sample in family.samples if sample.name.endswith("_count"))
 
     before = counted()

@@ -282,7 +282,7 @@ async def test_an_extraction_that_hangs_is_ended():
         await asyncio.Event().wait()
         yield Document({})
 
-    outcome = await Harness(a_collection("a", extractor="told"), behaviour=hang, object_seconds=0.02).run()
+    outcome = await Harness(a_collection("a", extractor="told"), behaviour=hang, object_timeout_seconds=0.02).run()
     assert (outcome.status, outcome.error_type) == (Status.FAILED, "resource")
 
 
@@ -301,7 +301,7 @@ async def test_a_model_server_that_hangs_delays_no_other_collection():
 
 
 async def test_an_object_with_too_many_documents_is_refused_whole():
-    harness = Harness(a_collection("a", extractor="told"), behaviour=numbers(11), documents_an_object=10)
+    harness = Harness(a_collection("a", extractor="told"), behaviour=numbers(11), max_documents_per_object=10)
     outcome = await harness.run()
     assert (outcome.status, outcome.error, outcome.count) == (
         Status.FAILED,
@@ -320,7 +320,7 @@ async def test_an_extractor_that_is_not_read_to_its_end_is_closed():
         finally:
             closed.append(True)
 
-    await Harness(a_collection("a", extractor="told"), behaviour=endless, documents_an_object=5).run()
+    await Harness(a_collection("a", extractor="told"), behaviour=endless, max_documents_per_object=5).run()
     assert closed == [True]
 
 

@@ -125,7 +125,7 @@ async def test_what_nobody_suspects_goes_first():
 
 
 async def test_a_unit_is_worked_on_one_by_one_only_after_so_many_deaths():
-    fleet = Fleet(careful_after=2)
+    fleet = Fleet(isolate_after_crashes=2)
     fleet.unit(5, attempts=1)
     assert await fleet.life()
     assert fleet.seen[-1].extractions.most_at_once == 5

@@ -69,7 +69,7 @@ async def test_a_unit_is_read_in_pages_of_bounded_count(processor: Processor):
 
 
 async def test_objects_of_all_units_together_take_bounded_memory():
-    processor = Processor(objects_bytes=3_000_000)
+    processor = Processor(max_inflight_bytes=3_000_000)
     processor.unit(4, "unit_1", prefix="first")
     processor.unit(4, "unit_2", prefix="second", batch_id="btch_2")
     processor.objects.sizes = dict.fromkeys(processor.objects.rows, 1_500_000)
@@ -84,7 +84,7 @@ async def test_objects_of_all_units_together_take_bounded_memory():
 
 
 async def test_a_batch_that_hangs_leaves_memory_to_the_next():
-    processor = Processor(objects_bytes=10_000_000)
+    processor = Processor(max_inflight_bytes=10_000_000)
     processor.unit(8, "unit_1", prefix="hanging")
     processor.unit(1, "unit_2", prefix="quick", batch_id="btch_2")
     processor.objects.sizes = dict.fromkeys(processor.objects.rows, 3_000_000)
@@ -99,7 +99,7 @@ async def test_a_batch_that_hangs_leaves_memory_to_the_next():
 
 
 async def test_a_page_that_cannot_be_read_is_left_and_what_was_read_ends():
-    processor = Processor(objects_bytes=3_000_000)
+    processor = Processor(max_inflight_bytes=3_000_000)
     processor.unit(4)
     processor.objects.sizes = dict.fromkeys(processor.objects.rows, 3_000_000)
     processor.objects.failing = {"obj_2"}
@@ -265,7 +265,7 @@ async def test_a_fault_of_ours_fails_its_object_with_no_more_than_its_class(proc
 
 
 async def test_a_service_that_stops_finishes_what_has_begun_and_leaves_the_rest():
-    processor = Processor(objects_bytes=100)
+    processor = Processor(max_inflight_bytes=100)
     processor.unit(3)
     processor.objects.sizes = dict.fromkeys(processor.objects.rows, 3_000_000)
     processor.extractions.told["obj_0"] = held = Held()
@@ -292,7 +292,7 @@ async def test_a_service_that_stops_waits_for_no_store(processor: Processor, mon
 
 
 async def test_dropped_work_gives_its_memory_back():
-    processor = Processor(objects_bytes=1000)
+    processor = Processor(max_inflight_bytes=1000)
     processor.unit(2, "unit_1", prefix="first")
     processor.unit(2, "unit_2", prefix="second")
     processor.extractions.told = dict.fromkeys(("first_0", "first_1"), Held())

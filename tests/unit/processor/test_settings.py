@@ -20,5 +20,5 @@ def test_a_slow_model_server_with_large_answers_is_a_matter_of_settings(monkeypa
 
 @pytest.mark.parametrize("written", ["http://models/, https://other/v1", '["http://models/","https://other/v1"]'])
 def test_model_servers_are_words_or_json(monkeypatch: pytest.MonkeyPatch, written: str) -> None:
-    monkeypatch.setenv("BUCKETLINE_PROCESSOR_MODEL_ENDPOINTS", written)
+    monkeypatch.setenv("BUCKETLINE_PROCESSOR_HTTP_EXTRACTOR_ALLOWED_URLS", written)
     assert ProcessorSettings().outbound().allowed_endpoints == ("http://models/", "https://other/v1")

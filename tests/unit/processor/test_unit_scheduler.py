@@ -47,7 +47,9 @@ class Setup:
         self.clock = ManualClock()
         self.units = StoredUnits(self.clock)
         self.pipeline = HandPipeline()
-        own = ProcessorSettings(**{"units": 4, "ahead": 2, "drain_seconds": 0.01, **settings})
+        own = ProcessorSettings(
+            **{"max_concurrent_units": 4, "prefetch_units": 2, "shutdown_grace_seconds": 0.01, **settings}
+        )
         self.leases = Leases(self.units, "me", clock=self.clock, seconds=30)  # type: ignore[arg-type]
         self.works = UnitScheduler(self.units, self.leases, self.pipeline, clock=self.clock, settings=own)  # type: ignore[arg-type]
 
@@ -89,7 +91,7 @@ async def test_one_batch_leaves_room_for_the_next(setup: Setup):
 @pytest.mark.parametrize(("groups", "each"), [(1, [4]), (2, [3, 2]), (3, [2, 2, 2]), (4, [2, 2, 1, 1]), (9, [1] * 8)])
 async def test_so_many_batches_use_so_many_slots(groups: int, each: list[int]):
     """One leaves half of the slots free, two a third, three a quarter, four a fifth."""
-    setup = Setup(units=8, ahead=400)
+    setup = Setup(max_concurrent_units=8, prefetch_units=400)
     await setup.offer(*(setup.units.add(f"{n}-{g}", f"batch{g}") for n in range(40) for g in range(groups)))
     for place in range(20):
         # whoever came first took more before the others were known
@@ -101,7 +103,7 @@ async def test_so_many_batches_use_so_many_slots(groups: int, each: list[int]):
 
 
 async def test_who_comes_second_has_a_share_before_the_first_gives_any_back():
-    setup = Setup(units=8, ahead=100)
+    setup = Setup(max_concurrent_units=8, prefetch_units=100)
     await setup.offer(*(setup.units.add(f"big{n}", "big") for n in range(10)))
     assert len(setup.pipeline.running) == 4
     await setup.offer(*(setup.units.add(f"small{n}", "small") for n in range(4)))
@@ -164,7 +166,7 @@ async def test_stopping_gives_back_what_does_not_finish_in_time_and_takes_nothin
 
 
 async def test_stopping_lets_what_is_nearly_finished_finish():
-    setup = Setup(drain_seconds=10)
+    setup = Setup(shutdown_grace_seconds=10)
     await setup.offer(setup.units.add("u1"))
     stopping = asyncio.create_task(setup.works.stop())
     await settled()
@@ -219,7 +221,7 @@ async def test_who_stands_behind_thousands_on_the_bus_has_a_slot_within_seconds(
     await settled()
     assert not consumer.done(), "the line is full"
     assert "small" not in setup.pipeline.running
-    setup.clock.advance(ProcessorSettings().idle_after + 0.1)
+    setup.clock.advance(ProcessorSettings().orphan_claim_delay_seconds + 0.1)
     assert await setup.works.look_around() == 1
     await settled()
     assert "small" in setup.pipeline.running

@@ -84,7 +84,7 @@ async def bucket_deletion_turn(deps: Container, task: TaskDocument) -> TaskExecu
 
 def cache_grace_period(deps: Container) -> timedelta:
     """Longer than any replica remembers a bucket or a namespace as it was, and than what began then takes to write."""
-    return timedelta(seconds=deps.settings.scope_cache_seconds) + WRITES_TAKE
+    return timedelta(seconds=deps.settings.namespace_cache_seconds) + WRITES_TAKE
 
 
 async def delete_bucket_record(deps: Container, bucket: BucketDocument, organization_id: str) -> None:

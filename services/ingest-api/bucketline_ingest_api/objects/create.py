@@ -120,7 +120,7 @@ def build_object(
         object_id=object_id,
         batch_id=deps.ids.new("btch") if auto_process else None,
         now=now,
-        due_at=now + timedelta(seconds=deps.sweep.stalled_after),
+        due_at=now + timedelta(seconds=deps.sweep.stale_after_seconds),
     )
     if measured:
         refuse_too_large(document)

@@ -59,8 +59,8 @@ def intent(deps: Container, obj: ObjectDocument) -> ObjectDeletionDocument:
 
 async def sweep_removals(deps: Container) -> int:
     """Finishes what was begun and then left; returns how many."""
-    before = deps.clock.now() - timedelta(seconds=deps.sweep.stalled_after)
-    unfinished = await deps.removals.unfinished(before, limit=deps.sweep.limit)
+    before = deps.clock.now() - timedelta(seconds=deps.sweep.stale_after_seconds)
+    unfinished = await deps.removals.unfinished(before, limit=deps.sweep.batch_size)
     for removal in unfinished:
         found = await deps.objects.get(removal["bucket_id"], removal["_id"])
         await finish_removal(deps, found, removal["_id"])

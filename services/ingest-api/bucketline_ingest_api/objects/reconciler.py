@@ -37,9 +37,9 @@ class ObjectReconciler:
     async def step(self) -> int:
         """Looks at one page; returns how many objects it moved."""
         deps = self._deps
-        before = deps.clock.now() - timedelta(seconds=deps.sweep.stalled_after)
-        page = await deps.objects.stalled(before, limit=deps.sweep.limit, fields=FIELDS, after=self._after)
-        self._after = (page[-1]["moved_at"], page[-1]["_id"]) if len(page) == deps.sweep.limit else None
+        before = deps.clock.now() - timedelta(seconds=deps.sweep.stale_after_seconds)
+        page = await deps.objects.stalled(before, limit=deps.sweep.batch_size, fields=FIELDS, after=self._after)
+        self._after = (page[-1]["moved_at"], page[-1]["_id"]) if len(page) == deps.sweep.batch_size else None
         in_batch = [obj for obj in page if obj.get("batch_id")]
         if not in_batch:
             return 0

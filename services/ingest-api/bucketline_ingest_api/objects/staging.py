@@ -71,7 +71,7 @@ async def stage_large_blobs(deps: Container, object_id: str, drafts: Sequence[Bl
     total = sum(draft.inline_size for draft in drafts)
     chosen = []
     for draft in sorted(drafts, key=lambda d: d.inline_size, reverse=True):
-        if total <= deps.settings.inline_spill_bytes:
+        if total <= deps.settings.inline_staging_threshold_bytes:
             break
         total -= draft.inline_size
         chosen.append(draft)

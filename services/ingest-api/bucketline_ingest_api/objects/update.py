@@ -53,7 +53,7 @@ async def update_object(
         sets["mirror"] = {
             "state": "pending",
             "attempts": 0,
-            "due_at": now + timedelta(seconds=deps.sweep.stalled_after),
+            "due_at": now + timedelta(seconds=deps.sweep.stale_after_seconds),
         }
         if (content := draft.content_key) is not None:
             sets["content_key"] = content

@@ -94,7 +94,7 @@ def validate_create(
         canonicalize=body.canonicalize_source,
         force=body.force_remirror,
         allow_file=settings.allow_file_sources,
-        inline_limit=settings.inline_limit_bytes,
+        inline_limit=settings.max_inline_bytes,
     )
     blobs, blob_faults = read_blobs(body.blobs or (), rules, ids, location=(*location, "blobs"))
     faults += blob_faults

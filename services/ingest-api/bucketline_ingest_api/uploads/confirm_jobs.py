@@ -31,7 +31,7 @@ MAX_CONCURRENCY = 8
 
 def in_background(deps: Container, head: ObjectInfo | None, *, asked: bool) -> bool:
     """Whether a confirmation is left to a task."""
-    return head is not None and (asked or head.size >= deps.settings.async_confirm_bytes)
+    return head is not None and (asked or head.size >= deps.settings.async_confirm_threshold_bytes)
 
 
 async def confirm_later(

@@ -14,7 +14,7 @@ from bucketline.settings import KafkaSettings
 
 PART = "Kafka"
 UNREACHABLE = (
-    "Is BUCKETLINE_KAFKA_BOOTSTRAP right, and are SECURITY_PROTOCOL and SASL_*? "
+    "Is BUCKETLINE_KAFKA_BOOTSTRAP_SERVERS right, and are SECURITY_PROTOCOL and SASL_*? "
     "Brokers must be reachable under the names that they advertise."
 )
 
@@ -106,6 +106,12 @@ async def _producer(settings: KafkaSettings) -> CheckResult:
     """Connects as the services do. Nothing is published: our topics are no place for test records."""
     async with KafkaPublisher(settings) as publisher:
         await publisher.ping()
-    kind = "idempotent" if settings.idempotent else "not idempotent"
-    advice = "" if settings.idempotent else "Set BUCKETLINE_KAFKA_IDEMPOTENT=true unless the broker cannot do it."
-    return CheckResult(PART, "producer", "ok" if settings.idempotent else "warning", f"connects, {kind}", advice)
+    kind = "idempotent" if settings.enable_idempotence else "not idempotent"
+    advice = (
+        ""
+        if settings.enable_idempotence
+        else "Set BUCKETLINE_KAFKA_ENABLE_IDEMPOTENCE=true unless the broker cannot do it."
+    )
+    return CheckResult(
+        PART, "producer", "ok" if settings.enable_idempotence else "warning", f"connects, {kind}", advice
+    )

@@ -19,7 +19,7 @@ from bucketline.settings import S3Settings
 
 PART = "S3"
 UNREACHABLE = (
-    "Is BUCKETLINE_S3_ENDPOINT right, does BUCKETLINE_S3_BUCKET exist, may the key use it? "
+    "Is BUCKETLINE_S3_ENDPOINT_URL right, does BUCKETLINE_S3_BUCKET exist, may the key use it? "
     "A clock that is 15 minutes off makes every signature invalid."
 )
 PREFIX = "staging/doctor/"
@@ -96,7 +96,7 @@ async def _list_and_delete(store: S3BlobStore, key: str) -> CheckResult:
 async def _address(store: S3BlobStore, key: str, data: bytes) -> CheckResult:
     """Fetches a presigned URL as a client of the API would; from here it may be out of reach, which is no fault."""
     url = await store.presign_get(key, expires=60)
-    advice = "Clients get such URLs: set BUCKETLINE_S3_PUBLIC_ENDPOINT to an address that they can reach."
+    advice = "Clients get such URLs: set BUCKETLINE_S3_PUBLIC_ENDPOINT_URL to an address that they can reach."
     try:
         async with (
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=URL_SECONDS)) as session,

@@ -13,7 +13,7 @@ AWS = S3Settings(
     access_key="AKIAEXAMPLE",
     secret_key=SecretStr("secret"),
     region="eu-central-1",
-    addressing="virtual",
+    addressing_style="virtual",
     bucket="files",
 )
 

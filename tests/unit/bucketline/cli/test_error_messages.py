@@ -15,19 +15,29 @@ from bucketline.cli.error_messages import explanation
 
 NOBODY = {
     "BUCKETLINE_MONGODB_URL": "mongodb://127.0.0.1:1/?directConnection=true",
-    "BUCKETLINE_MONGODB_SERVER_SELECTION_TIMEOUT": "0.3",
-    "BUCKETLINE_KAFKA_BOOTSTRAP": "127.0.0.1:1",
-    "BUCKETLINE_S3_ENDPOINT": "http://127.0.0.1:1",
+    "BUCKETLINE_MONGODB_SERVER_SELECTION_TIMEOUT_SECONDS": "0.3",
+    "BUCKETLINE_KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1",
+    "BUCKETLINE_S3_ENDPOINT_URL": "http://127.0.0.1:1",
 }
 SASL = {"BUCKETLINE_KAFKA_SECURITY_PROTOCOL": "SASL_SSL"}
 WRONG = [
     (["doctor"], {"BUCKETLINE_KAFKA_SECURITY_PROTOCOL": "TLS"}, "BUCKETLINE_KAFKA_SECURITY_PROTOCOL=TLS", 1),
     (["topics", "check"], SASL, "BUCKETLINE_KAFKA_SASL_USERNAME", 1),
-    (["doctor"], {"BUCKETLINE_S3_ENDPOINT": "localhost:8333"}, "BUCKETLINE_S3_ENDPOINT=localhost:8333", 1),
+    (["doctor"], {"BUCKETLINE_S3_ENDPOINT_URL": "localhost:8333"}, "BUCKETLINE_S3_ENDPOINT_URL=localhost:8333", 1),
     (["serve", "dedup"], {"BUCKETLINE_HTTP_PORT": "abc"}, "BUCKETLINE_HTTP_PORT=abc", 1),
     (["serve", "dedup"], {"BUCKETLINE_DEDUP_MAX_REDIRECTS": "x"}, "BUCKETLINE_DEDUP_MAX_REDIRECTS=x", 1),
-    (["serve", "dedup"], {"BUCKETLINE_DEDUP_FOREIGN": "{"}, "BUCKETLINE_DEDUP_FOREIGN is not JSON", 1),
-    (["topics", "check"], {"BUCKETLINE_KAFKA_BOOTSTRAP": "kafka:abc"}, "BUCKETLINE_KAFKA_BOOTSTRAP=kafka:abc", 1),
+    (
+        ["serve", "dedup"],
+        {"BUCKETLINE_DEDUP_EXTERNAL_BUCKETS": "{"},
+        "BUCKETLINE_DEDUP_EXTERNAL_BUCKETS is not JSON",
+        1,
+    ),
+    (
+        ["topics", "check"],
+        {"BUCKETLINE_KAFKA_BOOTSTRAP_SERVERS": "kafka:abc"},
+        "BUCKETLINE_KAFKA_BOOTSTRAP_SERVERS=kafka:abc",
+        1,
+    ),
     (["topics", "check"], {}, "Kafka does not answer", 1),
     (["indexes"], {"BUCKETLINE_MONGODB_URL": "mongodb://u:secr@et@host:1/"}, "BUCKETLINE_MONGODB_URL", 1),
     (["indexes"], {"BUCKETLINE_MONGODB_URL": "mongodb://u:s/ecret@host:1/"}, "BUCKETLINE_MONGODB_URL", 1),
@@ -99,8 +109,10 @@ def test_a_fault_of_our_own_keeps_its_traceback(error: Exception) -> None:
 
 
 def test_what_is_secret_is_not_shown(tmp_path: Path) -> None:
-    code, err = told(["serve", "dedup"], {"BUCKETLINE_DEDUP_FOREIGN": '[{"secret_key": ["s3cret"]}]'}, tmp_path)
-    assert (code, "BUCKETLINE_DEDUP_FOREIGN will not do" in err, "s3cret" in err) == (1, True, False), err
+    code, err = told(
+        ["serve", "dedup"], {"BUCKETLINE_DEDUP_EXTERNAL_BUCKETS": '[{"secret_key": ["s3cret"]}]'}, tmp_path
+    )
+    assert (code, "BUCKETLINE_DEDUP_EXTERNAL_BUCKETS will not do" in err, "s3cret" in err) == (1, True, False), err
 
 
 def test_the_doctor_names_a_url_that_is_none_without_its_password(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ async def test_making_indexes_does_not_wait_for_a_server_that_is_away() -> None:
     """However long an index may take to be made: a service that starts says that it waits, a command that it failed."""
     lease = reserve(1)
     url = SecretStr(f"mongodb://{LOOPBACK}:{lease.ports[0]}/?directConnection=true")
-    database = Database(MongoSettings(url=url, timeout=0.2, server_selection_timeout=0.2))
+    database = Database(MongoSettings(url=url, timeout_seconds=0.2, server_selection_timeout_seconds=0.2))
     try:
         async with asyncio.timeout(5):
             with pytest.raises(DependencyUnavailable):

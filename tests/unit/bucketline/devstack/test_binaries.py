@@ -26,8 +26,8 @@ def test_a_machine_without_builds_is_told_what_to_set(
 def test_each_part_names_its_own_setting() -> None:
     assert [part.setting for part in (binaries.MONGODB, binaries.TANSU, binaries.S3)] == [
         "BUCKETLINE_MONGODB_URL",
-        "BUCKETLINE_KAFKA_BOOTSTRAP",
-        "BUCKETLINE_S3_ENDPOINT",
+        "BUCKETLINE_KAFKA_BOOTSTRAP_SERVERS",
+        "BUCKETLINE_S3_ENDPOINT_URL",
     ]
 
 

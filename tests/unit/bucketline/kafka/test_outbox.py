@@ -59,7 +59,7 @@ class Bench:
         self.clock = ManualClock()
         self.store = Store(self.clock)
         self.publisher = publisher or RecordingPublisher()
-        settings = ReconcileSettings(outbox_after=3, limit=2)
+        settings = ReconcileSettings(outbox_delay_seconds=3, batch_size=2)
         self.outbox = Outbox("objects", self.store, self.publisher, clock=self.clock, settings=settings, **options)  # type: ignore[arg-type]  # a fake store
 
     @property
@@ -122,7 +122,7 @@ async def test_the_age_of_the_oldest_event_is_told_above_all_while_none_can_be_p
     bench = Bench()
 
     def age() -> float | None:
-        return REGISTRY.get_sample_value("bucketline_outbox_oldest_seconds", {"collection": "objects"})
+        return REGISTRY.get_sample_value("bucketline_outbox_oldest_event_age_seconds", {"collection": "objects"})
 
     bench.store.write("a", event("a1"))
     bench.publisher.failures = 1

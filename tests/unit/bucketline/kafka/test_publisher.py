@@ -92,7 +92,7 @@ async def test_after_a_record_that_was_refused_for_good_a_fresh_producer_goes_on
     producers: Producers, error: Exception
 ) -> None:
     producers.refused = [error]
-    async with KafkaPublisher(KafkaSettings(idempotent=True)) as publisher:
+    async with KafkaPublisher(KafkaSettings(enable_idempotence=True)) as publisher:
         with pytest.raises((NotPublished, NonRetryableError)):
             await publisher.publish_raw([ROW])
         await publisher.publish_raw([ROW, ROW])
@@ -102,7 +102,7 @@ async def test_after_a_record_that_was_refused_for_good_a_fresh_producer_goes_on
 
 async def test_one_replacement_does_for_all_that_failed_together(producers: Producers) -> None:
     producers.refused = [OutOfOrderSequenceNumber()] * 5
-    async with KafkaPublisher(KafkaSettings(idempotent=True)) as publisher:
+    async with KafkaPublisher(KafkaSettings(enable_idempotence=True)) as publisher:
         failed = await asyncio.gather(*(publisher.publish_raw([ROW]) for _ in range(5)), return_exceptions=True)
     assert [type(one) for one in failed] == [NotPublished] * 5
     assert len(producers.made) == 2
@@ -110,7 +110,7 @@ async def test_one_replacement_does_for_all_that_failed_together(producers: Prod
 
 async def test_a_producer_that_gave_up_is_replaced_whatever_its_kind(producers: Producers) -> None:
     producers.unsent = [KafkaError("Unexpected error during batch delivery")]
-    async with KafkaPublisher(KafkaSettings(idempotent=False)) as publisher:
+    async with KafkaPublisher(KafkaSettings(enable_idempotence=False)) as publisher:
         with pytest.raises(NotPublished):
             await publisher.publish_raw([ROW])
         await publisher.publish_raw([ROW])
@@ -130,7 +130,7 @@ async def test_a_producer_that_is_well_is_kept(
     producers: Producers, idempotent: bool, refused: list[Exception], unsent: list[Exception]
 ) -> None:
     producers.refused, producers.unsent = refused, unsent
-    async with KafkaPublisher(KafkaSettings(idempotent=idempotent)) as publisher:
+    async with KafkaPublisher(KafkaSettings(enable_idempotence=idempotent)) as publisher:
         with pytest.raises((NotPublished, NonRetryableError)):
             await publisher.publish_raw([ROW])
         await publisher.publish_raw([ROW])
@@ -139,7 +139,7 @@ async def test_a_producer_that_is_well_is_kept(
 
 async def test_while_no_fresh_one_connects_each_failure_tries_again(producers: Producers) -> None:
     producers.refused = [OutOfOrderSequenceNumber()] * 2
-    async with KafkaPublisher(KafkaSettings(idempotent=True)) as publisher:
+    async with KafkaPublisher(KafkaSettings(enable_idempotence=True)) as publisher:
         producers.unreachable = 1
         for _ in range(2):
             with pytest.raises(NotPublished):

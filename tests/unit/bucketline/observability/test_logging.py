@@ -62,7 +62,7 @@ class Terminal(io.StringIO):
 def test_by_default_a_terminal_gets_lines_for_people_and_everything_else_json(
     stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("BUCKETLINE_TELEMETRY_LOG_FORMAT", raising=False)
+    monkeypatch.delenv("BUCKETLINE_LOG_FORMAT", raising=False)
     terminal = Terminal()
     setup_logging(ObservabilitySettings(_env_file=None), "dedup", terminal)
     get_logger("test").info("running")

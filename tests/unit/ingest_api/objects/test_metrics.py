@@ -36,13 +36,13 @@ class Counted:
     """How much each number grew since this was made."""
 
     NAMES = (
-        ("bucketline_stage_seconds_sum", "stage", "queued"),
-        ("bucketline_stage_seconds_count", "stage", "queued"),
-        ("bucketline_stage_seconds_sum", "stage", "processing"),
-        ("bucketline_stage_seconds_count", "stage", "processing"),
+        ("bucketline_stage_duration_seconds_sum", "stage", "queued"),
+        ("bucketline_stage_duration_seconds_count", "stage", "queued"),
+        ("bucketline_stage_duration_seconds_sum", "stage", "processing"),
+        ("bucketline_stage_duration_seconds_count", "stage", "processing"),
         ("bucketline_status_changes_total", "status", "COMPLETED"),
-        ("bucketline_end_to_end_seconds_sum", "status", "COMPLETED"),
-        ("bucketline_end_to_end_seconds_count", "status", "COMPLETED"),
+        ("bucketline_end_to_end_duration_seconds_sum", "status", "COMPLETED"),
+        ("bucketline_end_to_end_duration_seconds_count", "status", "COMPLETED"),
     )
 
     def __init__(self) -> None:
