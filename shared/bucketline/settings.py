@@ -2,7 +2,8 @@
 
 Each block may be set by environment variables or a ``.env`` file; the defaults start the local stack. What is below a
 field is its description. Only settings classes read configuration from the environment. Elsewhere it is touched for
-what is handed on to child processes (``cli.local``, ``local.process``, ``bucketline_processor.worker_process``), for the
+what is handed on to child processes (``cli.local``, ``local.process``, ``bucketline_processor.worker_process``), for
+the
 variables of the running local stack (``cli.environment``) and for ``XDG_CACHE_HOME`` (``local.cache``).
 """
 
@@ -158,16 +159,17 @@ class HttpSettings(SettingsBase):
 class ObservabilitySettings(SettingsBase):
     """Logs and traces."""
 
-    model_config = SettingsConfigDict(env_prefix="BUCKETLINE_TELEMETRY_")
+    model_config = SettingsConfigDict(env_prefix="BUCKETLINE_", populate_by_name=True)
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    """Nothing below is logged."""
+    """The lowest level that is logged."""
     log_format: Literal["auto", "json", "console"] = "auto"
-    """``auto``: for people on a terminal, JSON otherwise."""
-    otlp_endpoint: str | None = None
-    """Where spans go, over OTLP/HTTP. Unset: they are made (ids appear in logs and events), not exported."""
-    sample_ratio: Annotated[float, Field(ge=0, le=1)] = 1.0
-    """The share of traces that is kept, of those that begin here."""
+    """``auto``: aligned lines on a terminal, JSON otherwise."""
+    otlp_endpoint: str | None = Field(default=None, validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT")
+    """The OTLP/HTTP collector that receives spans. Unset: spans are not exported; logs and events still carry trace
+    ids."""
+    sample_ratio: Annotated[float, Field(ge=0, le=1)] = Field(default=1.0, validation_alias="OTEL_TRACES_SAMPLER_ARG")
+    """The share of the traces that begin in this process and are exported."""
 
 
 class ReconcileSettings(SettingsBase):

@@ -186,7 +186,7 @@ def test_each_service_reaches_what_it_needs_and_no_more(target: str) -> None:
 ENDPOINTS = {
     "BUCKETLINE_KAFKA_BOOTSTRAP_SERVERS": "kafka",
     "BUCKETLINE_S3_ENDPOINT_URL": "s3",
-    "BUCKETLINE_TELEMETRY_OTLP_ENDPOINT": "telemetry",
+    "OTEL_EXPORTER_OTLP_ENDPOINT": "telemetry",
 }
 
 

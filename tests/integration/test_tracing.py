@@ -68,7 +68,7 @@ async def traced(stack: LocalStack) -> AsyncIterator[Traced]:
             "BUCKETLINE_MONGODB_DATABASE": own,
             "BUCKETLINE_KAFKA_TOPIC_PREFIX": f"{own}.",
             "BUCKETLINE_KAFKA_GROUP_PREFIX": f"{own}.",
-            "BUCKETLINE_TELEMETRY_OTLP_ENDPOINT": collector.url,
+            "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
             "OTEL_BSP_SCHEDULE_DELAY": "300",
         }
         async with Supervisor(bucketline_services(environment)) as supervisor:

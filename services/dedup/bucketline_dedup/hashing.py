@@ -67,7 +67,9 @@ class Hashing:
             self._begin()
 
     async def finish(self) -> str:
-        """The SHA-256 in hex. :class:`~bucketline_dedup.errors.ChecksumMismatch` if the bytes are not those announced."""
+        """The SHA-256 in hex. :class:`~bucketline_dedup.errors.ChecksumMismatch` if the bytes are not those
+        announced.
+        """
         if self._task is not None:
             self._collect(await self._task)
         if self._size > INLINE_BYTES:

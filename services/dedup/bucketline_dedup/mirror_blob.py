@@ -71,7 +71,8 @@ class BlobMirror:
     async def mirror(self, obj: ObjectDocument, blob: BlobDocument, turn: str, room: LargeTransferSlot) -> BlobDocument:
         """The blob as it is afterwards: stored, linked, or without bytes.
 
-        Raises :class:`~bucketline_dedup.errors.SourceError`, ``StoreUnavailable``, and what :mod:`bucketline_dedup.content_store` raises. ``turn``
+        Raises :class:`~bucketline_dedup.errors.SourceError`, ``StoreUnavailable``, and what
+        :mod:`bucketline_dedup.content_store` raises. ``turn``
         is in the name of everything staged on the way, so that it is known whose it was.
         """
         source = from_document(blob["source"] or {})

@@ -2,7 +2,8 @@
 
 The unit's lease says who is being tried. When that is the last that was heard of a processor, the object is a suspect
 in the unit from its next lease on. What nobody suspects goes first; a suspect is tried once more at the end, and one
-with which ``MAX_ISOLATED_CRASHES`` processors ended fails. All else of the unit goes on, and what merely shared a processor with it
+with which ``MAX_ISOLATED_CRASHES`` processors ended fails. All else of the unit goes on, and what merely shared a
+processor with it
 is not blamed.
 
 A processor that stood still for longer than its lease counts as one that ended. What was finished and not recorded yet

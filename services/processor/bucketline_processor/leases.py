@@ -4,7 +4,8 @@ The heartbeat runs beside the work, so a long extraction keeps its unit; a proce
 ``seconds``, and another takes it. A processor that lost a lease without knowing does no harm: what it writes has the
 same ids as what the other writes, and of two final statuses the first counts.
 
-A lease may also say what its holder is at, so that it is known what a holder died of: see :mod:`bucketline_processor.isolation`.
+A lease may also say what its holder is at, so that it is known what a holder died of: see
+:mod:`bucketline_processor.isolation`.
 """
 
 import asyncio

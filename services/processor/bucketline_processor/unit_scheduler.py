@@ -2,7 +2,8 @@
 
 A record of the bus says that a unit is ready. It is acknowledged as soon as its unit stands in line here, because
 from then on state alone remembers it: a unit in line is *ready* and one in the works is *leased*, and both are taken
-over by others when this process dies (:meth:`UnitScheduler.look_around` there, and the batcher's sweeper). So a unit that
+over by others when this process dies (:meth:`UnitScheduler.look_around` there, and the batcher's sweeper). So a unit
+that
 takes minutes holds up nothing but its own slot: not the consumer, not the other units, not the partition.
 
 The line is short. When it is full the consumer waits, what is not taken stays on the bus, and the lag shows it. Who
@@ -81,7 +82,8 @@ class UnitScheduler:
     async def offer(self, wanted: Mapping[str, Mapping[str, str]]) -> None:
         """Puts units (id → trace) in line; returns when all of them stand there, or need not.
 
-        Raises :class:`QueueFull` when that takes too long, and ``DependencyUnavailable``. May be called again with the same.
+        Raises :class:`QueueFull` when that takes too long, and ``DependencyUnavailable``. May be called again with
+        the same.
         """
         if self._stopping:
             await asyncio.sleep(STOPPING_PAUSE)

@@ -119,7 +119,8 @@ class GarbageCollector:
     ) -> Report:
         """Goes through everything from ``begin`` to the end, or until ``told`` says that it is enough.
 
-        ``orphans`` looks for content without a record in the bucket, too. Raises ``ForeignBucketError`` when database and bucket
+        ``orphans`` looks for content without a record in the bucket, too. Raises ``ForeignBucketError`` when
+        database and bucket
         do not seem to belong together, unless ``adopt_unknown`` says that they do; a dry run goes on, and tells.
         """
         report = Report(doubt=None if adopt_unknown else await self._ownership.doubt(self._clock.now() - self._grace))

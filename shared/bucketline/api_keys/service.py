@@ -1,6 +1,7 @@
 """What an administrator does with keys, by the API or the command line: make, list, change, rotate, revoke.
 
-A clear key leaves :meth:`ApiKeyService.create` and :meth:`ApiKeyService.rotate` once, in :class:`NewApiKey`, and is nowhere else: not
+A clear key leaves :meth:`ApiKeyService.create` and :meth:`ApiKeyService.rotate` once, in :class:`NewApiKey`, and is
+nowhere else: not
 in the database, not in a log, not in an error.
 """
 

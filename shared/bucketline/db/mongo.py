@@ -5,7 +5,8 @@ a few modules more, from pymongo and bson: moving to pymongo's own asyncio clien
 
 Everything is written with majority and read from the primary: what a write returned has survived a fail-over, what a
 read returns may be too young for that. Network faults and timeouts come out as
-:class:`~bucketline.errors.DependencyUnavailable`, whose meaning is "it may or may not have happened"; a unique index that
+:class:`~bucketline.errors.DependencyUnavailable`, whose meaning is "it may or may not have happened"; a unique index
+that
 refuses comes out as :class:`DuplicateKey`.
 """
 
@@ -143,7 +144,8 @@ class Collection(Generic[D]):
         """At most ``limit`` documents: ``fields`` of them, or all but those that ``without`` names.
 
         ``computed`` are expressions of the server's, by the name that conditions and order may then use for them; the
-        documents have them too. :class:`ResultTooLarge` when they have more than ``most_bytes`` together; not many more are
+        documents have them too. :class:`ResultTooLarge` when they have more than ``most_bytes`` together; not many
+        more are
         read then.
         """
         raw = self._raw if most_bytes is None else self._raw.with_options(codec_options=_UNREAD)

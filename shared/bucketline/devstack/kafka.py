@@ -91,7 +91,8 @@ def _copy_dependencies(maven: str, scratch: Path) -> Path:
 
 def _unavailable(reason: str) -> LocalStackError:
     return LocalStackError(
-        f"Apache Kafka is not available: {reason}. Set BUCKETLINE_KAFKA_BOOTSTRAP_SERVERS to the address of one that you run."
+        f"Apache Kafka is not available: {reason}. "
+        "Set BUCKETLINE_KAFKA_BOOTSTRAP_SERVERS to the address of one that you run."
     )
 
 

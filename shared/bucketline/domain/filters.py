@@ -11,7 +11,8 @@ list, or null, asks for nothing. Text is compared without regard to case unless 
 has ``case_sensitive: true`` (a ``false`` inside takes nothing back: the official client writes it everywhere).
 
 What a condition means, on a document (:func:`bucketline.domain.filter_match.matches`) and as a MongoDB query
-(:func:`bucketline.domain.filter_to_mongo.to_mongo`), is the same, and is that of MongoDB: an array matches if one of its
+(:func:`bucketline.domain.filter_to_mongo.to_mongo`), is the same, and is that of MongoDB: an array matches if one of
+its
 elements does, numbers match numbers and text matches text, null is also what an absent field is.
 
 ==============================  =============================================================================

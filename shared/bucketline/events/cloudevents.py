@@ -133,7 +133,8 @@ def unwrap(
     """Reads a record of ours, in binary mode or (from other publishers) in structured mode.
 
     Tolerant of headers that are null or not UTF-8, as long as the attributes themselves can be read, and of fields that
-    this version does not know. Raises :class:`UnknownEventType` for a type in our namespace that is not in the catalog, and
+    this version does not know. Raises :class:`UnknownEventType` for a type in our namespace that is not in the
+    catalog, and
     :class:`NonRetryableError` for everything else, saying what is wrong.
     """
     attributes = {name: _text(raw) for name, raw in headers or () if raw is not None}

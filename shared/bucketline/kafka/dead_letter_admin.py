@@ -80,7 +80,8 @@ class Replayed:
 
 
 class ParkedRecords:
-    """Raises :class:`~bucketline.errors.RetryableError` when the broker does not answer, ``StoreUnavailable`` when MongoDB
+    """Raises :class:`~bucketline.errors.RetryableError` when the broker does not answer, ``StoreUnavailable`` when
+    MongoDB
     does not.
 
     ``only`` limits everything to parking topics whose name contains it.

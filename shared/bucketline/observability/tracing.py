@@ -41,7 +41,7 @@ LAST_SECONDS = 3.0
 """How long a process that ends waits for its last spans to be sent. Its records and requests matter more."""
 
 MAX_QUEUE = 16_384
-"""Spans waiting for export. Above it spans are dropped: lower ``BUCKETLINE_TELEMETRY_SAMPLE_RATIO`` instead."""
+"""Spans waiting for export. Above it spans are dropped: lower ``OTEL_TRACES_SAMPLER_ARG`` instead."""
 
 _PROPAGATOR = TraceContextTextMapPropagator()
 _NOT_SAMPLED = TraceFlags(TraceFlags.DEFAULT)

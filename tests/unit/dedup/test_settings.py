@@ -43,8 +43,8 @@ def test_all_ports(monkeypatch: pytest.MonkeyPatch) -> None:
         ("ALLOWED_PORTS", "0"),
         ("ALLOWED_PORTS", "http"),
         ("MAX_BYTES", "0"),
-        ("FOREIGN", '[{"buckets":[]}]'),
-        ("FOREIGN", '[{"buckets":["a"],"secert_key":"x"}]'),
+        ("EXTERNAL_BUCKETS", '[{"buckets":[]}]'),
+        ("EXTERNAL_BUCKETS", '[{"buckets":["a"],"secert_key":"x"}]'),
     ],
 )
 def test_mistakes_are_told_at_the_start(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:

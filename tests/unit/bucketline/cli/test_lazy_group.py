@@ -35,10 +35,10 @@ def test_help_of_a_command_loads_no_client_of_anything() -> None:
     program = (
         "import sys\n"
         "from typer.testing import CliRunner\n"
-        "from bucketline.cli.lazy_group import ENTRIES, loaded\n"
+        "from bucketline.cli.lazy_group import ENTRIES, load_command\n"
         "from bucketline.cli.main import app\n"
         "for entry in ENTRIES:\n"
-        "    for sub in ([], *([name] for name in getattr(loaded(entry), 'commands', {}))):\n"
+        "    for sub in ([], *([name] for name in getattr(load_command(entry), 'commands', {}))):\n"
         "        result = CliRunner().invoke(app, [entry.name, *sub, '--help'])\n"
         "        assert result.exit_code == 0, result.output\n"
         f"        found = {{*{HEAVY!r}, 'pydantic_settings', 'orjson'}} & set(sys.modules) - {{'pydantic'}}\n"
