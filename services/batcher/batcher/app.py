@@ -8,16 +8,15 @@ from starlette.types import ASGIApp
 
 from batcher.cancel import Canceling
 from batcher.drafts import DraftSweep
-from batcher.handlers import Handlers
 from batcher.planning import Planner
 from batcher.policies import Policies
 from batcher.progress import Progress
 from batcher.settings import BatcherSettings
+from batcher.subscribers import router
 from batcher.sweeper import Sweeper
 from batcher.voice import Voice
 from batcher.webhook import AT_ONCE, Webhooks
 from batcher.windows import Windowing
-from bucketline.events.topics import BATCHES, MIRRORED, STATUS
 from bucketline.messaging.outbox import Outbox
 from bucketline.outbound.post import Poster
 from bucketline.outbound.settings import OutboundSettings
@@ -48,9 +47,13 @@ def create(settings: ServiceSettings) -> ASGIApp:
             )
             batcher = Batcher(runtime, own, outbox)
             webhooks = Webhooks(runtime, poster)
-            runtime.bus.subscribe(MIRRORED, batcher.handlers.on_mirrored)
-            runtime.bus.subscribe(BATCHES, batcher.handlers.on_batches)
-            runtime.bus.subscribe(STATUS, batcher.handlers.on_status)
+            runtime.bus.include(
+                router,
+                planner=batcher.planner,
+                progress=batcher.progress,
+                canceling=batcher.canceling,
+                windowing=batcher.windowing,
+            )
             async with runtime.running():
                 outbox.start(runtime.background)
                 batcher.sweeper.start(runtime.background)
@@ -76,4 +79,3 @@ class Batcher:
         self.windowing = Windowing(runtime, self.planner, outbox, policies)
         self.drafts = DraftSweep(runtime, self.planner, self.windowing, policies)
         self.sweeper = Sweeper(runtime, self.planner, self.progress, self.canceling, voice, settings)
-        self.handlers = Handlers(self.planner, self.progress, self.canceling, self.windowing)

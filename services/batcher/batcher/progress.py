@@ -15,7 +15,7 @@ from batcher.outcome import MOST_ERROR, Completion, automatic_end, explicit_end,
 from batcher.planning import Planner
 from batcher.settings import BatcherSettings
 from batcher.voice import Trace, Voice
-from bucketline.domain.status import BATCH_ACTIVE, FAILURES, RANK_FINAL
+from bucketline.domain.status import BATCH_ACTIVE, FAILURES
 from bucketline.events.catalog import BatchCompleted, ObjectStatusChanged
 from bucketline.events.envelope import Received
 from bucketline.messaging.outbox import Outbox
@@ -46,14 +46,12 @@ class Progress:
         self._settings = settings
         self._next_tally: dict[str, float] = {}
 
-    async def record(self, records: Sequence[Received]) -> None:
-        """Takes final statuses in; the others say nothing about progress."""
+    async def record(self, records: Sequence[Received[ObjectStatusChanged]]) -> None:
+        """Record final statuses."""
         results: dict[str, dict[int, Result]] = {}
         traces: dict[str, Trace] = {}
         for record in records:
             event = record.event
-            if not isinstance(event, ObjectStatusChanged) or event.rank != RANK_FINAL:
-                continue
             if event.unit_id is None or event.index is None:
                 continue
             results.setdefault(event.unit_id, {}).setdefault(event.index, _result(event))

@@ -8,7 +8,6 @@ from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
 from bucketline.budget import Budget
-from bucketline.events.topics import OBJECTS
 from bucketline.messaging.parking import KafkaParking
 from bucketline.runtime import Runtime, open_runtime
 from bucketline.settings import ServiceSettings
@@ -19,7 +18,6 @@ from bucketline.storage.s3 import S3BlobStore
 from bucketline.telemetry.health import Health
 from dedup.blob import BlobMirror
 from dedup.fetch import HttpFetcher
-from dedup.handlers import Handlers
 from dedup.inline import InlineMirror
 from dedup.mirror import Mirroring
 from dedup.opening import ForeignObjects, OwnContent
@@ -27,6 +25,7 @@ from dedup.settings import DedupSettings
 from dedup.settling import Settling
 from dedup.source import SourceOpener
 from dedup.storing import Storing
+from dedup.subscribers import router
 from dedup.tidy import Tidy
 from dedup.turns import Turns
 
@@ -38,7 +37,6 @@ BACKLOG_SECONDS = 15.0
 class Dedup:
     """The service without its clients. Enter ``mirroring.lanes`` for as long as it is to fetch."""
 
-    handlers: Handlers
     mirroring: Mirroring
     storing: Storing
     tidy: Tidy
@@ -57,7 +55,7 @@ def create(settings: ServiceSettings) -> ASGIApp:
             open_runtime(settings, health=health) as runtime,
         ):
             dedup = wire(runtime, own, fetcher=fetcher, foreign=foreign)
-            runtime.bus.subscribe(OBJECTS, dedup.handlers.on_objects)
+            runtime.bus.include(router, mirroring=dedup.mirroring)
             async with runtime.running(), dedup.mirroring.lanes:
                 runtime.background.every(own.tidy_interval, "tidy staging", dedup.tidy.step)
                 runtime.background.every(BACKLOG_SECONDS, "count due", dedup.mirroring.lanes.backlog)
@@ -89,4 +87,4 @@ def wire(runtime: Runtime, settings: DedupSettings, *, fetcher: HttpFetcher, for
     turns = Turns(runtime, objects, blobs, records, settling, parking, settings)
     inline = InlineMirror(runtime, storing, records, settings)
     mirroring = Mirroring(runtime, objects, inline, settling, turns, settings)
-    return Dedup(Handlers(mirroring), mirroring, storing, Tidy(runtime, objects, settings))
+    return Dedup(mirroring, storing, Tidy(runtime, objects, settings))

@@ -9,7 +9,6 @@ from starlette.types import ASGIApp, Lifespan
 
 from bucketline import __version__
 from bucketline.access.keyring import KeyRing
-from bucketline.events.topics import STATUS
 from bucketline.extraction import ExtractorRegistry
 from bucketline.ids import RandomIds
 from bucketline.messaging.outbox import Outbox
@@ -34,14 +33,17 @@ from ingest_api.bodies import Bodies, Bounds
 from ingest_api.buckets.counts import BucketCounts
 from ingest_api.deps import Deps
 from ingest_api.front import Front
-from ingest_api.handlers import Handlers
 from ingest_api.limits import Limiter
+from ingest_api.objects.remove import sweep_removals
+from ingest_api.objects.stalled import StalledObjects
 from ingest_api.objects.writes import ObjectWrites
 from ingest_api.routes import ROUTERS, objects
 from ingest_api.settings import ApiSettings
 from ingest_api.shortcut import Shortcut
+from ingest_api.subscribers import router
 from ingest_api.tasks import steps
 from ingest_api.tasks.runner import TaskRunner
+from ingest_api.uploads.remove import sweep_uploads
 
 
 def create(settings: ServiceSettings) -> ASGIApp:
@@ -55,13 +57,15 @@ def create(settings: ServiceSettings) -> ASGIApp:
             deps = wire(runtime, api_settings)
             app.state.deps = deps
             app.state.limiter = Limiter(runtime.database, api_settings, clock=runtime.clock)
-            handlers = Handlers(deps)
-            runtime.bus.subscribe(STATUS, handlers.on_status)
+            runtime.bus.include(router, deps=deps)
             # Objects are taken while Kafka is away: their events wait in the outbox.
             async with runtime.running(ready_without_bus=True):
                 for outbox in (deps.object_outbox, deps.batch_outbox, deps.removal_outbox):
                     outbox.start(runtime.background)
-                handlers.sweep(runtime.background, settings.sweep)
+                interval = settings.sweep.interval
+                runtime.background.every(interval, "sweep removals", lambda: sweep_removals(deps))
+                runtime.background.every(interval, "sweep object statuses", StalledObjects(deps).step)
+                runtime.background.every(interval, "sweep uploads", lambda: sweep_uploads(deps))
                 steps.register(deps)
                 deps.runner.start(runtime.background)
                 yield
@@ -96,8 +100,8 @@ def build(lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
         telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False},
     )
     faults.install(app)
-    for router in ROUTERS:
-        app.include_router(router)
+    for routes in ROUTERS:
+        app.include_router(routes)
     return app
 
 

@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager
 from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
-from bucketline.events.topics import WORK
 from bucketline.extraction import ExtractorRegistry
 from bucketline.runtime import Runtime, open_runtime
 from bucketline.settings import ServiceSettings
@@ -18,13 +17,13 @@ from bucketline.telemetry.health import Health
 from processor.derived import DerivedBlobs
 from processor.extraction import Extraction
 from processor.finishing import Finisher
-from processor.handlers import Handlers
 from processor.leases import Leases
 from processor.pipeline import Pipeline
 from processor.plans import Plans
 from processor.running import Extractors
 from processor.sandbox import Sandbox
 from processor.settings import ProcessorSettings
+from processor.subscribers import router
 from processor.works import Works
 
 
@@ -45,7 +44,7 @@ def create(settings: ServiceSettings) -> ASGIApp:
             ) as sandbox,
         ):
             works = _works(runtime, sandbox, own)
-            runtime.bus.subscribe(WORK, Handlers(works).on_work, max_records=own.ahead)
+            runtime.bus.include(router, works=works, max_records=own.ahead)
             async with runtime.running():
                 works.start(runtime.background, interval=settings.sweep.interval)
                 try:

@@ -20,6 +20,7 @@ from bucketline.storage.objects import ObjectDocument
 from bucketline.storage.s3 import S3BlobStore
 from dedup.app import Dedup
 from dedup.settings import DedupSettings
+from dedup.subscribers import mirror_objects
 
 MIB = 1024 * 1024
 
@@ -110,7 +111,7 @@ class Bench:
 
     async def created(self, *object_ids: str) -> None:
         """Hands the records of created objects to the handler, as one micro-batch."""
-        await self.dedup.handlers.on_objects([self.record(object_id) for object_id in object_ids])
+        await mirror_objects([self.record(object_id) for object_id in object_ids], self.dedup.mirroring)
 
     def record(self, object_id: str) -> Received:
         event = ObjectCreated(

@@ -23,7 +23,6 @@ from bucketline.telemetry.health import Health
 from ingest_api.app import wire
 from ingest_api.buckets.delete import empty_bucket
 from ingest_api.deps import Deps
-from ingest_api.handlers import Handlers
 from ingest_api.objects.change import patch_object
 from ingest_api.objects.create import Written, create_object
 from ingest_api.objects.create_batch import create_objects
@@ -34,6 +33,7 @@ from ingest_api.objects.stalled import StalledObjects
 from ingest_api.schemas.objects import CreateObject, ListObjects, PatchObject
 from ingest_api.schemas.paging import Asked
 from ingest_api.settings import ApiSettings
+from ingest_api.subscribers import apply_statuses
 
 pytestmark = pytest.mark.stack
 
@@ -418,7 +418,6 @@ async def test_statuses_are_applied_once_and_only_forward(world: World) -> None:
     for place, oid in enumerate(gone):
         document = {"_id": f"doc_{place}", "object_id": oid, "collection_id": "col_1", "run": 1}
         await world.deps.documents.collection.insert(cast("Any", document))
-    handlers = Handlers(world.deps)
 
     def event(status: Status, rank: int, *, run: int = 1, oid: str = object_id, count: int = 1) -> Received:
         changed = ObjectStatusChanged(
@@ -427,15 +426,15 @@ async def test_statuses_are_applied_once_and_only_forward(world: World) -> None:
         )  # fmt: skip
         return Received(event=changed, id=f"evt_{run}{rank}", source="/test", trace={})
 
-    await handlers.on_status([event(Status.COMPLETED, 3), event(Status.PROCESSING, 2)])
+    await apply_statuses([event(Status.COMPLETED, 3), event(Status.PROCESSING, 2)], world.deps)
     assert await world.status(object_id) == "COMPLETED"
-    await handlers.on_status([event(Status.FAILED, 3), event(Status.PROCESSING, 2), event(Status.COMPLETED, 3)])
+    await apply_statuses([event(Status.FAILED, 3), event(Status.PROCESSING, 2), event(Status.COMPLETED, 3)], world.deps)
     assert await world.status(object_id) == "COMPLETED", "the first final status of a run wins"
-    await handlers.on_status([event(Status.QUEUED, 1, run=2)])
+    await apply_statuses([event(Status.QUEUED, 1, run=2)], world.deps)
     assert await world.status(object_id) == "QUEUED"
     counted, uncounted = gone
-    await handlers.on_status([event(Status.COMPLETED, 3, oid=counted)])
+    await apply_statuses([event(Status.COMPLETED, 3, oid=counted)], world.deps)
     assert await world.deps.documents.collection.count({}) == 1
     # whoever wrote them died, and the next processor found no object and counted nothing
-    await handlers.on_status([event(Status.SKIPPED, 3, oid=uncounted, count=0)])
+    await apply_statuses([event(Status.SKIPPED, 3, oid=uncounted, count=0)], world.deps)
     assert await world.deps.documents.collection.count({}) == 0, "documents of an object that is gone"

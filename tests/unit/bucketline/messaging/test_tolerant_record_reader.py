@@ -9,14 +9,14 @@ from aiokafka.errors import CorruptRecordException
 from tests.record_batches import GZIP, MARK, NONE, RECORDS_FROM, batch, misnamed, signed
 from tests.unit.bucketline.messaging.bus import TOPIC
 
-from bucketline.messaging import decoding
+from bucketline.messaging import tolerant_record_reader
 from bucketline.messaging.parking import INCOMPLETE
 
 
 @pytest.fixture(autouse=True)
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetcher, "MemoryRecords", fetcher.MemoryRecords)
-    decoding.install()
+    tolerant_record_reader.install()
 
 
 def three(first: int, *, codec: int = NONE) -> bytearray:

@@ -1,0 +1,68 @@
+"""What the batcher consumes and publishes: mirrored objects become work units, and their ends complete batches."""
+
+from typing import Annotated
+
+from faststream import AckPolicy, Context
+
+from batcher.cancel import Canceling
+from batcher.planning import FIELDS, Planner
+from batcher.progress import Progress
+from batcher.windows import Windowing
+from bucketline.domain.status import RANK_FINAL
+from bucketline.events.catalog import (
+    BatchCanceled,
+    BatchCompleted,
+    BatchSubmitted,
+    ObjectMirrored,
+    ObjectStatusChanged,
+    WorkReady,
+)
+from bucketline.events.envelope import Events
+from bucketline.events.topics import BATCHES, MIRRORED, STATUS
+from bucketline.messaging.broker import event_router, publishes
+
+router = event_router()
+publishes(router, WorkReady, ObjectStatusChanged, BatchSubmitted, BatchCompleted)
+
+
+@router.subscriber(MIRRORED.name, group_id=MIRRORED.group("batcher"), batch=True, ack_policy=AckPolicy.MANUAL)
+async def plan_mirrored_objects(
+    records: Events[ObjectMirrored],
+    planner: Annotated[Planner, Context()],
+    windowing: Annotated[Windowing, Context()],
+) -> None:
+    """Plan objects to process at once and those that submitted batches wait for; other drafts go into windows."""
+    traces = {record.event.object_id: record.trace for record in records}
+    objects = await planner.objects.many(list(traces), fields=FIELDS)
+    mirrored = {object_id: found for object_id, found in objects.items() if found["mirror"]["state"] != "pending"}
+    await planner.auto(list(mirrored.values()), traces)
+    planned = await planner.arrived(mirrored, traces)
+    # These may belong to a batch already: its event may not be applied to them yet. The window checks that.
+    await windowing.collect([found for object_id, found in mirrored.items() if object_id not in planned])
+
+
+@router.subscriber(BATCHES.name, group_id=BATCHES.group("batcher"), batch=True, ack_policy=AckPolicy.MANUAL)
+async def plan_submitted_batches(
+    records: Events[BatchSubmitted | BatchCanceled],
+    planner: Annotated[Planner, Context()],
+    canceling: Annotated[Canceling, Context()],
+    progress: Annotated[Progress, Context()],
+) -> None:
+    """Cancel batches, and plan submitted ones, small ones first because a large one takes a while.
+
+    Both act on the stored state of the batch, so the order of the two events does not matter.
+    """
+    for record in records:
+        if isinstance(record.event, BatchCanceled):
+            await canceling.cancel(record.event.batch_id)
+    submitted = [(record.event, record.trace) for record in records if isinstance(record.event, BatchSubmitted)]
+    for event, trace in sorted(submitted, key=lambda row: row[0].object_count):
+        await planner.submitted(event.batch_id, trace)
+        # Its units may have ended by now, and there are none if all of its objects were deleted.
+        await progress.refresh(event.batch_id)
+
+
+@router.subscriber(STATUS.name, group_id=STATUS.group("batcher"), batch=True, ack_policy=AckPolicy.MANUAL)
+async def count_progress(records: Events[ObjectStatusChanged], progress: Annotated[Progress, Context()]) -> None:
+    """Count the objects that have ended, and complete their batches. Other statuses are no progress."""
+    await progress.record([record for record in records if record.event.rank == RANK_FINAL])
