@@ -7,12 +7,13 @@ import typer
 
 from bucketline.settings import SERVICES, ServiceName, read_settings
 
-_PACKAGES: dict[ServiceName, str] = {
-    "ingest-api": "ingest_api.app",
-    "dedup": "dedup.app",
-    "batcher": "batcher.app",
-    "processor": "processor.app",
+PACKAGES: dict[ServiceName, str] = {
+    "ingest-api": "ingest_api",
+    "dedup": "dedup",
+    "batcher": "batcher",
+    "processor": "processor",
 }
+"""Where each service is: the library imports them by these names only."""
 
 
 def serve(
@@ -27,5 +28,4 @@ def serve(
     name = next((known for known in SERVICES if known == service), None)
     if name is None:
         raise typer.BadParameter(f"there is no service {service!r}; there are {', '.join(SERVICES)}")
-    # A service is named here and imported nowhere else in the library.
-    raise typer.Exit(run(read_settings(name), import_module(_PACKAGES[name]).create))
+    raise typer.Exit(run(read_settings(name), import_module(f"{PACKAGES[name]}.app").create))

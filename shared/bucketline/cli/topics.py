@@ -1,6 +1,7 @@
 """``bucketline topics``: what is on the bus, and whether the broker has it."""
 
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Annotated
 
 import typer
@@ -8,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bucketline.cli.console import fail, running, wide_console
-from bucketline.events.asyncapi import rendered
+from bucketline.cli.serve import PACKAGES
 from bucketline.events.topics import DAY_MS, TOPICS
 from bucketline.messaging.topics import Fault, TopicState, check_topics, ensure_topics
 from bucketline.settings import KafkaSettings
@@ -41,7 +42,10 @@ def topics(
         return
     settings = KafkaSettings()
     if asyncapi:
-        typer.echo(rendered(settings.topic_prefix).decode(), nl=False)
+        from bucketline.messaging.asyncapi import rendered
+
+        routers = {name: import_module(f"{package}.subscribers").router for name, package in PACKAGES.items()}
+        typer.echo(rendered(routers, settings.topic_prefix).decode(), nl=False)
         return
     table = Table("topic", "events", "key", "partitions", "from", "to")
     for topic in TOPICS:

@@ -10,7 +10,8 @@ from datetime import datetime
 from typing import Annotated, Any, Generic, TypeAlias, get_args
 
 import orjson
-from pydantic import GetCoreSchemaHandler, ValidationError
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
+from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 from typing_extensions import TypeVar
 
@@ -127,6 +128,11 @@ class _EventPayload:
         return core_schema.json_or_python_schema(
             json_schema=handler.generate_schema(event), python_schema=core_schema.any_schema()
         )
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Always name a list of events: FastStream takes a lone reference for the first model it finds."""
+        found = handler(schema)
+        return found if "anyOf" in found else {"anyOf": [found]}
 
 
 Events: TypeAlias = Annotated[Sequence[Received[E]], _EventPayload()]
