@@ -65,4 +65,5 @@ async def plan_submitted_batches(
 @router.subscriber(STATUS.name, group_id=STATUS.group("batcher"), batch=True, ack_policy=AckPolicy.MANUAL)
 async def count_progress(records: Events[ObjectStatusChanged], progress: Annotated[Progress, Context()]) -> None:
     """Count the objects that have ended, and complete their batches. Other statuses are no progress."""
-    await progress.record([record for record in records if record.event.rank == RANK_FINAL])
+    if ended := [record for record in records if record.event.rank == RANK_FINAL]:
+        await progress.record(ended)
