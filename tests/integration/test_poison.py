@@ -8,7 +8,7 @@ from typing import Annotated
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.protocol.produce import ProduceRequest
-from faststream import AckPolicy, Context
+from faststream import AckPolicy
 from tests.brokers import kafka_settings
 from tests.conditions import eventually
 from tests.record_batches import MARK, batch, misnamed, signed
@@ -18,7 +18,7 @@ from bucketline.events.catalog import ObjectDeleted
 from bucketline.events.envelope import Events, Received, wrap
 from bucketline.events.topics import OBJECTS
 from bucketline.local.stack import LocalStack
-from bucketline.messaging.broker import Bus, event_router
+from bucketline.messaging.broker import Bus, Provided, event_router
 from bucketline.messaging.connection import client_options
 from bucketline.messaging.topics import ensure_topics
 from bucketline.settings import KafkaSettings
@@ -96,7 +96,7 @@ class Bench:
 
 
 @router.subscriber(OBJECTS.name, group_id=OBJECTS.group("dedup"), batch=True, ack_policy=AckPolicy.MANUAL)
-async def handle(records: Events[ObjectDeleted], bench: Annotated[Bench, Context()]) -> None:
+async def handle(records: Events[ObjectDeleted], bench: Annotated[Bench, Provided()]) -> None:
     await bench.handle(records)
 
 

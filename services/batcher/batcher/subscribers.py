@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from faststream import AckPolicy, Context
+from faststream import AckPolicy
 
 from batcher.cancel import Canceling
 from batcher.planning import FIELDS, Planner
@@ -19,7 +19,7 @@ from bucketline.events.catalog import (
 )
 from bucketline.events.envelope import Events
 from bucketline.events.topics import BATCHES, MIRRORED, STATUS
-from bucketline.messaging.broker import event_router, publishes
+from bucketline.messaging.broker import Provided, event_router, publishes
 
 router = event_router()
 publishes(router, WorkReady, ObjectStatusChanged, BatchSubmitted, BatchCompleted)
@@ -28,8 +28,8 @@ publishes(router, WorkReady, ObjectStatusChanged, BatchSubmitted, BatchCompleted
 @router.subscriber(MIRRORED.name, group_id=MIRRORED.group("batcher"), batch=True, ack_policy=AckPolicy.MANUAL)
 async def plan_mirrored_objects(
     records: Events[ObjectMirrored],
-    planner: Annotated[Planner, Context()],
-    windowing: Annotated[Windowing, Context()],
+    planner: Annotated[Planner, Provided()],
+    windowing: Annotated[Windowing, Provided()],
 ) -> None:
     """Plan objects to process at once and those that submitted batches wait for; other drafts go into windows."""
     traces = {record.event.object_id: record.trace for record in records}
@@ -44,9 +44,9 @@ async def plan_mirrored_objects(
 @router.subscriber(BATCHES.name, group_id=BATCHES.group("batcher"), batch=True, ack_policy=AckPolicy.MANUAL)
 async def plan_submitted_batches(
     records: Events[BatchSubmitted | BatchCanceled],
-    planner: Annotated[Planner, Context()],
-    canceling: Annotated[Canceling, Context()],
-    progress: Annotated[Progress, Context()],
+    planner: Annotated[Planner, Provided()],
+    canceling: Annotated[Canceling, Provided()],
+    progress: Annotated[Progress, Provided()],
 ) -> None:
     """Cancel batches, and plan submitted ones, small ones first because a large one takes a while.
 
@@ -63,7 +63,7 @@ async def plan_submitted_batches(
 
 
 @router.subscriber(STATUS.name, group_id=STATUS.group("batcher"), batch=True, ack_policy=AckPolicy.MANUAL)
-async def count_progress(records: Events[ObjectStatusChanged], progress: Annotated[Progress, Context()]) -> None:
+async def count_progress(records: Events[ObjectStatusChanged], progress: Annotated[Progress, Provided()]) -> None:
     """Count the objects that have ended, and complete their batches. Other statuses are no progress."""
     if ended := [record for record in records if record.event.rank == RANK_FINAL]:
         await progress.record(ended)

@@ -2,12 +2,12 @@
 
 from typing import Annotated
 
-from faststream import AckPolicy, Context
+from faststream import AckPolicy
 
 from bucketline.events.catalog import ObjectCreated, ObjectMirrored, ObjectStatusChanged, ObjectUpdated
 from bucketline.events.envelope import REPLAY, Events
 from bucketline.events.topics import OBJECTS
-from bucketline.messaging.broker import event_router, publishes
+from bucketline.messaging.broker import Provided, event_router, publishes
 from dedup.mirror import Mirroring
 from dedup.settling import OTHERS_FIELDS
 
@@ -17,7 +17,7 @@ publishes(router, ObjectMirrored, ObjectStatusChanged)
 
 @router.subscriber(OBJECTS.name, group_id=OBJECTS.group("dedup"), batch=True, ack_policy=AckPolicy.MANUAL)
 async def mirror_objects(
-    records: Events[ObjectCreated | ObjectUpdated], mirroring: Annotated[Mirroring, Context()]
+    records: Events[ObjectCreated | ObjectUpdated], mirroring: Annotated[Mirroring, Provided()]
 ) -> None:
     """Mirror the blobs of objects that were created or changed, and retry those whose event was dead-lettered.
 

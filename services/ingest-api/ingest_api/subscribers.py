@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from faststream import AckPolicy, Context
+from faststream import AckPolicy
 
 from bucketline.domain.status import RANK_FINAL
 from bucketline.events.catalog import (
@@ -16,7 +16,7 @@ from bucketline.events.catalog import (
 )
 from bucketline.events.envelope import Events
 from bucketline.events.topics import STATUS
-from bucketline.messaging.broker import event_router, publishes
+from bucketline.messaging.broker import Provided, event_router, publishes
 from ingest_api.deps import Deps
 from ingest_api.objects.measure import measure
 
@@ -27,7 +27,7 @@ _MEASURED = ("run", "status", "created_at", "moved_at")
 
 
 @router.subscriber(STATUS.name, group_id=STATUS.group("ingest-api"), batch=True, ack_policy=AckPolicy.MANUAL)
-async def apply_statuses(records: Events[ObjectStatusChanged], deps: Annotated[Deps, Context()]) -> None:
+async def apply_statuses(records: Events[ObjectStatusChanged], deps: Annotated[Deps, Provided()]) -> None:
     """Move objects forward by compare-and-set: duplicates and late events change nothing.
 
     Documents that were written while their object was being deleted are removed as well, also those of a processor that

@@ -181,6 +181,8 @@ class DeadLetterMiddleware(BaseMiddleware[Any, Any]):
             else:
                 if isinstance(received.event, self._subscribed[record.topic]):
                     readable.append((record, received))
+                else:
+                    RECORDS.labels(record.topic, "ignored").inc()
         remaining = await self._process(call_next, msg, readable, since, until) if readable else ()
         # What comes behind a redelivered record is redelivered with it, and would be dead-lettered twice.
         again = _first_offsets(remaining)

@@ -7,14 +7,14 @@ from typing import Annotated
 
 from aiokafka import ConsumerRecord, TopicPartition
 from aiokafka.errors import IllegalStateError, KafkaError
-from faststream import AckPolicy, Context
+from faststream import AckPolicy
 from faststream.kafka import TestKafkaBroker
 
 from bucketline.clock import ManualClock
 from bucketline.events.catalog import Event, ObjectCreated, ObjectDeleted
 from bucketline.events.envelope import Events, Received, wrap
 from bucketline.events.topics import OBJECTS
-from bucketline.messaging.broker import Broker, event_router
+from bucketline.messaging.broker import Broker, Provided, event_router
 from bucketline.messaging.middleware import RetryPolicy
 from bucketline.messaging.parking import Reason
 from bucketline.settings import KafkaSettings
@@ -30,7 +30,7 @@ router = event_router()
 
 
 @router.subscriber(OBJECTS.name, group_id=OBJECTS.group("dedup"), batch=True, ack_policy=AckPolicy.MANUAL)
-async def handle(records: Events[ObjectCreated | ObjectDeleted], handler: Annotated[Handler, Context()]) -> None:
+async def handle(records: Events[ObjectCreated | ObjectDeleted], handler: Annotated[Handler, Provided()]) -> None:
     await handler(records)
 
 

@@ -2,17 +2,22 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Annotated
 
 import pytest
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from faststream import AckPolicy
 from faststream.kafka import KafkaBroker
 from tests.unit.bucketline.messaging.bus import TOPIC, FakeParking, Record, deleted, handle, record, router
 
 from bucketline.clock import ManualClock
+from bucketline.events.catalog import ObjectDeleted
+from bucketline.events.envelope import Events
 from bucketline.messaging.batch_consumer import BatchConsumer
-from bucketline.messaging.broker import Broker
+from bucketline.messaging.broker import Broker, Provided, event_router
 from bucketline.settings import KafkaSettings
 
+router_of_its_own = event_router()
 PARTITIONS = [TopicPartition(TOPIC, number) for number in range(3)]
 
 
@@ -130,6 +135,27 @@ async def test_broker_builds_this_consumer_with_the_settings_of_the_deployment()
     assert (built._session_timeout_ms, built._auto_offset_reset, built._enable_auto_commit) == (9000, "earliest", False)
     await built.stop()
     await broker.stop()
+
+
+@router_of_its_own.subscriber("other.v1", group_id="g", batch=True, ack_policy=AckPolicy.MANUAL)
+async def needs_more(records: Events[ObjectDeleted], missing: Annotated[object, Provided()]) -> None: ...
+
+
+def test_include_without_a_dependency_is_refused() -> None:
+    broker = Broker(KafkaSettings(), "dedup", FakeParking(), clock=ManualClock())
+    with pytest.raises(TypeError, match="needs_more: missing is not provided"):
+        broker.include(router_of_its_own, {})
+
+
+def test_include_of_a_subscriber_that_acknowledges_first_is_refused() -> None:
+    careless = event_router()
+
+    @careless.subscriber("other.v1", group_id="g", batch=True)
+    async def forgets(records: Events[ObjectDeleted]) -> None: ...
+
+    broker = Broker(KafkaSettings(), "dedup", FakeParking(), clock=ManualClock())
+    with pytest.raises(TypeError, match="ack_policy"):
+        broker.include(careless, {})
 
 
 def listening(consumer: BatchConsumer) -> ConsumerRebalanceListener:
