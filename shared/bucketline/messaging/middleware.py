@@ -18,7 +18,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, replace
-from datetime import datetime
 from typing import Any, TypeAlias, cast
 
 from aiokafka import TopicPartition
@@ -45,6 +44,7 @@ MAX_UNKNOWN_TYPES = 100
 
 Message: TypeAlias = StreamMessage[Any]
 Next: TypeAlias = Callable[[Message], Awaitable[Any]]
+Process: TypeAlias = Callable[[Sequence[Received]], Awaitable[None]]
 
 
 @dataclass(frozen=True)
@@ -166,9 +166,11 @@ class DeadLetterMiddleware(BaseMiddleware[Any, Any]):
         self._groups = groups
         self._subscribed = subscribed
         self._unknown_types = unknown_types
+        self._since = clock.now()
+        self._until = 0.0
 
     async def consume_scope(self, call_next: Next, msg: Message) -> None:
-        since, until = self._clock.now(), time.monotonic() + self._policy.one_by_one
+        self._until = time.monotonic() + self._policy.one_by_one
         readable: list[tuple[Record, Received]] = []
         unreadable: list[tuple[Record, Poison]] = []
         for record in msg.raw_message:
@@ -183,66 +185,58 @@ class DeadLetterMiddleware(BaseMiddleware[Any, Any]):
                     readable.append((record, received))
                 else:
                     RECORDS.labels(record.topic, "ignored").inc()
-        remaining = await self._process(call_next, msg, readable, since, until) if readable else ()
+
+        async def process(events: Sequence[Received]) -> None:
+            await call_next(_with_events(msg, events))
+            RECORDS.labels(msg.raw_message[0].topic, "handled").inc(len(events))
+
+        remaining = await self._process(process, readable) if readable else ()
         # What comes behind a redelivered record is redelivered with it, and would be dead-lettered twice.
         again = _first_offsets(remaining)
         for record, poison in unreadable:
             if record.offset < again.get(_partition(record), record.offset + 1):
-                await self._send(record, poison, attempts=1, since=since)
+                await self._send(record, poison, attempts=1)
         if remaining:
             raise RedeliveryNeeded(remaining)
 
-    async def _process(
-        self, call_next: Next, msg: Message, rows: Sequence[tuple[Record, Received]], since: datetime, until: float
-    ) -> Sequence[Record]:
+    async def _process(self, process: Process, rows: Sequence[tuple[Record, Received]]) -> Sequence[Record]:
         """Return the records that have to come again; raise ``StoreUnavailable`` when that is all of them."""
-        topic = rows[0][0].topic
         try:
-            await call_next(_with_events(msg, [received for _, received in rows]))
+            await process([received for _, received in rows])
         except SubscriberFailed as failed:
-            if len(rows) == 1:
-                await self._send(rows[0][0], failed.error, attempts=failed.attempts, since=since)
-                return ()
-            log.warning("micro-batch split into single events", topic=topic, records=len(rows), error=str(failed))
-            return await self._process_one_by_one(call_next, msg, rows, failed.attempts, since, until)
-        RECORDS.labels(topic, "handled").inc(len(rows))
+            if len(rows) > 1:
+                log.warning(
+                    "micro-batch split into single events", topic=rows[0][0].topic, records=len(rows), error=str(failed)
+                )
+                return await self._process_one_by_one(process, rows, failed.attempts)
+            await self._send(rows[0][0], failed.error, attempts=failed.attempts)
         return ()
 
     async def _process_one_by_one(
-        self,
-        call_next: Next,
-        msg: Message,
-        rows: Sequence[tuple[Record, Received]],
-        attempts: int,
-        since: datetime,
-        until: float,
+        self, process: Process, rows: Sequence[tuple[Record, Received]], attempts: int
     ) -> Sequence[Record]:
         """Deal with at least one of them, or raise."""
-        single = replace(self._policy, attempts=2, budget=self._policy.budget / 2)
+        policy = replace(self._policy, attempts=2, budget=self._policy.budget / 2)
         for index, (record, received) in enumerate(rows):
             remaining = [record for record, _ in rows[index:]]
-            if index and time.monotonic() >= until:
+            if index and time.monotonic() >= self._until:
                 log.warning("micro-batch out of time", topic=record.topic, remaining=len(remaining))
                 return remaining
             try:
-                with self.context.scope("retry_policy", single):
-                    await call_next(_with_events(msg, [received]))
-            except SubscriberFailed as failed:
-                try:
-                    await self._send(record, failed.error, attempts=attempts + failed.attempts, since=since)
-                except StoreUnavailable as error:
-                    if not index:
-                        raise
-                    log.warning("micro-batch postponed", topic=record.topic, remaining=len(remaining), error=str(error))
-                    return remaining
+                with self.context.scope("retry_policy", policy):
+                    await self._process_single(process, record, received, attempts)
             except StoreUnavailable as error:
                 if not index:
                     raise
                 log.warning("micro-batch postponed", topic=record.topic, remaining=len(remaining), error=str(error))
                 return remaining
-            else:
-                RECORDS.labels(record.topic, "handled").inc()
         return ()
+
+    async def _process_single(self, process: Process, record: Record, received: Received, attempts: int) -> None:
+        try:
+            await process([received])
+        except SubscriberFailed as failed:
+            await self._send(record, failed.error, attempts=attempts + failed.attempts)
 
     def _ignore(self, topic: str, error: UnknownType) -> None:
         RECORDS.labels(topic, "ignored").inc()
@@ -250,9 +244,9 @@ class DeadLetterMiddleware(BaseMiddleware[Any, Any]):
             self._unknown_types.add(error.kind)
             log.warning("events of a newer release ignored", topic=topic, type=error.kind)
 
-    async def _send(self, record: Record, error: Exception, *, attempts: int, since: datetime) -> None:
+    async def _send(self, record: Record, error: Exception, *, attempts: int) -> None:
         group = self._groups[record.topic]
-        reason = Reason(error=error, attempts=attempts, group=group, first_at=since, at=self._clock.now())
+        reason = Reason(error=error, attempts=attempts, group=group, first_at=self._since, at=self._clock.now())
         try:
             await self._parking.park(record, reason)
         except RecordError as refused:
