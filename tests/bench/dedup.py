@@ -20,11 +20,11 @@ from typing import cast
 import psutil
 from pydantic import SecretStr
 from tests.bench.rows import Row
+from tests.fakes.publisher import RecordingPublisher
 
 from bucketline.clock import SystemClock
 from bucketline.local.stack import LocalStack
 from bucketline.messaging.broker import Bus
-from bucketline.messaging.publisher import RecordingPublisher
 from bucketline.runtime import Runtime
 from bucketline.settings import MongoSettings, S3Settings, SweepSettings, read_settings
 from bucketline.storage.blobs import blob_key

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import orjson
+from tests.fakes.publisher import RecordingPublisher
 from tests.unit.processor.making import an_object
 from tests.unit.processor.stored_units import StoredUnits
 
@@ -14,7 +15,6 @@ from bucketline.clock import ManualClock
 from bucketline.domain.status import Status
 from bucketline.errors import StoreUnavailable
 from bucketline.events.envelope import wrap
-from bucketline.messaging.publisher import RecordingPublisher
 from processor.extraction import Outcome, Task
 from processor.finishing import Finished
 from processor.leases import Leases

@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 import pytest
+from tests.fakes.publisher import RecordingPublisher
 from tests.unit.processor.at_work import settled
 from tests.unit.processor.making import a_document
 
@@ -15,7 +16,6 @@ from bucketline.clock import ManualClock
 from bucketline.domain.status import Status
 from bucketline.errors import StoreUnavailable, Transient
 from bucketline.events.envelope import wrap
-from bucketline.messaging.publisher import RecordingPublisher
 from processor.extraction import SLOW_SECONDS, Outcome
 from processor.finishing import Finished, Finisher
 from processor.spool import Spool

@@ -4,13 +4,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from tests.fakes.publisher import RecordingPublisher
 
 from bucketline.clock import ManualClock
 from bucketline.errors import BadRequest, Transient
 from bucketline.events.catalog import ObjectCreated, ObjectMirrored, ObjectStatusChanged
 from bucketline.events.envelope import REPLAY, unwrap
 from bucketline.maintenance.replay import PAGE, Place, Replay, lifecycle
-from bucketline.messaging.publisher import RecordingPublisher
 
 AT = datetime(2026, 3, 1, 12, tzinfo=UTC)
 

@@ -6,13 +6,14 @@ from datetime import datetime
 
 import pytest
 from prometheus_client import REGISTRY
+from tests.fakes.publisher import RecordingPublisher
 from tests.unit.bucketline.messaging.bus import AT, deleted
 
 from bucketline.clock import ManualClock
 from bucketline.errors import StoreUnavailable
 from bucketline.events.envelope import Envelope, wrap
 from bucketline.messaging.outbox import Outbox
-from bucketline.messaging.publisher import NotPublished, RecordingPublisher
+from bucketline.messaging.publisher import NotPublished
 from bucketline.settings import SweepSettings
 from bucketline.storage.pending import Owed
 
