@@ -14,6 +14,7 @@
     │   ├── ValidationFailed      422 ValidationError
     │   │   └── UnknownExtractor          in ``extraction.registry``
     │   ├── TooManyRequests       429 TooManyRequestsError
+    │   ├── HeadersTooLarge       431 RequestHeaderFieldsTooLargeError
     │   ├── SearchTooSlow         503 SearchTooSlowError
     │   └── ServiceUnavailable    503 ServiceUnavailableError
     ├── RecordError                   decides what happens to a record on the bus
@@ -170,6 +171,11 @@ class ServiceUnavailable(ApiError):
             details={"retryable": True, "retry_after_seconds": retry_after_seconds},
             headers={"Retry-After": str(retry_after_seconds)},
         )
+
+
+class HeadersTooLarge(ApiError):
+    status = 431
+    type = "RequestHeaderFieldsTooLargeError"
 
 
 class SearchTooSlow(ApiError):

@@ -2,8 +2,8 @@
 
 Each block may be set by environment variables or a ``.env`` file; the defaults start the local stack. What is below a
 field is its description. Only settings classes read configuration from the environment. Elsewhere it is touched for
-what is handed on to child processes (``cli.local``, ``local.process``, ``processor.worker_process``) and for
-``XDG_CACHE_HOME`` (``local.cache``).
+what is handed on to child processes (``cli.local``, ``local.process``, ``processor.worker_process``), for the
+variables of the running local stack (``cli.environment``) and for ``XDG_CACHE_HOME`` (``local.cache``).
 """
 
 import re

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import os
 import select
@@ -12,6 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from signal import SIGKILL
+from urllib.parse import urlsplit
 
 import aioboto3
 import psutil
@@ -25,8 +27,10 @@ from tests.brokers import EACH_BROKER, needs_java
 from tests.conditions import eventually
 
 from bucketline.errors import LocalStackError
+from bucketline.local.ports import claim
 from bucketline.local.services import Event, Exited, Ready
 from bucketline.local.stack import Broker, LocalStack, S3Address
+from bucketline.local.weed import Weed
 
 pytestmark = pytest.mark.stack
 
@@ -191,6 +195,21 @@ async def test_s3_keeps_what_it_acknowledged_over_sigkill(stack: LocalStack) -> 
             assert await answer["Body"].read() == body
 
 
+async def test_s3_write_probe_reaches_every_database_of_the_filer(stack: LocalStack) -> None:
+    """SeaweedFS chooses one by a hash of the folder; each logs what is written to it."""
+    server = stack._servers["s3"]
+    assert isinstance(server, Weed)
+    logs = sorted((stack.data_dir / "s3" / "files" / "filerldb2").glob("*/*.log"))
+    assert len(logs) == 8
+    before = [log.stat().st_size for log in logs]
+    assert not await server.needs_restart()
+    assert all(log.stat().st_size > size for log, size in zip(logs, before, strict=True))
+    async with s3_client(stack.s3) as s3:
+        listed = await s3.list_objects_v2(Bucket="bucketline")
+        assert not [entry for entry in listed.get("Contents", []) if "probe" in entry["Key"]]
+        assert [bucket["Name"] for bucket in (await s3.list_buckets())["Buckets"]] == ["bucketline"]
+
+
 async def test_records_come_back_from_the_broker_also_after_its_restart(stack: LocalStack) -> None:
     bootstrap = stack.kafka_bootstrap
     for _ in range(2):
@@ -225,12 +244,17 @@ async def test_a_second_stack_on_the_same_folder_is_refused(stack: LocalStack) -
 
 
 @pytest.mark.parametrize("broker", EACH_BROKER)
-async def test_data_survives_a_restart_on_other_ports_and_nothing_is_left(broker: Broker, tmp_path: Path) -> None:
+async def test_data_and_free_ports_survive_a_restart_and_nothing_is_left(broker: Broker, tmp_path: Path) -> None:
+    """In the second run the port that MongoDB had is taken."""
     seen: dict[str, int] = {}
+    addresses: list[dict[str, str]] = []
+    reported: list[str] = []
+    taken = contextlib.ExitStack()
     for run in range(2):
         began = time.monotonic()
-        async with LocalStack(tmp_path, broker=broker) as stack:
+        async with LocalStack(tmp_path, broker=broker, progress=reported.append) as stack:
             took = time.monotonic() - began
+            addresses.append(stack.environment())
             pids = stack.pids()
             async with AsyncMongoClient(stack.mongodb_url) as client:
                 await client["probe"]["runs"].insert_one({"_id": run})
@@ -248,6 +272,13 @@ async def test_data_survives_a_restart_on_other_ports_and_nothing_is_left(broker
                 seen["kafka"] = len(await read(stack.kafka_bootstrap, "runs", f"group {run}", run + 1))
         assert not any(map(lives, pids.values()))
         assert set(seen.values()) == {run + 1}
+        port = urlsplit(addresses[0]["BUCKETLINE_MONGODB_URL"]).port
+        if run == 0:
+            taken.callback(claim(port or 0).release)
+    taken.close()
+    first, second = addresses
+    assert {name for name in first if first[name] != second[name]} == {"BUCKETLINE_MONGODB_URL"}
+    assert any(f"mongodb gets another port than before: port {port} of" in line for line in reported)
     # The goal is for the stack that people start; a JVM alone takes twice as long on a busy machine.
     assert broker == "kafka" or took < START_GOAL
 

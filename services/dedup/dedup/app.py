@@ -50,7 +50,7 @@ def create(settings: ServiceSettings) -> ASGIApp:
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         async with (
-            HttpFetcher(own.policy(), own.limits()) as fetcher,
+            HttpFetcher(own.policy(), own.limits(), decode_content=own.decode_content) as fetcher,
             S3BlobStore(settings.s3, foreign=own.access()) as foreign,
             open_runtime(settings, health=health) as runtime,
         ):

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from bucketline.clock import Clock
+from bucketline.domain.filenames import safe_filename
 from bucketline.domain.source import (
     PropertiesSource,
     S3Source,
@@ -18,17 +19,18 @@ from bucketline.storage.blobs import Blobs, blob_key
 from bucketline.storage.blobstore import BlobStore
 from bucketline.storage.objects import BlobDocument, Details, ObjectDocument, Objects
 from bucketline.telemetry.metrics import BLOB_BYTES, BLOBS
-from dedup.errors import AddressRefused, ChecksumMismatch, SourceNotFound
+from dedup.errors import AddressRefused, ChecksumMismatch, SourceNotFound, SourceUnavailable
 from dedup.hashing import sha256_of_checksum
 from dedup.settings import DedupSettings
-from dedup.sniff import safe_filename
 from dedup.source import SourceOpener
-from dedup.storing import ContentLeaving, Room, Stored, Storing, Wanted
+from dedup.storing import STAGING, ContentLeaving, Room, Stored, Storing, Wanted
 
 OUTSIDE = frozenset({"url", "s3", "file"})
 """Sources that stay where they are when they are not to be copied; everything else is ours already."""
 
-STAGING = "staging/dedup"
+URL_ATTEMPTS = 3
+"""Attempts before a URL of our content is refused: a new object has its URL before its content is mirrored."""
+
 _CONTENT = re.compile(r"blobs/sha256/([0-9a-f]{2})/([0-9a-f]{2})/(\1\2[0-9a-f]{60})")
 
 
@@ -104,6 +106,8 @@ class BlobMirror:
         if isinstance(source, S3Source) and (content := _CONTENT.fullmatch(self._store.key_of(source.url) or "")):
             sha256 = content[3]
             if not await self._refers(sha256, "namespace_id", obj["namespace_id"]):
+                if obj["mirror"]["attempts"] < URL_ATTEMPTS:
+                    raise SourceUnavailable("the source is not stored yet", detail=sha256)
                 raise AddressRefused(detail=f"no object of the namespace has {sha256}")
             if announced not in (None, sha256):
                 raise ChecksumMismatch(expected=f"sha256:{announced}", actual=f"sha256:{sha256}")
@@ -125,7 +129,8 @@ class BlobMirror:
         record = claimed.held.get(sha256)
         if record is None:
             return None
-        return Stored(sha256, record["size_bytes"], record["mime_type"], filename, duplicate=True)
+        kept = record["size_bytes"], record["mime_type"], filename
+        return Stored(sha256, *kept, duplicate=True, charset=record.get("charset"))
 
     async def _refers(self, sha256: str, scope: str, value: str) -> bool:
         where = {"blobs.details.hash": f"sha256:{sha256}", scope: value}
@@ -152,6 +157,8 @@ def stored(blob: BlobDocument, taken: Stored, store: BlobStore) -> BlobDocument:
         "mime_type": taken.mime_type,
         "hash": f"sha256:{taken.sha256}",
     }
+    if taken.charset is not None:
+        details["charset"] = taken.charset
     key = blob_key(taken.sha256)
     return {
         **blob,

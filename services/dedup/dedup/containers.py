@@ -1,6 +1,8 @@
-"""Which format uses a container: the office formats are all ZIP or OLE on the outside."""
+"""Which format uses a container: office formats are ZIP or OLE on the outside, and many media are boxes."""
 
 import struct
+
+from dedup.media_types import BRANDS
 
 _OOXML = "application/vnd.openxmlformats-officedocument."
 _ZIP_PARTS = (
@@ -54,3 +56,20 @@ def ole_type(head: bytes, hints: list[str]) -> str:
         if name.encode("utf-16-le") in head:
             return kind
     return next((h for h in hints if h in _OLE_TYPES), "application/x-ole-storage")
+
+
+def boxes_type(head: bytes) -> str | None:
+    """Return the type of an ISO base media file (MP4, HEIF, AVIF) or a JPEG 2000 file by its brands; None for others.
+
+    A major brand that only tells the structure of an image file leaves the coding to the compatible brands: AVIF is
+    named by them, all else under ``mif1`` is ``image/heif``.
+    """
+    start = 12 if head.startswith(b"\0\0\0\x0cjP  \r\n\x87\n") else 0
+    if not head.startswith((b"\0\0", b"\0\1"), start) or not head.startswith(b"ftyp", start + 4):
+        return "image/jp2" if start else None
+    size = int.from_bytes(head[start : start + 4], "big")
+    brands = [head[place : place + 4] for place in range(start + 16, min(start + size, len(head)) - 3, 4)]
+    kind = BRANDS.get(head[start + 8 : start + 12], "video/mp4")
+    if kind == "image/heif" and any(BRANDS.get(brand) == "image/avif" for brand in brands):
+        return "image/avif"
+    return kind

@@ -6,7 +6,7 @@ The guard decides; this module makes sure that nothing happens past it:
 * the only name resolution is ours, inside the connector: **every** answer must pass, and the socket goes to those
   very addresses, while Host and SNI stay those of the URL. No second look-up, so nothing to rebind;
 * redirects are followed by hand, each one through the whole check;
-* no proxies or credentials from the environment, no cookies, no credentials at all, no decompression.
+* no proxies or credentials from the environment, no cookies, no credentials at all.
 """
 
 import asyncio
@@ -32,16 +32,17 @@ from aiohttp import (
 )
 from aiohttp import ClientError as HttpClientError
 from aiohttp.abc import ResolveResult
-from yarl import URL
 
 from bucketline.outbound.resolve import GuardedResolver, Resolver, SystemResolver
 from dedup.errors import AddressRefused, SourceError, SourceUnavailable, SourceUnreadable
 from dedup.guard import CheckedUrl, GuardPolicy, check_redirect, check_url, refusals
-from dedup.transfer import FetchLimits, HttpStream, check_coding, status_error
+from dedup.transfer import FetchLimits, HttpStream, check_transfer_coding, status_error
 
 __all__ = ["FetchLimits", "HttpFetcher", "HttpStream", "Resolver", "SystemResolver"]
 
 READ_BUFFER_BYTES = 256 * 1024
+MAX_HEADER_BYTES = 64 * 1024
+"""Of one header: large policies, cookies and links are sent. aiohttp reads at most 128 of them."""
 USER_AGENT = "bucketline-dedup/1"
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -52,7 +53,7 @@ class HttpFetcher:
     """Opens http(s) sources. One for the whole service; ``aclose`` it at the end.
 
     There is no limit on how many may be open at once: that is for the caller, who knows its memory.
-    ``tls`` replaces the system's trust store (a private CA).
+    ``decode_content`` undoes content codings; ``tls`` replaces the system's trust store (a private CA).
     """
 
     def __init__(
@@ -60,11 +61,13 @@ class HttpFetcher:
         policy: GuardPolicy,
         limits: FetchLimits | None = None,
         *,
+        decode_content: bool = True,
         resolver: Resolver | None = None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._policy = policy
         self._limits = limits or FetchLimits()
+        self._decode_content = decode_content
         self._resolver = resolver or SystemResolver()
         self._tls = tls
         self._session: ClientSession | None = None
@@ -100,7 +103,15 @@ class HttpFetcher:
             if response.status == 206:
                 raise SourceUnreadable("the source answered 206", detail="partial content was not asked for")
             spent = time.monotonic() - began
-            stream = HttpStream(response, final, max_bytes=max_bytes, limits=self._limits, spent=spent, request=request)
+            stream = HttpStream(
+                response,
+                final,
+                max_bytes=max_bytes,
+                limits=self._limits,
+                spent=spent,
+                request=request,
+                decode_content=self._decode_content,
+            )
         except SourceError:
             response.close()
             raise
@@ -118,7 +129,7 @@ class HttpFetcher:
                 if response.status not in _REDIRECTS:
                     if error := status_error(response.status, _retry_after(response)):
                         raise error
-                    check_coding(response)
+                    check_transfer_coding(response)
                     return response, target
                 location = response.headers.get("Location")
                 if location is None:
@@ -131,18 +142,10 @@ class HttpFetcher:
         raise SourceUnreadable("the source redirects too often", detail=str(target))
 
     async def _get(self, target: CheckedUrl, headers: Mapping[str, str]) -> ClientResponse:
-        url = URL.build(
-            scheme=target.scheme,
-            host=target.host,
-            port=target.port,
-            path=target.target.partition("?")[0],
-            query_string=target.target.partition("?")[2],
-            encoded=True,
-        )
         try:
             # the headers may drip as well, so the time is for all of them together
             async with asyncio.timeout(self._limits.connect + self._limits.read):
-                return await self._client().get(url, headers=headers, allow_redirects=False)
+                return await self._client().get(target.to_yarl(), headers=headers, allow_redirects=False)
         except SourceError:
             raise
         except (HttpClientError, OSError, ValueError) as error:
@@ -162,6 +165,7 @@ class HttpFetcher:
                 trust_env=False,
                 auto_decompress=False,
                 read_bufsize=READ_BUFFER_BYTES,
+                max_field_size=MAX_HEADER_BYTES,
                 headers={"User-Agent": USER_AGENT, "Accept": "*/*", "Accept-Encoding": "identity"},
                 # reading is timed by the stream, which knows when it is the consumer that waits
                 timeout=ClientTimeout(total=None, connect=limits.connect, sock_connect=limits.connect, sock_read=None),

@@ -9,8 +9,10 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from bucketline.domain.source import InlineSource, from_document
-from bucketline.errors import BucketlineError, StoreUnavailable
+from bucketline.domain.filenames import safe_filename
+from bucketline.domain.source import InlineSource, declared_type, from_document
+from bucketline.domain.text_encodings import charset_of
+from bucketline.errors import BucketlineError
 from bucketline.runtime import Runtime
 from bucketline.storage.blobs import Blobs, NewContent
 from bucketline.storage.objects import BlobDocument, ObjectDocument
@@ -21,15 +23,15 @@ from dedup.errors import SourceError
 from dedup.hashing import Hashing
 from dedup.settings import DedupSettings
 from dedup.settling import after
-from dedup.sniff import HEAD_BYTES, media_type, safe_filename
+from dedup.sniff import HEAD_BYTES, media_type
 from dedup.storing import Stored, Storing
 
 log = get_logger(__name__)
 
 INLINE_KINDS = frozenset({"text", "json", "data_uri", "base64"})
 THREAD_BYTES = 256 * 1024
-
-_DECLARED = {"text": "text/plain", "json": "application/json"}
+PUT_SECONDS = 20.0
+"""How long a micro-batch waits for one write. An object whose content takes longer gets a turn of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,7 @@ class _Content:
     sha256: str
     mime_type: str
     filename: str | None
+    charset: str | None
 
 
 def is_inline(obj: ObjectDocument) -> bool:
@@ -62,9 +65,10 @@ class InlineMirror:
         self._slots = asyncio.Semaphore(settings.concurrency)
 
     async def mirror(self, objects: Sequence[ObjectDocument]) -> tuple[list[ObjectDocument], list[ObjectDocument]]:
-        """The objects as they are afterwards, not yet written; and those that something stood in the way of.
+        """The objects as they are afterwards, not yet written; and those whose content could not be stored now.
 
-        Raises ``StoreUnavailable`` when nothing can be stored now.
+        Raises ``StoreUnavailable`` when MongoDB or S3 as a whole does not answer. A key that S3 cannot write delays
+        only the objects with that content.
         """
         contents = await self._read(objects)
         by_hash = {content.sha256: content for content in contents.values() if isinstance(content, _Content)}
@@ -79,7 +83,9 @@ class InlineMirror:
         new = [c for c in new if c.sha256 not in claimed.held or c.sha256 in forced]
         written = await asyncio.gather(*(self._put(content, content.sha256 in forced) for content in new))
         put = {c.sha256: ours for c, ours in zip(new, written, strict=True) if ours is not None}
-        rows = [NewContent(c.sha256, len(c.data), c.mime_type) for c in new if c.sha256 in put]
+        if new and not put:
+            await self._storing.check_store()
+        rows = [NewContent(c.sha256, len(c.data), c.mime_type, c.charset) for c in new if c.sha256 in put]
         leaving = await self._records.record(rows, self._runtime.clock.now()) if rows else frozenset()
         usable = (claimed.held.keys() | put.keys()) - leaving
         fresh = {sha256 for sha256, ours in put.items() if ours}
@@ -108,20 +114,22 @@ class InlineMirror:
         # of several equal blobs in one micro-batch, the first is the one that brought the content
         duplicate = content.sha256 not in fresh
         fresh.discard(content.sha256)
-        taken = Stored(content.sha256, len(content.data), content.mime_type, content.filename, duplicate)
+        size, kind = len(content.data), content.mime_type
+        taken = Stored(content.sha256, size, kind, content.filename, duplicate, content.charset)
         counted(taken)
         return stored(blob, taken, self._runtime.blobs)
 
     async def _put(self, content: _Content, force: bool) -> bool | None:
-        """Whether the content is ours; None if it could not be put for a reason of its own."""
+        """Whether the content is ours; None if it could not be put, for whatever reason."""
         async with self._slots:
             try:
-                return await self._storing.put(content.data, content.sha256, content.mime_type, force=force)
-            except StoreUnavailable:
-                raise
+                async with asyncio.timeout(PUT_SECONDS):
+                    return await self._storing.put(content.data, content.sha256, content.mime_type, force=force)
             except BucketlineError as error:
-                log.warning("content was not stored", sha256=content.sha256, error=error.message)
-                return None
+                log.warning("content not stored", sha256=content.sha256, error=error.message)
+            except TimeoutError:
+                log.warning("content not stored", sha256=content.sha256, error=f"no answer in {PUT_SECONDS:g} s")
+            return None
 
     async def _read(self, objects: Sequence[ObjectDocument]) -> dict[str, _Content | SourceError]:
         """Content by blob id, hashed; in a thread where it is much."""
@@ -157,5 +165,6 @@ def _content(source: InlineSource, checksum: str | None) -> _Content:
     BLOB_BYTES.labels("hashed").inc(len(data))
     sha256 = hashlib.sha256(data).hexdigest() if checksum is None else Hashing(checksum).whole(data)
     filename = safe_filename(getattr(source, "filename", None))
-    declared = _DECLARED.get(source.kind) or getattr(source, "media_type", None) or getattr(source, "mime_type", None)
-    return _Content(data, sha256, media_type(data[:HEAD_BYTES], declared=declared, filename=filename), filename)
+    declared = declared_type(source)
+    kind = media_type(data[:HEAD_BYTES], declared=declared, filename=filename)
+    return _Content(data, sha256, kind, filename, charset_of(declared))

@@ -134,13 +134,14 @@ class Lanes:
                     continue
             chosen.append(obj)
         mine = await self._claimed(chosen)
+        for obj in mine:
+            if _needs_a_turn(obj):
+                self._begin(obj, lane)
+        # afterwards: it may fail, and the turns must not wait until their claims run out
         bulk = [obj for obj in mine if not _needs_a_turn(obj)]
         if bulk:
             SWEPT.labels("mirror").inc(len(bulk))
             await self._bulk(bulk)
-        for obj in mine:
-            if _needs_a_turn(obj):
-                self._begin(obj, lane)
         return len(mine)
 
     async def _claimed(self, objects: Sequence[ObjectDocument]) -> list[ObjectDocument]:

@@ -7,10 +7,10 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from pathlib import PurePosixPath
 
+from bucketline.domain.filenames import safe_filename
 from bucketline.errors import StoreUnavailable
 from bucketline.storage.blobstore import AccessRefused, BlobStore, BlobStoreError, ContentTooLarge, ObjectMissing
 from dedup.errors import AddressRefused, SourceNotFound, SourceTooLarge, SourceUnavailable, SourceUnreadable
-from dedup.sniff import safe_filename
 from dedup.source import ByteStream
 
 

@@ -97,6 +97,8 @@ class DedupSettings(Block):
     """Bytes a second that a large source is expected to keep up."""
     max_resumes: Annotated[int, Field(ge=0)] = 3
     """Connections that a transfer may lose."""
+    decode_content: bool = True
+    """Undo a ``Content-Encoding`` that was not asked for; off, the body is stored as sent."""
     file_roots: Paths = ()
     """The only directories that ``file://`` may read."""
     own_prefixes: Words = ()

@@ -1,4 +1,4 @@
-"""What the bytes are, told from the bytes, and what a file may be called.
+"""What the bytes are, told from the bytes.
 
 The declared type is a hint among formats that bytes cannot tell apart (Markdown and plain text); it never
 overrules a format that was recognised, so an executable declared as a picture is stored as what it is.
@@ -8,21 +8,29 @@ import csv
 import io
 import json
 import re
-import unicodedata
+from collections import defaultdict
+from functools import cache
 
 import puremagic
-from charset_normalizer import from_bytes
 
-from dedup.containers import ole_type, zip_type
+from bucketline.domain.text_encodings import charset_of, codec_of, decode_start
+from dedup.containers import boxes_type, ole_type, zip_type
 from dedup.media_types import CANONICAL, HAVE_SIGNATURES, MARKS, MEDIA_TYPE, NAMES, SIGNATURES, TEXTUAL
 
 UNKNOWN = "application/octet-stream"
 HEAD_BYTES = 64 * 1024
-MAX_FILENAME_BYTES = 255
+DETECTED_BYTES = 2048
 
 # every control character (Unicode's Cc) that no text file has; tabs, line ends, backspaces and escapes they do have
-_CONTROLS = re.compile(r"[\x00-\x07\x0b\x0e-\x1a\x1c-\x1f\x7f-\x9f]")
+_CONTROLS = re.compile(r"[\x00-\x07\x0b\x0e-\x1a\x1c-\x1f\x7f-\x84\x86-\x9f]")
 _BINARY = re.compile(rb"[\x00-\x08\x0e-\x1a]")
+_PDF = re.compile(rb"%PDF-\d\.\d")
+# the tags by which browsers know HTML that has no declared type (MIME Sniffing standard, 7.1), and <meta>
+_HTML = re.compile(
+    r"<(?:!doctype html|html|head|meta|script|iframe|h1|div|font|table|a|style|title|b|body|br|p)[\s>]|<!--"
+)
+PDF_BYTES = 1024
+"""Within how many bytes readers look for the header of a PDF."""
 
 
 def media_type(head: bytes, *, declared: str | None, filename: str | None) -> str:
@@ -36,7 +44,12 @@ def media_type(head: bytes, *, declared: str | None, filename: str | None) -> st
         return next(iter(hints), UNKNOWN)
     if recognised := _by_signature(head, hints):
         return recognised
-    text = _as_text(head)
+    textual = any(map(_is_textual, hints))
+    text = _as_text(head, charset_of(declared), expected=textual)
+    if _PDF.search(head, 0, PDF_BYTES + 8) and (
+        text is None or "application/pdf" in hints or (b" obj" in head and not textual)
+    ):
+        return "application/pdf"
     if text is not None:
         return _text_type(text, hints, whole=len(head) < HEAD_BYTES)
     if recognised := _by_library(head):
@@ -46,24 +59,10 @@ def media_type(head: bytes, *, declared: str | None, filename: str | None) -> st
     return next((h for h in hints if not _is_textual(h) and h not in HAVE_SIGNATURES), UNKNOWN)
 
 
-def safe_filename(name: str | None) -> str | None:
-    """The last part of ``name`` that any file system and any header can carry; None when nothing is left.
-
-    At most 255 bytes of UTF-8, the extension kept; no separators, control or direction characters, no leading
-    dots, no characters that Windows refuses.
-    """
-    if not name:
-        return None
-    last = re.split(r"[/\\]", unicodedata.normalize("NFC", name))[-1]
-    kept = "".join(c for c in last if unicodedata.category(c) not in {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
-    kept = re.sub(r'[<>:"|?*]', "_", kept).lstrip(". ").rstrip(". ")
-    if not kept:
-        return None
-    stem, dot, extension = kept.rpartition(".")
-    if not stem or len(extension.encode()) > 16:
-        stem, dot, extension = kept, "", ""
-    room = MAX_FILENAME_BYTES - len((dot + extension).encode())
-    return stem.encode()[:room].decode(errors="ignore").rstrip(". ") + dot + extension
+def declared_otherwise(recorded: str, declared: str | None) -> bool:
+    """Return whether text that is stored under one type is declared as another, which then decides."""
+    hint = _clean(declared)
+    return hint is not None and hint != recorded and _is_textual(recorded) and _is_textual(hint)
 
 
 def _by_signature(head: bytes, hints: list[str]) -> str | None:
@@ -77,55 +76,72 @@ def _by_signature(head: bytes, hints: list[str]) -> str | None:
         return ole_type(head, hints)
     if head.startswith(b"\x1a\x45\xdf\xa3"):
         return "video/webm" if b"webm" in head[:64] else "video/x-matroska"
-    return None
+    return boxes_type(head)
 
 
 def _by_library(head: bytes) -> str | None:
     """Everything else that has a signature. Not asked about text: prose begins with "BM" or "MZ" too."""
-    try:
-        matches = puremagic.magic_string(head)
-    except (puremagic.PureError, ValueError):
-        return None
-    for match in matches:
-        found = str(match.mime_type).lower()
-        if len(match.byte_match) >= 4 and MEDIA_TYPE.fullmatch(found) and not _is_textual(found):
-            return CANONICAL.get(found, found)
-    return None
+    matches = [
+        (len(signature), kind)
+        for offset, signatures in _library().items()
+        for signature, kind in signatures.get(head[offset : offset + 4], ())
+        if head.startswith(signature, offset)
+    ]
+    return max(matches, key=lambda match: match[0])[1] if matches else None
 
 
-def _as_text(head: bytes) -> str | None:
-    """The head as text, or None. A character cut in two at its end is left out."""
+@cache
+def _library() -> dict[int, dict[bytes, list[tuple[bytes, str]]]]:
+    """Return puremagic's table of signatures by place and first four bytes: its own search reads all of it per file."""
+    table: dict[int, dict[bytes, list[tuple[bytes, str]]]] = defaultdict(lambda: defaultdict(list))
+    for entry in puremagic.magic_header_array:
+        kind, signature = str(entry.mime_type).lower(), bytes(entry.byte_match)
+        if len(signature) >= 4 and entry.offset >= 0 and MEDIA_TYPE.fullmatch(kind) and not _is_textual(kind):
+            table[entry.offset][signature[:4]].append((signature, CANONICAL.get(kind, kind)))
+    return {offset: dict(signatures) for offset, signatures in table.items()}
+
+
+def _as_text(head: bytes, charset: str | None, *, expected: bool) -> str | None:
+    """The head as text, or None. A character cut in two at its end is left out.
+
+    ``expected``: text was declared, so that what no control character contradicts is taken for it.
+    """
     for mark, encoding in MARKS:
         if head.startswith(mark):
             return _decode(head[len(mark) :], encoding)
+    if charset is not None and (codec := codec_of(charset)) and (text := _decode(head, codec)) is not None:
+        return text
     if (text := _decode(head, "utf-8")) is not None:
         return text
     # UTF-16 without its mark: about every second byte is NUL, and only on one side
     nul_even, nul_odd = head[0::2].count(0), head[1::2].count(0)
     if max(nul_even, nul_odd) > len(head) * 0.3 and min(nul_even, nul_odd) <= len(head) * 0.02:
         return _decode(head, "utf-16-be" if nul_even > nul_odd else "utf-16-le")
-    if _binary_bytes(head):
+    if _BINARY.search(head) is not None:
         return None
-    guess = from_bytes(head[:8192]).best()
-    return str(guess) if guess is not None and guess.chaos < 0.2 else None
+    return _legacy(head, expected=expected)
 
 
-def _decode(head: bytes, encoding: str) -> str | None:
-    for cut in range(4):
-        try:
-            text = head[: len(head) - cut].decode(encoding)
-        except UnicodeDecodeError:
-            continue
-        return None if _CONTROLS.search(text) else text
-    return None
+def _legacy(head: bytes, *, expected: bool) -> str | None:
+    """Text in an encoding of before Unicode. Which one does not matter here: what is looked for in it is ASCII."""
+    if not expected:
+        from turbohtml.detect import detect
+
+        beyond = next((place for place, byte in enumerate(head) if byte >= 0x80), 0)
+        if detect(head[beyond : beyond + DETECTED_BYTES]).confidence == 0:
+            return None
+    return head.decode("latin-1")
 
 
-def _binary_bytes(head: bytes) -> bool:
-    return _BINARY.search(head) is not None
+def _decode(head: bytes, codec: str) -> str | None:
+    text = decode_start(head, codec)
+    return None if text is None or _CONTROLS.search(text) else text
 
 
 def _text_type(text: str, hints: list[str], *, whole: bool) -> str:
     start = text.lstrip("\ufeff \t\r\n")[:1024].lower()
+    if hints and hints[0] in {"text/html", "application/xhtml+xml"}:
+        return hints[0]
     if start.startswith(("<!doctype html", "<html")):
         return "text/html"
     if start.startswith(("<?xml", "<svg", "<!doctype svg")):
@@ -140,8 +156,10 @@ def _text_type(text: str, hints: list[str], *, whole: bool) -> str:
         if hint == "application/json":
             # it was read above, and is not
             return "application/x-ndjson" if _is_json(text.partition("\n")[0], whole=True) else "text/plain"
-        if hint not in {"text/plain", "text/html", "image/svg+xml"} and _is_textual(hint):
+        if hint not in {"text/plain", "image/svg+xml"} and _is_textual(hint):
             return hint
+    if not any(map(_is_textual, hints)) and _HTML.match(start):
+        return "text/html"
     return "text/csv" if _is_csv(text, whole) else "text/plain"
 
 

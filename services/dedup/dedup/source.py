@@ -11,6 +11,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Protocol
 
+from bucketline.domain.filenames import safe_filename
 from bucketline.domain.source import (
     Base64Source,
     DataUriSource,
@@ -24,9 +25,9 @@ from bucketline.domain.source import (
     TextSource,
     UploadSource,
     UrlSource,
+    declared_type,
 )
 from dedup.errors import AddressRefused, SourceNotFound, SourceTooLarge, SourceUnavailable, SourceUnreadable
-from dedup.sniff import safe_filename
 
 CHUNK_BYTES = 1024 * 1024
 
@@ -140,18 +141,8 @@ async def _inline(source: InlineSource, max_bytes: int) -> AsyncIterator[ByteStr
         for start in range(0, len(content), CHUNK_BYTES):
             yield content[start : start + CHUNK_BYTES]
 
-    kind: str | None
-    name: str | None = None
-    match source:
-        case TextSource():
-            kind = "text/plain"
-        case JsonSource():
-            kind = "application/json"
-        case DataUriSource():
-            kind = source.media_type
-        case Base64Source():
-            kind, name = source.mime_type, safe_filename(source.filename)
-    yield _Chunks(chunks(), content_length=len(content), content_type=kind, filename=name)
+    name = safe_filename(source.filename) if isinstance(source, Base64Source) else None
+    yield _Chunks(chunks(), content_length=len(content), content_type=declared_type(source), filename=name)
 
 
 @asynccontextmanager

@@ -4,6 +4,7 @@ Up to ``small_bytes`` are collected and put in one request. More goes out in par
 key; once the hash is known, and only if nobody has that content yet, a server-side copy puts it in its place.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass
@@ -11,15 +12,19 @@ from typing import Protocol
 
 from bucketline.budget import Budget
 from bucketline.clock import Clock
-from bucketline.errors import BucketlineError
+from bucketline.domain.text_encodings import charset_of
+from bucketline.errors import BucketlineError, StoreUnavailable
 from bucketline.storage.blobs import Blobs, NewContent, blob_key
 from bucketline.storage.blobstore import BlobStore, Head, ObjectMissing
 from bucketline.telemetry.metrics import BLOB_BYTES
 from dedup.errors import ChecksumMismatch, SourceNotFound, SourceTooLarge
 from dedup.hashing import Hashing, sha256_of_checksum
 from dedup.settings import DedupSettings
-from dedup.sniff import HEAD_BYTES, media_type
+from dedup.sniff import HEAD_BYTES, declared_otherwise, media_type
 from dedup.source import ByteStream
+
+STAGING = "staging/dedup"
+CHECK_SECONDS = 20.0
 
 
 class NeedsLargeLane(BucketlineError):
@@ -54,13 +59,14 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """Content that may be referred to now. ``duplicate``: we held it before."""
+    """Content that may be referred to now. ``duplicate``: we held it before. ``charset`` was declared with it."""
 
     sha256: str
     size_bytes: int
     mime_type: str
     filename: str | None
     duplicate: bool
+    charset: str | None = None
 
 
 class Storing:
@@ -103,12 +109,12 @@ class Storing:
     async def _small(self, data: bytes, source: ByteStream, wanted: Wanted, hashing: Hashing) -> Stored:
         sha256 = await hashing.finish()
         BLOB_BYTES.labels("hashed").inc(len(data))
-        kind = _kind(data[:HEAD_BYTES], source, wanted)
+        kind, charset = _kind(data[:HEAD_BYTES], source, wanted), _charset(source.content_type, wanted)
         if await self._held(sha256, wanted) is not None:
-            return Stored(sha256, len(data), kind, _name(source, wanted), duplicate=True)
+            return Stored(sha256, len(data), kind, _name(source, wanted), duplicate=True, charset=charset)
         written = await self.put(data, sha256, kind, force=wanted.force)
-        await self._recorded(NewContent(sha256, len(data), kind))
-        return Stored(sha256, len(data), kind, _name(source, wanted), duplicate=not written)
+        await self._recorded(NewContent(sha256, len(data), kind, charset))
+        return Stored(sha256, len(data), kind, _name(source, wanted), duplicate=not written, charset=charset)
 
     async def _large(
         self, head: list[bytes], chunks: AsyncIterator[bytes], source: ByteStream, wanted: Wanted, hashing: Hashing
@@ -124,13 +130,13 @@ class Storing:
                 await upload.write(chunk)
             sha256 = await hashing.finish()
             BLOB_BYTES.labels("hashed").inc(upload.size)
-            kind = _kind(first, source, wanted)
+            kind, charset = _kind(first, source, wanted), _charset(source.content_type, wanted)
             if await self._held(sha256, wanted) is not None:
                 # Left unfinished, the upload is dropped with its parts.
-                return Stored(sha256, upload.size, kind, _name(source, wanted), duplicate=True)
+                return Stored(sha256, upload.size, kind, _name(source, wanted), duplicate=True, charset=charset)
             written = await upload.finish_to(blob_key(sha256), sha256=sha256, size=upload.size, content_type=kind)
-            await self._recorded(NewContent(sha256, upload.size, kind))
-            return Stored(sha256, upload.size, kind, _name(source, wanted), duplicate=not written)
+            await self._recorded(NewContent(sha256, upload.size, kind, charset))
+            return Stored(sha256, upload.size, kind, _name(source, wanted), duplicate=not written, charset=charset)
 
     async def verified(self, key: str, head: Head, wanted: Wanted) -> Stored | None:
         """Content of ours whose SHA-256 the store itself has verified: taken over without reading it.
@@ -142,15 +148,17 @@ class Storing:
             return None
         if announced is not None and announced != sha256:
             raise ChecksumMismatch(expected=f"sha256:{announced}", actual=f"sha256:{sha256}")
-        held = await self._held(sha256, wanted)
-        if held is not None:
-            return Stored(sha256, head.size, held, wanted.filename, duplicate=True)
+        held, charset = await self._held(sha256, wanted), _charset(head.content_type, wanted)
+        if held is not None and not declared_otherwise(held, wanted.mime_type):
+            return Stored(sha256, head.size, held, wanted.filename, duplicate=True, charset=charset)
         kind = media_type(await self._first(key, head), declared=wanted.mime_type, filename=wanted.filename)
+        if held is not None:
+            return Stored(sha256, head.size, kind, wanted.filename, duplicate=True, charset=charset)
         written = await self._store.copy_if_absent(
             key, blob_key(sha256), size=head.size, content_type=kind, sha256=sha256, source_etag=head.etag
         )
-        await self._recorded(NewContent(sha256, head.size, kind))
-        return Stored(sha256, head.size, kind, wanted.filename, duplicate=not written)
+        await self._recorded(NewContent(sha256, head.size, kind, charset))
+        return Stored(sha256, head.size, kind, wanted.filename, duplicate=not written, charset=charset)
 
     async def head(self, key: str) -> Head:
         """What our store knows of a source in it; the errors are the producer's to read."""
@@ -174,6 +182,14 @@ class Storing:
         await self._store.delete([key])
         return await self._store.put_if_absent(key, data, sha256=sha256, content_type=content_type)
 
+    async def check_store(self) -> None:
+        """Raise ``StoreUnavailable`` unless the store answers at all."""
+        try:
+            async with asyncio.timeout(CHECK_SECONDS):
+                await self._store.list(STAGING, limit=1)
+        except TimeoutError:
+            raise StoreUnavailable(f"S3 did not answer in {CHECK_SECONDS:g} s") from None
+
     async def _held(self, sha256: str, wanted: Wanted) -> str | None:
         """The media type of content that we hold and may refer to; None where it has to be stored."""
         claimed = await self._records.claim([sha256], self._clock.now())
@@ -196,6 +212,11 @@ class Storing:
 
 def _kind(first: bytes, source: ByteStream, wanted: Wanted) -> str:
     return media_type(first, declared=wanted.mime_type or source.content_type, filename=_name(source, wanted))
+
+
+def _charset(content_type: str | None, wanted: Wanted) -> str | None:
+    """Return the charset that the producer declared, else the one that the source declares."""
+    return charset_of(wanted.mime_type) or charset_of(content_type)
 
 
 def _name(source: ByteStream, wanted: Wanted) -> str | None:

@@ -13,8 +13,8 @@ from bucketline.storage.blobs import STAGED_INLINE
 from bucketline.storage.objects import ObjectDocument, Objects
 from bucketline.telemetry.logging import get_logger
 from bucketline.telemetry.metrics import SWEPT
-from dedup.blob import STAGING
 from dedup.settings import DedupSettings
+from dedup.storing import STAGING
 
 log = get_logger(__name__)
 

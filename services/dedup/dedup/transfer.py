@@ -5,19 +5,24 @@ the source down through TCP, and must not make it look slow.
 """
 
 import asyncio
+import codecs
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
+from email.header import decode_header, make_header
 from email.message import Message
+from email.utils import collapse_rfc2231_value
 from urllib.parse import unquote
 
 from aiohttp import ClientError, ClientResponse
 from aiohttp.http import HttpProcessingError
 
+from bucketline.domain.filenames import safe_filename
+from dedup.content_coding import codings_of, decode
 from dedup.errors import SourceError, SourceNotFound, SourceTooLarge, SourceUnavailable, SourceUnreadable
 from dedup.guard import CheckedUrl
 from dedup.media_types import MEDIA_TYPE
-from dedup.sniff import safe_filename
 
 MIN_CHUNK_BYTES = 64 * 1024
 MAX_CHUNK_BYTES = 1024 * 1024
@@ -97,9 +102,12 @@ Request = Callable[[Mapping[str, str]], Awaitable[tuple[ClientResponse, CheckedU
 class HttpStream:
     """The body of one answer, to be iterated once.
 
-    Chunks are at most 1 MiB, and at least 64 KiB but for the last. Never more than ``max_bytes`` are handed on.
-    The iteration ends normally only when the body is complete: as long as announced, or properly ended.
-    Otherwise it raises a :class:`SourceError`, and what was handed on so far is worthless.
+    Chunks are at most 1 MiB. Never more than ``max_bytes`` are handed on. The iteration ends normally only when the
+    body is complete: as long as announced, or properly ended. Otherwise it raises a :class:`SourceError`, and what was
+    handed on so far is worthless.
+
+    With ``decode_content`` a ``Content-Encoding`` is undone on the way, see :mod:`dedup.content_coding`.
+    ``content_length`` is None then: that of the content is not known. ``received`` counts the bytes as they were sent.
     """
 
     def __init__(
@@ -111,8 +119,12 @@ class HttpStream:
         limits: FetchLimits,
         spent: float,
         request: Request,
+        decode_content: bool = True,
     ) -> None:
-        self.content_length = response.content_length
+        self._length = response.content_length
+        self._encoding = response.headers.getall("Content-Encoding", [])
+        self._codings = codings_of(self._encoding) if decode_content else ()
+        self.content_length = None if self._codings else self._length
         self.content_type = _media_type(response.headers.get("Content-Type"))
         self.filename = _filename(response.headers.get("Content-Disposition"), url)
         self.etag = response.headers.get("ETag")
@@ -126,10 +138,25 @@ class HttpStream:
         self._pace = Pace(limits, spent=spent)
         self._request = request
         self._resumes_left = limits.max_resumes if self._resumable() else 0
-        if self.content_length is not None and self.content_length > max_bytes:
-            raise SourceTooLarge(max_bytes, detail=f"Content-Length {self.content_length}")
+        if self._length is not None and self._length > max_bytes:
+            raise SourceTooLarge(max_bytes, detail=f"Content-Length {self._length}")
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
+        async with aclosing(self._body()) as chunks:
+            content = chunks
+            if self._codings:
+                content = decode(
+                    chunks,
+                    self._codings,
+                    max_bytes=self._max_bytes,
+                    content_type=self.content_type,
+                    filename=self.filename,
+                )
+            async for chunk in content:
+                yield chunk
+
+    async def _body(self) -> AsyncGenerator[bytes]:
+        """Chunks of at least 64 KiB but for the last."""
         pieces: list[bytes] = []
         size = 0
         while piece := await self._read(MAX_CHUNK_BYTES - size):
@@ -168,20 +195,20 @@ class HttpStream:
                 if self.received > self._max_bytes:
                     raise SourceTooLarge(self._max_bytes, detail="counted")
                 return piece
-            if self.content_length is None:
+            if self._length is None:
                 if broken or (broken := self._reset()):
                     raise SourceUnavailable("the transfer was interrupted", detail=broken)
                 return b""
-            if self.received == self.content_length:
+            if self.received == self._length:
                 self._check_no_more()
                 return b""
-            await self._resume(broken or f"ended after {self.received} of {self.content_length} bytes")
+            await self._resume(broken or f"ended after {self.received} of {self._length} bytes")
 
     def _resumable(self) -> bool:
         headers = self._response.headers
         ranges = headers.get("Accept-Ranges", "").strip().lower() == "bytes"
         strong = self.etag is not None and self.etag.startswith('"')
-        return ranges and strong and self.content_length is not None
+        return ranges and strong and self._length is not None
 
     async def _resume(self, why: str) -> None:
         self._response.close()
@@ -208,7 +235,7 @@ class HttpStream:
 
     def _end_of_connection(self) -> "asyncio.Future[None] | None":
         """What will tell how the connection ended, where its end is the end of the body."""
-        if self._protocol is None or self.content_length is not None or self._response.headers.get("Transfer-Encoding"):
+        if self._protocol is None or self._length is not None or self._response.headers.get("Transfer-Encoding"):
             return None
         end = self._protocol.closed
         if end is not None:
@@ -237,22 +264,25 @@ class HttpStream:
             raise SourceUnavailable("the source sent more than it announced", detail=repr(error))
 
     def _check_continuation(self, response: ClientResponse) -> None:
-        total = self.content_length or 0
+        total = self._length or 0
         expected = f"bytes {self.received}-{total - 1}/{total}"
         found = response.headers.get("Content-Range", "").strip()
-        if response.status != 206 or found != expected or response.headers.get("ETag") != self.etag:
+        same = (
+            response.headers.get("ETag") == self.etag
+            and response.headers.getall("Content-Encoding", []) == self._encoding
+        )
+        if response.status != 206 or found != expected or not same:
             raise SourceUnavailable(
                 "the source changed while it was read",
                 detail=f"{response.status}, Content-Range {found!r} instead of {expected!r}",
             )
 
 
-def check_coding(response: ClientResponse) -> None:
-    """Refuse a body that would need decoding: the bytes on the wire are the bytes that are hashed."""
-    coding = response.headers.get("Content-Encoding", "").strip().lower()
+def check_transfer_coding(response: ClientResponse) -> None:
+    """Refuse a transfer coding other than chunked. It was not asked for, and aiohttp does not undo it."""
     transfer = response.headers.get("Transfer-Encoding", "").strip().lower()
-    if coding not in {"", "identity"} or transfer not in {"", "chunked", "identity"}:
-        raise SourceUnreadable("the source sent an encoding that was not asked for", detail=f"{coding!r} {transfer!r}")
+    if transfer not in {"", "chunked", "identity"}:
+        raise SourceUnreadable("the source sent a transfer encoding that was not asked for", detail=repr(transfer))
 
 
 def status_error(status: int, retry_after_seconds: float | None) -> SourceError | None:
@@ -270,18 +300,61 @@ def status_error(status: int, retry_after_seconds: float | None) -> SourceError 
 
 
 def _media_type(header: str | None) -> str | None:
-    value = (header or "").partition(";")[0].strip().lower()
-    return value if MEDIA_TYPE.fullmatch(value) else None
+    """Return the header with its parameters, of which ``charset`` counts, where it names a media type."""
+    value = (header or "").strip()
+    return value if MEDIA_TYPE.fullmatch(value.partition(";")[0].strip().lower()) else None
 
 
 def _filename(disposition: str | None, url: CheckedUrl) -> str | None:
-    if disposition:
-        message = Message()
-        message["Content-Disposition"] = disposition.encode(errors="replace").decode()
+    """The name in ``Content-Disposition`` (RFC 6266), else the last part of the URL's path."""
+    named = safe_filename(_disposition_filename(_as_text(disposition))) if disposition else None
+    return named or safe_filename(unquote(url.target.partition("?")[0].rpartition("/")[2], errors="replace"))
+
+
+def _disposition_filename(disposition: str) -> str | None:
+    """``filename*`` if it can be read, else ``filename``.
+
+    The parser of :mod:`email` is the lenient one: it takes unquoted blanks and commas, and backslashes of paths, which
+    those of aiohttp and Werkzeug do not. But it knows no order between the two parameters.
+    """
+    message = Message()
+    message["Content-Disposition"] = disposition
+    try:
+        values = [
+            value
+            for name, value in message.get_params([], header="Content-Disposition")
+            if name.lower() == "filename" and value
+        ]
+    except (LookupError, TypeError, ValueError):  # malformed continuations of RFC 2231
+        return None
+    plain = next((value for value in values if isinstance(value, str)), None)
+    extended = next((value for value in values if not isinstance(value, str)), None)
+    if extended is not None:
         try:
-            named = safe_filename(message.get_filename())
-        except (LookupError, ValueError):  # a charset that does not exist, a malformed RFC 2231 parameter
-            named = None
-        if named:
-            return named
-    return safe_filename(unquote(url.target.partition("?")[0].rpartition("/")[2], errors="replace"))
+            codecs.lookup(extended[0] or "")
+            return collapse_rfc2231_value(extended, errors="strict")
+        except (LookupError, ValueError):
+            if plain is None:
+                return collapse_rfc2231_value(extended)
+    return _decode_words(plain) if plain else None
+
+
+def _decode_words(name: str) -> str:
+    """Undo the encoded words of RFC 2047, which do not belong in HTTP but are sent, and read by browsers."""
+    if "=?" not in name:
+        return name
+    try:
+        return str(make_header(decode_header(name)))
+    except (LookupError, ValueError):
+        return name
+
+
+def _as_text(value: str) -> str:
+    """Decode a header: UTF-8, else Windows-1252, as browsers read Latin-1. aiohttp escapes bytes that are not UTF-8."""
+    raw = value.encode("utf-8", "surrogateescape")
+    for charset in ("utf-8", "cp1252"):
+        try:
+            return raw.decode(charset)
+        except UnicodeDecodeError:
+            continue
+    return raw.decode("latin-1")

@@ -30,8 +30,8 @@ from dedup.storing import ContentLeaving, NeedsLargeLane, Room
 log = get_logger(__name__)
 
 BLOBS_AT_ONCE = 4
-STORE_PAUSE = 5.0
-"""Seconds until an object is looked at again that waits for a store of ours; this never uses up its attempts."""
+STORE_PAUSE, MAX_STORE_PAUSE = 5.0, 60.0
+"""Seconds until an object that waits for a store of ours gets its next turn, doubling. Its attempts are not used up."""
 
 INTERNAL = "the content could not be stored because of an internal error"
 
@@ -79,7 +79,7 @@ class Turns:
         if any(blob["state"] == "failed" for blob in reached.blobs):
             await self._settle(obj, reached.blobs)
         elif reached.away:
-            await self.put_back(obj, reached.blobs, seconds=STORE_PAUSE * (0.5 + self._draw()))
+            await self._postpone(obj, reached.blobs)
         elif reached.transient:
             await self._again(obj, reached)
         elif reached.large:
@@ -95,6 +95,7 @@ class Turns:
         seconds: float,
         lane: bool = False,
         error: str | None = None,
+        postponed: int | None = None,
     ) -> None:
         """Gives the claim back; the object is due in ``seconds``. With ``error`` this counts as a failed attempt."""
         changes: dict[str, object] = {"mirror.due_at": self._runtime.clock.now() + timedelta(seconds=seconds)}
@@ -102,6 +103,8 @@ class Turns:
             changes["blobs"] = list(blobs)
         if lane:
             changes["mirror.lane"] = "large"
+        if postponed is not None:
+            changes["mirror.postponed"] = postponed
         if error is not None:
             changes |= {"mirror.attempts": obj["mirror"]["attempts"] + 1, "mirror.error": error}
         await self._objects.collection.bulk(
@@ -169,6 +172,12 @@ class Turns:
         pause = max(longest * (0.5 + self._draw() / 2), wish)
         await self.put_back(obj, reached.blobs, seconds=pause, error=error.message)
 
+    async def _postpone(self, obj: ObjectDocument, blobs: Sequence[BlobDocument]) -> None:
+        """Put the object back until a store of ours may take its content; only this object waits."""
+        postponed = obj["mirror"].get("postponed", 0)
+        longest = min(MAX_STORE_PAUSE, STORE_PAUSE * 2 ** min(postponed, 10))
+        await self.put_back(obj, blobs, seconds=longest * (0.5 + self._draw() / 2), postponed=postponed + 1)
+
     async def _park(self, obj: ObjectDocument, reached: _Reached, error: SourceUnavailable, attempts: int) -> None:
         """Parks an event of the object; its replay starts over. The object has failed until then."""
         now = self._runtime.clock.now()
@@ -194,7 +203,7 @@ class Turns:
         try:
             await self._parking.park_event(settings.topic_prefix + OBJECTS.name, envelope, reason)
         except Transient:
-            await self.put_back(obj, reached.blobs, seconds=STORE_PAUSE)
+            await self._postpone(obj, reached.blobs)
             return
         log.error("parked an object", object_id=obj["_id"], attempts=attempts, error=error.message, detail=error.detail)
         blobs = [failed(blob, message) if blob["state"] == "pending" else blob for blob in reached.blobs]

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 
 from cachetools import TTLCache
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Lifespan
 
 from bucketline import __version__
@@ -32,6 +33,7 @@ from ingest_api.auth import Auth
 from ingest_api.bodies import Bodies, Bounds
 from ingest_api.buckets.counts import BucketCounts
 from ingest_api.deps import Deps
+from ingest_api.faults import METHODS
 from ingest_api.front import Front
 from ingest_api.limits import Limiter
 from ingest_api.objects.remove import sweep_removals
@@ -44,6 +46,19 @@ from ingest_api.subscribers import router
 from ingest_api.tasks import steps
 from ingest_api.tasks.runner import TaskRunner
 from ingest_api.uploads.remove import sweep_uploads
+
+EXPOSED_HEADERS = (
+    "Retry-After",
+    "X-Batch-Id",
+    "X-RateLimit-Limit",
+    "X-RateLimit-Remaining",
+    "X-RateLimit-Reset",
+    "X-RateLimit-Window",
+    "X-Request-Id",
+    "X-Task-Id",
+    "X-Trace-Id",
+)
+"""What a page of another origin may read of an answer."""
 
 
 def create(settings: ServiceSettings) -> ASGIApp:
@@ -77,12 +92,30 @@ def create(settings: ServiceSettings) -> ASGIApp:
 
     app = build(lifespan)
     app.router.routes.extend(health.routes())
-    return Front(
+    front = Front(
         Shortcut(app, objects.router.routes, objects.HOT),
         auth=lambda: app.state.deps.auth,
         limiter=lambda: app.state.limiter,
         ids=RandomIds(),
         bodies=Bodies(Bounds(settings.http.max_body_bytes, together=settings.http.bodies_bytes)),
+    )
+    return with_cors(front, api_settings)
+
+
+def with_cors(app: ASGIApp, settings: ApiSettings) -> ASGIApp:
+    """``app`` for browsers on pages of the configured origins; as it is when there are none.
+
+    Outermost, so that errors can be read by those pages too. Credentials are not allowed: keys travel in a header.
+    """
+    if not settings.cors_origins:
+        return app
+    return CORSMiddleware(
+        app,
+        allow_origins=[origin.strip() for origin in settings.cors_origins.split(",")],
+        allow_methods=METHODS,
+        allow_headers=["*"],
+        expose_headers=EXPOSED_HEADERS,
+        max_age=600,
     )
 
 
@@ -95,6 +128,7 @@ def build(lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
         docs_url="/docs",
         redoc_url=None,
         lifespan=lifespan,
+        redirect_slashes=False,
         separate_input_output_schemas=False,
         # the front has the request's span and metrics; a second set would cost every request
         telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False},
@@ -143,6 +177,7 @@ def wire(runtime: Runtime, settings: ApiSettings) -> Deps:
         runner=TaskRunner(tasks, clock=clock, ids=runtime.ids),
         extractors=ExtractorRegistry(),
         bucket_counts=BucketCounts(buckets, objects, batches, clock=clock),
-        object_writes=ObjectWrites(objects, batches),
+        object_writes=ObjectWrites(objects, batches, clock),
         bucket_cache=TTLCache(10_000, settings.scope_cache_seconds),
+        poll_fields=TTLCache(10_000, settings.scope_cache_seconds),
     )

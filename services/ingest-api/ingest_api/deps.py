@@ -30,6 +30,7 @@ from bucketline.telemetry.tracing import current_trace
 from ingest_api.auth import Auth
 from ingest_api.buckets.counts import BucketCounts
 from ingest_api.counting import Counter
+from ingest_api.objects.render import PollField
 from ingest_api.objects.writes import ObjectWrites
 from ingest_api.settings import ApiSettings
 from ingest_api.tasks.runner import TaskRunner
@@ -68,6 +69,7 @@ class Deps:
     extractors: ExtractorRegistry
     bucket_counts: BucketCounts
     bucket_cache: "TTLCache[tuple[str, str], BucketDocument]"
+    poll_fields: "TTLCache[str, PollField]"
     counter: Counter = field(default_factory=Counter)
 
     def seal(self, event: Event) -> Envelope:
@@ -84,6 +86,18 @@ class Deps:
             self.bucket_cache[namespace_id, identifier] = found
         return found
 
+    async def poll_field(self, bucket_id: str) -> PollField:
+        """What a client polls after a write: documents never come from a bucket that no collection reads.
+
+        May be ``scope_cache_seconds`` old.
+        """
+        field = self.poll_fields.get(bucket_id)
+        if field is None:
+            field = "document_count" if await self.collections.read_bucket(bucket_id) else "status"
+            self.poll_fields[bucket_id] = field
+        return field
+
     def forget_buckets(self) -> None:
-        """Drops what is cached: a bucket was changed here."""
+        """Drop what is cached of buckets: one of them, or a collection that reads them, was changed here."""
         self.bucket_cache.clear()
+        self.poll_fields.clear()

@@ -9,6 +9,7 @@ from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match
 
 from bucketline.errors import (
     ApiError,
@@ -22,6 +23,7 @@ from bucketline.errors import (
 from ingest_api.front import on_error, respond_to
 
 MOST_FAULTS = 100
+METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
 
 
 def install(app: FastAPI) -> None:
@@ -61,8 +63,26 @@ async def _http(request: Request, error: Exception) -> Response:
     if error.status_code == 404:
         return respond_to(NotFound("there is no such route", details={"resource": "route", "id": path}))
     if error.status_code == 405:
-        allowed = dict(error.headers or {})
+        allowed = allowed_methods(request)
+        headers = {"Allow": ", ".join(allowed)}
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers=headers)
         return respond_to(
-            MethodNotAllowed(f"{request.method} is not allowed here", details={"path": path}, headers=allowed)
+            MethodNotAllowed(
+                f"{request.method} is not allowed here: use {', '.join(allowed)}",
+                details={"path": path, "allowed": allowed},
+                headers=headers,
+            )
         )
     return respond_to(BadRequest(str(error.detail)))
+
+
+def allowed_methods(request: Request) -> list[str]:
+    """The methods of a path, in order: several routes may share it, and the router names those of the first alone."""
+
+    def has(method: str) -> bool:
+        asked = {**request.scope, "method": method}
+        return any(route.matches(asked)[0] is Match.FULL for route in request.app.routes)
+
+    found = {method for method in METHODS if has(method)}
+    return sorted(found | {"OPTIONS"} | ({"HEAD"} if "GET" in found else set()))

@@ -1,6 +1,10 @@
 """The outermost layer, around every path: request id, span, metrics, body limit, authentication, errors.
 
 One ASGI middleware and not six: each of them would cost every request.
+
+It also evens out what clients and load balancers write differently: one slash at the end of a path is dropped (a
+redirect would lose the body, and name a host that the client may not reach), and HEAD is answered as GET without its
+body.
 """
 
 import time
@@ -14,7 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from bucketline.errors import ApiError, ServiceUnavailable, StoreUnavailable
+from bucketline.errors import ApiError, HeadersTooLarge, ServiceUnavailable, StoreUnavailable
 from bucketline.ids import Ids
 from bucketline.telemetry.logging import get_logger
 from bucketline.telemetry.metrics import HTTP_SECONDS
@@ -42,6 +46,9 @@ PROBES = frozenset({"/live", "/ready", "/metrics"})
 """Asked every few seconds by the cluster, whoever else asks: in the histogram they would hide what clients see."""
 
 LONGEST_REQUEST_ID = 128
+MAX_HEADER_BYTES = 64 * 1024
+"""Names and values of all headers of a request, with :data:`HEADER_OVERHEAD` for each."""
+HEADER_OVERHEAD = 32
 GONE = 499
 """What is counted for a client that left before its request was all there. Nobody gets this answer."""
 
@@ -69,6 +76,7 @@ class Front:
         started = time.perf_counter()
         answered: dict[str, int] = {}
         extra = {"X-Request-Id": request_id}
+        asked, scope = scope, _routed(scope)
 
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -76,15 +84,19 @@ class Front:
                 found = MutableHeaders(scope=message)
                 for name, value in extra.items():
                     found[name] = value
+            elif asked["method"] == "HEAD":
+                message = {**message, "body": b""}
             await send(message)
 
         parent = {name: value for name in ("traceparent", "tracestate") if (value := headers.get(name))}
         with (
             structlog.contextvars.bound_contextvars(request_id=request_id),
-            serving(scope, parent) as opened,
+            serving(asked, parent) as opened,
         ):
             try:
-                if scope["path"] not in OPEN_PATHS:
+                _refuse_large_headers(scope)
+                # a preflight carries no key, and learns only which methods a path has
+                if scope["path"] not in OPEN_PATHS and scope["method"] != "OPTIONS":
                     auth = self._auth()
                     state["caller"] = await auth.caller(headers.get("authorization"))
                     extra |= await self._limiter().admit(state["caller"], scope)
@@ -99,10 +111,10 @@ class Front:
             finally:
                 route = _route(scope)
                 status = answered.get("status", 500)
-                ended(opened, scope, route, status)
+                ended(opened, asked, route, status)
                 if scope["path"] not in PROBES:
                     seconds = time.perf_counter() - started
-                    HTTP_SECONDS.labels(method_of(scope), route or "unmatched", str(status)).observe(seconds)
+                    HTTP_SECONDS.labels(method_of(asked), route or "unmatched", str(status)).observe(seconds)
 
 
 def respond_to(error: Exception) -> Response:
@@ -122,6 +134,27 @@ def respond_to(error: Exception) -> Response:
 async def on_error(_: Request, error: Exception) -> Response:
     """The same, for errors that FastAPI catches itself."""
     return respond_to(error)
+
+
+def _routed(scope: Scope) -> Scope:
+    """The request as the routes see it: without one slash at the end of the path, and HEAD as GET.
+
+    The slash has to be one on the wire: an escaped one (``%2F``) belongs to the name before it.
+    """
+    path, method = scope["path"], scope["method"]
+    trailing = len(path) > 1 and path.endswith("/") and scope.get("raw_path", b"/").partition(b"?")[0].endswith(b"/")
+    if not trailing and method != "HEAD":
+        return scope
+    return {**scope, "path": path[:-1] if trailing else path, "method": "GET" if method == "HEAD" else method}
+
+
+def _refuse_large_headers(scope: Scope) -> None:
+    size = sum(len(name) + len(value) + HEADER_OVERHEAD for name, value in scope["headers"])
+    if size > MAX_HEADER_BYTES:
+        raise HeadersTooLarge(
+            f"the headers have more than {MAX_HEADER_BYTES} bytes together",
+            details={"limit_bytes": MAX_HEADER_BYTES, "size_bytes": size},
+        )
 
 
 def _request_id(given: str | None) -> str | None:

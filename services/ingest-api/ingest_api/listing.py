@@ -1,13 +1,16 @@
 """The one way a list is answered: scope, filters, search, order and page, in one query that an index bounds."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
+from bucketline.domain.cursors import Partition
 from bucketline.domain.filter_query import to_mongo
-from bucketline.domain.filters import DATE_FIELDS, parse
+from bucketline.domain.filters import DATE_FIELDS, NO_MOMENTS, fields_of, parse
 from bucketline.domain.keyset import FieldPath, mongo_sort, rows_after
+from bucketline.domain.moments import Moments
 from bucketline.domain.paging import Bounds, cut, pagination, resolve_page
+from bucketline.domain.schema import Location
 from bucketline.domain.sorting import Sort, resolve_sorts, with_ties
 from bucketline.domain.text_match import literal
 from bucketline.errors import BadRequest
@@ -34,7 +37,9 @@ class Kind:
     ``dates`` and ``exact`` are wire names of our own dates, and of ids. ``simple`` are stored paths where every row has
     one value of one kind: an index can be entered there. ``ties`` are wire names; they order what the list's own fields
     leave equal, in the direction of the last of those. ``search`` replaces looking at ``searched``; it is given the
-    pattern. ``fields`` are the stored ones that are read; None: all but those in ``without``.
+    pattern. ``moments`` are the dates of the producer's, whose text is stored below ``under``. ``partitioned`` is the
+    condition of a partition, where lists of this noun are read in parts. ``fields`` are the stored ones that are read;
+    None: all but those in ``without``.
     """
 
     bounds: Bounds
@@ -47,8 +52,19 @@ class Kind:
     exact: frozenset[str] = frozenset()
     simple: tuple[str, ...] = ("_id", "created_at")
     search: Callable[[str], Mapping[str, object]] | None = None
+    moments: Moments = NO_MOMENTS
+    under: str = ""
+    partitioned: Callable[[Partition], Mapping[str, object]] | None = None
     fields: tuple[str, ...] | None = None
     without: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which rows: a condition, and what the server has to compute before it can be asked."""
+
+    where: Mapping[str, object]
+    computed: Mapping[str, object]
 
 
 @dataclass(frozen=True)
@@ -72,14 +88,24 @@ def renamed(names: Mapping[str, str], *, under: str) -> FieldPath:
 
 
 async def list_rows(
-    collection: Collection[D], scope: Mapping[str, object], kind: Kind, asked: Asked, body: ListBody | None
+    collection: Collection[D],
+    scope: Mapping[str, object],
+    kind: Kind,
+    asked: Asked,
+    body: ListBody | None,
+    partition: Partition | None = None,
 ) -> Listed[D]:
-    """The page of the rows within ``scope`` that the request wants."""
+    """The page of the rows within ``scope`` that the request wants; of the ``partition`` only, where it names one."""
     given = body.model_dump(exclude_none=True) if body else {}
     page = resolve_page(asked.query, given, kind.bounds)
     named = resolve_sorts(given.get("sort"), given.get("sorts"))
+    named = named and tuple(replace(sort, field=kind.moments.path(sort.field) or sort.field) for sort in named)
     sorts = page.sorts(named and with_ties(named, kind.ties), with_ties(kind.order, kind.ties))
-    where = matching(scope, kind, asked, given)
+    selected = matching(scope, kind, asked, given, order=[sort.field for sort in sorts])
+    where = selected.where
+    part = page.partition(partition)
+    if part is not None and kind.partitioned is not None:
+        where = {"$and": [where, kind.partitioned(part)]}
     following = where
     if page.cursor is not None and page.cursor.position is not None:
         after = rows_after(page.cursor.position, sorts, kind.field_path, simple=kind.simple)
@@ -94,28 +120,46 @@ async def list_rows(
                 fields=kind.fields,
                 without=kind.without,
                 most_bytes=MOST_BYTES,
+                computed=selected.computed,
             )
         except TooMuch as error:
             raise _too_large(page.size) from error
-        total = await collection.count(where) if kind.counted or page.include_total else 0
-    count, next_cursor = cut(fetched, page, sorts, kind.field_path)
+        total = await collection.count(where, computed=selected.computed) if kind.counted or page.include_total else 0
+    count, next_cursor = cut(fetched, page, sorts, kind.field_path, part)
     shown = pagination(
         page, next_cursor, path=asked.path, query=asked.query, total=total if page.include_total else None
     )
     return Listed(fetched[:count], Pagination.model_validate(shown), total)
 
 
-def matching(scope: Mapping[str, object], kind: Kind, asked: Asked, given: Mapping[str, Any]) -> Mapping[str, object]:
-    """The condition of the whole list: its scope, what is searched for, what is filtered by."""
-    conditions: list[Mapping[str, object]] = [scope]
-    if filters := given.get("filters"):
-        tree = {**filters, "case_sensitive": True} if given.get("case_sensitive") else filters
-        conditions.append(to_mongo(parse(tree, dates=kind.dates, exact=kind.exact), kind.field_path))
+def matching(
+    scope: Mapping[str, object], kind: Kind, asked: Asked, given: Mapping[str, Any], *, order: Sequence[str] = ()
+) -> Selection:
+    """The rows of the whole list: its scope, what is searched for, what is filtered by. ``order`` is sorted by."""
+    filters = given.get("filters")
+    tree = {**filters, "case_sensitive": True} if filters and given.get("case_sensitive") else filters
+    selected = selection(scope, kind, tree, order=order)
     search = given.get("search") or asked.query.get("search")
-    if search:
-        pattern = literal(search, case_sensitive=bool(given.get("case_sensitive")))
-        conditions.append(kind.search(pattern) if kind.search else search_condition(pattern, kind.searched))
-    return conditions[0] if len(conditions) == 1 else {"$and": conditions}
+    if not search:
+        return selected
+    pattern = literal(search, case_sensitive=bool(given.get("case_sensitive")))
+    found = kind.search(pattern) if kind.search else search_condition(pattern, kind.searched)
+    return replace(selected, where={"$and": [selected.where, found]})
+
+
+def selection(
+    scope: Mapping[str, object],
+    kind: Kind,
+    filters: object,
+    *,
+    order: Sequence[str] = (),
+    location: Location = ("body", "filters"),
+) -> Selection:
+    """The rows within ``scope`` that ``filters`` (JSON) hold for; raises ``ValidationFailed`` for what are none."""
+    wanted = parse(filters, location=location, dates=kind.dates, exact=kind.exact, moments=kind.moments)
+    condition = to_mongo(wanted, kind.field_path)
+    computed = kind.moments.computed([*fields_of(wanted), *order], under=kind.under)
+    return Selection({"$and": [scope, condition]} if condition else scope, computed)
 
 
 def _too_large(size: int) -> BadRequest:

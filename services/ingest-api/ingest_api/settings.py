@@ -1,11 +1,19 @@
 """Settings that only the ingest API has."""
 
+import re
 from typing import Annotated
 
-from pydantic import Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr
 
 from bucketline.access.settings import AccessSettings
 from bucketline.settings import Count, Seconds
+
+
+def _origins(value: str) -> str:
+    for origin in value.split(",") if value else ():
+        if origin.strip() != "*" and not re.fullmatch(r"https?://[^/\s]+", origin.strip()):
+            raise ValueError(f"{origin.strip()!r} is not an origin such as https://app.example.com, nor *")
+    return value
 
 
 class ApiSettings(AccessSettings):
@@ -27,5 +35,7 @@ class ApiSettings(AccessSettings):
     """Most inline content of a blob."""
     allow_file_sources: bool = False
     """Accept blobs with a ``file://`` source; dedup reads them below its ``file_roots`` only."""
+    cors_origins: Annotated[str, AfterValidator(_origins)] = ""
+    """Origins, separated by commas, whose pages may call this API from a browser; ``*`` is any. Empty: none."""
     async_confirm_bytes: Count = 100 * 1024 * 1024
     """An upload of this size or more is confirmed in the background."""

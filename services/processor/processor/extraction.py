@@ -27,6 +27,9 @@ from processor.settings import ProcessorSettings
 from processor.spool import Spool
 from processor.views import document_view, object_view
 
+MAX_WARNINGS = 20
+"""Warnings of an object; the last one counts those that were left out."""
+
 SLOW_SECONDS = 5.0
 """After so long a collection may have been deleted meanwhile: it is looked at again. Far below the time for which its
 deletion waits for those that had begun before."""
@@ -64,7 +67,7 @@ class Outcome:
 
     ``count`` are the documents made, and those that were there and were left alone. After an ``again`` there may be
     others, which it does not count. ``known_at`` is when the collections were last known to be there, on the monotonic
-    clock.
+    clock. ``warnings`` are for the producer: what was not done although nothing failed.
     """
 
     status: Status
@@ -73,6 +76,7 @@ class Outcome:
     made: dict[str, Spool] = field(default_factory=dict)
     error: str | None = None
     error_type: ErrorKind | None = None
+    warnings: Sequence[str] = ()
     known_at: float = field(default_factory=time.monotonic)
 
     @property
@@ -116,7 +120,10 @@ class Extraction:
         """
         steps = await self._plans.steps(task.obj["bucket_id"], task.only, since=task.since)
         view = object_view(task.obj, self._blobs, self._settings.temp_dir)
-        outcome = Outcome(Status.COMPLETED, again=task.again)
+        every = steps
+        if task.only is not None:
+            every = await self._plans.steps(task.obj["bucket_id"], None, since=task.since)
+        outcome = Outcome(Status.COMPLETED, again=task.again, warnings=unread(task.obj, view, every))
         failed: dict[str, ExtractionError | None] = {}
         skipped: set[str] = set()
         known = {step.id for step in steps}
@@ -243,6 +250,23 @@ class Extraction:
             spool = outcome.made.pop(collection_id)
             outcome.count -= spool.count
             spool.close()
+
+
+def unread(obj: ObjectDocument, view: ObjectView, steps: Sequence[Step]) -> list[str]:
+    """Return a warning for each blob that no collection of the bucket reads."""
+    warnings = [
+        f"{blob.describe()} ({blob.mime_type}) is read by no collection of the bucket"
+        for blob in view.blobs
+        if not any(step.reads(blob) for step in steps)
+    ]
+    warnings += [
+        f"the blob in '{blob['property']}' is only linked: extractors read what canonicalize_source has copied"
+        for blob in obj["blobs"]
+        if blob["state"] == "linked"
+    ]
+    if len(warnings) > MAX_WARNINGS:
+        warnings[MAX_WARNINGS - 1 :] = [f"and {len(warnings) - MAX_WARNINGS + 1} more"]
+    return warnings
 
 
 def _label(step: Step) -> str:

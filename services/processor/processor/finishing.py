@@ -198,6 +198,7 @@ def _ended(finished: Finished, counts: Mapping[int, int], now: datetime) -> Obje
         document_count=sum(counts.values()),
         written=counts.get(finished.run, 0),
         duration_ms=finished.duration_ms,
+        warnings=outcome.warnings,
     )
 
 
@@ -213,6 +214,7 @@ def moved(
     document_count: int = 0,
     written: int | None = None,
     duration_ms: float | None = None,
+    warnings: Sequence[str] = (),
 ) -> ObjectStatusChanged:
     """The event that an item of a unit has this status now."""
     item = unit["items"][place]
@@ -233,5 +235,6 @@ def moved(
         written=written,
         attempt=unit["attempts"],
         duration_ms=duration_ms,
+        warnings=list(warnings),
         at=at,
     )

@@ -13,6 +13,7 @@ from bucketline.domain.paths import lookup, place
 from bucketline.domain.tiers import TIERS_FOLLOWED
 from bucketline.errors import ValidationFailed
 from bucketline.extraction import (
+    BlobView,
     ExtractionContext,
     ExtractionError,
     Extractor,
@@ -47,6 +48,13 @@ class Step:
     @property
     def id(self) -> str:
         return self.collection["_id"]
+
+    def reads(self, blob: BlobView) -> bool:
+        """Return whether the step reads the blob, or would if its extractor could be used here."""
+        mappings = self.collection["extractor"]["input_mappings"]
+        if self.extractor is None:
+            return True
+        return blob.property in mappings.values() if mappings else self.extractor.info.reads(blob)
 
     def context_for(self, view: ObjectView) -> ExtractionContext:
         """The context with what ``input_mappings`` resolve to in the object."""

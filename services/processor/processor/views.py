@@ -95,4 +95,5 @@ def _blob_view(blob: BlobDocument, store: BlobStore, temp_dir: Path | None) -> B
         sha256=details["hash"].removeprefix("sha256:"),
         source=StoredBlob(store, storage["key"], details["size_bytes"], temp_dir),
         metadata=blob["properties"],
+        charset=details.get("charset"),
     )

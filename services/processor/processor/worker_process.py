@@ -28,6 +28,8 @@ KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH")
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "MALLOC_ARENA_MAX")
 
 Cause = Literal["time", "memory", "exit"]
+OUT_OF_MEMORY = ("MemoryError", "bad_alloc", "memory allocation of")
+"""What Python, C++ and Rust write when they cannot allocate memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +179,8 @@ class WorkerProcess:
             return WorkerDied("exit", "it closed its pipe")
         await asyncio.wait({self._listener}, timeout=1.0)
         words = b" / ".join(self._last_words).decode("utf-8", "replace")[-2000:]
-        cause: Cause = "memory" if code == -signal.SIGKILL or "MemoryError" in words or "bad_alloc" in words else "exit"
+        no_memory = code == -signal.SIGKILL or any(sign in words for sign in OUT_OF_MEMORY)
+        cause: Cause = "memory" if no_memory else "exit"
         return WorkerDied(cause, f"exit code {code}: {words or 'no last words'}")
 
     async def _listen(self, stderr: asyncio.StreamReader) -> None:

@@ -192,6 +192,7 @@ def _blob_body(blob: BlobView) -> dict[str, object]:
         "size_bytes": blob.size_bytes,
         "sha256": blob.sha256,
         "metadata": blob.metadata,
+        "charset": blob.charset,
     }
 
 

@@ -93,8 +93,9 @@ class Works:
         try:
             async with asyncio.timeout(LONGEST_WAIT):
                 for unit in self._free(found.values()):
-                    await self._room()
-                    self._stand(unit, wanted[unit["_id"]] or unit.get("trace") or {})
+                    if not self._known(unit["_id"]):
+                        await self._room()
+                        self._enqueue(unit, wanted[unit["_id"]])
         except TimeoutError as late:
             raise NoRoom("every place in line is taken") from late
 
@@ -113,8 +114,7 @@ class Works:
             free = [unit for unit in self._free(stalled) if not self._known(unit["_id"])][:idle]
             for unit in free:
                 if len(self._line) < self._settings.ahead and not self._stopping:
-                    self._stand(unit, unit.get("trace") or {})
-                    taken += 1
+                    taken += self._enqueue(unit)
         UNITS.labels("taken over").inc(taken)
         return taken
 
@@ -129,9 +129,7 @@ class Works:
             if unit is None or not self._idle:
                 break
             self._last_group = group_of(unit)
-            if not self._known(unit["_id"]):
-                self._stand(unit, unit.get("trace") or {})
-                taken += 1
+            taken += self._enqueue(unit)
         return taken
 
     async def beat(self) -> None:
@@ -183,9 +181,18 @@ class Works:
         if self._stopping:
             raise NoRoom("the service is stopping")
 
-    def _stand(self, unit: UnitDocument, trace: Mapping[str, str]) -> None:
-        self._line[unit["_id"]] = Waiting(unit["_id"], group_of(unit), trace)
+    def _enqueue(self, unit: UnitDocument, trace: Mapping[str, str] | None = None) -> bool:
+        """Add the unit to the queue unless it is queued or running here; return whether it was added.
+
+        This is the only way into the queue, and it awaits nothing: whatever the callers read before, a unit that the
+        consumer and the periodic scan both found is added once.
+        """
+        unit_id = unit["_id"]
+        if self._known(unit_id):
+            return False
+        self._line[unit_id] = Waiting(unit_id, group_of(unit), trace or unit.get("trace") or {})
         self._fill()
+        return True
 
     def _fill(self) -> None:
         """Starts what may start, of the group that has the fewest slots."""
@@ -226,30 +233,25 @@ class Works:
             await self._work(waiting)
 
     async def _work(self, waiting: Waiting) -> None:
-        """One unit, from its lease to its end. Never raises."""
+        """Lease the unit, run it, and finish or release it. Raises nothing but ``CancelledError``."""
         unit_id = waiting.unit_id
+        leased = finished = False
         try:
             unit = await self._leases.take(unit_id)
-        except StoreUnavailable as error:
-            log.warning("a unit was not leased", unit_id=unit_id, error=error.message)
-            return
-        except asyncio.CancelledError:
-            await self._leases.give_back(unit_id)  # it may have been taken all the same
-            return
-        if unit is None:
-            return
-        STAGE_SECONDS.labels("unit").observe(max(0.0, (self._clock.now() - unit["created_at"]).total_seconds()))
-        finished = False
-        try:
+            if unit is None:
+                return
+            leased = True
+            STAGE_SECONDS.labels("unit").observe(max(0.0, (self._clock.now() - unit["created_at"]).total_seconds()))
             finished = await self._pipeline.run(unit, waiting.trace)
         except asyncio.CancelledError:
-            log.info("a unit was interrupted", unit_id=unit_id)
+            log.info("unit interrupted", unit_id=unit_id)
         except StoreUnavailable as error:
-            log.warning("a unit is given back", unit_id=unit_id, error=error.message)
+            log.warning("unit released", unit_id=unit_id, error=error.message)
         except Exception:
-            log.exception("a unit failed", unit_id=unit_id)
+            log.exception("unit failed", unit_id=unit_id)
         if finished:
             UNITS.labels("finished").inc()
             self._leases.done(unit_id)
-        elif self._leases.holds(unit_id):
+        elif not leased or self._leases.holds(unit_id):
+            # A lease whose request failed may have been stored all the same.
             await asyncio.shield(self._leases.give_back(unit_id))

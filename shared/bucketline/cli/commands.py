@@ -11,35 +11,56 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command as built
 
-from bucketline.cli.console import explained
+from bucketline.cli.console import dim, explained
+from bucketline.cli.environment import use_running_stack
 
+HELP = {"-h", "--help"}
 RUN, USE, OPERATE = "Run", "Use", "Operate"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A command: ``what`` in ``module`` is a function, or a Typer application with subcommands."""
+    """A command: ``what`` in ``module`` is a function, or a Typer application with subcommands.
+
+    ``uses_stack``: what the environment leaves open is taken from the local stack that runs here.
+    """
 
     name: str
     module: str
     what: str
     panel: str
     help: str
+    uses_stack: bool = False
 
 
 ENTRIES = (
     Entry("demo", "demo", "demo", RUN, "Start everything, push files, follow them to COMPLETED, show what happened."),
     Entry("up", "up", "up", RUN, "Start MongoDB, a Kafka broker, S3 and the four services."),
     Entry("serve", "serve", "serve", RUN, "Run one service until SIGTERM."),
-    Entry("push", "push", "push", USE, "Push files as objects and have them processed at once."),
-    Entry("doctor", "doctor", "doctor", OPERATE, "Check everything that the services depend on, with advice."),
-    Entry("topics", "topics", "app", OPERATE, "The topics: list them, check them, make them, document them."),
-    Entry("indexes", "indexes", "indexes", OPERATE, "Make the MongoDB indexes that are missing."),
-    Entry("keys", "keys", "app", OPERATE, "API keys: create, list, rotate, revoke."),
+    Entry("env", "env", "env", RUN, "Print the variables of the running local stack, for a shell."),
+    Entry("push", "push", "push", USE, "Push files as objects and have them processed at once.", uses_stack=True),
+    Entry(
+        "doctor",
+        "doctor",
+        "doctor",
+        OPERATE,
+        "Check everything that the services depend on, with advice.",
+        uses_stack=True,
+    ),
+    Entry(
+        "topics",
+        "topics",
+        "app",
+        OPERATE,
+        "The topics: list them, check them, make them, document them.",
+        uses_stack=True,
+    ),
+    Entry("indexes", "indexes", "indexes", OPERATE, "Make the MongoDB indexes that are missing.", uses_stack=True),
+    Entry("keys", "keys", "app", OPERATE, "API keys: create, list, rotate, revoke.", uses_stack=True),
     Entry("extractors", "extractors", "extractors", OPERATE, "List the installed extractors, and broken ones."),
-    Entry("parked", "parked", "app", OPERATE, "Parked records: list them, look at one, replay them."),
-    Entry("replay", "replay", "replay", OPERATE, "Publish the events of stored objects again."),
-    Entry("gc", "gc", "gc", OPERATE, "Remove content that no object and no document refers to."),
+    Entry("parked", "parked", "app", OPERATE, "Parked records: list them, look at one, replay them.", uses_stack=True),
+    Entry("replay", "replay", "replay", OPERATE, "Publish the events of stored objects again.", uses_stack=True),
+    Entry("gc", "gc", "gc", OPERATE, "Remove content that no object and no document refers to.", uses_stack=True),
     Entry("version", "version", "version", USE, "Print the version."),
 )
 _BY_NAME = {entry.name: entry for entry in ENTRIES}
@@ -78,6 +99,9 @@ class Commands(TyperGroup):
         entry = _BY_NAME.get(name or "")
         if command is None or entry is None:
             return name, command, rest
+        if entry.uses_stack and not HELP & set(rest) and (found := use_running_stack()) is not None:
+            folder, given = found
+            dim(f"using the local stack of {folder}" + (f", except {', '.join(given)} (set already)" if given else ""))
         real = loaded(entry)
         real.name = entry.name
         return name, real, rest

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import signal
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -26,6 +27,11 @@ def wide_console() -> Console:
     return console if console.is_terminal else Console(width=160, highlight=False)
 
 
+def dim(text: str) -> None:
+    """Print a remark to standard error."""
+    Console(stderr=True, highlight=False, soft_wrap=True).print(text, style="dim", markup=False)
+
+
 def fail(message: str, *, advice: str | None = None) -> NoReturn:
     """Says what is wrong and what to do about it, and ends the command with 1."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -43,6 +49,8 @@ def explained() -> Iterator[None]:
     """
     try:
         yield
+    except (typer.Exit, typer.Abort):
+        raise
     except Exception as error:
         found = explanation(error)
         if found is None:
@@ -51,23 +59,48 @@ def explained() -> Iterator[None]:
 
 
 @contextmanager
-def telling(beginning: str) -> Iterator[Tell]:
-    """What a long command is at, on standard error: a line that moves on a terminal; elsewhere one now and then."""
+def telling(beginning: str, *, every: float = TELL_EVERY_SECONDS) -> Iterator[Tell]:
+    """Show what a long command does, on standard error: a line that changes on a terminal, elsewhere at most a line
+    ``every`` so many seconds."""
     console = Console(stderr=True, highlight=False)
     if console.is_terminal:
         with console.status(beginning) as status:
             yield status.update
         return
     console.print(beginning, soft_wrap=True)
-    due = time.monotonic() + TELL_EVERY_SECONDS
+    due = time.monotonic() + every
 
     def tell(text: str) -> None:
         nonlocal due
         if time.monotonic() >= due:
             console.print(text, soft_wrap=True)
-            due = time.monotonic() + TELL_EVERY_SECONDS
+            due = time.monotonic() + every
 
     yield tell
+
+
+def run_until_signal(work: Coroutine[Any, Any, T]) -> T | None:
+    """Return the result of ``work``; SIGINT and SIGTERM cancel it, so that it can clean up, and None is returned.
+
+    Further signals are ignored: what has been started is being stopped already.
+    """
+
+    async def run() -> T | None:
+        task, stop = asyncio.ensure_future(work), asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        stopping = asyncio.ensure_future(stop.wait())
+        await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if stop.is_set():
+            dim("stopping")
+            task.cancel()
+        stopping.cancel()
+        try:
+            return await task
+        except asyncio.CancelledError:
+            return None
+
+    return asyncio.run(run())
 
 
 def hush() -> None:

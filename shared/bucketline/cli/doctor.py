@@ -3,20 +3,16 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import orjson
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from bucketline.access.settings import AccessSettings
 from bucketline.cli.console import hush, wide_console
-from bucketline.clock import SystemClock
-from bucketline.extraction import ExtractorRegistry
-from bucketline.maintenance.doctor.examine import Patient, examine
-from bucketline.maintenance.doctor.finding import Finding
-from bucketline.settings import KafkaSettings, MongoSettings, S3Settings
+
+if TYPE_CHECKING:
+    from bucketline.maintenance.doctor.finding import Finding
 
 _SIGNS = {"ok": "[green]ok[/]", "warning": "[yellow]look[/]", "bad": "[red]bad[/]"}
 
@@ -32,6 +28,14 @@ def doctor(
 
     Example: [cyan]BUCKETLINE_MONGODB_URL=mongodb://db:27017 bucketline doctor[/]
     """
+    import orjson
+
+    from bucketline.access.settings import AccessSettings
+    from bucketline.clock import SystemClock
+    from bucketline.extraction import ExtractorRegistry
+    from bucketline.maintenance.doctor.examine import Patient, examine
+    from bucketline.settings import KafkaSettings, MongoSettings, S3Settings
+
     hush()
     patient = Patient(MongoSettings(), KafkaSettings(), S3Settings(), AccessSettings(), ExtractorRegistry())
     rows = asyncio.run(examine(patient, SystemClock()))
@@ -42,7 +46,7 @@ def doctor(
     raise typer.Exit(1 if any(row.verdict == "bad" for row in rows) else 0)
 
 
-def _show(rows: Sequence[Finding]) -> None:
+def _show(rows: "Sequence[Finding]") -> None:
     console = wide_console()
     table = Table("part", "what", "", "found", "advice")
     for row in rows:

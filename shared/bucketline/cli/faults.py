@@ -1,7 +1,7 @@
 """What went wrong, for whoever typed the command: one line that names the cause, and what to look at."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,46 +23,78 @@ class Explanation:
 
 
 def explanation(error: Exception) -> Explanation | None:
-    """Of an error that a setting, an argument or a store that is away may cause; None for a fault of our own.
+    """Explain an error that a setting, an argument or a store that is away may cause; None for a fault of our own.
 
-    Nothing secret is in it. Clients are imported here, and not before something went wrong.
+    Nothing secret is in it. Only the client that raised the error is imported, which it was before.
     """
-    from aiohttp import ClientError
-    from aiokafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError, RequestTimedOutError
-    from pydantic import ValidationError
-    from pydantic_settings import SettingsError
-    from pymongo.errors import OperationFailure, PyMongoError
+    for package, explain in _EXPLAINED.items():
+        if any(cls.__module__.partition(".")[0] == package for cls in type(error).__mro__):
+            found = explain(error)
+            if found is not None:
+                return found
+    if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):  # a closed pipe: click ends quietly
+        return Explanation(str(error))
+    return None
 
+
+def _of_ours(error: Exception) -> Explanation | None:
     from bucketline.errors import BucketlineError, StoreUnavailable, Transient
 
-    match error:
-        case BucketlineError():
-            away = isinstance(error, StoreUnavailable | Transient)
-            return Explanation(error.message, _DOCTOR if away else None)
-        case ValidationError():
-            rows = list(_settings(error))
-            return Explanation("\n".join(rows)) if rows else None
-        case SettingsError():
-            field = re.search(r'field "(\w+)"', str(error))
-            names = [variable(block, field[1]) for block in _blocks() if field and field[1] in block.model_fields]
-            return Explanation(f"{' or '.join(names)} is not JSON") if names else None
-        case OperationFailure():
-            # The rest of the driver's text is the server's whole answer.
-            told = str(error).partition(", full error")[0]
-            return Explanation(f"MongoDB refuses: {told}", "Are user and password right, and what the user may do?")
-        case PyMongoError():
-            return Explanation(f"MongoDB does not answer: {type(error).__name__}", _DOCTOR)
-        case KafkaConnectionError() | KafkaTimeoutError() | RequestTimedOutError():
-            return Explanation(f"Kafka does not answer: {error}", _BOOTSTRAP)
-        case KafkaError():
-            return Explanation(f"Kafka refuses: {error}", _BOOTSTRAP)
-        case ClientError():
-            return Explanation(f"no answer that makes sense: {type(error).__name__}: {error}")
-        case BrokenPipeError():  # whoever reads our output has seen enough; click ends quietly
-            return None
-        case OSError():
-            return Explanation(str(error))
+    if not isinstance(error, BucketlineError):
+        return None
+    return Explanation(error.message, _DOCTOR if isinstance(error, StoreUnavailable | Transient) else None)
+
+
+def _of_a_value(error: Exception) -> Explanation | None:
+    from pydantic import ValidationError
+
+    rows = list(_settings(error)) if isinstance(error, ValidationError) else []
+    return Explanation("\n".join(rows)) if rows else None
+
+
+def _of_json(error: Exception) -> Explanation | None:
+    field = re.search(r'field "(\w+)"', str(error))
+    names = [variable(block, field[1]) for block in _blocks() if field and field[1] in block.model_fields]
+    return Explanation(f"{' or '.join(names)} is not JSON") if names else None
+
+
+def _of_mongodb(error: Exception) -> Explanation | None:
+    from pymongo.errors import OperationFailure, PyMongoError
+
+    if isinstance(error, OperationFailure):
+        # The rest of the driver's text is the server's whole answer.
+        reason = str(error).partition(", full error")[0]
+        return Explanation(f"MongoDB refuses: {reason}", "Are user and password right, and what the user may do?")
+    if isinstance(error, PyMongoError):
+        return Explanation(f"MongoDB does not answer: {type(error).__name__}", _DOCTOR)
     return None
+
+
+def _of_kafka(error: Exception) -> Explanation | None:
+    from aiokafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError, RequestTimedOutError
+
+    if isinstance(error, KafkaConnectionError | KafkaTimeoutError | RequestTimedOutError):
+        return Explanation(f"Kafka does not answer: {error}", _BOOTSTRAP)
+    return Explanation(f"Kafka refuses: {error}", _BOOTSTRAP) if isinstance(error, KafkaError) else None
+
+
+def _of_http(error: Exception) -> Explanation | None:
+    from aiohttp import ClientError
+
+    if isinstance(error, ClientError):
+        return Explanation(f"no answer that makes sense: {type(error).__name__}: {error}")
+    return None
+
+
+_EXPLAINED: Mapping[str, Callable[[Exception], Explanation | None]] = {
+    "bucketline": _of_ours,
+    "pydantic_core": _of_a_value,
+    "pydantic_settings": _of_json,
+    "pymongo": _of_mongodb,
+    "aiokafka": _of_kafka,
+    "aiohttp": _of_http,
+}
+"""By the package that an error comes from. An error of the services' own packages is one of ``bucketline``'s."""
 
 
 def _settings(error: "ValidationError") -> Iterator[str]:

@@ -3,13 +3,15 @@
 import base64
 import mimetypes
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from bucketline.cli.client import Json
+if TYPE_CHECKING:
+    from bucketline.cli.client import Json
 
 SAMPLES = Path(__file__).parent / "samples"
 LARGEST_INLINE = 10 * 1024 * 1024
 
-SCHEMA: Json = {
+SCHEMA: "Json" = {
     "properties": {
         "pdf": {"type": "pdf"},
         "image": {"type": "image"},
@@ -34,7 +36,7 @@ def property_of(path: Path) -> tuple[str, str]:
     return (family, family) if family in ("image", "audio", "video") else ("text", "text")
 
 
-def object_of(path: Path) -> Json:
+def object_of(path: Path) -> "Json":
     """The body that creates an object from a file."""
     name, kind = property_of(path)
     content = path.read_bytes()

@@ -21,15 +21,16 @@ async def follow(
     bucket: str,
     object_ids: list[str],
     *,
-    deadline: float = 120.0,
+    idle_deadline: float = 120.0,
     pause: float = 0.1,
 ) -> list[Json]:
-    """The objects once all have ended, in the order of ``object_ids``; shown meanwhile.
+    """Show the objects until all have their final status; return them in the order of ``object_ids``.
 
-    :class:`BucketlineError` when one has not after ``deadline`` seconds.
+    Raises :class:`BucketlineError` when no status has changed for ``idle_deadline`` seconds.
     """
     objects: dict[str, Json] = {}
-    started = time.monotonic()
+    counts: Counter[str] = Counter()
+    started = changed = time.monotonic()
     with Live(console=console, refresh_per_second=8, transient=True) as live:
         while True:
             open_ids = [oid for oid in object_ids if objects.get(oid, {}).get("status") not in FINAL]
@@ -38,9 +39,14 @@ async def follow(
             live.update(_view(objects, time.monotonic() - started))
             if all(objects[oid]["status"] in FINAL for oid in object_ids):
                 return [objects[oid] for oid in object_ids]
-            if time.monotonic() - started > deadline:
-                counts = Counter(obj["status"] for obj in objects.values())
-                raise BucketlineError(f"not finished after {deadline:.0f} s: {dict(counts)}; see the services' logs")
+            before, counts = counts, Counter(obj["status"] for obj in objects.values())
+            if counts != before:
+                changed = time.monotonic()
+            elif time.monotonic() - changed > idle_deadline:
+                raise BucketlineError(
+                    f"no object has changed its status for {idle_deadline:.0f} s: {dict(counts)}; "
+                    "look at the services' logs"
+                )
             await asyncio.sleep(pause)
 
 

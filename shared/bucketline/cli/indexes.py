@@ -3,9 +3,6 @@
 from rich.console import Console
 
 from bucketline.cli.console import running, telling
-from bucketline.settings import MongoSettings
-from bucketline.storage.indexes import INDEXES, ensure_indexes, missing_indexes
-from bucketline.storage.mongo import Database
 
 
 def indexes() -> None:
@@ -13,6 +10,8 @@ def indexes() -> None:
 
     Example: [cyan]bucketline indexes[/]
     """
+    from bucketline.storage.indexes import INDEXES
+
     console = Console()
     with telling("making what is missing; on a large collection an index takes minutes"):
         made = running(_make())
@@ -23,6 +22,10 @@ def indexes() -> None:
 
 
 async def _make() -> dict[str, list[str]]:
+    from bucketline.settings import MongoSettings
+    from bucketline.storage.indexes import ensure_indexes, missing_indexes
+    from bucketline.storage.mongo import Database
+
     database = Database(MongoSettings())
     try:
         missing = await missing_indexes(database)

@@ -1,23 +1,22 @@
 """``bucketline keys``: API keys from the command line, for the first key and for the day when no key is left."""
 
+from __future__ import annotations
+
 from collections.abc import Awaitable, Callable
-from datetime import datetime
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from bucketline.access.keyring import DEFAULT_PERMISSIONS, Issued, KeyRing, KeySpec
-from bucketline.access.secret import visible_prefix
-from bucketline.access.settings import AccessSettings
 from bucketline.cli.console import running, wide_console
 from bucketline.cli.times import later
-from bucketline.clock import SystemClock, wire_time
-from bucketline.settings import MongoSettings
-from bucketline.storage.keys import KeyDocument, Keys, as_permissions
-from bucketline.storage.mongo import Database
-from bucketline.storage.namespaces import Namespaces
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from bucketline.access.keyring import Issued, KeyRing
+    from bucketline.storage.keys import KeyDocument
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
@@ -54,6 +53,10 @@ def create(
 
     Example: [cyan]bucketline keys create crawler --permission WRITE --namespace shop --expires 90d[/]
     """
+    from bucketline.access.keyring import DEFAULT_PERMISSIONS, KeySpec
+    from bucketline.clock import SystemClock
+    from bucketline.storage.keys import as_permissions
+
     try:
         permissions = as_permissions(permission) if permission else DEFAULT_PERMISSIONS
     except ValueError as error:
@@ -77,6 +80,9 @@ def list_(
 
     Example: [cyan]bucketline keys list --all[/]
     """
+    from bucketline.access.secret import visible_prefix
+    from bucketline.clock import SystemClock, wire_time
+
     rows = _with(lambda ring, organization: ring.of_organization(organization))
     table = Table("name", "user", "key", "permissions", "namespaces", "made", "last used", "state")
     now = SystemClock().now()
@@ -130,6 +136,14 @@ def _issued(issued: Issued) -> None:
 
 def _with(work: Callable[[KeyRing, str], Awaitable[T]]) -> T:
     async def run() -> T:
+        from bucketline.access.keyring import KeyRing
+        from bucketline.access.settings import AccessSettings
+        from bucketline.clock import SystemClock
+        from bucketline.settings import MongoSettings
+        from bucketline.storage.keys import Keys
+        from bucketline.storage.mongo import Database
+        from bucketline.storage.namespaces import Namespaces
+
         settings = AccessSettings()
         database = Database(MongoSettings())
         try:
@@ -142,6 +156,8 @@ def _with(work: Callable[[KeyRing, str], Awaitable[T]]) -> T:
 
 
 def _state(key: KeyDocument, now: datetime) -> str:
+    from bucketline.clock import wire_time
+
     if key["revoked_at"] is not None:
         return "revoked"
     expires = key.get("expires_at")

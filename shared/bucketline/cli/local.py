@@ -2,11 +2,12 @@
 
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
+from bucketline.cli.environment import MARKER
+from bucketline.errors import LocalStackError
 from bucketline.local.cache import Progress
-from bucketline.local.parts import PartName
 from bucketline.local.services import Event
 from bucketline.local.stack import LocalStack, S3Address
 from bucketline.settings import KafkaSettings, MongoSettings, S3Settings
@@ -15,10 +16,14 @@ from bucketline.settings import KafkaSettings, MongoSettings, S3Settings
 def local_stack(
     data_dir: Path,
     progress: Progress,
-    ports: Mapping[PartName, int] | None = None,
     on_event: Callable[[Event], None] | None = None,
 ) -> LocalStack:
-    """A stack of the parts that no ``BUCKETLINE_*`` variable gives an address for."""
+    """Return a stack of the parts that no ``BUCKETLINE_*`` variable gives an address for."""
+    if (folder := os.environ.get(MARKER)) is not None:
+        raise LocalStackError(
+            f"the environment holds the variables of the local stack in {folder} ({MARKER} is set), so its servers "
+            "would be used instead of being started. Use a shell that has not read an env file."
+        )
     mongo, kafka, s3 = MongoSettings(), KafkaSettings(), S3Settings()
     own_s3 = None
     if s3.endpoint is not None:
@@ -26,7 +31,6 @@ def local_stack(
         own_s3 = S3Address(s3.endpoint, s3.access_key or "", secret)
     return LocalStack(
         data_dir,
-        ports=ports,
         mongodb_url=mongo.url.get_secret_value() if "url" in mongo.model_fields_set else None,
         kafka_bootstrap=kafka.bootstrap if "bootstrap" in kafka.model_fields_set else None,
         s3=own_s3,
@@ -36,11 +40,11 @@ def local_stack(
     )
 
 
-def service_environment(stack: LocalStack, key: str, **more: str) -> dict[str, str]:
-    """What the services get: the stack's addresses, and over them whatever the user set for them."""
+def service_environment(stack: LocalStack, key: str) -> dict[str, str]:
+    """Return what the services get: the stack's addresses, and over them whatever the user set for them."""
     # Not configuration of this process: the user's variables are handed on to the services, which read them.
     given = {name: value for name, value in os.environ.items() if name.startswith("BUCKETLINE_")}
-    return {**stack.environment(), **more, **given, "BUCKETLINE_API_KEY": key}
+    return {**stack.environment(), **given, "BUCKETLINE_API_KEY": key}
 
 
 def kept_key(path: Path) -> str:

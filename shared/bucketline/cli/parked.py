@@ -1,21 +1,23 @@
 """``bucketline parked``: records that could not be handled, and how they get another chance."""
 
-from collections.abc import Awaitable, Callable
-from typing import Annotated, TypeVar
+from __future__ import annotations
 
-import orjson
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bucketline.cli.console import fail, running
-from bucketline.messaging.parked import MOST, Parked, ParkedRecords
-from bucketline.settings import KafkaSettings, MongoSettings
-from bucketline.storage.mongo import Database
-from bucketline.storage.places import Places
+from bucketline.cli.console import fail, running, wide_console
+
+if TYPE_CHECKING:
+    from bucketline.messaging.parked import Parked, ParkedRecords
 
 T = TypeVar("T")
+
+MAX_RECORDS = 10_000
+"""As :data:`bucketline.messaging.parked.MOST`, which takes a second to import."""
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
@@ -34,7 +36,7 @@ def parked() -> None:
 @app.command("list")
 def list_(
     topic: Only = None,
-    limit: Annotated[int, typer.Option(help="Show at most this many.", min=1, max=MOST)] = 50,
+    limit: Annotated[int, typer.Option(help="Show at most this many.", min=1, max=MAX_RECORDS)] = 50,
     replayed: Annotated[bool, typer.Option("--all", help="Show those that were replayed, too.")] = False,
 ) -> None:
     """Show what is parked and waits for a replay.
@@ -43,7 +45,7 @@ def list_(
     """
     rows = _run(lambda records: records.waiting(limit=limit, replayed=replayed), only=topic)
     if not rows:
-        Console().print("nothing is parked" if replayed else "nothing waits for a replay")
+        wide_console().print("nothing is parked" if replayed else "nothing waits for a replay")
         return
     table = Table("record", "key", "event", "error", "attempts", "parked at", "replayed")
     for row in rows:
@@ -56,7 +58,7 @@ def list_(
             escape(row.context.get("at", "?")),
             "cannot be" if row.incomplete else "yes" if row.replayed else "",
         )
-    Console().print(table)
+    wide_console().print(table)
 
 
 @app.command()
@@ -67,6 +69,8 @@ def show(place: Place) -> None:
 
     Example: [cyan]bucketline parked show bucketline.objects.v1.parked.dedup:0:12[/]
     """
+    import orjson
+
     row = _found(place)
     document = {
         "topic": row.topic,
@@ -85,7 +89,7 @@ def replay(
         str | None, typer.Argument(metavar="[TOPIC:PARTITION:OFFSET]", help="One record; without it all that wait.")
     ] = None,
     topic: Only = None,
-    limit: Annotated[int, typer.Option(help="Replay at most this many.", min=1, max=MOST)] = 1000,
+    limit: Annotated[int, typer.Option(help="Replay at most this many.", min=1, max=MAX_RECORDS)] = 1000,
 ) -> None:
     """Send parked records back to the topics they came from. What fails again is parked again.
 
@@ -96,14 +100,14 @@ def replay(
     if place is not None:
         row = _found(place)
         _run(lambda records: records.replay_one(row))
-        Console().print(f"replayed to {row.topic}")
+        wide_console().print(f"replayed to {row.topic}")
         return
     outcome = _run(lambda records: records.replay(limit=limit), only=topic)
     for name, count in sorted(outcome.topics.items()):
-        Console().print(f"{name}: {count}")
-    Console().print(f"{outcome.count} records replayed")
+        wide_console().print(f"{name}: {count}")
+    wide_console().print(f"{outcome.count} records replayed")
     if outcome.passed:
-        Console().print(f"{outcome.passed} not: they were not parked whole, see parked list --all")
+        wide_console().print(f"{outcome.passed} not: they were not parked whole, see parked list --all")
 
 
 def _found(place: str) -> Parked:
@@ -119,6 +123,11 @@ def _found(place: str) -> Parked:
 
 def _run(work: Callable[[ParkedRecords], Awaitable[T]], only: str | None = None) -> T:
     async def run() -> T:
+        from bucketline.messaging.parked import ParkedRecords
+        from bucketline.settings import KafkaSettings, MongoSettings
+        from bucketline.storage.mongo import Database
+        from bucketline.storage.places import Places
+
         database = Database(MongoSettings())
         try:
             return await work(ParkedRecords(KafkaSettings(), Places(database), only=only))
@@ -133,6 +142,8 @@ def _shown(value: bytes | None) -> str:
 
 
 def _value(value: bytes | None) -> object:
+    import orjson
+
     try:
         return orjson.loads(value or b"null")
     except orjson.JSONDecodeError:

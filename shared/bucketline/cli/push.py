@@ -3,15 +3,17 @@
 import asyncio
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from bucketline.cli.client import ApiClient, ApiFailure
+from bucketline.cli.console import wide_console
 from bucketline.cli.files import LARGEST_INLINE, SCHEMA, object_of
-from bucketline.cli.follow import follow
+
+if TYPE_CHECKING:
+    from bucketline.cli.client import ApiClient
 
 
 def push(
@@ -26,7 +28,7 @@ def push(
 
     Example: [cyan]bucketline push report.pdf photo.png --bucket inbox[/]
     """
-    console = Console()
+    console = wide_console()
     if not re.match(r"https?://[^/]", url):
         raise typer.BadParameter(f"{url!r} is not a URL such as https://bucketline.example.com", param_hint="--url")
     if not key:
@@ -41,6 +43,9 @@ def push(
 async def _push(
     console: Console, files: list[Path], url: str, key: str, namespace: str, bucket: str, wait: bool
 ) -> bool:
+    from bucketline.cli.client import ApiClient
+    from bucketline.cli.follow import follow
+
     async with ApiClient(url, key) as client:
         await _ensure(client, "/v1/namespaces", {"namespace_name": namespace})
     async with ApiClient(url, key, namespace) as client:
@@ -58,7 +63,9 @@ async def _push(
     return not wait or all(obj["status"] == "COMPLETED" for obj in objects)
 
 
-async def _ensure(client: ApiClient, path: str, body: dict[str, object]) -> None:
+async def _ensure(client: "ApiClient", path: str, body: dict[str, object]) -> None:
+    from bucketline.cli.client import ApiFailure
+
     try:
         await client.post(path, body)
     except ApiFailure as failure:

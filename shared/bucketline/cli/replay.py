@@ -1,24 +1,20 @@
 """``bucketline replay``: the events of stored objects once more, for a new subscriber."""
 
+from __future__ import annotations
+
 from datetime import datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from bucketline.access.settings import AccessSettings
 from bucketline.cli.console import fail, running, wide_console
 from bucketline.cli.times import moment
-from bucketline.clock import SystemClock
 from bucketline.errors import BucketlineError, NotFound
-from bucketline.maintenance.replay import COUNTED, Place, Replay
-from bucketline.messaging.publisher import KafkaPublisher
-from bucketline.settings import KafkaSettings, MongoSettings
-from bucketline.storage.buckets import Buckets
-from bucketline.storage.mongo import Database
-from bucketline.storage.namespaces import Namespaces
-from bucketline.storage.objects import Objects
+
+if TYPE_CHECKING:
+    from bucketline.maintenance.replay import Place, Replay
+    from bucketline.storage.mongo import Database
 
 
 def replay(
@@ -35,6 +31,9 @@ def replay(
 
     Example: [cyan]bucketline replay --namespace shop --bucket invoices --since 7d[/]
     """
+    from bucketline.clock import SystemClock
+    from bucketline.maintenance.replay import Place
+
     clock = SystemClock()
     begin = moment(since, clock.now())
     try:
@@ -47,6 +46,13 @@ def replay(
 async def _replay(
     namespace: str, bucket: str, since: datetime, place: Place | None, rate: float, dry_run: bool
 ) -> None:
+    from bucketline.clock import SystemClock
+    from bucketline.maintenance.replay import COUNTED, Replay
+    from bucketline.messaging.publisher import KafkaPublisher
+    from bucketline.settings import KafkaSettings, MongoSettings
+    from bucketline.storage.mongo import Database
+    from bucketline.storage.objects import Objects
+
     database = Database(MongoSettings())
     try:
         bucket_id = await _bucket(database, namespace, bucket)
@@ -63,6 +69,8 @@ async def _replay(
 
 async def _run(work: Replay, bucket_id: str, since: datetime, place: Place | None, total: int | None) -> None:
     """``total`` is None where there are too many to count them first."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     objects = events = 0
     columns = TextColumn("objects"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True)) as bar:
@@ -82,6 +90,10 @@ async def _run(work: Replay, bucket_id: str, since: datetime, place: Place | Non
 
 
 async def _bucket(database: Database, namespace: str, identifier: str) -> str:
+    from bucketline.access.settings import AccessSettings
+    from bucketline.storage.buckets import Buckets
+    from bucketline.storage.namespaces import Namespaces
+
     owner = await Namespaces(database).resolve(AccessSettings().organization_id, namespace)
     if owner is None:
         raise NotFound(f"there is no namespace {namespace!r}; name it with --namespace")

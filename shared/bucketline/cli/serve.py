@@ -5,9 +5,7 @@ from typing import Annotated
 
 import typer
 
-from bucketline.settings import SERVICES, ServiceName, read_settings
-
-PACKAGES: dict[ServiceName, str] = {
+PACKAGES: dict[str, str] = {
     "ingest-api": "ingest_api",
     "dedup": "dedup",
     "batcher": "batcher",
@@ -17,13 +15,14 @@ PACKAGES: dict[ServiceName, str] = {
 
 
 def serve(
-    service: Annotated[str, typer.Argument(help=f"One of {', '.join(SERVICES)}.")],
+    service: Annotated[str, typer.Argument(help=f"One of {', '.join(PACKAGES)}.")],
 ) -> None:
     """Run one service until SIGTERM. It is configured by BUCKETLINE_* variables alone.
 
     Example: [cyan]BUCKETLINE_HTTP_PORT=8080 bucketline serve ingest-api[/]
     """
     from bucketline.serve import serve as run
+    from bucketline.settings import SERVICES, read_settings
 
     name = next((known for known in SERVICES if known == service), None)
     if name is None:

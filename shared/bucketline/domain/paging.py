@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlencode
 
-from bucketline.domain.cursors import Cursor, check_sorts, decode
+from bucketline.domain.cursors import Cursor, Partition, check_partition, check_sorts, decode
 from bucketline.domain.keyset import FieldPath, position_of
 from bucketline.domain.sorting import Sort
 from bucketline.errors import Fault, ValidationFailed
@@ -78,6 +78,17 @@ class PageRequest:
             check_sorts(self.cursor, named)
         return self.cursor.sorts
 
+    def partition(self, named: Partition | None) -> Partition | None:
+        """What part of the list is read: what the request names, else what its cursor carries, else all of it.
+
+        Raises :class:`BadRequest` when the cursor belongs to another partition.
+        """
+        if self.cursor is None:
+            return named
+        if named is not None:
+            check_partition(self.cursor, named)
+        return self.cursor.partition
+
 
 def resolve_page(query: Mapping[str, str], body: Mapping[str, object] | None, bounds: Bounds) -> PageRequest:
     """The page that a request wants.
@@ -96,7 +107,11 @@ def resolve_page(query: Mapping[str, str], body: Mapping[str, object] | None, bo
 
 
 def cut(
-    fetched: Sequence[Mapping[str, object]], request: PageRequest, sorts: Sequence[Sort], field_path: FieldPath
+    fetched: Sequence[Mapping[str, object]],
+    request: PageRequest,
+    sorts: Sequence[Sort],
+    field_path: FieldPath,
+    partition: Partition | None = None,
 ) -> tuple[int, str | None]:
     """How many of the rows belong to the page, and the cursor of the next one (None at the end).
 
@@ -106,7 +121,7 @@ def cut(
     if len(fetched) <= request.size:
         return len(fetched), None
     last = fetched[request.size - 1]
-    cursor = Cursor(tuple(sorts), request.before + request.size, position_of(last, sorts, field_path))
+    cursor = Cursor(tuple(sorts), request.before + request.size, position_of(last, sorts, field_path), partition)
     return request.size, cursor.encode()
 
 

@@ -29,12 +29,18 @@ Schema = Mapping[str, object]
 Field = Mapping[str, object]
 
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
-_DATETIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?([Zz]|[+-]\d\d:?\d\d)?")
+_DATETIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?([Zz]|[+-]\d\d:?[0-5]\d)?")
 
 
 def properties(schema: Schema) -> Mapping[str, Field]:
     """The declared properties by name."""
     return _properties(schema)
+
+
+def item_field(field: Field) -> Field | None:
+    """What an array's elements are, if that is declared."""
+    found = field.get("items")
+    return found if isinstance(found, dict) else None
 
 
 def file_properties(schema: Schema) -> dict[str, str]:
@@ -99,7 +105,7 @@ def validate_blob(
             "unknown_property", (*location, "property"), f"{property!r} is not a property of the bucket schema"
         )
     declared = str(field["type"])
-    items = _items(field)
+    items = item_field(field)
     item_type = None if items is None else str(items["type"])
     if type is None:
         return item_type if declared == "array" and item_type in FILE_TYPES else declared
@@ -126,7 +132,7 @@ def value_faults(field: Field, value: object, location: Location) -> Iterator[Fa
     allowed = field.get("enum")
     if isinstance(allowed, list) and not any(same(value, choice) for choice in allowed):
         yield Fault("enum", location, f"not one of the {len(allowed)} allowed values")
-    if isinstance(value, list) and (items := _items(field)) is not None:
+    if isinstance(value, list) and (items := item_field(field)) is not None:
         for index, item in enumerate(value):
             if item is None:
                 yield Fault(f"{items['type']}_type", (*location, index), "null is not allowed in an array")
@@ -228,14 +234,9 @@ def _properties(holder: Mapping[str, object]) -> Mapping[str, Field]:
     return found if isinstance(found, dict) else {}
 
 
-def _items(field: Field) -> Field | None:
-    found = field.get("items")
-    return found if isinstance(found, dict) else None
-
-
 def _file_type(field: Field) -> str | None:
     kind = str(field["type"])
-    if kind == "array" and (items := _items(field)) is not None:
+    if kind == "array" and (items := item_field(field)) is not None:
         kind = str(items["type"])
     return kind if kind in FILE_TYPES else None
 

@@ -8,8 +8,10 @@ Reading rules (section 1.2 of the contract), in this order:
 1. An object with exactly one of ``url``, ``base64`` or, for type text, ``text`` says what it is.
    Its other keys are free-form data: see :func:`free_form`.
 2. Any other object is a set of properties without a stored file.
-3. A string of a *file* type that is a URL or a data URI names its bytes; any other string is the text itself
-   for type text, and a mistake for the rest (a bare string is never taken for base64).
+3. A string of a *file* type that is a URL or a data URI (RFC 2397, with or without base64) names its bytes; any other
+   string is the text itself for type text, and a mistake for the rest (a bare string is never taken for base64). For
+   type text that is also a mistake where it is a URL but for blanks (see :func:`_is_broken_url`): the file would
+   silently be replaced by its address.
 4. Strings of a *metadata* type are values: a property that holds a link is not a download.
 5. Numbers, booleans and arrays are JSON.
 """
@@ -18,7 +20,7 @@ import base64
 import binascii
 import math
 import re
-from urllib.parse import unquote
+from urllib.parse import unquote, unquote_to_bytes
 
 from pydantic import JsonValue
 
@@ -35,17 +37,20 @@ from bucketline.domain.source_shapes import (
     TextSource,
     UploadSource,
     UrlSource,
+    declared_type,
     from_document,
 )
 
 __all__ = [
     "FILE_TYPES", "MAX_INLINE_BYTES", "MAX_URL_LENGTH", "Base64Source", "DataUriSource", "FileSource",
     "InlineSource", "InvalidData", "JsonSource", "PropertiesSource", "S3Source", "Source", "StagedSource",
-    "TextSource", "UploadSource", "UrlSource", "free_form", "from_document", "parse_data",
+    "TextSource", "UploadSource", "UrlSource", "declared_type", "free_form", "from_document", "parse_data",
 ]  # fmt: skip
 
 FILE_TYPES = frozenset({"text", "image", "audio", "video", "pdf", "excel"})
 MAX_URL_LENGTH = 4096
+MAX_URL_BLANKS = 10
+"""Blanks in what is still taken for a mistyped URL and not for a sentence."""
 MAX_INLINE_BYTES = 10 * 1024 * 1024
 MAX_DEPTH = 64
 
@@ -75,11 +80,16 @@ def parse_data(
     if isinstance(data, dict):
         return _from_object(data, text_type, allow_file, max_inline_bytes)
     if isinstance(data, str):
-        if file_type and (source := _from_reference(data, allow_file, max_inline_bytes)):
+        if file_type and (source := _from_reference(data, text_type, allow_file, max_inline_bytes)):
             return source
         if file_type and not text_type:
             raise InvalidData(
-                'a string must be a URL or a data URI (data:<mime>;base64,…); send bytes as {"base64": "…"}'
+                'a string must be a URL or a data URI (data:<mime>[;base64],…); send bytes as {"base64": "…"}'
+            )
+        if text_type and _is_broken_url(data):
+            raise InvalidData(
+                "a URL cannot hold blanks or line breaks: write a blank as %20 and send nothing around the URL, "
+                'or send text that begins with a URL as {"text": "…"}'
             )
         if text_type and _hides_text(data):
             raise InvalidData('text looks base64 encoded; send the text itself, or bytes as {"base64": "…"}')
@@ -113,7 +123,7 @@ def _from_object(data: dict[str, JsonValue], text_type: bool, allow_file: bool, 
         return Base64Source(
             _checked_base64(value, limit), _optional_string(data, "mime_type"), _optional_string(data, "filename")
         )
-    source = _from_reference(value, allow_file, limit)
+    source = _from_reference(value, text_type, allow_file, limit)
     if source is None:
         raise InvalidData("url must start with http://, https:// or s3:// and hold no spaces")
     return source
@@ -126,12 +136,14 @@ def _known_key(data: dict[str, JsonValue], text_type: bool) -> str | None:
     return present[0] if present else None
 
 
-def _from_reference(value: str, allow_file: bool, limit: int) -> Source | None:
+def _from_reference(value: str, text_type: bool, allow_file: bool, limit: int) -> Source | None:
     """The source that a URL or data URI names; None when ``value`` is neither."""
     if uri := _DATA_URI.match(value):
-        return DataUriSource(uri["media_type"].lower() or None, _checked_base64(value[uri.end() :], limit))
+        return _from_data_uri(uri, value[uri.end() :], text_type, limit)
     if not (url := _URL.fullmatch(value)):
         return None
+    if _CONTROL.search(value):
+        raise InvalidData("a URL cannot hold control characters")
     if len(value) > MAX_URL_LENGTH:
         raise InvalidData(f"a URL may have at most {MAX_URL_LENGTH} characters")
     scheme, rest = url["scheme"].lower(), url["rest"]
@@ -148,6 +160,29 @@ def _from_reference(value: str, allow_file: bool, limit: int) -> Source | None:
             raise InvalidData("a file URL names an absolute path: file:///path")
         return FileSource(path)
     return UrlSource(value)
+
+
+def _from_data_uri(uri: re.Match[str], data: str, text_type: bool, limit: int) -> DataUriSource:
+    """Decode a data URI as browsers do, except that ``#`` begins no fragment: producers do not always escape it.
+
+    The media type keeps its parameters: the charset is needed to read the bytes.
+    """
+    media_type = uri["media_type"].lower() or ("text/plain" if text_type else None)
+    parameters = [parameter.strip() for parameter in uri["parameters"].split(";")]
+    try:
+        if any(parameter.lower() == "base64" for parameter in parameters):
+            content = base64.b64decode(_checked_base64(unquote(data), limit))
+        else:
+            content = unquote_to_bytes(data)
+    except UnicodeEncodeError:
+        raise InvalidData("the data URI is not valid Unicode") from None
+    if not content and not text_type:
+        raise InvalidData("the data URI is empty")
+    if len(content) > limit:
+        raise InvalidData(f"inline data may have at most {limit} bytes; use an upload")
+    if media_type is not None:
+        media_type = ";".join([media_type, *(parameter for parameter in parameters if "=" in parameter)])
+    return DataUriSource(media_type, base64.b64encode(content).decode())
 
 
 def _text(value: str, limit: int) -> TextSource:
@@ -174,6 +209,25 @@ def _checked_base64(value: str, limit: int) -> str:
     if size > limit:
         raise InvalidData(f"inline data may have at most {limit} bytes; use an upload")
     return compact
+
+
+def _is_broken_url(value: str) -> bool:
+    """Is it a URL with white space around or in it, rather than text that begins with a URL?
+
+    In it: the last of a few words ends like a URL, or the first stops in the middle of a path. A word that is a
+    complete URL itself, and a longer sentence, make it text.
+    """
+    if not 0 < len(value) <= MAX_URL_LENGTH + MAX_URL_BLANKS or not _URL.match(value.lstrip()):
+        return False
+    first, *words = value.split()
+    if not words:
+        return value != first
+    if len(words) > MAX_URL_BLANKS or any("://" in word for word in words):
+        return False
+    if _EXTENSION.search(words[-1]) or any(c in "/=&?" for c in words[-1]):
+        return True
+    _, _, path = first.partition("://")[2].partition("/")
+    return len(words) <= 2 and bool(path) and not _EXTENSION.search(first)
 
 
 def _hides_text(value: str) -> bool:
@@ -224,10 +278,14 @@ def _check_storable(value: JsonValue, depth: int = 0) -> None:
 
 
 _URL = re.compile(r"(?P<scheme>https?|s3|file)://(?P<rest>\S+)", re.IGNORECASE)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_EXTENSION = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,4}(?:[?#]\S*)?\Z")
 # bounded and without overlapping repeats: producers choose the string, and it may be megabytes long
 _DATA_URI = re.compile(
     r"data:(?P<media_type>(?:[a-z0-9!#$&^_.+-]{1,127}/[a-z0-9!#$&^_.+-]{1,127})?)"
-    r"(?:;[^,;=\s]{1,127}=[^,;\s]{0,255}){0,16};base64,",
+    r"(?P<parameters>(?:; {0,4}(?:base64(?=[;,])|[^,;=\s]{1,127}=[^,;\s]{0,255})){0,16}),",
     re.IGNORECASE,
 )
+# codecs of Python that are no character sets of documents; the first two take quadratic time
+_NO_CHARSETS = frozenset({"idna", "punycode", "unicode_escape", "raw_unicode_escape"})
 _BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")

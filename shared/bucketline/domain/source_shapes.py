@@ -45,7 +45,7 @@ class JsonSource(_Kept):
 
 @dataclass(frozen=True, slots=True)
 class DataUriSource(_Kept):
-    """``base64`` has been decoded once, strictly, so ``content`` cannot fail."""
+    """``base64`` has been decoded once, strictly, so ``content`` cannot fail. ``media_type`` keeps its parameters."""
 
     kind = "data_uri"
     media_type: str | None
@@ -123,6 +123,20 @@ class PropertiesSource(_Kept):
 
 InlineSource = TextSource | JsonSource | DataUriSource | Base64Source
 Source = InlineSource | UrlSource | S3Source | FileSource | UploadSource | StagedSource | PropertiesSource
+
+
+def declared_type(source: InlineSource) -> str | None:
+    """Return the media type, with parameters, that inline content is declared with. Text is ours: UTF-8."""
+    match source:
+        case TextSource():
+            return "text/plain; charset=utf-8"
+        case JsonSource():
+            return "application/json"
+        case DataUriSource():
+            return source.media_type
+        case Base64Source():
+            return source.mime_type
+
 
 _KINDS: dict[str, type[Source]] = {
     cls.kind: cls

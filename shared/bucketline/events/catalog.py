@@ -123,6 +123,9 @@ class ObjectStatusChanged(ObjectEvent):
     )
     attempt: int = 1
     duration_ms: float | None = None
+    warnings: list[str] = Field(
+        default_factory=list, description="What was not done although nothing failed: at most 20 blobs not read."
+    )
     at: datetime
 
 

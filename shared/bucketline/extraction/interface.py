@@ -98,7 +98,8 @@ class BlobSource(Protocol):
 class BlobView:
     """One file of the object. ``sha256`` is hex, or ``None`` for a blob that is only linked.
 
-    ``metadata`` is the producer's, with free-form data of the blob. ``source`` gives the bytes.
+    ``metadata`` is the producer's, with free-form data of the blob. ``source`` gives the bytes. ``charset`` is the one
+    declared with the content, where that was one.
     """
 
     blob_id: str
@@ -110,6 +111,7 @@ class BlobView:
     sha256: str | None
     source: BlobSource = dataclasses.field(compare=False, repr=False)
     metadata: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    charset: str | None = None
 
     def describe(self) -> str:
         """How a message to the producer names this blob."""

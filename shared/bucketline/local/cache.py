@@ -12,6 +12,8 @@ from bucketline.errors import LocalStackError
 Progress = Callable[[str], None]
 """Told one short line for each step that may take long. Called from a worker thread."""
 
+LOCK = "lock"
+"""The file in a data folder that the stack which uses the folder holds a lock on."""
 LOCK_DEADLINE = 900.0
 POLL = 0.2
 

@@ -17,7 +17,10 @@ KILL_SHARE = 0.15
 
 
 class Instance:
-    """Starts its process again whenever it ends, until ``end``. Tells every change to ``on_event``."""
+    """Restarts its process whenever it ends, until ``end``. Sends every change to ``on_event``.
+
+    The first start is given up after a number of attempts, which fails ``first_ready``; later ones never are.
+    """
 
     def __init__(
         self,
@@ -71,21 +74,23 @@ class Instance:
 
     async def _keep_running(self) -> None:
         failures = 0
-        try:
-            while failures < self._patience.attempts:
-                self._asked_to_end = False
+        while True:
+            self._asked_to_end = False
+            try:
                 code, steady = await self._one_life()
-                if self._asked_to_end:
-                    failures = 0
-                    continue
-                failures = 1 if steady else failures + 1
-                if failures < self._patience.attempts:
-                    delay = self._patience.delay(failures)
-                    self._on_event(Restarting(self.name, delay))
-                    await asyncio.sleep(delay)
-            self._give_up(f"ended {failures} times in a row, last with code {code}")
-        except LocalStackError as error:
-            self._give_up(error.message)
+                reason = f"ended {failures + 1} times in a row, last with code {code}"
+            except LocalStackError as error:
+                steady, reason = False, f"did not start: {error.message}"
+            if self._asked_to_end:
+                failures = 0
+                continue
+            failures = 1 if steady else failures + 1
+            if failures >= self._patience.attempts and not self.first_ready.done():
+                self._give_up(reason)
+                return
+            delay = self._patience.delay(failures)
+            self._on_event(Restarting(self.name, delay))
+            await asyncio.sleep(delay)
 
     async def _one_life(self) -> tuple[int, bool]:
         """From start to end: the code, and whether it had been ready for so long that the past does not count."""
@@ -94,7 +99,7 @@ class Instance:
         self._on_event(Started(self.name, self.process.pid or 0, self.port))
         ready_at: float | None = None
         try:
-            await self.process.ready(self._is_ready, deadline=self._patience.ready_deadline)
+            await self.process.ready(self._is_ready, idle_deadline=self._patience.idle_deadline)
         except LocalStackError:
             await self.process.kill()
         else:
@@ -111,8 +116,7 @@ class Instance:
 
     def _give_up(self, reason: str) -> None:
         self._on_event(GaveUp(self.name, reason))
-        if not self.first_ready.done():
-            tail = self.process.output_tail()
-            self.first_ready.set_exception(
-                LocalStackError(f"{self.name} {reason}" + (f"; its last lines:\n{tail}" if tail else ""))
-            )
+        tail = self.process.output_tail()
+        self.first_ready.set_exception(
+            LocalStackError(f"{self.name} {reason}" + (f"; its last lines:\n{tail}" if tail else ""))
+        )

@@ -17,7 +17,6 @@ VERSION = "4.1.0"
 HEAP = "512m"
 # It runs for seconds or minutes beside everything else: half the CPU time to start counts, top throughput does not.
 JVM_OPTIONS = (f"-Xmx{HEAP}", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
-READY_DEADLINE = 120.0
 # A fixed id: the data folder says which cluster it belongs to, and there is only this one.
 CLUSTER_ID = "YnVja2V0bGluZS1sb2NhbA"
 MAVEN_TIMEOUT = 900.0
@@ -135,7 +134,7 @@ class Kafka:
             await self._format()
         await self.process.start()
         try:
-            await self.process.ready(lambda: answers(self.ports.broker), deadline=READY_DEADLINE)
+            await self.process.ready(lambda: answers(self.ports.broker))
         except BaseException:
             await self.process.kill()
             raise

@@ -13,7 +13,6 @@ from bucketline.errors import LocalStackError
 from bucketline.local.parts import Binary
 from bucketline.local.ports import LOOPBACK
 from bucketline.local.process import ManagedProcess
-from bucketline.local.server import READY_DEADLINE
 
 REPLICA_SET = "local"
 ALREADY_INITIALIZED = 23
@@ -78,7 +77,7 @@ class Mongod:
         )
         replica_set = _ReplicaSet(client, f"{LOOPBACK}:{self.port}")
         try:
-            await self.process.ready(replica_set.is_primary, deadline=READY_DEADLINE)
+            await self.process.ready(replica_set.is_primary)
         except LocalStackError as error:
             await self.process.kill()
             raise LocalStackError(_explained(error.message)) from error

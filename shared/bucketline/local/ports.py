@@ -4,6 +4,7 @@ Ports come from below the kernel's ephemeral range: no outgoing connection takes
 found free and the moment its server listens on it, nor while a killed server is being restarted.
 """
 
+import contextlib
 import fcntl
 import os
 import socket
@@ -13,11 +14,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from random import SystemRandom
 
+import psutil
+
 from bucketline.errors import LocalStackError
 
 LOOPBACK = "127.0.0.1"
 TWIN = 10_000
 """SeaweedFS listens for gRPC this far above each HTTP port."""
+
+COMMAND_SHOWN = 120
+"""Characters of a command line in a message."""
 
 FIRST, LAST = 11_000, 32_700
 TRIES = 4_000
@@ -103,22 +109,45 @@ def reserve(count: int, *, twins: bool = False) -> PortLease:
 
 
 def claim(port: int) -> PortLease:
-    """Claims one port that was chosen by the user. Raises LocalStackError when it is taken."""
+    """Claim one port that was chosen before.
+
+    Raises LocalStackError when it is taken, with the process that listens on it if this user may know.
+    """
     if not _claim_all((port,)):
-        raise LocalStackError(f"port {port} of {LOOPBACK} is taken")
+        error = _bind_error(port)
+        if isinstance(error, PermissionError):
+            raise LocalStackError(f"port {port} of {LOOPBACK} may not be used by this user: {error.strerror}")
+        other = "a local stack that is starting or stopping" if error is None else "a process of another user"
+        raise LocalStackError(f"port {port} of {LOOPBACK} is taken by {listener(port) or other}")
     return PortLease((port,), (port,))
 
 
+def listener(port: int) -> str | None:
+    """Describe the process that listens on the port; None if there is none that this user may look at."""
+    with contextlib.suppress(psutil.Error, OSError):
+        for connection in psutil.net_connections("tcp"):
+            local = connection.laddr
+            if connection.status == psutil.CONN_LISTEN and local and local.port == port and connection.pid:
+                process = psutil.Process(connection.pid)
+                command = " ".join(process.cmdline()) or process.name()
+                return f"process {connection.pid} ({command[:COMMAND_SHOWN]})"
+    return None
+
+
 def is_free(port: int) -> bool:
-    """Whether a server could listen on the port right now."""
+    """Return whether a server could listen on the port right now."""
+    return _bind_error(port) is None
+
+
+def _bind_error(port: int) -> OSError | None:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         # Servers set this too: connections that linger after a restart do not make a port taken.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((LOOPBACK, port))
-        except OSError:
-            return False
-    return True
+        except OSError as error:
+            return error
+    return None
 
 
 def _claim_all(ports: tuple[int, ...]) -> bool:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from signal import SIGKILL, SIGTERM, Signals
 
+import psutil
+
 from bucketline.errors import LocalStackError
 from bucketline.local import leash
 from bucketline.local.probe import Probe
@@ -17,6 +19,10 @@ from bucketline.local.probe import Probe
 PROBE_INTERVAL = 0.05
 STOP_DEADLINE = 10.0
 KILL_DEADLINE = 5.0
+IDLE_DEADLINE = 60.0
+WORKING_CPU_SECONDS = 0.5
+"""A process that used less CPU time than this within its idle deadline is stuck, and not just slow."""
+CPU_INTERVAL = 1.0
 LINE_LIMIT = 64 * 1024
 TAIL_LINES = 12
 TAIL_BYTES = 16 * 1024
@@ -106,16 +112,35 @@ class ManagedProcess:
             self._reap(self._process, None if self._log_file is not None else pump), name=f"end of {self.name}"
         )
 
-    async def ready(self, probe: Probe, *, deadline: float) -> None:
-        """Returns when ``probe`` says yes. Raises LocalStackError, with the end of the output, if the process
-        ends first or ``deadline`` seconds pass; it is not stopped then."""
-        give_up = time.monotonic() + deadline
+    async def ready(self, probe: Probe, *, idle_deadline: float = IDLE_DEADLINE) -> None:
+        """Return when ``probe`` says yes, however long that takes while the process works: a busy machine is slow.
+
+        Raises LocalStackError, with the end of the output, if the process ends first or used hardly any CPU time for
+        ``idle_deadline`` seconds; it is not stopped then.
+        """
+        began = active = measured = time.monotonic()
+        used = self._cpu_seconds()
         while not await probe():
             if not self.running:
                 raise LocalStackError(f"{self.name} ended with code {self.returncode}{self.last_words()}")
-            if time.monotonic() >= give_up:
-                raise LocalStackError(f"{self.name} was not ready within {deadline:.0f} s{self.last_words()}")
+            now = time.monotonic()
+            if now - measured >= min(CPU_INTERVAL, idle_deadline):
+                measured = now
+                if (cpu := self._cpu_seconds()) - used >= WORKING_CPU_SECONDS:
+                    active, used = now, cpu
+                elif now - active >= idle_deadline:
+                    raise LocalStackError(
+                        f"{self.name} was not ready after {now - began:.0f} s, the last {now - active:.0f} of them "
+                        f"without work{self.last_words()}"
+                    )
             await asyncio.sleep(PROBE_INTERVAL)
+
+    def _cpu_seconds(self) -> float:
+        """Return the CPU time that the process and its ended children have used."""
+        try:
+            return sum(psutil.Process(self.pid).cpu_times()[:4]) if self.pid is not None else 0.0
+        except psutil.Error:
+            return 0.0
 
     async def wait(self, *, deadline: float | None = None) -> int:
         """Waits for the end, all output included; the return code. Cancelling it does not stop the process.

@@ -23,7 +23,3 @@ class Server(Protocol):
 
     async def kill(self) -> None:
         """SIGKILL; returns when it is gone."""
-
-
-READY_DEADLINE = 60.0
-"""Seconds. Generous: a loaded machine is slow, and a server that ended is noticed at once."""

@@ -24,10 +24,15 @@ class Service:
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """Seconds and counts. A service that keeps ending is started again after ``first_delay``, twice that, and so on
-    up to ``longest_delay``; ``attempts`` ends in a row without having been ready for ``steady_after`` are enough."""
+    """Seconds and counts of restarts.
 
-    ready_deadline: float = 60.0
+    A process that keeps ending is started again after ``first_delay``, twice that, and so on up to ``longest_delay``;
+    having been ready for ``steady_after`` resets the delay. A start may take any time while the process works, and
+    counts as failed when it has been idle for ``idle_deadline``. A service that ends ``attempts`` times in a row
+    before it was ready once fails the start of the supervisor; after that it is restarted without a limit.
+    """
+
+    idle_deadline: float = 60.0
     first_delay: float = 0.5
     longest_delay: float = 10.0
     steady_after: float = 10.0
@@ -36,6 +41,10 @@ class Patience:
     def delay(self, failures: int) -> float:
         """Before the next start, after so many failures in a row (at least one)."""
         return min(self.longest_delay, self.first_delay * 2.0 ** min(failures - 1, 30))
+
+
+WAITING_INTERVAL = 5.0
+"""Seconds between two events about what a start waits for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +57,14 @@ class Started:
 @dataclass(frozen=True, slots=True)
 class Ready:
     instance: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """``instances`` have been awaited for ``seconds`` and are not ready yet. Sent every few seconds of a start."""
+
+    instances: tuple[str, ...]
     seconds: float
 
 
@@ -71,13 +88,13 @@ class Restarting:
 
 @dataclass(frozen=True, slots=True)
 class GaveUp:
-    """It ended too often, and stays down."""
+    """A service ended too often before it was ready once; it is not started again."""
 
     instance: str
     reason: str
 
 
-Event = Started | Ready | Exited | Restarting | GaveUp
+Event = Started | Waiting | Ready | Exited | Restarting | GaveUp
 
 
 def bucketline_services(

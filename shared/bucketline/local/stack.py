@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+import json
+import time
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -10,13 +12,13 @@ from typing import Literal, Self
 
 from bucketline.errors import LocalStackError
 from bucketline.local import parts
-from bucketline.local.cache import Progress, default_cache_dir, exclusive, silent
+from bucketline.local.cache import LOCK, Progress, default_cache_dir, exclusive, silent
 from bucketline.local.kafka import Kafka, KafkaPorts, kafka_jars
 from bucketline.local.mongod import Mongod
 from bucketline.local.parts import PARTS, PartName
 from bucketline.local.ports import PortLease, claim, reserve
 from bucketline.local.server import Server
-from bucketline.local.services import Event
+from bucketline.local.services import WAITING_INTERVAL, Event
 from bucketline.local.tansu import Tansu
 from bucketline.local.watch import Watch
 from bucketline.local.weed import Weed, WeedPorts
@@ -24,6 +26,10 @@ from bucketline.local.weed import Weed, WeedPorts
 Broker = Literal["tansu", "kafka"]
 
 BUCKET = "bucketline"
+LOCK_ATTEMPTS = 5
+LOCK_PAUSE = 0.1
+"""Seconds. Other commands hold the lock for a moment to see whether a stack runs."""
+SAVED_PORTS = "ports.json"
 TANSU_SESSION_MS = 6000
 FETCH_WAIT_MS: Mapping[Broker, int] = {"tansu": 20, "kafka": 500}
 """How long a fetch may wait at the broker. Tansu does not wake a waiting one when a record arrives: less would cost an
@@ -43,13 +49,14 @@ class LocalStack:
     """The servers that have no address yet, as an async context manager.
 
     Data and logs are in ``data_dir``, which one stack uses at a time; what MongoDB, S3 and Apache Kafka hold is
-    there again at the next start, what Tansu holds is not. ``ports`` fixes the port in a part's address, the
-    others are free ones. Downloads go to ``cache_dir`` and are told to ``progress``, from worker threads.
+    there again at the next start, what Tansu holds is not. ``ports`` fixes the port in a part's address; the others
+    keep the ports that they had in ``data_dir`` before, unless those are taken. Downloads go to ``cache_dir``.
+    ``progress`` gets each step, also from worker threads, and every few seconds what the start still waits for.
 
     Inside ``async with`` every server answers and the bucket exists. With ``on_event``, which is called on the event
-    loop and must not block, one that ends unasked is started again, and each such change told; without it nobody
-    notices. After it none is left, nor after the death of
-    this process: enter it in a thread that lives on, best the main thread. One use an instance.
+    loop and must not block, a server that ends or no longer works is restarted, and each such change is sent; without
+    it, it stays down. Afterwards no server is left, nor after the death of this process: enter it in a thread that
+    lives on, best the main thread. An instance is used once.
     """
 
     def __init__(
@@ -82,6 +89,7 @@ class LocalStack:
         self._on_event = on_event
         self._servers: dict[PartName, Server] = {}
         self._watches: dict[PartName, Watch] = {}
+        self._saved_ports: dict[PartName, int] = {}
         self._held = contextlib.ExitStack()
 
     @property
@@ -173,15 +181,14 @@ class LocalStack:
 
     async def __aenter__(self) -> Self:
         try:
-            await asyncio.to_thread(self._lock_data_dir)
+            await self._lock_data_dir()
+            self._saved_ports = _read_ports(self._data_dir / SAVED_PORTS)
+            starts = {"mongodb": self._start_mongodb, "kafka": self._start_kafka, "s3": self._start_s3}
             # When one part fails the others are cancelled, which ends what they started.
             async with asyncio.TaskGroup() as group:
-                if self._mongodb_url is None:
-                    group.create_task(self._start_mongodb())
-                if self._kafka_bootstrap is None:
-                    group.create_task(self._start_kafka())
-                if self._s3 is None:
-                    group.create_task(self._start_s3())
+                starting = {group.create_task(starts[part]()): part for part in PARTS if part in self._own}
+                await self._report(starting)
+            self._save_ports()
         except BaseException as error:
             await self._close()
             if isinstance(error, BaseExceptionGroup) and (ours := error.subgroup(LocalStackError)) is not None:
@@ -193,6 +200,16 @@ class LocalStack:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._close()
+
+    async def _report(self, starting: Mapping[asyncio.Task[None], PartName]) -> None:
+        """Send ``progress`` every few seconds which parts the start waits for, until all are done."""
+        began = time.monotonic()
+        pending = set(starting)
+        while pending:
+            _, pending = await asyncio.wait(pending, timeout=WAITING_INTERVAL)
+            if pending:
+                late = ", ".join(sorted(starting[task] for task in pending))
+                self._progress(f"waiting for {late} ({time.monotonic() - began:.0f} s)")
 
     async def _start_mongodb(self) -> None:
         binary = await asyncio.to_thread(parts.obtain, parts.MONGODB, self._cache_dir, self._progress)
@@ -223,17 +240,19 @@ class LocalStack:
         (grpc,) = self._hold(reserve(1))
         ports = WeedPorts(master=master, volume=volume, filer=filer, s3=self._port("s3"), s3_grpc=grpc)
         weed = Weed(binary, self._data_dir / "s3", ports, bucket=self._bucket)
-        await self._bring_up("s3", weed)
+        await self._bring_up("s3", weed, weed.needs_restart)
         self._s3 = S3Address(weed.endpoint, weed.credentials.access_key, weed.credentials.secret_key)
 
-    async def _bring_up(self, part: PartName, server: Server) -> None:
+    async def _bring_up(
+        self, part: PartName, server: Server, needs_restart: Callable[[], Awaitable[bool]] | None = None
+    ) -> None:
         self._servers[part] = server
         try:
             await server.start()
         except OSError as error:
             raise LocalStackError(f"{part} could not start: {error}") from error
         if self._on_event is not None:
-            self._watches[part] = Watch(part, server, self._on_event)
+            self._watches[part] = Watch(part, server, self._on_event, needs_restart=needs_restart)
             self._watches[part].begin()
         self._progress(f"{part} is ready")
 
@@ -261,17 +280,41 @@ class LocalStack:
             ) from None
 
     def _port(self, part: PartName) -> int:
-        fixed = self._fixed_ports.get(part)
-        (port,) = self._hold(reserve(1) if fixed is None else claim(fixed))
+        """Claim the port that was given for the part, or the one that it had before, or a free one."""
+        fixed, saved = self._fixed_ports.get(part), self._saved_ports.get(part)
+        lease: PortLease | None = None
+        if fixed is not None:
+            lease = claim(fixed)
+        elif saved is not None:
+            try:
+                lease = claim(saved)
+            except LocalStackError as taken:
+                self._progress(f"{part} gets another port than before: {taken}")
+        (port,) = self._hold(lease or reserve(1))
+        self._saved_ports[part] = port
         return port
+
+    def _save_ports(self) -> None:
+        (self._data_dir / SAVED_PORTS).write_text(json.dumps(self._saved_ports))
 
     def _hold(self, lease: PortLease) -> tuple[int, ...]:
         self._held.callback(lease.release)
         return lease.ports
 
-    def _lock_data_dir(self) -> None:
+    async def _lock_data_dir(self) -> None:
         self._data_dir.mkdir(parents=True, exist_ok=True)
-        try:
-            self._held.enter_context(exclusive(self._data_dir / "lock", deadline=0))
-        except LocalStackError:
-            raise LocalStackError(f"another local stack is using {self._data_dir}") from None
+        for _ in range(LOCK_ATTEMPTS):
+            with contextlib.suppress(LocalStackError):
+                self._held.enter_context(exclusive(self._data_dir / LOCK, deadline=0))
+                return
+            await asyncio.sleep(LOCK_PAUSE)
+        raise LocalStackError(f"another local stack is using {self._data_dir}")
+
+
+def _read_ports(path: Path) -> dict[PartName, int]:
+    """Return the saved ports. A file that is missing or damaged holds none: it only saves addresses from changing."""
+    try:
+        saved = json.loads(path.read_text())
+        return {part: int(saved[part]) for part in PARTS if 0 < int(saved.get(part, 0)) < 65536}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}

@@ -1,6 +1,7 @@
 """Runs the services as child processes: starts, watches, restarts and ends them."""
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from signal import Signals
 from typing import Self
@@ -8,7 +9,7 @@ from typing import Self
 from bucketline.errors import LocalStackError
 from bucketline.local.instance import Instance
 from bucketline.local.ports import LOOPBACK, PortLease, claim, reserve
-from bucketline.local.services import Event, Patience, Service
+from bucketline.local.services import WAITING_INTERVAL, Event, Patience, Service, Waiting
 
 STOP_DEADLINE = 15.0
 
@@ -24,7 +25,7 @@ class Supervisor:
 
     Instances are named after their service, with ``.1``, ``.2`` … when it has several. Each line of output goes to
     ``on_line(instance, line)``, each change to ``on_event``; both are called on the event loop and must not block.
-    Children die with this process, however it dies.
+    Children die with this process, however it dies. Ports in ``claimed`` are the caller's already.
     """
 
     def __init__(
@@ -35,7 +36,9 @@ class Supervisor:
         on_event: Callable[[Event], None] = _ignore_event,
         patience: Patience | None = None,
         stop_deadline: float = STOP_DEADLINE,
+        claimed: PortLease | None = None,
     ) -> None:
+        self._claimed = claimed
         self._services = {service.name: service for service in services}
         self._on_line = on_line
         self._on_event = on_event
@@ -61,26 +64,28 @@ class Supervisor:
         for service in self._services.values():
             for number in range(1, service.replicas + 1):
                 name = service.name if service.replicas == 1 else f"{service.name}.{number}"
-                fixed = service.port if number == 1 else None
-                lease = reserve(1) if fixed is None else claim(fixed)
-                self._leases.append(lease)
-                self._instances[name] = self._instance(name, service, lease.ports[0])
+                port = service.port if number == 1 else None
+                if port is None or self._claimed is None or port not in self._claimed.ports:
+                    lease = reserve(1) if port is None else claim(port)
+                    self._leases.append(lease)
+                    (port,) = lease.ports
+                self._instances[name] = self._instance(name, service, port)
         for instance in self._instances.values():
             instance.begin()
 
-    async def ready(self, *, deadline: float | None = None) -> None:
-        """Returns when every instance has been ready once. Raises LocalStackError when one gave up or after
-        ``deadline`` seconds (default: what ``Patience`` gives one start)."""
-        limit = self._patience.ready_deadline if deadline is None else deadline
-        waiting = {instance.first_ready: name for name, instance in self._instances.items()}
-        if not waiting:
-            return
-        done, pending = await asyncio.wait(waiting, timeout=limit, return_when=asyncio.FIRST_EXCEPTION)
-        for outcome in done:
-            outcome.result()
-        if pending:
-            late = ", ".join(sorted(waiting[outcome] for outcome in pending))
-            raise LocalStackError(f"not ready within {limit:.0f} s: {late}")
+    async def ready(self) -> None:
+        """Return when every instance has been ready once, however long that takes; raise LocalStackError when one
+        gave up. Sends ``Waiting`` every few seconds."""
+        names = {instance.first_ready: name for name, instance in self._instances.items()}
+        began = time.monotonic()
+        pending: set[asyncio.Future[None]] = set(names)
+        while pending:
+            done, pending = await asyncio.wait(pending, timeout=WAITING_INTERVAL, return_when=asyncio.FIRST_EXCEPTION)
+            for outcome in done:
+                outcome.result()
+            if pending:
+                late = tuple(sorted(names[outcome] for outcome in pending))
+                self._on_event(Waiting(late, time.monotonic() - began))
 
     def names(self, service: str | None = None) -> list[str]:
         """The instances, of one service or of all."""

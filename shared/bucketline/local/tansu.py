@@ -9,7 +9,6 @@ from bucketline.local import probe
 from bucketline.local.parts import Binary
 from bucketline.local.ports import LOOPBACK
 from bucketline.local.process import ManagedProcess
-from bucketline.local.server import READY_DEADLINE
 
 CLUSTER_ID = "bucketline_local"
 REQUEST_MS = 3_000
@@ -45,7 +44,7 @@ class Tansu:
     async def start(self) -> None:
         await self.process.start()
         try:
-            await self.process.ready(lambda: answers(self.port), deadline=READY_DEADLINE)
+            await self.process.ready(lambda: answers(self.port))
         except BaseException:
             await self.process.kill()
             raise

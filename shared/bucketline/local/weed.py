@@ -1,9 +1,13 @@
 """SeaweedFS: S3 with signatures, SHA-256 checksums and conditional writes, in one process."""
 
+import asyncio
 import contextlib
+import hashlib
+import itertools
 import json
 import os
 import secrets
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +16,6 @@ from bucketline.local import probe
 from bucketline.local.parts import Binary
 from bucketline.local.ports import LOOPBACK, TWIN, claim
 from bucketline.local.process import ManagedProcess
-from bucketline.local.server import READY_DEADLINE
 
 VOLUME_MEGABYTES = 1024
 VOLUMES = 4096
@@ -21,6 +24,11 @@ VOLUMES_AT_ONCE = 2
 # Its own way to stop waits 15 s for a stream between two of its parts. Every write is in the kernel's hands when it
 # is answered, so ending the process loses nothing; a crash of the machine might.
 STOP_DEADLINE = 0.5
+
+FILER_SHARDS = 8
+"""LevelDB databases of the filer. The last byte of the MD5 of a folder's path chooses the one of its entries."""
+MIN_FREE_BYTES = 64 * 1024 * 1024
+"""With less room on its disk SeaweedFS cannot write, and a restart would not help."""
 
 SOCKETS = Path("/tmp")  # noqa: S108 - the server's own choice, whatever TMPDIR says
 
@@ -60,6 +68,18 @@ def remove_dead_sockets() -> None:
                     lease.release()
 
 
+def shard_paths() -> list[str]:
+    """Return one path for each shard of the filer, in the order of the shards."""
+    paths: dict[int, str] = {}
+    for number in itertools.count():
+        folder = f"/bucketline-probe/{number}"
+        shard = hashlib.md5(folder.encode(), usedforsecurity=False).digest()[-1] % FILER_SHARDS
+        paths.setdefault(shard, f"{folder}/written")
+        if len(paths) == FILER_SHARDS:
+            break
+    return [paths[shard] for shard in range(FILER_SHARDS)]
+
+
 class Weed:
     """SeaweedFS with its files in ``data_dir``, which may come from a run on other ports.
 
@@ -86,6 +106,7 @@ class Weed:
                 *("-volume.preStopSeconds=0", f"-volume.max={VOLUMES}", "-master.resumeState=false"),
                 # Alone, it need not elect itself: without this the start takes 3 to 7 s instead of 2.
                 *("-master.peers=none", f"-master.volumeSizeLimitMB={VOLUME_MEGABYTES}"),
+                "-master.volumePreallocate=false",
             ],
             # Each bucket has volumes of its own, seven by default: too many files where each test has a bucket.
             environment={"HOME": str(data_dir), "WEED_MASTER_VOLUME_GROWTH_COPY_1": str(VOLUMES_AT_ONCE)},
@@ -108,7 +129,7 @@ class Weed:
         self._write_credentials()
         await self.process.start()
         try:
-            await self.process.ready(self._takes_writes, deadline=READY_DEADLINE)
+            await self.process.ready(self._takes_writes)
         except BaseException:
             await self.kill()
             raise
@@ -121,6 +142,22 @@ class Weed:
         await self.process.kill()
         self._remove_sockets()
 
+    async def needs_restart(self) -> bool:
+        """Return whether writes fail although the disk has room.
+
+        After a full disk a shard of the filer keeps answering "no space left on device" for as long as it runs.
+        """
+        try:
+            has_room = shutil.disk_usage(self._data_dir).free >= MIN_FREE_BYTES
+        except OSError:
+            return False
+        return has_room and not await self._writes_every_shard()
+
+    async def _writes_every_shard(self) -> bool:
+        """Write an entry without content in every database of the filer, outside of the buckets."""
+        put = (probe.http_status(self.ports.filer, path, method="PUT") for path in shard_paths())
+        return all(status == 201 for status in await asyncio.gather(*put))
+
     async def _takes_writes(self) -> bool:
         if await probe.http_status(self.ports.s3, "/healthz") != 200:
             return False
@@ -128,7 +165,9 @@ class Weed:
         if made not in (201, 409):
             return False
         # Asks for room in the bucket: makes its first volumes now rather than under the first write.
-        return await probe.http_status(self.ports.master, f"/dir/assign?collection={self._bucket}") == 200
+        if await probe.http_status(self.ports.master, f"/dir/assign?collection={self._bucket}") != 200:
+            return False
+        return await self._writes_every_shard()
 
     def _read_credentials(self) -> S3Credentials | None:
         try:

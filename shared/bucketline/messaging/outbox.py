@@ -2,11 +2,13 @@
 
 Right after the write the same process publishes and forgets the event (:meth:`Outbox.flush_soon`). What a crash or an
 absent broker leaves behind is older than a few seconds, and the sweeper of any replica publishes it
-(:meth:`Outbox.sweep`). So an event may be published twice, with the same identity, but never not at all.
+(:meth:`Outbox.sweep`), except for what its own process is still publishing: under overload that takes longer. So an
+event may be published twice, with the same identity, but never not at all.
 """
 
 import asyncio
 import contextvars
+from collections import Counter
 from collections.abc import Sequence
 from datetime import timedelta
 
@@ -45,6 +47,7 @@ class Outbox:
         self._max_group = max_group
         self._max_queue = max_queue
         self._queue: list[Owed] = []
+        self._in_flight: Counter[str] = Counter()
         self._worker: asyncio.Task[None] | None = None
 
     def start(self, background: Background) -> None:
@@ -58,14 +61,20 @@ class Outbox:
         if len(self._queue) + len(owed) > self._max_queue:
             return
         self._queue.extend(owed)
+        self._in_flight.update(_documents(owed))
         if self._worker is None or self._worker.done():
             # A context of its own: what is published is not part of whichever request happened to be the first.
             self._worker = asyncio.create_task(self._drain(), context=contextvars.Context())
 
     async def flush(self, owed: Sequence[Owed]) -> None:
         """Publishes now, for whoever cannot go on before. What the broker raises is raised; the events stay then."""
-        if owed:
+        if not owed:
+            return
+        self._in_flight.update(_documents(owed))
+        try:
             await self._pay(owed)
+        finally:
+            self._in_flight -= _documents(owed)
 
     async def sweep(self) -> int:
         """Publishes what is overdue; returns how many documents owed something and owe it no more."""
@@ -80,7 +89,7 @@ class Outbox:
     async def _sweep(self) -> int:
         before = self._clock.now() - timedelta(seconds=self._settings.outbox_after)
         swept = 0
-        while overdue := await self._store.overdue(before, limit=self._settings.limit):
+        while overdue := await self._store.overdue(before, limit=self._settings.limit, without=[*self._in_flight]):
             paid = await self._pay(overdue)
             swept += paid
             SWEPT.labels(f"outbox {self._name}").inc(paid)
@@ -101,6 +110,11 @@ class Outbox:
                 await self._pay(group)
             except BucketlineError as error:
                 log.warning("left to the sweeper", outbox=self._name, events=len(group), error=error.message)
+            except Exception:
+                # the rest of the queue must not stay in flight without a worker
+                log.exception("left to the sweeper", outbox=self._name, events=len(group))
+            finally:
+                self._in_flight -= _documents(group)
 
     async def _pay(self, owed: Sequence[Owed]) -> int:
         """How many of them were paid. One that no broker takes stays, is told, and holds up nobody else."""
@@ -119,3 +133,7 @@ class Outbox:
         with shared(f"publish outbox {self._name}", [envelope.trace for envelope in envelopes]):
             await self._publisher.publish(envelopes)
             await self._store.clear(owed)
+
+
+def _documents(owed: Sequence[Owed]) -> Counter[str]:
+    return Counter(one.document_id for one in owed)

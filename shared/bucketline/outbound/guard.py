@@ -19,6 +19,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from urllib.parse import quote, urljoin
 
 import idna
+from yarl import URL
 
 from bucketline.domain.source import MAX_URL_LENGTH
 from bucketline.outbound.errors import AddressRefused
@@ -60,10 +61,26 @@ class CheckedUrl:
     target: str
     address: Address | None = None
 
+    @property
+    def netloc_host(self) -> str:
+        """The host as URLs write it: an IPv6 address is in brackets."""
+        return f"[{self.host}]" if ":" in self.host else self.host
+
     def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
         port = "" if self.port == _DEFAULT_PORTS.get(self.scheme) else f":{self.port}"
-        return f"{self.scheme}://{host}{port}{self.target}"
+        return f"{self.scheme}://{self.netloc_host}{port}{self.target}"
+
+    def to_yarl(self) -> URL:
+        """Return the URL for aiohttp, built from the checked parts and not parsed again."""
+        path, _, query = self.target.partition("?")
+        return URL.build(
+            scheme=self.scheme,
+            host=self.netloc_host,  # with ``encoded``, yarl adds no brackets itself
+            port=self.port,
+            path=path,
+            query_string=query,
+            encoded=True,
+        )
 
 
 def check_url(url: str, policy: GuardPolicy) -> CheckedUrl:

@@ -11,7 +11,6 @@ from typing import Self
 
 import orjson
 from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
-from yarl import URL
 
 from bucketline.outbound.errors import AddressRefused, PostFailed
 from bucketline.outbound.guard import GuardPolicy, check_url
@@ -58,11 +57,7 @@ class Poster:
         if self._session is None:
             raise RuntimeError("the poster has not been entered")
         try:
-            target = check_url(url, self._policy)
-            path, _, query = target.target.partition("?")
-            address = URL.build(
-                scheme=target.scheme, host=target.host, port=target.port, path=path, query_string=query, encoded=True
-            )
+            address = check_url(url, self._policy).to_yarl()
             sent = {**(headers or {}), "Content-Type": "application/json"}
             async with self._session.post(
                 address, data=orjson.dumps(body), headers=sent, allow_redirects=False

@@ -31,6 +31,7 @@ STAGED_INLINE = "staging/inline"
 
 class BlobRecord(TypedDict):
     """Stored content. ``_id`` is its SHA-256 in hex. ``touched_at`` moves whenever an object starts to refer to it.
+    ``mime_type`` and ``charset`` are those of the object that brought it; another may have declared others.
 
     *deleting*: nothing may refer to it, and until ``deleting_until`` its bytes may vanish at any moment. After that
     moment the collector that marked it has given up, and whoever needs the content may store it anew.
@@ -43,6 +44,7 @@ class BlobRecord(TypedDict):
     created_at: datetime
     touched_at: datetime
     state: Literal["live", "deleting"]
+    charset: NotRequired[str]
     deleting_until: NotRequired[datetime]
     collector: NotRequired[str]
 
@@ -60,6 +62,7 @@ class NewContent:
     sha256: str
     size_bytes: int
     mime_type: str
+    charset: str | None = None
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,7 @@ def _renewal(content: NewContent, now: datetime) -> UpdateOne:
         "size_bytes": content.size_bytes,
         "mime_type": content.mime_type,
         "created_at": now,
+        **({"charset": content.charset} if content.charset is not None else {}),
     }
     return UpdateOne(
         {"_id": content.sha256, "$or": [{"state": "live"}, {"deleting_until": {"$lt": now}}]},

@@ -111,6 +111,11 @@ class Collections:
         """The enabled collections that read a bucket directly, oldest first."""
         return await self._reading({"source.bucket_ids": bucket_id}, 1)
 
+    async def read_bucket(self, bucket_id: str) -> bool:
+        """Whether an enabled collection reads the bucket directly."""
+        where = {"source.bucket_ids": bucket_id, "enabled": True, "deleting": {"$ne": True}}
+        return await self.collection.find_one(where, fields=["_id"]) is not None
+
     async def reading_collections(self, collection_ids: Sequence[str]) -> list[CollectionDocument]:
         """The enabled collections that read any of these collections, oldest first."""
         return await self._reading({"source.collection_ids": {"$in": list(collection_ids)}}, len(collection_ids))

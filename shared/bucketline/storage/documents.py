@@ -6,6 +6,7 @@ from typing import NotRequired, TypedDict
 
 from pymongo import DeleteMany, InsertOne, ReplaceOne
 
+from bucketline.clock import wire_time
 from bucketline.storage.mongo import Collection, Database, Index
 
 
@@ -61,6 +62,17 @@ class Documents:
         refused = (await self.collection.bulk(writes)).refused
         # Refused is what was there, what was made at the same moment, and what is older than what it found.
         await self.collection.bulk([_replacing(documents[place]) for place in refused])
+
+    async def change(self, seen: DocumentDocument, fields: dict[str, object], at: datetime) -> DocumentDocument | None:
+        """Replaces the fields of a document if it is still as it was ``seen``; the document afterwards, else None.
+
+        This is the only write that does not come from a processor. Everything but the fields stays, so that lineage is
+        kept and :meth:`made` still counts the document. Processing replaces the fields when it makes the document
+        again.
+        """
+        unchanged = {name: seen[name] for name in ("_id", "run", "updated_at")}
+        changes = {"fields": fields, "updated_at": at, "internal.updated_at": wire_time(at)}
+        return await self.collection.find_and_update(unchanged, {"$set": changes})
 
     async def drop_older(self, made: Sequence[tuple[str, str, int, int]]) -> int:
         """Removes what was made earlier and not again: (object, collection, run, lease).

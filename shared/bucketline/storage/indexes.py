@@ -26,6 +26,7 @@ INDEXES: Mapping[str, Sequence[Index]] = {
     "buckets": buckets.INDEXES,
     "collections": collections.INDEXES,
     "objects": objects.INDEXES,
+    objects.SOFT_DELETED: objects.SOFT_DELETED_INDEXES,
     "removals": removals.INDEXES,
     "blobs": blobs.INDEXES,
     "batches": BATCH_INDEXES,

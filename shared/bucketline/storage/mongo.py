@@ -20,7 +20,12 @@ import bson
 import pymongo
 from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
-from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorCollection
+from motor.motor_asyncio import (
+    AsyncIOMotorClient,
+    AsyncIOMotorCollection,
+    AsyncIOMotorCommandCursor,
+    AsyncIOMotorCursor,
+)
 from pymongo import DeleteMany, DeleteOne, IndexModel, InsertOne, ReplaceOne, ReturnDocument, UpdateMany, UpdateOne
 from pymongo.errors import (
     BulkWriteError,
@@ -133,14 +138,21 @@ class Collection(Generic[D]):
         without: Sequence[str] = (),
         hint: str | None = None,
         most_bytes: int | None = None,
+        computed: Mapping[str, object] | None = None,
     ) -> list[D]:
         """At most ``limit`` documents: ``fields`` of them, or all but those that ``without`` names.
 
-        :class:`TooMuch` when they have more than ``most_bytes`` together; not many more are read then.
+        ``computed`` are expressions of the server's, by the name that conditions and order may then use for them; the
+        documents have them too. :class:`TooMuch` when they have more than ``most_bytes`` together; not many more are
+        read then.
         """
         raw = self._raw if most_bytes is None else self._raw.with_options(codec_options=_UNREAD)
         with self._call("find"):
-            found = raw.find(where, _projection(fields, without), sort=sort, skip=skip, limit=limit, hint=hint)
+            found: AsyncIOMotorCursor[Any] | AsyncIOMotorCommandCursor[Any]
+            if computed:
+                found = raw.aggregate(_pipeline(where, computed, sort, skip, limit, _projection(fields, without)))
+            else:
+                found = raw.find(where, _projection(fields, without), sort=sort, skip=skip, limit=limit, hint=hint)
             if most_bytes is None:
                 return cast("list[D]", await found.to_list(limit))
             rows, size = [], 0
@@ -168,7 +180,18 @@ class Collection(Generic[D]):
         finally:
             await cursor.close()
 
-    async def count(self, where: Filter, *, limit: int | None = None) -> int:
+    async def count(
+        self, where: Filter, *, limit: int | None = None, computed: Mapping[str, object] | None = None
+    ) -> int:
+        if computed:
+            stages: list[Mapping[str, object]] = [
+                {"$set": computed},
+                {"$match": where},
+                *([{"$limit": limit}] if limit else []),
+                {"$count": "n"},
+            ]
+            rows = await self.aggregate(stages, limit=1)
+            return int(rows[0]["n"]) if rows else 0
         with self._call("count"):
             options: dict[str, Any] = {} if limit is None else {"limit": limit}
             return await self._raw.count_documents(where, **options)
@@ -358,6 +381,27 @@ def translated() -> Iterator[None]:
 
 def _projection(fields: Sequence[str] | None, without: Sequence[str] = ()) -> dict[str, int] | None:
     return dict.fromkeys(fields, 1) if fields is not None else dict.fromkeys(without, 0) or None
+
+
+def _pipeline(
+    where: Filter,
+    computed: Mapping[str, object],
+    sort: Sort | None,
+    skip: int,
+    limit: int,
+    projection: Mapping[str, int] | None,
+) -> list[Mapping[str, object]]:
+    """A search over computed fields. The server moves what does not need them to the front, where indexes help."""
+    stages: list[Mapping[str, object]] = [{"$set": computed}, {"$match": where}]
+    if sort:
+        stages.append({"$sort": dict(sort)})
+    if skip:
+        stages.append({"$skip": skip})
+    stages.append({"$limit": limit})
+    if projection:
+        shown = dict.fromkeys(computed, 1) if 1 in projection.values() else {}
+        stages.append({"$project": {**projection, **shown}})
+    return stages
 
 
 def _index_name(message: str) -> str:

@@ -12,6 +12,8 @@ from bucketline.storage.mongo import Collection, Database, Index
 class NamespaceDocument(TypedDict):
     """A namespace. Names are unique in an organisation. ``deleting`` from the request to delete on.
 
+    ``settings`` is empty and only read by the previous release, which may run at the same time.
+
     One with ``expires_at`` is deleted by itself then.
     """
 

@@ -6,7 +6,7 @@ compare-and-set) and ``pending``; dedup writes ``blobs[].details/storage/state``
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal, NotRequired, TypedDict
 
 import bson
@@ -18,16 +18,19 @@ from bucketline.events.envelope import Envelope
 from bucketline.storage.mongo import Collection, Database, Index
 from bucketline.storage.pending import PendingDocument, PendingStore
 
+SOFT_DELETED = "soft_deleted_objects"
+
 BlobState = Literal["pending", "stored", "linked", "none", "failed"]
 
 
 class Details(TypedDict):
-    """What is known of a blob's bytes. ``hash`` is ``sha256:<hex>``."""
+    """What is known of a blob's bytes. ``hash`` is ``sha256:<hex>``; ``charset`` was declared with the content."""
 
     filename: str | None
     size_bytes: int
     mime_type: str
     hash: str
+    charset: NotRequired[str]
 
 
 class Storage(TypedDict):
@@ -40,6 +43,9 @@ class Storage(TypedDict):
 
 class BlobDocument(TypedDict):
     """One blob of an object. ``source`` (how to get the bytes) is dropped once the blob is stored.
+
+    For inline content and uploads it also holds what the ingest API knows of them (``sha256``, ``size``, ``mime_type``,
+    ``filename``), which answers show while ``details`` is None.
 
     States: *pending* (to be mirrored), *stored* (in our S3), *linked* (left where the producer has it), *none* (data
     without bytes, kept as ``properties``), *failed*.
@@ -71,7 +77,8 @@ class Mirror(TypedDict):
     """Dedup's progress. ``due_at``, while there is something left to do: when a sweeper may drive it (again).
 
     ``claim`` names the turn that works on it, until ``due_at``. ``lane`` is *large* once content turned out to need a
-    long transfer. A source that stayed away makes the state *failed* and ``parked`` the id of the event whose replay
+    long transfer. ``postponed`` counts turns that ended because a store of ours could not take the content. A source
+    that stayed away makes the state *failed* and ``parked`` the id of the event whose replay
     starts over. ``duplicate_of`` is the older object of the bucket whose content is the same, under
     ``skip_duplicates``.
     """
@@ -83,12 +90,13 @@ class Mirror(TypedDict):
     at: NotRequired[datetime]
     claim: NotRequired[str]
     lane: NotRequired[Literal["large"]]
+    postponed: NotRequired[int]
     parked: NotRequired[str]
     duplicate_of: NotRequired[str]
 
 
 class ObjectDocument(TypedDict):
-    """An object as stored. ``custom`` holds the producer's root fields.
+    """An object as stored. ``custom`` holds the producer's root fields; ``warnings`` are those of its latest run.
 
     ``idempotency_keys`` are those of the requests that made or changed it, the latest :data:`MOST_IDEMPOTENCY_KEYS`.
     """
@@ -113,6 +121,7 @@ class ObjectDocument(TypedDict):
     batch_id: NotRequired[str | None]
     moved_at: NotRequired[datetime]
     document_count: NotRequired[int]
+    warnings: NotRequired[list[str]]
     unique_key: NotRequired[str]
     idempotency_keys: NotRequired[list[str]]
     content_key: NotRequired[str]
@@ -156,6 +165,25 @@ INDEXES = (
 )
 
 
+SOFT_DELETED_KEPT = timedelta(days=30)
+"""How long the record of a soft-deleted object stays."""
+
+SOFT_DELETED_INDEXES = (
+    Index("by_bucket", [("bucket_id", 1)]),
+    Index("expiry", [("deletion.at", 1)], expire_after_seconds=int(SOFT_DELETED_KEPT.total_seconds())),
+)
+
+
+class Deletion(TypedDict):
+    """Who soft-deleted an object, when and why."""
+
+    at: datetime
+    key_id: str
+    reason: str
+    lifecycle_state: str
+    source: str
+
+
 MOST_IDEMPOTENCY_KEYS = 20
 MAX_OBJECT_BYTES = 12 * 1024 * 1024
 """What a producer may fill of a document; the rest of MongoDB's 16 MiB is for what is added later."""
@@ -172,6 +200,7 @@ class Objects:
     def __init__(self, database: Database) -> None:
         self.collection: Collection[ObjectDocument] = database.collection("objects")
         self.outbox = PendingStore(database.collection("objects"))
+        self.soft_deleted: Collection[ObjectDocument] = database.collection(SOFT_DELETED)
 
     async def insert(self, documents: Sequence[ObjectDocument]) -> Mapping[int, str]:
         """Writes all in one round trip; positions that a unique index refused map to the index's name."""
@@ -258,6 +287,19 @@ class Objects:
         order = [("moved_at", 1), ("_id", 1)]
         return await self.collection.find(where, limit=limit, sort=order, fields=[*fields, "moved_at"])
 
+    async def retain(self, bucket_id: str, object_ids: Sequence[str], deletion: Deletion) -> None:
+        """Copies objects that are about to be deleted to the soft-deleted ones, within the server.
+
+        No service reads them; they are there for an operator who has to know, or to restore, what was deleted.
+        """
+        pipeline: list[Mapping[str, object]] = [
+            {"$match": {"_id": {"$in": list(object_ids)}, "bucket_id": bucket_id}},
+            {"$project": {"pending": 0, "pending_since": 0}},
+            {"$set": {"deletion": {"$literal": deletion}}},
+            {"$merge": {"into": SOFT_DELETED, "whenMatched": "replace"}},
+        ]
+        await self.collection.aggregate(pipeline, limit=1)
+
     async def touch(self, object_ids: Sequence[str], at: datetime) -> None:
         """Puts stalled objects at the end of the sweepers' line."""
         await self.collection.update_many({"_id": {"$in": list(object_ids)}}, {"$max": {"moved_at": at}})
@@ -275,6 +317,8 @@ def _status_write(event: ObjectStatusChanged) -> UpdateOne:
         changes["batch_id"] = event.batch_id
     if event.rank == RANK_FINAL and event.status is not Status.DRAFT:
         changes["document_count"] = event.document_count
+    if event.rank == RANK_FINAL:
+        changes["warnings"] = event.warnings
     return UpdateOne(
         {
             "_id": event.object_id,

@@ -48,11 +48,12 @@ class PendingStore:
     def __init__(self, collection: Collection[Any]) -> None:
         self._collection = collection
 
-    async def overdue(self, before: datetime, *, limit: int) -> list[Owed]:
-        """Documents that have owed something since before ``before``, oldest first."""
-        found = await self._collection.find(
-            {"pending_since": {"$lt": before}}, limit=limit, sort=[("pending_since", 1)], fields=["pending"]
-        )
+    async def overdue(self, before: datetime, *, limit: int, without: Sequence[str] = ()) -> list[Owed]:
+        """Return documents that owe events since before ``before``, oldest first, except those in ``without``."""
+        where: dict[str, object] = {"pending_since": {"$lt": before}}
+        if without:
+            where["_id"] = {"$nin": list(without)}
+        found = await self._collection.find(where, limit=limit, sort=[("pending_since", 1)], fields=["pending"])
         return [owing(document) for document in found]
 
     async def oldest(self) -> datetime | None:

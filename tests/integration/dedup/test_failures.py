@@ -184,6 +184,44 @@ async def test_while_s3_is_away_nothing_fails_and_nothing_is_parked(
         assert (await bench.content(obj), bench.bus.raw) == (b"later", [])
 
 
+async def test_a_key_that_s3_cannot_write_delays_only_its_own_objects(
+    opened: Open, stack: LocalStack, sources: Sources
+) -> None:
+    bad = sha(b"bad")
+    async with proxied(stack) as proxy, opened(s3_endpoint=proxy.url, attempts=2) as bench:
+        full = Fault("answer", times=10**6, method="PUT", path=f"{bad}$", status=500, code="InternalError")
+        proxy.plan(full)
+        texts = ["one", "two", "bad", "three", "four", "five"]
+        ids = [await bench.add(bench.blob({"kind": "text", "text": text})) for text in texts]
+        fetched = await bench.add(bench.blob({"kind": "url", "url": sources.put("/bad", b"bad")}))
+        await bench.created(*ids, fetched)
+        for object_id, text in zip(ids, texts, strict=True):
+            if text != "bad":
+                obj = await bench.mirrored(object_id)
+                assert (obj["mirror"]["state"], await bench.content(obj)) == ("done", text.encode())
+        alone = await bench.add(bench.blob({"kind": "text", "text": "bad"}))
+        await bench.created(alone)  # a micro-batch of nothing else is not repeated either
+        url = sources.put("/later", b"later")
+        later = [
+            await bench.add(bench.blob(source))
+            for source in ({"kind": "text", "text": "6"}, {"kind": "url", "url": url})
+        ]
+        await bench.created(*later)
+        for object_id in later:
+            assert (await bench.mirrored(object_id))["mirror"]["state"] == "done"
+        delayed = [ids[2], fetched, alone]
+
+        async def postponed() -> bool:
+            return all([(await bench.get(object_id))["mirror"].get("postponed") for object_id in delayed])
+
+        await eventually(postponed)
+        full.times = 0
+        for object_id in delayed:
+            obj = await bench.mirrored(object_id)
+            assert (obj["mirror"]["state"], await bench.content(obj)) == ("done", b"bad")
+        assert bench.bus.raw == [], "nothing was sent to the dead-letter topic"
+
+
 async def test_while_the_bus_is_away_the_announcement_is_owed(bench: Bench, sources: Sources) -> None:
     bench.bus.away = True
     object_id = await bench.add(bench.blob({"kind": "url", "url": sources.put("/f", b"said later")}))

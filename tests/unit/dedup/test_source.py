@@ -53,8 +53,8 @@ class Elsewhere:
 @pytest.mark.parametrize(
     ("source", "content", "kind", "filename"),
     [
-        (TextSource("é"), b"\xc3\xa9", "text/plain", None),
-        (TextSource(""), b"", "text/plain", None),
+        (TextSource("é"), b"\xc3\xa9", "text/plain; charset=utf-8", None),
+        (TextSource(""), b"", "text/plain; charset=utf-8", None),
         (JsonSource([1, "a"]), b'[1,"a"]', "application/json", None),
         (DataUriSource("image/png", "aGk="), b"hi", "image/png", None),
         (DataUriSource(None, "aGk="), b"hi", None, None),

@@ -1,14 +1,18 @@
 """Large bodies share the room that there is; small ones never wait; nobody keeps it by being slow."""
 
 import asyncio
+import json
+import time
 from contextlib import AsyncExitStack
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from starlette.datastructures import Headers
 from starlette.types import Message
 
-from bucketline.errors import BadRequest, PayloadTooLarge, ServiceUnavailable
-from ingest_api.bodies import Bodies, Bounds
+from bucketline.errors import BadRequest, PayloadTooLarge, ServiceUnavailable, ValidationFailed
+from ingest_api.bodies import MAX_VALUES, Bodies, Bounds, ValueCounter
 
 ANNOUNCED, CHUNKED = Headers({"content-length": "60"}), Headers({"transfer-encoding": "chunked"})
 
@@ -111,3 +115,75 @@ def _once(size: int):  # type: ignore[no-untyped-def]  # starlette's Receive
         return {"type": "http.request", "body": b"x" * size, "more_body": False}
 
     return receive
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text() | st.sampled_from(['"', "\\", ',"', "{[,", '\\"', "\\\\"]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+def values_in(value: object) -> int:
+    """Members and elements; an empty object or array counts as one."""
+    if isinstance(value, dict | list):
+        inner = list(value.values() if isinstance(value, dict) else value)
+        return max(1, len(inner)) + sum(map(values_in, inner))
+    return 0
+
+
+@given(JSON, st.booleans(), st.integers(1, 20))
+def test_value_counter_counts_members_and_elements_however_the_body_is_cut(
+    value: object, ascii_only: bool, size: int
+) -> None:
+    raw = json.dumps(value, ensure_ascii=ascii_only).encode()
+    counter = ValueCounter()
+    for start in range(0, len(raw), size):
+        counter.feed(raw[start : start + size])
+    assert counter.count == values_in(value)
+
+
+WIDE = {
+    "fields": {f"k{n}": n for n in range(MAX_VALUES + 1)},
+    "nested keys": {"a": {f"k{n}": n for n in range(300_000)}},
+    "blobs": {"blobs": [{"property": "note", "type": "text", "data": "x"}] * 200_000},
+    "empty objects": [{}] * (MAX_VALUES + 1),
+    "numbers": [0] * (MAX_VALUES + 1),
+    "nesting": {"a": [[[1, 2], [3, 4]]] * MAX_VALUES},
+}
+NARROW = {
+    "numbers": [0] * MAX_VALUES,
+    "text like JSON": {"a": json.dumps([{"k": 1}] * 300_000)},
+    "text of commas": {"a": "," * 1_000_000},
+    "text of quotes": {"a": '"' * 500_000},
+    "text of backslashes": {"a": "\\" * 500_000},
+}
+
+
+async def feed(value: object, *, announce: bool) -> None:
+    raw = json.dumps(value).encode()
+    pieces = [raw[start : start + 65536] for start in range(0, len(raw), 65536)]
+    headers = Headers({"content-length": str(len(raw))}) if announce else CHUNKED
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": pieces.pop(0), "more_body": bool(pieces)}
+
+    async with AsyncExitStack() as held:
+        counted = Bodies(Bounds(1 << 26, together=1 << 27)).taken_in(receive, headers, held)
+        while (await counted())["more_body"]:
+            pass
+
+
+@pytest.mark.parametrize("announce", [True, False])
+@pytest.mark.parametrize("value", WIDE.values(), ids=WIDE)
+async def test_wide_body_is_refused(value: object, announce: bool) -> None:
+    with pytest.raises(ValidationFailed) as refused:
+        await feed(value, announce=announce)
+    assert [fault["type"] for fault in refused.value.faults] == ["too_many_values"]
+
+
+@pytest.mark.parametrize("value", NARROW.values(), ids=NARROW)
+async def test_body_with_few_values_is_taken_in_time(value: object) -> None:
+    started = time.process_time()
+    await feed(value, announce=True)
+    assert time.process_time() - started < 2

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from bson import DBRef
 from tests.unit.processor.at_work import settled
-from tests.unit.processor.making import NOW, a_blob, a_collection, an_object, rule
+from tests.unit.processor.making import NOW, SHA256, a_blob, a_collection, an_object, rule
 from tests.unit.processor.test_plans import Stored
 
 from bucketline.clock import ManualClock
@@ -31,7 +31,7 @@ from bucketline.extraction import (
     selected_blobs,
 )
 from bucketline.storage.memory_blobs import MemoryBlobStore
-from processor.extraction import Extraction, Outcome, Task
+from processor.extraction import MAX_WARNINGS, Extraction, Outcome, Task
 from processor.extractors.passthrough import PassthroughExtractor
 from processor.plans import Plans
 from processor.running import Extractors
@@ -432,3 +432,48 @@ async def test_documents_of_a_collection_that_was_deleted_meanwhile_are_dropped(
 async def test_a_batch_for_one_collection_runs_that_one():
     outcome = await Harness(a_collection("a"), a_collection("b")).run(only=["b"])
     assert list(outcome.made) == ["b"]
+
+
+def blob_of(mime_type: str, kind: str, filename: str = "a.bin", **changes: Any) -> Any:
+    details = {"filename": filename, "size_bytes": 3, "mime_type": mime_type, "hash": f"sha256:{SHA256}"}
+    return a_blob(f"blob_{filename}", type=kind, property=kind, details=details, **changes)
+
+
+async def test_blob_that_no_collection_reads_gives_a_warning() -> None:
+    harness = Harness(a_collection("col_1", extractor="told"))
+    harness.told.info = ExtractorInfo("told", "v1", "", accepts=("pdf", "text/*"), cpu_bound=False)
+    read, unread = blob_of("application/pdf", "pdf", "a.pdf"), blob_of("image/png", "image", "b.png")
+    outcome = await harness.run(an_object(blobs=[read, unread]))
+    assert outcome.status == "COMPLETED"
+    assert outcome.warnings == ["'b.png' (image/png) is read by no collection of the bucket"]
+
+    assert (await harness.run(an_object(blobs=[read, blob_of("text/csv", "excel")]))).warnings == []
+    linked = blob_of("text/csv", "excel") | {"state": "linked", "details": None, "storage": None}
+    [warning] = (await harness.run(an_object(blobs=[linked]))).warnings
+    assert warning == "the blob in 'excel' is only linked: extractors read what canonicalize_source has copied"
+
+
+async def test_blob_that_another_collection_reads_gives_no_warning() -> None:
+    reads_all = a_collection("col_2", extractor="passthrough_extractor")
+    harness = Harness(a_collection("col_1", extractor="told"), reads_all)
+    harness.told.info = ExtractorInfo("told", "v1", "", accepts=("pdf",), cpu_bound=False)
+    obj = an_object(blobs=[blob_of("image/png", "image")])
+    assert (await harness.run(obj, only=["col_1"])).warnings == []
+
+
+async def test_mapped_input_is_what_a_collection_reads() -> None:
+    collection = a_collection("col_1", extractor="told", input_mappings={"text": "image"})
+    harness = Harness(collection)
+    harness.told.info = ExtractorInfo("told", "v1", "", accepts=("pdf",), cpu_bound=False)
+    blobs = [blob_of("image/png", "image", "a.png"), blob_of("application/pdf", "pdf", "b.pdf")]
+    [warning] = (await harness.run(an_object(blobs=blobs))).warnings
+    assert warning.startswith("'b.pdf' (application/pdf)")
+
+
+async def test_many_unread_blobs_give_a_bounded_list_of_warnings() -> None:
+    harness = Harness(a_collection("col_1", extractor="told"))
+    harness.told.info = ExtractorInfo("told", "v1", "", accepts=("pdf",), cpu_bound=False)
+    blobs = [blob_of("image/png", "image", f"{number}.png") for number in range(50)]
+    warnings = (await harness.run(an_object(blobs=blobs))).warnings
+    assert len(warnings) == MAX_WARNINGS
+    assert warnings[-1] == "and 31 more"

@@ -255,3 +255,200 @@ async def test_a_unit_that_cannot_be_leased_now_comes_again(setup: Setup):
     setup.units.away = False
     await setup.offer(unit)
     assert list(setup.pipeline.running) == ["u1"]
+
+
+class Gate:
+    """Pause a method of the store after it has read or written, until the test opens the gate."""
+
+    def __init__(self, setup: Setup, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+        self.error: Exception | None = None
+        self._entered, self._opened = asyncio.Event(), asyncio.Event()
+        original = getattr(setup.units, method)
+
+        async def gated(*arguments: Any, **options: Any) -> Any:
+            answer = await original(*arguments, **options)
+            self._entered.set()
+            await self._opened.wait()
+            if self.error is not None:
+                raise self.error
+            return answer
+
+        monkeypatch.setattr(setup.units, method, gated)
+
+    async def entered(self) -> None:
+        async with asyncio.timeout(5):
+            await self._entered.wait()
+
+    def open(self, error: Exception | None = None) -> None:
+        self.error = error
+        self._opened.set()
+
+
+async def every_slot_is_usable(setup: Setup) -> None:
+    """Check that no ended unit still counts: four batches get the four slots, and each slot can be used again."""
+    for turn in range(2):
+        units = [setup.units.add(f"check{turn}-{n}", f"check{turn}-{n}") for n in range(4)]
+        await setup.offer(*units)
+        assert sorted(setup.pipeline.running) == units
+        for unit_id in units:
+            setup.units.rows[unit_id]["state"] = "done"
+            setup.pipeline.end(unit_id)
+        await settled()
+
+
+@pytest.mark.parametrize("ends_before", [True, False], ids=["ended before the offer goes on", "still running"])
+@pytest.mark.parametrize("times", [1, 3])
+async def test_a_unit_that_the_scan_takes_while_the_offer_reads_it_runs_once(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch, ends_before: bool, times: int
+) -> None:
+    for number in range(times):
+        unit = setup.units.add(f"u{number}", "batch")
+        with monkeypatch.context() as patch:
+            gate = Gate(setup, patch, "many")
+            offer = asyncio.create_task(setup.works.offer({unit: {}}))
+            await gate.entered()
+            setup.clock.advance(10)
+            await setup.works.beat()
+            assert await setup.works.look_around() == 1
+            await settled()
+            if ends_before:
+                setup.units.rows[unit]["state"] = "done"
+                setup.pipeline.end(unit)
+                await settled()
+            gate.open()
+            await offer
+        await settled()
+        assert setup.pipeline.order.count(unit) == 1
+        if not ends_before:
+            setup.units.rows[unit]["state"] = "done"
+            setup.pipeline.end(unit)
+            await settled()
+    assert setup.pipeline.running == {}
+    await every_slot_is_usable(setup)
+
+
+async def test_a_unit_that_the_scan_takes_while_its_record_waits_for_room_runs_once(setup: Setup) -> None:
+    big = [setup.units.add(f"big{n}", "big") for n in range(4)]
+    await setup.offer(*big)
+    last = setup.units.add("small", "small")
+    offer = asyncio.create_task(setup.works.offer({setup.units.add("big4", "big"): {}, last: {}}))
+    await settled()
+    assert not offer.done(), "the queue is full"
+    setup.clock.advance(10)
+    await setup.works.beat()
+    assert await setup.works.look_around() == 1
+    for _ in range(2):
+        running = next(unit_id for unit_id in setup.pipeline.running if unit_id.startswith("big"))
+        setup.units.rows[running]["state"] = "done"
+        setup.pipeline.end(running)
+        await settled()
+    await offer
+    assert setup.pipeline.order.count(last) == 1
+    while setup.pipeline.running:
+        for unit_id in list(setup.pipeline.running):
+            setup.units.rows[unit_id]["state"] = "done"
+            setup.pipeline.end(unit_id)
+        await settled()
+    assert Counter(setup.pipeline.order) == dict.fromkeys((*big, "big4", last), 1)
+    await every_slot_is_usable(setup)
+
+
+@pytest.mark.parametrize("scans", ["stalled", "free_of_others"])
+async def test_a_unit_that_a_record_brings_while_the_scan_reads_it_runs_once(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch, scans: str
+) -> None:
+    unit = setup.units.add("u1")
+    setup.clock.advance(10)
+    with monkeypatch.context() as patch:
+        gate = Gate(setup, patch, scans)
+        scan = asyncio.create_task(setup.works.look_around())
+        await gate.entered() if scans == "free_of_others" else await settled()
+        await setup.offer(unit)
+        gate.open()
+        await scan
+    await settled()
+    assert setup.pipeline.order == [unit]
+    setup.units.rows[unit]["state"] = "done"
+    setup.pipeline.end(unit)
+    await settled()
+    await every_slot_is_usable(setup)
+
+
+async def test_the_same_unit_in_two_records_at_once_runs_once(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    unit = setup.units.add("u1")
+    with monkeypatch.context() as patch:
+        gate = Gate(setup, patch, "many")
+        offers = [asyncio.create_task(setup.works.offer({unit: {}})) for _ in range(3)]
+        await gate.entered()
+        gate.open()
+        await asyncio.gather(*offers)
+    await settled()
+    assert setup.pipeline.order == [unit]
+
+
+async def test_an_offer_that_is_canceled_or_fails_leaves_the_unit_to_the_next(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unit = setup.units.add("u1")
+    for error in (None, StoreUnavailable("away")):
+        with monkeypatch.context() as patch:
+            gate = Gate(setup, patch, "many")
+            offer = asyncio.create_task(setup.works.offer({unit: {}}))
+            await gate.entered()
+            if error is None:
+                offer.cancel()
+            gate.open(error)
+            (outcome,) = await asyncio.gather(offer, return_exceptions=True)
+            assert isinstance(outcome, asyncio.CancelledError if error is None else StoreUnavailable)
+        assert setup.pipeline.order == []
+    await setup.offer(unit)
+    assert setup.pipeline.order == [unit]
+
+
+@pytest.mark.parametrize("error", [StoreUnavailable("no answer"), ZeroDivisionError("ours"), None])
+async def test_a_lease_whose_answer_is_lost_is_released_and_its_slot_is_free(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch, error: Exception | None
+) -> None:
+    """The lease is stored, and then the request fails, or the service stops (None)."""
+    unit = setup.units.add("u1")
+    with monkeypatch.context() as patch:
+        gate = Gate(setup, patch, "lease")
+        await setup.offer(unit)
+        await gate.entered()
+        assert setup.state(unit) == ("leased", 1)
+        if error is None:
+            await setup.works.stop()
+        gate.open(error)
+        await settled()
+    assert setup.state(unit) == ("ready", 0)
+    assert setup.pipeline.order == []
+    if error is not None:
+        setup.units.rows[unit]["state"] = "done"
+        await every_slot_is_usable(setup)
+
+
+async def test_a_second_cancellation_does_not_interrupt_the_release(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unit = setup.units.add("u1")
+    await setup.offer(unit)
+    released = asyncio.Event()
+    release = setup.units.release
+
+    async def slow_release(*arguments: Any, **options: Any) -> None:
+        await released.wait()
+        await release(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(setup.units, "release", slow_release)
+        task = setup.works._running[unit]
+        for _ in range(2):
+            task.cancel()
+            await settled()
+        assert task.done()
+        assert setup.state(unit) == ("leased", 1)
+        released.set()
+        await settled()
+    assert setup.state(unit) == ("ready", 0)
+    setup.units.rows[unit]["state"] = "done"
+    await every_slot_is_usable(setup)

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from bucketline.domain.filter_query import to_mongo
-from bucketline.domain.filters import parse
 from bucketline.domain.status import Status
 from bucketline.errors import ApiError, BadRequest, Fault, NotFound, ValidationFailed
 from bucketline.storage.batches import BatchDocument, task_of
@@ -12,8 +10,9 @@ from bucketline.storage.buckets import BucketDocument
 from ingest_api.batches.submit import submit_batch
 from ingest_api.batches.tiers import reads_bucket
 from ingest_api.deps import Deps
+from ingest_api.listing import selection
 from ingest_api.objects.draft import writable
-from ingest_api.objects.listing import KIND as OBJECTS
+from ingest_api.objects.listing import kind_of
 from ingest_api.patience import patience
 from ingest_api.schemas.batches import MOST_OBJECTS, CreateBatch, DedupStrategy, SubmitBatch
 
@@ -36,7 +35,7 @@ async def create_batch(
         if not skip_validation:
             await require_objects(deps, bucket["_id"], ids)
     else:
-        ids = await _found(deps, bucket["_id"], body)
+        ids = await _found(deps, bucket, body)
     batch = draft_of(
         bucket,
         ids,
@@ -127,14 +126,15 @@ async def get_batch(deps: Deps, namespace_id: str, batch_id: str, bucket_id: str
     return batch
 
 
-async def _found(deps: Deps, bucket_id: str, body: CreateBatch) -> list[str]:
+async def _found(deps: Deps, bucket: BucketDocument, body: CreateBatch) -> list[str]:
     """The oldest objects that the filters find. Without a limit, more than a batch can hold are refused."""
-    tree = parse(body.filters, dates=OBJECTS.dates, exact=OBJECTS.exact)
-    where = {"$and": [{"bucket_id": bucket_id}, to_mongo(tree, OBJECTS.field_path)]}
+    wanted = selection({"bucket_id": bucket["_id"]}, kind_of(bucket), body.filters)
     limit = body.limit or MOST_OBJECTS + 1
     oldest = [("created_at", 1), ("_id", 1)]
     with patience():
-        rows = await deps.objects.collection.find(where, limit=limit, sort=oldest, fields=["_id"])
+        rows = await deps.objects.collection.find(
+            wanted.where, limit=limit, sort=oldest, fields=["_id"], computed=wanted.computed
+        )
     if not rows:
         raise BadRequest("no object matches the filters", code="batch_empty")
     if len(rows) > MOST_OBJECTS:

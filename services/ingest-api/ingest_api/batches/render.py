@@ -11,9 +11,11 @@ from bucketline.storage.collections import CollectionDocument
 from ingest_api.batches.again import Retried
 from ingest_api.batches.audit import Audit
 from ingest_api.batches.failures import Failure
+from ingest_api.batches.many import Drafts, Group, Submitted
 from ingest_api.schemas.batches import (
     Batch,
     BatchAudit,
+    BulkSubmitted,
     FailedDocument,
     FailedDocuments,
     FailedObjectRow,
@@ -21,6 +23,8 @@ from ingest_api.schemas.batches import (
     Resubmission,
     Retry,
     RetryBatch,
+    SubmittedBatch,
+    SubmittedDrafts,
     TierTask,
 )
 
@@ -134,6 +138,49 @@ def _tier_tasks(batch: BatchDocument, tiers: Tiers, status: Status) -> list[Tier
         for number, tier in enumerate(tiers)
         if tier
     ]
+
+
+def drafts_answer(drafts: Drafts) -> SubmittedDrafts:
+    """What became of the drafts of a bucket."""
+    failed = _refused(drafts.submitted)
+    submitted = len(drafts.submitted) - failed
+    return SubmittedDrafts(
+        submitted=submitted,
+        failed=failed,
+        empty=drafts.empty,
+        total=len(drafts.submitted),
+        has_more=drafts.more,
+        batches=[_submitted(one) for one in drafts.submitted],
+        message=f"{submitted} batches were submitted",
+    )
+
+
+def group_answer(group: Group, chunk_size: int) -> BulkSubmitted:
+    """The batches of a bulk submission."""
+    failed = _refused(group.submitted)
+    return BulkSubmitted(
+        batch_group_id=group.id,
+        total_objects=group.objects,
+        total_batches=len(group.submitted),
+        submitted=len(group.submitted) - failed,
+        failed=failed,
+        chunk_size=chunk_size,
+        batches=[_submitted(one) for one in group.submitted],
+    )
+
+
+def _refused(submitted: Sequence[Submitted]) -> int:
+    return sum(one.error is not None for one in submitted)
+
+
+def _submitted(one: Submitted) -> SubmittedBatch:
+    return SubmittedBatch(
+        batch_id=one.batch_id,
+        status=one.status,
+        object_count=one.objects,
+        task_id=None if one.error else one.task_id,
+        error=one.error,
+    )
 
 
 def retry_answer(retried: Retried, asked: RetryBatch) -> Retry:

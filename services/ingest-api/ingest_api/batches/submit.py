@@ -19,7 +19,7 @@ async def submit_batch(
     """Submits a non-empty DRAFT, by compare-and-set; its event is written with that."""
     if batch["status"] != Status.DRAFT:
         raise not_a_draft(batch)
-    if not batch["objects"]:
+    if not batch["total"]:
         raise BadRequest("the batch has no objects", code="batch_empty", details={"batch_id": batch["_id"]})
     now = deps.clock.now()
     changes = started(batch, now)

@@ -137,6 +137,7 @@ async def empty_bucket(deps: Deps, bucket_id: str, until: datetime) -> int:
         if not uploads:
             break
         await forget_uploads(deps, uploads)
+    await deps.objects.soft_deleted.delete_many(own)
     await deps.database.collection("windows").delete_many(own)
     return removed
 

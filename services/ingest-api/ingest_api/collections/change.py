@@ -36,4 +36,5 @@ async def change_collection(
         raise name_taken(str(body.collection_name)) from error
     if changed is None:
         raise NotFound.of("collection", identifier)
+    deps.forget_buckets()
     return changed

@@ -69,6 +69,7 @@ async def create_collection(
     except BaseException:
         await deps.collections.collection.delete_one({"_id": collection["_id"]})
         raise
+    deps.forget_buckets()
     return collection, shape.warnings(schema, config["field_passthrough"], config["input_mappings"])
 
 

@@ -44,6 +44,7 @@ async def delete_collection(
     if not await deps.collections.mark_deleting(collection["_id"], task["_id"], deps.clock.now()):
         await deps.tasks.drop(task["_id"])
         raise NotFound.of("collection", identifier)
+    deps.forget_buckets()
     deps.runner.soon(task["_id"])
     await deps.runner.wait(task["_id"], PATIENCE)
     return collection, task

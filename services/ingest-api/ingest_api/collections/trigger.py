@@ -5,24 +5,26 @@ needed; which batch it makes next is derived from the task, so making one again 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from bucketline.domain.filter_query import to_mongo
-from bucketline.domain.filters import parse
+from bucketline.domain.moments import Moments
 from bucketline.domain.status import Status
 from bucketline.domain.tiers import TIERS_FOLLOWED
 from bucketline.errors import BadRequest, NotFound
 from bucketline.ids import derived
 from bucketline.storage.batches import BatchDocument, task_of
+from bucketline.storage.buckets import BucketDocument
 from bucketline.storage.collections import CollectionDocument
 from bucketline.storage.deadline import within
 from bucketline.storage.objects import ObjectDocument
 from bucketline.storage.tasks import TaskDocument
 from ingest_api.batches.submit import submit_batch
 from ingest_api.collections.resolve import live_collection
+from ingest_api.collections.shape import merged
 from ingest_api.deps import Deps
+from ingest_api.listing import Selection, selection
 from ingest_api.objects.listing import KIND as OBJECTS
 from ingest_api.patience import patience
 from ingest_api.schemas.batches import SubmitBatch
@@ -49,7 +51,7 @@ class Plan:
     bucket_ids: list[str]
     downstream: list[str]
     tiers: int
-    where: Mapping[str, object]
+    selected: Selection
 
 
 async def trigger_collection(
@@ -62,7 +64,9 @@ async def trigger_collection(
     plan = await _plan(deps, collection, body)
     with patience():
         counted = await deps.objects.collection.count(
-            {"bucket_id": {"$in": plan.bucket_ids}, **plan.where}, limit=MOST_OBJECTS + 1
+            {"bucket_id": {"$in": plan.bucket_ids}, **plan.selected.where},
+            limit=MOST_OBJECTS + 1,
+            computed=plan.selected.computed,
         )
     if counted == 0:
         raise BadRequest("there are no objects to process", code="nothing_to_process")
@@ -71,7 +75,11 @@ async def trigger_collection(
     [bucket_id] = plan.bucket_ids
     with patience():
         page = await deps.objects.collection.find(
-            {"bucket_id": bucket_id, **plan.where}, limit=MOST_OBJECTS, sort=OLDEST_FIRST, fields=["_id"]
+            {"bucket_id": bucket_id, **plan.selected.where},
+            limit=MOST_OBJECTS,
+            sort=OLDEST_FIRST,
+            fields=["_id"],
+            computed=plan.selected.computed,
         )
     ids = [obj["_id"] for obj in page]
     batch = await _submit(deps, plan, deps.ids.new("btch"), bucket_id, ids, body.dedup_strategy)
@@ -110,10 +118,11 @@ async def trigger_turn(deps: Deps, task: TaskDocument) -> Turn:
             batch = await deps.batches.get(batch_id)
             if batch is None:
                 page = await deps.objects.collection.find(
-                    _following(buckets[place], plan.where, after, task["created_at"]),
+                    _following(buckets[place], plan.selected.where, after, task["created_at"]),
                     limit=MOST_OBJECTS,
                     sort=OLDEST_FIRST,
                     fields=["created_at"],
+                    computed=plan.selected.computed,
                 )
         if batch is None and not page:
             place, after = place + 1, None
@@ -133,7 +142,8 @@ async def trigger_turn(deps: Deps, task: TaskDocument) -> Turn:
 
 
 async def _plan(deps: Deps, collection: CollectionDocument, body: TriggerCollection) -> Plan:
-    buckets = await _source_buckets(deps, collection, body.include_collections)
+    sources = await _source_buckets(deps, collection, body.include_collections)
+    buckets = [bucket["_id"] for bucket in sources]
     if body.include_buckets is not None:
         wanted = set()
         for identifier in body.include_buckets:
@@ -142,18 +152,16 @@ async def _plan(deps: Deps, collection: CollectionDocument, body: TriggerCollect
                 raise NotFound.of("bucket", identifier)
             wanted.add(bucket["_id"])
         buckets = [bucket_id for bucket_id in buckets if bucket_id in wanted]
-    conditions: list[Mapping[str, object]] = []
-    if body.object_ids is not None:
-        conditions.append({"_id": {"$in": body.object_ids}})
-    if body.source_filters is not None:
-        tree = parse(body.source_filters, location=("body", "source_filters"), exact=("object_id",))
-        conditions.append(to_mongo(tree, OBJECTS.field_path))
+    scope: Mapping[str, object] = {} if body.object_ids is None else {"_id": {"$in": body.object_ids}}
+    kind = replace(OBJECTS, moments=Moments(merged([bucket["schema"] for bucket in sources])))
+    selected = selection(scope, kind, body.source_filters, location=("body", "source_filters"))
     downstream, tiers = await _downstream(deps, collection)
-    where = {"$and": conditions} if conditions else {}
-    return Plan(collection, buckets, downstream, tiers, where)
+    return Plan(collection, buckets, downstream, tiers, selected)
 
 
-async def _source_buckets(deps: Deps, collection: CollectionDocument, include: Sequence[str] | None) -> list[str]:
+async def _source_buckets(
+    deps: Deps, collection: CollectionDocument, include: Sequence[str] | None
+) -> list[BucketDocument]:
     """The buckets whose objects end up in the collection, through other collections too."""
     found: dict[str, None] = dict.fromkeys(collection["source"]["bucket_ids"])
     ids = collection["source"]["collection_ids"]
@@ -168,10 +176,10 @@ async def _source_buckets(deps: Deps, collection: CollectionDocument, include: S
             found |= dict.fromkeys(parent["source"]["bucket_ids"])
         ids = [identifier for parent in tier for identifier in parent["source"]["collection_ids"]]
     live = await deps.buckets.collection.find(
-        {"_id": {"$in": list(found)}, "deleting": {"$ne": True}}, limit=max(1, len(found)), fields=["_id"]
+        {"_id": {"$in": list(found)}, "deleting": {"$ne": True}}, limit=max(1, len(found)), fields=["schema"]
     )
-    kept = {bucket["_id"] for bucket in live}
-    return [bucket_id for bucket_id in found if bucket_id in kept]
+    kept = {bucket["_id"]: bucket for bucket in live}
+    return [kept[bucket_id] for bucket_id in found if bucket_id in kept]
 
 
 async def _downstream(deps: Deps, collection: CollectionDocument) -> tuple[list[str], int]:

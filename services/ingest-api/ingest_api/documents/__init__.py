@@ -1,1 +1,1 @@
-"""Use cases of documents: reading, listing, deleting."""
+"""Use cases of documents: reading, listing, changing, deleting."""

@@ -1,13 +1,19 @@
 """Documents of a collection: one, a page, their blobs' URLs."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+from bucketline.domain.cursors import Partition
+from bucketline.domain.moments import MOMENTS, Moments
 from bucketline.domain.paging import DOCUMENTS
 from bucketline.errors import NotFound
+from bucketline.ids import bound
+from bucketline.storage.collections import CollectionDocument
 from bucketline.storage.documents import DocumentDocument
 from ingest_api.deps import Deps
 from ingest_api.listing import OLDEST_FIRST, Kind, Listed, list_rows
-from ingest_api.schemas.paging import Asked, ListBody
+from ingest_api.schemas.documents import ListDocuments
+from ingest_api.schemas.paging import Asked
 
 PRESIGNED_SECONDS = 3600
 
@@ -26,6 +32,8 @@ def field_path(name: str) -> str:
     if stored := _OURS.get(name) or _DATES.get(name):
         return stored
     root, dot, rest = name.partition(".")
+    if root == MOMENTS:
+        return name
     if root == "_internal":
         return f"internal{dot}{rest}"
     if root == "document_blobs":
@@ -33,14 +41,27 @@ def field_path(name: str) -> str:
     return f"fields.{name}"
 
 
+def partitioned(partition: Partition) -> dict[str, object]:
+    """Documents of one partition: ids are hashes, so that ranges of equal width hold about as many of them."""
+    index, count = partition.index, partition.count
+    within: dict[str, object] = {}
+    if index > 0:
+        within["$gte"] = bound("doc", index, count)
+    if index + 1 < count:
+        within["$lt"] = bound("doc", index + 1, count)
+    return {"_id": within} if within else {}
+
+
 KIND = Kind(
     bounds=DOCUMENTS,
+    partitioned=partitioned,
     field_path=field_path,
     searched=("_id", "fields.text", "fields.title", "object_id"),
     order=OLDEST_FIRST,
     ties=("_internal.lineage.root_object_id", "_internal.ordinal"),
     simple=("_id", "created_at", "object_id", "ordinal"),
     counted=False,
+    under="fields",
     dates=frozenset(_DATES),
     exact=frozenset({"document_id", "collection_id", "_internal.lineage.root_object_id"}),
 )
@@ -55,10 +76,14 @@ async def get_document(deps: Deps, collection_id: str, document_id: str) -> Docu
 
 
 async def list_documents(
-    deps: Deps, collection_id: str, asked: Asked, body: ListBody | None
+    deps: Deps, collection: CollectionDocument, asked: Asked, body: ListDocuments | None
 ) -> Listed[DocumentDocument]:
     """Documents of the collection, oldest first; those of one object in the order in which it was read."""
-    return await list_rows(deps.documents.collection, {"collection_id": collection_id}, KIND, asked, body)
+    named = body.partition if body is not None else None
+    partition = Partition(named.index, named.count) if named is not None else None
+    kind = replace(KIND, moments=Moments(collection["output_schema"]))
+    scope = {"collection_id": collection["_id"]}
+    return await list_rows(deps.documents.collection, scope, kind, asked, body, partition)
 
 
 async def delete_document(deps: Deps, collection_id: str, document_id: str) -> None:

@@ -1,10 +1,8 @@
 """Changes of a namespace: only what is sent."""
 
 from datetime import timedelta
-from typing import Any
 
-from bucketline.domain.reserved import free_form_faults
-from bucketline.errors import NotFound, ValidationFailed
+from bucketline.errors import NotFound
 from bucketline.storage.mongo import DuplicateKey
 from bucketline.storage.namespaces import NamespaceDocument
 from ingest_api.deps import Deps
@@ -18,10 +16,6 @@ from ingest_api.schemas.namespaces import ChangeNamespace
 async def change_namespace(deps: Deps, caller: Caller, identifier: str, body: ChangeNamespace) -> NamespaceDocument:
     """The namespace afterwards."""
     namespace = await live_namespace(deps, caller, identifier)
-    extra: dict[str, Any] = dict(body.model_extra or {})
-    settings = {**namespace["settings"], **extra}
-    if faults := free_form_faults(settings, ("body",)):
-        raise ValidationFailed(faults)
     changes: dict[str, object] = {"updated_at": deps.clock.now()}
     if body.namespace_name is not None:
         changes["name"] = body.namespace_name
@@ -32,8 +26,6 @@ async def change_namespace(deps: Deps, caller: Caller, identifier: str, body: Ch
     elif "ttl_seconds" in body.model_fields_set:
         lifetime = None if body.ttl_seconds is None else timedelta(seconds=body.ttl_seconds)
         changes["expires_at"] = deps.clock.now() + lifetime if lifetime else None
-    if extra:
-        changes["settings"] = settings
     if "expires_at" in changes:
         await watch_expiry(deps, {**namespace, **changes})  # type: ignore[typeddict-item]  # changes are fields of it
     try:

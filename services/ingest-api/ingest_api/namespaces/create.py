@@ -1,10 +1,8 @@
 """A new namespace."""
 
 from datetime import timedelta
-from typing import Any
 
-from bucketline.domain.reserved import free_form_faults
-from bucketline.errors import AlreadyExists, Forbidden, ValidationFailed
+from bucketline.errors import AlreadyExists, Forbidden
 from bucketline.storage.mongo import DuplicateKey
 from bucketline.storage.namespaces import NamespaceDocument
 from ingest_api.deps import Deps
@@ -20,9 +18,6 @@ async def create_namespace(deps: Deps, caller: Caller, body: CreateNamespace) ->
     """
     if caller.namespaces:
         raise Forbidden("this key is restricted to some namespaces and cannot create others")
-    extra: dict[str, Any] = dict(body.model_extra or {})
-    if faults := free_form_faults(extra, ("body",)):
-        raise ValidationFailed(faults)
     now = deps.clock.now()
     document: NamespaceDocument = {
         "_id": body.namespace_id or deps.ids.new("ns"),
@@ -30,7 +25,7 @@ async def create_namespace(deps: Deps, caller: Caller, body: CreateNamespace) ->
         "organization_id": caller.organization_id,
         "description": body.description,
         "mode": body.mode,
-        "settings": extra,
+        "settings": {},
         "created_at": now,
         "updated_at": now,
     }

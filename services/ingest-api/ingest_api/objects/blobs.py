@@ -15,6 +15,7 @@ from bucketline.domain.source import (
     PropertiesSource,
     Source,
     UploadSource,
+    declared_type,
     free_form,
     parse_data,
 )
@@ -97,7 +98,7 @@ def _read(blob: CreateBlob, rules: Rules, ids: Ids, at: Location) -> BlobDraft |
         "type": kind,
         "key_prefix": blob.key_prefix,
         "properties": {**_free_form(source, kind, blob), **metadata},
-        "source": source.to_document() if bytes_follow else None,
+        "source": _described(source, content_hash, size) if bytes_follow else None,
         "canonicalize": rules.canonicalize if blob.canonicalize_source is None else blob.canonicalize_source,
         "force": rules.force if blob.force_remirror is None else blob.force_remirror,
         "checksum": checksum,
@@ -107,6 +108,16 @@ def _read(blob: CreateBlob, rules: Rules, ids: Ids, at: Location) -> BlobDraft |
         "error": None,
     }
     return BlobDraft(document, source, at, metadata, content_hash, size)
+
+
+def _described(source: Source, content_hash: str | None, size: int) -> dict[str, object]:
+    """The source as it is stored; inline content with what is known of it, which answers show until it is mirrored."""
+    kept = source.to_document()
+    if isinstance(source, InlineSource):
+        kept["sha256"] = str(content_hash).removeprefix("sha256:")
+        kept["size"] = size
+        kept["mime_type"] = declared_type(source)
+    return kept
 
 
 def _source(blob: CreateBlob, kind: str, rules: Rules, at: Location) -> Source | Fault:

@@ -11,6 +11,7 @@ from bucketline.domain.policy import key_taken, merged_fields, put_fields
 from bucketline.domain.reserved import custom_faults
 from bucketline.domain.schema import properties, same, validate_fields
 from bucketline.domain.status import OBJECT_IN_FLIGHT, RANK_NEW, RANK_QUEUED, Status
+from bucketline.domain.text_encodings import charset_of
 from bucketline.domain.unique_key import canonical_key, key_faults, key_values
 from bucketline.errors import NotFound, ServiceUnavailable, ValidationFailed
 from bucketline.events.catalog import ObjectUpdated
@@ -173,6 +174,11 @@ def _same_blob(stored: BlobDocument, sent: BlobDraft) -> bool:
         return False
     if new["state"] == "none":
         return stored["state"] == "none"
+    given = new["source"] or {}
+    charset = charset_of(str(given.get("mime_type") or given.get("media_type") or ""))
+    details = stored["details"] if given.get("kind") != "text" else None
+    if details is not None and charset not in (None, details.get("charset")):
+        return False
     held = stored["source"] or {}
     known = stored["details"]["hash"] if stored["details"] is not None else None
     if known is None and (sha256 := held.get("sha256")):

@@ -1,7 +1,6 @@
 """Bytes that an object refers to before it exists: confirmed uploads, and inline content too large for a document."""
 
 import asyncio
-import hashlib
 from collections.abc import Sequence
 
 from bucketline.domain.source import InlineSource, UploadSource
@@ -76,20 +75,15 @@ async def spill(deps: Deps, object_id: str, drafts: Sequence[BlobDraft]) -> list
 
     async def put(draft: BlobDraft) -> str:
         source = draft.source
-        if not isinstance(source, InlineSource):
+        kept = draft.document["source"]
+        if not isinstance(source, InlineSource) or kept is None:
             raise TypeError("only inline content is spilled")
+        key = f"{STAGED_INLINE}/{object_id}/{draft.document['blob_id']}"
         async with slots:
-            content, sha256 = await asyncio.to_thread(_content, source)
-            key = f"{STAGED_INLINE}/{object_id}/{draft.document['blob_id']}"
-            await deps.blobstore.put_if_absent(key, content, sha256=sha256, content_type=_BYTES)
-        draft.document["source"] = {
-            "kind": "staged",
-            "key": key,
-            "size": len(content),
-            "sha256": sha256,
-            "mime_type": _media_type(source),
-            "filename": getattr(source, "filename", None),
-        }
+            content = await asyncio.to_thread(source.content)
+            await deps.blobstore.put_if_absent(key, content, sha256=str(kept["sha256"]), content_type=_BYTES)
+        known = {name: kept.get(name) for name in ("size", "sha256", "mime_type", "filename")}
+        draft.document["source"] = {"kind": "staged", "key": key, **known}
         return key
 
     return list(await asyncio.gather(*(put(draft) for draft in chosen)))
@@ -133,18 +127,3 @@ async def discard(deps: Deps, keys: Sequence[str]) -> None:
         await deps.blobstore.delete(keys)
     except BucketlineError as error:
         log.warning("staged content stays behind", keys=len(keys), error=error.message)
-
-
-def _content(source: InlineSource) -> tuple[bytes, str]:
-    content = source.content()
-    return content, hashlib.sha256(content).hexdigest()
-
-
-def _media_type(source: InlineSource) -> str | None:
-    match source.kind:
-        case "text":
-            return "text/plain"
-        case "json":
-            return "application/json"
-    declared = getattr(source, "media_type", None) or getattr(source, "mime_type", None)
-    return declared if isinstance(declared, str) else None

@@ -18,7 +18,7 @@ from ingest_api.faults import faults_of
 from ingest_api.objects.content import attach_uploads, discard, spill
 from ingest_api.objects.create import LARGE_BODY, Written, prepare, replay_of_key, replayed
 from ingest_api.objects.draft import Draft, read_draft, writable
-from ingest_api.objects.render import show
+from ingest_api.objects.render import PollField, UrlOf, show
 from ingest_api.objects.runs import start_runs
 from ingest_api.schemas.objects import CreateObject
 
@@ -142,11 +142,11 @@ def _created(outcome: Outcome) -> bool:
     return isinstance(outcome, Written) and outcome.replayed_by is None
 
 
-def show_outcomes(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+def show_outcomes(outcomes: Sequence[Outcome], url_of: UrlOf, poll: PollField) -> dict[str, Any]:
     """The answer: rows of what succeeded and of what failed, each with its place in the request."""
     succeeded = [
         {
-            **show(outcome.document, consistency=True),
+            **show(outcome.document, url_of, poll=poll),
             "object_index": index,
             "replayed": outcome.replayed_by is not None,
             "replayed_by": outcome.replayed_by,

@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import islice
 
+from bucketline.domain.moments import MOMENTS, Moments
 from bucketline.domain.paging import OBJECTS
 from bucketline.domain.schema import properties
 from bucketline.storage.buckets import BucketDocument
@@ -31,9 +32,11 @@ KIND = Kind(
             "updated_at": "updated_at",
             "document_count": "document_count",
             "idempotency_key": "idempotency_keys",
+            MOMENTS: MOMENTS,
         },
         under="custom",
     ),
+    under="custom",
     searched=(),
     order=OLDEST_FIRST,
     counted=False,
@@ -52,8 +55,13 @@ async def list_objects(
     """Objects of the bucket, oldest first."""
     if body is not None:
         body = body.model_copy(update={"sort": _by_index(body.sort)})
-    kind = replace(KIND, search=partial(_search, bucket))
+    kind = replace(kind_of(bucket), search=partial(_search, bucket))
     return await list_rows(deps.objects.collection, {"bucket_id": bucket["_id"]}, kind, asked, body)
+
+
+def kind_of(bucket: BucketDocument) -> Kind:
+    """How objects of this bucket are searched: its schema says which of their fields are dates."""
+    return replace(KIND, moments=Moments(bucket["schema"]))
 
 
 def _by_index(sort: SortSpec | list[SortSpec] | None) -> SortSpec | list[SortSpec] | None:

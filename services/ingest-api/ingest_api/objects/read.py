@@ -5,9 +5,10 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from bucketline.domain.filenames import safe_filename
 from bucketline.errors import NotFound, StoreUnavailable
 from bucketline.storage.documents import DocumentDocument
-from bucketline.storage.objects import ObjectDocument
+from bucketline.storage.objects import BlobDocument, ObjectDocument
 from bucketline.telemetry.logging import get_logger
 from ingest_api.deps import Deps
 from ingest_api.objects.render import PRESIGNED_SECONDS
@@ -39,18 +40,27 @@ async def document_count(deps: Deps, object_id: str) -> int | None:
 
 
 async def presigned(deps: Deps, objects: Sequence[ObjectDocument]) -> dict[str, str]:
-    """A URL for each blob that we store, by the blob's id, good for an hour."""
+    """A URL for each blob whose bytes are in our store, mirrored or not, by the blob's id, good for an hour."""
     urls = {}
     for obj in objects:
         for blob in obj["blobs"]:
-            if (storage := blob["storage"]) is not None:
-                name = blob["details"]["filename"] if blob["details"] is not None else None
-                urls[blob["blob_id"]] = await deps.blobstore.presign_get(
-                    storage["key"], expires=PRESIGNED_SECONDS, filename=name
-                )
+            if (place := _place(blob)) is not None:
+                key, name = place
+                urls[blob["blob_id"]] = await deps.blobstore.presign_get(key, expires=PRESIGNED_SECONDS, filename=name)
         # signing asks nobody, and a page may have a hundred thousand blobs: others are let in between
         await asyncio.sleep(0)
     return urls
+
+
+def _place(blob: BlobDocument) -> tuple[str, str | None] | None:
+    """The key of the blob's bytes, and what a file of them is called. A confirmed upload keeps its own key for good."""
+    if (storage := blob["storage"]) is not None:
+        return storage["key"], blob["details"]["filename"] if blob["details"] is not None else None
+    source = blob["source"] or {}
+    if source.get("kind") != "upload":
+        return None
+    filename = source.get("filename")
+    return str(source["key"]), safe_filename(filename) if isinstance(filename, str) else None
 
 
 async def documents_of(

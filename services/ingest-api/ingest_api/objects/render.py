@@ -1,19 +1,28 @@
 """An object as the contract shows it (section 1.3 and 1.4)."""
 
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Literal
 
 import orjson
 
 from bucketline.clock import wire_time
+from bucketline.domain.filenames import safe_filename
 from bucketline.domain.reserved import CREATE_FIELDS, RESERVED
+from bucketline.domain.status import FINAL
 from bucketline.storage.batches import task_of
+from bucketline.storage.blobs import blob_key
 from bucketline.storage.objects import BlobDocument, ObjectDocument
 
 PRESIGNED_SECONDS = 3600
 
 ALWAYS_SHOWN = ("object_id", "bucket_id")
 DECLARED = RESERVED | CREATE_FIELDS
+
+PollField = Literal["document_count", "status"]
+"""What a client polls after a write; :meth:`ingest_api.deps.Deps.poll_field` chooses it."""
+
+UrlOf = Callable[[str], str]
+"""The ``s3://`` URL of a key of our store."""
 
 
 def to_json(value: object) -> bytes:
@@ -23,41 +32,51 @@ def to_json(value: object) -> bytes:
 
 def show(
     obj: ObjectDocument,
+    url_of: UrlOf,
     *,
     document_count: int | None = None,
     presigned: Mapping[str, str] | None = None,
-    consistency: bool = False,
+    poll: PollField | None = None,
 ) -> dict[str, Any]:
-    """``presigned`` maps blob ids to URLs; ``consistency`` is for answers to writes."""
+    """``presigned`` maps blob ids to URLs; ``poll`` is set in answers to writes, which say what to do next."""
     bucket_id = obj["bucket_id"]
     shown: dict[str, Any] = {
         **obj["custom"],
         "object_id": obj["_id"],
         "bucket_id": bucket_id,
         "key_prefix": obj["key_prefix"],
-        "blobs": [_blob(blob, (presigned or {}).get(blob["blob_id"])) for blob in obj["blobs"]],
+        "blobs": [_blob(blob, url_of, (presigned or {}).get(blob["blob_id"])) for blob in obj["blobs"]],
         "source_details": [{"type": "bucket", "source_id": bucket_id}],
         "status": obj["status"],
         "error": obj["error"],
         "created_at": wire_time(obj["created_at"]),
         "updated_at": wire_time(obj["updated_at"]),
         "document_count": document_count,
-        "consistency": _consistency(obj) if consistency else None,
+        "consistency": _consistency(obj, poll) if poll is not None else None,
     }
     if "edges" in obj:
         shown["edges"] = obj["edges"]
+    if obj.get("warnings") and obj["status"] in FINAL:
+        # names with an underscore are reserved: this one meets no custom field
+        shown["_internal"] = {"warnings": obj["warnings"]}
     return shown
 
 
-def select(shown: Mapping[str, Any], fields: Collection[str]) -> dict[str, Any]:
-    """Only these fields and the ids. Dots lead into custom fields; what the contract declares is kept whole."""
-    kept: dict[str, Any] = {name: shown[name] for name in ALWAYS_SHOWN}
+def select(
+    shown: Mapping[str, Any],
+    fields: Collection[str],
+    *,
+    always: Collection[str] = ALWAYS_SHOWN,
+    whole: Collection[str] = DECLARED,
+) -> dict[str, Any]:
+    """Only these fields, and those in ``always``. Dots lead into custom fields; what is in ``whole`` is not cut."""
+    kept: dict[str, Any] = {name: shown[name] for name in always if name in shown}
     for field in fields:
         root, *path = field.split(".")
-        if root in kept and (root in DECLARED or not path):
+        if root in kept and (root in whole or not path):
             kept[root] = shown[root]
         elif root in shown:
-            found = shown[root] if root in DECLARED else _only(shown[root], path)
+            found = shown[root] if root in whole else _only(shown[root], path)
             kept[root] = _joined(kept.get(root), found)
     return kept
 
@@ -68,7 +87,7 @@ def written_headers(obj: ObjectDocument) -> dict[str, str]:
     return {"X-Batch-Id": batch_id, "X-Task-Id": task_of(batch_id)} if batch_id else {}
 
 
-def _consistency(obj: ObjectDocument) -> dict[str, Any]:
+def _consistency(obj: ObjectDocument, poll: PollField) -> dict[str, Any]:
     bucket = f"/v1/buckets/{obj['bucket_id']}"
     batch_id = obj.get("batch_id") if obj["auto_process"] else None
     if batch_id:
@@ -86,22 +105,19 @@ def _consistency(obj: ObjectDocument) -> dict[str, Any]:
         "expected_visible_within_ms": None,
         "poll": {
             "endpoint": f"{bucket}/objects/{obj['_id']}",
-            "field": "document_count",
-            "ready_when": "> 0",
+            "field": poll,
+            "ready_when": "> 0" if poll == "document_count" else "== COMPLETED",
         },
         "next_actions": actions,
     }
 
 
-def _blob(blob: BlobDocument, presigned_url: str | None) -> dict[str, Any]:
+def _blob(blob: BlobDocument, url_of: UrlOf, presigned_url: str | None) -> dict[str, Any]:
     properties = dict(blob["properties"])
-    if (url := _url(blob)) is not None:
+    if (url := _url(blob, url_of)) is not None:
         properties["url"] = url
     if presigned_url is not None:
         properties["presigned_url"] = presigned_url
-    details: Mapping[str, object] | None = blob["details"]
-    if details is None and blob["checksum"] is not None:
-        details = {"filename": None, "size_bytes": None, "mime_type": None, "hash": blob["checksum"]}
     return {
         "blob_id": blob["blob_id"],
         "property": blob["property"],
@@ -109,18 +125,37 @@ def _blob(blob: BlobDocument, presigned_url: str | None) -> dict[str, Any]:
         "type": blob["type"],
         "properties": properties,
         "presigned_url": presigned_url,
-        "details": details,
+        "details": _details(blob),
     }
 
 
-def _url(blob: BlobDocument) -> str | None:
-    """Where the bytes are: our copy, or (until there is one) where the producer said."""
+def _details(blob: BlobDocument) -> Mapping[str, object] | None:
+    """What dedup found; before that, what is known of inline content and of uploads, and what the producer said."""
+    if blob["details"] is not None:
+        return {name: value for name, value in blob["details"].items() if name != "charset"}
+    source = blob["source"] or {}
+    sha256, filename, media_type = source.get("sha256"), source.get("filename"), source.get("mime_type")
+    details = {
+        "filename": safe_filename(filename) if isinstance(filename, str) else None,
+        "size_bytes": source.get("size"),
+        "mime_type": media_type.partition(";")[0].strip() if isinstance(media_type, str) else None,
+        "hash": f"sha256:{sha256}" if sha256 else blob["checksum"],
+    }
+    return details if details["size_bytes"] is not None or details["hash"] is not None else None
+
+
+def _url(blob: BlobDocument, url_of: UrlOf) -> str | None:
+    """Where the bytes are: our copy, or where it will be, or (until there is one) where the producer has them."""
     if blob["storage"] is not None:
         return blob["storage"]["url"]
-    source = blob["source"]
-    if source is not None and source.get("kind") in ("url", "s3"):
+    source = blob["source"] or {}
+    if source.get("kind") in ("url", "s3"):
         return str(source["url"])
-    return None
+    if blob["state"] != "pending":
+        return None
+    if sha256 := source.get("sha256"):
+        return url_of(blob_key(str(sha256)))
+    return url_of(str(source["key"])) if source.get("kind") == "upload" else None
 
 
 def _only(value: object, path: list[str]) -> object:

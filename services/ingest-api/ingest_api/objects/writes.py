@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from bucketline.clock import Clock
 from bucketline.storage.batches import BatchDocument, Batches
 from bucketline.storage.group_commit import GroupCommit
 from bucketline.storage.objects import ObjectDocument, Objects
@@ -10,9 +11,10 @@ from bucketline.storage.objects import ObjectDocument, Objects
 class ObjectWrites:
     """Group commits of new objects and of the batches that ``auto_process`` makes."""
 
-    def __init__(self, objects: Objects, batches: Batches) -> None:
+    def __init__(self, objects: Objects, batches: Batches, clock: Clock) -> None:
         self._repository = objects
         self._batches = batches
+        self._clock = clock
         self._object_group: GroupCommit[ObjectDocument, str | None] = GroupCommit(self._write_objects, name="objects")
         self._batch_group: GroupCommit[BatchDocument, None] = GroupCommit(self._write_batches, name="batches")
 
@@ -30,6 +32,11 @@ class ObjectWrites:
         await self._batch_group.close()
 
     async def _write_objects(self, documents: Sequence[ObjectDocument]) -> Sequence[str | None]:
+        # An event is overdue from its write on, not from its request: the write may have waited seconds for its group.
+        now = self._clock.now()
+        for document in documents:
+            if "pending" in document:
+                document["pending_since"] = now
         refused = await self._repository.insert(documents)
         return [refused.get(place) for place in range(len(documents))]
 

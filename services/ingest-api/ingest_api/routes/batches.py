@@ -13,7 +13,16 @@ from ingest_api.batches.change import add_objects, delete_batch, patch_batch
 from ingest_api.batches.draft import create_batch, get_batch, resolve_collections
 from ingest_api.batches.failures import failures_of
 from ingest_api.batches.listing import everywhere, list_batches
-from ingest_api.batches.render import audit_answer, batch_answer, failed_answer, resubmission_answer, retry_answer
+from ingest_api.batches.many import bulk_submit, submit_drafts
+from ingest_api.batches.render import (
+    audit_answer,
+    batch_answer,
+    drafts_answer,
+    failed_answer,
+    group_answer,
+    resubmission_answer,
+    retry_answer,
+)
 from ingest_api.batches.submit import submit_batch
 from ingest_api.batches.tasks import task_of
 from ingest_api.batches.tiers import Tiers, tiers_of
@@ -34,6 +43,8 @@ from ingest_api.schemas.batches import (
     Batch,
     BatchAudit,
     BatchList,
+    BulkSubmit,
+    BulkSubmitted,
     CreateBatch,
     FailedDocuments,
     ListBatches,
@@ -43,6 +54,7 @@ from ingest_api.schemas.batches import (
     Retry,
     RetryBatch,
     SubmitBatch,
+    SubmittedDrafts,
 )
 from ingest_api.schemas.common import Deleted, errors
 from ingest_api.schemas.paging import Paging
@@ -83,6 +95,22 @@ async def create(
 async def listing(deps: Wiring, scope: ReadingBucket, asked: Paging, body: ListBatches | None = None) -> BatchList:
     """Newest first."""
     return await _answer_list(deps, await list_batches(deps, {"bucket_id": scope.bucket_id}, asked, body))
+
+
+@router.post(BUCKET + "/submit-all", summary="Submit all drafts of a bucket", responses=errors(400))
+async def submit_all(deps: Wiring, scope: WritingBucket) -> SubmittedDrafts:
+    """Up to 1,000 drafts, oldest first; `has_more` says that some are left. Empty drafts stay."""
+    return drafts_answer(await submit_drafts(deps, scope.bucket))
+
+
+@router.post(BUCKET + "/bulk-submit", summary="Submit a whole bucket in batches", responses=errors(400))
+async def bulk(deps: Wiring, scope: WritingBucket, body: Annotated[BulkSubmit | None, Body()] = None) -> BulkSubmitted:
+    """Batches of `chunk_size` objects, made and submitted: up to 1,000,000 objects in up to 1,000 batches.
+
+    After a 503 the batches that were submitted stay. Sent again, objects that are processed by then are skipped.
+    """
+    asked = body or BulkSubmit()
+    return group_answer(await bulk_submit(deps, scope.bucket, asked), asked.chunk_size)
 
 
 @router.get(BATCH, summary="Get a batch", responses=errors(400))

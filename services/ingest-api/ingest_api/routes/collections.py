@@ -20,15 +20,20 @@ from ingest_api.schemas.collections import (
     CollectionDeleted,
     CollectionList,
     CreateCollection,
+    ListCollections,
     TriggerCollection,
     Triggered,
 )
 from ingest_api.schemas.common import errors
-from ingest_api.schemas.paging import ListBody, Paging
+from ingest_api.schemas.paging import Paging
+from ingest_api.schemas.unsupported import UnsupportedText
 
 router = APIRouter(prefix="/v1/collections", tags=["collections"])
 
 Search = Annotated[str | None, Query(max_length=1000, description="Text in the id, the name or the description.")]
+
+IncludeSystem = Annotated[bool, Query(description="There are no system collections here.")]
+OtherNamespace = Annotated[UnsupportedText, Query(description="Refused: set the `X-Namespace` header.")]
 
 
 @router.post("", summary="Create a collection", responses=errors(400, 409))
@@ -38,12 +43,19 @@ async def create(deps: Wiring, scope: Writing, body: CreateCollection) -> Collec
 
 
 @router.get("", summary="List collections", responses=errors(400))
-async def listing(deps: Wiring, scope: Reading, asked: Paging, search: Search = None) -> CollectionList:  # noqa: ARG001
+async def listing(
+    deps: Wiring,
+    scope: Reading,
+    asked: Paging,
+    search: Search = None,  # noqa: ARG001 - read from the query
+    include_system: IncludeSystem = False,  # noqa: ARG001 - there are none
+    namespace_id: OtherNamespace = None,  # noqa: ARG001 - refused
+) -> CollectionList:
     return await _answer_list(deps, await list_collections(deps, scope.namespace_id, asked, None))
 
 
 @router.post("/list", summary="List collections, with filters", responses=errors(400))
-async def filtered(deps: Wiring, scope: Reading, asked: Paging, body: ListBody | None = None) -> CollectionList:
+async def filtered(deps: Wiring, scope: Reading, asked: Paging, body: ListCollections | None = None) -> CollectionList:
     return await _answer_list(deps, await list_collections(deps, scope.namespace_id, asked, body))
 
 

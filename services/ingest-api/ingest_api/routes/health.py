@@ -10,16 +10,20 @@ from ingest_api.schemas.common import Answer, errors, example
 
 router = APIRouter(prefix="/v1/health", tags=["health"])
 
-_ON = {
-    "cache": True,
-    "metadata": True,
-    "vector_store": True,
-    "object_storage": True,
-    "task_queue": True,
-    "inference": True,
-}
 _PARTS = {"mongodb": "metadata", "s3": "object_storage", "kafka": "task_queue", "consumers": "task_queue"}
-"""Which of the contract's parts each of our checks is about. We have no cache, vector store or model server."""
+"""Which of the contract's parts each of our checks is about."""
+_ABSENT = ("cache", "inference", "vector_store")
+"""Parts of the managed service that this deployment does not have. The official client refuses an answer without them,
+so they are there, as false: nothing of them can be reached."""
+_EXAMPLE = {
+    "status": "OK",
+    "data": {"metadata": True, "object_storage": True, "task_queue": True, **dict.fromkeys(_ABSENT, False)},
+    "errors": None,
+    "meta": {
+        "components": {"mongodb": True, "s3": True, "kafka": True, "consumers": True},
+        "not_deployed": list(_ABSENT),
+    },
+}
 
 
 class Up(Answer):
@@ -29,9 +33,12 @@ class Up(Answer):
 
 
 class Deep(Answer):
-    """``errors`` names what is away, by part."""
+    """``meta.components`` are the components that exist; ``errors`` names what is away, by part.
 
-    model_config = example({"status": "OK", "data": _ON, "errors": None, "meta": {}})
+    Parts listed in ``meta.not_deployed`` are not part of this deployment: false in ``data``, and no error.
+    """
+
+    model_config = example(_EXAMPLE)
 
     status: Literal["OK", "DEGRADED"]
     data: dict[str, bool]
@@ -48,7 +55,8 @@ async def health() -> Up:
 @router.get("/deep", summary="Are its dependencies up?", responses=errors())
 async def deep(deps: Wiring, _: Reader) -> Deep:
     checks = await deps.health.ready()
-    parts = {_PARTS.get(name, "task_queue") for name, good in checks.items() if not good}
-    failed = dict.fromkeys(sorted(parts), "does not answer")
-    data = {part: part not in failed for part in _ON}
-    return Deep(status="DEGRADED" if failed else "OK", data=data, errors=failed or None)
+    away = {_PARTS.get(name, "task_queue") for name, good in checks.items() if not good}
+    failed = dict.fromkeys(sorted(away), "does not answer")
+    data = {part: part not in failed for part in dict.fromkeys(_PARTS.values())} | dict.fromkeys(_ABSENT, False)
+    meta = {"components": checks, "not_deployed": list(_ABSENT)}
+    return Deep(status="DEGRADED" if failed else "OK", data=data, errors=failed or None, meta=meta)

@@ -1,6 +1,6 @@
 """``/v1/namespaces``."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query
 
@@ -25,6 +25,10 @@ from ingest_api.schemas.paging import ListBody, Paging
 
 router = APIRouter(prefix="/v1/namespaces", tags=["namespaces"])
 
+IncludeSystem = Annotated[bool, Query(description="There are no system namespaces here.")]
+View = Annotated[
+    Literal["full", "summary"], Query(description="Alike here: namespaces have no configuration to leave out.")
+]
 Force = Annotated[bool, Query(description="Delete even while batches run.")]
 
 
@@ -39,7 +43,14 @@ async def listing(deps: Wiring, caller: Reader, asked: Paging) -> NamespaceList:
 
 
 @router.post("/list", summary="List namespaces, with filters", responses=errors(400))
-async def filtered(deps: Wiring, caller: Reader, asked: Paging, body: ListBody | None = None) -> NamespaceList:
+async def filtered(
+    deps: Wiring,
+    caller: Reader,
+    asked: Paging,
+    body: ListBody | None = None,
+    include_system: IncludeSystem = False,  # noqa: ARG001 - there are none
+    view: View = "full",  # noqa: ARG001 - both are the same
+) -> NamespaceList:
     return await _answer_list(deps, await list_namespaces(deps, caller, asked, body))
 
 

@@ -1,21 +1,24 @@
 """``/v1/buckets/{bucket_identifier}/objects`` and ``/v1/objects``."""
 
 import asyncio
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ValidationError
 
 from bucketline.errors import Fault, ValidationFailed
 from bucketline.storage.buckets import BucketDocument
+from bucketline.storage.objects import Deletion, ObjectDocument
 from ingest_api.deps import Deps
 from ingest_api.faults import body_faults
+from ingest_api.objects.aggregate import aggregate_objects
 from ingest_api.objects.change import patch_object
 from ingest_api.objects.create import LARGE_BODY, create_object
 from ingest_api.objects.create_batch import create_objects, show_outcomes
 from ingest_api.objects.listing import list_objects
 from ingest_api.objects.read import document_count, documents_of, get_object, presigned, stats_of
 from ingest_api.objects.remove import remove_object
+from ingest_api.objects.remove_many import soft_delete
 from ingest_api.objects.render import select, show, to_json, written_headers
 from ingest_api.requests import (
     BucketScope,
@@ -27,6 +30,7 @@ from ingest_api.requests import (
     deps_of,
     request_bucket,
 )
+from ingest_api.schemas.aggregates import AggregateObjects, Aggregates
 from ingest_api.schemas.common import errors
 from ingest_api.schemas.documents import Document
 from ingest_api.schemas.inline import raw_operation
@@ -40,6 +44,8 @@ from ingest_api.schemas.objects import (
     PatchObject,
     PutObject,
     RefusedObjects,
+    SoftDelete,
+    SoftDeleted,
     StoredObject,
 )
 from ingest_api.schemas.paging import Asked, Paging
@@ -81,10 +87,9 @@ async def create(request: Request) -> Response:
     scope, auto_process = await _writing(request)
     body, size = await _read(request, CreateObject)
     policy = request.query_params.get("policy")
-    written = await create_object(
-        deps_of(request), scope.bucket, body, policy=policy, auto_process=auto_process, size=size
-    )
-    return _answer(show(written.document, consistency=True), headers=written_headers(written.document))
+    deps = deps_of(request)
+    written = await create_object(deps, scope.bucket, body, policy=policy, auto_process=auto_process, size=size)
+    return _answer(await _show_written(deps, written.document), headers=written_headers(written.document))
 
 
 @router.post(
@@ -101,9 +106,34 @@ async def create_batch(request: Request) -> Response:
     """Stores objects with one write; each has its own result. 422 with the same body when all of them failed."""
     scope, auto_process = await _writing(request)
     body, size = await _read(request, CreateObjects)
-    outcomes = await create_objects(deps_of(request), scope.bucket, body.objects, auto_process=auto_process, size=size)
-    shown = show_outcomes(outcomes)
+    deps = deps_of(request)
+    outcomes = await create_objects(deps, scope.bucket, body.objects, auto_process=auto_process, size=size)
+    shown = show_outcomes(outcomes, deps.blobstore.url_of, await deps.poll_field(scope.bucket_id))
     return _answer(shown, status=200 if shown["succeeded"] else 422)
+
+
+@router.post(BUCKET + "/bulk-soft-delete", summary="Delete up to 5,000 objects", responses=errors(400))
+async def bulk_soft_delete(deps: Wiring, scope: DeletingBucket, body: SoftDelete) -> SoftDeleted:
+    """Deletes objects by id, as one by one: documents, unique keys and events. Unknown ids are left out.
+
+    What was deleted is kept for 30 days, with the reason and the key that asked, out of reach of every route.
+    """
+    deletion: Deletion = {
+        "at": deps.clock.now(),
+        "key_id": scope.caller.key_id,
+        "reason": body.reason,
+        "lifecycle_state": body.lifecycle_state or "disabled",
+        "source": body.source or "bulk_purge",
+    }
+    removed = await soft_delete(deps, scope.bucket, body.object_ids, deletion)
+    readers = await deps.collections.reading_bucket(scope.bucket_id)
+    return SoftDeleted(soft_deleted=removed, requested=len(body.object_ids), collections=len(readers))
+
+
+@router.post(BUCKET + "/aggregate", summary="Aggregate objects", responses=errors(400))
+async def aggregate(deps: Wiring, scope: ReadingBucket, body: AggregateObjects) -> Aggregates:
+    """Counts, sums and extremes of the objects of each group, in one query of at most 10 seconds."""
+    return await aggregate_objects(deps, scope.bucket, body)
 
 
 @router.get(
@@ -124,7 +154,7 @@ async def get(
     found = await get_object(deps, scope.bucket_id, object_id)
     count = await document_count(deps, object_id) if include_document_count else None
     urls = await presigned(deps, [found]) if return_presigned_urls or return_url else None
-    return _answer(show(found, document_count=count, presigned=urls))
+    return _answer(show(found, deps.blobstore.url_of, document_count=count, presigned=urls))
 
 
 @router.patch(
@@ -135,7 +165,7 @@ async def get(
 )
 async def patch(deps: Wiring, scope: WritingBucket, object_id: str, body: PatchObject) -> Response:
     """Only what is sent changes. Nothing is processed."""
-    return _answer(show(await patch_object(deps, scope.bucket, object_id, body), consistency=True))
+    return _answer(await _show_written(deps, await patch_object(deps, scope.bucket, object_id, body)))
 
 
 @router.put(
@@ -146,7 +176,7 @@ async def patch(deps: Wiring, scope: WritingBucket, object_id: str, body: PatchO
 )
 async def put(deps: Wiring, scope: WritingBucket, object_id: str, body: PutObject) -> Response:
     """As PATCH, with the fields in `metadata`. Blobs stay as they are."""
-    return _answer(show(await patch_object(deps, scope.bucket, object_id, body), consistency=True))
+    return _answer(await _show_written(deps, await patch_object(deps, scope.bucket, object_id, body)))
 
 
 @router.delete(
@@ -182,10 +212,14 @@ async def documents(deps: Wiring, scope: Reading, object_id: str, collection_ids
     return _answer({"object_id": object_id, "total_documents": total, "documents": rows})
 
 
+async def _show_written(deps: Deps, obj: ObjectDocument) -> dict[str, Any]:
+    return show(obj, deps.blobstore.url_of, poll=await deps.poll_field(obj["bucket_id"]))
+
+
 async def _page(deps: Deps, bucket: BucketDocument, asked: Asked, body: ListObjects | None) -> Response:
     listed = await list_objects(deps, bucket, asked, body)
     urls = await presigned(deps, listed.rows) if body is not None and body.return_presigned_urls else None
-    rows = [show(obj, presigned=urls) for obj in listed.rows]
+    rows = [show(obj, deps.blobstore.url_of, presigned=urls) for obj in listed.rows]
     if body is not None and body.select is not None:
         rows = [select(row, body.select) for row in rows]
     return _answer(

@@ -61,7 +61,11 @@ async def create_batch(deps: Wiring, scope: WritingBucket, body: CreateUploads) 
 async def listing(deps: Wiring, scope: ReadingBucket, asked: Paging, body: ListUploads | None = None) -> UploadList:
     """Newest first."""
     listed = await list_uploads(deps, scope.bucket_id, asked, body)
-    rows = [upload_answer(upload) for upload in listed.rows]
+    wanted = body is not None and body.return_presigned_urls
+    rows = [
+        upload_answer(upload, presigned_url=await download_url(deps, upload) if wanted else None)
+        for upload in listed.rows
+    ]
     return UploadList(results=rows, pagination=listed.pagination, stats=stats_of(listed.rows))
 
 

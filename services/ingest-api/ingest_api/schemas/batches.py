@@ -8,6 +8,7 @@ from bucketline.domain.reserved import free_form_faults
 from bucketline.domain.status import Status
 from ingest_api.schemas.common import Answer, Pagination, Request, Timestamp, example
 from ingest_api.schemas.paging import ListBody
+from ingest_api.schemas.unsupported import Unsupported
 
 MOST_OBJECTS = 50_000
 ObjectId = Annotated[str, Field(min_length=1, max_length=100)]
@@ -70,7 +71,9 @@ class SubmitBatch(Request):
 
     model_config = example({"include_processing_history": True, "webhook_url": "https://hooks.example.com/batches"})
 
-    include_processing_history: bool = True
+    include_processing_history: bool = Field(
+        default=True, description="Of enrichments, which there are none of here: documents are the same either way."
+    )
     collection_ids: list[Identifier] | None = Field(default=None, max_length=100)
     webhook_url: str | None = Field(
         default=None,
@@ -81,12 +84,12 @@ class SubmitBatch(Request):
 
 
 class RetryBatch(Request):
-    """Which failed objects are taken up again. Every tier of them is, so `tier_nums` only has to be sound."""
+    """Which failed objects are taken up again, in every tier."""
 
     model_config = example({"retry_mode": "transient_only", "max_retry_count": 3})
 
     retry_mode: Literal["transient_only", "all"] = "transient_only"
-    tier_nums: list[Annotated[int, Field(ge=0, le=100)]] | None = Field(default=None, max_length=100)
+    tier_nums: Unsupported = None
     max_retry_count: int = Field(default=3, ge=1, le=10)
 
 
@@ -95,6 +98,18 @@ class ResubmitBatch(Request):
 
     auto_submit: bool | None = None
     trigger_processing: bool | None = None
+
+
+class BulkSubmit(Request):
+    """All of it optional, and so is the body: without ``filters``, every object of the bucket."""
+
+    model_config = example({"chunk_size": 20000, "dedup_strategy": "skip"})
+
+    collection_ids: list[Identifier] | None = Field(default=None, max_length=100)
+    filters: dict[str, JsonValue] | None = None
+    chunk_size: int = Field(default=1000, ge=1, le=MOST_OBJECTS, description="Objects of a batch.")
+    dedup_strategy: DedupStrategy | None = None
+    max_objects: int | None = Field(default=None, ge=1, description="The oldest ones; all if left out.")
 
 
 class ListBatches(ListBody):
@@ -261,6 +276,65 @@ class Resubmission(Answer):
     previous_status: Status
     object_count: int
     message: str
+
+
+class SubmittedBatch(Answer):
+    """``error``: why the batch was not submitted; it stays a draft then."""
+
+    batch_id: str
+    status: Status
+    object_count: int
+    task_id: str | None = None
+    queue_position: int | None = None
+    error: str | None = None
+
+
+class SubmittedDrafts(Answer):
+    """``empty`` drafts have no objects and stay. ``has_more``: ask again for the drafts that are left."""
+
+    model_config = example(
+        {
+            "submitted": 1,
+            "failed": 0,
+            "empty": 0,
+            "total": 1,
+            "has_more": False,
+            "batches": [{"batch_id": "btch_06h2v9k1m3q5s7t9v1x3", "status": "PENDING", "object_count": 12}],
+            "message": "1 batches were submitted",
+        }
+    )
+
+    submitted: int
+    failed: int
+    empty: int
+    total: int
+    has_more: bool
+    batches: list[SubmittedBatch]
+    message: str
+
+
+class BulkSubmitted(Answer):
+    """``batch_group_id`` is in the metadata of every batch: list them by ``metadata.batch_group_id``."""
+
+    model_config = example(
+        {
+            "batch_group_id": "btch_06h2v9k1m3q5s7t9v1x2",
+            "total_objects": 12,
+            "total_batches": 1,
+            "submitted": 1,
+            "failed": 0,
+            "chunk_size": 1000,
+            "batches": [{"batch_id": "btch_06h2v9k1m3q5s7t9v1x3", "status": "PENDING", "object_count": 12}],
+        }
+    )
+
+    batch_group_id: str
+    total_objects: int
+    total_batches: int
+    submitted: int
+    failed: int
+    chunk_size: int
+    batches: list[SubmittedBatch]
 
 
 class FailedDocument(Answer):

@@ -1,12 +1,12 @@
 """Bodies of the bucket routes."""
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from bucketline.domain.status import Status
 from bucketline.storage.buckets import BucketDocument, BucketStats
-from ingest_api.schemas.common import Answer, Pagination, Request, Timestamp, example
+from ingest_api.schemas.common import Answer, Name, Pagination, Request, Timestamp, example
 from ingest_api.schemas.unsupported import Unsupported
 
 FieldType = Literal[
@@ -35,16 +35,6 @@ _SCHEMA = {
         "qty": {"type": "integer", "default": 1},
     }
 }
-
-
-def _name(value: str) -> str:
-    """A name is shown, put into paths and compared: no control characters, nothing around it."""
-    if not value.isprintable() or value != value.strip():
-        raise ValueError("a name has printable characters only and no blanks around it")
-    return value
-
-
-Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_name)]
 
 
 class SchemaField(Request):

@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from bucketline.storage.collections import CollectionDocument
-from ingest_api.schemas.buckets import BucketSchema, Name
-from ingest_api.schemas.common import Answer, Pagination, Request, Timestamp, example
+from ingest_api.schemas.common import Answer, Name, Pagination, Request, Timestamp, example
+from ingest_api.schemas.paging import ListBody
 from ingest_api.schemas.unsupported import Unsupported
 
 CollectionName = Annotated[Name, Field(min_length=3, max_length=100)]
@@ -28,6 +28,7 @@ class SourceConfig(Request):
     bucket_ids: Identifiers | None = None
     collection_ids: Identifiers | None = None
     collection_id: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    inherited_bucket_ids: Unsupported = None
     source_namespace_id: Unsupported = None
     source_filters: Unsupported = None
     field_map: Unsupported = None
@@ -56,6 +57,7 @@ class InputMapping(Request):
     input_key: str = Field(min_length=1, max_length=100)
     source_type: Literal["payload"] | None = None
     path: Path
+    override: Unsupported = None
 
 
 class FeatureExtractor(Request):
@@ -77,19 +79,34 @@ class FeatureExtractor(Request):
         return dict(self.input_mappings or {})
 
 
-class CreateCollection(Request):
+class CollectionBody(Request):
+    """What a collection of the managed service may do beyond making documents."""
+
+    features: Unsupported = None
+    schedule: Unsupported = None
+    taxonomy_applications: Unsupported = None
+    cluster_applications: Unsupported = None
+    alert_applications: Unsupported = None
+    retriever_enrichments: Unsupported = None
+    retriever_transform: Unsupported = None
+    embedding_task: Unsupported = None
+
+
+class CreateCollection(CollectionBody):
+    """Its input schema is that of its sources."""
+
     model_config = example({"collection_name": "invoice-docs", "source": _SOURCE, "feature_extractor": _EXTRACTOR})
 
     collection_name: CollectionName
     source: SourceConfig
     feature_extractor: FeatureExtractor
-    input_schema: BucketSchema | None = Field(default=None, description="Taken from the source; ignored.")
+    input_schema: Unsupported = None
     description: str | None = Field(default=None, max_length=5000)
     enabled: bool = True
     metadata: dict[str, Any] | None = None
 
 
-class ChangeCollection(Request):
+class ChangeCollection(CollectionBody):
     """Only what is sent changes. Its source and its extractor are fixed: create another collection for that."""
 
     model_config = example({"description": "Invoices of 2026", "enabled": False})
@@ -99,7 +116,14 @@ class ChangeCollection(Request):
     enabled: bool | None = None
     metadata: dict[str, Any] | None = None
     source: Unsupported = None
+    input_schema: Unsupported = None
     feature_extractor: Unsupported = None
+
+
+class ListCollections(ListBody):
+    """The body of a list of collections."""
+
+    include_system: bool = Field(default=False, description="There are no system collections here.")
 
 
 class Collection(Answer):

@@ -1,5 +1,6 @@
 """Models that many routes share: the error envelope, pagination, and the base of all others."""
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
@@ -23,6 +24,30 @@ def _utc(value: datetime) -> datetime:
 
 Moment = Annotated[datetime, AfterValidator(_utc)]
 """A time in a request, as precise as the database."""
+
+
+_NOT_IN_PATHS = frozenset("/\\?#%")
+_LIKE_AN_ID = re.compile(r"(?:ns_[a-z0-9]{6,40}|(?:bkt|col)_[a-z0-9]{20})")
+
+
+def _addressable(value: str) -> str:
+    """A name stands in paths, as it is or escaped, and must lead to what it names alone.
+
+    Servers and proxies unescape ``%2F`` and resolve ``..`` before any route is looked for, and an id wins over a name.
+    """
+    if not value.isprintable() or value != value.strip():
+        raise ValueError("a name has printable characters only and no blanks around it")
+    if found := _NOT_IN_PATHS.intersection(value):
+        raise ValueError(f"a name cannot hold {' '.join(sorted(found))}: it could not be addressed in a path")
+    if value in (".", ".."):
+        raise ValueError(f"{value!r} is a step in a path and cannot be a name")
+    if _LIKE_AN_ID.fullmatch(value):
+        raise ValueError(f"{value!r} looks like an id: it could be taken for another resource")
+    return value
+
+
+Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_addressable)]
+"""A name that a path may hold in place of an id."""
 
 
 class Request(BaseModel):

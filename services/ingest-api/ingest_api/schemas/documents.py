@@ -1,12 +1,13 @@
 """Bodies of the document routes."""
 
-from typing import Any
+from typing import Annotated, Any, Self
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from bucketline.storage.documents import DocumentDocument
-from ingest_api.schemas.common import Answer, Pagination, example
+from ingest_api.schemas.common import Answer, Pagination, Request, example
 from ingest_api.schemas.paging import ListBody
+from ingest_api.schemas.unsupported import Unsupported
 
 _EXAMPLE: dict[str, Any] = {
     "document_id": "doc_06h2k4v9c3f8m1q7r5tx",
@@ -85,14 +86,38 @@ class DocumentList(Answer):
     stats: DocumentListStats
 
 
+Expand = Annotated[list[Annotated[str, Field(min_length=1, max_length=200)]], Field(max_length=20)]
+
+
+class Partition(Request):
+    """One of ``count`` disjoint parts of the matching documents, for as many readers at the same time."""
+
+    index: int = Field(ge=0, strict=True)
+    count: int = Field(ge=1, le=256, strict=True)
+
+    @model_validator(mode="after")
+    def _within(self) -> Self:
+        if self.index >= self.count:
+            raise ValueError(f"index {self.index} is not below count {self.count}")
+        return self
+
+
 class ListDocuments(ListBody):
-    """The body of a list of documents."""
+    """The body of a list of documents. There are no vectors here, and no groups."""
 
     model_config = example(
         {"filters": {"AND": [{"field": "sku", "operator": "eq", "value": "A-17"}]}, "return_presigned_urls": True}
     )
 
+    select: list[str] | None = Field(default=None, max_length=200, description="Keep these fields and the ids.")
+    expand: Expand | None = Field(
+        default=None, description="Fields that hold document ids; the documents are attached under `_expanded`."
+    )
+    partition: Partition | None = Field(default=None, description="Cursors carry it to the pages that follow.")
     return_presigned_urls: bool | None = None
+    return_vectors: Unsupported = None
+    return_vector_names: Unsupported = None
+    group_by: Unsupported = None
 
 
 class DocumentCount(Answer):

@@ -8,15 +8,14 @@ from pydantic import Field
 from bucketline.access.keyring import Issued
 from bucketline.access.secret import visible_prefix
 from bucketline.storage.keys import KeyDocument, Permission, as_permissions
-from ingest_api.schemas.buckets import Name
-from ingest_api.schemas.common import Answer, Moment, Request, Timestamp, example
+from ingest_api.schemas.common import Answer, Moment, Name, Request, Timestamp, example
 from ingest_api.schemas.unsupported import Unsupported
 
 PermissionName = Literal["read", "write", "delete", "admin", "READ", "WRITE", "DELETE", "ADMIN"]
 Status = Literal["active", "revoked", "expired"]
 
 
-KeyName = Annotated[Name, Field(max_length=100, pattern=r"^[^/]+$")]
+KeyName = Annotated[Name, Field(max_length=100)]
 """It is a segment of paths."""
 
 

@@ -2,21 +2,22 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
 from bucketline.storage.namespaces import NamespaceDocument
-from ingest_api.schemas.common import Answer, Moment, Pagination, Request, Timestamp, example
+from ingest_api.schemas.common import Answer, Moment, Name, Pagination, Request, Timestamp, example
+from ingest_api.schemas.unsupported import Unsupported
 
 
-def _name(value: str) -> str:
-    """A name is sent in a header too, where nothing but printable ASCII arrives as it was."""
-    if not (value.isascii() and value.isprintable()) or value != value.strip():
+def _in_a_header(value: str) -> str:
+    """A name is sent in a header too, where nothing but ASCII arrives as it was."""
+    if not value.isascii():
         raise ValueError("a name has printable ASCII characters only and no blanks around it")
     return value
 
 
-Name = Annotated[
-    str, Field(min_length=3, max_length=64, description="Unique in the organisation."), AfterValidator(_name)
+NamespaceName = Annotated[
+    Name, Field(min_length=3, max_length=64, description="Unique in the organisation."), AfterValidator(_in_a_header)
 ]
 Ttl = Annotated[int | None, Field(ge=60, le=10 * 366 * 24 * 3600)]
 
@@ -39,27 +40,47 @@ _EXAMPLE = {
 }
 
 
-class CreateNamespace(Request):
-    """Keys that only a managed service needs are kept."""
+class NamespaceBody(Request):
+    """What a namespace of the managed service has beyond a name: models, indexes of its own, budgets, issuers."""
 
-    model_config = ConfigDict(extra="allow", **example({"namespace_name": "demo", "description": "Trying it out"}))
+    features: Unsupported = None
+    feature_extractors: Unsupported = None
+    vector_configs: Unsupported = None
+    payload_indexes: Unsupported = None
+    auto_create_indexes: Unsupported = None
+    adaptive_indexing: Unsupported = None
+    infrastructure: Unsupported = None
+    trusted_issuers: Unsupported = None
+    tiering: Unsupported = None
+    spend_budget: Unsupported = None
+    cost_cap_override: Unsupported = None
 
-    namespace_name: Name
+
+class CreateNamespace(NamespaceBody):
+    """Only the name is required."""
+
+    model_config = example({"namespace_name": "demo", "description": "Trying it out"})
+
+    namespace_name: NamespaceName
     namespace_id: str | None = Field(default=None, pattern=r"^ns_[a-z0-9]{6,40}$")
+    namespace_type: Literal["standard"] | None = None
+    scope: Literal["org"] | None = None
     mode: Literal["managed", "standalone"] = "managed"
     description: str | None = Field(default=None, max_length=2000)
     ttl_seconds: Ttl = None
 
 
-class ChangeNamespace(Request):
+class ChangeNamespace(NamespaceBody):
     """Only what is sent changes."""
 
-    model_config = ConfigDict(extra="allow", **example({"description": "In use since March"}))
+    model_config = example({"description": "In use since March"})
 
-    namespace_name: Name | None = None
+    namespace_name: NamespaceName | None = None
     description: str | None = Field(default=None, max_length=2000)
     ttl_seconds: Ttl = None
     expires_at: Moment | None = Field(default=None, description="Wins over `ttl_seconds`; null: never.")
+    pinned: Unsupported = None
+    repair_vectors: Unsupported = None
 
 
 class Namespace(Answer):

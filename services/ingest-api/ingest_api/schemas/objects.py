@@ -11,6 +11,7 @@ from ingest_api.schemas.paging import ListBody
 MOST_BLOBS = 1000
 MOST_EDGES = 1000
 MOST_OBJECTS = 100
+MOST_SOFT_DELETED = 5000
 
 _CREATE_EXAMPLE = {
     "key_prefix": "/2026/03/A-17",
@@ -136,7 +137,32 @@ class PutObject(PatchObject):
     metadata: dict[str, JsonValue] | None = None
 
 
+class SoftDelete(Request):
+    """For clients the objects are deleted; what they were is kept for 30 days, with the reason. There is no restore."""
+
+    model_config = example({"object_ids": ["obj_06h2k4v9c3f8m1q7r5tx"], "reason": "sent twice by the importer"})
+
+    object_ids: list[Annotated[str, Field(min_length=1, max_length=100)]] = Field(
+        min_length=1, max_length=MOST_SOFT_DELETED
+    )
+    reason: str = Field(max_length=500)
+    lifecycle_state: str | None = Field(default=None, max_length=100, description="`disabled` if left out.")
+    source: str | None = Field(default=None, max_length=100, description="`bulk_purge` if left out.")
+
+
+class SoftDeleted(Answer):
+    """``requested`` counts ids; those that are not in the bucket are not ``soft_deleted``."""
+
+    model_config = example({"soft_deleted": 1, "requested": 1, "collections": 2})
+
+    soft_deleted: int
+    requested: int
+    collections: int
+
+
 class BlobDetails(Answer):
+    """Known at once of inline content and uploads. ``mime_type`` is the declared one until the blob is mirrored."""
+
     filename: str | None = None
     size_bytes: int | None = None
     mime_type: str | None = None
@@ -169,6 +195,15 @@ class Consistency(Answer):
     next_actions: list[dict[str, Any]] | None = None
 
 
+class ObjectInternal(Answer):
+    """What the service adds to an object whose run has ended."""
+
+    warnings: list[str] = Field(
+        default_factory=list,
+        description="What was not done although nothing failed: blobs that no collection of the bucket reads.",
+    )
+
+
 class StoredObject(Answer):
     """An object; custom fields stand at its root. With ``select`` only the listed fields and the ids are there."""
 
@@ -186,6 +221,7 @@ class StoredObject(Answer):
     updated_at: str = ""
     document_count: int | None = None
     consistency: Consistency | None = None
+    internal: ObjectInternal | None = Field(default=None, alias="_internal", description="Only with something to say.")
 
 
 class SucceededObject(StoredObject):

@@ -1,14 +1,26 @@
-"""What the contract knows and this deployment does not do: refused, because ignoring it would be a false promise."""
+"""Fields of the contract for what this deployment does not do: refused, because ignoring them would be a false promise.
+
+A client may write null, false, or an empty object or list where it asks for nothing. Official clients do so unasked.
+"""
 
 from typing import Annotated
 
-from pydantic import BeforeValidator
+from pydantic import AfterValidator, BeforeValidator
 
 
 def _nothing(value: object) -> object:
-    """Clients write an empty object or list where they mean nothing."""
-    return None if value in ({}, []) else value
+    return None if value is False or value in ({}, []) else value
+
+
+def _refused(value: object) -> object:
+    if value:
+        raise ValueError("this is not supported here: leave it out")
+    return value
 
 
 Unsupported = Annotated[None, BeforeValidator(_nothing)]
-"""A field that must be absent, null or empty."""
+"""A field of a body that must be absent, null, false or empty."""
+
+UnsupportedFlag = Annotated[bool | None, AfterValidator(_refused)]
+UnsupportedText = Annotated[str | None, AfterValidator(_refused)]
+"""Parameters of the query that must be absent, or false and empty."""

@@ -124,6 +124,7 @@ class ListUploads(ListBody):
 
     limit: int | None = Field(default=None, ge=1, le=100)
     page_size: int | None = Field(default=None, ge=1, le=100)
+    return_presigned_urls: bool = Field(default=False, description="A URL to download the bytes of each confirmed one.")
 
 
 class Upload(Answer):

@@ -1,17 +1,21 @@
-"""Which encoding a text file is in."""
+"""Which encoding a text file is in: a byte order mark, else the declared charset, else what the bytes show."""
 
 import codecs
+from collections.abc import Iterator
 from pathlib import Path
 
+from bucketline.domain.text_encodings import codec_of
 from bucketline.extraction import PermanentError
 from processor.extractors.decoding_latin import latin_encoding
 
 SAMPLE_BYTES = 128 * 1024
 BLOCK_BYTES = 64 * 1024
-MOST_NULS = 0.05
-MOST_ODD = 0.02
+MAX_NUL_SHARE = 0.05
+MAX_ODD_SHARE = 0.02
+PRESCAN_BYTES = 1024
+"""Where browsers look for ``<meta charset>``."""
 
-# The longer marks first: UTF-32's begins with UTF-16's.
+# UTF-32 LE begins with the mark of UTF-16 LE, so it comes first.
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -20,54 +24,59 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 
-_OTHERS = (
-    "cp1251",
-    "koi8_r",
-    "cp866",
-    "iso8859_5",
-    "cp1253",
-    "cp1255",
-    "cp1256",
-    "cp874",
-    "cp1258",
-    "cp932",
-    "euc_jp",
-    "gb18030",
-    "big5",
-    "cp949",
-    "cp1252",
-    "cp1250",
-    "cp1254",
-    "cp1257",
-)
-"""What is looked for where neither Unicode nor a language with Latin letters explains the bytes: the encodings that
-files are in, without those that only old systems know and that a guess would fall for."""
+ESCAPE = b"\x1b$"
+"""How ISO-2022-JP begins its Japanese characters."""
 
 _CONTROLS = frozenset(range(0x20)) - frozenset(b"\0\t\n\v\f\r\x1a\x1b") | {0x7F}
+_CONTROL_BYTES = bytes(_CONTROLS)
 
 
-def detect_encoding(path: Path, label: str) -> str:
-    """The codec to decode the whole file with, byte order mark included.
+def detect_encoding(path: Path, label: str, charset: str | None = None) -> str:
+    """Return the codec to decode the whole file with, byte order mark included.
 
-    UTF-8 is checked over all bytes, in bounded memory; a few broken ones do not make it something else. Other
-    encodings are guessed from the first 128 kB that hold more than ASCII. Raises ``PermanentError``, naming the file
-    by ``label``, when it is not text.
+    A byte order mark comes first, as in browsers. A declared ``charset`` is used unless more bytes are invalid in it
+    than are valid. UTF-8 is checked over all bytes, in bounded memory; a few broken ones do not make it something
+    else. Other encodings are guessed from the first 128 kB that hold more than ASCII. Raises ``PermanentError``, naming
+    the file by ``label``, when it is not text or its encoding cannot be told.
     """
     if (unicode := unicode_of(path)) is not None:
         return unicode
     with path.open("rb") as file:
         head = file.read(SAMPLE_BYTES)
-    guess = _with_nuls(head) if b"\0" in head else _without_nuls(path)
-    if guess is None:
-        raise PermanentError(f"{label} is not a text file")
-    return guess
+    # who declares ASCII promises bytes below 0x80: others show better what they are
+    declared = codec_of(charset) if charset not in (None, "us-ascii", "ascii") else None
+    if declared is not None and _decodes(beyond_ascii(path) or head, declared):
+        return declared
+    if b"\0" in head:
+        if (guess := _with_nuls(head)) is None:
+            raise PermanentError(f"{label} is not a text file")
+        return guess
+    return _without_nuls(path, label)
 
 
 def unicode_of(path: Path) -> str | None:
-    """The Unicode encoding that a byte order mark says, or UTF-16 without one; None for all that has to be guessed."""
+    """Return the Unicode encoding of a byte order mark, or UTF-16 without one; None for what has to be guessed."""
     with path.open("rb") as file:
         head = file.read(SAMPLE_BYTES)
+    return unicode_in(head)
+
+
+def unicode_in(head: bytes) -> str | None:
+    """Return the same for a file that begins with ``head``."""
     return next((encoding for mark, encoding in _MARKS if head.startswith(mark)), None) or _wide_without_mark(head)
+
+
+def guess_encoding(sample: bytes) -> str | None:
+    """Return the codec that explains bytes beyond ASCII; None when none clearly does.
+
+    UTF-8 with some broken bytes is UTF-8: other encodings hardly ever have a sequence that is valid in it.
+    ISO-2022-JP is ASCII to every other reader: only its escape sequences show it.
+    """
+    if ESCAPE in sample and sample.isascii() and (escaped := _detected(sample)) == "web-iso-2022-jp":
+        return escaped
+    if _decodes(sample, "utf-8"):
+        return "utf-8"
+    return _legacy(sample)
 
 
 def _wide_without_mark(sample: bytes) -> str | None:
@@ -78,8 +87,7 @@ def _wide_without_mark(sample: bytes) -> str | None:
     low, high = sample[0 : 2 * pairs : 2], sample[1 : 2 * pairs : 2]
     for encoding, zeros, letters in (("utf-16-le", high, low), ("utf-16-be", low, high)):
         if zeros.count(0) > 0.4 * pairs and letters.count(0) < 0.05 * pairs:
-            odd = sum(1 for byte in letters if byte in _CONTROLS)
-            return encoding if odd <= MOST_ODD * pairs else None
+            return encoding if _odd_share(letters) <= MAX_ODD_SHARE else None
     return None
 
 
@@ -88,54 +96,94 @@ def _with_nuls(head: bytes) -> str | None:
     from charset_normalizer import from_bytes
 
     kept = head.replace(b"\0", b"")
-    if len(head) - len(kept) <= max(1, MOST_NULS * len(head)) and not _CONTROLS.intersection(kept) and _mends(kept):
+    few = len(head) - len(kept) <= max(1, MAX_NUL_SHARE * len(head))
+    if few and not _CONTROLS.intersection(kept) and _decodes(kept, "utf-8"):
         return "utf-8"
     best = from_bytes(head, cp_isolation=["utf_16_le", "utf_16_be"]).best()
     return best.encoding if best is not None and best.chaos == 0 else None
 
 
-def _without_nuls(path: Path) -> str | None:
+def _without_nuls(path: Path, label: str) -> str:
     if _is_utf8(path):
-        return "utf-8"
-    sample = _sample(path)
-    return "utf-8" if _mends(sample) else _guess(sample)
+        escaped = next((block for block in _blocks(path) if ESCAPE in block), b"")
+        return guess_encoding(escaped) or "utf-8"
+    sample = beyond_ascii(path)
+    if (guess := guess_encoding(sample)) is not None:
+        return guess
+    if _is_ebcdic(sample):
+        raise PermanentError(
+            f"{label} seems to be EBCDIC; declare its code page, for example as 'text/plain; charset=cp037'"
+        )
+    beyond = sum(1 for byte in sample if byte >= 0x80)
+    if _odd_share(sample) <= MAX_ODD_SHARE:
+        if beyond <= MAX_ODD_SHARE * len(sample):
+            return "utf-8"  # a few broken bytes in a text of ASCII: each becomes U+FFFD
+        raise PermanentError(
+            f"the encoding of {label} cannot be told from its bytes; "
+            "declare it, for example as 'text/plain; charset=windows-1251'"
+        )
+    raise PermanentError(f"{label} is not a text file")
 
 
 def _is_utf8(path: Path) -> bool:
     decoder = codecs.getincrementaldecoder("utf-8")()
-    with path.open("rb") as file:
-        try:
-            while block := file.read(BLOCK_BYTES):
-                decoder.decode(block)
-            decoder.decode(b"", final=True)
-        except UnicodeDecodeError:
-            return False
+    try:
+        for block in _blocks(path):
+            decoder.decode(block)
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        return False
     return True
 
 
-def _sample(path: Path) -> bytes:
-    """The first blocks that are not all ASCII, which says nothing: the first umlaut may come late."""
-    sample = bytearray()
+def _blocks(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
-        while len(sample) < SAMPLE_BYTES and (block := file.read(BLOCK_BYTES)):
-            if not block.isascii():
-                sample += block
+        while block := file.read(BLOCK_BYTES):
+            yield block
+
+
+def beyond_ascii(path: Path) -> bytes:
+    """Return the first blocks that are not all ASCII, which says nothing: the first umlaut may come late."""
+    sample = bytearray()
+    for block in _blocks(path):
+        if not block.isascii():
+            sample += block
+        if len(sample) >= SAMPLE_BYTES:
+            break
     return bytes(sample)
 
 
-def _mends(sample: bytes) -> bool:
-    """Whether it is UTF-8 with some broken bytes: other encodings hardly ever have a sequence that is valid in it."""
-    broken = sample.decode("utf-8", "replace").count("\ufffd")
-    valid = sum(1 for letter in sample.decode("utf-8", "ignore") if letter > "\x7f")
-    return broken <= valid
+def _decodes(sample: bytes, codec: str) -> bool:
+    """Whether no more is broken under this codec than there are valid characters beyond ASCII."""
+    text = sample.decode(codec, "replace")
+    broken = text.count("\ufffd")
+    return broken <= sum(1 for character in text if character > "\x7f") - broken
 
 
-def _guess(sample: bytes) -> str | None:
-    from charset_normalizer import from_bytes, is_binary
-
-    if is_binary(sample):
+def _legacy(sample: bytes) -> str | None:
+    if _odd_share(sample) > MAX_ODD_SHARE or _is_ebcdic(sample):
         return None
-    if (latin := latin_encoding(sample)) is not None:
-        return latin
-    best = from_bytes(sample, cp_isolation=list(_OTHERS)).best()
-    return best.encoding if best is not None else None
+    return latin_encoding(sample) or _detected(sample)
+
+
+def _detected(sample: bytes) -> str | None:
+    """What the detector of browsers finds; None when it only falls back to windows-1252."""
+    from turbohtml.detect import detect
+
+    # a text may mention <meta charset>, which is no declaration there
+    match = detect(b" " * PRESCAN_BYTES + sample)
+    return codec_of(match.encoding) if match.encoding and match.confidence > 0 else None
+
+
+def _is_ebcdic(sample: bytes) -> bool:
+    """Whether the bytes are words as EBCDIC writes them. Its letters are where others have letters beyond ASCII."""
+    if b" " in sample:
+        return False
+    text = sample.decode("cp037")
+    plain = sum(1 for character in text if character.isascii() and (character.isalnum() or character in " .,\n\x85"))
+    return " " in text and plain > 0.8 * len(text)
+
+
+def _odd_share(sample: bytes) -> float:
+    """The share of control characters that no text has."""
+    return (len(sample) - len(sample.translate(None, _CONTROL_BYTES))) / max(1, len(sample))

@@ -1,13 +1,15 @@
 """Which code page a text in a language with Latin letters is in.
 
-General detectors take one Latin code page for another, because most of their bytes are letters in each of them. A text
-has one language, though: under the right code page nearly all of its accented letters are of one alphabet, and under
-the others they are of none.
+General detectors take one Latin code page for another, because most of their bytes are letters in each of them
+(of "naïve" the browsers' detector makes ISO-8859-4, of "£5" windows-1250). A text has one language, though: under the
+right code page nearly all of its accented letters are of one alphabet, and under the others they are of none.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
+
+from bucketline.domain.text_encodings import codec_of
 
 LEAST_KNOWN = 0.85
 """Share of the characters beyond ASCII that must be of one alphabet, or signs that any text has."""
@@ -15,7 +17,7 @@ LEAST_KNOWN = 0.85
 MOST_BEYOND_ASCII = 0.7
 """Of all letters: what has more is written in other letters than Latin ones."""
 
-_SIGNS = frozenset("\u00a0\u00ad«»‹›“”„‟‘’‚–—…•·§©®™°€£ªº²³¼½¾¿¡‰†‡")
+_SIGNS = frozenset("±µ×÷¹¢¥¶\u00a0\u00ad«»‹›“”„‟‘’‚–—…•·§©®™°€£ªº²³¼½¾¿¡‰†‡")
 
 _WESTERN = (
     "àâæçèéêëîïôœùûüÿ",  # French
@@ -47,20 +49,20 @@ _BALTIC = (
 
 # Where two explain a text equally well, the first is taken: the letters of most of them stand at the same places.
 _ALPHABETS = (
-    ("cp1252", _WESTERN),
-    ("cp1250", _CENTRAL),
-    ("iso8859_2", _CENTRAL),
-    ("cp1254", _TURKISH),
-    ("cp1252", _ICELANDIC),
-    ("cp1257", _BALTIC),
-    ("iso8859_15", _WESTERN),
-    ("mac_roman", _WESTERN),
+    ("windows-1252", _WESTERN),
+    ("windows-1250", _CENTRAL),
+    ("iso-8859-2", _CENTRAL),
+    ("windows-1254", _TURKISH),
+    ("windows-1252", _ICELANDIC),
+    ("windows-1257", _BALTIC),
+    ("iso-8859-15", _WESTERN),
+    ("macintosh", _WESTERN),
     ("cp850", _WESTERN),
 )
 
 
 def latin_encoding(sample: bytes) -> str | None:
-    """The code page that makes the sample's accented letters those of one language; None when none does."""
+    """Return the codec that makes the sample's accented letters those of one language; None when none does."""
     counts = Counter(byte for byte in sample if byte >= 0x80)
     ascii_letters = sum(1 for byte in sample if 0x41 <= byte <= 0x5A or 0x61 <= byte <= 0x7A)
     if not counts or counts.total() > MOST_BEYOND_ASCII * (ascii_letters + counts.total()):
@@ -82,6 +84,9 @@ def _known(counts: Mapping[int, int], codec: str, alphabets: Iterable[frozenset[
 @cache
 def _alphabets() -> Sequence[tuple[str, tuple[frozenset[str], ...]]]:
     return [
-        (codec, tuple(frozenset(letters) | frozenset(letters.upper()) | _SIGNS for letters in alphabets))
-        for codec, alphabets in _ALPHABETS
+        (
+            codec_of(label) or label,
+            tuple(frozenset(letters) | frozenset(letters.upper()) | _SIGNS for letters in alphabets),
+        )
+        for label, alphabets in _ALPHABETS
     ]

@@ -71,7 +71,7 @@ class TextEmbedding:
         for source in text_sources(self.info, obj, context):
             if isinstance(source, BlobView):
                 async with source.as_file() as path:
-                    encoding = detect_encoding(path, source.describe())
+                    encoding = detect_encoding(path, source.describe(), source.charset)
                     for document in self._documents(read_text(path, encoding), context, (source.blob_id,)):
                         yield document
             else:

@@ -28,9 +28,34 @@ READ = "JPEG, PNG, WebP, GIF, TIFF, AVIF, BMP, JPEG 2000, ICO, TGA, PPM, PSD"
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "AVIF", "BMP", "DIB", "JPEG2000", "ICO", "TGA", "PPM", "PSD")
 """Of those that Pillow knows: no rare decoder is offered a stranger's file, and none that starts another program."""
 
-HEIC_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"))
-AVIF_BRANDS = frozenset((b"avif", b"avis"))
-BRANDS_BYTES = 256
+BRANDS = {
+    "HEIC": frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx")),
+    "AVIF": frozenset((b"avif", b"avis")),
+    "HEIF": frozenset((b"mif1", b"msf1")),
+    "Canon CR3 raw": frozenset((b"crx ",)),
+}
+"""Kinds of ISO media files by their brands. HEIF may hold any codec, so it counts only without another brand."""
+
+UNSUPPORTED = {
+    b"\xff\x0a": "JPEG XL",
+    b"\0\0\0\x0cJXL \r\n\x87\n": "JPEG XL",
+    b"%PDF-": "PDF",
+    b"%!PS": "PostScript",
+    b"\xc5\xd0\xd3\xc6": "PostScript",
+    b"AT&TFORM": "DjVu",
+    b"\xd7\xcd\xc6\x9a": "WMF",
+    b"gimp xcf": "GIMP",
+    b"v/1\x01": "OpenEXR",
+    b"#?RADIANCE": "Radiance HDR",
+    b"DDS ": "DDS",
+    b"qoif": "QOI",
+}
+"""Signatures of image formats that are known but not read here."""
+
+BRANDS_BYTES = 1024
+MAX_TEXT_BYTES = 64 * 1024 * 1024
+"""Of one unpacked text in a PNG; Pillow allows as much for all of them. Photoshop's XMP often takes megabytes."""
+
 MEDIA_TYPES = {"jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 THUMBNAIL_QUALITY = 80
 
@@ -99,12 +124,13 @@ class ImageExtractor:
 
 
 def _document(path: Path, blob: BlobView, context: ExtractionContext) -> Document:
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
     label, max_pixels = blob.describe(), context.parameter("max_pixels", int)
     _refuse_unreadable(path, label)
     Image.init()
     formats = [name for name in FORMATS if name in Image.OPEN]
+    PngImagePlugin.MAX_TEXT_CHUNK = MAX_TEXT_BYTES
     Image.MAX_IMAGE_PIXELS = max_pixels  # for what is inside of other images, too; twice as many are an error
     try:
         with warnings.catch_warnings():
@@ -120,18 +146,26 @@ def _document(path: Path, blob: BlobView, context: ExtractionContext) -> Documen
     except (ExtractionError, MemoryError):
         raise  # the latter says nothing about the file
     except Exception as error:  # each of Pillow's decoders has its own for damaged content
+        if "MAX_TEXT_" in str(error):
+            raise ResourceError(f"{label} has texts of more than {MAX_TEXT_BYTES} bytes beside its pixels") from error
         raise PermanentError(f"{label} is cut off or damaged") from error
 
 
 def _refuse_unreadable(path: Path, label: str) -> None:
-    """What is no file, and a format that many have and Pillow does not know."""
+    """Refuse an empty file, and one in a known format that is not read here, by the name of the format."""
     with path.open("rb") as file:
         head = file.read(BRANDS_BYTES)
     if not head:
         raise PermanentError(f"{label} is empty")
-    brands = {head[at : at + 4] for at in range(8, min(len(head), int.from_bytes(head[:4], "big")), 4)}
-    if head[4:8] == b"ftyp" and brands & HEIC_BRANDS and not brands & AVIF_BRANDS:
-        raise PermanentError(f"{label} is a HEIC image, which is not read here; save it as JPEG")
+    kind = next((kind for signature, kind in UNSUPPORTED.items() if head.startswith(signature)), None)
+    if head[4:8] == b"ftyp":
+        brands = {head[at : at + 4] for at in range(8, min(len(head), int.from_bytes(head[:4], "big")), 4)}
+        kinds = [kind for kind, known in BRANDS.items() if brands & known]
+        kind = kinds[0] if kinds and "AVIF" not in kinds else None
+    elif head.lstrip()[:1] == b"<" and b"<svg" in head.lower():
+        kind = "SVG"
+    if kind is not None:
+        raise PermanentError(f"{label} is a {kind} image, which is not supported; save it as JPEG or PNG")
 
 
 def _refuse_large(image: "Image.Image", max_pixels: int, label: str) -> None:

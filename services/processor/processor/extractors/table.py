@@ -1,4 +1,4 @@
-"""``table_extractor``: one document a row of a CSV, JSON Lines, Excel or Parquet file."""
+"""``table_extractor``: one document per row of a CSV, JSON Lines, spreadsheet or Parquet file."""
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -16,15 +16,32 @@ from bucketline.extraction import (
 from processor.extractors.table_columns import Table
 from processor.extractors.table_csv import csv_tables
 from processor.extractors.table_excel import excel_tables
+from processor.extractors.table_excel_scan import OLE_SIGNATURE
 from processor.extractors.table_jsonl import jsonl_tables, looks_like_jsonl
 from processor.extractors.table_parquet import parquet_tables
 
 HEAD_BYTES = 64 * 1024
 BINARY_MEDIA_TYPES = (
     "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
+    "application/vnd.ms-excel",
+    "application/vnd.ms-excel.sheet.macroenabled.12",
+    "application/vnd.ms-excel.sheet.binary.macroenabled.12",
+    "application/vnd.oasis.opendocument.spreadsheet",
     "application/vnd.apache.parquet",
     "application/x-parquet",
 )
+BINARY_SUFFIXES = (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods", ".parquet")
+UNSUPPORTED = {
+    b"PARE": "an encrypted Parquet file",
+    b"ARROW1\0\0": "an Arrow (Feather) file",
+    b"ORC": "an ORC file",
+    b"Obj\x01": "an Avro file",
+    b"SQLite format 3\0": "an SQLite database",
+    b"\x89HDF\r\n\x1a\n": "an HDF5 file",
+}
+"""Signatures of binary kinds that are known but not read."""
+
+MARKUP = {b"<?xml": "XML", b"<html": "HTML", b"<table": "HTML", b"<!doctype": "HTML", b"%pdf-": "PDF", b"{\\rtf": "RTF"}
 MEDIA_TYPES = (
     "text/csv",
     "text/tab-separated-values",
@@ -42,14 +59,15 @@ class TableExtractor:
 
     The columns are at the root of the document. ``table`` says where the row stands (``row`` counts from 1,
     without the header; ``sheet`` for Excel) and, in the first document of each table, its ``columns`` with
-    their types. Column names that a document cannot have get another: see
+    their types, the lines above the header (``preamble``) and the cells whose formula has no saved value
+    (``uncalculated``). Column names that a document cannot have get another: see
     :mod:`processor.extractors.table_columns`.
     """
 
     info = ExtractorInfo(
         name="table_extractor",
         version="v1",
-        description="One document for each row of a CSV, JSON Lines, Excel (.xlsx) or Parquet file.",
+        description="One document for each row of a CSV, JSON Lines, Parquet, Excel or OpenDocument spreadsheet file.",
         accepts=("excel", *MEDIA_TYPES),
         parameters_schema={
             "type": "object",
@@ -101,6 +119,8 @@ class TableExtractor:
                         "sheet": {"type": "string"},
                         "format": {"type": "string"},
                         "columns": {"type": "object"},
+                        "preamble": {"type": "array", "items": {"type": "string"}},
+                        "uncalculated": {"type": "array", "items": {"type": "string"}},
                     },
                 }
             }
@@ -130,6 +150,8 @@ def _documents(path: Path, blob: BlobView, context: ExtractionContext) -> Iterat
                 place["sheet"] = table.sheet
             if number == 1:
                 place["columns"] = dict(table.columns)
+                place |= {"preamble": list(table.preamble)} if table.preamble else {}
+                place |= {"uncalculated": list(table.uncalculated)} if table.uncalculated else {}
             yield Document({**row, "table": place}, source_blobs=(blob.blob_id,))
 
 
@@ -148,21 +170,27 @@ def _tables(path: Path, blob: BlobView, context: ExtractionContext) -> tuple[str
         return kind, jsonl_tables(path, label)
     delimiter = context.parameters.get("delimiter")
     chosen = delimiter if isinstance(delimiter, str) else None
-    return kind, csv_tables(path, label, header, chosen, infer=context.parameter("infer_types", bool))
+    return kind, csv_tables(
+        path, label, header, chosen, infer=context.parameter("infer_types", bool), charset=blob.charset
+    )
 
 
 def _kind(path: Path, blob: BlobView) -> str:
     with path.open("rb") as file:
         head = file.read(HEAD_BYTES)
     name, media_type = (blob.filename or "").lower(), blob.mime_type.partition(";")[0].strip().lower()
-    if not head and (name.endswith((".xlsx", ".parquet")) or media_type in BINARY_MEDIA_TYPES):
+    if not head and (name.endswith(BINARY_SUFFIXES) or media_type in BINARY_MEDIA_TYPES):
         raise PermanentError(f"{blob.describe()} is empty")
     if head.startswith(b"PAR1"):
         return "parquet"
-    if head.startswith(b"PK\x03\x04"):
+    if head.startswith((b"PK\x03\x04", OLE_SIGNATURE)):
         return "excel"
-    if head.startswith(b"\xd0\xcf\x11\xe0"):
-        raise PermanentError(f"{blob.describe()} is password-protected or an old Office file; save it as .xlsx or CSV")
+    kind = next((kind for signature, kind in UNSUPPORTED.items() if head.startswith(signature)), None)
+    if kind and b"\0" in head:
+        raise PermanentError(f"{blob.describe()} is {kind}, which is not supported; save it as .xlsx, CSV or Parquet")
+    beginning = head.lstrip(b"\xef\xbb\xbf \t\r\n")[:9].lower()
+    if kind := next((kind for start, kind in MARKUP.items() if beginning.startswith(start)), None):
+        raise PermanentError(f"{blob.describe()} is {kind}, not a table; save it as .xlsx or CSV")
     if name.endswith((".json", ".jsonl", ".ndjson")) or "json" in media_type or looks_like_jsonl(head):
         return "jsonl"
     return "csv"

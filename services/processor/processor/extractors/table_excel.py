@@ -1,90 +1,123 @@
-"""Excel workbooks, by openpyxl in its streaming mode."""
+"""Spreadsheets, read by python-calamine: .xlsx (also Strict Open XML), .xlsm, .xlsb, .xls and .ods."""
 
+import datetime
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import chain, islice
+from dataclasses import replace
+from itertools import chain, count, islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bucketline.extraction import PermanentError
-from processor.extractors.archive import check_archive
-from processor.extractors.table_columns import MAX_COLUMNS, Table, column_names, is_header
+from processor.extractors.table_columns import MAX_COLUMNS, Table, column_names, find_layout
+from processor.extractors.table_excel_scan import SheetNotes, scan_workbook
 from processor.extractors.values import json_value
 
-SAMPLE_ROWS = 100
+if TYPE_CHECKING:
+    from python_calamine import CalamineSheet
 
-Row = tuple[object, ...]
+SAMPLE_ROWS = 100
+EXACT_INTEGERS = 2**53
+"""Every integer up to this one is exact in the double that a spreadsheet stores."""
+
+Row = list[object]
 
 
 def excel_tables(path: Path, label: str, header: str, sheets: Sequence[object] | None) -> Iterator[Table]:
-    """One table a sheet that is not empty; formulas give the value that Excel saved.
+    """Yield one table per sheet that is not empty. Formulas give the value that the spreadsheet program saved.
 
-    A cell far out (Excel has 16,384 columns) is one more column, without all the empty ones before it. Raises
-    ``PermanentError`` for a damaged file, for a sheet in ``sheets`` that it does not have, and for one with more than
-    5,000 columns.
+    A formula without a saved value gives its text (``=A1+1``); ``Table.uncalculated`` lists such cells. Columns that
+    are empty in the first rows are left out, so a cell far out is one more column. Raises ``PermanentError`` for a
+    damaged or password-protected file, a sheet in ``sheets`` that does not exist, and more than 5,000 columns;
+    ``ResourceError`` for a sheet that is too large to be held in memory.
     """
-    from openpyxl import load_workbook
+    notes = scan_workbook(path, label)
+    with _errors_reported(label):
+        from python_calamine import SheetTypeEnum, load_workbook
 
-    check_archive(path, label, "xl/", "Excel (.xlsx)")
-    with path.open("rb") as file:
-        with _damage_reported(label):
-            book = load_workbook(file, read_only=True, data_only=True, keep_links=False)
-        for name in book.sheetnames if sheets is None else map(str, sheets):
-            if name not in book.sheetnames:
+        book = load_workbook(path)
+    with book:
+        readable = [sheet.name for sheet in book.sheets_metadata if sheet.typ == SheetTypeEnum.WorkSheet]
+        for name in book.sheet_names if sheets is None else map(str, sheets):
+            if name not in book.sheet_names:
                 raise PermanentError(f"{label} has no sheet '{name}'")
-            sheet = book[name]
-            if not hasattr(sheet, "iter_rows"):
-                continue  # a chart sheet
-            sheet.reset_dimensions()  # the file's own claim is often wrong
-            table = _table(_rows(sheet.iter_rows(values_only=True), label), header, name, label)
-            if table is not None:
-                yield table
-        book.close()
+            if name not in readable:
+                continue  # a chart, a dialog or a macro sheet
+            with _errors_reported(label):
+                sheet = book.get_sheet_by_name(name)
+            noted = notes.get(name, SheetNotes())
+            if (table := _table(_rows(sheet, noted, label), header, name, label)) is not None:
+                yield replace(table, uncalculated=noted.uncalculated)
 
 
 @contextmanager
-def _damage_reported(label: str) -> Iterator[None]:
+def _errors_reported(label: str) -> Iterator[None]:
+    from python_calamine import CalamineError, PasswordError
+
     try:
         yield
-    except MemoryError:
-        raise  # says nothing about the file
-    except Exception as error:  # openpyxl raises almost anything on damaged content
-        raise PermanentError(f"{label} is damaged: it is not a complete Excel (.xlsx) file") from error
+    except PasswordError as error:
+        raise PermanentError(f"{label} is password-protected; save it without a password") from error
+    except (CalamineError, OSError) as error:
+        raise PermanentError(f"{label} cannot be read as a spreadsheet: {str(error)[:200]}") from error
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # of calamine's Rust code; it has no module to import it from
+            raise
+        raise PermanentError(f"{label} cannot be read as a spreadsheet: its content is not valid") from error
 
 
-def _rows(cells: Iterator[Row], label: str) -> Iterator[Row]:
-    """Every row that is not empty. Sheets are parsed while they are read, so this is where damage shows."""
-    with _damage_reported(label):
-        yield from (row for row in map(_trimmed, cells) if row)
+def _rows(sheet: "CalamineSheet", notes: SheetNotes, label: str) -> Iterator[Row]:
+    """Yield every row from the first one on, empty ones as ``[]``."""
+    before: Row = [None] * sheet.start[1] if sheet.start else []
+    cells = iter(sheet.iter_rows())
+    for number in count():
+        with _errors_reported(label):
+            values = next(cells, None)
+        if values is None and not notes.cells:
+            return
+        row = [*before, *map(_cell, values)] if values else []
+        if noted := notes.cells.pop(number, None):
+            row += [None] * (max(noted) + 1 - len(row))
+            for place, value in noted.items():
+                row[place] = value
+        yield _trimmed(row)
+
+
+def _cell(value: object) -> object:
+    """Whole numbers as integers, days as the moment at which they begin: a spreadsheet has neither type."""
+    if isinstance(value, float) and value.is_integer() and abs(value) <= EXACT_INTEGERS:
+        return int(value)
+    if isinstance(value, datetime.date) and not isinstance(value, datetime.datetime):
+        return datetime.datetime.combine(value, datetime.time.min)
+    return None if value == "" else value
 
 
 def _table(rows: Iterator[Row], header: str, sheet: str, label: str) -> Table | None:
     sample = list(islice(rows, SAMPLE_ROWS))
+    while sample and not any(sample):
+        sample = list(islice(rows, SAMPLE_ROWS))
     if not sample:
         return None
-    places = _places(sample)
+    places = sorted({place for row in sample for place, cell in enumerate(row) if cell is not None})
     if len(places) > MAX_COLUMNS:
         raise PermanentError(f"the sheet '{sheet}' of {label} has {len(places)} columns; {MAX_COLUMNS} are allowed")
-    seen = [[row[place] for place in places if place < len(row)] for row in sample]
-    named = header == "yes" or (header == "auto" and is_header(seen[0], seen[1:]))
-    first: Row = sample.pop(0) if named else ()
+    layout = find_layout([_at(places, row) if row else [] for row in sample], header)
+    first = sample[layout.start] if layout.named else []
     everywhere = column_names([*first, *[None] * (places[-1] + 1 - len(first))])
     names = {place: everywhere[place] for place in places}
+    sample = sample[layout.start + layout.named :]
     columns = {name: _kind(row[place] for row in sample if place < len(row)) for place, name in names.items()}
-    return Table(columns, (_record(names, row) for row in chain(sample, rows)), sheet)
+    records = (_record(names, row) for row in chain(sample, rows) if row)
+    return Table(columns, records, sheet, layout.preamble)
 
 
-def _places(sample: Sequence[Row]) -> Sequence[int]:
-    """Where the columns stand: side by side, but of a sheet with a cell far out only those in which there is one."""
-    width = max(map(len, sample))
-    if width <= MAX_COLUMNS:
-        return range(width)
-    return sorted({place for row in sample for place, cell in enumerate(row) if cell is not None and cell != ""})
+def _at(places: Sequence[int], row: Row) -> Row:
+    return [row[place] for place in places if place < len(row)]
 
 
 def _trimmed(row: Row) -> Row:
-    """Without the empty cells at the end; empty for an empty row."""
     end = len(row)
-    while end and (row[end - 1] is None or row[end - 1] == ""):
+    while end and row[end - 1] is None:
         end -= 1
     return row[:end]
 
@@ -92,7 +125,7 @@ def _trimmed(row: Row) -> Row:
 def _record(names: Mapping[int, str], row: Row) -> dict[str, object]:
     record = {name: json_value(row[place]) if place < len(row) else None for place, name in names.items()}
     for place, cell in enumerate(row):
-        if place not in names and cell is not None and cell != "":
+        if place not in names and cell is not None:
             record[f"column_{place + 1}"] = json_value(cell)
     return record
 

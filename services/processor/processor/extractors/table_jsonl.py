@@ -1,5 +1,7 @@
 """JSON Lines: one JSON value a line; and, where a whole file is one, an array of objects."""
 
+import json
+import re
 from collections.abc import Iterator
 from itertools import chain, islice
 from pathlib import Path
@@ -9,13 +11,16 @@ import orjson
 from bucketline.extraction import PermanentError
 from processor.extractors.decoding import unicode_of
 from processor.extractors.extended_json import without_wrappers
-from processor.extractors.table_columns import RESERVED, Table, safe_name
-from processor.extractors.values import json_value
+from processor.extractors.table_columns import RESERVED, Table, exact_float, safe_name
+from processor.extractors.values import INT64_MAX, INT64_MIN, json_value
 
 MAX_LINE_BYTES = 8 * 1024 * 1024
 MAX_WHOLE_BYTES = 32 * 1024 * 1024
 SAMPLE_ROWS = 100
 MARK = b"\xef\xbb\xbf"
+MAX_INTEGER_CHARS = 20
+_INEXACT = re.compile(rb"[\d.]{16}|\d[eE][+-]?\d{3}")
+"""Whether a line may hold a number that a double does not keep; a long number in a text does no harm."""
 
 _KINDS = {str: "string", bool: "boolean", int: "integer", float: "float", list: "array", dict: "object"}
 
@@ -26,17 +31,41 @@ def looks_like_jsonl(head: bytes) -> bool:
     if not line.startswith(b"{"):
         return False
     try:
-        orjson.loads(line)
-    except orjson.JSONDecodeError:
+        _parse(line)
+    except (ValueError, RecursionError):
         return False
     return True
+
+
+def _parse(line: bytes) -> object:
+    """Return the JSON value, with the numbers that 64 bits or a double cannot keep as text.
+
+    ``NaN`` and infinities, which JSON does not have but Python writes, are None.
+    """
+    try:
+        if not _INEXACT.search(line):
+            return orjson.loads(line)
+    except orjson.JSONDecodeError:
+        if b"NaN" not in line and b"Infinity" not in line:
+            raise
+    return json.loads(line.decode(), parse_int=_integer, parse_float=_float, parse_constant=lambda _: None)
+
+
+def _integer(text: str) -> object:
+    return int(text) if len(text) <= MAX_INTEGER_CHARS and INT64_MIN <= int(text) <= INT64_MAX else text
+
+
+def _float(text: str) -> object:
+    value = exact_float(text)
+    return text if value is None else value
 
 
 def jsonl_tables(path: Path, label: str) -> Iterator[Table]:
     """The file's one table; its columns are those of the first 100 rows.
 
     A value that is no object becomes ``{"value": …}``. A file of at most 32 MiB that is one array of objects, or one
-    object, is read as its rows. What mongoexport wraps (``{"$oid": …}``) is its plain value. Raises ``PermanentError``
+    object, is read as its rows. What mongoexport wraps (``{"$oid": …}``) is its plain value; a number that 64 bits or a
+    double cannot keep is text, NaN and infinities are None. Raises ``PermanentError``
     naming the line that is not JSON.
     """
     rows = _rows(path, label)
@@ -74,8 +103,8 @@ def _values(path: Path, label: str) -> Iterator[object]:
         if not text:
             continue
         try:
-            yield orjson.loads(text)
-        except orjson.JSONDecodeError as error:
+            yield _parse(text)
+        except (ValueError, RecursionError) as error:
             raise PermanentError(f"line {number} of {label} is not JSON: {error}") from error
 
 
@@ -97,8 +126,8 @@ def _whole(path: Path) -> object:
     if path.stat().st_size > MAX_WHOLE_BYTES:
         return None
     try:
-        value: object = orjson.loads(path.read_bytes().decode(unicode_of(path) or "utf-8").encode())
-    except (orjson.JSONDecodeError, UnicodeError):
+        value = _parse(path.read_bytes().decode(unicode_of(path) or "utf-8").encode())
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) or _objects(value) is not None else None
 

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+from bucketline.domain.text_encodings import name_of
 from bucketline.extraction import BlobView, Document, ExtractionContext, ExtractorInfo, ObjectView
 from processor.extractors.chunking import Chunk, chunks
 from processor.extractors.decoding import detect_encoding
@@ -66,7 +67,7 @@ class TextExtractor:
         for source in text_sources(self.info, obj, context):
             if isinstance(source, BlobView):
                 async with source.as_file() as path:
-                    encoding = detect_encoding(path, source.describe())
+                    encoding = detect_encoding(path, source.describe(), source.charset)
                     for document in _documents(read_text(path, encoding), size, overlap, encoding, source):
                         yield document
             else:
@@ -104,5 +105,5 @@ def _documents(
     for index, chunk in enumerate(chunks(parts, size, overlap)):
         fields = chunk_fields(index, chunk)
         if encoding is not None:
-            fields["encoding"] = encoding.removesuffix("-sig")
+            fields["encoding"] = name_of(encoding)
         yield Document(fields, source_blobs=(blob.blob_id,) if blob else ())

@@ -2,12 +2,17 @@
 
 import subprocess
 import sys
+from datetime import timedelta
 
 import pytest
 from typer.testing import CliRunner
 
 from bucketline.cli.commands import ENTRIES, Entry, loaded
+from bucketline.cli.gc import MIN_GRACE_HOURS
 from bucketline.cli.main import app
+from bucketline.cli.parked import MAX_RECORDS
+from bucketline.messaging.parked import MOST
+from bucketline.storage.blobs import LEAST_GRACE
 
 HEAVY = ("motor", "pymongo", "aiokafka", "faststream", "aiohttp", "aioboto3", "pydantic", "fastapi", "opentelemetry")
 
@@ -23,6 +28,30 @@ def test_the_list_of_commands_loads_no_client_of_anything() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"
+
+
+def test_help_of_a_command_loads_no_client_of_anything() -> None:
+    """Each takes a tenth of a second and more; pydantic alone is Typer's own."""
+    program = (
+        "import sys\n"
+        "from typer.testing import CliRunner\n"
+        "from bucketline.cli.commands import ENTRIES, loaded\n"
+        "from bucketline.cli.main import app\n"
+        "for entry in ENTRIES:\n"
+        "    for sub in ([], *([name] for name in getattr(loaded(entry), 'commands', {}))):\n"
+        "        result = CliRunner().invoke(app, [entry.name, *sub, '--help'])\n"
+        "        assert result.exit_code == 0, result.output\n"
+        f"        found = {{*{HEAVY!r}, 'pydantic_settings', 'orjson'}} & set(sys.modules) - {{'pydantic'}}\n"
+        "        if found:\n"
+        "            sys.exit(f'{entry.name} {sub}: {sorted(found)}')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_limits_of_commands_are_those_of_the_library() -> None:
+    assert timedelta(hours=MIN_GRACE_HOURS) == LEAST_GRACE
+    assert MAX_RECORDS == MOST
 
 
 def test_every_command_is_listed() -> None:

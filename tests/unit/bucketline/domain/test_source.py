@@ -1,6 +1,7 @@
 import base64
 import json
 import time
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -24,7 +25,9 @@ from bucketline.domain.source import (
     from_document,
     parse_data,
 )
+from bucketline.domain.text_encodings import charset_of, codec_of
 
+HELLO = base64.b64encode(b"Hello World").decode()
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n").decode()
 
 
@@ -43,8 +46,14 @@ def parse(type: str, data: JsonValue, *, allow_file: bool = False) -> Source:  #
         ("video", "S3://Bucket/a", S3Source("s3://Bucket/a")),
         # 2: data URIs
         ("image", f"data:image/png;base64,{PNG}", DataUriSource("image/png", PNG)),
-        ("text", "data:text/plain;charset=utf-8;base64,aGk=", DataUriSource("text/plain", "aGk=")),
+        ("text", "data:text/plain;charset=utf-8;base64,aGk=", DataUriSource("text/plain;charset=utf-8", "aGk=")),
         ("image", f"data:;base64,{PNG}", DataUriSource(None, PNG)),
+        ("image", f"data:image/png;base64,{PNG.replace('=', '%3D')}", DataUriSource("image/png", PNG)),
+        ("text", "data:,Hello%20World", DataUriSource("text/plain", HELLO)),
+        ("text", "data:text/plain,Hello World", DataUriSource("text/plain", HELLO)),
+        ("text", 'data:;charset="utf-8",Hello World', DataUriSource('text/plain;charset="utf-8"', HELLO)),
+        ("text", "data:TEXT/HTML;charset=koi8-r,%D0", DataUriSource("text/html;charset=koi8-r", "0A==")),
+        ("text", "data:text/plain,Gr%C3%BC%C3%9Fe,%zz", DataUriSource("text/plain", "R3LDvMOfZSwleno=")),
         # 3 and 4: objects that say what they are
         ("image", {"base64": PNG}, Base64Source(PNG)),
         ("image", {"base64": PNG, "mime_type": "image/png"}, Base64Source(PNG, "image/png")),
@@ -86,7 +95,12 @@ def test_what_data_means(type: str, data: JsonValue, source: Source) -> None:  #
         ("image", "https://files.example/" + "a" * 5000, "4096"),
         ("image", "s3://bucket", "s3://bucket/key"),
         ("image", "s3:///key", "s3://bucket/key"),
-        ("image", "data:image/png,raw", "data URI"),
+        ("image", "data:image/png", "data URI"),
+        ("image", "data:image/png;base64", "data URI"),
+        ("image", "data:final,report", "data URI"),
+        ("image", "data:image/png,", "empty"),
+        ("image", "data:text/plain,\ud800", "Unicode"),
+        ("text", "data:text/plain;base64,SGVsbG8", "malformed"),
         ("image", "data:image/png;base64,%%%", "malformed"),
         ("image", {"base64": "abc"}, "malformed"),
         ("image", {"base64": "YWJj_-=="}, "malformed"),
@@ -113,6 +127,78 @@ def test_what_is_refused_says_why(type: str, data: JsonValue, hint: str) -> None
     with pytest.raises(InvalidData) as refused:
         parse(type, data)
     assert hint in refused.value.reason
+
+
+@pytest.mark.parametrize(
+    ("uri", "content"),
+    [
+        ("data:,Hello%20World", "Hello World"),
+        ("data:text/plain;charset=utf-8,Hello%20World", "Hello World"),
+        ("data:text/plain,Hello World", "Hello World"),
+        ("DATA:Text/Plain;Charset=UTF-8,Hello%20World", "Hello World"),
+        ("data:text/plain;charset=utf-8;base64,SGVsbG8gV29ybGQ=", "Hello World"),
+        ("data:text/plain;base64;charset=utf-8,SGVsbG8gV29ybGQ=", "Hello World"),
+        ("data:text/plain;base64,SGVsbG8gV29ybGQ%3D", "Hello World"),
+        ("data:;base64,SGVsbG8gV29ybGQ=", "Hello World"),
+        ("data:;charset=utf-8,na%C3%AFve", "naïve"),
+        ("data:,na%C3%AFve", "naïve"),
+        ("data:text/plain;charset=iso-8859-1,na%EFve", "naïve"),
+        ("data:text/plain;charset=iso-8859-1;base64,bmHvdmU=", "naïve"),
+        ('data:text/plain;charset="windows-1251",%CF%F0%E8%E2%E5%F2', "Привет"),
+        ("data:text/plain;charset=Shift_JIS,%93%FA%96%7B", "日本"),
+        ("data:text/plain;charset=US-ASCII,na%C3%AFve", "naïve"),
+        ("data:text/plain; charset=utf-8; format=flowed,a,b;c", "a,b;c"),
+        ("data:text/html,%3Cp id=a%3E<a href='#b'>", "<p id=a><a href='#b'>"),
+        ("data:text/plain,100%", "100%"),
+        ("data:text/plain,two\nlines+plus", "two\nlines+plus"),
+        ("data:text/plain,日本", "日本"),
+        ("data:,", ""),
+    ],
+)
+@pytest.mark.parametrize("wrap", [lambda uri: uri, lambda uri: {"url": uri}], ids=["string", "url"])
+def test_data_uri_of_type_text_has_its_bytes_and_its_charset(
+    wrap: Callable[[str], JsonValue], uri: str, content: str
+) -> None:
+    source = parse("text", wrap(uri))
+    assert isinstance(source, DataUriSource)
+    charset = charset_of(source.media_type)
+    codec = codec_of(charset) if charset not in (None, "us-ascii") else None
+    assert source.content().decode(codec or "utf-8") == content
+    assert (source.media_type or "").startswith("text/")
+
+
+@pytest.mark.parametrize(
+    ("uri", "media_type", "content"),
+    [
+        ("data:image/svg+xml,%3Csvg/%3E", "image/svg+xml", b"<svg/>"),
+        ("data:image/svg+xml;utf8=,<svg fill='#fff'/>", "image/svg+xml;utf8=", b"<svg fill='#fff'/>"),
+        ("data:application/pdf,%25PDF-1.4%0A%00%FF", "application/pdf", b"%PDF-1.4\n\x00\xff"),
+        ("data:text/csv;charset=iso-8859-1,na%EFve", "text/csv;charset=iso-8859-1", b"na\xefve"),
+        ("data:text/csv;charset=no-such,x", "text/csv;charset=no-such", b"x"),
+        ("data:,abc", None, b"abc"),
+    ],
+)
+def test_data_uri_of_another_file_type_is_decoded_to_its_bytes(
+    uri: str, media_type: str | None, content: bytes
+) -> None:
+    source = parse("image", uri)
+    assert isinstance(source, DataUriSource)
+    assert (source.media_type, source.content()) == (media_type, content)
+
+
+def test_data_uri_of_a_metadata_type_is_a_value() -> None:
+    assert parse("string", "data:,Hello%20World") == TextSource("data:,Hello%20World")
+
+
+def test_explicit_text_that_begins_like_a_data_uri_is_kept() -> None:
+    assert parse("text", {"text": "data:,Hello%20World"}) == TextSource("data:,Hello%20World")
+
+
+def test_data_uri_without_base64_has_a_limit() -> None:
+    for uri in ("data:,01234567890", "data:," + "%30" * 11, "data:text/plain;charset=utf-16-le," + "%E9%00" * 6):
+        with pytest.raises(InvalidData, match="upload"):
+            parse_data("text", uri, allow_file=False, max_inline_bytes=10)
+    assert parse_data("text", "data:," + "%30" * 10, allow_file=False, max_inline_bytes=10)
 
 
 def test_deep_nesting_is_refused() -> None:
@@ -205,8 +291,8 @@ def test_equal_json_has_equal_bytes() -> None:
 @pytest.mark.parametrize(
     "data",
     ["data:" + "=" * 2_000_000, "data:" + "a" * 2_000_000, "data:a/b;" + "a=;" * 600_000, "https://" + "a" * 2_000_000,
-     "data:" + ";a=b" * 500_000],
-    ids=["equals", "letters", "parameters", "url", "more parameters"],
+     "data:" + ";a=b" * 500_000, "data:" + ";base64" * 500_000, "data:" + "; " * 500_000],
+    ids=["equals", "letters", "parameters", "url", "more parameters", "base64", "blanks"],
 )  # fmt: skip
 def test_hostile_strings_are_decided_quickly(data: str) -> None:
     began = time.perf_counter()
@@ -225,3 +311,53 @@ def test_base64_of_anything_comes_back(content: bytes) -> None:
 @given(st.text(alphabet=st.characters(categories=["L", "N", "Zs"]), max_size=12).filter(lambda s: "=" not in s))
 def test_short_words_are_text(text: str) -> None:
     assert parse("text", text) == TextSource(text)
+
+
+BROKEN_URLS = [
+    "https://example.com/my file.txt",
+    "https://example.com/my  file.txt",
+    "https://example.com/file.txt\n",
+    "https://example.com/file.txt\r\n",
+    " https://example.com/file.txt",
+    "\thttps://example.com/file.txt",
+    "\nhttps://example.com/file.txt",
+    "https://example.com/a\u00a0b.txt",
+    "https://example.com/fi\nle.txt",
+    "https://example.com/my report",
+    "https://example.com/a?q=x y",
+    "https://example.com/a?title=hello world&x=1",
+    "https://example.com/Q1 results final v2.docx",
+    "HTTPS://example.com/a b/c.pdf",
+    "s3://bucket/my key.txt",
+    "s3://bucket/my key",
+    "https://example.com/a\0b",
+    "https://example.com/a\x7fb",
+]
+TEXT_WITH_URLS = [
+    "https://example.com is our new site",
+    "https://example.com\nThis is a note about the site.",
+    "https://example.com/file.txt is the link",
+    "https://example.com/a.txt\nhttps://example.com/b.txt",
+    "https://example.com/a and https://example.com/b.txt",
+    "See https://example.com/my file.txt",
+    "https://example.com/doc explains how all of this works together, and what to do when it does not, see node.js",
+    "https: //example.com",
+]
+
+
+@pytest.mark.parametrize("data", BROKEN_URLS)
+def test_text_that_is_a_url_but_for_blanks_is_refused(data: str) -> None:
+    with pytest.raises(InvalidData) as refused:
+        parse_data("text", data, allow_file=False)
+    assert "URL" in refused.value.reason
+    assert parse_data("text", {"text": data}, allow_file=False) == TextSource(data)
+
+
+@pytest.mark.parametrize("data", TEXT_WITH_URLS)
+def test_text_that_begins_with_a_url_stays_text(data: str) -> None:
+    assert parse_data("text", data, allow_file=False) == TextSource(data)
+
+
+@pytest.mark.parametrize("data", ["https://example.com/my%20file.txt", "https://example.com/münchen/👩‍👩‍👧.png"])
+def test_url_without_blanks_names_its_bytes(data: str) -> None:
+    assert parse_data("text", data, allow_file=False) == UrlSource(data)

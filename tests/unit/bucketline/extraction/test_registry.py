@@ -75,7 +75,7 @@ def test_the_built_in_extractors_are_found():
 
 
 def test_listing_the_built_in_ones_loads_no_file_library():
-    heavy = ["PIL", "pyarrow", "pypdf", "docx", "openpyxl", "bs4", "lxml", "numpy", "onnxruntime", "aiohttp"]
+    heavy = ["PIL", "pyarrow", "pypdfium2", "python_calamine", "turbohtml", "lxml", "numpy", "onnxruntime", "aiohttp"]
     code = (
         "import sys; from bucketline.extraction import ExtractorRegistry; "
         "assert len(ExtractorRegistry().infos()) >= 7; "

@@ -1,3 +1,4 @@
+import os
 import socket
 import subprocess
 import sys
@@ -66,12 +67,21 @@ def test_a_port_whose_twin_is_listened_on_is_not_given_away(monkeypatch: pytest.
 def test_a_chosen_port_that_is_taken_is_named_in_the_error() -> None:
     with socket.create_server((ports.LOOPBACK, 0)) as listener:
         port = listener.getsockname()[1]
-        with pytest.raises(LocalStackError, match=str(port)):
+        with pytest.raises(LocalStackError, match=rf"{port} .* is taken by process {os.getpid()} \(.*pytest"):
             ports.claim(port)
     lease = ports.claim(port)
     with pytest.raises(LocalStackError, match=str(port)):
         ports.claim(port)
     lease.release()
+
+
+def test_claim_of_a_port_that_this_user_may_not_use_names_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: socket.socket, address: tuple[str, int]) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("socket.socket.bind", refuse)
+    with pytest.raises(LocalStackError, match=r"port 80 of .* may not be used by this user: Permission denied"):
+        ports.claim(80)
 
 
 def test_what_was_claimed_before_a_failure_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:

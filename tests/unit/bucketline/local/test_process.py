@@ -136,25 +136,36 @@ async def test_an_early_end_is_noticed_at_once_and_explained(run: Make, tmp_path
     )
     await process.start()
     with pytest.raises(LocalStackError, match="script ended with code 1") as caught:
-        await process.ready(never, deadline=DEADLINE)
+        await process.ready(never, idle_deadline=DEADLINE)
     assert caught.value.message.endswith("99\nno such disk")
     assert len(caught.value.message.splitlines()) == TAIL_LINES + 1
 
 
-async def test_readiness_has_a_deadline(run: Make) -> None:
+async def test_ready_with_an_idle_process_fails_after_the_idle_deadline(run: Make) -> None:
     process, output = run(WAITS_FOREVER)
     await process.start()
     await output.first()
-    with pytest.raises(LocalStackError, match="not ready within 0 s"):
-        await process.ready(never, deadline=0.1)
+    with pytest.raises(LocalStackError, match=r"script was not ready after \d s, the last \d of them without work"):
+        await process.ready(never, idle_deadline=0.1)
     assert process.running
+
+
+async def test_ready_with_a_working_process_has_no_deadline(run: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bucketline.local.process.WORKING_CPU_SECONDS", 0.01)
+    process, output = run("import time\nwhile time.process_time() < 1.5: pass\nprint('worked')\n" + WAITS_FOREVER)
+    await process.start()
+
+    async def worked() -> bool:
+        return "worked" in output
+
+    await process.ready(worked, idle_deadline=0.5)
 
 
 async def test_a_command_that_does_not_exist_is_named() -> None:
     process = ManagedProcess("ghost", ["/nonexistent/program"])
     await process.start()
     with pytest.raises(LocalStackError, match="cannot run /nonexistent/program: No such file"):
-        await process.ready(never, deadline=DEADLINE)
+        await process.ready(never, idle_deadline=DEADLINE)
     assert process.returncode == 127
 
 

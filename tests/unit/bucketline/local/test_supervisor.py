@@ -11,6 +11,8 @@ import pytest
 
 from bucketline.errors import LocalStackError
 from bucketline.local import ports
+from bucketline.local import process as process_module
+from bucketline.local import supervisor as supervisor_module
 from bucketline.local.services import (
     Event,
     Exited,
@@ -20,12 +22,13 @@ from bucketline.local.services import (
     Restarting,
     Service,
     Started,
+    Waiting,
     bucketline_services,
 )
 from bucketline.local.supervisor import Supervisor
 
 DEADLINE = 20.0
-IMPATIENT = Patience(first_delay=0.01, longest_delay=0.02, ready_deadline=DEADLINE, attempts=3)
+IMPATIENT = Patience(first_delay=0.01, longest_delay=0.02, idle_deadline=DEADLINE, attempts=3)
 
 SERVES = """
 import http.server, os, signal, sys
@@ -161,14 +164,69 @@ async def test_a_crash_after_a_steady_time_starts_the_count_anew() -> None:
 
 async def test_a_service_that_is_never_ready_is_killed_and_counts_as_crashed() -> None:
     watcher = Watcher()
-    patience = Patience(ready_deadline=0.2, first_delay=0.01, attempts=2)
+    patience = Patience(idle_deadline=0.2, first_delay=0.01, attempts=2)
     not_ready = service("mute", "import signal\nsignal.pause()\n")
     supervisor = Supervisor([not_ready], on_event=watcher.on_event, patience=patience)
     await supervisor.start()
     with pytest.raises(LocalStackError, match="mute ended 2 times"):
-        await supervisor.ready(deadline=DEADLINE)
+        async with asyncio.timeout(DEADLINE):
+            await supervisor.ready()
     await supervisor.stop()
     assert [event.code for event in watcher.of(Exited, "mute")] == [-SIGKILL, -SIGKILL]
+
+
+SLOW = (
+    """
+import os, time
+end = time.process_time() + float(os.environ["WORK"])
+while time.process_time() < end: pass
+"""
+    + SERVES
+)
+
+
+async def test_a_service_that_works_longer_than_the_idle_deadline_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(supervisor_module, "WAITING_INTERVAL", 0.2)
+    monkeypatch.setattr(process_module, "WORKING_CPU_SECONDS", 0.01)
+    watcher = Watcher()
+    patience = Patience(idle_deadline=1.0, first_delay=0.01, attempts=1)
+    slow = service("slow", SLOW, environment={"WORK": "2"})
+    quick = service("quick", SERVES)
+    async with Supervisor([slow, quick], on_event=watcher.on_event, patience=patience):
+        assert len(watcher.of(Started, "slow")) == 1
+    waits = [event for event in watcher.events if isinstance(event, Waiting)]
+    assert len(waits) >= 4
+    assert waits[-1].instances == ("slow",)
+    assert waits[-1].seconds > waits[0].seconds > 0
+
+
+async def test_a_service_that_was_ready_once_is_restarted_without_a_limit(tmp_path: Path) -> None:
+    ill = tmp_path / "ill"
+    crashes_when_ill = f"import os, sys\nif os.path.exists({str(ill)!r}): sys.exit('ill')\n{SERVES}"
+    watcher = Watcher()
+    async with supervise(watcher, service("one", crashes_when_ill)) as supervisor:
+        ill.touch()
+        await supervisor.kill("one")
+        await watcher.until(lambda: len(watcher.of(Exited, "one")) > 3 * IMPATIENT.attempts)
+        assert max(event.delay for event in watcher.of(Restarting, "one")) == IMPATIENT.longest_delay
+        ill.unlink()
+        await watcher.until(lambda: len(watcher.of(Ready, "one")) == 2)
+    assert watcher.of(GaveUp, "one") == []
+
+
+async def test_a_service_whose_program_is_gone_for_a_while_comes_back(tmp_path: Path) -> None:
+    program, away = tmp_path / "program", tmp_path / "away"
+    program.write_text(f"#!{sys.executable} -IS\n{SERVES}")
+    program.chmod(0o755)
+    watcher = Watcher()
+    async with supervise(watcher, Service("one", (str(program),))) as supervisor:
+        program.rename(away)
+        await supervisor.kill("one")
+        await watcher.until(lambda: len(watcher.of(Exited, "one")) > 2 * IMPATIENT.attempts)
+        away.rename(program)
+        await watcher.until(lambda: len(watcher.of(Ready, "one")) == 2)
 
 
 async def test_stop_uses_force_in_time_for_a_service_that_ignores_it() -> None:
@@ -189,6 +247,17 @@ async def test_a_service_may_have_the_port_it_asks_for_and_gives_it_back() -> No
     async with supervise(Watcher(), service("one", SERVES, port=port)) as supervisor:
         assert supervisor.url("one") == f"http://127.0.0.1:{port}"
     ports.claim(port).release()
+
+
+async def test_a_port_that_the_caller_has_claimed_is_used_and_stays_claimed() -> None:
+    lease = ports.reserve(1)
+    (port,) = lease.ports
+    one = service("one", SERVES, port=port)
+    async with Supervisor([one], patience=IMPATIENT, claimed=lease) as supervisor:
+        assert supervisor.url("one") == f"http://127.0.0.1:{port}"
+    with pytest.raises(LocalStackError, match=f"port {port} .* a local stack that is starting or stopping"):
+        ports.claim(port)
+    lease.release()
 
 
 async def test_a_port_that_is_taken_starts_nothing() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from datetime import datetime
+from typing import cast
 
 import pytest
 from prometheus_client import REGISTRY
@@ -31,8 +32,8 @@ class Store:
         self.owed[document_id] = since, [*before, *envelopes]
         return Owed(document_id, tuple(self.owed[document_id][1]))
 
-    async def overdue(self, before: datetime, *, limit: int) -> list[Owed]:
-        due = sorted((since, key) for key, (since, _) in self.owed.items() if since < before)
+    async def overdue(self, before: datetime, *, limit: int, without: Sequence[str] = ()) -> list[Owed]:
+        due = sorted((since, key) for key, (since, _) in self.owed.items() if since < before and key not in without)
         return [Owed(key, tuple(self.owed[key][1])) for _, key in due[:limit]]
 
     async def oldest(self) -> datetime | None:
@@ -55,10 +56,10 @@ class Store:
 class Bench:
     """An outbox with its surroundings."""
 
-    def __init__(self, **options: int) -> None:
+    def __init__(self, *, publisher: RecordingPublisher | None = None, **options: int) -> None:
         self.clock = ManualClock()
         self.store = Store(self.clock)
-        self.publisher = RecordingPublisher()
+        self.publisher = publisher or RecordingPublisher()
         settings = SweepSettings(outbox_after=3, limit=2)
         self.outbox = Outbox("objects", self.store, self.publisher, clock=self.clock, settings=settings, **options)  # type: ignore[arg-type]  # a fake store
 
@@ -151,6 +152,65 @@ async def test_a_queue_that_is_full_is_left_to_the_sweeper() -> None:
     bench.clock.advance(4)
     await bench.outbox.sweep()
     assert bench.published == ["a1", "b1"]
+
+
+class SlowPublisher(RecordingPublisher):
+    """Holds every event back until ``gate`` is open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = asyncio.Event()
+        self.entered = asyncio.Event()
+
+    async def publish(self, envelopes: Sequence[Envelope]) -> None:
+        held = [envelope.id for envelope in envelopes if not envelope.id.startswith("left")]
+        if held:
+            self.entered.set()
+            await self.gate.wait()
+        await super().publish(envelopes)
+
+
+async def test_sweep_under_overload_skips_what_its_process_has_in_flight() -> None:
+    bench = Bench(max_group=200, publisher=SlowPublisher())
+    publisher = cast("SlowPublisher", bench.publisher)
+    for number in range(600):
+        bench.outbox.flush_soon([bench.store.write(f"{number}", event(f"x{number}"))])
+    direct = asyncio.create_task(bench.outbox.flush([bench.store.write("direct", event("y1"))]))
+    for number in range(5):
+        bench.store.write(f"left{number}", event(f"left{number}"))
+    await publisher.entered.wait()
+    bench.clock.advance(60)
+    assert await bench.outbox.sweep() == 5
+    assert bench.published == [f"left{number}" for number in range(5)], "what a crash left behind does not wait"
+    publisher.gate.set()
+    await bench.outbox.close()
+    await direct
+    assert len(bench.published) == len(set(bench.published)) == 606
+    assert bench.store.owed == {}
+
+
+@pytest.mark.parametrize("error", [NotPublished("away"), RuntimeError("unexpected")])
+async def test_sweep_after_failed_publish_publishes_what_was_in_flight(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(max_group=1)
+    publish = bench.publisher.publish
+    fails = [True, True]
+
+    async def failing(envelopes: Sequence[Envelope]) -> None:
+        if fails:
+            fails.pop()
+            raise error
+        await publish(envelopes)
+
+    monkeypatch.setattr(bench.publisher, "publish", failing)
+    for name in ("a", "b", "c"):
+        bench.outbox.flush_soon([bench.store.write(name, event(f"{name}1"))])
+    await bench.outbox.close()
+    assert bench.published == ["c1"]
+    bench.clock.advance(4)
+    assert await bench.outbox.sweep() == 2
+    assert sorted(bench.published) == ["a1", "b1", "c1"]
 
 
 async def test_an_event_that_no_broker_takes_holds_up_nobody_else() -> None:

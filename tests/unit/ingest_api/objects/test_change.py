@@ -44,6 +44,18 @@ def test_anything_else_is_another_blob(changes: dict[str, Any]) -> None:
     assert not _same_blobs([stored(NOTE)], sent({**NOTE, **changes}))
 
 
+def test_same_bytes_with_another_declared_charset_are_another_blob() -> None:
+    def encoded(mime_type: str) -> dict[str, Any]:
+        return {"property": "note", "data": {"base64": "8PDx", "mime_type": mime_type}}
+
+    before = stored(encoded("text/plain"))
+    assert _same_blobs([before], sent(encoded("text/plain")))
+    assert not _same_blobs([before], sent(encoded("text/plain; charset=koi8-r")))
+    before["details"]["charset"] = "koi8-r"  # type: ignore[index]
+    assert _same_blobs([before], sent(encoded("text/plain; charset=koi8-r")))
+    assert _same_blobs([before], sent(encoded("text/plain"))), "nothing new is known"
+
+
 def test_a_url_is_fetched_again_once_it_was_mirrored() -> None:
     assert _same_blobs(made({"blobs": [FAR]})["blobs"], sent(FAR))
     assert not _same_blobs([stored(FAR)], sent(FAR)), "what is behind it may have changed"

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from bucketline.domain.source import InlineSource, JsonSource, from_document
 from bucketline.errors import Forbidden, NotFound, ValidationFailed
 from bucketline.ids import CountingIds
 from bucketline.storage.buckets import BucketDocument
@@ -101,8 +102,33 @@ def test_what_stands_beside_a_url_is_kept_as_properties() -> None:
     assert blob["properties"] == {"alt": "x"}
 
 
+@pytest.mark.parametrize(
+    ("name", "data", "content", "mime_type"),
+    [
+        ("note", "häl", "häl".encode(), "text/plain; charset=utf-8"),
+        ("note", {"text": "x"}, b"x", "text/plain; charset=utf-8"),
+        ("size", 3, b"3", "application/json"),
+        ("photo", {"base64": "AAEC", "mime_type": "image/png", "filename": "a.png"}, b"\0\1\2", "image/png"),
+        ("photo", {"base64": "AAEC"}, b"\0\1\2", None),
+        ("photo", "data:image/gif;base64,AAEC", b"\0\1\2", "image/gif"),
+    ],
+)
+def test_source_of_inline_content_holds_its_hash_size_and_declared_type(
+    name: str, data: object, content: bytes, mime_type: str | None
+) -> None:
+    (blob,) = made({"blobs": [{"property": name, "data": data}]})["blobs"]
+    source = blob["source"]
+    assert source is not None
+    assert (source["size"], source["mime_type"]) == (len(content), mime_type)
+    assert source["sha256"] == hashlib.sha256(content).hexdigest()
+    read = from_document(source)
+    assert isinstance(read, InlineSource)
+    assert read.content() == content
+
+
 def test_a_value_of_a_metadata_type_must_fit_it() -> None:
-    assert made({"blobs": [{"property": "size", "data": 3}]})["blobs"][0]["source"] == {"kind": "json", "value": 3}
+    (blob,) = made({"blobs": [{"property": "size", "data": 3}]})["blobs"]
+    assert from_document(blob["source"] or {}) == JsonSource(3)
     assert faults({"blobs": [{"property": "size", "data": "three"}]}) == [["body", "blobs", 0, "data"]]
 
 

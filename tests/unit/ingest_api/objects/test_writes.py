@@ -6,10 +6,13 @@ from typing import Any, cast
 
 import pytest
 
+from bucketline.clock import ManualClock
 from bucketline.errors import StoreUnavailable
 from bucketline.storage.batches import Batches
 from bucketline.storage.objects import ObjectDocument, Objects
 from ingest_api.objects.writes import ObjectWrites
+
+CLOCK = ManualClock()
 
 
 class Store:
@@ -34,7 +37,7 @@ def store() -> Store:
 
 @pytest.fixture
 def writes(store: Store) -> ObjectWrites:
-    return ObjectWrites(cast("Objects", store), cast("Batches", store))
+    return ObjectWrites(cast("Objects", store), cast("Batches", store), CLOCK)
 
 
 def document(name: str) -> ObjectDocument:
@@ -63,3 +66,12 @@ async def test_close_waits_for_what_was_submitted(writes: ObjectWrites, store: S
     await writes.close()
     assert sum(store.groups) == 4
     assert await asyncio.gather(*pending) == [None] * 4
+
+
+async def test_insert_after_waiting_sets_pending_since_to_the_time_of_the_write(writes: ObjectWrites) -> None:
+    new = document("a")
+    new["pending"] = []
+    new["pending_since"] = CLOCK.now()
+    CLOCK.advance(10)
+    await writes.insert(new)
+    assert new["pending_since"] == CLOCK.now()
