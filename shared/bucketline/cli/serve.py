@@ -1,11 +1,14 @@
 """``bucketline serve``: one service in this process."""
 
 from importlib import import_module
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-PACKAGES: dict[str, str] = {
+if TYPE_CHECKING:
+    from bucketline.settings import ServiceName
+
+PACKAGES: "dict[ServiceName, str]" = {
     "ingest-api": "ingest_api",
     "dedup": "dedup",
     "batcher": "batcher",
