@@ -1,6 +1,6 @@
 """What every service is made of, opened in order and closed in reverse.
 
-A service's ``app.py`` builds its use cases on a :class:`ServiceContext`, subscribes its handlers, and then lets it run.
+A service's ``app.py`` builds its use cases on a :class:`ServiceContext`, includes its router, and then lets it run.
 """
 
 import os
@@ -59,7 +59,7 @@ class ServiceContext:
 
     @asynccontextmanager
     async def running(self, *, ready_without_bus: bool = False) -> AsyncIterator[None]:
-        """Consumes and sweeps for the length of the block. Subscribe every handler before.
+        """Consume and reconcile for the length of the block. Include the router before.
 
         The bus connects in the meantime. A service that can do its work before, and while the broker is away, says so.
         """

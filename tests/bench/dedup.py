@@ -20,6 +20,7 @@ from typing import cast
 import psutil
 from pydantic import SecretStr
 from tests.bench.rows import Row
+from tests.fakes.publisher import RecordingPublisher
 
 from bucketline.blobs.s3 import S3BlobStore
 from bucketline.clock import SystemClock
@@ -28,7 +29,6 @@ from bucketline.db.indexes import ensure_indexes
 from bucketline.db.mongo import Database
 from bucketline.devstack.stack import LocalStack
 from bucketline.kafka.broker import Bus
-from bucketline.kafka.publisher import RecordingPublisher
 from bucketline.observability.health import Health
 from bucketline.service_context import ServiceContext
 from bucketline.settings import MongoSettings, ReconcileSettings, S3Settings, read_settings

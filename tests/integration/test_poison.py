@@ -3,20 +3,22 @@
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.protocol.produce import ProduceRequest
+from faststream import AckPolicy
 from tests.brokers import kafka_settings
 from tests.record_batches import MARK, batch, misnamed, signed
 from tests.waiting import eventually
 
 from bucketline.clock import SystemClock
 from bucketline.devstack.stack import LocalStack
-from bucketline.events.cloudevents import ReceivedEvent, wrap
+from bucketline.events.cloudevents import Events, ReceivedEvent, wrap
 from bucketline.events.models import ObjectDeleted
 from bucketline.events.topics import OBJECTS
-from bucketline.kafka.broker import Bus
+from bucketline.kafka.broker import Bus, Provided, event_router
 from bucketline.kafka.client_config import client_options
 from bucketline.kafka.topic_admin import ensure_topics
 from bucketline.settings import KafkaSettings
@@ -27,6 +29,8 @@ PARKED_WITHIN = 60.0
 """Seconds, on a loaded machine. A record that stops its partition would be there for ever."""
 CONTEXT = "bucketline-parked-"
 GOOD = ("ce_type", ObjectDeleted.type.encode()), ("ce_id", b"evt_1"), ("ce_source", b"/test")
+
+router = event_router()
 
 
 @dataclass
@@ -91,6 +95,11 @@ class Bench:
         return found
 
 
+@router.subscriber(OBJECTS.name, group_id=OBJECTS.group("dedup"), batch=True, ack_policy=AckPolicy.MANUAL)
+async def handle(records: Events[ObjectDeleted], bench: Annotated[Bench, Provided()]) -> None:
+    await bench.handle(records)
+
+
 def deleted(object_id: str) -> ObjectDeleted:
     return ObjectDeleted(
         object_id=object_id, bucket_id="b", namespace_id="n", revision=1, deleted_at=SystemClock().now()
@@ -115,7 +124,7 @@ async def bench(stack: LocalStack) -> AsyncIterator[Bench]:
     await producer.start()
     found = Bench(settings, producer)
     bus = Bus(settings, "dedup", clock=SystemClock())
-    bus.subscribe(OBJECTS, found.handle)
+    bus.include(router, bench=found)
     try:
         async with bus:
             yield found

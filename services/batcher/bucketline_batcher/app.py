@@ -7,7 +7,6 @@ from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
 from bucketline.db.batches import Batches
-from bucketline.events.topics import BATCHES, MIRRORED, STATUS
 from bucketline.http.settings import OutboundSettings
 from bucketline.http.webhook_client import WebhookClient
 from bucketline.kafka.outbox import Outbox
@@ -22,7 +21,7 @@ from bucketline_batcher.progress import BatchProgressTracker
 from bucketline_batcher.publisher import BatchPublisher
 from bucketline_batcher.reconciler import BatchReconciler
 from bucketline_batcher.settings import BatcherSettings
-from bucketline_batcher.subscribers import Handlers
+from bucketline_batcher.subscribers import router
 from bucketline_batcher.webhooks import MAX_CONCURRENCY, Webhooks
 from bucketline_batcher.windows import WindowBatcher
 
@@ -50,9 +49,13 @@ def create(settings: ServiceSettings) -> ASGIApp:
             )
             batcher = Batcher(runtime, own, outbox)
             webhooks = Webhooks(runtime, poster)
-            runtime.bus.subscribe(MIRRORED, batcher.handlers.on_mirrored)
-            runtime.bus.subscribe(BATCHES, batcher.handlers.on_batches)
-            runtime.bus.subscribe(STATUS, batcher.handlers.on_status)
+            runtime.bus.include(
+                router,
+                planner=batcher.planner,
+                progress=batcher.progress,
+                canceling=batcher.canceling,
+                windowing=batcher.windowing,
+            )
             async with runtime.running():
                 outbox.start(runtime.background)
                 batcher.sweeper.start(runtime.background)
@@ -78,4 +81,3 @@ class Batcher:
         self.windowing = WindowBatcher(runtime, self.planner, outbox, policies)
         self.drafts = DraftScanner(runtime, self.planner, self.windowing, policies)
         self.sweeper = BatchReconciler(runtime, self.planner, self.progress, self.canceling, voice, settings)
-        self.handlers = Handlers(self.planner, self.progress, self.canceling, self.windowing)

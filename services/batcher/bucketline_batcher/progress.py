@@ -14,7 +14,7 @@ from pymongo import UpdateOne
 from bucketline.db.batches import SUMMARY_FIELDS, BatchDocument, FailedObject, failed_row
 from bucketline.db.outbox_store import outbox_entry_of
 from bucketline.db.work_units import OPEN_STATES, Result, Tally, WorkUnitDocument
-from bucketline.domain.status import BATCH_ACTIVE, FAILURES, RANK_FINAL
+from bucketline.domain.status import BATCH_ACTIVE, FAILURES
 from bucketline.events.cloudevents import ReceivedEvent
 from bucketline.events.models import BatchCompleted, ObjectStatusChanged
 from bucketline.kafka.outbox import Outbox
@@ -51,14 +51,12 @@ class BatchProgressTracker:
         self._settings = settings
         self._next_tally: dict[str, float] = {}
 
-    async def record(self, records: Sequence[ReceivedEvent]) -> None:
-        """Takes final statuses in; the others say nothing about progress."""
+    async def record(self, records: Sequence[ReceivedEvent[ObjectStatusChanged]]) -> None:
+        """Record final statuses."""
         results: dict[str, dict[int, Result]] = {}
         traces: dict[str, Trace] = {}
         for record in records:
             event = record.event
-            if not isinstance(event, ObjectStatusChanged) or event.rank != RANK_FINAL:
-                continue
             if event.unit_id is None or event.index is None:
                 continue
             results.setdefault(event.unit_id, {}).setdefault(event.index, _result(event))

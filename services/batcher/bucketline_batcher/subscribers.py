@@ -1,50 +1,71 @@
-"""What the batcher does with records: decode, call one use case, return."""
+"""What the batcher consumes and publishes: mirrored objects become work units, and their ends complete batches."""
 
-from collections.abc import Sequence
+from typing import Annotated
 
-from bucketline.events.cloudevents import ReceivedEvent
-from bucketline.events.models import BatchCanceled, BatchSubmitted, ObjectMirrored
+from faststream import AckPolicy
+
+from bucketline.domain.status import RANK_FINAL
+from bucketline.events.cloudevents import Events
+from bucketline.events.models import (
+    BatchCanceled,
+    BatchCompleted,
+    BatchSubmitted,
+    ObjectMirrored,
+    ObjectStatusChanged,
+    WorkUnitReady,
+)
+from bucketline.events.topics import BATCHES, MIRRORED, STATUS
+from bucketline.kafka.broker import Provided, event_router, publishes
 from bucketline_batcher.cancel import Cancellation
 from bucketline_batcher.planner import FIELDS, Planner
 from bucketline_batcher.progress import BatchProgressTracker
 from bucketline_batcher.windows import WindowBatcher
 
+router = event_router()
+publishes(router, WorkUnitReady, ObjectStatusChanged, BatchSubmitted, BatchCompleted)
 
-class Handlers:
-    """Handlers of this service; each may see any record again."""
 
-    def __init__(
-        self, planner: Planner, progress: BatchProgressTracker, canceling: Cancellation, windowing: WindowBatcher
-    ) -> None:
-        self._planner = planner
-        self._progress = progress
-        self._canceling = canceling
-        self._windowing = windowing
+@router.subscriber(MIRRORED.name, group_id=MIRRORED.group("batcher"), batch=True, ack_policy=AckPolicy.MANUAL)
+async def plan_mirrored_objects(
+    records: Events[ObjectMirrored],
+    planner: Annotated[Planner, Provided()],
+    windowing: Annotated[WindowBatcher, Provided()],
+) -> None:
+    """Plan objects to process at once and those that submitted batches wait for; other drafts go into windows."""
+    traces = {record.event.object_id: record.trace for record in records}
+    objects = await planner.objects.many(list(traces), fields=FIELDS)
+    mirrored = {object_id: found for object_id, found in objects.items() if found["mirror"]["state"] != "pending"}
+    await planner.auto(list(mirrored.values()), traces)
+    planned = await planner.arrived(mirrored, traces)
+    # These may belong to a batch already: its event may not be applied to them yet. The window checks that.
+    await windowing.collect([found for object_id, found in mirrored.items() if object_id not in planned])
 
-    async def on_mirrored(self, records: Sequence[ReceivedEvent]) -> None:
-        """Plans what is to be processed at once and what submitted batches wait for; other drafts go into windows."""
-        traces = {r.event.object_id: r.trace for r in records if isinstance(r.event, ObjectMirrored)}
-        objects = await self._planner.objects.many(list(traces), fields=FIELDS)
-        mirrored = {oid: found for oid, found in objects.items() if found["mirror"]["state"] != "pending"}
-        await self._planner.auto(list(mirrored.values()), traces)
-        taken = await self._planner.arrived(mirrored, traces)
-        # Drafts to look at: that a batch has them is said on the bus, and may not be applied to them yet.
-        await self._windowing.collect([found for oid, found in mirrored.items() if oid not in taken])
 
-    async def on_batches(self, records: Sequence[ReceivedEvent]) -> None:
-        """Carries cancellations out and plans submitted batches, the small ones first: a large one takes a while.
+@router.subscriber(BATCHES.name, group_id=BATCHES.group("batcher"), batch=True, ack_policy=AckPolicy.MANUAL)
+async def plan_submitted_batches(
+    records: Events[BatchSubmitted | BatchCanceled],
+    planner: Annotated[Planner, Provided()],
+    canceling: Annotated[Cancellation, Provided()],
+    progress: Annotated[BatchProgressTracker, Provided()],
+) -> None:
+    """Cancel batches, and plan submitted ones, small ones first because a large one takes a while.
 
-        Both go by what the batch's state says, so that the order of the two is of no matter.
-        """
-        for record in records:
-            if isinstance(record.event, BatchCanceled):
-                await self._canceling.cancel(record.event.batch_id)
-        submitted = [(record.event, record.trace) for record in records if isinstance(record.event, BatchSubmitted)]
-        for event, trace in sorted(submitted, key=lambda row: row[0].object_count):
-            await self._planner.submitted(event.batch_id, trace)
-            # Its units may be over by now, and there are none if all of its objects were deleted.
-            await self._progress.refresh(event.batch_id)
+    Both act on the stored state of the batch, so the order of the two events does not matter.
+    """
+    for record in records:
+        if isinstance(record.event, BatchCanceled):
+            await canceling.cancel(record.event.batch_id)
+    submitted = [(record.event, record.trace) for record in records if isinstance(record.event, BatchSubmitted)]
+    for event, trace in sorted(submitted, key=lambda row: row[0].object_count):
+        await planner.submitted(event.batch_id, trace)
+        # Its units may have ended by now, and there are none if all of its objects were deleted.
+        await progress.refresh(event.batch_id)
 
-    async def on_status(self, records: Sequence[ReceivedEvent]) -> None:
-        """Counts progress and finishes batches."""
-        await self._progress.record(records)
+
+@router.subscriber(STATUS.name, group_id=STATUS.group("batcher"), batch=True, ack_policy=AckPolicy.MANUAL)
+async def count_progress(
+    records: Events[ObjectStatusChanged], progress: Annotated[BatchProgressTracker, Provided()]
+) -> None:
+    """Count the objects that have ended, and complete their batches. Other statuses are no progress."""
+    if ended := [record for record in records if record.event.rank == RANK_FINAL]:
+        await progress.record(ended)

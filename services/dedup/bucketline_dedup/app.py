@@ -11,7 +11,6 @@ from bucketline.blobs.s3 import S3BlobStore
 from bucketline.blobs.store import BlobStore
 from bucketline.db.blobs import Blobs
 from bucketline.db.objects import Objects
-from bucketline.events.topics import OBJECTS
 from bucketline.kafka.dead_letters import KafkaParking
 from bucketline.observability.health import Health
 from bucketline.service_context import ServiceContext, open_service_context
@@ -28,7 +27,7 @@ from bucketline_dedup.settings import DedupSettings
 from bucketline_dedup.sources import SourceOpener
 from bucketline_dedup.staging_cleanup import StagingCleanup
 from bucketline_dedup.stored_sources import ExternalObjects, OwnObjects
-from bucketline_dedup.subscribers import Handlers
+from bucketline_dedup.subscribers import router
 
 BACKLOG_SECONDS = 15.0
 """Between two counts of what is due: about as often as anybody reads them."""
@@ -38,7 +37,6 @@ BACKLOG_SECONDS = 15.0
 class Dedup:
     """The service without its clients. Enter ``mirroring.lanes`` for as long as it is to fetch."""
 
-    handlers: Handlers
     mirroring: MirrorService
     storing: ContentStore
     tidy: StagingCleanup
@@ -57,7 +55,7 @@ def create(settings: ServiceSettings) -> ASGIApp:
             open_service_context(settings, health=health) as runtime,
         ):
             dedup = wire(runtime, own, fetcher=fetcher, foreign=foreign)
-            runtime.bus.subscribe(OBJECTS, dedup.handlers.on_objects)
+            runtime.bus.include(router, mirroring=dedup.mirroring)
             async with runtime.running(), dedup.mirroring.lanes:
                 runtime.background.every(own.staging_cleanup_interval_seconds, "tidy staging", dedup.tidy.step)
                 runtime.background.every(BACKLOG_SECONDS, "count due", dedup.mirroring.lanes.backlog)
@@ -91,4 +89,4 @@ def wire(runtime: ServiceContext, settings: DedupSettings, *, fetcher: HttpFetch
     turns = MirrorAttempts(runtime, objects, blobs, records, settling, parking, settings)
     inline = InlineMirror(runtime, storing, records, settings)
     mirroring = MirrorService(runtime, objects, inline, settling, turns, settings)
-    return Dedup(Handlers(mirroring), mirroring, storing, StagingCleanup(runtime, objects, settings))
+    return Dedup(mirroring, storing, StagingCleanup(runtime, objects, settings))

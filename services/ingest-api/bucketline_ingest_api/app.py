@@ -22,7 +22,6 @@ from bucketline.db.outbox_store import OutboxStore
 from bucketline.db.tasks import Tasks
 from bucketline.db.uploads import Uploads
 from bucketline.db.work_units import WorkUnits
-from bucketline.events.topics import STATUS
 from bucketline.extractors import ExtractorRegistry
 from bucketline.ids import RandomIds
 from bucketline.kafka.outbox import Outbox
@@ -39,12 +38,15 @@ from bucketline_ingest_api.exception_handlers import METHODS
 from bucketline_ingest_api.fast_path import FastPath
 from bucketline_ingest_api.objects import endpoints as objects
 from bucketline_ingest_api.objects.bulk_writes import ObjectBulkWriter
+from bucketline_ingest_api.objects.delete import sweep_removals
+from bucketline_ingest_api.objects.reconciler import ObjectReconciler
 from bucketline_ingest_api.rate_limit import RateLimiter
 from bucketline_ingest_api.routers import ROUTERS
 from bucketline_ingest_api.settings import ApiSettings
-from bucketline_ingest_api.subscribers import Handlers
+from bucketline_ingest_api.subscribers import router
 from bucketline_ingest_api.tasks import registry
 from bucketline_ingest_api.tasks.runner import TaskRunner
+from bucketline_ingest_api.uploads.delete import sweep_uploads
 
 EXPOSED_HEADERS = (
     "Retry-After",
@@ -71,13 +73,15 @@ def create(settings: ServiceSettings) -> ASGIApp:
             deps = wire(runtime, api_settings)
             app.state.deps = deps
             app.state.limiter = RateLimiter(runtime.database, api_settings, clock=runtime.clock)
-            handlers = Handlers(deps)
-            runtime.bus.subscribe(STATUS, handlers.on_status)
+            runtime.bus.include(router, deps=deps)
             # Objects are taken while Kafka is away: their events wait in the outbox.
             async with runtime.running(ready_without_bus=True):
                 for outbox in (deps.object_outbox, deps.batch_outbox, deps.removal_outbox):
                     outbox.start(runtime.background)
-                handlers.sweep(runtime.background, settings.reconcile)
+                interval = settings.reconcile.interval_seconds
+                runtime.background.every(interval, "sweep removals", lambda: sweep_removals(deps))
+                runtime.background.every(interval, "sweep object statuses", ObjectReconciler(deps).step)
+                runtime.background.every(interval, "sweep uploads", lambda: sweep_uploads(deps))
                 registry.register(deps)
                 deps.runner.start(runtime.background)
                 yield
@@ -131,8 +135,8 @@ def build(lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
         telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False},
     )
     exception_handlers.install(app)
-    for router in ROUTERS:
-        app.include_router(router)
+    for routes in ROUTERS:
+        app.include_router(routes)
     return app
 
 

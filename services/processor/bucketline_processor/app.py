@@ -10,7 +10,6 @@ from bucketline.db.collections import Collections
 from bucketline.db.documents import Documents
 from bucketline.db.objects import Objects
 from bucketline.db.work_units import WorkUnits
-from bucketline.events.topics import WORK
 from bucketline.extractors import ExtractorRegistry
 from bucketline.observability.health import Health
 from bucketline.service_context import ServiceContext, open_service_context
@@ -23,7 +22,7 @@ from bucketline_processor.extractor_runner import Extractors
 from bucketline_processor.leases import Leases
 from bucketline_processor.pipeline import Pipeline
 from bucketline_processor.settings import ProcessorSettings
-from bucketline_processor.subscribers import Handlers
+from bucketline_processor.subscribers import router
 from bucketline_processor.unit_scheduler import UnitScheduler
 from bucketline_processor.worker_pool import WorkerPool
 
@@ -45,7 +44,7 @@ def create(settings: ServiceSettings) -> ASGIApp:
             ) as sandbox,
         ):
             works = _works(runtime, sandbox, own)
-            runtime.bus.subscribe(WORK, Handlers(works).on_work, max_records=own.prefetch_units)
+            runtime.bus.include(router, works=works, max_records=own.prefetch_units)
             async with runtime.running():
                 works.start(runtime.background, interval=settings.reconcile.interval_seconds)
                 try:

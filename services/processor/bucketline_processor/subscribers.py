@@ -1,18 +1,20 @@
-"""What the processor does with records: put the units in line. The work itself goes on beside the bus."""
+"""What the processor consumes and publishes: it schedules work units; the work itself goes on after the commit."""
 
-from collections.abc import Sequence
+from typing import Annotated
 
-from bucketline.events.cloudevents import ReceivedEvent
-from bucketline.events.models import WorkUnitReady
+from faststream import AckPolicy
+
+from bucketline.events.cloudevents import Events
+from bucketline.events.models import ObjectStatusChanged, WorkUnitReady
+from bucketline.events.topics import WORK
+from bucketline.kafka.broker import Provided, event_router, publishes
 from bucketline_processor.unit_scheduler import UnitScheduler
 
+router = event_router()
+publishes(router, ObjectStatusChanged)
 
-class Handlers:
-    """Handlers of this service; each may see any record again."""
 
-    def __init__(self, works: UnitScheduler) -> None:
-        self._works = works
-
-    async def on_work(self, records: Sequence[ReceivedEvent]) -> None:
-        """Returns when every unit stands in line here, or is somebody else's."""
-        await self._works.offer({r.event.unit_id: dict(r.trace) for r in records if isinstance(r.event, WorkUnitReady)})
+@router.subscriber(WORK.name, group_id=WORK.group("processor"), batch=True, ack_policy=AckPolicy.MANUAL)
+async def schedule_units(records: Events[WorkUnitReady], works: Annotated[UnitScheduler, Provided()]) -> None:
+    """Return when every unit is scheduled in this process, or leased by another."""
+    await works.offer({record.event.unit_id: dict(record.trace) for record in records})

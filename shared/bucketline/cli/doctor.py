@@ -22,7 +22,7 @@ def doctor(
 ) -> None:
     """Check everything that the services depend on, with advice. Exit 1 if something is bad.
 
-    MongoDB, Kafka and S3: reachable, of a good version, with the permissions and promises that we need; the clocks of
+    MongoDB, Kafka and S3: reachable, as they should be, with the permissions and promises that we need; the clocks of
     MongoDB and S3 in step with ours (Kafka does not tell its own, and nothing depends on it).
     It writes and removes one document and two small objects of its own, and publishes nothing.
 

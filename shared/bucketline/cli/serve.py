@@ -1,20 +1,24 @@
 """``bucketline serve``: one service in this process."""
 
 from importlib import import_module
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-_PACKAGES = {
-    "ingest-api": "bucketline_ingest_api.app",
-    "dedup": "bucketline_dedup.app",
-    "batcher": "bucketline_batcher.app",
-    "processor": "bucketline_processor.app",
+if TYPE_CHECKING:
+    from bucketline.settings import ServiceName
+
+PACKAGES: "dict[ServiceName, str]" = {
+    "ingest-api": "bucketline_ingest_api",
+    "dedup": "bucketline_dedup",
+    "batcher": "bucketline_batcher",
+    "processor": "bucketline_processor",
 }
+"""Where each service is: the library imports them by these names only."""
 
 
 def serve(
-    service: Annotated[str, typer.Argument(help=f"One of {', '.join(_PACKAGES)}.")],
+    service: Annotated[str, typer.Argument(help=f"One of {', '.join(PACKAGES)}.")],
 ) -> None:
     """Run one service until SIGTERM. It is configured by BUCKETLINE_* variables alone.
 
@@ -26,5 +30,4 @@ def serve(
     name = next((known for known in SERVICES if known == service), None)
     if name is None:
         raise typer.BadParameter(f"there is no service {service!r}; there are {', '.join(SERVICES)}")
-    # A service is named here and imported nowhere else in the library.
-    raise typer.Exit(run(read_settings(name), import_module(_PACKAGES[name]).create))
+    raise typer.Exit(run(read_settings(name), import_module(f"{PACKAGES[name]}.app").create))

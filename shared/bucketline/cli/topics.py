@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bucketline.cli.output import fail, running, wide_console
+from bucketline.cli.serve import PACKAGES
 
 if TYPE_CHECKING:
     from bucketline.kafka.topic_admin import Fault, TopicState
@@ -45,9 +47,10 @@ def topics(
 
     settings = KafkaSettings()
     if asyncapi:
-        from bucketline.events.asyncapi import rendered
+        from bucketline.kafka.asyncapi import rendered
 
-        typer.echo(rendered(settings.topic_prefix).decode(), nl=False)
+        routers = {name: import_module(f"{package}.subscribers").router for name, package in PACKAGES.items()}
+        typer.echo(rendered(routers, settings.topic_prefix).decode(), nl=False)
         return
     table = Table("topic", "events", "key", "partitions", "from", "to")
     for topic in TOPICS:

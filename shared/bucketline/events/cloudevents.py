@@ -4,12 +4,16 @@ An envelope is made once, when the fact is written, and carried unchanged howeve
 ``(source, id)`` is the event's identity, and a duplicate on the wire has the same one.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Annotated, Any, Generic, TypeAlias, get_args
 
 import orjson
-from pydantic import ValidationError
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
+from typing_extensions import TypeVar
 
 from bucketline.clock import wire_time
 from bucketline.errors import NonRetryableError, ProcessingError
@@ -101,16 +105,38 @@ def wrap(event: Event, *, id: str, source: str, at: datetime, trace: Mapping[str
     )
 
 
-@dataclass(frozen=True, slots=True)
-class ReceivedEvent:
-    """A record that was understood. ``partition`` and ``offset`` say where it was read, -1 where that is not known."""
+E = TypeVar("E", bound=Event, default=Event, covariant=True)
 
-    event: Event
+
+@dataclass(frozen=True, slots=True)
+class ReceivedEvent(Generic[E]):
+    """A decoded event with its CloudEvents identity and trace. ``partition`` and ``offset`` are -1 when unknown."""
+
+    event: E
     id: str
     source: str
     trace: Mapping[str, str]
     partition: int = -1
     offset: int = -1
+
+
+class _EventPayload:
+    """Describes :data:`Events` to pydantic: in memory it is anything, on the wire each record is one of the events."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        ((event,),) = (get_args(received) for received in get_args(source))
+        return core_schema.json_or_python_schema(
+            json_schema=handler.generate_schema(event), python_schema=core_schema.any_schema()
+        )
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Always name a list of events: FastStream takes a lone reference for the first model it finds."""
+        found = handler(schema)
+        return found if "anyOf" in found else {"anyOf": [found]}
+
+
+Events: TypeAlias = Annotated[Sequence[ReceivedEvent[E]], _EventPayload()]
+"""The parameter of a subscriber: a micro-batch of decoded events. Types that it does not name are not delivered."""
 
 
 class UnknownEventType(ProcessingError):

@@ -180,20 +180,3 @@ async def _close(producer: AIOKafkaProducer) -> None:
 def _forget(future: "asyncio.Future[object]") -> None:
     if not future.cancelled():
         future.exception()
-
-
-class RecordingPublisher:
-    """For unit tests: keeps what was published; fails on demand, and always for the ids in ``too_large``."""
-
-    def __init__(self) -> None:
-        self.published: list[CloudEvent] = []
-        self.failures = 0
-        self.too_large: set[str] = set()
-
-    async def publish(self, envelopes: Sequence[CloudEvent]) -> None:
-        if any(envelope.id in self.too_large for envelope in envelopes):
-            raise NonRetryableError("not published: told that it is too large")
-        if self.failures:
-            self.failures -= 1
-            raise NotPublished("not published: told to fail")
-        self.published.extend(envelopes)

@@ -1,10 +1,12 @@
-"""Reading what aiokafka's own reader gives up on, so that no producer can stop a partition.
+"""Replaces aiokafka's record reader with one that tolerates header keys that are not UTF-8.
 
-The name of a header must be UTF-8, and aiokafka takes that at its word: one that is not stops the partition, and no
-offset gets past it, because brokers hand out whole batches. Here such a name comes out with its bytes escaped. A batch
-that nobody can make sense of comes out as one record, which ends where the batch does and has its bytes for a value;
-it is marked, and being no event of ours it is parked like any other. What a checksum or a missing codec says is still
-raised: that is not the producer's doing.
+aiokafka decodes header keys strictly: one that is not UTF-8 stops its partition for good, because brokers hand out
+whole batches and no offset gets past it. Here such a key comes out with its bytes escaped. A batch that cannot be
+decoded at all comes out as one marked record, which ends where the batch does and has its bytes for a value, and is
+dead-lettered like any other. A wrong checksum or a missing codec is still an error: it is not the producer's fault.
+
+aiokafka has no public hook for this, so its version has an upper bound, and ``test_tolerant_record_reader.py`` fails
+when it changes.
 """
 
 from collections.abc import Iterator
@@ -24,12 +26,12 @@ LOG_OVERHEAD = 12
 
 
 def install() -> None:
-    """From now on every consumer of this process reads so. aiokafka has no other place to say it."""
+    """Use this reader for every consumer of the process."""
     fetcher.MemoryRecords = Records
 
 
 class Records:
-    """Batches one after the other, as a broker sends them; the last may be cut off. Made like aiokafka's."""
+    """Iterates over the batches of a fetch; stands in for aiokafka's ``MemoryRecords``."""
 
     def __init__(self, data: bytes) -> None:
         self._data = memoryview(data)
@@ -51,7 +53,7 @@ class Records:
 
 
 class _Batch:
-    """A batch that always comes to its end."""
+    """A batch whose iteration never fails because of what a producer wrote."""
 
     def __init__(self, strict: Any, raw: memoryview) -> None:
         self._strict = strict
@@ -79,13 +81,13 @@ class _Batch:
             yield from islice(_Escaping(self._raw), read, None)
         except Exception as error:
             batch = self._strict
-            what = f"all that is left of a batch that ends here, as the broker has it: {error!r}"
+            what = f"the undecodable rest of a batch that ends at this offset: {error!r}"
             headers = [(INCOMPLETE, what.encode(errors="replace"))]
             yield DefaultRecord(batch.next_offset - 1, batch.max_timestamp, 0, None, bytes(self._raw), headers)
 
 
 class _Escaping(_DefaultRecordBatchPy):  # type: ignore[misc]  # aiokafka is untyped
-    """aiokafka's reader in Python, slower by far, with bytes that decode to something whatever they are."""
+    """aiokafka's pure Python reader, over bytes whose ``decode`` escapes instead of failing."""
 
     _buffer: bytearray
 
@@ -95,7 +97,7 @@ class _Escaping(_DefaultRecordBatchPy):  # type: ignore[misc]  # aiokafka is unt
         return self
 
     def _read_msg(self) -> Any:
-        # The compiled way to read a number takes no bytes but Python's own.
+        # The compiled function accepts no subclass of bytearray.
         return super()._read_msg(decode_varint_py)
 
 

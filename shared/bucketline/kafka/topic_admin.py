@@ -6,7 +6,13 @@ from typing import Any, Literal
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import (
+    GroupAuthorizationFailedError,
+    GroupCoordinatorNotAvailableError,
+    KafkaError,
+    TopicAlreadyExistsError,
+    for_code,
+)
 
 from bucketline.errors import RetryableError
 from bucketline.events.topics import PARKING_PARTITIONS, PARKING_RETENTION_MS, TOPICS, is_parking, parking_topics
@@ -96,6 +102,20 @@ async def cluster(settings: KafkaSettings) -> int:
     """How many brokers there are."""
     async with _Admin(settings) as admin:
         return len((await admin.describe_cluster())["brokers"])
+
+
+async def denied_groups(settings: KafkaSettings, groups: Sequence[str]) -> list[str]:
+    """Return the consumer groups, which need not exist, that this user may not use."""
+    denied = []
+    async with _Admin(settings) as admin:
+        for group in groups:
+            try:
+                await admin.find_coordinator(group)
+            except GroupAuthorizationFailedError:
+                denied.append(group)
+            except GroupCoordinatorNotAvailableError:  # a broker that has just started has no coordinator yet
+                continue
+    return denied
 
 
 async def ensure_topics(settings: KafkaSettings) -> list[str]:

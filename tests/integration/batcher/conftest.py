@@ -29,6 +29,7 @@ from bucketline.service_context import ServiceContext
 from bucketline.settings import read_settings
 from bucketline_batcher.app import Batcher
 from bucketline_batcher.settings import BatcherSettings
+from bucketline_batcher.subscribers import count_progress, plan_mirrored_objects, plan_submitted_batches
 
 E = TypeVar("E", bound=Event)
 
@@ -38,6 +39,18 @@ Outcome = tuple[Status, int, str | None]
 WRITES = ("insert", "update_one", "update_many", "find_and_update", "delete_one", "delete_many", "bulk")
 
 GOOD: Outcome = (Status.COMPLETED, 1, None)
+
+
+async def on_mirrored(records: Sequence[ReceivedEvent], batcher: Batcher) -> None:
+    await plan_mirrored_objects(records, batcher.planner, batcher.windowing)
+
+
+async def on_batches(records: Sequence[ReceivedEvent], batcher: Batcher) -> None:
+    await plan_submitted_batches(records, batcher.planner, batcher.canceling, batcher.progress)
+
+
+async def on_status(records: Sequence[ReceivedEvent], batcher: Batcher) -> None:
+    await count_progress(records, batcher.progress)
 
 
 class ListBus:
@@ -280,7 +293,7 @@ class World:
             if not said:
                 return
             await self.apply(said)
-            await replica.handlers.on_status(said)
+            await on_status(said, replica)
         raise AssertionError("there is no end to it")
 
     async def statuses(self, object_ids: Sequence[str]) -> list[str]:

@@ -4,7 +4,7 @@ import asyncio
 from collections import Counter
 
 import pytest
-from tests.integration.batcher.conftest import Killed, World, dying
+from tests.integration.batcher.conftest import Killed, World, dying, on_mirrored, on_status
 
 from bucketline.domain.status import Status
 from bucketline.events.models import BatchCompleted, ObjectStatusChanged, WorkUnitReady
@@ -26,7 +26,7 @@ async def test_units_that_run_end_and_the_others_are_given_back(world: World) ->
     await world.run(replica)
     assert (await world.batch(batch_id))["status"] == Status.PROCESSING
     await world.apply(running)
-    await replica.handlers.on_status(running)
+    await on_status(running, replica)
     batch = await world.batch(batch_id)
     assert (batch["status"], batch["processed"], batch["failed"]) == (Status.CANCELED, 2, 0)
     assert Counter(await world.statuses(ids)) == {Status.DRAFT: 8, Status.COMPLETED: 2}
@@ -44,7 +44,7 @@ async def test_a_batch_nobody_has_planned(world: World) -> None:
     await world.run(replica)
     assert (await world.batch(batch_id))["status"] == Status.CANCELED
     assert set(await world.statuses(ids)) == {Status.DRAFT}
-    await replica.handlers.on_mirrored(await world.mirror(ids[5:]))
+    await on_mirrored(await world.mirror(ids[5:]), replica)
     assert not world.bus.take(WorkUnitReady)
 
 
@@ -60,7 +60,7 @@ async def test_planning_and_cancelling_at_once(world: World) -> None:
         await asyncio.sleep(0)
         await world.ask_to_cancel(batch_id)
         await asyncio.gather(planning, replicas[1].canceling.cancel(batch_id))
-        await replicas[0].handlers.on_mirrored(await world.mirror(ids[60:]))
+        await on_mirrored(await world.mirror(ids[60:]), replicas[0])
         await world.run(replicas[0])
         world.clock.advance(60)
         await replicas[1].sweeper.batches()
@@ -87,7 +87,7 @@ async def test_who_cancels_may_die_at_any_write(world: World, after: bool) -> No
         with dying(at, after=after) as writes:
             try:
                 await replica.canceling.cancel(batch_id)
-                await replica.handlers.on_status(world.bus.take(ObjectStatusChanged))
+                await on_status(world.bus.take(ObjectStatusChanged), replica)
             except Killed:
                 pass
             finished = writes() < at
@@ -106,14 +106,14 @@ async def test_who_cancels_may_die_at_any_write(world: World, after: bool) -> No
 async def test_an_automatic_batch_in_a_shared_unit(world: World) -> None:
     replica = world.replica()
     ids = await world.drafts(3, auto=True)
-    await replica.handlers.on_mirrored(await world.mirror(ids))
+    await on_mirrored(await world.mirror(ids), replica)
     first = (await world.objects.many(ids))[ids[0]]
     batch_id = str(first.get("batch_id"))
     await world.ask_to_cancel(batch_id)
     await replica.canceling.cancel(batch_id)
     given_back = world.bus.take(ObjectStatusChanged)
     await world.apply(given_back)
-    await replica.handlers.on_status(given_back)
+    await on_status(given_back, replica)
     await world.run(replica)
     assert (await world.batch(batch_id))["status"] == Status.CANCELED
     assert await world.statuses(ids) == [Status.DRAFT, Status.COMPLETED, Status.COMPLETED]
@@ -127,7 +127,7 @@ async def test_an_automatic_batch_before_its_object_is_mirrored(world: World) ->
     await replica.planner._with_batches([obj])
     await world.ask_to_cancel(batch_id)
     await replica.canceling.cancel(batch_id)
-    await replica.handlers.on_mirrored(await world.mirror(ids))
+    await on_mirrored(await world.mirror(ids), replica)
     assert not world.bus.take(WorkUnitReady)
     await world.run(replica)
     assert (await world.batch(batch_id))["status"] == Status.CANCELED

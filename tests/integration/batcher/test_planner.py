@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from tests.integration.batcher.conftest import Killed, World, dying, received
+from tests.integration.batcher.conftest import Killed, World, dying, on_batches, on_mirrored, on_status, received
 
 from bucketline.domain.status import Status
 from bucketline.events.models import BatchCanceled, BatchSubmitted, ObjectStatusChanged, WorkUnitReady
@@ -56,7 +56,7 @@ async def test_a_planner_may_die_at_any_write(world: World, after: bool) -> None
         batch = await world.batch(batch_id)
         assert batch["status"] == Status.PROCESSING
         assert await members(world, batch_id) == Counter(ids[:25])
-        await heir.handlers.on_mirrored(await world.mirror(late))
+        await on_mirrored(await world.mirror(late), heir)
         assert await members(world, batch_id) == Counter(ids)
         await world.objects.collection.update_many({"_id": {"$in": late}}, {"$set": {"mirror.state": "pending"}})
         if finished:
@@ -73,7 +73,7 @@ async def test_late_objects_hold_back_only_themselves(world: World) -> None:
     batch = await world.batch(batch_id)
     assert batch["status"] == Status.PROCESSING
     assert batch["processed"] == 3
-    await replica.handlers.on_mirrored(await world.mirror(late))
+    await on_mirrored(await world.mirror(late), replica)
     await world.run(replica)
     batch = await world.batch(batch_id)
     assert (batch["status"], batch["processed"]) == (Status.COMPLETED, 5)
@@ -95,7 +95,7 @@ async def test_the_last_object_to_arrive_ends_every_batch_however_fast_it_is(
         await world.run(replica)
 
     monkeypatch.setattr(replica.planner._voice, "wake", done_at_once)
-    await replica.handlers.on_mirrored(await world.mirror(late))
+    await on_mirrored(await world.mirror(late), replica)
     assert {(await world.batch(batch_id))["status"] for batch_id in batches} == {Status.COMPLETED}
 
 
@@ -119,7 +119,7 @@ async def test_deleted_objects_are_missing_and_not_failed(world: World) -> None:
     await replica.planner.submitted(batch_id)
     await world.objects.collection.delete_one({"_id": late[0]})
     await world.run(replica)
-    await replica.handlers.on_mirrored(await world.mirror(late[1:]))
+    await on_mirrored(await world.mirror(late[1:]), replica)
     await world.run(replica)
     world.clock.advance(60)
     await replica.sweeper.waiting()
@@ -139,7 +139,7 @@ async def test_objects_of_another_bucket_are_none_of_a_batchs_business(world: Wo
         await replica.canceling.cancel(batch_id)
     else:
         await replica.planner.submitted(batch_id)
-    await replica.handlers.on_mirrored(await world.mirror(late))
+    await on_mirrored(await world.mirror(late), replica)
     await world.run(replica)
     batch = await world.batch(batch_id)
     ended, become = (Status.CANCELED, Status.DRAFT) if cancel else (Status.COMPLETED, Status.COMPLETED)
@@ -156,7 +156,7 @@ async def test_an_object_of_another_bucket_that_is_waited_for_is_left_alone(worl
     late = await world.drafts(1, bucket_id="bkt_2", mirrored=False)
     batch_id = await world.submitted(late, planned=True)
     await replica.planner.waiting.add(batch_id, late, world.clock.now())
-    await replica.handlers.on_mirrored(await world.mirror(late))
+    await on_mirrored(await world.mirror(late), replica)
     assert await members(world, batch_id) == Counter()
     assert not await replica.planner.waiting.any(batch_id)
 
@@ -166,7 +166,7 @@ async def test_a_batch_of_nothing_but_deleted_objects_is_over_at_once(world: Wor
     event = BatchSubmitted(
         batch_id=batch_id, bucket_id="bkt_1", namespace_id="ns_1", object_count=2, submitted_at=world.clock.now()
     )
-    await world.replica().handlers.on_batches([received(event)])
+    await on_batches([received(event)], world.replica())
     batch = await world.batch(batch_id)
     assert (batch["status"], batch["missing"]) == (Status.COMPLETED, 2)
 
@@ -184,7 +184,7 @@ async def test_a_large_batch_leaves_room_for_a_small_one(world: World) -> None:
         if not states["held"] and not states["ready"]:
             break
         ready = await world.units.collection.find({"batch_id": large, "state": "ready"}, limit=1)
-        await replica.handlers.on_status(world.results(ready[0]))
+        await on_status(world.results(ready[0]), replica)
         taken += 1
     assert taken == 20
     assert (await world.batch(large))["status"] == Status.COMPLETED
@@ -211,7 +211,7 @@ async def test_cancellations_and_small_batches_do_not_wait_for_the_plan_of_a_lar
         for batch_id, count in ((large, 9), (small, 1))
     ]
     cancellation = BatchCanceled(batch_id=given_up, canceled_at=now, **about)
-    await replica.handlers.on_batches([received(event) for event in (*submissions, cancellation)])
+    await on_batches([received(event) for event in (*submissions, cancellation)], replica)
     assert done == [given_up, small, large]
 
 
@@ -260,13 +260,13 @@ async def test_automatic_objects_share_units_and_have_batches_of_their_own(world
     replica = world.replica(unit_max_objects=10)
     ids = await world.drafts(25, auto=True)
     records = await world.mirror(ids)
-    await replica.handlers.on_mirrored(records)
-    await replica.handlers.on_mirrored(records)
+    await on_mirrored(records, replica)
+    await on_mirrored(records, replica)
     assert len(world.bus.take(WorkUnitReady)) == 3
     units = await world.units.collection.find({}, limit=100)
     assert Counter(item["object_id"] for unit in units for item in unit["items"]) == Counter(ids)
     for unit in units:
-        await replica.handlers.on_status(world.results(unit))
+        await on_status(world.results(unit), replica)
     batches = await world.batches.collection.find({}, limit=100)
     assert {batch["objects"][0] for batch in batches} == set(ids)
     assert {batch["status"] for batch in batches} == {Status.COMPLETED}
@@ -280,8 +280,8 @@ async def test_a_stream_of_automatic_objects_is_written_in_bulk(world: World) ->
         replica = world.replica(unit_max_objects=500)
         records = await world.mirror(await world.drafts(count, auto=True))
         with dying(0, after=False) as counted:
-            await replica.handlers.on_mirrored(records)
-            await replica.handlers.on_status(await world.worked())
+            await on_mirrored(records, replica)
+            await on_status(await world.worked(), replica)
             writes.append(counted())
         done = await world.batches.collection.find({"status": "COMPLETED"}, limit=1000)
         assert len({batch["_id"] for batch in done}) == count + (len(writes) - 1) * 10

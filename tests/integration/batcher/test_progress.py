@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.integration.batcher.conftest import GOOD, Killed, Outcome, World, dying
+from tests.integration.batcher.conftest import GOOD, Killed, Outcome, World, dying, on_mirrored, on_status
 
 from bucketline.domain.status import Status
 from bucketline.events.cloudevents import ReceivedEvent
@@ -51,7 +51,7 @@ async def test_the_end_does_not_depend_on_order_or_duplicates(world: World, data
             records = data.draw(st.permutations(doubled))
         size = data.draw(st.integers(1, 8)) if shuffled else len(records)
         for number, start in enumerate(range(0, len(records), size)):
-            await replicas[number % 2].handlers.on_status(records[start : start + size])
+            await on_status(records[start : start + size], replicas[number % 2])
         ends.append(facts(await world.batch(batch_id)))
     expected = sum(documents for _, documents, _ in outcomes)
     assert ends[0] == ends[1]
@@ -67,7 +67,7 @@ async def test_the_first_end_of_an_object_counts(world: World) -> None:
     await replica.planner.submitted(batch_id)
     [unit] = await world.units_of(batch_id)
     bad = world.results(unit, lambda _: (Status.FAILED, 0, "transient"))
-    await replica.handlers.on_status(bad + world.results(unit))
+    await on_status(bad + world.results(unit), replica)
     assert (await world.batch(batch_id))["failed"] == 2
 
 
@@ -87,7 +87,7 @@ async def test_documents_count_that_the_batch_wrote_and_not_those_that_were_ther
         for record in await world.worked(lambda _: (Status.COMPLETED, 5, None))
         if isinstance(record.event, ObjectStatusChanged)
     ]
-    await replica.handlers.on_status(records)
+    await on_status(records, replica)
     batches = [await world.batch(batch_id) for batch_id in batch_ids]
     assert sum(batch["documents_written"] for batch in batches) == 0 + 2 + 5
     told = [record.event.documents_written for record in world.bus.take(BatchCompleted)]  # type: ignore[attr-defined]
@@ -106,10 +106,10 @@ async def test_a_batcher_may_die_while_it_finishes(world: World, after: bool) ->
         records = await world.worked()
         with dying(at, after=after) as writes:
             with suppress(Killed):
-                await replica.handlers.on_status(records)
+                await on_status(records, replica)
             finished = writes() < at
         # its offsets were not committed
-        await world.replica().handlers.on_status(records)
+        await on_status(records, world.replica())
         batch = await world.batch(batch_id)
         assert (batch["status"], batch["processed"]) == (Status.COMPLETED, 4)
         assert len(batch.get("pending", [])) <= 1
@@ -125,7 +125,7 @@ async def test_many_say_the_end_and_it_is_told_once(world: World) -> None:
     replicas = [world.replica(unit_max_objects=5) for _ in range(4)]
     await replicas[0].planner.submitted(batch_id)
     records = await world.worked()
-    await asyncio.gather(*(replica.handlers.on_status(records) for replica in replicas))
+    await asyncio.gather(*(on_status(records, replica) for replica in replicas))
     world.clock.advance(60)
     for replica in replicas:
         await replica.sweeper.batches()
@@ -150,11 +150,11 @@ async def test_an_object_that_arrives_while_its_batch_is_counted_is_counted(
     async def overtaken(*args: Any) -> Any:
         found = await tally(*args)
         monkeypatch.undo()
-        await replica.handlers.on_mirrored(await world.mirror(late))
+        await on_mirrored(await world.mirror(late), replica)
         return found
 
     monkeypatch.setattr(replica.planner.units, "tally", overtaken)
-    await replica.handlers.on_status(records)
+    await on_status(records, replica)
     assert (await world.batch(batch_id))["status"] == Status.PROCESSING
     await world.run(replica)
     batch = await world.batch(batch_id)
@@ -172,7 +172,7 @@ async def test_progress_is_shown_on_the_way_and_never_goes_back(world: World, mo
     shown = []
     while records := await world.worked(most=1):
         world.bus.take(WorkUnitReady)
-        await replica.handlers.on_status(records)
+        await on_status(records, replica)
         await replica.progress.refresh(batch_id)
         shown.append((await world.batch(batch_id)).get("processed", 0))
         ready = await world.units.collection.find({"batch_id": batch_id, "state": "ready"}, limit=100)
@@ -188,7 +188,7 @@ async def test_the_first_error_is_told_on_the_way(world: World) -> None:
     batch_id = await world.submitted(ids)
     await replica.planner.submitted(batch_id)
     bad = await world.worked(lambda _: (Status.FAILED, 0, "permanent"), most=1)
-    await replica.handlers.on_status(bad)
+    await on_status(bad, replica)
     batch = await world.batch(batch_id)
     assert (batch["status"], batch["failed"], batch["first_error"]) == (Status.PROCESSING, 2, "broke: permanent")
     assert batch["processed"] == 2
@@ -212,7 +212,7 @@ async def test_a_retry_adds_to_what_there_was(world: World) -> None:
     world.clock.advance(10)
     await retry(world, batch_id, kept=4, failed=1, documents=3, mode="transient_only")
     await replica.planner.submitted(batch_id)
-    await replica.handlers.on_status(old)  # late records of the first turn
+    await on_status(old, replica)  # late records of the first turn
     await world.run(replica)
     batch = await world.batch(batch_id)
     assert (batch["processed"], batch["failed"], batch["documents_written"]) == (6, 1, 5)
@@ -240,7 +240,7 @@ async def test_an_error_that_looks_like_an_expression_is_kept_as_it_is(world: Wo
     await replica.planner.submitted(batch_id)
     [unit] = await world.units_of(batch_id)
     records = [with_error(record, "$total is not a number") for record in world.results(unit)]
-    await replica.handlers.on_status(records)
+    await on_status(records, replica)
     batch = await world.batch(batch_id)
     assert batch["failed_objects"][0]["error"] == "$total is not a number"
 

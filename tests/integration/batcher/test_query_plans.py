@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
-from tests.integration.batcher.conftest import World
+from tests.integration.batcher.conftest import World, on_mirrored
 
 from bucketline.db.mongo import Collection
 from bucketline.db.work_units import items_filter
@@ -46,7 +46,7 @@ async def test_no_plan_scans_a_collection(world: World, monkeypatch: pytest.Monk
     await world.ask_to_cancel(batches[1])
     await replica.canceling.cancel(batches[1])
     windowed = await world.drafts(5, bucket_id=bucket)
-    await replica.handlers.on_mirrored(await world.mirror([*late, *automatic, *windowed]))
+    await on_mirrored(await world.mirror([*late, *automatic, *windowed]), replica)
     await world.run(replica)
     world.clock.advance(100)
     for step in ("objects", "waiting", "units", "batches", "backlog"):

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from prometheus_client import REGISTRY
-from tests.integration.batcher.conftest import World
+from tests.integration.batcher.conftest import World, on_status
 
 from bucketline.db.mongo import Collection
 from bucketline.db.unit_attempts import UnitAttempts, unit_attempts
@@ -32,7 +32,7 @@ async def test_a_unit_that_kills_every_processor_is_given_up(world: World) -> No
         now = world.clock.now()
         assert await world.units.lease(unit["_id"], f"p{attempt}", now=now, until=now + timedelta(seconds=30))
         if attempt == 1:
-            await replica.handlers.on_status(world.results(unit)[:2])
+            await on_status(world.results(unit)[:2], replica)
         world.clock.advance(300)
         await replica.sweeper.units()
     assert not world.bus.take(WorkUnitReady)
@@ -164,7 +164,7 @@ async def test_a_bus_that_forgot_everything_costs_time_only(world: World) -> Non
             await getattr(replica.sweeper, step)()
         said = await world.worked()
         await world.apply(said)
-        await replica.handlers.on_status(said)
+        await on_status(said, replica)
     assert (await world.batch(batch_id))["status"] == Status.COMPLETED
     assert set(await world.statuses(ids + automatic)) == {Status.COMPLETED}
 
@@ -217,7 +217,7 @@ async def test_the_backlog_is_what_processors_have_or_may_take_also_when_it_is_o
     world.bus.take(WorkUnitReady)  # every record of it was acknowledged
     assert await replica.sweeper.backlog() == 4
     assert REGISTRY.get_sample_value("bucketline_work_units_pending") == 4, "three held ones are nobody's to take"
-    await replica.handlers.on_status(world.results(ready[0]))
+    await on_status(world.results(ready[0]), replica)
     assert await replica.sweeper.backlog() == 4, "one was let go"
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 import pytest
-from tests.integration.batcher.conftest import MORTAL, Killed, World, dying
+from tests.integration.batcher.conftest import MORTAL, Killed, World, dying, on_mirrored
 
 from bucketline.db.objects import ObjectDocument
 from bucketline.domain.status import RANK_FINAL, Status
@@ -36,7 +36,7 @@ def spread(batches: Sequence[Sequence[str]]) -> Counter[str]:
 async def test_off_by_default(world: World) -> None:
     bucket_id = await world.bucket()
     replica = world.replica()
-    await replica.handlers.on_mirrored(await world.mirror(await world.drafts(20, bucket_id=bucket_id)))
+    await on_mirrored(await world.mirror(await world.drafts(20, bucket_id=bucket_id)), replica)
     world.clock.advance(3600)
     await replica.drafts.step()
     await replica.windowing.close_due()
@@ -47,7 +47,7 @@ async def test_a_deployment_may_switch_it_on_for_all(world: World) -> None:
     bucket_id = await world.bucket()
     replica = world.replica(window_enabled=True, window_max_objects=4)
     ids = await world.drafts(9, bucket_id=bucket_id)
-    await replica.handlers.on_mirrored(await world.mirror(ids))
+    await on_mirrored(await world.mirror(ids), replica)
     batches = await batched(world, bucket_id)
     assert [len(batch) for batch in batches] == [4, 4]
     world.clock.advance(60)
@@ -58,10 +58,10 @@ async def test_a_deployment_may_switch_it_on_for_all(world: World) -> None:
 async def test_whichever_limit_comes_first(world: World) -> None:
     replica = world.replica()
     by_count, by_bytes = await world.bucket(**LIMITS), await world.bucket(**LIMITS)
-    await replica.handlers.on_mirrored(await world.mirror(await world.drafts(23, bucket_id=by_count, size=1)))
-    await replica.handlers.on_mirrored(await world.mirror(await world.drafts(5, bucket_id=by_bytes, size=400)))
+    await on_mirrored(await world.mirror(await world.drafts(23, bucket_id=by_count, size=1)), replica)
+    await on_mirrored(await world.mirror(await world.drafts(5, bucket_id=by_bytes, size=400)), replica)
     large = await world.drafts(1, bucket_id=by_bytes, size=5000)
-    await replica.handlers.on_mirrored(await world.mirror(large))
+    await on_mirrored(await world.mirror(large), replica)
     assert [len(batch) for batch in await batched(world, by_count)] == [10, 10]
     sizes = [len(batch) for batch in await batched(world, by_bytes)]
     assert sorted(sizes) == [1, 1, 2, 2], "one too large by itself is a batch of its own"
@@ -85,8 +85,8 @@ async def test_two_replicas_with_clocks_apart(world: World) -> None:
         records = await world.mirror(fresh)
         again = await world.mirror(rolls.sample(ids, min(len(ids), 5)))
         await asyncio.gather(
-            replicas[0].handlers.on_mirrored([*records, *again]),
-            replicas[1].handlers.on_mirrored(list(reversed(records))),
+            on_mirrored([*records, *again], replicas[0]),
+            on_mirrored(list(reversed(records)), replicas[1]),
             replicas[0].windowing.close_due(),
             replicas[1].windowing.close_due(),
         )
@@ -108,7 +108,7 @@ async def test_many_at_one_window_never_overfill_it(world: World) -> None:
         twice = [*fresh, fresh[0]]
         records = [await world.mirror(pair) for pair in twice]
         takers = [*replicas, world.replica()]
-        await asyncio.gather(*(taker.handlers.on_mirrored(mine) for taker, mine in zip(takers, records, strict=True)))
+        await asyncio.gather(*(on_mirrored(mine, taker) for taker, mine in zip(takers, records, strict=True)))
     windows = await world.database.collection("windows").find({"bucket_id": bucket_id}, limit=1000)
     members = [member for window in windows for member in window["members"]]
     assert sorted(members) == sorted(f"{object_id}:0" for object_id in ids)
@@ -124,8 +124,8 @@ async def test_a_replica_may_die_at_any_write(world: World, after: bool) -> None
         replica = world.replica()
         with dying(at, after=after) as writes:
             try:
-                await replica.handlers.on_mirrored(records[:7])
-                await replica.handlers.on_mirrored(records[7:])
+                await on_mirrored(records[:7], replica)
+                await on_mirrored(records[7:], replica)
                 world.clock.advance(31)
                 await replica.windowing.close_due()
             except Killed:
@@ -156,15 +156,15 @@ async def test_one_of_two_replicas_dies_at_any_write_with_clocks_apart(world: Wo
 
         async def dies(victim: Batcher = victim, records: Sequence[ReceivedEvent] = records) -> None:
             with suppress(Killed):
-                await victim.handlers.on_mirrored(records[:14])
+                await on_mirrored(records[:14], victim)
                 world.clock.advance(27)
                 await victim.windowing.close_due()
-                await victim.handlers.on_mirrored(records[14:])
+                await on_mirrored(records[14:], victim)
                 await victim.drafts.step()
 
         async def lives(survivor: Batcher = survivor, records: Sequence[ReceivedEvent] = records) -> None:
             MORTAL.set(False)
-            await survivor.handlers.on_mirrored(records[7:20])
+            await on_mirrored(records[7:20], survivor)
             await survivor.windowing.close_due()
 
         with dying(at, after=after) as writes:
@@ -187,7 +187,7 @@ async def test_what_was_cancelled_does_not_start_again(world: World) -> None:
     replica = world.replica()
     ids = await world.drafts(3, bucket_id=bucket_id)
     records = await world.mirror(ids)
-    await replica.handlers.on_mirrored(records)
+    await on_mirrored(records, replica)
     world.clock.advance(31)
     await replica.windowing.close_due()
     [batch] = await world.batches.collection.find({"bucket_id": bucket_id}, limit=2)
@@ -197,7 +197,7 @@ async def test_what_was_cancelled_does_not_start_again(world: World) -> None:
     await world.run(replica)
     assert set(await world.statuses(ids)) == {Status.DRAFT}
     world.clock.advance(100)
-    await replica.handlers.on_mirrored(records)
+    await on_mirrored(records, replica)
     for _ in range(3):
         await replica.drafts.step()
     await replica.windowing.close_due()
@@ -208,11 +208,11 @@ async def test_a_changed_draft_is_a_new_one(world: World) -> None:
     bucket_id = await world.bucket(**LIMITS)
     replica = world.replica()
     ids = await world.drafts(1, bucket_id=bucket_id)
-    await replica.handlers.on_mirrored(await world.mirror(ids))
+    await on_mirrored(await world.mirror(ids), replica)
     world.clock.advance(31)
     await replica.windowing.close_due()
     await world.objects.collection.update_one({"_id": ids[0]}, {"$set": {"run": {"id": 7, "rank": 0}}})
-    await replica.handlers.on_mirrored(await world.mirror(ids))
+    await on_mirrored(await world.mirror(ids), replica)
     world.clock.advance(31)
     await replica.windowing.close_due()
     assert await batched(world, bucket_id) == [ids, ids]
@@ -223,7 +223,7 @@ async def test_a_draft_that_was_submitted_by_name_is_not_submitted_again(world: 
     replica = world.replica()
     ids = await world.drafts(4, bucket_id=bucket_id)
     named, changed, deleted, left = ids
-    await replica.handlers.on_mirrored(await world.mirror(ids))
+    await on_mirrored(await world.mirror(ids), replica)
     batch_id = await world.submitted([named], bucket_id=bucket_id)
     await replica.planner.submitted(batch_id)
     await world.run(replica)
@@ -240,7 +240,7 @@ async def test_a_window_of_which_nothing_is_left_makes_no_batch(world: World) ->
     bucket_id = await world.bucket(**LIMITS)
     replica = world.replica()
     ids = await world.drafts(2, bucket_id=bucket_id)
-    await replica.handlers.on_mirrored(await world.mirror(ids))
+    await on_mirrored(await world.mirror(ids), replica)
     batch_id = await world.submitted(ids, bucket_id=bucket_id)
     await replica.planner.submitted(batch_id)
     await world.run(replica)
@@ -257,7 +257,7 @@ async def test_an_object_for_which_a_batch_waited_joins_no_window(world: World) 
     ids = await world.drafts(1, bucket_id=bucket_id, mirrored=False)
     batch_id = await world.submitted(ids, bucket_id=bucket_id)
     await replica.planner.submitted(batch_id)
-    await replica.handlers.on_mirrored(await world.mirror(ids))
+    await on_mirrored(await world.mirror(ids), replica)
     assert [row["_id"] for row in await world.batches.collection.find({}, limit=5)] == [batch_id]
 
 
@@ -265,7 +265,7 @@ async def test_replicas_that_saw_different_drafts_make_the_batch_once(world: Wor
     bucket_id = await world.bucket(**LIMITS)
     replicas = [world.replica() for _ in range(2)]
     ids = await world.drafts(3, bucket_id=bucket_id)
-    await replicas[0].handlers.on_mirrored(await world.mirror(ids))
+    await on_mirrored(await world.mirror(ids), replicas[0])
     world.clock.advance(31)
     with dying(3, after=False), suppress(Killed):  # closed, made, and then not finished
         await replicas[0].windowing.close_due()

@@ -20,6 +20,7 @@ from bucketline.events.models import Event, ObjectCreated
 from bucketline.service_context import ServiceContext
 from bucketline_dedup.app import Dedup
 from bucketline_dedup.settings import DedupSettings
+from bucketline_dedup.subscribers import mirror_objects
 
 MIB = 1024 * 1024
 
@@ -110,7 +111,7 @@ class Bench:
 
     async def created(self, *object_ids: str) -> None:
         """Hands the records of created objects to the handler, as one micro-batch."""
-        await self.dedup.handlers.on_objects([self.record(object_id) for object_id in object_ids])
+        await mirror_objects([self.record(object_id) for object_id in object_ids], self.dedup.mirroring)
 
     def record(self, object_id: str) -> ReceivedEvent:
         event = ObjectCreated(

@@ -12,6 +12,7 @@ from tests.waiting import eventually
 from bucketline.devstack.stack import LocalStack
 from bucketline.events.cloudevents import unwrap
 from bucketline.events.models import ObjectMirrored, ObjectStatusChanged
+from bucketline_dedup.subscribers import mirror_objects
 
 pytestmark = pytest.mark.stack
 
@@ -53,14 +54,14 @@ async def test_a_source_that_stays_away_is_parked_and_replayed(opened: Open, sou
         await bench.created(object_id)
         assert (await bench.get(object_id))["mirror"]["state"] == "failed"
         parked = unwrap(value, headers.items())
-        await bench.dedup.handlers.on_objects([parked])
+        await mirror_objects([parked], bench.dedup.mirroring)
         obj = await bench.mirrored(object_id)
         assert (obj["mirror"]["state"], await bench.content(obj)) == ("done", b"back again")
         back = bench.bus.of(ObjectStatusChanged, object_id)[-1]
         assert (back.status, back.run, back.error) == ("DRAFT", 1, None)
         assert [event.failed for event in bench.bus.of(ObjectMirrored, object_id)] == [True, True, False]
         # and a second replay of it changes nothing
-        await bench.dedup.handlers.on_objects([parked])
+        await mirror_objects([parked], bench.dedup.mirroring)
         assert (await bench.get(object_id))["mirror"]["state"] == "done"
 
 
@@ -82,7 +83,7 @@ async def test_an_object_that_was_to_be_processed_is_queued_again_by_the_replay(
             {"_id": object_id}, {"$set": {"status": "FAILED", "run": {"id": 1, "rank": 3}}}
         )
         (_, _, value, headers) = bench.bus.raw[0]
-        await bench.dedup.handlers.on_objects([unwrap(value, headers.items())])
+        await mirror_objects([unwrap(value, headers.items())], bench.dedup.mirroring)
         await bench.mirrored(object_id)
         (queued,) = bench.bus.of(ObjectStatusChanged, object_id)
         assert (queued.status, queued.run, queued.rank) == ("QUEUED", 2, 1)

@@ -16,6 +16,7 @@ from bucketline.devstack.stack import LocalStack
 from bucketline.domain.fingerprint import content_key
 from bucketline.events.cloudevents import REPLAY
 from bucketline.events.models import ObjectMirrored, ObjectStatusChanged
+from bucketline_dedup.subscribers import mirror_objects
 
 pytestmark = pytest.mark.stack
 
@@ -181,7 +182,7 @@ async def test_a_replay_of_what_is_settled_is_not_announced_anew(bench: Bench) -
     missed = await bench.add(bench.blob({"kind": "text", "text": "its record never came"}))
     before = len(bench.bus.of(ObjectMirrored, settled["_id"]))
     records = [replace(bench.record(object_id), source=REPLAY) for object_id in (settled["_id"], missed)]
-    await bench.dedup.handlers.on_objects(records)
+    await mirror_objects(records, bench.dedup.mirroring)
     assert (await bench.mirrored(missed))["mirror"]["state"] == "done"
     assert len(bench.bus.of(ObjectMirrored, missed)) == 1
     assert len(bench.bus.of(ObjectMirrored, settled["_id"])) == before

@@ -34,7 +34,7 @@ from bucketline_ingest_api.objects.schemas import CreateObject, ListObjects, Pat
 from bucketline_ingest_api.objects.update import patch_object
 from bucketline_ingest_api.schemas.pagination import ListQuery
 from bucketline_ingest_api.settings import ApiSettings
-from bucketline_ingest_api.subscribers import Handlers
+from bucketline_ingest_api.subscribers import apply_statuses
 
 pytestmark = pytest.mark.stack
 
@@ -438,7 +438,6 @@ async def test_statuses_are_applied_once_and_only_forward(world: World) -> None:
     for place, oid in enumerate(gone):
         document = {"_id": f"doc_{place}", "object_id": oid, "collection_id": "col_1", "run": 1}
         await world.deps.documents.collection.insert(cast("Any", document))
-    handlers = Handlers(world.deps)
 
     def event(status: Status, rank: int, *, run: int = 1, oid: str = object_id, count: int = 1) -> ReceivedEvent:
         changed = ObjectStatusChanged(
@@ -447,15 +446,15 @@ async def test_statuses_are_applied_once_and_only_forward(world: World) -> None:
         )  # fmt: skip
         return ReceivedEvent(event=changed, id=f"evt_{run}{rank}", source="/test", trace={})
 
-    await handlers.on_status([event(Status.COMPLETED, 3), event(Status.PROCESSING, 2)])
+    await apply_statuses([event(Status.COMPLETED, 3), event(Status.PROCESSING, 2)], world.deps)
     assert await world.status(object_id) == "COMPLETED"
-    await handlers.on_status([event(Status.FAILED, 3), event(Status.PROCESSING, 2), event(Status.COMPLETED, 3)])
+    await apply_statuses([event(Status.FAILED, 3), event(Status.PROCESSING, 2), event(Status.COMPLETED, 3)], world.deps)
     assert await world.status(object_id) == "COMPLETED", "the first final status of a run wins"
-    await handlers.on_status([event(Status.QUEUED, 1, run=2)])
+    await apply_statuses([event(Status.QUEUED, 1, run=2)], world.deps)
     assert await world.status(object_id) == "QUEUED"
     counted, uncounted = gone
-    await handlers.on_status([event(Status.COMPLETED, 3, oid=counted)])
+    await apply_statuses([event(Status.COMPLETED, 3, oid=counted)], world.deps)
     assert await world.deps.documents.collection.count({}) == 1
     # whoever wrote them died, and the next processor found no object and counted nothing
-    await handlers.on_status([event(Status.SKIPPED, 3, oid=uncounted, count=0)])
+    await apply_statuses([event(Status.SKIPPED, 3, oid=uncounted, count=0)], world.deps)
     assert await world.deps.documents.collection.count({}) == 0, "documents of an object that is gone"

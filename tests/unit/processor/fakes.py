@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import orjson
+from tests.fakes.publisher import RecordingPublisher
 from tests.unit.processor.factories import an_object
 from tests.unit.processor.fake_units import StoredUnits
 
@@ -14,7 +15,6 @@ from bucketline.clock import ManualClock
 from bucketline.domain.status import Status
 from bucketline.errors import DependencyUnavailable
 from bucketline.events.cloudevents import wrap
-from bucketline.kafka.publisher import RecordingPublisher
 from bucketline_processor.completion import ObjectResult
 from bucketline_processor.extraction import ExtractionJob, ExtractionOutcome
 from bucketline_processor.leases import Leases

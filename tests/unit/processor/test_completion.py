@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 import pytest
+from tests.fakes.publisher import RecordingPublisher
 from tests.unit.processor.factories import a_document
 from tests.unit.processor.fakes import settled
 
@@ -15,7 +16,6 @@ from bucketline.clock import ManualClock
 from bucketline.domain.status import Status
 from bucketline.errors import DependencyUnavailable, RetryableError
 from bucketline.events.cloudevents import wrap
-from bucketline.kafka.publisher import RecordingPublisher
 from bucketline_processor.completion import CompletionWriter, ObjectResult
 from bucketline_processor.extraction import SLOW_SECONDS, ExtractionOutcome
 from bucketline_processor.spooled_documents import SpooledDocuments

@@ -1,15 +1,14 @@
-"""Kafka: brokers answer, every topic is there as the table says, may be used, and has enough copies.
+"""Kafka: brokers answer, topics are as the table says, groups may be joined, and there are enough copies.
 
-Its clock is not looked at: the protocol does not tell it, and nothing of ours compares it with another.
+The broker's clock is not checked: nothing of ours compares it with another.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Sequence
 
 from bucketline.admin.diagnostics.result import CheckResult
 from bucketline.events.topics import TOPICS
-from bucketline.kafka.cluster_info import READ, WRITE, ask, ask_of_groups
 from bucketline.kafka.publisher import KafkaPublisher
-from bucketline.kafka.topic_admin import TopicState, check_topics, cluster
+from bucketline.kafka.topic_admin import TopicState, check_topics, cluster, denied_groups
 from bucketline.settings import KafkaSettings
 
 PART = "Kafka"
@@ -25,48 +24,20 @@ async def kafka(settings: KafkaSettings) -> AsyncIterator[CheckResult]:
     advice = "Three brokers survive the loss of one; events that are lost cost time, not objects." if few else ""
     yield CheckResult(PART, "brokers", "warning" if few else "ok", f"{brokers} answer", advice)
     states = await check_topics(settings, retention=True)
-    there = [state.name for state in states if state.partitions is not None]
-    broker = await ask(settings, there)
-    yield _version(broker.release)
     yield _there(states)
     yield _retention(states)
-    yield permissions(broker.allowed)
     names = [settings.group_prefix + topic.group(service) for topic in TOPICS for service in topic.consumers]
-    yield group_permissions(await ask_of_groups(settings, names))
+    yield group_permissions(names, await denied_groups(settings, names))
     yield _copies(states, brokers)
     yield await _producer(settings)
 
 
-def _version(release: str | None) -> CheckResult:
-    if release is None:
-        return CheckResult(PART, "version", "bad", "older than 2.8", "Upgrade to a release that is maintained.")
-    return CheckResult(PART, "version", "ok", f"speaks as {release} or newer does")
-
-
-def permissions(allowed: Mapping[str, frozenset[int] | None]) -> CheckResult:
-    """``allowed`` as :class:`Broker` has it. Asked for what all services together need: that is whom we act for."""
-    told = {topic: operations for topic, operations in allowed.items() if operations is not None}
-    if not told:
-        return CheckResult(
-            PART, "permissions", "ok", "nothing to look at yet" if not allowed else "this broker tells none"
-        )
-    lacking = [topic for topic, operations in sorted(told.items()) if not {READ, WRITE} <= operations]
-    if lacking:
-        advice = "Give this user Read and Write on them. A service's own user needs what deploy/k8s says, and no more."
-        return CheckResult(PART, "permissions", "bad", f"not to be read or written: {', '.join(lacking)}"[:300], advice)
-    return CheckResult(PART, "permissions", "ok", f"{len(told)} topics may be read and written")
-
-
-def group_permissions(allowed: Mapping[str, frozenset[int] | None]) -> CheckResult:
-    """The same for consumer groups: without Read nobody joins one or keeps its place."""
-    told = {group: operations for group, operations in allowed.items() if operations is not None}
-    if not told:
-        return CheckResult(PART, "consumer groups", "ok", "this broker tells nothing of them")
-    lacking = [group for group, operations in sorted(told.items()) if READ not in operations]
-    if lacking:
+def group_permissions(names: Sequence[str], denied: Sequence[str]) -> CheckResult:
+    """Without Describe, which Read implies, a consumer can neither join its group nor commit."""
+    if denied:
         advice = "Give this user Read on these groups, or on their prefix (BUCKETLINE_KAFKA_GROUP_PREFIX)."
-        return CheckResult(PART, "consumer groups", "bad", f"not to be joined: {', '.join(lacking)}"[:300], advice)
-    return CheckResult(PART, "consumer groups", "ok", f"{len(told)} may be joined")
+        return CheckResult(PART, "consumer groups", "bad", f"not to be joined: {', '.join(denied)}"[:300], advice)
+    return CheckResult(PART, "consumer groups", "ok", f"{len(names)} may be joined")
 
 
 def _there(states: list[TopicState]) -> CheckResult:

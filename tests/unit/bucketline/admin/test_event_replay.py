@@ -4,13 +4,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from tests.fakes.publisher import RecordingPublisher
 
 from bucketline.admin.event_replay import PAGE, EventReplay, ReplayCursor, lifecycle_events
 from bucketline.clock import ManualClock
 from bucketline.errors import BadRequest, RetryableError
 from bucketline.events.cloudevents import REPLAY, unwrap
 from bucketline.events.models import ObjectCreated, ObjectMirrored, ObjectStatusChanged
-from bucketline.kafka.publisher import RecordingPublisher
 
 AT = datetime(2026, 3, 1, 12, tzinfo=UTC)
 

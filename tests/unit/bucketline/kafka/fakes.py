@@ -1,24 +1,37 @@
-"""Records, consumers and parking as the intake sees them, without a broker."""
+"""Records, a consumer and a dead-letter sink for subscribers, without a broker."""
 
-import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from types import SimpleNamespace
+from typing import Annotated
 
 from aiokafka import ConsumerRecord, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import IllegalStateError, KafkaError
+from faststream import AckPolicy
+from faststream.kafka import TestKafkaBroker
 
 from bucketline.clock import ManualClock
-from bucketline.errors import RetryableError
-from bucketline.events.cloudevents import wrap
-from bucketline.events.models import Event, ObjectDeleted
-from bucketline.kafka.batch_consumer import Intake
+from bucketline.events.cloudevents import Events, ReceivedEvent, wrap
+from bucketline.events.models import Event, ObjectCreated, ObjectDeleted
+from bucketline.events.topics import OBJECTS
+from bucketline.kafka.broker import Broker, Provided, event_router
 from bucketline.kafka.dead_letters import Reason
-from bucketline.kafka.retry import Handler, RetryPolicy
+from bucketline.kafka.middleware import RetryPolicy
+from bucketline.settings import KafkaSettings
 
 TOPIC = "bucketline.objects.v1"
 AT = ManualClock().now()
-AT_ONCE = RetryPolicy(attempts=3, budget=5, first_wait=0, longest_wait=0, pause=0)
+NO_WAIT = RetryPolicy(attempts=3, budget=5, first_wait=0, longest_wait=0, pause=0)
+
+Handler = Callable[[Sequence[ReceivedEvent]], Awaitable[None]]
+Record = ConsumerRecord[bytes, bytes]
+
+router = event_router()
+
+
+@router.subscriber(OBJECTS.name, group_id=OBJECTS.group("dedup"), batch=True, ack_policy=AckPolicy.MANUAL)
+async def handle(records: Events[ObjectCreated | ObjectDeleted], handler: Annotated[Handler, Provided()]) -> None:
+    await handler(records)
 
 
 def deleted(object_id: str) -> ObjectDeleted:
@@ -32,7 +45,7 @@ def record(
     partition: int = 0,
     value: bytes | None = None,
     headers: Sequence[tuple[str, bytes | None]] | None = None,
-) -> "ConsumerRecord[bytes, bytes]":
+) -> Record:
     """A record of ``event``, or of any bytes at all."""
     if event is not None:
         envelope = wrap(event, id=f"evt_{offset}", source="/test", at=AT)
@@ -55,77 +68,64 @@ def record(
 
 @dataclass
 class FakeConsumer:
-    """The part of a consumer that the intake uses. ``waiting`` is what has been fetched beside the first record,
-    ``complaints`` what asking for it raises, ``broken`` what a partition's records raise, ``away`` a broker that never
-    confirms a commit."""
+    """Keeps positions and commits as a consumer does. ``failures`` is how many commits fail."""
 
-    waiting: list["ConsumerRecord[bytes, bytes]"] = field(default_factory=list)
     owned: set[TopicPartition] = field(default_factory=lambda: {TopicPartition(TOPIC, n) for n in range(3)})
+    positions: dict[TopicPartition, int] = field(default_factory=dict)
     commits: list[dict[TopicPartition, int]] = field(default_factory=list)
     seeks: dict[TopicPartition, int] = field(default_factory=dict)
     failures: int = 0
-    complaints: list[KafkaError] = field(default_factory=list)
-    broken: dict[TopicPartition, Exception] = field(default_factory=dict)
-    away: bool = False
 
-    async def getmany(
-        self, *partitions: TopicPartition, timeout_ms: int, max_records: int
-    ) -> dict[TopicPartition, list["ConsumerRecord[bytes, bytes]"]]:
-        assert timeout_ms == 0, "the intake never waits for more"
-        assert max_records > 0
-        if self.complaints:
-            raise self.complaints.pop(0)
-        found: dict[TopicPartition, list[ConsumerRecord[bytes, bytes]]] = {}
-        for one in self.waiting:
-            place = TopicPartition(one.topic, one.partition)
-            if (not partitions or place in partitions) and sum(map(len, found.values())) < max_records:
-                found.setdefault(place, []).append(one)
-        # as aiokafka's: what was fetched from the others goes with the error
-        self.waiting = [one for one in self.waiting if not any(one in rows for rows in found.values())]
-        for place in partitions or self.owned:
-            if place in self.broken:
-                raise self.broken[place]
-        return found
+    def fetch(self, records: Sequence[Record]) -> None:
+        for one in records:
+            partition = TopicPartition(one.topic, one.partition)
+            if partition in self.owned:
+                self.positions[partition] = one.offset + 1
 
-    def assignment(self) -> set[TopicPartition]:
-        return self.owned
-
-    async def commit(self, offsets: dict[TopicPartition, int]) -> None:
-        if self.away:
-            await asyncio.Event().wait()
+    async def commit(self) -> None:
         if self.failures:
             self.failures -= 1
             raise KafkaError("not now")
-        self.commits.append(dict(offsets))
+        self.commits.append(dict(self.positions))
 
     def seek(self, partition: TopicPartition, offset: int) -> None:
-        self.seeks[partition] = offset
+        if partition not in self.owned:
+            raise IllegalStateError(f"No current assignment for partition {partition}")
+        self.seeks[partition] = self.positions[partition] = offset
 
 
 @dataclass
 class FakeParking:
-    """Keeps what is parked; ``away`` is what it fails with."""
+    """Keeps what is dead-lettered; ``errors`` are raised instead, one per call."""
 
-    parked: list[tuple["ConsumerRecord[bytes, bytes]", Reason]] = field(default_factory=list)
-    away: RetryableError | None = None
+    parked: list[tuple[Record, Reason]] = field(default_factory=list)
+    errors: list[Exception] = field(default_factory=list)
 
-    async def park(self, record: "ConsumerRecord[bytes, bytes]", reason: Reason) -> None:
-        if self.away is not None:
-            raise self.away
+    async def park(self, record: Record, reason: Reason) -> None:
+        if self.errors:
+            raise self.errors.pop(0)
         self.parked.append((record, reason))
 
 
-def intake(handler: Handler, parking: FakeParking, *, policy: RetryPolicy = AT_ONCE, max_records: int = 10) -> Intake:
-    return Intake(
-        TOPIC,
-        "bucketline.dedup.objects.v1",
-        handler,
-        parking=parking,
-        clock=ManualClock(),
-        policy=policy,
-        max_records=max_records,
-    )
+@dataclass
+class Subscriber:
+    """The subscriber of ``OBJECTS`` under test, in a broker with all middlewares."""
+
+    deliver_records: Callable[[Sequence[Record]], Awaitable[object]]
+    consumer: FakeConsumer
+    parking: FakeParking
+
+    async def deliver(self, *records: Record) -> None:
+        """Hand over one micro-batch, as FastStream does."""
+        self.consumer.fetch(records)
+        await self.deliver_records(records)
 
 
-def delivery(first: "ConsumerRecord[bytes, bytes]", consumer: FakeConsumer) -> SimpleNamespace:
-    return SimpleNamespace(raw_message=first, consumer=consumer)
+@asynccontextmanager
+async def subscribed(handler: Handler, *, policy: RetryPolicy = NO_WAIT) -> AsyncIterator[Subscriber]:
+    parking, consumer = FakeParking(), FakeConsumer()
+    broker = Broker(KafkaSettings(), "dedup", parking, clock=ManualClock(), policy=policy)
+    (subscriber,) = broker.include(router, {"handler": handler})
+    async with TestKafkaBroker(broker):
+        subscriber.parser._setup(consumer)
+        yield Subscriber(subscriber.process_message, consumer, parking)

@@ -1,6 +1,5 @@
 """A consumer that does not get on is noticed, started anew, and in the end reported."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -8,12 +7,10 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaConnectionError, KafkaTimeoutError
 from prometheus_client import REGISTRY
 from structlog.contextvars import get_contextvars
-from tests.unit.bucketline.kafka.fakes import TOPIC, FakeParking, intake
+from tests.unit.bucketline.kafka.fakes import TOPIC
 
-from bucketline.events.cloudevents import ReceivedEvent
-from bucketline.kafka.consumer_monitor import Stuck, Watchdog
+from bucketline.kafka.consumer_monitor import MAX_POLL_SECONDS, Stuck, Watchdog
 from bucketline.kafka.publisher import NotPublished
-from bucketline.kafka.retry import MAX_POLL
 from bucketline.settings import KafkaSettings
 
 PARTITION = TopicPartition(TOPIC, 0)
@@ -29,6 +26,9 @@ class Consumer:
     assigned: set[TopicPartition] = field(default_factory=lambda: {PARTITION})
     away: bool = False
     rewound: int = 0
+    joined: bool = True
+    rebalancing: bool = False
+    busy_since: float | None = None
 
     def assignment(self) -> set[TopicPartition]:
         return self.assigned
@@ -56,6 +56,7 @@ class Subscriber:
     """A start makes a consumer, or fails with one of ``failures`` and leaves one behind that has joined nothing."""
 
     consumer: Consumer | None
+    topic_names: list[str] = field(default_factory=lambda: [TOPIC])
     starts: int = 0
     failures: list[Exception] = field(default_factory=list)
     logged: dict[str, object] = field(default_factory=dict)
@@ -64,15 +65,12 @@ class Subscriber:
         self.starts += 1
         self.logged = get_contextvars()
         if self.failures:
-            self.consumer = Consumer(assigned=set())
+            self.consumer = Consumer(assigned=set(), joined=False)
             raise self.failures.pop(0)
 
     async def stop(self) -> None:
-        return None
-
-
-async def nothing(_: Sequence[ReceivedEvent]) -> None:
-    return None
+        if self.failures or (self.starts and self.consumer and not self.consumer.joined):
+            self.consumer = None
 
 
 class Bench:
@@ -83,11 +81,9 @@ class Bench:
         self.away = False
         self.consumer = consumer
         self.subscriber = Subscriber(consumer)
-        self.intake = intake(nothing, FakeParking())
-        self.intake.assigned()
         settings = KafkaSettings(create_topics=False, session_timeout_ms=30_000)
         self.watchdog = Watchdog(settings, self.answers, patience=10, clock=lambda: self.now)
-        self.watchdog.watch(self.subscriber, self.intake)  # type: ignore[arg-type]  # a fake consumer
+        self.watchdog.watch(self.subscriber)  # type: ignore[arg-type]  # a fake consumer
 
     async def answers(self) -> None:
         if self.away:
@@ -133,7 +129,7 @@ async def test_what_a_consumer_logs_by_itself_says_what_it_consumes() -> None:
 
 async def test_a_long_handler_is_not_standing_still() -> None:
     bench = Bench(Consumer(at=3, end=9))
-    bench.intake.busy_since = bench.now
+    bench.consumer.busy_since = bench.now
     await bench.pass_time(200)
     assert bench.subscriber.starts == 0
     await bench.watchdog.live()
@@ -141,8 +137,8 @@ async def test_a_long_handler_is_not_standing_still() -> None:
 
 async def test_a_handler_that_never_returns_makes_the_service_not_live() -> None:
     bench = Bench(Consumer(at=3, end=9))
-    bench.intake.busy_since = bench.now
-    await bench.pass_time(MAX_POLL)
+    bench.consumer.busy_since = bench.now
+    await bench.pass_time(MAX_POLL_SECONDS)
     await bench.watchdog.live()
     await bench.pass_time(4)
     with pytest.raises(Stuck):
@@ -152,10 +148,10 @@ async def test_a_handler_that_never_returns_makes_the_service_not_live() -> None
 
 async def test_it_is_told_whether_a_consumer_is_a_member_of_its_group() -> None:
     bench = Bench(Consumer(assigned=set()))
-    bench.intake.joined = False
+    bench.consumer.joined = False
     await bench.pass_time(2)
     assert joined() == 0
-    bench.intake.assigned()
+    bench.consumer.joined, bench.consumer.rebalancing = True, False
     await bench.pass_time(2)
     assert joined() == 1, "more members than partitions is fine"
     bench.away = True
@@ -164,7 +160,7 @@ async def test_it_is_told_whether_a_consumer_is_a_member_of_its_group() -> None:
     bench.away = False
     await bench.pass_time(2)
     assert joined() == 1
-    await bench.intake.revoked()
+    bench.consumer.rebalancing = True
     await bench.pass_time(2)
     assert joined() == 0, "it has no share while the group shares out"
 
@@ -196,7 +192,7 @@ async def test_more_members_than_partitions_is_fine() -> None:
 
 async def test_a_member_that_never_joined_is_not_ready() -> None:
     bench = Bench(Consumer(assigned=set()))
-    bench.intake.joined = False
+    bench.consumer.joined = False
     with pytest.raises(Stuck):
         await bench.watchdog.ready()
     await bench.pass_time(38)
@@ -235,10 +231,10 @@ async def test_while_no_broker_answers_nothing_is_started_anew_and_the_service_i
 
 async def test_a_group_that_waits_for_a_dead_member_is_left_alone_for_a_session() -> None:
     bench = Bench(Consumer(at=3, end=9))
-    await bench.intake.revoked()
+    bench.consumer.rebalancing = True
     await bench.pass_time(38)
     assert bench.subscriber.starts == 0
-    bench.intake.assigned()
+    bench.consumer.joined, bench.consumer.rebalancing = True, False
     bench.consumer.at = 9
     await bench.pass_time(100)
     assert bench.subscriber.starts == 0

@@ -7,6 +7,7 @@ from typing import cast
 
 import pytest
 from prometheus_client import REGISTRY
+from tests.fakes.publisher import RecordingPublisher
 from tests.unit.bucketline.kafka.fakes import AT, deleted
 
 from bucketline.clock import ManualClock
@@ -14,7 +15,7 @@ from bucketline.db.outbox_store import OutboxEntry
 from bucketline.errors import DependencyUnavailable
 from bucketline.events.cloudevents import CloudEvent, wrap
 from bucketline.kafka.outbox import Outbox
-from bucketline.kafka.publisher import NotPublished, RecordingPublisher
+from bucketline.kafka.publisher import NotPublished
 from bucketline.settings import ReconcileSettings
 
 

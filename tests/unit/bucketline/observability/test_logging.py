@@ -111,4 +111,4 @@ def test_a_client_that_reconnects_is_heard_once_in_a_while_with_a_count() -> Non
 
 def test_our_own_errors_are_never_held_back() -> None:
     repeats = Repeats(lambda: 0.0)
-    assert all(repeats.filter(record("bucketline.kafka.batch_consumer", "parked a record")) for _ in range(5))
+    assert all(repeats.filter(record("bucketline.kafka.middleware", "record dead")) for _ in range(5))

@@ -1,0 +1,140 @@
+"""The subscribers of the four services, called through FastStream's test broker with events as they are on the wire."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from types import SimpleNamespace
+from typing import Any
+
+from faststream.kafka import KafkaRouter, TestKafkaBroker
+from tests.unit.bucketline.kafka.fakes import FakeParking
+
+from bucketline.clock import ManualClock
+from bucketline.domain.status import RANK_FINAL, RANK_PROCESSING, Status
+from bucketline.events.cloudevents import wrap
+from bucketline.events.models import (
+    BatchCanceled,
+    BatchCompleted,
+    BatchSubmitted,
+    Event,
+    ObjectCreated,
+    ObjectDeleted,
+    ObjectMirrored,
+    ObjectStatusChanged,
+    ObjectUpdated,
+    WorkUnitReady,
+)
+from bucketline.kafka.broker import Broker
+from bucketline.settings import KafkaSettings, ServiceName
+from bucketline_batcher import subscribers as batcher_subscribers
+from bucketline_dedup import subscribers as dedup_subscribers
+from bucketline_ingest_api import subscribers as ingest_api_subscribers
+from bucketline_processor import subscribers as processor_subscribers
+
+AT = ManualClock().now()
+OBJECT = {"bucket_id": "bkt_1", "namespace_id": "ns_1", "revision": 1}
+BATCH = {"bucket_id": "bkt_1", "namespace_id": "ns_1"}
+
+
+class Calls:
+    """Records the calls of any asynchronous method; ``answers`` maps names to results."""
+
+    def __init__(self, **answers: object) -> None:
+        self.made: list[tuple[str, tuple[Any, ...]]] = []
+        self.answers = answers
+
+    def __getattr__(self, name: str) -> Any:
+        async def call(*arguments: Any, **_: object) -> object:
+            self.made.append((name, arguments))
+            return self.answers.get(name)
+
+        return call
+
+    def named(self, name: str) -> list[tuple[Any, ...]]:
+        return [arguments for called, arguments in self.made if called == name]
+
+
+class Service:
+    """A service's subscribers in a broker of their own; what cannot be handled fails the test."""
+
+    def __init__(self, name: ServiceName, router: KafkaRouter, dependencies: Mapping[str, object]) -> None:
+        self.parking = FakeParking()
+        self.broker = Broker(KafkaSettings(), name, self.parking, clock=ManualClock())
+        self.broker.include(router, dependencies)
+        self._opened = AsyncExitStack()
+
+    async def __aenter__(self) -> "Service":
+        await self._opened.enter_async_context(TestKafkaBroker(self.broker))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._opened.aclose()
+        assert self.parking.parked == []
+
+    async def publish(self, event: Event, *, source: str = "/test") -> None:
+        envelope = wrap(event, id=f"evt_{event.subject}", source=source, at=AT)
+        headers = {name: value.decode() for name, value in envelope.headers()}
+        await self.broker.publish(envelope.data, f"bucketline.{envelope.topic}", key=b"k", headers=headers)
+
+
+def status(object_id: str, rank: int, status: Status) -> ObjectStatusChanged:
+    return ObjectStatusChanged(object_id=object_id, **OBJECT, run=1, rank=rank, status=status, at=AT)  # type: ignore[arg-type]  # pydantic checks them
+
+
+async def test_processor_schedules_units() -> None:
+    works = Calls()
+    async with Service("processor", processor_subscribers.router, {"works": works}) as service:
+        await service.publish(WorkUnitReady(unit_id="unit_1", size=3))
+    assert works.made == [("offer", ({"unit_1": {}},))]
+
+
+async def test_dedup_mirrors_created_and_changed_objects_only() -> None:
+    objects = Calls(many={})
+    mirroring = SimpleNamespace(objects=objects, mirror=Calls().mirror)
+    async with Service("dedup", dedup_subscribers.router, {"mirroring": mirroring}) as service:
+        await service.publish(ObjectCreated(object_id="new", **OBJECT, created_at=AT))
+        await service.publish(ObjectUpdated(object_id="changed", **OBJECT, blobs_changed=True, updated_at=AT))
+        await service.publish(ObjectUpdated(object_id="renamed", **OBJECT, updated_at=AT))
+        await service.publish(ObjectDeleted(object_id="gone", **OBJECT, deleted_at=AT))
+    assert objects.named("many") == [(["new"],), (["changed"],), ([],)]
+
+
+async def test_batcher_leaves_its_own_completions_and_processing_statuses_alone() -> None:
+    planner, canceling, progress, windowing = Calls(), Calls(), Calls(), Calls()
+    dependencies = {"planner": planner, "canceling": canceling, "progress": progress, "windowing": windowing}
+    counts = {"object_count": 2, "failed_count": 0, "documents_written": 2, "completed_at": AT}
+    async with Service("batcher", batcher_subscribers.router, dependencies) as service:
+        await service.publish(BatchCompleted(batch_id="own", **BATCH, status=Status.COMPLETED, **counts))
+        await service.publish(status("busy", RANK_PROCESSING, Status.PROCESSING))
+        assert (planner.made, canceling.made, progress.made) == ([], [], [])
+        await service.publish(BatchSubmitted(batch_id="b1", **BATCH, object_count=2, submitted_at=AT))
+        await service.publish(BatchCanceled(batch_id="b2", **BATCH, canceled_at=AT))
+        await service.publish(status("done", RANK_FINAL, Status.COMPLETED))
+    assert planner.made == [("submitted", ("b1", {}))]
+    assert canceling.made == [("cancel", ("b2",))]
+    assert progress.named("refresh") == [("b1",)]
+    ((records,),) = progress.named("record")
+    assert [record.event.object_id for record in records] == ["done"]
+
+
+async def test_batcher_plans_mirrored_objects_and_collects_the_other_drafts() -> None:
+    found = {"a": {"mirror": {"state": "done"}}, "b": {"mirror": {"state": "pending"}}}
+    planner = Calls(arrived=set())
+    planner.objects = Calls(many=found)
+    windowing = Calls()
+    dependencies = {"planner": planner, "canceling": Calls(), "progress": Calls(), "windowing": windowing}
+    async with Service("batcher", batcher_subscribers.router, dependencies) as service:
+        await service.publish(ObjectMirrored(object_id="a", **OBJECT))
+    assert planner.named("auto") == [([found["a"]], {"a": {}})]
+    assert windowing.named("collect") == [([found["a"]],)]
+
+
+async def test_ingest_api_applies_statuses_of_known_objects() -> None:
+    known = {"a": {"status": "PROCESSING", "run": {"id": 1, "rank": 2}, "created_at": AT, "moved_at": AT}}
+    objects, documents = Calls(many=known), SimpleNamespace(collection=Calls())
+    deps = SimpleNamespace(objects=objects, documents=documents)
+    async with Service("ingest-api", ingest_api_subscribers.router, {"deps": deps}) as service:
+        await service.publish(status("a", RANK_FINAL, Status.COMPLETED))
+        await service.publish(status("gone", RANK_FINAL, Status.COMPLETED))
+    applied: list[Sequence[ObjectStatusChanged]] = [events for (events,) in objects.named("apply_statuses")]
+    assert [[event.object_id for event in events] for events in applied] == [["a"], []]
+    assert documents.collection.named("delete_many") == [({"object_id": {"$in": ["gone"]}},)]
