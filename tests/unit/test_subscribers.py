@@ -77,7 +77,7 @@ class Service:
 
 
 def status(object_id: str, rank: int, status: Status) -> ObjectStatusChanged:
-    return ObjectStatusChanged(object_id=object_id, **OBJECT, run=1, rank=rank, status=status, at=AT)  # type: ignore[arg-type]  # pydantic checks them
+    return ObjectStatusChanged(object_id=object_id, **OBJECT, run_id=1, sequence=rank, status=status, occurred_at=AT)  # type: ignore[arg-type]  # pydantic checks them
 
 
 async def test_processor_schedules_units() -> None:

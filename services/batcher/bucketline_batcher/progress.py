@@ -57,9 +57,9 @@ class BatchProgressTracker:
         traces: dict[str, Trace] = {}
         for record in records:
             event = record.event
-            if event.unit_id is None or event.index is None:
+            if event.unit_id is None or event.item_index is None:
                 continue
-            results.setdefault(event.unit_id, {}).setdefault(event.index, _result(event))
+            results.setdefault(event.unit_id, {}).setdefault(event.item_index, _result(event))
             traces[event.object_id] = record.trace
         if not results:
             return
@@ -230,11 +230,11 @@ def _object_of(batch: BatchDocument) -> str:
 def _result(event: ObjectStatusChanged) -> Result:
     result: Result = {
         "status": str(event.status),
-        "documents": event.document_count,
+        "documents": event.documents_total,
         "error": event.error,
         "error_type": event.error_type,
-        "at": event.at,
+        "at": event.occurred_at,
     }
-    if event.written is not None:
-        result["written"] = event.written
+    if event.documents_written is not None:
+        result["written"] = event.documents_written
     return result

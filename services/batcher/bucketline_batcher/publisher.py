@@ -50,7 +50,9 @@ class BatchPublisher:
         """These objects are in a submitted batch. ``traces`` maps objects to the trace that they are part of."""
         now = self._runtime.clock.now()
         events = [
-            ObjectStatusChanged.model_validate({**item, "rank": RANK_QUEUED, "status": Status.QUEUED, "at": now})
+            ObjectStatusChanged.model_validate(
+                {**item, "run_id": item["run"], "sequence": RANK_QUEUED, "status": Status.QUEUED, "occurred_at": now}
+            )
             for item in items
         ]
         await self._say([(event, traces.get(event.object_id, trace)) for event in events])
@@ -69,8 +71,18 @@ class BatchPublisher:
             for place, item in enumerate(unit["items"]):
                 if str(place) in unit["results"] or only not in (None, item["batch_id"]):
                     continue
-                end = {**item, **ending, "unit_id": unit["_id"], "index": place, "rank": RANK_FINAL, "at": now}
-                event = ObjectStatusChanged.model_validate({**end, "attempt": max(1, unit["attempts"])})
+                event = ObjectStatusChanged.model_validate(
+                    {
+                        **item,
+                        **ending,
+                        "unit_id": unit["_id"],
+                        "item_index": place,
+                        "run_id": item["run"],
+                        "sequence": RANK_FINAL,
+                        "attempt_number": max(1, unit["attempts"]),
+                        "occurred_at": now,
+                    }
+                )
                 told.append((event, unit.get("trace")))
         for start in range(0, len(told), PAGE):
             page = told[start : start + PAGE]

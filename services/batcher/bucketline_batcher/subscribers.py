@@ -67,5 +67,5 @@ async def count_progress(
     records: Events[ObjectStatusChanged], progress: Annotated[BatchProgressTracker, Provided()]
 ) -> None:
     """Count the objects that have ended, and complete their batches. Other statuses are no progress."""
-    if ended := [record for record in records if record.event.rank == RANK_FINAL]:
+    if ended := [record for record in records if record.event.sequence == RANK_FINAL]:
         await progress.record(ended)

@@ -91,10 +91,10 @@ class MirrorOutcomes:
             namespace_id=obj["namespace_id"],
             revision=obj["revision"],
             batch_id=derived("btch", obj["_id"], run) if auto else None,
-            run=run,
-            rank=RANK_QUEUED if auto else RANK_FINAL,
+            run_id=run,
+            sequence=RANK_QUEUED if auto else RANK_FINAL,
             status=Status.QUEUED if auto else Status.DRAFT,
-            at=self._runtime.clock.now(),
+            occurred_at=self._runtime.clock.now(),
         )
         await self._runtime.bus.publisher.publish([self._runtime.seal(event, trace=obj.get("trace"))])
 
@@ -127,12 +127,12 @@ class MirrorOutcomes:
                 "bucket_id": obj["bucket_id"],
                 "namespace_id": obj["namespace_id"],
                 "revision": obj["revision"],
-                "run": obj["run"]["id"],
-                "rank": RANK_FINAL,
+                "run_id": obj["run"]["id"],
+                "sequence": RANK_FINAL,
                 "status": status,
                 "error": error,
                 "error_type": kind,
-                "at": self._runtime.clock.now(),
+                "occurred_at": self._runtime.clock.now(),
             }
         )
 

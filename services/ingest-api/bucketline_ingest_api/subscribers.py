@@ -36,7 +36,7 @@ async def apply_statuses(records: Events[ObjectStatusChanged], deps: Annotated[C
     events = [record.event for record in records]
     known = await deps.objects.many(list({event.object_id for event in events}), fields=_MEASURED)
     await deps.objects.apply_statuses([event for event in events if event.object_id in known])
-    ended = {event.object_id for event in events if event.rank == RANK_FINAL}
+    ended = {event.object_id for event in events if event.sequence == RANK_FINAL}
     if orphaned := sorted(ended - known.keys()):
         await deps.documents.collection.delete_many({"object_id": {"$in": orphaned}})
     record_status_metrics(events, known)

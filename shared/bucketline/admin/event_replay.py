@@ -152,12 +152,12 @@ def lifecycle_events(obj: ObjectDocument) -> list[tuple[Event, datetime]]:
         changed = ObjectStatusChanged(
             **about,
             batch_id=obj.get("batch_id"),
-            run=run["id"],
-            rank=run["rank"],
+            run_id=run["id"],
+            sequence=run["rank"],
             status=Status(obj["status"]),
             error=obj["error"],
-            document_count=obj.get("document_count", 0),
-            at=at,
+            documents_total=obj.get("document_count", 0),
+            occurred_at=at,
         )
         happened.append((changed, at))
     return happened

@@ -263,7 +263,7 @@ class Objects:
         greatest: dict[str, ObjectStatusChanged] = {}
         for event in events:
             known = greatest.get(event.object_id)
-            if known is None or (event.run, event.rank) > (known.run, known.rank):
+            if known is None or (event.run_id, event.sequence) > (known.run_id, known.sequence):
                 greatest[event.object_id] = event
         outcome = await self.collection.bulk([_status_write(event) for event in greatest.values()])
         return outcome.modified
@@ -309,22 +309,22 @@ def _status_write(event: ObjectStatusChanged) -> UpdateOne:
     changes: dict[str, object] = {
         "status": str(event.status),
         "error": event.error,
-        "run": {"id": event.run, "rank": event.rank},
-        "moved_at": event.at,
-        "updated_at": event.at,
+        "run": {"id": event.run_id, "rank": event.sequence},
+        "moved_at": event.occurred_at,
+        "updated_at": event.occurred_at,
     }
     if event.batch_id is not None:
         changes["batch_id"] = event.batch_id
-    if event.rank == RANK_FINAL and event.status is not Status.DRAFT:
-        changes["document_count"] = event.document_count
-    if event.rank == RANK_FINAL:
+    if event.sequence == RANK_FINAL and event.status is not Status.DRAFT:
+        changes["document_count"] = event.documents_total
+    if event.sequence == RANK_FINAL:
         changes["warnings"] = event.warnings
     return UpdateOne(
         {
             "_id": event.object_id,
             "$or": [
-                {"run.id": {"$lt": event.run}},
-                {"run.id": event.run, "run.rank": {"$lt": event.rank}},
+                {"run.id": {"$lt": event.run_id}},
+                {"run.id": event.run_id, "run.rank": {"$lt": event.sequence}},
             ],
         },
         {"$set": changes},

@@ -111,22 +111,22 @@ class ObjectStatusChanged(ObjectEvent):
 
     batch_id: str | None = Field(default=None, description="None: the object failed before any batch took it.")
     unit_id: str | None = None
-    index: int | None = Field(default=None, description="The object's place in its work unit.")
-    run: int
-    rank: int
+    item_index: int | None = Field(default=None, description="The object's place in its work unit.")
+    run_id: int
+    sequence: int
     status: Status
     error: str | None = None
     error_type: Literal["transient", "permanent", "resource"] | None = None
-    document_count: int = Field(default=0, description="Documents of the object, whoever made them.")
-    written: int | None = Field(
+    documents_total: int = Field(default=0, description="Documents of the object, whoever made them.")
+    documents_written: int | None = Field(
         default=None, description="Those of them that this run made. None: the processor is of an older release."
     )
-    attempt: int = 1
+    attempt_number: int = 1
     duration_ms: float | None = None
     warnings: list[str] = Field(
         default_factory=list, description="What was not done although nothing failed: at most 20 blobs not read."
     )
-    at: datetime
+    occurred_at: datetime
 
 
 class BatchEvent(Event):

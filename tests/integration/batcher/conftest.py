@@ -273,13 +273,19 @@ class World:
             if str(place) in unit["results"]:
                 continue
             status, documents, kind = outcome(item["object_id"])
-            shared = {**item, "unit_id": unit["_id"], "index": place, "at": self.clock.now()}
-            started = {**shared, "rank": RANK_PROCESSING, "status": Status.PROCESSING}
+            shared = {
+                **item,
+                "run_id": item["run"],
+                "unit_id": unit["_id"],
+                "item_index": place,
+                "occurred_at": self.clock.now(),
+            }
+            started = {**shared, "sequence": RANK_PROCESSING, "status": Status.PROCESSING}
             ended = {
                 **shared,
-                "rank": RANK_FINAL,
+                "sequence": RANK_FINAL,
                 "status": status,
-                "document_count": documents,
+                "documents_total": documents,
                 "error": f"broke: {kind}" if kind else None,
                 "error_type": kind,
             }

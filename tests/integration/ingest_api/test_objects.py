@@ -441,8 +441,8 @@ async def test_statuses_are_applied_once_and_only_forward(world: World) -> None:
 
     def event(status: Status, rank: int, *, run: int = 1, oid: str = object_id, count: int = 1) -> ReceivedEvent:
         changed = ObjectStatusChanged(
-            object_id=oid, bucket_id="bkt_1", namespace_id="ns_1", revision=1, run=run, rank=rank, status=status,
-            document_count=count, at=world.clock.now() + timedelta(seconds=rank),
+            object_id=oid, bucket_id="bkt_1", namespace_id="ns_1", revision=1, run_id=run, sequence=rank, status=status,
+            documents_total=count, occurred_at=world.clock.now() + timedelta(seconds=rank),
         )  # fmt: skip
         return ReceivedEvent(event=changed, id=f"evt_{run}{rank}", source="/test", trace={})
 

@@ -44,7 +44,7 @@ async def test_a_redelivery_that_makes_fewer_leaves_no_others(database: Database
     await documents.put(made(range(10)), fresh=True)
     await bench.finish(1, await outcome(tmp_path, made(range(2, 9), lease=2)), attempts=2)
     assert await there(documents) == {f"doc_{number}": (7, 2) for number in range(2, 9)}
-    assert [event["document_count"] for event in bench.said()] == [7]
+    assert [event["documents_total"] for event in bench.said()] == [7]
 
 
 async def test_where_the_store_refuses_one_document_none_stays(database: Database, tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ async def test_where_the_store_refuses_one_document_none_stays(database: Databas
     await bench.finish(1, await outcome(tmp_path, rows))
     assert await there(documents) == {}
     [event] = bench.said()
-    assert (event["status"], event["document_count"]) == ("FAILED", 0)
+    assert (event["status"], event["documents_total"]) == ("FAILED", 0)
 
 
 async def test_of_a_deleted_collection_only_its_own_goes(database: Database) -> None:

@@ -105,14 +105,14 @@ def bench(tmp_path: Path) -> Bench:
 async def test_the_status_says_what_was_stored_which_attempt_it_was_and_how_long_it_took(bench: Bench):
     await bench.finish(1, await bench.outcome(1, 3))
     [event] = bench.said()
-    assert event["written"] == 3
-    assert (event["status"], event["document_count"], event["attempt"], event["duration_ms"]) == (
+    assert event["documents_written"] == 3
+    assert (event["status"], event["documents_total"], event["attempt_number"], event["duration_ms"]) == (
         "COMPLETED",
         3,
         1,
         12.5,
     )
-    assert (event["run"], event["rank"], event["index"], event["unit_id"]) == (7, 3, 0, "unit_1")
+    assert (event["run_id"], event["sequence"], event["item_index"], event["unit_id"]) == (7, 3, 0, "unit_1")
     assert len(bench.documents.rows) == 3
 
 
@@ -132,7 +132,7 @@ async def test_the_first_document_is_written_last_and_says_that_all_are_there(be
 async def test_another_run_drops_what_it_did_not_make_again_and_counts_what_is_there(bench: Bench):
     await bench.finish(1, await bench.outcome(1, 3, again=True))
     assert bench.documents.calls == ["replace", "drop older [('obj_1', 'col_1', 7, 1)]"]
-    assert (bench.said()[0]["document_count"], bench.said()[0]["written"]) == (42, 3)
+    assert (bench.said()[0]["documents_total"], bench.said()[0]["documents_written"]) == (42, 3)
 
 
 @pytest.mark.parametrize(("attempts", "returned"), [(2, 0), (1, 1)])
@@ -140,7 +140,7 @@ async def test_so_does_the_same_run_when_another_had_the_unit_before(bench: Benc
     await bench.finish(1, await bench.outcome(1, 3), attempts=attempts, returned=returned)
     assert bench.documents.calls == ["replace", "drop older [('obj_1', 'col_1', 7, 2)]"]
     [event] = bench.said()
-    assert (event["document_count"], event["attempt"]) == (42, attempts)
+    assert (event["documents_total"], event["attempt_number"]) == (42, attempts)
 
 
 async def test_a_write_whose_object_was_interrupted_still_drops_what_it_replaced(bench: Bench):
@@ -163,7 +163,7 @@ async def test_what_was_written_for_long_into_a_collection_that_was_deleted_goes
     bench.deleted = {"col_1"}
     await asyncio.gather(bench.finish(1, slow), bench.finish(2, quick))
     assert bench.documents.calls == ["insert", "drop from [('obj_1', 'col_1')]"]
-    assert {event["object_id"]: event["document_count"] for event in bench.said()} == {"obj_1": 42, "obj_2": 3}
+    assert {event["object_id"]: event["documents_total"] for event in bench.said()} == {"obj_1": 42, "obj_2": 3}
 
 
 async def test_what_was_written_for_long_into_a_collection_that_is_there_stays(bench: Bench):
@@ -171,7 +171,7 @@ async def test_what_was_written_for_long_into_a_collection_that_is_there_stays(b
     slow.known_at -= SLOW_SECONDS
     await bench.finish(1, slow)
     assert bench.documents.calls == ["insert"]
-    assert bench.said()[0]["document_count"] == 3
+    assert bench.said()[0]["documents_total"] == 3
 
 
 async def test_documents_that_cannot_be_stored_fail_their_object_and_no_other(bench: Bench):
@@ -179,7 +179,7 @@ async def test_documents_that_cannot_be_stored_fail_their_object_and_no_other(be
     await asyncio.gather(bench.finish(1, good), bench.finish(2, bad))
     said = {event["object_id"]: event for event in bench.said()}
     assert said["obj_1"]["status"] == "COMPLETED"
-    assert (said["obj_2"]["status"], said["obj_2"]["error_type"], said["obj_2"]["document_count"]) == (
+    assert (said["obj_2"]["status"], said["obj_2"]["error_type"], said["obj_2"]["documents_total"]) == (
         "FAILED",
         "permanent",
         0,

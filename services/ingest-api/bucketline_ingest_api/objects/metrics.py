@@ -30,14 +30,14 @@ def record_status_metrics(events: Sequence[ObjectStatusChanged], known: Mapping[
             continue
         run = obj["run"]
         before = seen.get(event.object_id) or _Seen((run["id"], run["rank"]), obj["status"], obj.get("moved_at"))
-        place = event.run, event.rank
+        place = event.run_id, event.sequence
         if not supersedes(place, before.place):
             continue
-        seen[event.object_id] = _Seen(place, event.status, event.at)
+        seen[event.object_id] = _Seen(place, event.status, event.occurred_at)
         STATUS_CHANGES.labels(str(event.status)).inc()
         if before.status != Status.DRAFT and before.since is not None:
             stage = STAGE_SECONDS.labels(before.status.lower())
-            stage.observe(max(0.0, (event.at - before.since).total_seconds()))
-        if event.run == 1 and event.status in FINAL:
+            stage.observe(max(0.0, (event.occurred_at - before.since).total_seconds()))
+        if event.run_id == 1 and event.status in FINAL:
             whole = END_TO_END_SECONDS.labels(str(event.status))
-            whole.observe(max(0.0, (event.at - obj["created_at"]).total_seconds()))
+            whole.observe(max(0.0, (event.occurred_at - obj["created_at"]).total_seconds()))

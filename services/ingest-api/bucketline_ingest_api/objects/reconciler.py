@@ -91,13 +91,13 @@ def _events(
                 revision=obj["revision"],
                 batch_id=batch_id,
                 unit_id=unit["_id"],
-                index=place,
-                run=unit["items"][place]["run"],
-                rank=RANK_FINAL,
+                item_index=place,
+                run_id=unit["items"][place]["run"],
+                sequence=RANK_FINAL,
                 status=Status(result["status"]),
                 error=result["error"],
-                document_count=result["documents"],
-                at=now,
+                documents_total=result["documents"],
+                occurred_at=now,
             )
         elif _given_up(batches.get(batch_id), unit):
             yield ObjectStatusChanged(
@@ -106,10 +106,10 @@ def _events(
                 namespace_id=obj["namespace_id"],
                 revision=obj["revision"],
                 batch_id=batch_id,
-                run=obj["run"]["id"],
-                rank=RANK_FINAL,
+                run_id=obj["run"]["id"],
+                sequence=RANK_FINAL,
                 status=Status.DRAFT,
-                at=now,
+                occurred_at=now,
             )
 
 

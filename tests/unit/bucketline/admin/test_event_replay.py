@@ -96,7 +96,7 @@ def test_a_finished_object_was_created_mirrored_and_completed() -> None:
     assert mirrored.blobs[0].sha256 == "ab" * 32
     assert mirrored.blobs[0].duplicate
     assert isinstance(changed, ObjectStatusChanged)
-    assert (changed.run, changed.rank, changed.status, changed.document_count) == (3, 3, "COMPLETED", 4)
+    assert (changed.run_id, changed.sequence, changed.status, changed.documents_total) == (3, 3, "COMPLETED", 4)
     assert [first, second, third] == [document()["created_at"], AT + timedelta(minutes=1), AT + timedelta(minutes=5)]
 
 

@@ -20,10 +20,10 @@ def changed(status: Status, rank: int, seconds: float, run: int = 1) -> ObjectSt
         bucket_id="bkt_1",
         namespace_id="ns_1",
         revision=1,
-        run=run,
-        rank=rank,
+        run_id=run,
+        sequence=rank,
         status=status,
-        at=START + timedelta(seconds=seconds),
+        occurred_at=START + timedelta(seconds=seconds),
     )
 
 
