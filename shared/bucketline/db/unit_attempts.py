@@ -1,4 +1,4 @@
-"""What a unit has cost, and whom it is laid to."""
+"""Counts how the leases of a work unit ended."""
 
 from dataclasses import dataclass
 
@@ -8,29 +8,28 @@ from bucketline.db.work_units import WorkUnitDocument
 
 @dataclass(frozen=True)
 class UnitAttempts:
-    """The leases of a unit.
+    """The leases of a unit, by how they ended.
 
-    ``processors`` ended with it for which any of its items may be the reason, ``trials`` while one item was tried
-    alone. ``returned`` leases were given back, or ended while nothing of the unit was worked on.
+    ``crashes`` ended with the processor while any item may have been the cause, ``isolated_crashes`` while one item
+    was running alone. ``releases`` were released, or expired while no item of the unit was running.
     """
 
-    processors: int
-    trials: int
-    returned: int
+    crashes: int
+    isolated_crashes: int
+    releases: int
 
     @property
     def leases(self) -> int:
-        """All of them: to its holder, the number of its lease, which only grows in the life of the unit."""
-        return self.processors + self.trials + self.returned
+        """Return how many leases there were: for the holder, the number of its lease, which only grows."""
+        return self.crashes + self.isolated_crashes + self.releases
 
 
 def unit_attempts(unit: WorkUnitDocument) -> UnitAttempts:
-    """The toll if the lease that the unit is under were over now.
+    """Count the leases of the unit as if the current lease had expired.
 
-    To its holder, ``processors`` says that this is its n-th attempt of that kind; to whoever finds the lease run out,
-    it is what happened.
+    For the current holder, ``crashes`` is therefore the number of its own attempt.
     """
-    trying = unit["lease"].get("trying") if "lease" in unit else None
-    trials = len(unit.get("suspects", ())) + int(trying is not None and trying != NO_ITEM)
-    idle = int(trying == NO_ITEM)
-    return UnitAttempts(unit["attempts"] - trials - idle, trials, unit.get("returned", 0) + idle)
+    item = unit["lease"].get("current_item") if "lease" in unit else None
+    isolated = len(unit.get("crashed_items", ())) + int(item is not None and item != NO_ITEM)
+    idle = int(item == NO_ITEM)
+    return UnitAttempts(unit["attempts"] - isolated - idle, isolated, unit.get("release_count", 0) + idle)

@@ -8,7 +8,7 @@ from bucketline.domain.status import FAILURES, Status
 Stage = Mapping[str, object]
 
 NO_ITEM = -1
-"""``lease.trying`` of a unit that is held while none of its items is worked on."""
+"""``lease.current_item`` of a unit that is held while none of its items is worked on."""
 
 
 def lease_update(owner: str, *, now: datetime, until: datetime) -> Sequence[Stage]:
@@ -16,15 +16,15 @@ def lease_update(owner: str, *, now: datetime, until: datetime) -> Sequence[Stag
 
     If its holder worked on one item alone, that item is a suspect; if on none, it is as good as given back.
     """
-    trying = "$lease.trying"
+    trying = "$lease.current_item"
     idle = {"$eq": [trying, NO_ITEM]}
     suspect = {"$cond": [{"$gte": [trying, 0]}, [trying], []]}  # a missing one is below every number
     return [
         {
             "$set": {
                 "attempts": {"$add": ["$attempts", {"$cond": [idle, 0, 1]}]},
-                "returned": {"$add": [{"$ifNull": ["$returned", 0]}, {"$cond": [idle, 1, 0]}]},
-                "suspects": {"$concatArrays": [{"$ifNull": ["$suspects", []]}, suspect]},
+                "release_count": {"$add": [{"$ifNull": ["$release_count", 0]}, {"$cond": [idle, 1, 0]}]},
+                "crashed_items": {"$concatArrays": [{"$ifNull": ["$crashed_items", []]}, suspect]},
                 "state": "leased",
                 "lease": {"$literal": {"owner": owner, "until": until}},
                 "moved_at": now,

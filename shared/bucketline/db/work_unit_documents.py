@@ -52,12 +52,14 @@ class UnitEnd(TypedDict):
 
 
 class Lease(TypedDict):
-    """``trying`` is the place of the one item that the holder works on, or NOBODY if it works on none of the unit's.
-    Without it, any may be worked on."""
+    """``current_item`` is the index of the only item that the holder is working on, NO_ITEM if it works on none.
+
+    Without it, the holder may be working on any of the items.
+    """
 
     owner: str
     until: datetime
-    trying: NotRequired[int]
+    current_item: NotRequired[int]
 
 
 class WorkUnitDocument(TypedDict):
@@ -68,8 +70,8 @@ class WorkUnitDocument(TypedDict):
     count its results, of which given back ones are not finished, and ``documents`` is what was written for them.
     ``batch_id`` is None for a unit of ``auto_process`` objects, each of which is a batch of its own, and all of one
     namespace. ``group`` is with whom it shares its turns; see :func:`group_of`. ``attempts`` counts leases that
-    were not given back, ``returned`` those that were, ``wakes`` how often it was announced again. ``suspects``
-    has the place of an item for each lease that ended while this item was tried alone.
+    were not released, ``release_count`` those that were, ``wakes`` how often it was announced again. ``crashed_items``
+    has the index of an item for each lease that expired while its holder was working on that item alone.
     """
 
     _id: str
@@ -88,8 +90,8 @@ class WorkUnitDocument(TypedDict):
     created_at: datetime
     moved_at: datetime
     group: NotRequired[str]
-    returned: NotRequired[int]
-    suspects: NotRequired[list[int]]
+    release_count: NotRequired[int]
+    crashed_items: NotRequired[list[int]]
     wakes: NotRequired[int]
     ending: NotRequired[UnitEnd]
     finished_at: NotRequired[datetime]

@@ -1,9 +1,9 @@
-"""Work units: bounded lists of items, each of which is an object in a turn of a batch.
+"""Repository of work units: bounded lists of items, each of which is an object in a turn of a batch.
 
-A unit of ``auto_process`` objects spans as many batches as it has items. Processors take units and give them back: they
-write the lease, and with it the state, ``moved_at`` and what is counted of leases (``attempts``, ``returned``,
-``suspects``). The batcher writes everything else. A unique index keeps an item in one unit, whoever plans at the same
-time; the first final status of an item is its result.
+A unit of ``auto_process`` objects spans as many batches as it has items. Processors lease and release units: they write
+the lease, and with it the state, ``moved_at`` and the lease counts (``attempts``, ``release_count``,
+``crashed_items``). The batcher writes everything else. A unique index keeps an item in one unit when several replicas
+plan it at the same time; the first final status of an item is its result.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -184,15 +184,15 @@ class WorkUnits:
         where = {"_id": {"$in": list(unit_ids)}, "lease.owner": owner, "state": "leased"}
         return await self.collection.update_many(where, {"$set": {"lease.until": until}})
 
-    async def trying(self, unit_id: str, owner: str, place: int) -> bool:
-        """Notes that the owner works on this item of the unit and on no other; whether the unit is still its own."""
+    async def set_current_item(self, unit_id: str, owner: str, place: int) -> bool:
+        """Record the only item that the owner is working on; return whether the unit is still leased to the owner."""
         where = {"_id": unit_id, "lease.owner": owner, "state": "leased"}
-        return await self.collection.update_one(where, {"$set": {"lease.trying": place}})
+        return await self.collection.update_one(where, {"$set": {"lease.current_item": place}})
 
-    async def set_aside(self, unit_ids: Sequence[str], owner: str, *, aside: bool) -> None:
-        """Notes that the owner works on nothing of these units, or that it does again."""
+    async def mark_idle(self, unit_ids: Sequence[str], owner: str, *, idle: bool) -> None:
+        """Record whether the owner has paused all work on these units, so that its crash is not counted for them."""
         where = {"_id": {"$in": list(unit_ids)}, "lease.owner": owner, "state": "leased"}
-        note = {"$set": {"lease.trying": NO_ITEM}} if aside else {"$unset": {"lease.trying": ""}}
+        note = {"$set": {"lease.current_item": NO_ITEM}} if idle else {"$unset": {"lease.current_item": ""}}
         await self.collection.update_many(where, note)
 
     async def release(self, unit_id: str, owner: str, *, now: datetime) -> None:
@@ -202,7 +202,7 @@ class WorkUnits:
             {
                 "$set": {"state": "ready", "moved_at": now},
                 "$unset": {"lease": ""},
-                "$inc": {"attempts": -1, "returned": 1},
+                "$inc": {"attempts": -1, "release_count": 1},
             },
         )
 
@@ -233,7 +233,7 @@ class WorkUnits:
             sort=[("moved_at", 1)],
         )
 
-    async def free_of_others(
+    async def next_of_other_groups(
         self,
         groups: Sequence[str],
         before: datetime,
@@ -242,7 +242,7 @@ class WorkUnits:
         after: str = "",
         fields: Sequence[str] | None = None,
     ) -> WorkUnitDocument | None:
-        """A unit that nobody has had since ``before``, of the first group behind ``after`` that is not among these."""
+        """Return a unit without a holder since ``before``, of the first group after ``after`` outside ``groups``."""
         return await self.collection.find_one(
             {
                 "state": {"$in": list(UNFINISHED_STATES)},
