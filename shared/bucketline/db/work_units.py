@@ -1,9 +1,9 @@
 """Work units: bounded lists of items, each of which is an object in one run of a batch.
 
 A unit of ``auto_process`` objects spans as many batches as it has items. Processors lease units and release them: they
-write the lease and, with it, the state, ``moved_at`` and the lease counters (``attempts``,
-``release_count``, ``crashed_items``). The batcher writes everything else. A unique index keeps an item in one unit, whichever replica plans
-it; the first final status of an item is its result.
+write the lease and, with it, the state, ``moved_at`` and the lease counters (``attempts``, ``release_count``,
+``crashed_items``). The batcher writes everything else. A unique index keeps an item in one unit, whichever replica
+plans it; the first final status of an item is its result.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
