@@ -78,6 +78,9 @@ async def test_rebalance_redelivers_no_record_of_the_running_micro_batch(stack: 
     async def rebalancing() -> bool:
         return bool(consumes.consumer and consumes.consumer.rebalancing)  # type: ignore[attr-defined]  # ours
 
+    async def assigned_again() -> bool:
+        return not await rebalancing()
+
     async def all_handled() -> bool:
         return handled.times.keys() == set(expected)
 
@@ -86,6 +89,9 @@ async def test_rebalance_redelivers_no_record_of_the_running_micro_batch(stack: 
         await asyncio.wait_for(handled.begun.wait(), 30)
         async with second:
             await eventually(rebalancing, pause=0.01)
+            # The group waits for the micro-batch: it must not assign partitions again before the commit.
+            with pytest.raises(AssertionError):
+                await eventually(assigned_again, deadline=4, pause=0.01)
             handled.gate.set()
             await eventually(all_handled)
             more = [f"more_{number}" for number in range(RECORDS)]
