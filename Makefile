@@ -17,7 +17,7 @@ help:  ## Show this list
 demo: $(VENV)/.run  ## Start everything, push sample files (FILES="…"), show what happened, stop everything
 	@$(BIN)/bucketline demo $(FILES)
 
-up: $(VENV)/.run  ## Start everything and keep it running until Ctrl-C (BUCKETLINE_PORT, BUCKETLINE_API_KEY)
+up: $(VENV)/.run  ## Start everything and keep it running until Ctrl-C (BUCKETLINE_PORT, BUCKETLINE_API_KEY, BUCKETLINE_DATA)
 	@exec $(BIN)/bucketline up
 
 test: lint types  ## Lint, types and the whole suite against real servers (BROKER=kafka: on Apache Kafka)

@@ -3,9 +3,9 @@
 import shutil
 
 import pytest
-from tests.lacking import EVERYTHING
+from tests.requirements import EVERYTHING
 
-from bucketline.local.stack import Broker, LocalStack
+from bucketline.devstack.stack import Broker, LocalStack
 from bucketline.settings import KafkaSettings
 
 needs_java = pytest.mark.skipif(
@@ -22,5 +22,7 @@ EACH_BROKER = ["tansu", pytest.param("kafka", marks=needs_java)]
 def kafka_settings(stack: LocalStack, **own: object) -> KafkaSettings:
     """Settings for the broker of ``stack`` as its services have them, with ``own`` on top."""
     environment = stack.environment()
-    idempotent = environment["BUCKETLINE_KAFKA_IDEMPOTENT"] == "true"
-    return KafkaSettings.model_validate({"bootstrap": stack.kafka_bootstrap, "idempotent": idempotent, **own})
+    idempotent = environment["BUCKETLINE_KAFKA_ENABLE_IDEMPOTENCE"] == "true"
+    return KafkaSettings.model_validate(
+        {"bootstrap_servers": stack.kafka_bootstrap, "enable_idempotence": idempotent, **own}
+    )

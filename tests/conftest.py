@@ -21,12 +21,12 @@ from tests.brokers import LIGHT
 
 from bucketline.cli.client import ApiClient, Json
 from bucketline.clock import ManualClock
-from bucketline.local.services import bucketline_services
-from bucketline.local.stack import Broker, LocalStack
-from bucketline.local.supervisor import Supervisor
+from bucketline.db.indexes import ensure_indexes
+from bucketline.db.mongo import Database
+from bucketline.devstack.service_specs import bucketline_services
+from bucketline.devstack.stack import Broker, LocalStack
+from bucketline.devstack.supervisor import Supervisor
 from bucketline.settings import MongoSettings
-from bucketline.storage.indexes import ensure_indexes
-from bucketline.storage.mongo import Database
 
 # Properties are tested with the same examples in every run, and not failed for the load of the machine they run on.
 hypothesis.settings.load_profile("ci")
@@ -40,9 +40,9 @@ PASSTHROUGH = {
 SCHEMA = {"properties": {"note": {"type": "text"}, "name": {"type": "string"}, "qty": {"type": "integer"}}}
 
 FAST = {
-    "BUCKETLINE_SWEEP_INTERVAL": "1",
-    "BUCKETLINE_SWEEP_STALLED_AFTER": "5",
-    "BUCKETLINE_SWEEP_OUTBOX_AFTER": "2",
+    "BUCKETLINE_RECONCILE_INTERVAL_SECONDS": "1",
+    "BUCKETLINE_RECONCILE_STALE_AFTER_SECONDS": "5",
+    "BUCKETLINE_RECONCILE_OUTBOX_DELAY_SECONDS": "2",
     "BUCKETLINE_DEDUP_ALLOW_NETWORKS": "127.0.0.0/8",
     "BUCKETLINE_DEDUP_ALLOWED_PORTS": "*",
     "BUCKETLINE_PROCESSOR_LEASE_SECONDS": "6",

@@ -1,21 +1,22 @@
 """Bucketline: self-hosted, event-driven object ingestion.
 
-The library shared by the four services. Layers, each importing only those above it:
+The library shared by the four services. Layers, from the lowest to the highest; each imports only lower ones:
 
-- ``domain``       rules, no I/O
-- ``events``       what is said on the bus, no I/O
-- ``telemetry``    traces, metrics, logs, health
-- ``extraction``   the interface of extractors
-- ``outbound``     requests to addresses that strangers named
-- ``storage``      MongoDB and S3, behind repositories and one Protocol
-- ``messaging``    Kafka: the broker, the one way a record is handled, the outbox, parking
-- ``access``       API keys
-- ``maintenance``  what an operator or a schedule runs: garbage collection, replay, doctor
-- ``local``        real servers on a bare machine
-- ``cli``          the ``bucketline`` command
+- ``domain``         rules, without I/O
+- ``events``         event models, CloudEvents encoding and the table of topics, without I/O
+- ``observability``  traces, metrics, logs, health
+- ``extractors``     the extractor interface and registry
+- ``http``           outbound requests that are protected against SSRF
+- ``blobs``          the blob store and its S3 implementation
+- ``db``             MongoDB repositories
+- ``kafka``          broker, consumers, transactional outbox, dead letters
+- ``api_keys``       creation, rotation and revocation of API keys
+- ``admin``          garbage collection, event replay, diagnostics
+- ``devstack``       real servers for development on a bare machine
+- ``cli``            the ``bucketline`` command
 
-Beside them stand modules: ``errors``, ``settings``, ``clock`` and ``ids``, which any layer may import, and
-``background``, ``runtime`` and ``serve``, of which a service is made.
+Any layer may import the modules ``errors``, ``settings``, ``clock`` and ``ids``. Services are built from ``periodic``,
+``service_context`` and ``server``.
 """
 
 __version__ = "0.1.0"

@@ -14,6 +14,7 @@
     │   ├── ValidationFailed      422 ValidationError
     │   │   └── UnknownExtractor          in ``extraction.registry``
     │   ├── TooManyRequests       429 TooManyRequestsError
+    │   ├── HeadersTooLarge       431 RequestHeaderFieldsTooLargeError
     │   ├── SearchTooSlow         503 SearchTooSlowError
     │   └── ServiceUnavailable    503 ServiceUnavailableError
     ├── RecordError                   decides what happens to a record on the bus
@@ -34,7 +35,7 @@
     ├── NotOurs                       a bucket, in ``maintenance.ownership``
     └── ApiFailure                    what the command line was answered, in ``cli.client``
 
-Errors of one service are in that service: those of sources in ``dedup.errors``.
+Errors of one service are in that service: those of sources in ``bucketline_dedup.errors``.
 
 ``retry_class`` of an error says what a consumer does with the record that raised it: ``retry`` with
 back-off and then park, ``park`` at once, or ``reject`` (answer the caller, nothing to keep).
@@ -135,7 +136,7 @@ class PayloadTooLarge(ApiError):
     type = "PayloadTooLargeError"
 
 
-class Fault(dict[str, Json]):
+class ValidationIssue(dict[str, Json]):
     """One row of ``validation_errors``: ``type``, ``location`` and ``message``."""
 
     def __init__(self, kind: str, location: Sequence[str | int], message: str) -> None:
@@ -148,7 +149,7 @@ class ValidationFailed(ApiError):
     status = 422
     type = "ValidationError"
 
-    def __init__(self, faults: Sequence[Fault], *, code: str | None = None) -> None:
+    def __init__(self, faults: Sequence[ValidationIssue], *, code: str | None = None) -> None:
         super().__init__("Validation error", code=code, details={"validation_errors": list(faults)})
         self.faults = list(faults)
 
@@ -172,6 +173,11 @@ class ServiceUnavailable(ApiError):
         )
 
 
+class HeadersTooLarge(ApiError):
+    status = 431
+    type = "RequestHeaderFieldsTooLargeError"
+
+
 class SearchTooSlow(ApiError):
     """What was looked for was not found in time. It would not be the next time either: no client should repeat it."""
 
@@ -186,23 +192,23 @@ class SearchTooSlow(ApiError):
         )
 
 
-class RecordError(BucketlineError):
+class ProcessingError(BucketlineError):
     """Raised while a record of the bus is handled."""
 
 
-class Transient(RecordError):
+class RetryableError(ProcessingError):
     """The same record may succeed in a moment."""
 
     retry_class = "retry"
 
 
-class Poison(RecordError):
+class NonRetryableError(ProcessingError):
     """The record can never be handled: it is parked with its context, and may be replayed after a fix."""
 
     retry_class = "park"
 
 
-class StoreUnavailable(BucketlineError):
+class DependencyUnavailable(BucketlineError):
     """MongoDB or S3 did not answer in time. What was asked may or may not have happened."""
 
     retry_class = "retry"

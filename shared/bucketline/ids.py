@@ -45,13 +45,21 @@ class CountingIds:
         return f"{prefix}_{self._count:0{_TOKEN_LENGTH}d}"
 
 
+_DERIVED_BYTES = 12
+
+
 def derived(prefix: Prefix, *parts: str | int) -> str:
     """The one identifier of these parts: the same parts give the same id, on every machine, for ever.
 
     Effects that must not double (documents, work units) are named with it.
     """
-    digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=12).digest()
+    digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=_DERIVED_BYTES).digest()
     return f"{prefix}_{_base32(int.from_bytes(digest))}"
+
+
+def bound(prefix: Prefix, index: int, count: int) -> str:
+    """Return the id below which ``index`` of ``count`` equal parts of all derived ids are. Needs ``index < count``."""
+    return f"{prefix}_{_base32((index << 8 * _DERIVED_BYTES) // count)}"
 
 
 def _base32(value: int) -> str:

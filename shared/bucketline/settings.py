@@ -2,8 +2,9 @@
 
 Each block may be set by environment variables or a ``.env`` file; the defaults start the local stack. What is below a
 field is its description. Only settings classes read configuration from the environment. Elsewhere it is touched for
-what is handed on to child processes (``cli.local``, ``local.process``, ``processor.worker_process``) and for
-``XDG_CACHE_HOME`` (``local.cache``).
+what is handed on to child processes (``cli.local``, ``local.process``, ``bucketline_processor.worker_process``), for
+the
+variables of the running local stack (``cli.environment``) and for ``XDG_CACHE_HOME`` (``local.cache``).
 """
 
 import re
@@ -19,7 +20,7 @@ Seconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 
 
-def _servers(value: str) -> str:
+def _check_bootstrap_servers(value: str) -> str:
     for server in value.split(","):
         port = re.fullmatch(r"(?:\[[^\]]+\]|[^:\s]+)(?::([0-9]{1,5}))?", server.strip())
         if port is None or not 0 < int(port[1] or 9092) < 65536:
@@ -27,17 +28,17 @@ def _servers(value: str) -> str:
     return value
 
 
-def _address(value: str) -> str:
+def _check_http_url(value: str) -> str:
     if value and not re.match(r"https?://[^/\s]", value):
         raise ValueError("it has to begin with http:// or https:// and a host")
     return value
 
 
-Servers = Annotated[str, AfterValidator(_servers)]
-Address = Annotated[str, AfterValidator(_address)]
+BootstrapServers = Annotated[str, AfterValidator(_check_bootstrap_servers)]
+HttpUrl = Annotated[str, AfterValidator(_check_http_url)]
 
 
-class Block(BaseSettings):
+class SettingsBase(BaseSettings):
     """A group of settings with its own prefix. The text below each field is its description."""
 
     model_config = SettingsConfigDict(
@@ -45,7 +46,7 @@ class Block(BaseSettings):
     )
 
 
-class MongoSettings(Block):
+class MongoSettings(SettingsBase):
     """Where objects live."""
 
     model_config = SettingsConfigDict(env_prefix="BUCKETLINE_MONGODB_")
@@ -54,26 +55,26 @@ class MongoSettings(Block):
     """A replica set: majority writes are what makes a 200 durable."""
     database: str = "bucketline"
     """The database of this deployment."""
-    pool_size: Count = 64
+    max_pool_size: Count = 64
     """Most connections of a process."""
-    server_selection_timeout: Seconds = 5.0
+    server_selection_timeout_seconds: Seconds = 5.0
     """How long a primary is looked for before MongoDB counts as away."""
-    timeout: Seconds = 20.0
+    timeout_seconds: Seconds = 20.0
     """The time of one call, retries of the driver included."""
 
 
-class KafkaSettings(Block):
+class KafkaSettings(SettingsBase):
     """The bus."""
 
     model_config = SettingsConfigDict(env_prefix="BUCKETLINE_KAFKA_")
 
-    bootstrap: Servers = "127.0.0.1:9092"
+    bootstrap_servers: BootstrapServers = "127.0.0.1:9092"
     """``host:port`` of one or several brokers, separated by commas."""
     topic_prefix: str = "bucketline."
     """In front of the name of every topic."""
     group_prefix: str = "bucketline."
     """In front of the name of every consumer group."""
-    idempotent: bool = True
+    enable_idempotence: bool = True
     """Idempotent producing. Off for brokers without InitProducerId, as the local one."""
     fetch_max_wait_ms: Count = 500
     """How long the broker may hold a fetch. Kafka wakes a waiting fetch at once, so 500 costs nothing there; the local
@@ -98,22 +99,22 @@ class KafkaSettings(Block):
     """Make missing topics at the start. For the local stack; elsewhere topics are the operator's."""
     replication_factor: Count = 1
     """Of topics that are made here."""
-    max_records: Count = 500
+    max_batch_size: Count = 500
     """Most records that are handled together."""
-    retry_attempts: Count = 5
+    retry_max_attempts: Count = 5
     """Attempts for records whose failure is transient, before they are parked."""
-    retry_budget: Seconds = 20.0
+    retry_timeout_seconds: Seconds = 20.0
     """How long those attempts may take together, waits included."""
 
 
-class S3Settings(Block):
+class S3Settings(SettingsBase):
     """Where blobs live."""
 
     model_config = SettingsConfigDict(env_prefix="BUCKETLINE_S3_")
 
-    endpoint: Address | None = None
+    endpoint_url: HttpUrl | None = None
     """The S3 API; unset, that of AWS."""
-    public_endpoint: Address | None = None
+    public_endpoint_url: HttpUrl | None = None
     """The address that presigned URLs are signed for; unset, the endpoint."""
     region: str = "us-east-1"
     """What requests are signed for."""
@@ -123,21 +124,21 @@ class S3Settings(Block):
     """Unset, with ``secret_key``: the driver's own search (instance role, profile)."""
     secret_key: SecretStr | None = None
     """Belongs to ``access_key``."""
-    addressing: Literal["path", "virtual"] = "path"
+    addressing_style: Literal["path", "virtual"] = "path"
     """Whether the bucket stands in the path or in the host name of a URL."""
     create_bucket: bool = True
     """Make the bucket at the start when it is missing."""
-    connections: Count = 64
+    max_pool_connections: Count = 64
     """Most connections of a process."""
-    connect_timeout: Seconds = 5.0
+    connect_timeout_seconds: Seconds = 5.0
     """How long a connection may take to open."""
-    read_timeout: Seconds = 60.0
+    read_timeout_seconds: Seconds = 60.0
     """How long the store may be silent."""
-    part_size: Annotated[int, Field(ge=5 * 1024 * 1024)] = 8 * 1024 * 1024
+    part_size_bytes: Annotated[int, Field(ge=5 * 1024 * 1024)] = 8 * 1024 * 1024
     """Bytes of a part of a multipart upload. S3 takes none below 5 MiB, except the last."""
 
 
-class HttpSettings(Block):
+class HttpSettings(SettingsBase):
     """The service's own HTTP port: the API for ingest-api, probes and metrics for the others."""
 
     model_config = SettingsConfigDict(env_prefix="BUCKETLINE_HTTP_")
@@ -148,40 +149,41 @@ class HttpSettings(Block):
     """The port to listen on; 0 for any that is free."""
     max_body_bytes: Count = 64 * 1024 * 1024
     """A larger body is refused with a 413."""
-    bodies_bytes: Count = 128 * 1024 * 1024
+    max_inflight_body_bytes: Count = 128 * 1024 * 1024
     """Most bytes of bodies above 1 MiB that are handled at once; further ones wait for room. Each byte costs five of
     memory until its request is answered."""
-    graceful_timeout: Seconds = 10.0
+    shutdown_timeout_seconds: Seconds = 10.0
     """How long running requests may take when the service stops."""
 
 
-class TelemetrySettings(Block):
+class ObservabilitySettings(SettingsBase):
     """Logs and traces."""
 
-    model_config = SettingsConfigDict(env_prefix="BUCKETLINE_TELEMETRY_")
+    model_config = SettingsConfigDict(env_prefix="BUCKETLINE_", populate_by_name=True)
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    """Nothing below is logged."""
+    """The lowest level that is logged."""
     log_format: Literal["auto", "json", "console"] = "auto"
-    """``auto``: for people on a terminal, JSON otherwise."""
-    otlp_endpoint: str | None = None
-    """Where spans go, over OTLP/HTTP. Unset: they are made (ids appear in logs and events), not exported."""
-    sample_ratio: Annotated[float, Field(ge=0, le=1)] = 1.0
-    """The share of traces that is kept, of those that begin here."""
+    """``auto``: aligned lines on a terminal, JSON otherwise."""
+    otlp_endpoint: str | None = Field(default=None, validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT")
+    """The OTLP/HTTP collector that receives spans. Unset: spans are not exported; logs and events still carry trace
+    ids."""
+    sample_ratio: Annotated[float, Field(ge=0, le=1)] = Field(default=1.0, validation_alias="OTEL_TRACES_SAMPLER_ARG")
+    """The share of the traces that begin in this process and are exported."""
 
 
-class SweepSettings(Block):
+class ReconcileSettings(SettingsBase):
     """When state that should have moved is looked at again."""
 
-    model_config = SettingsConfigDict(env_prefix="BUCKETLINE_SWEEP_")
+    model_config = SettingsConfigDict(env_prefix="BUCKETLINE_RECONCILE_")
 
-    interval: Seconds = 2.0
+    interval_seconds: Seconds = 2.0
     """Between two looks."""
-    outbox_after: Seconds = 3.0
+    outbox_delay_seconds: Seconds = 3.0
     """An event that is still owed after so long is published by a sweeper."""
-    stalled_after: Seconds = 15.0
+    stale_after_seconds: Seconds = 15.0
     """State that has not moved for so long is driven again."""
-    limit: Count = 500
+    batch_size: Count = 500
     """Most rows of one look."""
 
 
@@ -195,8 +197,8 @@ class ServiceSettings(BaseModel):
     kafka: KafkaSettings
     s3: S3Settings
     http: HttpSettings
-    telemetry: TelemetrySettings
-    sweep: SweepSettings
+    observability: ObservabilitySettings
+    reconcile: ReconcileSettings
 
 
 def read_settings(service: ServiceName) -> ServiceSettings:
@@ -207,6 +209,6 @@ def read_settings(service: ServiceName) -> ServiceSettings:
         kafka=KafkaSettings(),
         s3=S3Settings(),
         http=HttpSettings(),
-        telemetry=TelemetrySettings(),
-        sweep=SweepSettings(),
+        observability=ObservabilitySettings(),
+        reconcile=ReconcileSettings(),
     )

@@ -16,11 +16,11 @@ from tests.bench.rows import Row
 from tests.brokers import LIGHT
 from tests.conftest import ADMIN_KEY, Api
 
-from bucketline.local.services import bucketline_services
-from bucketline.local.stack import Broker, LocalStack
-from bucketline.local.supervisor import Supervisor
+from bucketline.db.mongo import Database
+from bucketline.devstack.service_specs import bucketline_services
+from bucketline.devstack.stack import Broker, LocalStack
+from bucketline.devstack.supervisor import Supervisor
 from bucketline.settings import MongoSettings
-from bucketline.storage.mongo import Database
 
 PROCESSORS = 2
 

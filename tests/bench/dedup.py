@@ -22,20 +22,20 @@ from pydantic import SecretStr
 from tests.bench.rows import Row
 from tests.fakes.publisher import RecordingPublisher
 
+from bucketline.blobs.s3 import S3BlobStore
 from bucketline.clock import SystemClock
-from bucketline.local.stack import LocalStack
-from bucketline.messaging.broker import Bus
-from bucketline.runtime import Runtime
-from bucketline.settings import MongoSettings, S3Settings, SweepSettings, read_settings
-from bucketline.storage.blobs import blob_key
-from bucketline.storage.indexes import ensure_indexes
-from bucketline.storage.mongo import Database
-from bucketline.storage.s3 import S3BlobStore
-from bucketline.telemetry.health import Health
-from dedup.app import wire
-from dedup.fetch import HttpFetcher
-from dedup.settings import DedupSettings
-from dedup.storing import Stored, Storing, Wanted
+from bucketline.db.blobs import blob_key
+from bucketline.db.indexes import ensure_indexes
+from bucketline.db.mongo import Database
+from bucketline.devstack.stack import LocalStack
+from bucketline.kafka.broker import Bus
+from bucketline.observability.health import Health
+from bucketline.service_context import ServiceContext
+from bucketline.settings import MongoSettings, ReconcileSettings, S3Settings, read_settings
+from bucketline_dedup.app import wire
+from bucketline_dedup.content_store import ContentStore, PutRequest, StoredContent
+from bucketline_dedup.http_fetcher import HttpFetcher
+from bucketline_dedup.settings import DedupSettings
 
 SOURCE = Path(__file__).with_name("large_source.py")
 MIB = 1024 * 1024
@@ -55,13 +55,13 @@ class _Anywhere:
 class _Mirror:
     """Dedup's own path from a URL to stored content, without the objects around it."""
 
-    def __init__(self, storing: Storing, fetcher: HttpFetcher, store: S3BlobStore) -> None:
+    def __init__(self, storing: ContentStore, fetcher: HttpFetcher, store: S3BlobStore) -> None:
         self._storing = storing
         self._fetcher = fetcher
         self.store = store
 
-    async def __call__(self, url: str) -> Stored:
-        wanted = Wanted(staging=f"staging/dedup/obj_bench/{secrets.token_hex(4)}/blob")
+    async def __call__(self, url: str) -> StoredContent:
+        wanted = PutRequest(staging=f"staging/dedup/obj_bench/{secrets.token_hex(4)}/blob")
         async with self._fetcher.open(url, max_bytes=10 * 1024 * MIB) as stream:
             return await self._storing.stream(stream, wanted, _Anywhere())
 
@@ -151,12 +151,12 @@ async def _mirror(stack: LocalStack) -> AsyncIterator[_Mirror]:
         update={
             "mongo": MongoSettings(url=SecretStr(stack.mongodb_url), database=f"bench_{secrets.token_hex(4)}"),
             "s3": S3Settings(
-                endpoint=stack.s3_endpoint,
+                endpoint_url=stack.s3_endpoint,
                 access_key=stack.s3_access_key,
                 secret_key=SecretStr(stack.s3_secret_key),
                 bucket=f"bench-{secrets.token_hex(4)}",
             ),
-            "sweep": SweepSettings(),
+            "sweep": ReconcileSettings(),
         }
     )
     database = Database(settings.mongo)
@@ -164,7 +164,7 @@ async def _mirror(stack: LocalStack) -> AsyncIterator[_Mirror]:
         async with S3BlobStore(settings.s3) as store, HttpFetcher(own.policy(), own.limits()) as fetcher:
             await ensure_indexes(database)
             await store.ensure_bucket()
-            runtime = Runtime(
+            runtime = ServiceContext(
                 settings=settings,
                 database=database,
                 bus=cast("Bus", SimpleNamespace(publisher=RecordingPublisher())),

@@ -11,11 +11,11 @@ from pymongo import InsertOne
 from tests.bench.rows import Row
 from tests.brokers import kafka_settings
 
-from bucketline.local.stack import LocalStack
-from bucketline.messaging.publisher import KafkaPublisher
+from bucketline.blobs.s3 import S3BlobStore
+from bucketline.db.mongo import Database
+from bucketline.devstack.stack import LocalStack
+from bucketline.kafka.publisher import KafkaPublisher
 from bucketline.settings import MongoSettings, S3Settings
-from bucketline.storage.mongo import Database
-from bucketline.storage.s3 import S3BlobStore
 
 BLOB_BYTES = 10_000
 CONCURRENCY = 64
@@ -64,7 +64,7 @@ async def _kafka(stack: LocalStack) -> dict[str, Row]:
 
 async def _s3(stack: LocalStack) -> dict[str, Row]:
     settings = S3Settings(
-        endpoint=stack.s3_endpoint, access_key=stack.s3_access_key, secret_key=SecretStr(stack.s3_secret_key)
+        endpoint_url=stack.s3_endpoint, access_key=stack.s3_access_key, secret_key=SecretStr(stack.s3_secret_key)
     )
     async with S3BlobStore(settings) as store:
 

@@ -13,8 +13,8 @@ from tests.bench.rows import Row
 from tests.conftest import ADMIN_KEY, Api
 
 from bucketline.cli.client import ApiClient
-from bucketline.local.supervisor import Supervisor
-from bucketline.storage.mongo import Database
+from bucketline.db.mongo import Database
+from bucketline.devstack.supervisor import Supervisor
 
 CONNECTIONS = 64
 DEADLINE = 300.0

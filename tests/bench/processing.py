@@ -7,7 +7,7 @@ from tests.bench.rows import Row
 from tests.conftest import Api
 
 from bucketline.cli.client import ApiClient
-from bucketline.storage.mongo import Database
+from bucketline.db.mongo import Database
 
 COUNTS = (1_000, 20_000, 100_000)
 MOST_IN_A_BATCH = 50_000

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
-from tests.conditions import eventually, over
 from tests.conftest import ADMIN_KEY, FAST, Api
+from tests.waiting import eventually, over
 
 from bucketline.cli.client import ApiClient, Json
-from bucketline.local.services import Event, Exited, Patience, bucketline_services
-from bucketline.local.stack import LocalStack
-from bucketline.local.supervisor import Supervisor
+from bucketline.db.mongo import Database
+from bucketline.devstack.service_specs import Event, Exited, RestartPolicy, bucketline_services
+from bucketline.devstack.stack import LocalStack
+from bucketline.devstack.supervisor import Supervisor
 from bucketline.settings import MongoSettings
-from bucketline.storage.mongo import Database
 
 pytestmark = [pytest.mark.stack, pytest.mark.chaos, pytest.mark.timeout(180)]
 
@@ -27,15 +27,15 @@ SOON = {
     "BUCKETLINE_KAFKA_GROUP_PREFIX": "killers.",
     "BUCKETLINE_MONGODB_DATABASE": "chaos_killers",
     "BUCKETLINE_PROCESSOR_LEASE_SECONDS": "2",
-    "BUCKETLINE_PROCESSOR_IDLE_AFTER": "0.5",
-    "BUCKETLINE_SWEEP_STALLED_AFTER": "1",
-    "BUCKETLINE_SWEEP_INTERVAL": "0.5",
+    "BUCKETLINE_PROCESSOR_ORPHAN_CLAIM_DELAY_SECONDS": "0.5",
+    "BUCKETLINE_RECONCILE_STALE_AFTER_SECONDS": "1",
+    "BUCKETLINE_RECONCILE_INTERVAL_SECONDS": "0.5",
 }
 """Beside the services that other tests use, on the same servers; the dead are missed soon."""
 
 EXTRACTOR = """
 import asyncio, os, signal
-from bucketline.extraction import Document, ExtractorInfo
+from bucketline.extractors import Document, ExtractorInfo
 
 class Killing:
     info = ExtractorInfo(name="killing", version="v1", description="", accepts=("text",), cpu_bound=False)
@@ -86,7 +86,7 @@ async def deployment(stack: LocalStack, site: Path) -> AsyncIterator[Deployment]
     supervisor = Supervisor(
         bucketline_services(environment, replicas={"processor": 2}),
         on_event=on_event,
-        patience=Patience(first_delay=0.1, longest_delay=0.1, attempts=50),
+        patience=RestartPolicy(first_delay=0.1, longest_delay=0.1, attempts=50),
     )
     try:
         async with supervisor:

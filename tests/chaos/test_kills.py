@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
-from tests.conditions import eventually
 from tests.conftest import ADMIN_KEY, FAST, Api
+from tests.waiting import eventually
 
 from bucketline.cli.client import ApiClient, Json
+from bucketline.db.documents import Documents
+from bucketline.db.mongo import Database
+from bucketline.devstack.service_specs import bucketline_services
+from bucketline.devstack.stack import Broker, LocalStack
+from bucketline.devstack.supervisor import Supervisor
 from bucketline.errors import BucketlineError
-from bucketline.local.services import bucketline_services
-from bucketline.local.stack import Broker, LocalStack
-from bucketline.local.supervisor import Supervisor
 from bucketline.settings import SERVICES, MongoSettings
-from bucketline.storage.documents import Documents
-from bucketline.storage.mongo import Database
 
 pytestmark = [pytest.mark.stack, pytest.mark.chaos, pytest.mark.timeout(420)]
 

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 import pytest
 from pydantic import SecretStr
 from tests.bench.processing import drafts
-from tests.conditions import eventually, over
 from tests.conftest import ADMIN_KEY, FAST, Api
+from tests.waiting import eventually, over
 
 from bucketline.cli.client import ApiClient, Json
-from bucketline.local.services import bucketline_services
-from bucketline.local.stack import LocalStack
-from bucketline.local.supervisor import Supervisor
+from bucketline.db.mongo import Database
+from bucketline.devstack.service_specs import bucketline_services
+from bucketline.devstack.stack import LocalStack
+from bucketline.devstack.supervisor import Supervisor
 from bucketline.settings import MongoSettings
-from bucketline.storage.mongo import Database
 
 pytestmark = [pytest.mark.stack, pytest.mark.chaos, pytest.mark.timeout(420)]
 

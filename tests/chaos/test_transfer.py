@@ -11,16 +11,16 @@ import aiohttp
 import pytest
 from aiohttp import web
 from pydantic import SecretStr
-from tests.conditions import completed, eventually
 from tests.conftest import ADMIN_KEY, FAST, Api
+from tests.waiting import completed, eventually
 from yarl import URL
 
-from bucketline.local.services import bucketline_services
-from bucketline.local.stack import LocalStack
-from bucketline.local.supervisor import Supervisor
+from bucketline.blobs.s3 import S3BlobStore
+from bucketline.db.mongo import Database
+from bucketline.devstack.service_specs import bucketline_services
+from bucketline.devstack.stack import LocalStack
+from bucketline.devstack.supervisor import Supervisor
 from bucketline.settings import MongoSettings, S3Settings
-from bucketline.storage.mongo import Database
-from bucketline.storage.s3 import S3BlobStore
 
 pytestmark = [pytest.mark.stack, pytest.mark.chaos, pytest.mark.timeout(180)]
 
@@ -32,9 +32,9 @@ OWN = {
     "BUCKETLINE_KAFKA_GROUP_PREFIX": "transfer.",
     "BUCKETLINE_MONGODB_DATABASE": "chaos_transfer",
     "BUCKETLINE_S3_BUCKET": "chaos-transfer",
-    "BUCKETLINE_DEDUP_LEASE": "4",
-    "BUCKETLINE_DEDUP_TIDY_INTERVAL": "1",
-    "BUCKETLINE_DEDUP_TIDY_AFTER": "2",
+    "BUCKETLINE_DEDUP_LEASE_SECONDS": "4",
+    "BUCKETLINE_DEDUP_STAGING_CLEANUP_INTERVAL_SECONDS": "1",
+    "BUCKETLINE_DEDUP_STAGING_CLEANUP_MIN_AGE_SECONDS": "2",
 }
 """Beside the services that other tests use, on the same servers; a dead dedup is noticed after four seconds."""
 
@@ -100,7 +100,7 @@ async def deployment(stack: LocalStack) -> AsyncIterator[Deployment]:
     environment = {**stack.environment(), **FAST, **OWN, "BUCKETLINE_API_KEY": ADMIN_KEY}
     mongo = MongoSettings(url=SecretStr(stack.mongodb_url), database=OWN["BUCKETLINE_MONGODB_DATABASE"])
     s3 = S3Settings(
-        endpoint=stack.s3_endpoint,
+        endpoint_url=stack.s3_endpoint,
         access_key=stack.s3_access_key,
         secret_key=SecretStr(stack.s3_secret_key),
         bucket=OWN["BUCKETLINE_S3_BUCKET"],

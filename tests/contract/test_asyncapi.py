@@ -8,24 +8,24 @@ import orjson
 import pytest
 from faststream.kafka import KafkaRouter
 from jsonschema import Draft202012Validator
-from tests.lacking import lacking
+from tests.requirements import lacking
 from typer.testing import CliRunner
 
-import batcher.subscribers
-import dedup.subscribers
-import ingest_api.subscribers
-import processor.subscribers
 from bucketline.cli.topics import app
-from bucketline.events.catalog import CATALOG
+from bucketline.events.models import EVENT_TYPES
 from bucketline.events.topics import TOPICS, topic_of
-from bucketline.messaging.asyncapi import COMMITTED, Json, asyncapi, rendered
+from bucketline.kafka.asyncapi import COMMITTED, Json, asyncapi, rendered
 from bucketline.settings import ServiceName
+from bucketline_batcher.subscribers import router as batcher_router
+from bucketline_dedup.subscribers import router as dedup_router
+from bucketline_ingest_api.subscribers import router as ingest_api_router
+from bucketline_processor.subscribers import router as processor_router
 
 ROUTERS: dict[ServiceName, KafkaRouter] = {
-    "ingest-api": ingest_api.subscribers.router,
-    "dedup": dedup.subscribers.router,
-    "batcher": batcher.subscribers.router,
-    "processor": processor.subscribers.router,
+    "ingest-api": ingest_api_router,
+    "dedup": dedup_router,
+    "batcher": batcher_router,
+    "processor": processor_router,
 }
 PARSER = Path(__file__).parent / "asyncapi"
 
@@ -85,8 +85,8 @@ def test_command_prints_the_document_with_the_prefix_of_the_deployment(monkeypat
 def test_every_event_has_a_message_with_a_valid_schema_on_its_topic() -> None:
     document = asyncapi(ROUTERS, "bucketline.")
     messages = document["components"]["messages"]
-    assert messages.keys() == {event.__name__ for event in CATALOG}
-    for event in CATALOG:
+    assert messages.keys() == {event.__name__ for event in EVENT_TYPES}
+    for event in EVENT_TYPES:
         message = messages[event.__name__]
         assert message["name"] == message["headers"]["properties"]["ce_type"]["const"] == event.type
         assert message["summary"]

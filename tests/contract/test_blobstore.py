@@ -12,21 +12,21 @@ from typing import Any
 import aiohttp
 import pytest
 from pydantic import SecretStr
+from tests.fakes.blob_store import MemoryBlobStore
 from yarl import URL
 
-from bucketline.errors import StoreUnavailable
-from bucketline.settings import S3Settings
-from bucketline.storage.blobs import blob_key
-from bucketline.storage.blobstore import (
+from bucketline.blobs.s3 import S3BlobStore
+from bucketline.blobs.store import (
     AccessRefused,
     BlobStore,
     ChecksumRefused,
     ContentTooLarge,
-    ForeignAccess,
+    ExternalBucket,
     ObjectMissing,
 )
-from bucketline.storage.memory_blobs import MemoryBlobStore
-from bucketline.storage.s3 import S3BlobStore
+from bucketline.db.blobs import blob_key
+from bucketline.errors import DependencyUnavailable
+from bucketline.settings import S3Settings
 
 MIB = 1024 * 1024
 PART = 5 * MIB
@@ -44,11 +44,11 @@ def fresh() -> str:
 
 def real_settings(stack: Any, **changes: Any) -> S3Settings:
     return S3Settings(
-        endpoint=stack.s3_endpoint,
+        endpoint_url=stack.s3_endpoint,
         access_key=stack.s3_access_key,
         secret_key=SecretStr(stack.s3_secret_key),
         bucket="contract",
-        part_size=PART,
+        part_size_bytes=PART,
         **changes,
     )
 
@@ -73,7 +73,7 @@ async def case(server: Any) -> AsyncIterator[Case]:
             yield Case(fake, url)
         return
     settings = real_settings(server)
-    access = ForeignAccess(
+    access = ExternalBucket(
         buckets=("elsewhere",),
         endpoint=server.s3_endpoint,
         access_key=server.s3_access_key,
@@ -418,7 +418,7 @@ async def test_an_unannounced_checksum_is_not_claimed(real: S3BlobStore) -> None
 
 @pytest.mark.stack
 async def test_presigned_urls_are_for_the_public_endpoint(stack: Any) -> None:
-    settings = real_settings(stack, public_endpoint="https://files.example.com")
+    settings = real_settings(stack, public_endpoint_url="https://files.example.com")
     async with S3BlobStore(settings) as store:
         assert (await store.presign_put("k", expires=60)).startswith("https://files.example.com/contract/k?")
         assert (await store.presign_get("k", expires=60)).startswith("https://files.example.com/contract/k?")
@@ -430,9 +430,9 @@ async def test_presigned_urls_are_for_the_public_endpoint(stack: Any) -> None:
 async def test_wrong_credentials_are_a_fault_of_the_installation(stack: Any) -> None:
     settings = real_settings(stack).model_copy(update={"secret_key": SecretStr("wrong")})
     async with S3BlobStore(settings) as store:
-        with pytest.raises(StoreUnavailable, match="SignatureDoesNotMatch"):
+        with pytest.raises(DependencyUnavailable, match="SignatureDoesNotMatch"):
             await put(store, fresh() + "k", b"x")
-        with pytest.raises(StoreUnavailable, match="403"):
+        with pytest.raises(DependencyUnavailable, match="403"):
             await store.ping()
 
 
@@ -440,7 +440,7 @@ async def test_wrong_credentials_are_a_fault_of_the_installation(stack: Any) -> 
 async def test_a_bucket_is_not_made_where_that_is_forbidden(stack: Any) -> None:
     settings = real_settings(stack, create_bucket=False).model_copy(update={"bucket": "never-made"})
     async with S3BlobStore(settings) as store:
-        with pytest.raises(StoreUnavailable, match="no bucket never-made"):
+        with pytest.raises(DependencyUnavailable, match="no bucket never-made"):
             await store.ensure_bucket()
-        with pytest.raises(StoreUnavailable, match="no bucket never-made"):
+        with pytest.raises(DependencyUnavailable, match="no bucket never-made"):
             await store.ping()

@@ -12,11 +12,11 @@ import pytest
 from pydantic import SecretStr
 from tests.faults.proxy import Fault, FaultyProxy
 
-from bucketline.errors import StoreUnavailable
+from bucketline.blobs.s3 import S3BlobStore
+from bucketline.blobs.s3_errors import Backoff
+from bucketline.blobs.store import ChecksumRefused, ObjectMissing
+from bucketline.errors import DependencyUnavailable
 from bucketline.settings import S3Settings
-from bucketline.storage.blobstore import ChecksumRefused, ObjectMissing
-from bucketline.storage.s3 import S3BlobStore
-from bucketline.storage.s3_faults import Backoff
 
 pytestmark = pytest.mark.stack
 
@@ -41,13 +41,13 @@ async def proxy(stack: Any) -> AsyncIterator[FaultyProxy]:
 
 def through(proxy: FaultyProxy, stack: Any, *, read_timeout: float = 1) -> S3BlobStore:
     settings = S3Settings(
-        endpoint=proxy.url,
+        endpoint_url=proxy.url,
         access_key=stack.s3_access_key,
         secret_key=SecretStr(stack.s3_secret_key),
         bucket="faults",
-        part_size=PART,
-        connect_timeout=1,
-        read_timeout=read_timeout,
+        part_size_bytes=PART,
+        connect_timeout_seconds=1,
+        read_timeout_seconds=read_timeout,
     )
     return S3BlobStore(settings, backoff=Backoff(base=0.01, cap=0.02))
 
@@ -154,7 +154,7 @@ async def test_other_content_at_the_key_is_noticed_after_a_lost_reply(store: S3B
 async def test_tries_are_bounded(store: S3BlobStore, proxy: FaultyProxy, fault: Fault, most: int) -> None:
     prefix = fresh()
     proxy.plan(Fault(fault.kind, times=99, method=PUT, status=fault.status))
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(DependencyUnavailable):
         await put(store, prefix + "k", os.urandom(10_000))
     assert proxy.count(PUT) == most
     assert await everything(store, prefix) == []
@@ -176,17 +176,19 @@ async def test_who_waits_for_another_writer_writes_if_that_one_fails(store: S3Bl
     key, data = fresh() + "k", os.urandom(10_000)
     proxy.plan(Fault("answer", times=4, method=PUT, status=503))
     results = await asyncio.gather(*(put(store, key, data) for _ in range(3)), return_exceptions=True)
-    assert [isinstance(result, StoreUnavailable) for result in results] == [True, False, False]
+    assert [isinstance(result, DependencyUnavailable) for result in results] == [True, False, False]
     assert results.count(True) == results.count(False) == 1
     assert proxy.count(PUT) == 5
     assert await is_whole(store, key, data)
 
 
 async def test_a_store_that_is_away_is_told_in_time(stack: Any, proxy: FaultyProxy) -> None:
-    settings = S3Settings(endpoint="http://127.0.0.1:9", access_key="a", secret_key=SecretStr("b"), connect_timeout=1)
+    settings = S3Settings(
+        endpoint_url="http://127.0.0.1:9", access_key="a", secret_key=SecretStr("b"), connect_timeout_seconds=1
+    )
     async with S3BlobStore(settings, backoff=Backoff(base=0.01, cap=0.02)) as away:
         for call in (put(away, "k", b"x"), away.head("k"), away.read("k", limit=1), away.ping()):
-            with pytest.raises(StoreUnavailable):
+            with pytest.raises(DependencyUnavailable):
                 await asyncio.wait_for(call, 20)
 
 
@@ -229,7 +231,7 @@ async def test_a_stream_survives(store: S3BlobStore, proxy: FaultyProxy, fault: 
 async def test_a_stream_that_fails_leaves_nothing(store: S3BlobStore, proxy: FaultyProxy, fault: Fault) -> None:
     prefix, data = fresh(), os.urandom(3 * PART + 10)
     proxy.plan(Fault(**vars(fault)))
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(DependencyUnavailable):
         await stream(store, prefix, data)
     assert await everything(store, prefix) == []
     with pytest.raises(ObjectMissing):
@@ -263,7 +265,7 @@ async def test_a_read_never_mixes_two_contents(store: S3BlobStore, proxy: Faulty
                 await put(store, key, os.urandom(4 * MIB))
             got.extend(chunk)
 
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(DependencyUnavailable):
         await read()
     assert data.startswith(bytes(got))
 

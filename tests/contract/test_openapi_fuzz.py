@@ -18,7 +18,7 @@ from schemathesis.generation import GenerationMode
 from tests import sdk_models
 from tests.conftest import Api
 
-from ingest_api.app import build
+from bucketline_ingest_api.app import build
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(240)]
 

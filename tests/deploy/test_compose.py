@@ -7,7 +7,7 @@ import pytest
 import yaml
 from tests.deploy.rendering import DEPLOY
 
-from bucketline.serve import DRAIN_SECONDS
+from bucketline.server import DRAIN_SECONDS
 from bucketline.settings import SERVICES, HttpSettings, KafkaSettings, MongoSettings, S3Settings
 
 COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text(encoding="utf-8"))
@@ -71,10 +71,10 @@ def test_the_services_look_for_the_servers_where_they_are(monkeypatch: pytest.Mo
     replica_set = service("mongodb")["command"][service("mongodb")["command"].index("--replSet") + 1]
     assert MongoSettings().url.get_secret_value() == f"mongodb://mongodb:27017/?replicaSet={replica_set}"
     advertised = service("kafka")["environment"]["KAFKA_ADVERTISED_LISTENERS"]
-    assert advertised == f"PLAINTEXT://{KafkaSettings().bootstrap}"
-    assert KafkaSettings().idempotent is True
+    assert advertised == f"PLAINTEXT://{KafkaSettings().bootstrap_servers}"
+    assert KafkaSettings().enable_idempotence is True
     s3 = S3Settings()
-    assert s3.endpoint == "http://s3:8333"
+    assert s3.endpoint_url == "http://s3:8333"
     assert s3.secret_key is not None
     identity = COMPOSE["configs"]["s3-identities"]["content"]
     assert f'"accessKey": "{s3.access_key}"' in identity

@@ -44,7 +44,7 @@ def test_only_events_are_sorted_by_what_only_they_have(document: str) -> None:
 def test_what_the_api_says_of_a_store_that_is_away_is_looked_for() -> None:
     (page,) = re.findall(r"^## BucketlineApiErrors$(.+?)^## ", text("runbooks.md"), flags=re.MULTILINE | re.DOTALL)
     assert "warning" in re.findall(r"grep -E '([^']+)'", page)[0]
-    front = K8S.parents[1] / "services" / "ingest-api" / "ingest_api" / "front.py"
+    front = K8S.parents[1] / "services" / "ingest-api" / "bucketline_ingest_api" / "edge_middleware.py"
     assert 'log.warning("a store is away"' in front.read_text(encoding="utf-8")
     assert "`a store is away`" in page
 

@@ -4,7 +4,7 @@ import pytest
 from tests.deploy.rendering import OVERLAYS, containers, named, of_kind, pods
 
 from bucketline.events.topics import PARKING_RETENTION_MS, TOPICS, parking_topics
-from bucketline.messaging.topics import wanted
+from bucketline.kafka.topic_admin import wanted
 from bucketline.settings import SERVICES, KafkaSettings, ServiceName
 
 PRODUCTION = "overlays/production"

@@ -9,8 +9,8 @@ from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 from tests.deploy.rendering import K8S, ROOT, Manifest, of_kind, pods, selects
 
 from bucketline.domain.status import FAILURES
+from bucketline.observability import metrics
 from bucketline.settings import SERVICES
-from bucketline.telemetry import metrics
 
 PRODUCTION = "overlays/production"
 # what Prometheus itself adds to every scrape
@@ -112,7 +112,7 @@ def test_every_metric_asked_for_is_exported() -> None:
     known = exported() | OF_PROMETHEUS
     asked = {name for query in queries() for name in names_in(query)}
     assert asked <= known, sorted(asked - known)
-    assert "bucketline_outbox_oldest_seconds" in asked
+    assert "bucketline_outbox_oldest_event_age_seconds" in asked
 
 
 def declared() -> dict[str, set[str]]:
@@ -222,10 +222,10 @@ def test_a_processor_that_extracts_is_not_stuck_although_its_line_is_full() -> N
     assert names_in(stuck) == {
         "bucketline_consumer_lag",
         "bucketline_records_total",
-        "bucketline_extraction_seconds_count",
+        "bucketline_extraction_duration_seconds_count",
     }
     *_, excused = stuck.split("unless")
-    assert names_in(excused) == {"bucketline_extraction_seconds_count"}
+    assert names_in(excused) == {"bucketline_extraction_duration_seconds_count"}
 
 
 def test_a_partial_failure_is_among_the_failures_and_among_all() -> None:

@@ -8,8 +8,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from tests.deploy.rendering import OVERLAYS, Manifest, environment, named, of_kind, pods, selects
 
-from bucketline.outbound.errors import AddressRefused
-from bucketline.outbound.guard import GuardPolicy, check_address
+from bucketline.http.errors import AddressRefused
+from bucketline.http.ssrf import GuardPolicy, check_address
 from bucketline.settings import SERVICES
 
 UNREACHED = ("toolbox", "Job/bucketline-setup", "CronJob/bucketline-gc")
@@ -184,9 +184,9 @@ def test_each_service_reaches_what_it_needs_and_no_more(target: str) -> None:
 
 
 ENDPOINTS = {
-    "BUCKETLINE_KAFKA_BOOTSTRAP": "kafka",
-    "BUCKETLINE_S3_ENDPOINT": "s3",
-    "BUCKETLINE_TELEMETRY_OTLP_ENDPOINT": "telemetry",
+    "BUCKETLINE_KAFKA_BOOTSTRAP_SERVERS": "kafka",
+    "BUCKETLINE_S3_ENDPOINT_URL": "s3",
+    "OTEL_EXPORTER_OTLP_ENDPOINT": "telemetry",
 }
 
 
@@ -221,7 +221,7 @@ def test_the_ports_that_the_settings_name_are_open(target: str) -> None:
             labels = template["metadata"]["labels"]
             assert may_connect(target, labels, values[name], ENDPOINTS[name]), (workload, name)
             seen.add(name)
-    assert "BUCKETLINE_KAFKA_BOOTSTRAP" in seen
+    assert "BUCKETLINE_KAFKA_BOOTSTRAP_SERVERS" in seen
 
 
 def test_a_port_that_no_policy_opens_is_noticed() -> None:

@@ -21,10 +21,10 @@ from tests.deploy.rendering import (
     render,
 )
 
-from bucketline.cli.commands import ENTRIES, loaded
-from bucketline.serve import DRAIN_SECONDS
+from bucketline.cli.lazy_group import ENTRIES, load_command
+from bucketline.observability import health
+from bucketline.server import DRAIN_SECONDS
 from bucketline.settings import SERVICES, HttpSettings
-from bucketline.telemetry import health
 
 EVERY_POD = [
     pytest.param(target, name, id=f"{target}:{name}") for target in ("base", *OVERLAYS) for name in pods(target)
@@ -189,7 +189,9 @@ def test_grace_period_is_longer_than_the_drain(target: str, name: str) -> None:
     pause = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
     assert template["spec"]["terminationGracePeriodSeconds"] >= DRAIN_SECONDS + pause + 10
     settings = environment(target, name)
-    assert float(settings["BUCKETLINE_HTTP_GRACEFUL_TIMEOUT"]) <= DRAIN_SECONDS - 10, "the bus needs time after it"
+    assert float(settings["BUCKETLINE_HTTP_SHUTDOWN_TIMEOUT_SECONDS"]) <= DRAIN_SECONDS - 10, (
+        "the bus needs time after it"
+    )
     assert (pause > 0) == (name == "Deployment/bucketline-ingest-api")
 
 
@@ -227,7 +229,7 @@ def parsed(command: str, arguments: list[str]) -> dict[str, Any]:
     """What the command would be called with; an option that it does not know is an error."""
     assert arguments[0] == command
     (entry,) = [entry for entry in ENTRIES if entry.name == command]
-    found: dict[str, Any] = loaded(entry).make_context(command, arguments[1:]).params
+    found: dict[str, Any] = load_command(entry).make_context(command, arguments[1:]).params
     return found
 
 

@@ -8,10 +8,10 @@ import yaml
 from tests.deploy.rendering import K8S, Manifest, named, of_kind
 from tests.deploy.test_monitoring import alerts, names_in
 
-from batcher.settings import BatcherSettings
 from bucketline.settings import ServiceName
-from dedup.lanes import LANES, MOST_COUNTED
-from processor.settings import ProcessorSettings
+from bucketline_batcher.settings import BatcherSettings
+from bucketline_dedup.scheduler import MAX_COUNTED, QUEUES
+from bucketline_processor.settings import ProcessorSettings
 
 PRODUCTION = "overlays/production"
 
@@ -32,21 +32,21 @@ def backlogs(service: ServiceName) -> dict[str, float]:
 
 def test_dedup_grows_with_what_is_due_in_each_lane_as_far_as_it_can() -> None:
     asked = backlogs("dedup")
-    assert {name for query in asked for name in names_in(query)} == {"bucketline_objects_due"}
-    assert {lane for query in asked for lane in re.findall(r'lane="(\w+)"', query)} == set(LANES)
+    assert {name for query in asked for name in names_in(query)} == {"bucketline_mirror_queue_depth"}
+    assert {lane for query in asked for lane in re.findall(r'lane="(\w+)"', query)} == set(QUEUES)
     for threshold in asked.values():
-        assert ceil(MOST_COUNTED / threshold) >= spec("dedup")["maxReplicaCount"], "counting ends too early"
+        assert ceil(MAX_COUNTED / threshold) >= spec("dedup")["maxReplicaCount"], "counting ends too early"
 
 
 def test_one_large_batch_gets_as_many_processors_as_its_open_units_keep_busy() -> None:
     ((query, threshold),) = backlogs("processor").items()
-    assert names_in(query) == {"bucketline_units_open"}
+    assert names_in(query) == {"bucketline_work_units_pending"}
     own, planned = ProcessorSettings(), BatcherSettings()
-    at_once = own.units // 2  # of a batch that is alone
-    pods = ceil(planned.unit_window / threshold)
-    absorbed = ceil(planned.unit_window / (at_once + own.ahead))
+    at_once = own.max_concurrent_units // 2  # of a batch that is alone
+    pods = ceil(planned.max_active_units / threshold)
+    absorbed = ceil(planned.max_active_units / (at_once + own.prefetch_units))
     assert pods > absorbed, "pods that took all its records off the bus need help"
-    assert pods <= planned.unit_window / at_once, "more would find nothing to do"
+    assert pods <= planned.max_active_units / at_once, "more would find nothing to do"
 
 
 @pytest.mark.parametrize("service", ["dedup", "processor"])

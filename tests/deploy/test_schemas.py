@@ -9,7 +9,7 @@ import pytest
 import yaml
 from kubernetes_validate.utils import all_versions, major_minor  # type: ignore[import-untyped]  # as above
 from tests.deploy.rendering import ROOT, TARGETS, Manifest, render
-from tests.lacking import lacking
+from tests.requirements import lacking
 
 CRDS = ROOT.parent / "shared" / "schemas" / "crds"
 NEWEST = sorted({major_minor(version) for version in all_versions()}, key=lambda v: tuple(map(int, v.split("."))))[-3:]

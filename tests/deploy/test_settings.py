@@ -7,9 +7,9 @@ import re
 import pytest
 from tests.deploy.rendering import DEPLOY, OVERLAYS, containers, environment, pods, quantity, variables
 
-from bucketline.settings import Block, HttpSettings
-from dedup.settings import DedupSettings
-from processor.settings import ProcessorSettings
+from bucketline.settings import HttpSettings, SettingsBase
+from bucketline_dedup.settings import DedupSettings
+from bucketline_processor.settings import ProcessorSettings
 
 MEBIBYTE = 1024 * 1024
 IN_USE = {
@@ -24,18 +24,18 @@ LARGE_SOURCE = 70 * MEBIBYTE
 BODY_COSTS = 5
 """Bytes of memory that each byte of a large request takes until it is answered: 45 MiB of base64 took 290."""
 
-PACKAGES = ("bucketline", "ingest_api", "dedup", "batcher", "processor")
+PACKAGES = ("bucketline", "bucketline_ingest_api", "bucketline_dedup", "bucketline_batcher", "bucketline_processor")
 
 
-def blocks() -> set[type[Block]]:
+def blocks() -> set[type[SettingsBase]]:
     """Every settings class of every package."""
     for package in PACKAGES:
         found = importlib.import_module(package)
         for module in pkgutil.iter_modules(found.__path__, f"{package}."):
             if module.name.endswith(".settings"):
                 importlib.import_module(module.name)
-    known: set[type[Block]] = set()
-    waiting: list[type[Block]] = [Block]
+    known: set[type[SettingsBase]] = set()
+    waiting: list[type[SettingsBase]] = [SettingsBase]
     while waiting:
         for block in waiting.pop().__subclasses__():
             if block.__module__.partition(".")[0] in PACKAGES:
@@ -44,11 +44,11 @@ def blocks() -> set[type[Block]]:
     return known
 
 
-def readable() -> dict[str, tuple[type[Block], str]]:
+def readable() -> dict[str, tuple[type[SettingsBase], str]]:
     return {
-        f"{block.model_config.get('env_prefix', '')}{field}".upper(): (block, field)
+        str(info.validation_alias or f"{block.model_config.get('env_prefix', '')}{field}").upper(): (block, field)
         for block in blocks()
-        for field in block.model_fields
+        for field, info in block.model_fields.items()
     }
 
 
@@ -72,7 +72,7 @@ def test_variables_of_the_manifests_are_known(target: str) -> None:
 
 @pytest.mark.parametrize("target", ["base", *OVERLAYS])
 def test_nothing_is_set_that_no_settings_class_would_read(target: str) -> None:
-    assert {name for name in variables(target) if not name.startswith("BUCKETLINE_")} == set()
+    assert {name for name in variables(target) if not name.startswith(("BUCKETLINE_", "OTEL_"))} == set()
 
 
 @pytest.mark.parametrize("file", ["Dockerfile", "compose.yaml", "k8s/README.md", "k8s/runbooks.md"])
@@ -113,16 +113,16 @@ def test_memory_limits_hold_what_the_settings_allow_at_once(target: str) -> None
         (container,) = containers(pods(target)[f"Deployment/bucketline-{service}"])
         return quantity(container["resources"]["limits"]["memory"]) - IN_USE[service]
 
-    def allowed(block: type[Block], service: str, *fields: str) -> list[int]:
+    def allowed(block: type[SettingsBase], service: str, *fields: str) -> list[int]:
         values = environment(target, f"Deployment/bucketline-{service}")
         prefix = block.model_config.get("env_prefix", "")
         return [int(values.get(f"{prefix}{field}".upper(), block.model_fields[field].default)) for field in fields]
 
-    (bodies,) = allowed(HttpSettings, "ingest-api", "bodies_bytes")
+    (bodies,) = allowed(HttpSettings, "ingest-api", "max_inflight_body_bytes")
     assert spare("ingest-api") >= BODY_COSTS * bodies
-    workers, each = allowed(ProcessorSettings, "processor", "workers", "worker_memory")
+    workers, each = allowed(ProcessorSettings, "processor", "worker_processes", "worker_memory_bytes")
     assert spare("processor") >= workers * each
-    small, streams = allowed(DedupSettings, "dedup", "memory_bytes", "large_concurrency")
+    small, streams = allowed(DedupSettings, "dedup", "memory_bytes", "max_large_transfers")
     assert spare("dedup") >= small + streams * LARGE_SOURCE
     assert spare("batcher") >= 64 * MEBIBYTE
 
@@ -131,6 +131,6 @@ def test_production_is_durable_and_makes_nothing_by_itself() -> None:
     settings = environment("overlays/production", "Deployment/bucketline-ingest-api")
     assert settings["BUCKETLINE_KAFKA_CREATE_TOPICS"] == "false"
     assert settings["BUCKETLINE_S3_CREATE_BUCKET"] == "false"
-    assert settings["BUCKETLINE_KAFKA_IDEMPOTENT"] == "true"
+    assert settings["BUCKETLINE_KAFKA_ENABLE_IDEMPOTENCE"] == "true"
     assert settings["BUCKETLINE_KAFKA_SECURITY_PROTOCOL"] == "SASL_SSL"
-    assert settings["BUCKETLINE_TELEMETRY_LOG_FORMAT"] == "json"
+    assert settings["BUCKETLINE_LOG_FORMAT"] == "json"

@@ -11,14 +11,14 @@ from pymongo import InsertOne
 from tests.unit.bucketline.domain.filter_strategies import FILTERS, documents, field_path
 from tests.unit.bucketline.domain.mongo_conditions import selects
 
+from bucketline.db.mongo import Collection, Database
 from bucketline.domain.filter_match import matches
-from bucketline.domain.filter_query import to_mongo
+from bucketline.domain.filter_to_mongo import to_mongo
 from bucketline.domain.filters import parse
 from bucketline.domain.keyset import mongo_sort, rows_after
 from bucketline.domain.paging import OBJECTS, PageRequest, cut, resolve_page
 from bucketline.domain.sorting import Sort
 from bucketline.settings import MongoSettings
-from bucketline.storage.mongo import Collection, Database
 
 pytestmark = pytest.mark.stack
 

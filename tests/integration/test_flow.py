@@ -3,8 +3,8 @@
 import hashlib
 
 import pytest
-from tests.conditions import completed, eventually
 from tests.conftest import Api
+from tests.waiting import completed, eventually
 
 pytestmark = pytest.mark.stack
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import os
 import select
@@ -12,6 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from signal import SIGKILL
+from urllib.parse import urlsplit
 
 import aioboto3
 import psutil
@@ -22,11 +24,13 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from botocore.exceptions import ClientError
 from pymongo import AsyncMongoClient
 from tests.brokers import EACH_BROKER, needs_java
-from tests.conditions import eventually
+from tests.waiting import eventually
 
+from bucketline.devstack.ports import claim
+from bucketline.devstack.seaweedfs import SeaweedFS
+from bucketline.devstack.service_specs import Event, Exited, Ready
+from bucketline.devstack.stack import Broker, LocalStack, S3Endpoint
 from bucketline.errors import LocalStackError
-from bucketline.local.services import Event, Exited, Ready
-from bucketline.local.stack import Broker, LocalStack, S3Address
 
 pytestmark = pytest.mark.stack
 
@@ -75,7 +79,7 @@ def lives(pid: int) -> bool:
 
 
 @asynccontextmanager
-async def s3_client(address: S3Address) -> AsyncIterator:
+async def s3_client(address: S3Endpoint) -> AsyncIterator:
     session = aioboto3.Session(address.access_key, address.secret_key, region_name="us-east-1")
     once = AioConfig(retries={"total_max_attempts": 1})
     async with session.client("s3", endpoint_url=address.endpoint, config=once) as client:
@@ -172,7 +176,7 @@ async def test_s3_refuses_a_body_that_is_not_what_its_checksum_says(stack: Local
 
 
 async def test_s3_refuses_a_wrong_key(stack: LocalStack) -> None:
-    async with s3_client(S3Address(stack.s3_endpoint, stack.s3_access_key, "wrong")) as s3:
+    async with s3_client(S3Endpoint(stack.s3_endpoint, stack.s3_access_key, "wrong")) as s3:
         with pytest.raises(ClientError) as caught:
             await s3.list_objects_v2(Bucket="bucketline")
         assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == 403
@@ -191,6 +195,21 @@ async def test_s3_keeps_what_it_acknowledged_over_sigkill(stack: LocalStack) -> 
             assert await answer["Body"].read() == body
 
 
+async def test_s3_write_probe_reaches_every_database_of_the_filer(stack: LocalStack) -> None:
+    """SeaweedFS chooses one by a hash of the folder; each logs what is written to it."""
+    server = stack._servers["s3"]
+    assert isinstance(server, SeaweedFS)
+    logs = sorted((stack.data_dir / "s3" / "files" / "filerldb2").glob("*/*.log"))
+    assert len(logs) == 8
+    before = [log.stat().st_size for log in logs]
+    assert not await server.needs_restart()
+    assert all(log.stat().st_size > size for log, size in zip(logs, before, strict=True))
+    async with s3_client(stack.s3) as s3:
+        listed = await s3.list_objects_v2(Bucket="bucketline")
+        assert not [entry for entry in listed.get("Contents", []) if "probe" in entry["Key"]]
+        assert [bucket["Name"] for bucket in (await s3.list_buckets())["Buckets"]] == ["bucketline"]
+
+
 async def test_records_come_back_from_the_broker_also_after_its_restart(stack: LocalStack) -> None:
     bootstrap = stack.kafka_bootstrap
     for _ in range(2):
@@ -204,9 +223,9 @@ async def test_records_come_back_from_the_broker_also_after_its_restart(stack: L
 def test_environment_says_where_everything_is(stack: LocalStack) -> None:
     environment = stack.environment()
     assert environment["BUCKETLINE_MONGODB_URL"] == stack.mongodb_url
-    assert environment["BUCKETLINE_KAFKA_BOOTSTRAP"] == stack.kafka_bootstrap
-    assert environment["BUCKETLINE_KAFKA_IDEMPOTENT"] == "false"
-    assert environment["BUCKETLINE_S3_ENDPOINT"] == stack.s3_endpoint
+    assert environment["BUCKETLINE_KAFKA_BOOTSTRAP_SERVERS"] == stack.kafka_bootstrap
+    assert environment["BUCKETLINE_KAFKA_ENABLE_IDEMPOTENCE"] == "false"
+    assert environment["BUCKETLINE_S3_ENDPOINT_URL"] == stack.s3_endpoint
     assert environment["BUCKETLINE_S3_ACCESS_KEY"] == stack.s3_access_key
     assert environment["BUCKETLINE_S3_SECRET_KEY"] == stack.s3_secret_key
 
@@ -225,12 +244,17 @@ async def test_a_second_stack_on_the_same_folder_is_refused(stack: LocalStack) -
 
 
 @pytest.mark.parametrize("broker", EACH_BROKER)
-async def test_data_survives_a_restart_on_other_ports_and_nothing_is_left(broker: Broker, tmp_path: Path) -> None:
+async def test_data_and_free_ports_survive_a_restart_and_nothing_is_left(broker: Broker, tmp_path: Path) -> None:
+    """In the second run the port that MongoDB had is taken."""
     seen: dict[str, int] = {}
+    addresses: list[dict[str, str]] = []
+    reported: list[str] = []
+    taken = contextlib.ExitStack()
     for run in range(2):
         began = time.monotonic()
-        async with LocalStack(tmp_path, broker=broker) as stack:
+        async with LocalStack(tmp_path, broker=broker, progress=reported.append) as stack:
             took = time.monotonic() - began
+            addresses.append(stack.environment())
             pids = stack.pids()
             async with AsyncMongoClient(stack.mongodb_url) as client:
                 await client["probe"]["runs"].insert_one({"_id": run})
@@ -248,6 +272,13 @@ async def test_data_survives_a_restart_on_other_ports_and_nothing_is_left(broker
                 seen["kafka"] = len(await read(stack.kafka_bootstrap, "runs", f"group {run}", run + 1))
         assert not any(map(lives, pids.values()))
         assert set(seen.values()) == {run + 1}
+        port = urlsplit(addresses[0]["BUCKETLINE_MONGODB_URL"]).port
+        if run == 0:
+            taken.callback(claim(port or 0).release)
+    taken.close()
+    first, second = addresses
+    assert {name for name in first if first[name] != second[name]} == {"BUCKETLINE_MONGODB_URL"}
+    assert any(f"mongodb gets another port than before: port {port} of" in line for line in reported)
     # The goal is for the stack that people start; a JVM alone takes twice as long on a busy machine.
     assert broker == "kafka" or took < START_GOAL
 
@@ -255,10 +286,10 @@ async def test_data_survives_a_restart_on_other_ports_and_nothing_is_left(broker
 @needs_java
 async def test_kafka_keeps_acknowledged_records_over_sigkill(tmp_path: Path) -> None:
     async with LocalStack(
-        tmp_path, broker="kafka", mongodb_url="mongodb://elsewhere", s3=S3Address("http://elsewhere", "a", "b")
+        tmp_path, broker="kafka", mongodb_url="mongodb://elsewhere", s3=S3Endpoint("http://elsewhere", "a", "b")
     ) as stack:
         assert list(stack.pids()) == ["kafka"]
-        assert stack.environment()["BUCKETLINE_KAFKA_IDEMPOTENT"] == "true"
+        assert stack.environment()["BUCKETLINE_KAFKA_ENABLE_IDEMPOTENCE"] == "true"
         assert stack.environment()["BUCKETLINE_MONGODB_URL"] == "mongodb://elsewhere"
         await create_topic(stack.kafka_bootstrap, "kept")
         sent = await round_trip(stack.kafka_bootstrap, "kept", idempotent=True)
@@ -279,7 +310,7 @@ async def test_a_part_that_cannot_start_takes_the_others_down(tmp_path: Path) ->
 OWNER = """
 import asyncio, sys
 from pathlib import Path
-from bucketline.local.stack import LocalStack
+from bucketline.devstack.stack import LocalStack
 
 async def main():
     async with LocalStack(Path(sys.argv[1])) as stack:

@@ -3,9 +3,9 @@
 import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from tests.conditions import completed, eventually
 from tests.conftest import Api, Services
 from tests.deploy.test_monitoring import OF_PROMETHEUS, names_in, queries
+from tests.waiting import completed, eventually
 
 from bucketline.events.topics import consumed_by
 from bucketline.settings import SERVICES
@@ -52,7 +52,7 @@ async def exported(services: Services) -> dict[str, Samples]:
 
     async def told() -> dict[str, Samples] | None:
         found = await scrape(services)
-        final = value(found["ingest-api"], "bucketline_end_to_end_seconds_count", status="COMPLETED") >= 2
+        final = value(found["ingest-api"], "bucketline_end_to_end_duration_seconds_count", status="COMPLETED") >= 2
         return found if final and "bucketline_consumer_lag" in found["batcher"] else None
 
     return await eventually(told)
@@ -71,7 +71,7 @@ async def test_every_consumer_tells_its_lag_and_its_parked_records_from_the_star
     samples = exported[service]
     for topic in consumed_by(service):  # type: ignore[arg-type]  # one of SERVICES
         name = f"bucketline.{topic.name}"
-        for metric in ("bucketline_consumer_lag", "bucketline_parked_total", "bucketline_retries_total"):
+        for metric in ("bucketline_consumer_lag", "bucketline_dead_letters_total", "bucketline_retries_total"):
             label = "what" if metric == "bucketline_retries_total" else "topic"
             assert any(row[label] == name for row, _ in samples.get(metric, [])), (metric, name)
         # The batcher ignores the events of a batch that it publishes itself.
@@ -99,17 +99,17 @@ async def test_the_duplicate_shows_in_the_numbers(exported: dict[str, Samples]) 
     assert value(dedup, "bucketline_blob_bytes_total", what="received") > value(
         dedup, "bucketline_blob_bytes_total", what="stored"
     )
-    assert value(dedup, "bucketline_s3_seconds_count", operation="PutObject", outcome="ok") >= 1
+    assert value(dedup, "bucketline_s3_request_duration_seconds_count", operation="PutObject", outcome="ok") >= 1
 
 
 async def test_the_way_of_an_object_is_timed(exported: dict[str, Samples]) -> None:
     api, processor = exported["ingest-api"], exported["processor"]
     for stage in ("queued", "processing"):
-        assert value(api, "bucketline_stage_seconds_count", stage=stage) >= 2, stage
-    assert value(exported["dedup"], "bucketline_stage_seconds_count", stage="mirror") >= 2
-    assert value(processor, "bucketline_stage_seconds_count", stage="unit") >= 1
-    assert value(processor, "bucketline_extraction_seconds_count") >= 2
+        assert value(api, "bucketline_stage_duration_seconds_count", stage=stage) >= 2, stage
+    assert value(exported["dedup"], "bucketline_stage_duration_seconds_count", stage="mirror") >= 2
+    assert value(processor, "bucketline_stage_duration_seconds_count", stage="unit") >= 1
+    assert value(processor, "bucketline_extraction_duration_seconds_count") >= 2
     assert value(processor, "bucketline_documents_total") >= 2
-    assert value(exported["batcher"], "bucketline_units_total") >= 1
+    assert value(exported["batcher"], "bucketline_work_units_total") >= 1
     route = "/v1/buckets/{bucket_identifier}/objects"
-    assert value(api, "bucketline_http_request_seconds_count", method="POST", route=route) >= 2
+    assert value(api, "http_server_request_duration_seconds_count", method="POST", route=route) >= 2

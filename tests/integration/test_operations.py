@@ -14,14 +14,14 @@ import pytest
 from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from tests.brokers import needs_java
-from tests.conditions import completed, eventually
 from tests.conftest import Api, Services
+from tests.waiting import completed, eventually
 
+from bucketline.db.indexes import INDEXES
+from bucketline.devstack.stack import LocalStack, S3Endpoint
 from bucketline.events.topics import MIRRORED, OBJECTS, STATUS
-from bucketline.local.stack import LocalStack, S3Address
-from bucketline.messaging.topics import denied_groups, wanted
+from bucketline.kafka.topic_admin import denied_groups, wanted
 from bucketline.settings import KafkaSettings
-from bucketline.storage.indexes import INDEXES
 
 pytestmark = pytest.mark.stack
 
@@ -77,14 +77,14 @@ async def test_the_doctor_says_what_is_missing_and_ends_with_1(services: Service
         **services.environment,
         "BUCKETLINE_KAFKA_TOPIC_PREFIX": "nobody.",
         "BUCKETLINE_MONGODB_URL": "mongodb://127.0.0.1:1/?directConnection=true",
-        "BUCKETLINE_MONGODB_SERVER_SELECTION_TIMEOUT": "1",
+        "BUCKETLINE_MONGODB_SERVER_SELECTION_TIMEOUT_SECONDS": "1",
         "BUCKETLINE_S3_SECRET_KEY": "wrong",
     }
     code, out, _ = await bucketline(broken, "doctor")
     assert code == 1
     assert "bucketline topics create" in out
     assert "BUCKETLINE_MONGODB_URL" in out
-    assert "BUCKETLINE_S3_ENDPOINT" in out
+    assert "BUCKETLINE_S3_ENDPOINT_URL" in out
     assert "Traceback" not in out
 
 
@@ -93,9 +93,9 @@ async def test_the_doctor_gives_advice_for_each_thing_that_is_away(services: Ser
     away = {
         **services.environment,
         "BUCKETLINE_MONGODB_URL": "mongodb://127.0.0.1:1/?directConnection=true",
-        "BUCKETLINE_MONGODB_SERVER_SELECTION_TIMEOUT": "1",
-        "BUCKETLINE_KAFKA_BOOTSTRAP": "127.0.0.1:1",
-        "BUCKETLINE_S3_ENDPOINT": "http://127.0.0.1:1",
+        "BUCKETLINE_MONGODB_SERVER_SELECTION_TIMEOUT_SECONDS": "1",
+        "BUCKETLINE_KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1",
+        "BUCKETLINE_S3_ENDPOINT_URL": "http://127.0.0.1:1",
     }
     code, out, err = await bucketline(away, "doctor", "--json")
     rows = json.loads(out)
@@ -126,7 +126,7 @@ async def test_topics_are_checked_made_and_left_alone(services: Services) -> Non
 @needs_java
 async def test_topics_that_have_too_little_are_named_with_what_helps(tmp_path: Path) -> None:
     async with LocalStack(
-        tmp_path, broker="kafka", mongodb_url="mongodb://127.0.0.1:1/", s3=S3Address("http://127.0.0.1:1", "", "")
+        tmp_path, broker="kafka", mongodb_url="mongodb://127.0.0.1:1/", s3=S3Endpoint("http://127.0.0.1:1", "", "")
     ) as kafka:
         environment = kafka.environment()
         admin = AIOKafkaAdminClient(bootstrap_servers=kafka.kafka_bootstrap)
@@ -157,7 +157,7 @@ async def test_topics_that_have_too_little_are_named_with_what_helps(tmp_path: P
         )
         assert (code, "1 of 3" in out, "kafka-reassign-partitions.sh" in err) == (1, True, True)
 
-        assert await denied_groups(KafkaSettings(bootstrap=kafka.kafka_bootstrap), ["a.group"]) == []
+        assert await denied_groups(KafkaSettings(bootstrap_servers=kafka.kafka_bootstrap), ["a.group"]) == []
 
 
 async def test_indexes_are_made_once(services: Services) -> None:

@@ -10,17 +10,17 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPa
 from aiokafka.protocol.produce import ProduceRequest
 from faststream import AckPolicy
 from tests.brokers import kafka_settings
-from tests.conditions import eventually
 from tests.record_batches import MARK, batch, misnamed, signed
+from tests.waiting import eventually
 
 from bucketline.clock import SystemClock
-from bucketline.events.catalog import ObjectDeleted
-from bucketline.events.envelope import Events, Received, wrap
+from bucketline.devstack.stack import LocalStack
+from bucketline.events.cloudevents import Events, ReceivedEvent, wrap
+from bucketline.events.models import ObjectDeleted
 from bucketline.events.topics import OBJECTS
-from bucketline.local.stack import LocalStack
-from bucketline.messaging.broker import Bus, Provided, event_router
-from bucketline.messaging.connection import client_options
-from bucketline.messaging.topics import ensure_topics
+from bucketline.kafka.broker import Bus, Provided, event_router
+from bucketline.kafka.client_config import client_options
+from bucketline.kafka.topic_admin import ensure_topics
 from bucketline.settings import KafkaSettings
 
 pytestmark = pytest.mark.stack
@@ -46,7 +46,7 @@ class Bench:
     def topic(self) -> str:
         return self.settings.topic_prefix + OBJECTS.name
 
-    async def handle(self, records: Sequence[Received]) -> None:
+    async def handle(self, records: Sequence[ReceivedEvent]) -> None:
         for record in records:
             if record.event.subject in self.refused:
                 raise ValueError(f"{record.event.subject} is never taken")
@@ -117,7 +117,7 @@ async def bench(stack: LocalStack) -> AsyncIterator[Bench]:
         session_timeout_ms=6000,
         heartbeat_interval_ms=1000,
         create_topics=True,
-        retry_attempts=3,
+        retry_max_attempts=3,
     )
     await ensure_topics(settings)
     producer = AIOKafkaProducer(**client_options(settings), max_request_size=2 * 1024 * 1024)

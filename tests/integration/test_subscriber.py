@@ -6,8 +6,8 @@ from datetime import datetime
 
 import pytest
 from aiokafka import AIOKafkaConsumer, ConsumerRecord
-from tests.conditions import completed, eventually
 from tests.conftest import Api, Services
+from tests.waiting import completed, eventually
 
 pytestmark = pytest.mark.stack
 

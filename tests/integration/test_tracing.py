@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 
 import aiohttp
 import pytest
-from tests.conditions import eventually
 from tests.conftest import ADMIN_KEY, FAST, Api
 from tests.integration import conventions
 from tests.integration.collector import Collector, Exported
+from tests.waiting import eventually
 
-from bucketline.local.services import bucketline_services
-from bucketline.local.stack import LocalStack
-from bucketline.local.supervisor import Supervisor
+from bucketline.devstack.service_specs import bucketline_services
+from bucketline.devstack.stack import LocalStack
+from bucketline.devstack.supervisor import Supervisor
 
 pytestmark = pytest.mark.stack
 
@@ -68,7 +68,7 @@ async def traced(stack: LocalStack) -> AsyncIterator[Traced]:
             "BUCKETLINE_MONGODB_DATABASE": own,
             "BUCKETLINE_KAFKA_TOPIC_PREFIX": f"{own}.",
             "BUCKETLINE_KAFKA_GROUP_PREFIX": f"{own}.",
-            "BUCKETLINE_TELEMETRY_OTLP_ENDPOINT": collector.url,
+            "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
             "OTEL_BSP_SCHEDULE_DELAY": "300",
         }
         async with Supervisor(bucketline_services(environment)) as supervisor:

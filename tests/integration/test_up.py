@@ -1,6 +1,8 @@
-"""``bucketline up`` as its users run it: side by side, over a crash, and gone when told."""
+"""``bucketline up`` as its users run it: side by side, with other commands, over a crash, and gone when stopped."""
 
 import asyncio
+import json
+import os
 import re
 import signal
 import sys
@@ -11,9 +13,9 @@ from pathlib import Path
 import aiohttp
 import psutil
 import pytest
-from tests.conditions import eventually
+from tests.waiting import eventually
 
-from bucketline.local.ports import reserve
+from bucketline.devstack.ports import reserve
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(240)]
 
@@ -53,6 +55,7 @@ async def up(folder: Path, port: int) -> AsyncIterator[Up]:
         *(sys.executable, "-m", "bucketline.cli.main", "up", "--port", str(port), "--data", str(folder)),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
+        env={**os.environ, "COLUMNS": "40"},
     )
     running = Up(process, port)
     reading = asyncio.create_task(running.read())
@@ -63,6 +66,38 @@ async def up(folder: Path, port: int) -> AsyncIterator[Up]:
             process.kill()
         await process.wait()
         await reading
+
+
+async def command(folder: Path, *arguments: str) -> str:
+    """Run a command with nothing but the data folder set; return its output."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("BUCKETLINE_")}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "bucketline.cli.main", *arguments),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**environment, "BUCKETLINE_DATA": str(folder)},
+        cwd=folder,
+    )
+    out, err = await process.communicate()
+    assert process.returncode == 0, (out + err).decode()
+    return out.decode()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_up_that_is_stopped_while_it_starts_ends_in_order(number: signal.Signals, tmp_path: Path) -> None:
+    lease = reserve(1)
+    (port,) = lease.ports
+    lease.release()
+    async with up(tmp_path, port) as running:
+        await running.says("s3 is ready")
+        family = running.family()
+        running.process.send_signal(number)
+        async with asyncio.timeout(STOP_SECONDS):
+            assert await running.process.wait() == 0, running.output[-3000:]
+        _, alive = psutil.wait_procs(family, timeout=20)
+        assert not alive, f"left behind: {alive}"
+    assert "Traceback" not in running.output
+    assert "stopped; the data stays in" in running.output
 
 
 async def test_two_side_by_side_one_crash_and_a_clean_end(tmp_path: Path) -> None:
@@ -77,6 +112,19 @@ async def test_two_side_by_side_one_crash_and_a_clean_end(tmp_path: Path) -> Non
             for running, status in ((first, 200), (second, 401)):
                 async with session.get(f"http://127.0.0.1:{running.port}/v1/namespaces") as answer:
                     assert answer.status == status, "each deployment has a key and data of its own"
+
+        mongodb_url = (await first.says(r"(mongodb://127\.0\.0\.1:\d+/\?replicaSet=local&directConnection=true)\n"))[1]
+        link = tmp_path / "env"
+        assert link.resolve() in [tmp_path / str(running.port) / "env" for running in (first, second)]
+        assert f"'{mongodb_url}'" in (tmp_path / str(first_port) / "env").read_text()
+        folder = tmp_path / str(first_port)
+        sample = tmp_path / "note.txt"
+        sample.write_text("a note")
+        await command(folder, "push", str(sample), "--bucket", "notes")
+        assert "events of 1 objects published" in await command(folder, "replay", "--bucket", "notes", "--since", "1h")
+        assert "0 records replayed" in await command(folder, "parked", "replay")
+        found = json.loads(await command(folder, "doctor", "--json"))
+        assert {row["part"] for row in found} == {"MongoDB", "Kafka", "S3", "Bucketline"}
 
         dedup = next(child for child in first.family() if child.cmdline()[-2:] == ["serve", "dedup"])
         dedup.kill()
@@ -103,3 +151,6 @@ async def test_two_side_by_side_one_crash_and_a_clean_end(tmp_path: Path) -> Non
                 assert await running.process.wait() == 0, running.output[-3000:]
             _, alive = psutil.wait_procs(family, timeout=20)
             assert not alive, f"left behind: {alive}"
+            assert "Traceback" not in running.output
+            assert not (tmp_path / str(running.port) / "env").exists()
+        assert not link.is_symlink()

@@ -6,15 +6,12 @@ from types import SimpleNamespace
 from typing import Any
 
 from faststream.kafka import KafkaRouter, TestKafkaBroker
-from tests.unit.bucketline.messaging.bus import FakeParking
+from tests.unit.bucketline.kafka.fakes import FakeParking
 
-import batcher.subscribers
-import dedup.subscribers
-import ingest_api.subscribers
-import processor.subscribers
 from bucketline.clock import ManualClock
 from bucketline.domain.status import RANK_FINAL, RANK_PROCESSING, Status
-from bucketline.events.catalog import (
+from bucketline.events.cloudevents import wrap
+from bucketline.events.models import (
     BatchCanceled,
     BatchCompleted,
     BatchSubmitted,
@@ -24,11 +21,14 @@ from bucketline.events.catalog import (
     ObjectMirrored,
     ObjectStatusChanged,
     ObjectUpdated,
-    WorkReady,
+    WorkUnitReady,
 )
-from bucketline.events.envelope import wrap
-from bucketline.messaging.broker import Broker
+from bucketline.kafka.broker import Broker
 from bucketline.settings import KafkaSettings, ServiceName
+from bucketline_batcher import subscribers as batcher_subscribers
+from bucketline_dedup import subscribers as dedup_subscribers
+from bucketline_ingest_api import subscribers as ingest_api_subscribers
+from bucketline_processor import subscribers as processor_subscribers
 
 AT = ManualClock().now()
 OBJECT = {"bucket_id": "bkt_1", "namespace_id": "ns_1", "revision": 1}
@@ -77,20 +77,20 @@ class Service:
 
 
 def status(object_id: str, rank: int, status: Status) -> ObjectStatusChanged:
-    return ObjectStatusChanged(object_id=object_id, **OBJECT, run=1, rank=rank, status=status, at=AT)  # type: ignore[arg-type]  # pydantic checks them
+    return ObjectStatusChanged(object_id=object_id, **OBJECT, run_id=1, sequence=rank, status=status, occurred_at=AT)  # type: ignore[arg-type]  # pydantic checks them
 
 
 async def test_processor_schedules_units() -> None:
     works = Calls()
-    async with Service("processor", processor.subscribers.router, {"works": works}) as service:
-        await service.publish(WorkReady(unit_id="unit_1", size=3))
+    async with Service("processor", processor_subscribers.router, {"works": works}) as service:
+        await service.publish(WorkUnitReady(unit_id="unit_1", size=3))
     assert works.made == [("offer", ({"unit_1": {}},))]
 
 
 async def test_dedup_mirrors_created_and_changed_objects_only() -> None:
     objects = Calls(many={})
     mirroring = SimpleNamespace(objects=objects, mirror=Calls().mirror)
-    async with Service("dedup", dedup.subscribers.router, {"mirroring": mirroring}) as service:
+    async with Service("dedup", dedup_subscribers.router, {"mirroring": mirroring}) as service:
         await service.publish(ObjectCreated(object_id="new", **OBJECT, created_at=AT))
         await service.publish(ObjectUpdated(object_id="changed", **OBJECT, blobs_changed=True, updated_at=AT))
         await service.publish(ObjectUpdated(object_id="renamed", **OBJECT, updated_at=AT))
@@ -102,7 +102,7 @@ async def test_batcher_leaves_its_own_completions_and_processing_statuses_alone(
     planner, canceling, progress, windowing = Calls(), Calls(), Calls(), Calls()
     dependencies = {"planner": planner, "canceling": canceling, "progress": progress, "windowing": windowing}
     counts = {"object_count": 2, "failed_count": 0, "documents_written": 2, "completed_at": AT}
-    async with Service("batcher", batcher.subscribers.router, dependencies) as service:
+    async with Service("batcher", batcher_subscribers.router, dependencies) as service:
         await service.publish(BatchCompleted(batch_id="own", **BATCH, status=Status.COMPLETED, **counts))
         await service.publish(status("busy", RANK_PROCESSING, Status.PROCESSING))
         assert (planner.made, canceling.made, progress.made) == ([], [], [])
@@ -122,7 +122,7 @@ async def test_batcher_plans_mirrored_objects_and_collects_the_other_drafts() ->
     planner.objects = Calls(many=found)
     windowing = Calls()
     dependencies = {"planner": planner, "canceling": Calls(), "progress": Calls(), "windowing": windowing}
-    async with Service("batcher", batcher.subscribers.router, dependencies) as service:
+    async with Service("batcher", batcher_subscribers.router, dependencies) as service:
         await service.publish(ObjectMirrored(object_id="a", **OBJECT))
     assert planner.named("auto") == [([found["a"]], {"a": {}})]
     assert windowing.named("collect") == [([found["a"]],)]
@@ -132,7 +132,7 @@ async def test_ingest_api_applies_statuses_of_known_objects() -> None:
     known = {"a": {"status": "PROCESSING", "run": {"id": 1, "rank": 2}, "created_at": AT, "moved_at": AT}}
     objects, documents = Calls(many=known), SimpleNamespace(collection=Calls())
     deps = SimpleNamespace(objects=objects, documents=documents)
-    async with Service("ingest-api", ingest_api.subscribers.router, {"deps": deps}) as service:
+    async with Service("ingest-api", ingest_api_subscribers.router, {"deps": deps}) as service:
         await service.publish(status("a", RANK_FINAL, Status.COMPLETED))
         await service.publish(status("gone", RANK_FINAL, Status.COMPLETED))
     applied: list[Sequence[ObjectStatusChanged]] = [events for (events,) in objects.named("apply_statuses")]

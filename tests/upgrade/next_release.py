@@ -1,6 +1,6 @@
 """The next release, as an older one meets it: ``python next_release.py serve batcher``.
 
-It is this release with what a later one may do (see ``bucketline.events.catalog``): every event carries a field and a
+It is this release with what a later one may do (see ``bucketline.events.models``): every event carries a field and a
 header more, on every topic there are events of types that nobody here knows, and everything stored has a field more.
 Every third time it also dies, as far as others can tell, between a write and the publishing of its events, so that
 their outboxes are emptied by whoever comes by, an older replica too.
@@ -15,12 +15,12 @@ import orjson
 from pymongo import InsertOne
 
 from bucketline.cli.main import app
-from bucketline.events.envelope import Envelope, Headers
+from bucketline.db.mongo import BulkOutcome, Collection, Write
+from bucketline.db.outbox_store import OutboxEntry
+from bucketline.events.cloudevents import CloudEvent, Headers
 from bucketline.events.topics import TOPICS
-from bucketline.messaging.outbox import Outbox
-from bucketline.messaging.publisher import KafkaPublisher, RawHeaders
-from bucketline.storage.mongo import BulkOutcome, Collection, Write
-from bucketline.storage.pending import Owed
+from bucketline.kafka.outbox import Outbox
+from bucketline.kafka.publisher import KafkaPublisher, RawHeaders
 
 ADDED = {"by": "the next release", "deep": [1, {"more": None}]}
 UNKNOWN = {topic.name: f"{topic.events[0].type.rsplit('.', 2)[0]}.added_later.v1" for topic in TOPICS}
@@ -31,9 +31,9 @@ Record = tuple[str, bytes | None, bytes | None, RawHeaders]
 
 def say_more() -> None:
     """Events with a field and a header that come later, and beside every third one an event of a later type."""
-    headers, publish_raw, number = Envelope.headers, KafkaPublisher.publish_raw, count()
+    headers, publish_raw, number = CloudEvent.headers, KafkaPublisher.publish_raw, count()
 
-    def more_headers(self: Envelope, trace: Any = None) -> Headers:
+    def more_headers(self: CloudEvent, trace: Any = None) -> Headers:
         return *headers(self, trace), ("ce_addedlater", b"\xff not text")
 
     async def more_records(self: KafkaPublisher, records: Iterable[Record]) -> None:
@@ -45,7 +45,7 @@ def say_more() -> None:
                 sent.append((topic, key, b'{"what": 1}', [*dict(found).items(), ("ce_type", kind.encode())]))
         await publish_raw(self, sent)
 
-    Envelope.headers = more_headers  # type: ignore[method-assign]
+    CloudEvent.headers = more_headers  # type: ignore[method-assign]
     KafkaPublisher.publish_raw = more_records  # type: ignore[method-assign]
 
 
@@ -70,7 +70,7 @@ def store_more() -> None:
 def add_to(document: Any) -> None:
     document["added_later"] = ADDED
     for stored in list(document.get("pending", ())):
-        known = Envelope.from_document(stored)
+        known = CloudEvent.from_document(stored)
         stored["data"] = orjson.dumps({**orjson.loads(stored["data"]), "added_later": ADDED}).decode()
         later = replace(known, id=f"{known.id}later", type=UNKNOWN[known.topic], data=b'{"what": 1}')
         document["pending"].append(later.to_document())
@@ -80,7 +80,7 @@ def leave_to_others() -> None:
     """Every third flush does not happen."""
     flush_soon, number = Outbox.flush_soon, count()
 
-    def some_flush(self: Outbox, owed: Sequence[Owed]) -> None:
+    def some_flush(self: Outbox, owed: Sequence[OutboxEntry]) -> None:
         if next(number) % EVERY:
             flush_soon(self, owed)
 

@@ -15,19 +15,19 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
-from tests.conditions import eventually
 from tests.conftest import ADMIN_KEY, FAST, Api
-from tests.lacking import lacking
+from tests.requirements import lacking
 from tests.upgrade.releases import NEXT, TODAY, Release, previous
+from tests.waiting import eventually
 
 from bucketline.cli.client import ApiClient, Json
+from bucketline.db.job_cursors import JobCursors
+from bucketline.db.mongo import Database
+from bucketline.devstack.stack import LocalStack
+from bucketline.devstack.supervisor import Supervisor
 from bucketline.events.topics import consumed_by
-from bucketline.local.stack import LocalStack
-from bucketline.local.supervisor import Supervisor
-from bucketline.messaging.parked import ParkedRecords
+from bucketline.kafka.dead_letter_admin import ParkedRecords
 from bucketline.settings import SERVICES, KafkaSettings, MongoSettings
-from bucketline.storage.mongo import Database
-from bucketline.storage.places import Places
 
 pytestmark = [pytest.mark.stack, pytest.mark.chaos, pytest.mark.timeout(420)]
 
@@ -178,9 +178,9 @@ def any_of(handled: dict[str, float], topic: str) -> bool:
 async def parked(upgrade: Upgrade) -> list[str]:
     """What the releases could not handle."""
     settings = KafkaSettings(
-        bootstrap=upgrade.environment["BUCKETLINE_KAFKA_BOOTSTRAP"],
+        bootstrap_servers=upgrade.environment["BUCKETLINE_KAFKA_BOOTSTRAP_SERVERS"],
         topic_prefix=upgrade.environment["BUCKETLINE_KAFKA_TOPIC_PREFIX"],
         group_prefix=upgrade.environment["BUCKETLINE_KAFKA_GROUP_PREFIX"],
     )
-    waiting = await ParkedRecords(settings, Places(upgrade.database)).waiting(limit=100)
+    waiting = await ParkedRecords(settings, JobCursors(upgrade.database)).waiting(limit=100)
     return [f"{row.topic}: {row.context}" for row in waiting]

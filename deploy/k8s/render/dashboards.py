@@ -3,7 +3,7 @@
 from deploy.k8s.render.panels import Dashboard, Panel, Row
 from prometheus_client import Counter, Gauge, Histogram
 
-from bucketline.telemetry import metrics
+from bucketline.observability import metrics
 
 IN = '{namespace="$namespace"}'
 EVERY = "[$__rate_interval]"

@@ -13,8 +13,8 @@ from deploy.k8s.render.text import Manifest
 from prometheus_client import Gauge
 
 from bucketline.events.topics import BATCHES, MIRRORED, OBJECTS, STATUS, WORK, Topic, consumed_by
+from bucketline.observability.metrics import OBJECTS_DUE, UNITS_OPEN
 from bucketline.settings import ServiceName
-from bucketline.telemetry.metrics import OBJECTS_DUE, UNITS_OPEN
 
 # The sweepers of a service must run even while no event arrives, so none goes to zero.
 MIN_REPLICAS = 1
@@ -135,7 +135,7 @@ def _trigger(scaling: Scaling, topic: Topic) -> Manifest:
         "type": "kafka",
         "name": topic.name.replace(".", "-"),
         "metadata": {
-            "bootstrapServersFromEnv": "BUCKETLINE_KAFKA_BOOTSTRAP",
+            "bootstrapServersFromEnv": "BUCKETLINE_KAFKA_BOOTSTRAP_SERVERS",
             "consumerGroup": group_prefix() + topic.group(scaling.service),
             "topic": topic_prefix() + topic.name,
             "lagThreshold": str(scaling.lag_a_pod[topic.name]),

@@ -1,27 +1,30 @@
 """``bucketline demo``: the main job on real files, on real servers, from nothing to nothing."""
 
-import asyncio
+from __future__ import annotations
+
 import tempfile
 import time
 from collections import deque
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from bucketline.cli.client import ApiClient, Json
-from bucketline.cli.console import wide_console
-from bucketline.cli.files import LARGEST_INLINE, SAMPLES, SCHEMA, object_of
-from bucketline.cli.follow import follow
-from bucketline.cli.local import local_stack, service_environment
+from bucketline.cli.output import progress_reporter, run_until_signal, wide_console
+from bucketline.cli.upload_body import MAX_INLINE, SAMPLES, SCHEMA, object_of
 from bucketline.errors import BucketlineError
-from bucketline.local.services import bucketline_services
-from bucketline.local.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from bucketline.cli.client import Json
+    from bucketline.devstack.service_specs import Event
 
 KEY = "sk_demo"
 LINES_SHOWN = 40
+TELL_EVERY_SECONDS = 4.0
+INTERRUPTED = 130
 COLUMNS = {"file": 0, "object": 0, "status": 0, "sha256": 100, "bytes": 0, "storage key": 132, "documents": 0}
 """What is shown of an object, and how wide a terminal must be for it."""
 
@@ -41,39 +44,53 @@ def demo(
     console = wide_console()
     chosen = files or sorted(path for path in SAMPLES.iterdir() if path.is_file() and path.suffix != ".py")
     for path in chosen:
-        if path.stat().st_size > LARGEST_INLINE:
+        if path.stat().st_size > MAX_INLINE:
             raise typer.BadParameter(f"{path} is above 10 MB, which is what the demo sends inline")
     lines: deque[str] = deque(maxlen=LINES_SHOWN)
     try:
-        good = asyncio.run(_demo(console, chosen, lines))
+        good = run_until_signal(_demo(console, chosen, lines))
     except BucketlineError:
         for line in lines:
             Console(stderr=True, style="dim").print(line, highlight=False, markup=False)
         raise
-    raise typer.Exit(0 if good else 1)
+    raise typer.Exit(INTERRUPTED if good is None else 0 if good else 1)
 
 
 async def _demo(console: Console, files: list[Path], lines: deque[str]) -> bool:
+    from bucketline.cli.local_stack import local_stack, service_environment
+    from bucketline.devstack.service_specs import Waiting, bucketline_services
+    from bucketline.devstack.supervisor import Supervisor
+
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="bucketline-demo-") as folder, console.status("starting") as status:
-        stack = local_stack(Path(folder), lambda message: status.update(message))
-        async with stack:
-            status.update("MongoDB, Kafka and S3 are up; starting the services")
+    with ExitStack() as start:
+        folder = start.enter_context(tempfile.TemporaryDirectory(prefix="bucketline-demo-"))
+        status = start.enter_context(ExitStack())
+        tell = status.enter_context(progress_reporter("starting MongoDB, Kafka and S3", every=TELL_EVERY_SECONDS))
+
+        def on_event(event: Event) -> None:
+            if isinstance(event, Waiting):
+                tell(f"waiting for {', '.join(event.instances)} ({event.seconds:.0f} s)")
+
+        async with local_stack(Path(folder), tell) as stack:
+            tell("MongoDB, Kafka and S3 are up; starting the services")
             services = bucketline_services(service_environment(stack, KEY))
-            supervisor = Supervisor(services, on_line=lambda name, line: lines.append(f"{name} │ {line}"))
+            supervisor = Supervisor(
+                services, on_line=lambda name, line: lines.append(f"{name} │ {line}"), on_event=on_event
+            )
             async with supervisor:
-                status.stop()
+                status.close()
                 console.print(
                     f"MongoDB, Kafka, S3 and {len(services)} services are up after {time.monotonic() - started:.1f} s"
                 )
                 good = await _job(console, supervisor.url("ingest-api"), files)
-            status.start()
-            status.update("stopping")
     console.print(f"Everything is stopped. The whole demo took {time.monotonic() - started:.1f} s.")
     return good
 
 
 async def _job(console: Console, url: str, files: list[Path]) -> bool:
+    from bucketline.cli.client import ApiClient
+    from bucketline.cli.watch import follow
+
     async with ApiClient(url, KEY) as client:
         await client.post("/v1/namespaces", {"namespace_name": "demo"})
     async with ApiClient(url, KEY, "demo") as client:

@@ -3,20 +3,16 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import orjson
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from bucketline.access.settings import AccessSettings
-from bucketline.cli.console import hush, wide_console
-from bucketline.clock import SystemClock
-from bucketline.extraction import ExtractorRegistry
-from bucketline.maintenance.doctor.examine import Patient, examine
-from bucketline.maintenance.doctor.finding import Finding
-from bucketline.settings import KafkaSettings, MongoSettings, S3Settings
+from bucketline.cli.output import silence_client_logs, wide_console
+
+if TYPE_CHECKING:
+    from bucketline.admin.diagnostics.result import CheckResult
 
 _SIGNS = {"ok": "[green]ok[/]", "warning": "[yellow]look[/]", "bad": "[red]bad[/]"}
 
@@ -32,9 +28,17 @@ def doctor(
 
     Example: [cyan]BUCKETLINE_MONGODB_URL=mongodb://db:27017 bucketline doctor[/]
     """
-    hush()
-    patient = Patient(MongoSettings(), KafkaSettings(), S3Settings(), AccessSettings(), ExtractorRegistry())
-    rows = asyncio.run(examine(patient, SystemClock()))
+    import orjson
+
+    from bucketline.admin.diagnostics.run import DiagnosticTargets, run_checks
+    from bucketline.api_keys.settings import ApiKeySettings
+    from bucketline.clock import SystemClock
+    from bucketline.extractors import ExtractorRegistry
+    from bucketline.settings import KafkaSettings, MongoSettings, S3Settings
+
+    silence_client_logs()
+    patient = DiagnosticTargets(MongoSettings(), KafkaSettings(), S3Settings(), ApiKeySettings(), ExtractorRegistry())
+    rows = asyncio.run(run_checks(patient, SystemClock()))
     if as_json:
         typer.echo(orjson.dumps([asdict(row) for row in rows], option=orjson.OPT_INDENT_2).decode())
     else:
@@ -42,7 +46,7 @@ def doctor(
     raise typer.Exit(1 if any(row.verdict == "bad" for row in rows) else 0)
 
 
-def _show(rows: Sequence[Finding]) -> None:
+def _show(rows: "Sequence[CheckResult]") -> None:
     console = wide_console()
     table = Table("part", "what", "", "found", "advice")
     for row in rows:

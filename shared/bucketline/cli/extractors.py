@@ -2,13 +2,11 @@
 
 from typing import Annotated
 
-import orjson
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from bucketline.cli.console import wide_console
-from bucketline.extraction import ExtractorRegistry
+from bucketline.cli.output import wide_console
 
 
 def extractors(
@@ -18,6 +16,10 @@ def extractors(
 
     Example: [cyan]bucketline extractors --json[/]
     """
+    import orjson
+
+    from bucketline.extractors import ExtractorRegistry
+
     registry = ExtractorRegistry()
     infos, broken = registry.infos(), registry.broken()
     if as_json:

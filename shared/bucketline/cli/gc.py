@@ -1,5 +1,7 @@
 """``bucketline gc``: removes content that nothing refers to any more."""
 
+from __future__ import annotations
+
 import asyncio
 import re
 import signal
@@ -7,26 +9,20 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.filesize import decimal
 
-from bucketline.cli.console import Tell, fail, telling
-from bucketline.clock import SystemClock
+from bucketline.cli.output import Tell, fail, progress_reporter
 from bucketline.errors import BucketlineError
-from bucketline.ids import RandomIds
-from bucketline.maintenance.gc import Collector, References, Report
-from bucketline.maintenance.ownership import NotOurs
-from bucketline.settings import MongoSettings, S3Settings
-from bucketline.storage.blobs import LEAST_GRACE
-from bucketline.storage.indexes import ensure_indexes
-from bucketline.storage.mongo import Database
-from bucketline.storage.places import BEGINNING, Places
-from bucketline.storage.s3 import S3BlobStore
 
-_LEAST_HOURS = LEAST_GRACE / timedelta(hours=1)
+if TYPE_CHECKING:
+    from bucketline.admin.gc import References, Report
+
+MIN_GRACE_HOURS = 1.0
+"""As :data:`bucketline.db.blobs.MIN_GRACE`, which takes half a second to import."""
 _HASH = re.compile(r"(?:sha256:)?([0-9a-f]{64})")
 _WORK = "gc"
 _NOT_OURS = (
@@ -38,7 +34,7 @@ _NOT_OURS = (
 
 def gc(
     grace_hours: Annotated[
-        float, typer.Option(help="Content is kept this long after its last use.", min=_LEAST_HOURS)
+        float, typer.Option(help="Content is kept this long after its last use.", min=MIN_GRACE_HOURS)
     ] = 24.0,
     minutes: Annotated[
         float | None, typer.Option(help="Stop after this long; the next such run goes on from there.", min=0)
@@ -62,6 +58,9 @@ def gc(
 
     Example: [cyan]bucketline gc --dry-run[/]
     """
+    from bucketline.admin.deployment_id import ForeignBucketError
+    from bucketline.db.job_cursors import BEGINNING
+
     console = Console(highlight=False)
     grace = timedelta(hours=grace_hours)
     try:
@@ -72,9 +71,9 @@ def gc(
             counted = asyncio.run(_count(found[1], grace))
             console.print(f"{counted.objects} objects and {counted.documents} documents refer to it")
             return
-        with telling("looking for content that nothing refers to") as tell:
+        with progress_reporter("looking for content that nothing refers to") as tell:
             report = asyncio.run(_run(grace, minutes, dry_run, orphans, adopt_unknown, tell))
-    except NotOurs as error:
+    except ForeignBucketError as error:
         fail(f"nothing was removed: {error.message}", advice=_NOT_OURS)
     except BucketlineError as error:
         fail(f"stopped: {error.message}. Run it again; nothing was left half done.")
@@ -98,14 +97,23 @@ def gc(
 async def _run(
     grace: timedelta, minutes: float | None, dry_run: bool, orphans: bool, adopt_unknown: bool, tell: Tell
 ) -> Report:
+    from bucketline.admin.gc import GarbageCollector
+    from bucketline.blobs.s3 import S3BlobStore
+    from bucketline.clock import SystemClock
+    from bucketline.db.indexes import ensure_indexes
+    from bucketline.db.job_cursors import BEGINNING, JobCursors
+    from bucketline.db.mongo import Database
+    from bucketline.ids import RandomIds
+    from bucketline.settings import MongoSettings, S3Settings
+
     database = Database(MongoSettings())
-    places = Places(database)
+    places = JobCursors(database)
     ends = float("inf") if minutes is None else time.monotonic() + minutes * 60
     try:
         # References are looked up by index: without them a run would read every object, again and again.
         await ensure_indexes(database)
         async with S3BlobStore(S3Settings()) as store:
-            collector = Collector(database, store, clock=SystemClock(), ids=RandomIds(), grace=grace)
+            collector = GarbageCollector(database, store, clock=SystemClock(), ids=RandomIds(), grace=grace)
             begin = BEGINNING if minutes is None or dry_run else await places.get(_WORK)
             with _terminated() as stop:
 
@@ -142,10 +150,17 @@ def _so_far(report: Report, dry_run: bool) -> str:
 
 
 async def _count(sha256: str, grace: timedelta) -> References:
+    from bucketline.admin.gc import GarbageCollector
+    from bucketline.blobs.s3 import S3BlobStore
+    from bucketline.clock import SystemClock
+    from bucketline.db.mongo import Database
+    from bucketline.ids import RandomIds
+    from bucketline.settings import MongoSettings, S3Settings
+
     database = Database(MongoSettings())
     try:
         async with S3BlobStore(S3Settings()) as store:
-            collector = Collector(database, store, clock=SystemClock(), ids=RandomIds(), grace=grace)
+            collector = GarbageCollector(database, store, clock=SystemClock(), ids=RandomIds(), grace=grace)
             return await collector.references(sha256)
     finally:
         database.close()

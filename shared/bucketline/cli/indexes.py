@@ -2,10 +2,7 @@
 
 from rich.console import Console
 
-from bucketline.cli.console import running, telling
-from bucketline.settings import MongoSettings
-from bucketline.storage.indexes import INDEXES, ensure_indexes, missing_indexes
-from bucketline.storage.mongo import Database
+from bucketline.cli.output import progress_reporter, running
 
 
 def indexes() -> None:
@@ -13,8 +10,10 @@ def indexes() -> None:
 
     Example: [cyan]bucketline indexes[/]
     """
+    from bucketline.db.indexes import INDEXES
+
     console = Console()
-    with telling("making what is missing; on a large collection an index takes minutes"):
+    with progress_reporter("making what is missing; on a large collection an index takes minutes"):
         made = running(_make())
     for collection, names in made.items():
         console.print(f"made {collection}: {', '.join(names)}")
@@ -23,6 +22,10 @@ def indexes() -> None:
 
 
 async def _make() -> dict[str, list[str]]:
+    from bucketline.db.indexes import ensure_indexes, missing_indexes
+    from bucketline.db.mongo import Database
+    from bucketline.settings import MongoSettings
+
     database = Database(MongoSettings())
     try:
         missing = await missing_indexes(database)

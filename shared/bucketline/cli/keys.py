@@ -1,23 +1,22 @@
 """``bucketline keys``: API keys from the command line, for the first key and for the day when no key is left."""
 
+from __future__ import annotations
+
 from collections.abc import Awaitable, Callable
-from datetime import datetime
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from bucketline.access.keyring import DEFAULT_PERMISSIONS, Issued, KeyRing, KeySpec
-from bucketline.access.secret import visible_prefix
-from bucketline.access.settings import AccessSettings
-from bucketline.cli.console import running, wide_console
-from bucketline.cli.times import later
-from bucketline.clock import SystemClock, wire_time
-from bucketline.settings import MongoSettings
-from bucketline.storage.keys import KeyDocument, Keys, as_permissions
-from bucketline.storage.mongo import Database
-from bucketline.storage.namespaces import Namespaces
+from bucketline.cli.output import running, wide_console
+from bucketline.cli.params import later
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from bucketline.api_keys.service import ApiKeyService, NewApiKey
+    from bucketline.db.api_keys import ApiKeyDocument
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
@@ -54,11 +53,15 @@ def create(
 
     Example: [cyan]bucketline keys create crawler --permission WRITE --namespace shop --expires 90d[/]
     """
+    from bucketline.api_keys.service import DEFAULT_PERMISSIONS, ApiKeySpec
+    from bucketline.clock import SystemClock
+    from bucketline.db.api_keys import as_permissions
+
     try:
         permissions = as_permissions(permission) if permission else DEFAULT_PERMISSIONS
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--permission") from error
-    spec = KeySpec(
+    spec = ApiKeySpec(
         name=name,
         permissions=permissions,
         namespaces=namespace or (),
@@ -77,6 +80,9 @@ def list_(
 
     Example: [cyan]bucketline keys list --all[/]
     """
+    from bucketline.api_keys.format import visible_prefix
+    from bucketline.clock import SystemClock, wire_time
+
     rows = _with(lambda ring, organization: ring.of_organization(organization))
     table = Table("name", "user", "key", "permissions", "namespaces", "made", "last used", "state")
     now = SystemClock().now()
@@ -122,18 +128,26 @@ def revoke(
     wide_console().print(f"{escape(name)} is revoked")
 
 
-def _issued(issued: Issued) -> None:
+def _issued(issued: NewApiKey) -> None:
     # The clear key alone goes to standard output, so that it can be piped into a secret store.
     typer.echo(f"key {issued.key['name']!r}; it is shown this once:", err=True)
     typer.echo(issued.clear)
 
 
-def _with(work: Callable[[KeyRing, str], Awaitable[T]]) -> T:
+def _with(work: Callable[[ApiKeyService, str], Awaitable[T]]) -> T:
     async def run() -> T:
-        settings = AccessSettings()
+        from bucketline.api_keys.service import ApiKeyService
+        from bucketline.api_keys.settings import ApiKeySettings
+        from bucketline.clock import SystemClock
+        from bucketline.db.api_keys import ApiKeys
+        from bucketline.db.mongo import Database
+        from bucketline.db.namespaces import Namespaces
+        from bucketline.settings import MongoSettings
+
+        settings = ApiKeySettings()
         database = Database(MongoSettings())
         try:
-            ring = KeyRing(Keys(database), Namespaces(database), settings, clock=SystemClock())
+            ring = ApiKeyService(ApiKeys(database), Namespaces(database), settings, clock=SystemClock())
             return await work(ring, settings.organization_id)
         finally:
             database.close()
@@ -141,7 +155,9 @@ def _with(work: Callable[[KeyRing, str], Awaitable[T]]) -> T:
     return running(run())
 
 
-def _state(key: KeyDocument, now: datetime) -> str:
+def _state(key: ApiKeyDocument, now: datetime) -> str:
+    from bucketline.clock import wire_time
+
     if key["revoked_at"] is not None:
         return "revoked"
     expires = key.get("expires_at")

@@ -2,14 +2,14 @@
 
 import typer
 
-from bucketline.cli.commands import Commands
+from bucketline.cli.lazy_group import HELP, LazyGroup
 
 app = typer.Typer(
-    cls=Commands,
+    cls=LazyGroup,
     name="bucketline",
     no_args_is_help=True,
     rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": sorted(HELP)},
     # A traceback in boxes is unreadable in a log.
     pretty_exceptions_enable=False,
 )
@@ -19,7 +19,8 @@ app = typer.Typer(
 def bucketline() -> None:
     """Self-hosted, event-driven object ingestion.
 
-    Everything is configured by BUCKETLINE_* variables or a .env file; without any, commands look for a local stack.
+    Everything is configured by BUCKETLINE_* variables or a .env file. What these leave open, commands take from the
+    local stack that `bucketline up` runs here.
     """
 
 

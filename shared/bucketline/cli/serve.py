@@ -1,29 +1,31 @@
 """``bucketline serve``: one service in this process."""
 
 from importlib import import_module
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bucketline.settings import SERVICES, ServiceName, read_settings
+if TYPE_CHECKING:
+    from bucketline.settings import ServiceName
 
-PACKAGES: dict[ServiceName, str] = {
-    "ingest-api": "ingest_api",
-    "dedup": "dedup",
-    "batcher": "batcher",
-    "processor": "processor",
+PACKAGES: "dict[ServiceName, str]" = {
+    "ingest-api": "bucketline_ingest_api",
+    "dedup": "bucketline_dedup",
+    "batcher": "bucketline_batcher",
+    "processor": "bucketline_processor",
 }
 """Where each service is: the library imports them by these names only."""
 
 
 def serve(
-    service: Annotated[str, typer.Argument(help=f"One of {', '.join(SERVICES)}.")],
+    service: Annotated[str, typer.Argument(help=f"One of {', '.join(PACKAGES)}.")],
 ) -> None:
     """Run one service until SIGTERM. It is configured by BUCKETLINE_* variables alone.
 
     Example: [cyan]BUCKETLINE_HTTP_PORT=8080 bucketline serve ingest-api[/]
     """
-    from bucketline.serve import serve as run
+    from bucketline.server import serve as run
+    from bucketline.settings import SERVICES, read_settings
 
     name = next((known for known in SERVICES if known == service), None)
     if name is None:

@@ -1,18 +1,20 @@
 """``bucketline topics``: what is on the bus, and whether the broker has it."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from bucketline.cli.console import fail, running, wide_console
+from bucketline.cli.output import fail, running, wide_console
 from bucketline.cli.serve import PACKAGES
-from bucketline.events.topics import DAY_MS, TOPICS
-from bucketline.messaging.topics import Fault, TopicState, check_topics, ensure_topics
-from bucketline.settings import KafkaSettings
+
+if TYPE_CHECKING:
+    from bucketline.kafka.topic_admin import Fault, TopicState
 
 ADVICE: Mapping[Fault, str] = {
     "missing": "Missing ones: [cyan]bucketline topics create[/].",
@@ -40,9 +42,12 @@ def topics(
     """
     if context.invoked_subcommand is not None:
         return
+    from bucketline.events.topics import TOPICS
+    from bucketline.settings import KafkaSettings
+
     settings = KafkaSettings()
     if asyncapi:
-        from bucketline.messaging.asyncapi import rendered
+        from bucketline.kafka.asyncapi import rendered
 
         routers = {name: import_module(f"{package}.subscribers").router for name, package in PACKAGES.items()}
         typer.echo(rendered(routers, settings.topic_prefix).decode(), nl=False)
@@ -68,6 +73,9 @@ def check() -> None:
 
     Example: [cyan]bucketline topics check[/]
     """
+    from bucketline.kafka.topic_admin import check_topics
+    from bucketline.settings import KafkaSettings
+
     states = running(check_topics(KafkaSettings(), retention=True))
     wide_console().print(_table(states))
     found = {fault for state in states for fault in state.faults}
@@ -82,6 +90,9 @@ def create() -> None:
 
     Example: [cyan]BUCKETLINE_KAFKA_REPLICATION_FACTOR=3 bucketline topics create[/]
     """
+    from bucketline.kafka.topic_admin import ensure_topics
+    from bucketline.settings import KafkaSettings
+
     made = running(ensure_topics(KafkaSettings()))
     Console().print("\n".join(f"made {name}" for name in made) or "nothing was missing")
 
@@ -107,6 +118,8 @@ def _table(states: list[TopicState]) -> Table:
 
 
 def _days(milliseconds: int | None) -> str:
+    from bucketline.events.topics import DAY_MS
+
     if milliseconds is None:
         return "not told"
     return "for ever" if milliseconds < 0 else f"{milliseconds / DAY_MS:g} d"

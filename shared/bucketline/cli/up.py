@@ -1,25 +1,32 @@
 """``bucketline up``: the whole pipeline on this machine, in the foreground."""
 
+from __future__ import annotations
+
 import asyncio
 import re
-import signal
 from pathlib import Path
-from typing import Annotated
+from signal import SIGTERM
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 from rich.text import Text
 
-from bucketline.cli.local import kept_key, local_stack, service_environment
-from bucketline.local.services import Event, Exited, GaveUp, Ready, Restarting, bucketline_services
-from bucketline.local.stack import LocalStack
-from bucketline.local.supervisor import Supervisor
+from bucketline.cli.environment import DATA_VARIABLE, DEFAULT_DATA, MARKER, written
+from bucketline.cli.output import run_until_signal
+from bucketline.errors import LocalStackError
+
+if TYPE_CHECKING:
+    from bucketline.devstack.ports import PortReservation
+    from bucketline.devstack.service_specs import Event
+    from bucketline.devstack.stack import LocalStack
+    from bucketline.devstack.supervisor import Supervisor
 
 AS_GIVEN = "<as given>"
 
 _COLORS = {"ingest-api": "cyan", "dedup": "magenta", "batcher": "yellow", "processor": "green"}
+_LOG_FORMAT = "BUCKETLINE_LOG_FORMAT"
 
 
 def up(
@@ -28,74 +35,71 @@ def up(
         str | None,
         typer.Option(envvar="BUCKETLINE_API_KEY", help="Admin API key; made and kept beside the data if not given."),
     ] = None,
-    data: Annotated[Path, typer.Option(help="Folder for the data, one subfolder a port.")] = Path(".bucketline"),
+    data: Annotated[
+        Path, typer.Option(envvar=DATA_VARIABLE, help="Folder for the data, one subfolder per port.")
+    ] = DEFAULT_DATA,
     processors: Annotated[int, typer.Option(help="How many processors to run.", min=1, max=16)] = 1,
 ) -> None:
     """Start MongoDB, a Kafka broker, S3 and the four services, and keep them running until Ctrl-C.
 
-    A part whose address is set (BUCKETLINE_MONGODB_URL, BUCKETLINE_KAFKA_BOOTSTRAP, BUCKETLINE_S3_ENDPOINT)
-    is used where it is and not started. What ends unasked is started again.
+    A part whose address is set (BUCKETLINE_MONGODB_URL, BUCKETLINE_KAFKA_BOOTSTRAP_SERVERS, BUCKETLINE_S3_ENDPOINT_URL)
+    is used where it is and not started. What ends unasked is started again, without a limit. Other commands use this
+    stack while it runs; its variables are in `env` in the data folder, and `bucketline env` prints them.
 
     Example: [cyan]bucketline up --port 9000 --processors 2[/]
     """
     console = Console()
     folder = data / str(port)
-    asyncio.run(_up(console, folder, port, key, processors))
+    claimed = claim_port(port)
+    run_until_signal(_up(console, data, folder, claimed, key, processors))
+    console.print(f"stopped; the data stays in {folder}", markup=False, soft_wrap=True)
 
 
-async def _up(console: Console, folder: Path, port: int, key: str | None, processors: int) -> None:
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    running = asyncio.create_task(_running(console, folder, port, key, processors, stop))
-    stopping = asyncio.create_task(stop.wait())
-    await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    if not running.done() and not stop.is_set():
-        return
+def claim_port(port: int) -> PortReservation:
+    """Claim the port of the API before anything is started."""
+    from bucketline.devstack.ports import claim
+
     try:
-        # A stop while the stack is still coming up must not wait until it has.
-        async with asyncio.timeout(15):
-            await running
-    except TimeoutError:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
-    finally:
-        stopping.cancel()
-    console.print("stopped; the data stays in", str(folder))
+        return claim(port)
+    except LocalStackError as taken:
+        raise LocalStackError(f"{taken}; choose another port for the API with --port or BUCKETLINE_PORT") from None
 
 
-async def _running(
-    console: Console, folder: Path, port: int, given: str | None, processors: int, stop: asyncio.Event
+async def _up(
+    console: Console, data: Path, folder: Path, claimed: PortReservation, given_key: str | None, processors: int
 ) -> None:
-    key = given or kept_key(folder / "api-key")
-    stack = local_stack(
-        folder,
-        lambda message: console.print(f"[dim]{message}[/]", highlight=False),
-        on_event=lambda event: _event(console, event),
-    )
-    started = asyncio.create_task(stack.__aenter__())
-    stopping = asyncio.create_task(stop.wait())
-    await asyncio.wait({started, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    if not started.done():
-        started.cancel()
-        await asyncio.gather(started, return_exceptions=True)
-        return
-    stopping.cancel()
-    await started
+    """Run everything until the task is canceled."""
+    from bucketline.cli.local_stack import load_or_create_key, local_stack, service_environment
+    from bucketline.devstack.service_specs import bucketline_services
+    from bucketline.devstack.supervisor import Supervisor
+
+    (port,) = claimed.ports
+    key = given_key or load_or_create_key(folder / "api-key")
     try:
-        environment = service_environment(stack, key, BUCKETLINE_TELEMETRY_LOG_FORMAT="console")
-        supervisor = Supervisor(
-            bucketline_services(environment, replicas={"processor": processors}, ports={"ingest-api": port}),
-            on_line=lambda name, line: _line(console, name, line),
+        async with local_stack(
+            folder,
+            lambda message: console.print(f"[dim]{escape(message)}[/]", highlight=False, soft_wrap=True),
             on_event=lambda event: _event(console, event),
-            stop_deadline=10.0,
-        )
-        async with supervisor:
-            _welcome(console, stack, supervisor, AS_GIVEN if given else key, folder)
-            await stop.wait()
-            console.print("\n[bold]stopping[/]")
+        ) as stack:
+            environment = service_environment(stack, key)
+            supervisor = Supervisor(
+                bucketline_services(
+                    {_LOG_FORMAT: "console", **environment},
+                    replicas={"processor": processors},
+                    ports={"ingest-api": port},
+                ),
+                on_line=lambda name, line: _line(console, name, line),
+                on_event=lambda event: _event(console, event),
+                stop_deadline=10.0,
+                claimed=claimed,
+            )
+            async with supervisor:
+                variables = {**environment, "BUCKETLINE_URL": supervisor.url("ingest-api"), MARKER: str(folder)}
+                with written(data, folder, variables) as env_file:
+                    _welcome(console, stack, supervisor, AS_GIVEN if given_key else key, folder, env_file)
+                    await asyncio.Event().wait()
     finally:
-        await stack.__aexit__(None, None, None)
+        claimed.release()
 
 
 def _line(console: Console, name: str, line: str) -> None:
@@ -104,21 +108,25 @@ def _line(console: Console, name: str, line: str) -> None:
 
 
 def _event(console: Console, event: Event) -> None:
+    from bucketline.devstack.service_specs import Exited, Ready, Restarting, RestartsExhausted, Waiting
+
     match event:
+        case Waiting(instances, seconds):
+            console.print(f"[dim]waiting for {', '.join(instances)} ({seconds:.0f} s)[/]", highlight=False)
         case Ready(instance, seconds):
             console.print(f"[green]{instance} is ready[/] after {seconds:.1f} s")
-        case Exited(instance, code, words) if code != 0 or words:
+        case Exited(instance, code, words) if code not in (0, -SIGTERM) or words:
             console.print(f"[red]{instance} ended with {code}{escape(words)}[/]", soft_wrap=True)
         case Restarting(instance, delay):
             console.print(f"[yellow]{instance} starts again in {delay:.1f} s[/]")
-        case GaveUp(instance, reason):
-            console.print(f"[red]{instance} stays down: {escape(reason)}[/]", soft_wrap=True)
+        case RestartsExhausted(instance, reason):
+            console.print(f"[red]{instance} does not start: {escape(reason)}[/]", soft_wrap=True)
         case _:
             pass
 
 
 def addresses(stack: LocalStack) -> list[tuple[str, str]]:
-    """What is where. The keys to what the stack made itself are told; whatever the user gave stays the user's."""
+    """Return what is where. Keys that the stack made are shown; what the user gave is not."""
     mongodb, s3 = stack.mongodb_url, f"{stack.s3_endpoint} (key {stack.s3_access_key}, secret {stack.s3_secret_key})"
     if not stack.runs("mongodb"):
         # Up to the last @: a password may have some. And options may be secret as well.
@@ -128,22 +136,21 @@ def addresses(stack: LocalStack) -> list[tuple[str, str]]:
     return [("MongoDB", mongodb), ("Kafka", stack.kafka_bootstrap), ("S3", s3)]
 
 
-def _welcome(console: Console, stack: LocalStack, supervisor: Supervisor, key: str, folder: Path) -> None:
+def _welcome(
+    console: Console, stack: LocalStack, supervisor: Supervisor, key: str, folder: Path, env_file: Path
+) -> None:
     api = supervisor.url("ingest-api")
-    table = Table("what", "where", title="Bucketline is up", title_justify="left")
-    table.add_row("HTTP API", f"{api}/v1")
-    table.add_row("documentation", f"{api}/docs")
-    table.add_row("admin API key", key)
-    for what, where in addresses(stack):
-        table.add_row(what, where)
-    for name in supervisor.names():
-        if name != "ingest-api":
-            table.add_row(f"{name} probes", f"{supervisor.url(name)}/ready")
-    table.add_row("data", str(folder))
-    console.print(table)
-    own_key = "" if key == AS_GIVEN else f"BUCKETLINE_API_KEY={key} "
+    rows = [("HTTP API", f"{api}/v1"), ("documentation", f"{api}/docs"), ("admin API key", key), *addresses(stack)]
+    rows += [(f"{name} probes", f"{supervisor.url(name)}/ready") for name in supervisor.names() if name != "ingest-api"]
+    rows += [("data", str(folder)), ("env file", str(env_file))]
+    width = max(len(what) for what, _ in rows)
+    console.print("\n[bold]Bucketline is up[/]")
+    for what, where in rows:
+        # One line each, whatever the width of the terminal: addresses are copied.
+        console.print(Text(f"  {what:<{width}}  {where}"), soft_wrap=True)
     console.print(
-        f"Try: [cyan]{own_key}BUCKETLINE_URL={api} bucketline push FILE…[/]   Stop: Ctrl-C",
+        "Try: [cyan]bucketline push FILE…[/], [cyan]bucketline doctor[/]   "
+        f"For a shell: [cyan]. {escape(str(env_file))}[/]   Stop: Ctrl-C",
         highlight=False,
         soft_wrap=True,
     )

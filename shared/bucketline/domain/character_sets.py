@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from bucketline.domain.text_match import escape, variants
+from bucketline.domain.case_folding import escape, variants
 
 Range = tuple[int, int]
 

@@ -12,14 +12,16 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from bucketline.clock import from_millis, millis
-from bucketline.domain.bson_order import EMPTY
+from bucketline.domain.bson_compare import EMPTY
 from bucketline.domain.keyset import MAX_KEY_STRING, Key, Position
+from bucketline.domain.moments import MOMENTS
 from bucketline.domain.sorting import MAX_SORTS, MAX_TIES, Sort, path_fault
 from bucketline.errors import BadRequest
 
 VERSION = 1
 MAX_LENGTH = 8192
 MAX_ID = 200
+MAX_PARTITIONS = 256
 
 _CHECK_BYTES = 6
 
@@ -29,12 +31,24 @@ class _Unreadable(Exception):
 
 
 @dataclass(frozen=True)
+class Partition:
+    """The rows with one ``index`` of ``count``, from 0: every row is in exactly one partition."""
+
+    index: int
+    count: int
+
+
+@dataclass(frozen=True)
 class Cursor:
-    """``count`` rows came before. The next begins after ``position``, or, where it has none, after those by number."""
+    """``count`` rows came before. The next begins after ``position``, or, where it has none, after those by number.
+
+    The pages that follow stay in the ``partition``.
+    """
 
     sorts: tuple[Sort, ...]
     count: int
     position: Position | None
+    partition: Partition | None = None
 
     def encode(self) -> str:
         """URL-safe text."""
@@ -46,6 +60,8 @@ class Cursor:
         if self.position is not None:
             payload["k"] = [_tagged(key) for key in self.position.keys]
             payload["i"] = self.position.id
+        if self.partition is not None:
+            payload["p"] = [self.partition.index, self.partition.count]
         body = json.dumps(payload, separators=(",", ":")).encode()
         return base64.urlsafe_b64encode(_check(body) + body).decode().rstrip("=")
 
@@ -70,6 +86,16 @@ def check_sorts(cursor: Cursor, sorts: Sequence[Sort]) -> None:
         )
 
 
+def check_partition(cursor: Cursor, partition: Partition) -> None:
+    """Raises :class:`BadRequest` when the request names another partition than that of the cursor."""
+    if cursor.partition != partition:
+        raise BadRequest(
+            "the cursor belongs to another partition: send the cursor alone, or start again without it",
+            code="invalid_cursor",
+            details={"field": "cursor"},
+        )
+
+
 def _decode(text: str) -> Cursor:
     if len(text) > MAX_LENGTH:
         raise _Unreadable
@@ -84,13 +110,21 @@ def _decode(text: str) -> Cursor:
     count = payload["n"]
     if type(count) is not int or not 0 <= count < 2**53 or len(sorts) > MAX_SORTS + MAX_TIES:
         raise _Unreadable
+    partition = _partition(payload["p"]) if "p" in payload else None
     if "i" not in payload:
-        return Cursor(sorts, count, None)
+        return Cursor(sorts, count, None, partition)
     keys = tuple(_untagged(entry) for entry in payload["k"])
     identifier = payload["i"]
     if len(keys) != len(sorts) or not isinstance(identifier, str):
         raise _Unreadable
-    return Cursor(sorts, count, Position(keys, _text(identifier, MAX_ID)))
+    return Cursor(sorts, count, Position(keys, _text(identifier, MAX_ID)), partition)
+
+
+def _partition(entry: object) -> Partition:
+    match entry:
+        case [int(index), int(count)] if 0 <= index < count <= MAX_PARTITIONS:
+            return Partition(index, count)
+    raise _Unreadable
 
 
 def _tagged(key: Key) -> object:
@@ -125,7 +159,7 @@ def _text(value: str, limit: int) -> str:
 
 
 def _path(field: object) -> str:
-    if not isinstance(field, str) or path_fault(field) is not None:
+    if not isinstance(field, str) or path_fault(field.removeprefix(f"{MOMENTS}.")) is not None:
         raise _Unreadable
     return field
 

@@ -9,9 +9,9 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 
-from bucketline.domain.bson_order import MISSING, bracket_of, compare, reached
+from bucketline.domain.bson_compare import MISSING, bracket_of, compare, reached
+from bucketline.domain.case_folding import fold, words_of
 from bucketline.domain.filters import Condition, Filter, Scalar
-from bucketline.domain.text_match import fold, words_of
 
 
 def matches(

@@ -11,7 +11,8 @@ list, or null, asks for nothing. Text is compared without regard to case unless 
 has ``case_sensitive: true`` (a ``false`` inside takes nothing back: the official client writes it everywhere).
 
 What a condition means, on a document (:func:`bucketline.domain.filter_match.matches`) and as a MongoDB query
-(:func:`bucketline.domain.filter_query.to_mongo`), is the same, and is that of MongoDB: an array matches if one of its
+(:func:`bucketline.domain.filter_to_mongo.to_mongo`), is the same, and is that of MongoDB: an array matches if one of
+its
 elements does, numbers match numbers and text matches text, null is also what an absent field is.
 
 ==============================  =============================================================================
@@ -19,31 +20,38 @@ elements does, numbers match numbers and text matches text, null is also what an
 ``gt gte lt lte``               numbers; text by code point, always with regard to case; dates
 ``contains``                    text within text; for an array also an element that equals a number or boolean
 ``starts_with ends_with text``  text; ``text`` is ``contains`` for text
-``regex``                       the subset of :mod:`bucketline.domain.regex_subset`
+``regex``                       the subset of :mod:`bucketline.domain.safe_regex`
 ``words phrase``                whole words: all of them anywhere, or in this order next to each other
 ``exists is_null``              true (the default) or false; null exists, and is null as an absent field is
 ==============================  =============================================================================
+
+On a property that the schema declares as a date, the operators of the first two rows compare moments
+(:mod:`bucketline.domain.moments`); all others look at the text.
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Literal
 
-from bucketline.domain.regex_subset import UnsafePattern, translate
-from bucketline.domain.reserved import shown
+from bucketline.domain.case_folding import words_of
+from bucketline.domain.field_validation import shown
+from bucketline.domain.moments import MOMENTS, Moments, moment_key
+from bucketline.domain.safe_regex import UnsafePattern, translate
 from bucketline.domain.schema import MAX_FAULTS, Location, is_date, is_datetime
 from bucketline.domain.sorting import path_fault
-from bucketline.domain.text_match import words_of
-from bucketline.errors import Fault, ValidationFailed
+from bucketline.errors import ValidationFailed, ValidationIssue
 
 MAX_NESTING = 10
 MAX_CONDITIONS = 200
 MAX_VALUES = 1000
-MAX_TEXT = 1000
+MAX_TEXT = 1024
+"""As long as a key may be: what can be stored under ``key_prefix`` can be looked for."""
 MAX_TOTAL_TEXT = 200_000
 MAX_WORDS = 30
+
+NO_MOMENTS = Moments({})
 
 DATE_FIELDS = frozenset({"created_at", "updated_at"})
 """Fields of ours that hold dates; their conditions take ISO 8601 text."""
@@ -62,6 +70,7 @@ _OPERATORS: dict[str, Operator] = {
 _PARTS = ("AND", "OR", "NOT")
 _CONDITION_KEYS = frozenset({"field", "operator", "value", "case_sensitive"})
 _COMPARED_WITH_DATES = frozenset({"eq", "ne", "gt", "gte", "lt", "lte", "in", "nin"})
+_DATE_EXPECTED = "an ISO 8601 date, or date and time, is expected"
 _EXPECTED: dict[str, str] = {
     "eq": "text, a number, true, false or null is expected (for several values: in)",
     "ne": "text, a number, true, false or null is expected (for several values: nin)",
@@ -101,17 +110,28 @@ def parse(
     location: Location = ("body", "filters"),
     dates: Collection[str] = DATE_FIELDS,
     exact: Collection[str] = (),
+    moments: Moments = NO_MOMENTS,
 ) -> Filter:
     """The filter that ``raw`` (JSON) says; null and ``{}`` select everything.
 
     ``dates`` names fields that hold dates, ``exact`` text fields where case always counts, because they are ours and
-    looked up by index (ids). Raises :class:`ValidationFailed` with one row a fault.
+    looked up by index (ids). ``moments`` are the dates of the producer's: a condition that compares one has the field
+    of its moment. Raises :class:`ValidationFailed` with one row a fault.
     """
-    reader = _Reader(frozenset(dates), frozenset(exact))
+    reader = _Reader(frozenset(dates), frozenset(exact), moments)
     found = Group() if raw is None else reader.entry(raw, location, 1, False)
     if reader.faults:
         raise ValidationFailed(reader.faults[:MAX_FAULTS])
     return found
+
+
+def fields_of(filter: Filter) -> Iterator[str]:  # noqa: A002  # the contract's word
+    """The fields that a filter looks at."""
+    if isinstance(filter, Condition):
+        yield filter.field
+    else:
+        for inner in (*filter.every, *filter.some, *filter.none):
+            yield from fields_of(inner)
 
 
 class _Refused(Exception):
@@ -119,14 +139,15 @@ class _Refused(Exception):
 
     def __init__(self, kind: str, location: Location, message: str) -> None:
         super().__init__(message)
-        self.fault = Fault(kind, location, message)
+        self.fault = ValidationIssue(kind, location, message)
 
 
 class _Reader:
     """Collects faults, so that all of them are told at once. What is faulty is left out of the result."""
 
-    def __init__(self, dates: frozenset[str], exact: frozenset[str]) -> None:
-        self.faults: list[Fault] = []
+    def __init__(self, dates: frozenset[str], exact: frozenset[str], moments: Moments) -> None:
+        self.faults: list[ValidationIssue] = []
+        self._moments = moments
         self._dates = dates
         self._exact = exact
         self._conditions = 0
@@ -205,7 +226,8 @@ class _Reader:
             raise _Refused("too_long", at, f"a filter has at most {MAX_CONDITIONS} conditions")
         if (reason := path_fault(field)) is not None:
             raise _Refused("field_path", field_at, reason)
-        condition = Condition(field, operator, None, sensitive or field in self._exact)
+        moment = self._moments.path(field) if operator in _COMPARED_WITH_DATES else None
+        condition = Condition(moment or field, operator, None, sensitive or field in self._exact)
         match operator:
             case "exists" | "is_null":
                 if not isinstance(value, bool | None):
@@ -248,6 +270,8 @@ class _Reader:
                 raise _Refused("string_too_long", at, f"all text of a filter has at most {MAX_TOTAL_TEXT} characters")
             if any("\ud800" <= c <= "\udfff" for c in value):
                 raise _Refused("string_unicode", at, "not valid Unicode")
+            if condition.field.startswith(f"{MOMENTS}.") and condition.operator in _COMPARED_WITH_DATES:
+                return _moment(value, at)
             dated = condition.field in self._dates and condition.operator in _COMPARED_WITH_DATES
             return _date(value, at) if dated else value
         if isinstance(value, float) and not math.isfinite(value):
@@ -259,9 +283,15 @@ class _Reader:
         raise _Refused("value_type", at, "text, a number, true, false or null is expected")
 
 
+def _moment(value: str, at: Location) -> str:
+    if (key := moment_key(value)) is None:
+        raise _Refused("datetime_type", at, _DATE_EXPECTED)
+    return key
+
+
 def _date(value: str, at: Location) -> datetime:
     """As precise as the database; text without a zone is UTC."""
-    refused = _Refused("datetime_type", at, "an ISO 8601 date, or date and time, is expected")
+    refused = _Refused("datetime_type", at, _DATE_EXPECTED)
     if not (is_date(value) or is_datetime(value)):
         raise refused
     moment = datetime.fromisoformat(value.upper())

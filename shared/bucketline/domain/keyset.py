@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from bucketline.domain.bson_order import EMPTY, Bracket, Missing, bracket_of, sort_key
+from bucketline.domain.bson_compare import EMPTY, Bracket, Missing, bracket_of, sort_key
 from bucketline.domain.sorting import Sort
 
 MAX_KEY_STRING = 512

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlencode
 
-from bucketline.domain.cursors import Cursor, check_sorts, decode
+from bucketline.domain.cursors import Cursor, Partition, check_partition, check_sorts, decode
 from bucketline.domain.keyset import FieldPath, position_of
 from bucketline.domain.sorting import Sort
-from bucketline.errors import Fault, ValidationFailed
+from bucketline.errors import ValidationFailed, ValidationIssue
 
 PAGING_FIELDS = frozenset({"limit", "page_size", "offset", "page", "cursor", "next_cursor", "after", "include_total"})
 
@@ -78,6 +78,17 @@ class PageRequest:
             check_sorts(self.cursor, named)
         return self.cursor.sorts
 
+    def partition(self, named: Partition | None) -> Partition | None:
+        """What part of the list is read: what the request names, else what its cursor carries, else all of it.
+
+        Raises :class:`BadRequest` when the cursor belongs to another partition.
+        """
+        if self.cursor is None:
+            return named
+        if named is not None:
+            check_partition(self.cursor, named)
+        return self.cursor.partition
+
 
 def resolve_page(query: Mapping[str, str], body: Mapping[str, object] | None, bounds: Bounds) -> PageRequest:
     """The page that a request wants.
@@ -86,7 +97,7 @@ def resolve_page(query: Mapping[str, str], body: Mapping[str, object] | None, bo
     that is not ours.
     """
     sources: list[_Source] = [_Source("body", body or {}), _Source("query", query)]
-    faults: list[Fault] = []
+    faults: list[ValidationIssue] = []
     size = _size(sources, bounds, faults)
     offset, cursor = _place(sources, size, bounds, faults)
     include_total = _include_total(sources, faults)
@@ -96,7 +107,11 @@ def resolve_page(query: Mapping[str, str], body: Mapping[str, object] | None, bo
 
 
 def cut(
-    fetched: Sequence[Mapping[str, object]], request: PageRequest, sorts: Sequence[Sort], field_path: FieldPath
+    fetched: Sequence[Mapping[str, object]],
+    request: PageRequest,
+    sorts: Sequence[Sort],
+    field_path: FieldPath,
+    partition: Partition | None = None,
 ) -> tuple[int, str | None]:
     """How many of the rows belong to the page, and the cursor of the next one (None at the end).
 
@@ -106,7 +121,7 @@ def cut(
     if len(fetched) <= request.size:
         return len(fetched), None
     last = fetched[request.size - 1]
-    cursor = Cursor(tuple(sorts), request.before + request.size, position_of(last, sorts, field_path))
+    cursor = Cursor(tuple(sorts), request.before + request.size, position_of(last, sorts, field_path), partition)
     return request.size, cursor.encode()
 
 
@@ -160,35 +175,37 @@ class _Source:
                 return name
         return None
 
-    def integer(self, name: str, low: int, high: int, faults: list[Fault]) -> int | None:
+    def integer(self, name: str, low: int, high: int, faults: list[ValidationIssue]) -> int | None:
         """Within ``low`` and ``high``, or None with a fault."""
         value, at = self.values[name], (self.name, name)
         if isinstance(value, str) and self.name == "query" and _INTEGER.fullmatch(value.strip()):
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int):
-            faults.append(Fault("int_type", at, "a whole number is expected"))
+            faults.append(ValidationIssue("int_type", at, "a whole number is expected"))
         elif not low <= value <= high:
-            faults.append(Fault("out_of_range", at, f"must be from {low} to {high}"))
+            faults.append(ValidationIssue("out_of_range", at, f"must be from {low} to {high}"))
         else:
             return value
         return None
 
 
-def _size(sources: Sequence[_Source], bounds: Bounds, faults: list[Fault]) -> int:
+def _size(sources: Sequence[_Source], bounds: Bounds, faults: list[ValidationIssue]) -> int:
     for source in sources:
         if name := source.first(("limit", "page_size")):
             return source.integer(name, 1, bounds.max_size, faults) or bounds.default_size
     return bounds.default_size
 
 
-def _place(sources: Sequence[_Source], size: int, bounds: Bounds, faults: list[Fault]) -> tuple[int, str | None]:
+def _place(
+    sources: Sequence[_Source], size: int, bounds: Bounds, faults: list[ValidationIssue]
+) -> tuple[int, str | None]:
     for source in sources:
         name = source.first((*_CURSORS, "offset", "page"))
         if name in _CURSORS:
             cursor = source.values[name]
             if isinstance(cursor, str):
                 return 0, cursor
-            faults.append(Fault("string_type", (source.name, name), "a string is expected"))
+            faults.append(ValidationIssue("string_type", (source.name, name), "a string is expected"))
             return 0, None
         if name == "offset":
             return source.integer(name, 0, bounds.max_offset, faults) or 0, None
@@ -198,7 +215,7 @@ def _place(sources: Sequence[_Source], size: int, bounds: Bounds, faults: list[F
     return 0, None
 
 
-def _include_total(sources: Sequence[_Source], faults: list[Fault]) -> bool:
+def _include_total(sources: Sequence[_Source], faults: list[ValidationIssue]) -> bool:
     for source in sources:
         if source.first(("include_total",)):
             value = source.values["include_total"]
@@ -206,6 +223,6 @@ def _include_total(sources: Sequence[_Source], faults: list[Fault]) -> bool:
                 return value
             if isinstance(value, str) and source.name == "query" and value.strip().lower() in _TRUE | _FALSE:
                 return value.strip().lower() in _TRUE
-            faults.append(Fault("bool_type", (source.name, "include_total"), "true or false is expected"))
+            faults.append(ValidationIssue("bool_type", (source.name, "include_total"), "true or false is expected"))
             return False
     return False

@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator, Mapping
 from datetime import date, datetime
 from itertools import islice
 
-from bucketline.errors import Fault
+from bucketline.errors import ValidationIssue
 
 SCALAR_TYPES = frozenset({"string", "number", "integer", "float", "boolean", "date", "datetime"})
 METADATA_TYPES = SCALAR_TYPES | {"object", "array"}
@@ -29,12 +29,18 @@ Schema = Mapping[str, object]
 Field = Mapping[str, object]
 
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
-_DATETIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?([Zz]|[+-]\d\d:?\d\d)?")
+_DATETIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?([Zz]|[+-]\d\d:?[0-5]\d)?")
 
 
 def properties(schema: Schema) -> Mapping[str, Field]:
     """The declared properties by name."""
     return _properties(schema)
+
+
+def item_field(field: Field) -> Field | None:
+    """What an array's elements are, if that is declared."""
+    found = field.get("items")
+    return found if isinstance(found, dict) else None
 
 
 def file_properties(schema: Schema) -> dict[str, str]:
@@ -54,7 +60,7 @@ def validate_fields(
     blobs: Collection[str] = (),
     partial: bool = False,
     location: Location = ("body",),
-) -> list[Fault]:
+) -> list[ValidationIssue]:
     """What is wrong with the root fields of an object.
 
     ``blobs`` names the properties that the object has blobs of: a blob fills a required property too. With
@@ -64,10 +70,12 @@ def validate_fields(
     return list(islice(_field_faults(schema, custom, blobs, partial, location), MAX_FAULTS))
 
 
-def missing_files(schema: Schema, blobs: Collection[str], *, location: Location = ("body", "blobs")) -> list[Fault]:
+def missing_files(
+    schema: Schema, blobs: Collection[str], *, location: Location = ("body", "blobs")
+) -> list[ValidationIssue]:
     """One row for each required file property without a blob."""
     absent = (
-        Fault("missing", location, f"a blob of property {name} is required")
+        ValidationIssue("missing", location, f"a blob of property {name} is required")
         for name, field in _properties(schema).items()
         if field.get("required") is True and _file_type(field) is not None and name not in blobs
     )
@@ -88,48 +96,52 @@ def validate_blob(
     type: str | None,  # noqa: A002
     *,
     location: Location = ("body", "blobs"),
-) -> str | Fault:
+) -> str | ValidationIssue:
     """The type, in lower case, of a blob of ``property``; a fault when the property or the type does not fit.
 
     Without ``type`` it is the declared one; for an array of files that of the items.
     """
     field = _properties(schema).get(property)
     if field is None:
-        return Fault(
+        return ValidationIssue(
             "unknown_property", (*location, "property"), f"{property!r} is not a property of the bucket schema"
         )
     declared = str(field["type"])
-    items = _items(field)
+    items = item_field(field)
     item_type = None if items is None else str(items["type"])
     if type is None:
         return item_type if declared == "array" and item_type in FILE_TYPES else declared
     given = type.lower()
     if given not in TYPES:
-        return Fault("enum", (*location, "type"), f"{type!r} is not one of the types: {', '.join(sorted(TYPES))}")
+        return ValidationIssue(
+            "enum", (*location, "type"), f"{type!r} is not one of the types: {', '.join(sorted(TYPES))}"
+        )
     if given == declared or (declared == "array" and given == item_type):
         return given
     expected = f"{declared} of {item_type}" if item_type else declared
-    return Fault("type_mismatch", (*location, "type"), f"property {property!r} is declared as {expected}, not {given}")
+    return ValidationIssue(
+        "type_mismatch", (*location, "type"), f"property {property!r} is declared as {expected}, not {given}"
+    )
 
 
-def value_faults(field: Field, value: object, location: Location) -> Iterator[Fault]:
+def value_faults(field: Field, value: object, location: Location) -> Iterator[ValidationIssue]:
     """What is wrong with one value; null is not a value, so it is never wrong here."""
     if value is None:
         return
     kind = str(field["type"])
     if kind in FILE_TYPES and not (kind == "text" and isinstance(value, str)):
-        yield Fault("file_expected", location, f"this property is a file ({kind}): send it as a blob")
+        yield ValidationIssue("file_expected", location, f"this property is a file ({kind}): send it as a blob")
         return
     if not _fits(kind, value):
-        yield Fault(f"{kind}_type", location, f"{_DESCRIPTIONS[kind]} expected")
+        yield ValidationIssue(f"{kind}_type", location, f"{_DESCRIPTIONS[kind]} expected")
         return
     allowed = field.get("enum")
     if isinstance(allowed, list) and not any(same(value, choice) for choice in allowed):
-        yield Fault("enum", location, f"not one of the {len(allowed)} allowed values")
-    if isinstance(value, list) and (items := _items(field)) is not None:
+        yield ValidationIssue("enum", location, f"not one of the {len(allowed)} allowed values")
+    if isinstance(value, list) and (items := item_field(field)) is not None:
         for index, item in enumerate(value):
             if item is None:
-                yield Fault(f"{items['type']}_type", (*location, index), "null is not allowed in an array")
+                yield ValidationIssue(f"{items['type']}_type", (*location, index), "null is not allowed in an array")
             else:
                 yield from value_faults(items, item, (*location, index))
     if isinstance(value, dict):
@@ -171,25 +183,27 @@ def is_datetime(value: str) -> bool:
 
 def _field_faults(
     schema: Schema, custom: Mapping[str, object], blobs: Collection[str], partial: bool, location: Location
-) -> Iterator[Fault]:
+) -> Iterator[ValidationIssue]:
     for name, field in _properties(schema).items():
         value = custom.get(name)
         if value is not None:
             yield from value_faults(field, value, (*location, name))
         elif field.get("required") is True and _file_type(field) is None and name not in blobs:
             if name in custom:
-                yield Fault("missing", (*location, name), "a required field cannot be null")
+                yield ValidationIssue("missing", (*location, name), "a required field cannot be null")
             elif not partial:
-                yield Fault("missing", (*location, name), "Field required")
+                yield ValidationIssue("missing", (*location, name), "Field required")
 
 
-def _object_faults(declared: Mapping[str, Field], value: Mapping[str, object], location: Location) -> Iterator[Fault]:
+def _object_faults(
+    declared: Mapping[str, Field], value: Mapping[str, object], location: Location
+) -> Iterator[ValidationIssue]:
     for name, field in declared.items():
         inner = value.get(name)
         if inner is not None:
             yield from value_faults(field, inner, (*location, name))
         elif field.get("required") is True:
-            yield Fault("missing", (*location, name), "Field required")
+            yield ValidationIssue("missing", (*location, name), "Field required")
 
 
 def _fits(kind: str, value: object) -> bool:
@@ -228,14 +242,9 @@ def _properties(holder: Mapping[str, object]) -> Mapping[str, Field]:
     return found if isinstance(found, dict) else {}
 
 
-def _items(field: Field) -> Field | None:
-    found = field.get("items")
-    return found if isinstance(found, dict) else None
-
-
 def _file_type(field: Field) -> str | None:
     kind = str(field["type"])
-    if kind == "array" and (items := _items(field)) is not None:
+    if kind == "array" and (items := item_field(field)) is not None:
         kind = str(items["type"])
     return kind if kind in FILE_TYPES else None
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from itertools import islice
 
-from bucketline.domain.reserved import is_reserved, name_fault, shown, storable_faults
+from bucketline.domain.field_validation import is_reserved, name_fault, shown, storable_faults
 from bucketline.domain.schema import (
     FILE_TYPES,
     MAX_FAULTS,
@@ -16,7 +16,7 @@ from bucketline.domain.schema import (
     same,
     value_faults,
 )
-from bucketline.errors import Fault
+from bucketline.errors import ValidationIssue
 
 MAX_DEPTH = 8
 MAX_PROPERTIES = 500
@@ -28,7 +28,7 @@ _ANNOTATIONS = frozenset({"description", "examples"})
 """Keys that say nothing about a value."""
 
 
-def schema_faults(schema: object) -> list[Fault]:
+def schema_faults(schema: object) -> list[ValidationIssue]:
     """What is wrong with a schema that somebody wants to give a bucket."""
     return list(islice(_schema_faults(schema, ("body", "bucket_schema")), MAX_FAULTS))
 
@@ -44,48 +44,50 @@ def breaking_changes(old: Schema, new: Schema) -> list[str]:
     return found
 
 
-def _schema_faults(schema: object, location: Location) -> Iterator[Fault]:
+def _schema_faults(schema: object, location: Location) -> Iterator[ValidationIssue]:
     if not isinstance(schema, dict):
-        yield Fault("dict_type", location, "an object is expected")
+        yield ValidationIssue("dict_type", location, "an object is expected")
         return
     declared = schema.get("properties")
     if not isinstance(declared, dict):
         kind = "missing" if declared is None else "dict_type"
-        yield Fault(kind, (*location, "properties"), "an object of property name to field is expected")
+        yield ValidationIssue(kind, (*location, "properties"), "an object of property name to field is expected")
         return
     unstorable = list(islice(storable_faults(schema, location), MAX_FAULTS))
     if unstorable:
         yield from unstorable
         return
     if len(json.dumps(schema)) > MAX_BYTES:
-        yield Fault("too_large", location, f"a schema has at most {MAX_BYTES} bytes")
+        yield ValidationIssue("too_large", location, f"a schema has at most {MAX_BYTES} bytes")
         return
     if _count(declared) > MAX_PROPERTIES:
-        yield Fault("too_large", location, f"a schema has at most {MAX_PROPERTIES} properties, nested ones included")
+        yield ValidationIssue(
+            "too_large", location, f"a schema has at most {MAX_PROPERTIES} properties, nested ones included"
+        )
         return
     at = (*location, "properties")
     for name, field in declared.items():
         if isinstance(field, dict) and str(field.get("type")) not in FILE_TYPES and is_reserved(name):
-            yield Fault("reserved", (*at, shown(name)), f"{shown(name)!r} is set by the server")
+            yield ValidationIssue("reserved", (*at, shown(name)), f"{shown(name)!r} is set by the server")
     yield from _properties_faults(declared, at, 1)
 
 
-def _properties_faults(declared: Mapping[str, object], location: Location, depth: int) -> Iterator[Fault]:
+def _properties_faults(declared: Mapping[str, object], location: Location, depth: int) -> Iterator[ValidationIssue]:
     for name, field in declared.items():
         at = (*location, shown(name))
         if (reason := name_fault(name)) is not None:
-            yield Fault("property_name", at, reason)
+            yield ValidationIssue("property_name", at, reason)
         elif len(name) > MAX_PROPERTY_NAME:
-            yield Fault("property_name", at, f"a property name has at most {MAX_PROPERTY_NAME} characters")
+            yield ValidationIssue("property_name", at, f"a property name has at most {MAX_PROPERTY_NAME} characters")
         yield from _definition_faults(field, at, depth)
 
 
-def _definition_faults(field: object, location: Location, depth: int) -> Iterator[Fault]:
+def _definition_faults(field: object, location: Location, depth: int) -> Iterator[ValidationIssue]:
     if not isinstance(field, dict):
-        yield Fault("dict_type", location, "an object with a type is expected")
+        yield ValidationIssue("dict_type", location, "an object with a type is expected")
         return
     if depth > MAX_DEPTH:
-        yield Fault("too_deep", location, f"properties nest at most {MAX_DEPTH} levels")
+        yield ValidationIssue("too_deep", location, f"properties nest at most {MAX_DEPTH} levels")
         return
     before = True
     for fault in _own_faults(field, location):
@@ -97,50 +99,52 @@ def _definition_faults(field: object, location: Location, depth: int) -> Iterato
         yield from _value_faults(field, location)
 
 
-def _own_faults(field: Field, location: Location) -> Iterator[Fault]:
+def _own_faults(field: Field, location: Location) -> Iterator[ValidationIssue]:
     kind = field.get("type")
     if kind is None:
-        yield Fault("missing", (*location, "type"), "Field required")
+        yield ValidationIssue("missing", (*location, "type"), "Field required")
     elif not isinstance(kind, str) or kind not in TYPES:
-        yield Fault("enum", (*location, "type"), f"not one of the types: {', '.join(sorted(TYPES))}")
+        yield ValidationIssue("enum", (*location, "type"), f"not one of the types: {', '.join(sorted(TYPES))}")
     if not isinstance(field.get("required"), bool | None):
-        yield Fault("bool_type", (*location, "required"), "true or false is expected")
+        yield ValidationIssue("bool_type", (*location, "required"), "true or false is expected")
     if not isinstance(field.get("description"), str | None):
-        yield Fault("string_type", (*location, "description"), "a string is expected")
+        yield ValidationIssue("string_type", (*location, "description"), "a string is expected")
     for key in ("enum", "examples"):
         values = field.get(key)
         if values is None:
             continue
         if not isinstance(values, list):
-            yield Fault("list_type", (*location, key), "an array is expected")
+            yield ValidationIssue("list_type", (*location, key), "an array is expected")
         elif len(values) > MAX_ENUM:
-            yield Fault("too_long", (*location, key), f"at most {MAX_ENUM} values")
+            yield ValidationIssue("too_long", (*location, key), f"at most {MAX_ENUM} values")
         elif not values and key == "enum":
-            yield Fault("too_short", (*location, key), "no value would be allowed")
+            yield ValidationIssue("too_short", (*location, key), "no value would be allowed")
 
 
-def _nested_faults(field: Field, location: Location, depth: int) -> Iterator[Fault]:
+def _nested_faults(field: Field, location: Location, depth: int) -> Iterator[ValidationIssue]:
     kind = field.get("type")
     if (items := field.get("items")) is not None:
         if kind != "array":
-            yield Fault("unexpected", (*location, "items"), "only an array has items")
+            yield ValidationIssue("unexpected", (*location, "items"), "only an array has items")
         else:
             yield from _definition_faults(items, (*location, "items"), depth + 1)
     if (declared := field.get("properties")) is not None:
         if kind != "object":
-            yield Fault("unexpected", (*location, "properties"), "only an object has properties")
+            yield ValidationIssue("unexpected", (*location, "properties"), "only an object has properties")
         elif not isinstance(declared, dict):
-            yield Fault("dict_type", (*location, "properties"), "an object of property name to field is expected")
+            yield ValidationIssue(
+                "dict_type", (*location, "properties"), "an object of property name to field is expected"
+            )
         else:
             yield from _properties_faults(declared, (*location, "properties"), depth + 1)
 
 
-def _value_faults(field: Field, location: Location) -> Iterator[Fault]:
+def _value_faults(field: Field, location: Location) -> Iterator[ValidationIssue]:
     """Values in a sound definition must be of its type."""
     if field["type"] in FILE_TYPES:
         for key in ("default", "enum"):
             if field.get(key) is not None:
-                yield Fault("unexpected", (*location, key), f"a file has no {key}")
+                yield ValidationIssue("unexpected", (*location, key), f"a file has no {key}")
         return
     choices = field.get("enum")
     if isinstance(choices, list):

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bucketline.domain.schema import Location
-from bucketline.errors import Fault, ValidationFailed
+from bucketline.errors import ValidationFailed, ValidationIssue
 
 MAX_SORTS = 4
 MAX_TIES = 2
@@ -33,11 +33,11 @@ def resolve_sorts(sort: object, sorts: object = None) -> tuple[Sort, ...] | None
     entries = given if isinstance(given, list) else [given]
     faults = []
     if len(entries) > MAX_SORTS:
-        faults.append(Fault("too_long", at, f"at most {MAX_SORTS} fields to sort by"))
+        faults.append(ValidationIssue("too_long", at, f"at most {MAX_SORTS} fields to sort by"))
     resolved: list[Sort] = []
     for index, entry in enumerate(entries[:MAX_SORTS]):
         found = _sort(entry, (*at, index) if isinstance(given, list) else at)
-        if isinstance(found, Fault):
+        if isinstance(found, ValidationIssue):
             faults.append(found)
         elif found.field not in [sort.field for sort in resolved]:
             resolved.append(found)
@@ -72,19 +72,21 @@ def path_fault(path: str) -> str | None:
     return None
 
 
-def _sort(entry: object, location: Location) -> Sort | Fault:
+def _sort(entry: object, location: Location) -> Sort | ValidationIssue:
     if not isinstance(entry, Mapping):
-        return Fault("dict_type", location, "an object with field and direction is expected")
+        return ValidationIssue("dict_type", location, "an object with field and direction is expected")
     field = entry.get("field")
     if not isinstance(field, str):
-        return Fault("missing" if field is None else "string_type", (*location, "field"), "a field name is expected")
+        return ValidationIssue(
+            "missing" if field is None else "string_type", (*location, "field"), "a field name is expected"
+        )
     if (reason := path_fault(field)) is not None:
-        return Fault("field_path", (*location, "field"), reason)
+        return ValidationIssue("field_path", (*location, "field"), reason)
     if any(part.isdigit() for part in field.split(".")):
-        return Fault("field_path", (*location, "field"), "a position in an array cannot be sorted by")
+        return ValidationIssue("field_path", (*location, "field"), "a position in an array cannot be sorted by")
     direction = entry.get("direction")
     if direction is None:
         return Sort(field)
     if not isinstance(direction, str) or direction not in _DIRECTIONS:
-        return Fault("enum", (*location, "direction"), "asc or desc is expected")
+        return ValidationIssue("enum", (*location, "direction"), "asc or desc is expected")
     return Sort(field, _DIRECTIONS[direction])

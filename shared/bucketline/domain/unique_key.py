@@ -6,9 +6,9 @@
 import json
 from collections.abc import Mapping, Sequence
 
-from bucketline.domain.policy import POLICIES
+from bucketline.domain.insertion_policy import POLICIES
 from bucketline.domain.schema import SCALAR_TYPES, Location, Schema, properties
-from bucketline.errors import Fault
+from bucketline.errors import ValidationIssue
 
 MAX_KEY_FIELDS = 10
 MAX_STRING = 255
@@ -16,55 +16,63 @@ MAX_STRING = 255
 _AT: Location = ("body", "unique_key")
 
 
-def config_faults(config: Mapping[str, object], schema: Schema) -> list[Fault]:
+def config_faults(config: Mapping[str, object], schema: Schema) -> list[ValidationIssue]:
     """What is wrong with a unique key for a bucket of this (sound) schema."""
     faults = []
     fields = config.get("fields")
     at = (*_AT, "fields")
     if not isinstance(fields, list):
-        faults.append(Fault("missing" if fields is None else "list_type", at, "a list of field names is expected"))
+        faults.append(
+            ValidationIssue("missing" if fields is None else "list_type", at, "a list of field names is expected")
+        )
     elif not fields:
-        faults.append(Fault("too_short", at, "at least one field is needed"))
+        faults.append(ValidationIssue("too_short", at, "at least one field is needed"))
     elif len(fields) > MAX_KEY_FIELDS:
-        faults.append(Fault("too_long", at, f"at most {MAX_KEY_FIELDS} fields"))
+        faults.append(ValidationIssue("too_long", at, f"at most {MAX_KEY_FIELDS} fields"))
     else:
         faults += _named_faults(fields, schema, at)
     policy = config.get("default_policy")
     if policy is not None and policy not in POLICIES:
-        faults.append(Fault("enum", (*_AT, "default_policy"), f"not one of {', '.join(POLICIES)}"))
+        faults.append(ValidationIssue("enum", (*_AT, "default_policy"), f"not one of {', '.join(POLICIES)}"))
     return faults
 
 
-def change_faults(old: Mapping[str, object] | None, new: Mapping[str, object]) -> list[Fault]:
+def change_faults(old: Mapping[str, object] | None, new: Mapping[str, object]) -> list[ValidationIssue]:
     """A unique key is fixed when the bucket is made; afterwards only ``default_policy`` may change, null clears it."""
     if old is None:
-        return [Fault("fixed", _AT, "a bucket made without a unique key cannot get one")]
+        return [ValidationIssue("fixed", _AT, "a bucket made without a unique key cannot get one")]
     fields, given = old.get("fields"), new.get("fields")
     if not isinstance(given, list) or not isinstance(fields, list) or sorted(map(str, given)) != sorted(fields):
-        return [Fault("fixed", (*_AT, "fields"), "the fields of a unique key cannot change: repeat them")]
+        return [ValidationIssue("fixed", (*_AT, "fields"), "the fields of a unique key cannot change: repeat them")]
     policy = new.get("default_policy")
     if policy is not None and policy not in POLICIES:
-        return [Fault("enum", (*_AT, "default_policy"), f"not one of {', '.join(POLICIES)}")]
+        return [ValidationIssue("enum", (*_AT, "default_policy"), f"not one of {', '.join(POLICIES)}")]
     return []
 
 
-def key_faults(fields: Sequence[str], values: Mapping[str, object], *, location: Location = ("body",)) -> list[Fault]:
+def key_faults(
+    fields: Sequence[str], values: Mapping[str, object], *, location: Location = ("body",)
+) -> list[ValidationIssue]:
     """Why ``values`` (an object's root fields) give no key: one row for each field that has no usable value."""
     faults = []
     for name in fields:
         value = values.get(name)
         at = (*location, name)
         if value is None:
-            faults.append(Fault("missing", at, "a field of the unique key cannot be absent or null"))
+            faults.append(ValidationIssue("missing", at, "a field of the unique key cannot be absent or null"))
         elif isinstance(value, str):
             if not value.strip():
-                faults.append(Fault("string_too_short", at, "a field of the unique key cannot be empty"))
+                faults.append(ValidationIssue("string_too_short", at, "a field of the unique key cannot be empty"))
             elif len(value) > MAX_STRING:
                 faults.append(
-                    Fault("string_too_long", at, f"a field of the unique key has at most {MAX_STRING} characters")
+                    ValidationIssue(
+                        "string_too_long", at, f"a field of the unique key has at most {MAX_STRING} characters"
+                    )
                 )
         elif not isinstance(value, int | float):
-            faults.append(Fault("scalar_type", at, "a field of the unique key must be a string, number or boolean"))
+            faults.append(
+                ValidationIssue("scalar_type", at, "a field of the unique key must be a string, number or boolean")
+            )
     return faults
 
 
@@ -92,17 +100,17 @@ def _one_number(value: str | int | float | bool) -> str | int | float | bool:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _named_faults(fields: Sequence[object], schema: Schema, location: Location) -> list[Fault]:
+def _named_faults(fields: Sequence[object], schema: Schema, location: Location) -> list[ValidationIssue]:
     faults = []
     declared = properties(schema)
     for index, name in enumerate(fields):
         at = (*location, index)
         if not isinstance(name, str):
-            faults.append(Fault("string_type", at, "a field name is expected"))
+            faults.append(ValidationIssue("string_type", at, "a field name is expected"))
         elif name in fields[:index]:
-            faults.append(Fault("duplicate", at, f"{name!r} is named twice"))
+            faults.append(ValidationIssue("duplicate", at, f"{name!r} is named twice"))
         elif name not in declared:
-            faults.append(Fault("unknown_property", at, f"{name!r} is not a property of the bucket schema"))
+            faults.append(ValidationIssue("unknown_property", at, f"{name!r} is not a property of the bucket schema"))
         elif str(declared[name].get("type")) not in SCALAR_TYPES:
-            faults.append(Fault("scalar_type", at, f"{name!r} is not of a scalar type"))
+            faults.append(ValidationIssue("scalar_type", at, f"{name!r} is not of a scalar type"))
     return faults

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from bucketline.events.catalog import (
+from bucketline.events.models import (
     BatchCanceled,
     BatchCompleted,
     BatchSubmitted,
@@ -13,7 +13,7 @@ from bucketline.events.catalog import (
     ObjectMirrored,
     ObjectStatusChanged,
     ObjectUpdated,
-    WorkReady,
+    WorkUnitReady,
 )
 from bucketline.settings import ServiceName
 
@@ -97,7 +97,7 @@ BATCHES = Topic(
 )
 WORK = Topic(
     name="batches.work.v1",
-    events=(WorkReady,),
+    events=(WorkUnitReady,),
     key="unit_id",
     partitions=24,
     retention_ms=DAY_MS,

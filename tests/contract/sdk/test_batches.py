@@ -8,9 +8,9 @@ from mixpeek.api.batches_api import BatchesApi
 from mixpeek.api.bucket_batches_api import BucketBatchesApi
 from mixpeek.api.tasks_api import TasksApi
 from mixpeek.exceptions import BadRequestException, NotFoundException, UnprocessableEntityException
-from tests.conditions import eventually
 from tests.conftest import Api
 from tests.contract.sdk.conftest import Sdk, call
+from tests.waiting import eventually
 
 from bucketline.domain.status import FINAL
 

@@ -11,9 +11,9 @@ from mixpeek.exceptions import (
     NotFoundException,
     UnprocessableEntityException,
 )
-from tests.conditions import eventually
 from tests.conftest import Api
 from tests.contract.sdk.conftest import Sdk, call
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.stack
 

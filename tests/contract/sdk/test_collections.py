@@ -7,9 +7,9 @@ from mixpeek import models
 from mixpeek.api.collection_documents_api import CollectionDocumentsApi
 from mixpeek.api.collections_api import CollectionsApi
 from mixpeek.exceptions import BadRequestException, ConflictException, NotFoundException
-from tests.conditions import eventually
 from tests.conftest import PASSTHROUGH, Api
 from tests.contract.sdk.conftest import Sdk, call
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.stack
 

@@ -5,9 +5,9 @@ import secrets
 import pytest
 from mixpeek.api import BucketObjectsApi, CollectionDocumentsApi
 from mixpeek.models import CreateObjectRequest
-from tests.conditions import eventually
 from tests.conftest import PASSTHROUGH, SCHEMA
 from tests.contract.sdk.conftest import Sdk, call
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.stack
 

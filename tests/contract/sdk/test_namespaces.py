@@ -8,9 +8,9 @@ from mixpeek import models
 from mixpeek.api.health_api import HealthApi
 from mixpeek.api.namespaces_api import NamespacesApi
 from mixpeek.exceptions import ConflictException, NotFoundException
-from tests.conditions import eventually
 from tests.conftest import Api
 from tests.contract.sdk.conftest import Sdk, call
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.stack
 

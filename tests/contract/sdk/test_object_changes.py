@@ -11,10 +11,10 @@ from mixpeek import BucketObjectsApi
 from mixpeek.exceptions import NotFoundException
 from mixpeek.models.patch_object_request import PatchObjectRequest
 from mixpeek.models.update_object_request import UpdateObjectRequest
-from tests.conditions import eventually
 from tests.conftest import Api
 from tests.contract.sdk.conftest import Sdk, call
 from tests.contract.sdk.wire import Wire
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.stack
 

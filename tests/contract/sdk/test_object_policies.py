@@ -11,10 +11,10 @@ import pytest
 from mixpeek import BucketObjectsApi
 from mixpeek.exceptions import BadRequestException, ConflictException, NotFoundException
 from mixpeek.models.create_object_request import CreateObjectRequest
-from tests.conditions import eventually
 from tests.conftest import Api
 from tests.contract.sdk.conftest import Sdk, call
 from tests.contract.sdk.wire import Reply, Wire
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.stack
 

@@ -16,10 +16,10 @@ from mixpeek.models.create_objects_batch_response import CreateObjectsBatchRespo
 from mixpeek.models.list_objects_request import ListObjectsRequest
 from mixpeek.models.list_objects_response import ListObjectsResponse
 from mixpeek.models.object_response import ObjectResponse
-from tests.conditions import eventually
 from tests.conftest import Api
 from tests.contract.sdk.conftest import Sdk, call
 from tests.contract.sdk.wire import Wire
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.stack
 
@@ -344,14 +344,65 @@ async def test_a_stored_blob_can_be_downloaded(place: Place) -> None:
     assert plain.body["blobs"][0]["presigned_url"] is None
 
 
+@pytest.mark.parametrize(
+    ("blob", "content"),
+    [
+        ({"property": "note", "type": "text", "data": "häl"}, "häl".encode()),
+        ({"property": "note", "type": "text", "data": "x" * 300_000}, b"x" * 300_000),
+        ({"property": "photo", "type": "image", "data": {"base64": PNG, "filename": "a.png"}}, base64.b64decode(PNG)),
+        ({"property": "photo", "type": "image", "data": f"data:image/png;base64,{PNG}"}, base64.b64decode(PNG)),
+        ({"property": "qty", "type": "integer", "data": 3}, b"3"),
+    ],
+    ids=["text", "large text", "base64", "data URI", "number"],
+)
+async def test_created_object_has_details_at_once_and_they_stay(
+    place: Place, sdk: Sdk, blob: dict[str, Any], content: bytes
+) -> None:
+    request = CreateObjectRequest.from_dict({"blobs": [blob]})
+    assert request is not None
+    made = await call(place.objects.create_object_buckets, place.bucket, request)
+    first = made.blobs[0]
+    assert first.details.size_bytes == len(content)
+    assert first.details.hash == f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+    async def mirrored() -> Any:
+        found = await call(place.objects.get_object_buckets, place.bucket, made.object_id, return_presigned_urls=True)
+        return found.blobs[0] if found.blobs[0].presigned_url else None
+
+    stored = await eventually(mirrored)
+    assert (stored.details.size_bytes, stored.details.hash, stored.details.filename) == (
+        first.details.size_bytes,
+        first.details.hash,
+        first.details.filename,
+    )
+    assert stored.properties["url"] == first.properties["url"]
+    by_hand = await call(sdk.mixpeek(place.namespace).buckets.upload, place.bucket, blobs=[blob])
+    assert by_hand["blobs"][0]["details"]["size_bytes"] == len(content)
+
+
+async def test_url_of_a_new_object_can_be_sent_at_once(place: Place) -> None:
+    made = await place.create(note("to be used twice"))
+    url = made["blobs"][0]["properties"]["url"]
+    again = await place.create({"blobs": [{"property": "note", "data": url}]})
+
+    async def mirrored() -> Any:
+        found = await place.wire("GET", f"{place.path}/{again['object_id']}")
+        assert found.body["status"] == "DRAFT", found.body["error"]
+        return found.body["blobs"][0]["details"]
+
+    assert (await eventually(mirrored))["hash"] == made["blobs"][0]["details"]["hash"]
+
+
 async def test_large_inline_content_is_stored_whole(place: Place) -> None:
     text = "0123456789abcdef" * 200_000
     made = await place.create(note(text))
     path = f"{place.path}/{made['object_id']}"
 
     async def details() -> Any:
-        return (await place.wire("GET", path)).body["blobs"][0]["details"]
+        (blob,) = (await place.wire("GET", path, return_presigned_urls="true")).body["blobs"]
+        return blob["details"] if blob["presigned_url"] else None
 
+    assert made["blobs"][0]["details"]["size_bytes"] == len(text)
     stored = await eventually(details)
     assert stored["size_bytes"] == len(text)
     assert stored["hash"] == f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"

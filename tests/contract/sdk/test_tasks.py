@@ -7,9 +7,9 @@ import pytest
 from mixpeek import models
 from mixpeek.api.tasks_api import TasksApi
 from mixpeek.exceptions import NotFoundException
-from tests.conditions import eventually
 from tests.conftest import Api
 from tests.contract.sdk.conftest import Sdk, call
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.stack
 

@@ -17,9 +17,9 @@ from mixpeek.exceptions import (
     NotFoundException,
     UnprocessableEntityException,
 )
-from tests.conditions import eventually
 from tests.conftest import Api
 from tests.contract.sdk.conftest import Sdk, call
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.stack
 
@@ -90,14 +90,31 @@ async def test_bytes_become_an_object(invoices: Uploading) -> None:
     assert found.additional_properties["sku"] == "A-17"
     assert "source" not in found.additional_properties
 
+    assert (found.blobs[0].details.size_bytes, found.blobs[0].details.filename) == (len(PDF), "a-17.pdf")
+    assert found.blobs[0].properties["url"].startswith("s3://")
+
     async def mirrored() -> Any:
         obj = await call(objects.get_object_buckets, invoices.bucket, done.object_id)
-        return obj.blobs[0].details
+        return obj.blobs[0].details if obj.blobs[0].details.hash is not None else None
 
     details = await eventually(mirrored)
     assert details.hash == f"sha256:{hashlib.sha256(PDF).hexdigest()}"
     assert details.size_bytes == len(PDF)
     assert details.filename == "a-17.pdf"
+
+
+async def test_object_right_after_confirming_has_a_url_that_gives_its_bytes(invoices: Uploading) -> None:
+    done = await invoices.confirmed()
+    objects = invoices.sdk.generated(BucketObjectsApi, invoices.namespace)
+    found = await call(objects.get_object_buckets, invoices.bucket, done.object_id, return_presigned_urls=True)
+    listed = await call(
+        invoices.uploads.list_uploads_buckets,
+        invoices.bucket,
+        list_uploads_request=models.ListUploadsRequest(return_presigned_urls=True),
+    )
+    for url in (found.blobs[0].presigned_url, listed.results[0].presigned_url):
+        async with aiohttp.ClientSession() as session, session.get(url) as answer:
+            assert (answer.status, await answer.read()) == (200, PDF)
 
 
 async def test_confirming_again_changes_nothing(invoices: Uploading) -> None:

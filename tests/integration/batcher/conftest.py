@@ -11,25 +11,25 @@ from datetime import timedelta
 from typing import Any, TypeVar, cast
 
 import pytest
+from tests.fakes.blob_store import MemoryBlobStore
 
-from batcher.app import Batcher
-from batcher.settings import BatcherSettings
-from batcher.subscribers import count_progress, plan_mirrored_objects, plan_submitted_batches
 from bucketline.clock import Clock, ManualClock, millis
+from bucketline.db.batches import BatchDocument, Batches, task_of
+from bucketline.db.mongo import Collection, Database
+from bucketline.db.objects import ObjectDocument, Objects
+from bucketline.db.work_units import WorkUnitDocument, WorkUnits
 from bucketline.domain.status import RANK_FINAL, RANK_PROCESSING, Status
-from bucketline.events.catalog import Event, ObjectMirrored, ObjectStatusChanged, WorkReady
-from bucketline.events.envelope import Envelope, Received, unwrap
+from bucketline.events.cloudevents import CloudEvent, ReceivedEvent, unwrap
+from bucketline.events.models import Event, ObjectMirrored, ObjectStatusChanged, WorkUnitReady
 from bucketline.ids import RandomIds
-from bucketline.messaging.broker import Bus
-from bucketline.messaging.outbox import Outbox
-from bucketline.runtime import Runtime
+from bucketline.kafka.broker import Bus
+from bucketline.kafka.outbox import Outbox
+from bucketline.observability.health import Health
+from bucketline.service_context import ServiceContext
 from bucketline.settings import read_settings
-from bucketline.storage.batches import BatchDocument, Batches, task_of
-from bucketline.storage.memory_blobs import MemoryBlobStore
-from bucketline.storage.mongo import Collection, Database
-from bucketline.storage.objects import ObjectDocument, Objects
-from bucketline.storage.units import UnitDocument, Units
-from bucketline.telemetry.health import Health
+from bucketline_batcher.app import Batcher
+from bucketline_batcher.settings import BatcherSettings
+from bucketline_batcher.subscribers import count_progress, plan_mirrored_objects, plan_submitted_batches
 
 E = TypeVar("E", bound=Event)
 
@@ -41,15 +41,15 @@ WRITES = ("insert", "update_one", "update_many", "find_and_update", "delete_one"
 GOOD: Outcome = (Status.COMPLETED, 1, None)
 
 
-async def on_mirrored(records: Sequence[Received], batcher: Batcher) -> None:
+async def on_mirrored(records: Sequence[ReceivedEvent], batcher: Batcher) -> None:
     await plan_mirrored_objects(records, batcher.planner, batcher.windowing)
 
 
-async def on_batches(records: Sequence[Received], batcher: Batcher) -> None:
+async def on_batches(records: Sequence[ReceivedEvent], batcher: Batcher) -> None:
     await plan_submitted_batches(records, batcher.planner, batcher.canceling, batcher.progress)
 
 
-async def on_status(records: Sequence[Received], batcher: Batcher) -> None:
+async def on_status(records: Sequence[ReceivedEvent], batcher: Batcher) -> None:
     await count_progress(records, batcher.progress)
 
 
@@ -57,13 +57,13 @@ class ListBus:
     """A bus that keeps what it is given."""
 
     def __init__(self) -> None:
-        self.envelopes: list[Envelope] = []
+        self.envelopes: list[CloudEvent] = []
         self.publisher = self
 
-    async def publish(self, envelopes: Sequence[Envelope]) -> None:
+    async def publish(self, envelopes: Sequence[CloudEvent]) -> None:
         self.envelopes += envelopes
 
-    def take(self, kind: type[Event]) -> list[Received]:
+    def take(self, kind: type[Event]) -> list[ReceivedEvent]:
         """Events of a kind that were said and not taken yet, in their order."""
         taken = [envelope for envelope in self.envelopes if envelope.type == kind.type]
         self.envelopes = [envelope for envelope in self.envelopes if envelope.type != kind.type]
@@ -127,11 +127,11 @@ class World:
     def __post_init__(self) -> None:
         self.objects = Objects(self.database)
         self.batches = Batches(self.database)
-        self.units = Units(self.database)
+        self.units = WorkUnits(self.database)
         self.ids = RandomIds()
 
-    def runtime(self, clock: Clock | None = None) -> Runtime:
-        return Runtime(
+    def runtime(self, clock: Clock | None = None) -> ServiceContext:
+        return ServiceContext(
             settings=read_settings("batcher"),
             database=self.database,
             bus=cast("Bus", self.bus),
@@ -142,14 +142,14 @@ class World:
 
     def replica(self, *, skew: float = 0.0, **settings: object) -> Batcher:
         """One batcher process."""
-        own = BatcherSettings.model_validate({"refresh_seconds": 0.001, **settings})
+        own = BatcherSettings.model_validate({"progress_refresh_seconds": 0.001, **settings})
         runtime = self.runtime(SkewedClock(self.clock, skew))
         outbox = Outbox(
             "batches",
             self.batches.outbox,
             cast("Any", self.bus),
             clock=runtime.clock,
-            settings=runtime.settings.sweep,
+            settings=runtime.settings.reconcile,
         )
         return Batcher(runtime, own, outbox)
 
@@ -234,10 +234,10 @@ class World:
         """What the ingest API writes when a running batch is to be cancelled."""
         await self.batches.collection.update_one({"_id": batch_id}, {"$set": {"cancel_requested_at": self.clock.now()}})
 
-    async def units_of(self, batch_id: str) -> list[UnitDocument]:
+    async def units_of(self, batch_id: str) -> list[WorkUnitDocument]:
         return await self.units.collection.find({"items.batch_id": batch_id}, limit=10_000, sort=[("_id", 1)])
 
-    async def mirror(self, object_ids: Sequence[str]) -> list[Received]:
+    async def mirror(self, object_ids: Sequence[str]) -> list[ReceivedEvent]:
         """Dedup's end: the state, and the events that say so."""
         await self.objects.collection.update_many(
             {"_id": {"$in": list(object_ids)}}, {"$set": {"mirror.state": "done"}}
@@ -247,35 +247,45 @@ class World:
             for oid in object_ids
         ]
 
-    async def apply(self, records: Sequence[Received]) -> None:
+    async def apply(self, records: Sequence[ReceivedEvent]) -> None:
         """What the ingest API does with status changes."""
         await self.objects.apply_statuses([r.event for r in records if isinstance(r.event, ObjectStatusChanged)])
 
-    async def worked(self, outcome: Callable[[str], Outcome] = lambda _: GOOD, *, most: int = 10_000) -> list[Received]:
+    async def worked(
+        self, outcome: Callable[[str], Outcome] = lambda _: GOOD, *, most: int = 10_000
+    ) -> list[ReceivedEvent]:
         """A processor takes the units that it was told of: what it says of them, not delivered yet."""
-        said: list[Received] = []
-        for record in self.bus.take(WorkReady)[:most]:
-            unit_id = cast("WorkReady", record.event).unit_id
+        said: list[ReceivedEvent] = []
+        for record in self.bus.take(WorkUnitReady)[:most]:
+            unit_id = cast("WorkUnitReady", record.event).unit_id
             now = self.clock.now()
             unit = await self.units.lease(unit_id, "processor", now=now, until=now + timedelta(seconds=30))
             if unit is not None:
                 said += self.results(unit, outcome)
         return said
 
-    def results(self, unit: UnitDocument, outcome: Callable[[str], Outcome] = lambda _: GOOD) -> list[Received]:
+    def results(
+        self, unit: WorkUnitDocument, outcome: Callable[[str], Outcome] = lambda _: GOOD
+    ) -> list[ReceivedEvent]:
         """What a processor says of a unit: each object started, then ended."""
         said = []
         for place, item in enumerate(unit["items"]):
             if str(place) in unit["results"]:
                 continue
             status, documents, kind = outcome(item["object_id"])
-            shared = {**item, "unit_id": unit["_id"], "index": place, "at": self.clock.now()}
-            started = {**shared, "rank": RANK_PROCESSING, "status": Status.PROCESSING}
+            shared = {
+                **item,
+                "run_id": item["run"],
+                "unit_id": unit["_id"],
+                "item_index": place,
+                "occurred_at": self.clock.now(),
+            }
+            started = {**shared, "sequence": RANK_PROCESSING, "status": Status.PROCESSING}
             ended = {
                 **shared,
-                "rank": RANK_FINAL,
+                "sequence": RANK_FINAL,
                 "status": status,
-                "document_count": documents,
+                "documents_total": documents,
                 "error": f"broke: {kind}" if kind else None,
                 "error_type": kind,
             }
@@ -297,9 +307,9 @@ class World:
         return [found[object_id]["status"] for object_id in object_ids]
 
 
-def received(event: Event) -> Received:
+def received(event: Event) -> ReceivedEvent:
     """An event as it comes from the bus."""
-    return Received(event=event, id="evt_test", source="/test", trace={})
+    return ReceivedEvent(event=event, id="evt_test", source="/test", trace={})
 
 
 @pytest.fixture

@@ -7,18 +7,18 @@ import pytest
 from tests.integration.batcher.conftest import Killed, World, dying, on_mirrored, on_status
 
 from bucketline.domain.status import Status
-from bucketline.events.catalog import BatchCompleted, ObjectStatusChanged, WorkReady
+from bucketline.events.models import BatchCompleted, ObjectStatusChanged, WorkUnitReady
 
 pytestmark = pytest.mark.stack
 
 
 async def test_units_that_run_end_and_the_others_are_given_back(world: World) -> None:
-    replica = world.replica(unit_objects=2, unit_window=3)
+    replica = world.replica(unit_max_objects=2, max_active_units=3)
     ids = await world.drafts(10)
     batch_id = await world.submitted(ids)
     await replica.planner.submitted(batch_id)
     running = await world.worked(most=1)
-    world.bus.take(WorkReady)
+    world.bus.take(WorkUnitReady)
     await world.ask_to_cancel(batch_id)
     await replica.canceling.cancel(batch_id)
     assert (await world.batch(batch_id))["status"] == Status.PROCESSING
@@ -45,14 +45,14 @@ async def test_a_batch_nobody_has_planned(world: World) -> None:
     assert (await world.batch(batch_id))["status"] == Status.CANCELED
     assert set(await world.statuses(ids)) == {Status.DRAFT}
     await on_mirrored(await world.mirror(ids[5:]), replica)
-    assert not world.bus.take(WorkReady)
+    assert not world.bus.take(WorkUnitReady)
 
 
 async def test_planning_and_cancelling_at_once(world: World) -> None:
     for _ in range(5):
         ids = await world.drafts(60) + await world.drafts(10, mirrored=False)
         batch_id = await world.submitted(ids)
-        replicas = [world.replica(unit_objects=4, plan_page=15) for _ in range(2)]
+        replicas = [world.replica(unit_max_objects=4, plan_page_size=15) for _ in range(2)]
         await world.ask_to_cancel(batch_id)
         # the batch was read before the request came
         await world.batches.collection.update_one({"_id": batch_id}, {"$unset": {"cancel_requested_at": ""}})
@@ -80,10 +80,10 @@ async def test_who_cancels_may_die_at_any_write(world: World, after: bool) -> No
     for at in range(1, 60):
         ids = await world.drafts(9)
         batch_id = await world.submitted(ids)
-        replica = world.replica(unit_objects=2, unit_window=2)
+        replica = world.replica(unit_max_objects=2, max_active_units=2)
         await replica.planner.submitted(batch_id)
         await world.ask_to_cancel(batch_id)
-        world.bus.take(WorkReady)
+        world.bus.take(WorkUnitReady)
         with dying(at, after=after) as writes:
             try:
                 await replica.canceling.cancel(batch_id)
@@ -128,7 +128,7 @@ async def test_an_automatic_batch_before_its_object_is_mirrored(world: World) ->
     await world.ask_to_cancel(batch_id)
     await replica.canceling.cancel(batch_id)
     await on_mirrored(await world.mirror(ids), replica)
-    assert not world.bus.take(WorkReady)
+    assert not world.bus.take(WorkUnitReady)
     await world.run(replica)
     assert (await world.batch(batch_id))["status"] == Status.CANCELED
     assert await world.statuses(ids) == [Status.DRAFT]

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from tests.integration.batcher.conftest import GOOD, Killed, Outcome, World, dying, on_mirrored, on_status
 
 from bucketline.domain.status import Status
-from bucketline.events.catalog import BatchCompleted, ObjectStatusChanged, WorkReady
-from bucketline.events.envelope import Received
+from bucketline.events.cloudevents import ReceivedEvent
+from bucketline.events.models import BatchCompleted, ObjectStatusChanged, WorkUnitReady
 
 pytestmark = pytest.mark.stack
 
@@ -41,7 +41,7 @@ async def test_the_end_does_not_depend_on_order_or_duplicates(world: World, data
     ends = []
     for shuffled in (False, True):
         world.clock.advance(1)
-        replicas = [world.replica(unit_objects=3) for _ in range(2)]
+        replicas = [world.replica(unit_max_objects=3) for _ in range(2)]
         batch_id = await world.submitted(ids)
         await replicas[0].planner.submitted(batch_id)
         world.bus.take(ObjectStatusChanged)
@@ -99,7 +99,7 @@ async def test_documents_count_that_the_batch_wrote_and_not_those_that_were_ther
 @pytest.mark.parametrize("after", [False, True])
 async def test_a_batcher_may_die_while_it_finishes(world: World, after: bool) -> None:
     for at in range(1, 50):
-        ids, replica = await world.drafts(4), world.replica(unit_objects=2)
+        ids, replica = await world.drafts(4), world.replica(unit_max_objects=2)
         batch_id = await world.submitted(ids)
         await replica.planner.submitted(batch_id)
         world.bus.take(ObjectStatusChanged)
@@ -122,7 +122,7 @@ async def test_a_batcher_may_die_while_it_finishes(world: World, after: bool) ->
 async def test_many_say_the_end_and_it_is_told_once(world: World) -> None:
     ids = await world.drafts(20)
     batch_id = await world.submitted(ids)
-    replicas = [world.replica(unit_objects=5) for _ in range(4)]
+    replicas = [world.replica(unit_max_objects=5) for _ in range(4)]
     await replicas[0].planner.submitted(batch_id)
     records = await world.worked()
     await asyncio.gather(*(on_status(records, replica) for replica in replicas))
@@ -162,14 +162,16 @@ async def test_an_object_that_arrives_while_its_batch_is_counted_is_counted(
 
 
 async def test_progress_is_shown_on_the_way_and_never_goes_back(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("batcher.progress.TALLY_SHARE", 0)  # on a loaded machine it would be shown at the end only
-    replica = world.replica(unit_objects=2, refresh_seconds=0.0001)
+    monkeypatch.setattr(
+        "bucketline_batcher.progress.TALLY_SHARE", 0
+    )  # on a loaded machine it would be shown at the end only
+    replica = world.replica(unit_max_objects=2, progress_refresh_seconds=0.0001)
     ids = await world.drafts(20)
     batch_id = await world.submitted(ids)
     await replica.planner.submitted(batch_id)
     shown = []
     while records := await world.worked(most=1):
-        world.bus.take(WorkReady)
+        world.bus.take(WorkUnitReady)
         await on_status(records, replica)
         await replica.progress.refresh(batch_id)
         shown.append((await world.batch(batch_id)).get("processed", 0))
@@ -181,7 +183,7 @@ async def test_progress_is_shown_on_the_way_and_never_goes_back(world: World, mo
 
 
 async def test_the_first_error_is_told_on_the_way(world: World) -> None:
-    replica = world.replica(unit_objects=2)
+    replica = world.replica(unit_max_objects=2)
     ids = await world.drafts(4)
     batch_id = await world.submitted(ids)
     await replica.planner.submitted(batch_id)
@@ -193,7 +195,7 @@ async def test_the_first_error_is_told_on_the_way(world: World) -> None:
 
 
 async def test_a_retry_adds_to_what_there_was(world: World) -> None:
-    replica = world.replica(unit_objects=2)
+    replica = world.replica(unit_max_objects=2)
     ids = await world.drafts(6)
     plan = dict.fromkeys(ids, GOOD) | {
         ids[0]: (Status.FAILED, 0, "transient"),
@@ -243,10 +245,10 @@ async def test_an_error_that_looks_like_an_expression_is_kept_as_it_is(world: Wo
     assert batch["failed_objects"][0]["error"] == "$total is not a number"
 
 
-def with_error(record: Received, error: str) -> Received:
+def with_error(record: ReceivedEvent, error: str) -> ReceivedEvent:
     event = record.event
     assert isinstance(event, ObjectStatusChanged)
     if event.status is not Status.COMPLETED:
         return record
     changed = event.model_copy(update={"status": Status.FAILED, "error": error, "error_type": "permanent"})
-    return Received(event=changed, id=record.id, source=record.source, trace={})
+    return ReceivedEvent(event=changed, id=record.id, source=record.source, trace={})

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from tests.integration.batcher.conftest import World, on_mirrored
 
-from bucketline.storage.mongo import Collection
-from bucketline.storage.units import having
+from bucketline.db.mongo import Collection
+from bucketline.db.work_units import items_filter
 
 pytestmark = pytest.mark.stack
 
@@ -36,7 +36,7 @@ async def test_no_plan_scans_a_collection(world: World, monkeypatch: pytest.Monk
     for name in (*METHODS, "stream", "aggregate"):
         monkeypatch.setattr(Collection, name, recording(name))
 
-    replica = world.replica(unit_objects=2, unit_window=2)
+    replica = world.replica(unit_max_objects=2, max_active_units=2)
     bucket = await world.bucket(max_objects=2, max_bytes=1000, max_wait_seconds=1.0)
     batches = [await world.submitted(await world.drafts(5)) for _ in range(2)]
     late, automatic = await world.drafts(2, mirrored=False), await world.drafts(3, auto=True)
@@ -67,12 +67,12 @@ async def test_no_plan_scans_a_collection(world: World, monkeypatch: pytest.Monk
 
 
 async def test_looking_for_some_objects_of_a_large_batch_reads_no_others(world: World) -> None:
-    replica = world.replica(unit_objects=5)
+    replica = world.replica(unit_max_objects=5)
     ids = await world.drafts(200)
     batch_id = await world.submitted(ids)
     await replica.planner.submitted(batch_id)
     wanted = ids[20:22]
-    found = await world.units.collection._raw.find(having([batch_id], wanted)).explain()
+    found = await world.units.collection._raw.find(items_filter([batch_id], wanted)).explain()
     assert "COLLSCAN" not in stages(found["queryPlanner"]["winningPlan"])
     assert found["executionStats"]["totalKeysExamined"] <= 2 * len(wanted) + 1
     items = [item for unit in await world.units_of(batch_id) for item in unit["items"] if item["object_id"] in wanted]

@@ -9,13 +9,13 @@ from contextlib import suppress
 import pytest
 from tests.integration.batcher.conftest import MORTAL, Killed, World, dying, on_mirrored
 
-from batcher.app import Batcher
-from batcher.drafts import Place
+from bucketline.db.objects import ObjectDocument
 from bucketline.domain.status import RANK_FINAL, Status
-from bucketline.errors import StoreUnavailable
-from bucketline.events.catalog import BatchSubmitted
-from bucketline.events.envelope import Received
-from bucketline.storage.objects import ObjectDocument
+from bucketline.errors import DependencyUnavailable
+from bucketline.events.cloudevents import ReceivedEvent
+from bucketline.events.models import BatchSubmitted
+from bucketline_batcher.app import Batcher
+from bucketline_batcher.draft_scanner import ScanCursor
 
 pytestmark = pytest.mark.stack
 
@@ -45,7 +45,7 @@ async def test_off_by_default(world: World) -> None:
 
 async def test_a_deployment_may_switch_it_on_for_all(world: World) -> None:
     bucket_id = await world.bucket()
-    replica = world.replica(window=True, window_objects=4)
+    replica = world.replica(window_enabled=True, window_max_objects=4)
     ids = await world.drafts(9, bucket_id=bucket_id)
     await on_mirrored(await world.mirror(ids), replica)
     batches = await batched(world, bucket_id)
@@ -154,7 +154,7 @@ async def test_one_of_two_replicas_dies_at_any_write_with_clocks_apart(world: Wo
         records = await world.mirror(ids)
         victim, survivor = world.replica(skew=5.0), world.replica(skew=-5.0)
 
-        async def dies(victim: Batcher = victim, records: Sequence[Received] = records) -> None:
+        async def dies(victim: Batcher = victim, records: Sequence[ReceivedEvent] = records) -> None:
             with suppress(Killed):
                 await on_mirrored(records[:14], victim)
                 world.clock.advance(27)
@@ -162,7 +162,7 @@ async def test_one_of_two_replicas_dies_at_any_write_with_clocks_apart(world: Wo
                 await on_mirrored(records[14:], victim)
                 await victim.drafts.step()
 
-        async def lives(survivor: Batcher = survivor, records: Sequence[Received] = records) -> None:
+        async def lives(survivor: Batcher = survivor, records: Sequence[ReceivedEvent] = records) -> None:
             MORTAL.set(False)
             await on_mirrored(records[7:20], survivor)
             await survivor.windowing.close_due()
@@ -309,15 +309,15 @@ async def test_a_bucket_that_cannot_be_looked_at_holds_up_no_other(
     world.clock.advance(31)
     drafts = replica.drafts._drafts
 
-    async def away(place: Place) -> list[ObjectDocument]:
+    async def away(place: ScanCursor) -> list[ObjectDocument]:
         if place.bucket_id == bad:
-            raise StoreUnavailable("it took too long")
+            raise DependencyUnavailable("it took too long")
         return await drafts(place)
 
     with monkeypatch.context() as patched:
         patched.setattr(replica.drafts, "_drafts", away)
         for _ in range(2):
-            with pytest.raises(StoreUnavailable):
+            with pytest.raises(DependencyUnavailable):
                 await replica.drafts.step()
     windows = world.database.collection("windows")
     assert [window["bucket_id"] for window in await windows.find({}, limit=5)] == [good]
@@ -331,7 +331,7 @@ async def test_what_was_given_back_is_not_read_again_and_again(world: World) -> 
     await world.objects.collection.update_many(where, {"$set": {"run": {"id": 9, "rank": RANK_FINAL}}})
     replica = world.replica()
     world.clock.advance(31)
-    assert [obj["_id"] for obj in await replica.drafts._drafts(Place(bucket_id))] == ids[4:]
+    assert [obj["_id"] for obj in await replica.drafts._drafts(ScanCursor(bucket_id))] == ids[4:]
     asked = {"bucket_id": bucket_id, "status": "DRAFT", "run.rank": 0, "created_at": {"$lt": world.clock.now()}}
     plan = await world.objects.collection.explain(asked, sort=[("created_at", 1), ("_id", 1)])
     assert "'undecided'" in str(plan), plan

@@ -12,25 +12,25 @@ from tests.faults.proxy import FaultyProxy
 from tests.integration.dedup.harness import MIB, Bench, KeptBus
 from tests.integration.dedup.sources import Sources
 
+from bucketline.blobs.s3 import S3BlobStore
 from bucketline.clock import SystemClock
-from bucketline.local.stack import LocalStack
-from bucketline.messaging.broker import Bus
-from bucketline.runtime import Runtime
+from bucketline.db.mongo import Database
+from bucketline.devstack.stack import LocalStack
+from bucketline.kafka.broker import Bus
+from bucketline.observability.health import Health
+from bucketline.service_context import ServiceContext
 from bucketline.settings import (
     HttpSettings,
     KafkaSettings,
     MongoSettings,
+    ObservabilitySettings,
+    ReconcileSettings,
     S3Settings,
     ServiceSettings,
-    SweepSettings,
-    TelemetrySettings,
 )
-from bucketline.storage.mongo import Database
-from bucketline.storage.s3 import S3BlobStore
-from bucketline.telemetry.health import Health
-from dedup.app import wire
-from dedup.fetch import HttpFetcher
-from dedup.settings import DedupSettings
+from bucketline_dedup.app import wire
+from bucketline_dedup.http_fetcher import HttpFetcher
+from bucketline_dedup.settings import DedupSettings
 
 Open = Callable[..., Any]
 
@@ -55,23 +55,23 @@ async def opened(stack: LocalStack, database: Database, mongo: MongoSettings) ->
             kafka=KafkaSettings(),
             s3=S3Settings(
                 **{
-                    "endpoint": s3_endpoint or stack.s3_endpoint,
+                    "endpoint_url": s3_endpoint or stack.s3_endpoint,
                     "access_key": stack.s3_access_key,
                     "secret_key": SecretStr(stack.s3_secret_key),
                     "bucket": bucket,
-                    "part_size": 5 * MIB,
+                    "part_size_bytes": 5 * MIB,
                     **(s3 or {}),
                 }
             ),
             http=HttpSettings(),
-            telemetry=TelemetrySettings(),
-            sweep=SweepSettings(interval=0.1),
+            observability=ObservabilitySettings(),
+            reconcile=ReconcileSettings(interval_seconds=0.1),
         )
         own = DedupSettings(
             **{
                 "allow_networks": ["127.0.0.0/8"],
                 "allowed_ports": "*",
-                "first_backoff": 0.05,
+                "initial_backoff_seconds": 0.05,
                 "small_bytes": MIB,
                 **changes,
             }
@@ -83,7 +83,7 @@ async def opened(stack: LocalStack, database: Database, mongo: MongoSettings) ->
             HttpFetcher(own.policy(), own.limits()) as fetcher,
         ):
             await store.ensure_bucket()
-            runtime = Runtime(
+            runtime = ServiceContext(
                 settings=settings,
                 database=database,
                 bus=cast("Bus", SimpleNamespace(publisher=bus)),

@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, cast
 
-from tests.conditions import eventually
+from tests.waiting import eventually
 
-from bucketline.errors import Transient
-from bucketline.events.catalog import Event, ObjectCreated
-from bucketline.events.envelope import Envelope, Received, unwrap
-from bucketline.runtime import Runtime
-from bucketline.storage.objects import ObjectDocument
-from bucketline.storage.s3 import S3BlobStore
-from dedup.app import Dedup
-from dedup.settings import DedupSettings
-from dedup.subscribers import mirror_objects
+from bucketline.blobs.s3 import S3BlobStore
+from bucketline.db.objects import ObjectDocument
+from bucketline.errors import RetryableError
+from bucketline.events.cloudevents import CloudEvent, ReceivedEvent, unwrap
+from bucketline.events.models import Event, ObjectCreated
+from bucketline.service_context import ServiceContext
+from bucketline_dedup.app import Dedup
+from bucketline_dedup.settings import DedupSettings
+from bucketline_dedup.subscribers import mirror_objects
 
 MIB = 1024 * 1024
 
@@ -37,14 +37,14 @@ class KeptBus:
         self.raw: list[tuple[str, bytes | None, bytes | None, dict[str, bytes | None]]] = []
         self.away = False
 
-    async def publish(self, envelopes: Iterable[Envelope]) -> None:
+    async def publish(self, envelopes: Iterable[CloudEvent]) -> None:
         if self.away:
-            raise Transient("switched off by the test")
+            raise RetryableError("switched off by the test")
         self.events += [unwrap(envelope.data, envelope.headers()).event for envelope in envelopes]
 
     async def publish_raw(self, records: Iterable[tuple[str, bytes | None, bytes | None, Any]]) -> None:
         if self.away:
-            raise Transient("switched off by the test")
+            raise RetryableError("switched off by the test")
         self.raw += [(topic, key, value, dict(headers)) for topic, key, value, headers in records]
 
     def of(self, kind: type[Event], object_id: str) -> list[Any]:
@@ -56,7 +56,7 @@ class Bench:
     """One replica of dedup with a database of its own (shared by the replicas of a test), and helpers."""
 
     dedup: Dedup
-    runtime: Runtime
+    runtime: ServiceContext
     bus: KeptBus
     settings: DedupSettings
     namespace: str = "ns_test"
@@ -113,7 +113,7 @@ class Bench:
         """Hands the records of created objects to the handler, as one micro-batch."""
         await mirror_objects([self.record(object_id) for object_id in object_ids], self.dedup.mirroring)
 
-    def record(self, object_id: str) -> Received:
+    def record(self, object_id: str) -> ReceivedEvent:
         event = ObjectCreated(
             object_id=object_id,
             bucket_id=self.bucket,
@@ -121,7 +121,7 @@ class Bench:
             revision=1,
             created_at=self.runtime.clock.now(),
         )
-        return Received(event=event, id=f"evt_{secrets.token_hex(6)}", source="/bucketline/ingest-api", trace={})
+        return ReceivedEvent(event=event, id=f"evt_{secrets.token_hex(6)}", source="/bucketline/ingest-api", trace={})
 
     async def get(self, object_id: str) -> ObjectDocument:
         found = await self.dedup.mirroring.objects.collection.get(object_id)

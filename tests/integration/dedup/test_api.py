@@ -4,14 +4,14 @@ import asyncio
 from typing import Any
 
 import pytest
-from tests.conditions import eventually
 from tests.conftest import Api, Services
 from tests.integration.dedup.harness import MIB, sha
 from tests.integration.dedup.sources import Page, Sources
+from tests.waiting import eventually
 from typer.testing import CliRunner
 
-from bucketline.cli.parked import app
-from bucketline.storage.blobs import blob_key
+from bucketline.cli.dlq import app
+from bucketline.db.blobs import blob_key
 
 pytestmark = pytest.mark.stack
 

@@ -3,16 +3,16 @@
 import asyncio
 
 import pytest
-from tests.conditions import eventually
 from tests.faults.proxy import Fault
 from tests.integration.dedup.conftest import Open, proxied
 from tests.integration.dedup.harness import MIB, Bench, sha
 from tests.integration.dedup.sources import Page, Sources
+from tests.waiting import eventually
 
-from bucketline.events.catalog import ObjectMirrored, ObjectStatusChanged
-from bucketline.events.envelope import unwrap
-from bucketline.local.stack import LocalStack
-from dedup.subscribers import mirror_objects
+from bucketline.devstack.stack import LocalStack
+from bucketline.events.cloudevents import unwrap
+from bucketline.events.models import ObjectMirrored, ObjectStatusChanged
+from bucketline_dedup.subscribers import mirror_objects
 
 pytestmark = pytest.mark.stack
 
@@ -37,7 +37,7 @@ async def test_blobs_that_were_had_are_not_fetched_again(bench: Bench, sources: 
 
 async def test_a_source_that_stays_away_is_parked_and_replayed(opened: Open, sources: Sources) -> None:
     page = Page(data=b"back again", failures=[503] * 3)
-    async with opened(attempts=3) as bench:
+    async with opened(max_attempts=3) as bench:
         obj = await bench.one({"kind": "url", "url": sources.put("/away", page)})
         object_id = obj["_id"]
         why = "main: the source answered 503; given up after 3 attempts"
@@ -66,7 +66,7 @@ async def test_a_source_that_stays_away_is_parked_and_replayed(opened: Open, sou
 
 
 async def test_an_object_that_was_to_be_processed_is_queued_again_by_the_replay(opened: Open, sources: Sources) -> None:
-    async with opened(attempts=1) as bench:
+    async with opened(max_attempts=1) as bench:
         url = sources.put("/once", Page(data=b"x", failures=[500]))
         object_id = await bench.add(
             bench.blob({"kind": "url", "url": url}),
@@ -145,7 +145,7 @@ async def test_s3_faults_in_a_streamed_upload(
 ) -> None:
     async with (
         proxied(stack) as proxy,
-        opened(s3_endpoint=proxy.url, tidy_after=0.5) as bench,
+        opened(s3_endpoint=proxy.url, staging_cleanup_min_age_seconds=0.5) as bench,
     ):
         proxy.plan(Fault(kind, times=2, method="PUT|POST", path=path))  # type: ignore[arg-type]
         obj = await bench.one({"kind": "url", "url": sources.put("/f", Page(size=12 * MIB))})
@@ -166,7 +166,7 @@ async def test_while_s3_is_away_nothing_fails_and_nothing_is_parked(
 ) -> None:
     async with (
         proxied(stack) as proxy,
-        opened(s3_endpoint=proxy.url, attempts=1) as bench,
+        opened(s3_endpoint=proxy.url, max_attempts=1) as bench,
     ):
         object_id = await bench.add(bench.blob({"kind": "url", "url": sources.put("/f", b"later")}))
         away = Fault("answer", times=1000, method="PUT", path="blobs/sha256")
@@ -182,6 +182,44 @@ async def test_while_s3_is_away_nothing_fails_and_nothing_is_parked(
         away.times = 0
         obj = await bench.mirrored(object_id)
         assert (await bench.content(obj), bench.bus.raw) == (b"later", [])
+
+
+async def test_a_key_that_s3_cannot_write_delays_only_its_own_objects(
+    opened: Open, stack: LocalStack, sources: Sources
+) -> None:
+    bad = sha(b"bad")
+    async with proxied(stack) as proxy, opened(s3_endpoint=proxy.url, max_attempts=2) as bench:
+        full = Fault("answer", times=10**6, method="PUT", path=f"{bad}$", status=500, code="InternalError")
+        proxy.plan(full)
+        texts = ["one", "two", "bad", "three", "four", "five"]
+        ids = [await bench.add(bench.blob({"kind": "text", "text": text})) for text in texts]
+        fetched = await bench.add(bench.blob({"kind": "url", "url": sources.put("/bad", b"bad")}))
+        await bench.created(*ids, fetched)
+        for object_id, text in zip(ids, texts, strict=True):
+            if text != "bad":
+                obj = await bench.mirrored(object_id)
+                assert (obj["mirror"]["state"], await bench.content(obj)) == ("done", text.encode())
+        alone = await bench.add(bench.blob({"kind": "text", "text": "bad"}))
+        await bench.created(alone)  # a micro-batch of nothing else is not repeated either
+        url = sources.put("/later", b"later")
+        later = [
+            await bench.add(bench.blob(source))
+            for source in ({"kind": "text", "text": "6"}, {"kind": "url", "url": url})
+        ]
+        await bench.created(*later)
+        for object_id in later:
+            assert (await bench.mirrored(object_id))["mirror"]["state"] == "done"
+        delayed = [ids[2], fetched, alone]
+
+        async def postponed() -> bool:
+            return all([(await bench.get(object_id))["mirror"].get("postponed") for object_id in delayed])
+
+        await eventually(postponed)
+        full.times = 0
+        for object_id in delayed:
+            obj = await bench.mirrored(object_id)
+            assert (obj["mirror"]["state"], await bench.content(obj)) == ("done", b"bad")
+        assert bench.bus.raw == [], "nothing was sent to the dead-letter topic"
 
 
 async def test_while_the_bus_is_away_the_announcement_is_owed(bench: Bench, sources: Sources) -> None:

@@ -11,12 +11,12 @@ from tests.integration.dedup.harness import MIB, Bench, sha
 from tests.integration.dedup.sources import Page, Sources
 from yarl import URL
 
-from bucketline.domain.content import content_key
-from bucketline.events.catalog import ObjectMirrored, ObjectStatusChanged
-from bucketline.events.envelope import REPLAY
-from bucketline.local.stack import LocalStack
-from bucketline.storage.blobs import blob_key
-from dedup.subscribers import mirror_objects
+from bucketline.db.blobs import blob_key
+from bucketline.devstack.stack import LocalStack
+from bucketline.domain.fingerprint import content_key
+from bucketline.events.cloudevents import REPLAY
+from bucketline.events.models import ObjectMirrored, ObjectStatusChanged
+from bucketline_dedup.subscribers import mirror_objects
 
 pytestmark = pytest.mark.stack
 

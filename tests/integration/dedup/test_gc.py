@@ -11,29 +11,29 @@ from datetime import datetime, timedelta
 import pytest
 import typer
 from pymongo import UpdateOne
-from tests.conditions import eventually
 from tests.integration.dedup.conftest import Open
 from tests.integration.dedup.harness import Bench, sha
+from tests.waiting import eventually
 from typer.testing import CliRunner
 
+from bucketline.admin.deployment_id import DeploymentOwnership, ForeignBucketError
+from bucketline.admin.gc import GarbageCollector, References
 from bucketline.cli.gc import gc
-from bucketline.extraction import DerivedBlob
-from bucketline.local.stack import LocalStack
-from bucketline.maintenance.gc import Collector, References
-from bucketline.maintenance.ownership import NotOurs, Ownership
-from bucketline.storage.blobs import Blobs, NewContent, blob_key
-from bucketline.storage.documents import Documents
-from bucketline.storage.mongo import Database
-from bucketline.storage.places import BEGINNING, Places
-from processor.derived import DerivedBlobs
+from bucketline.db.blobs import Blobs, NewContent, blob_key
+from bucketline.db.documents import Documents
+from bucketline.db.job_cursors import BEGINNING, JobCursors
+from bucketline.db.mongo import Database
+from bucketline.devstack.stack import LocalStack
+from bucketline.extractors import DerivedBlob
+from bucketline_processor.derived_blobs import DerivedBlobs
 
 pytestmark = pytest.mark.stack
 
 DAY = timedelta(days=1)
 
 
-def collector(bench: Bench, store: object = None) -> Collector:
-    return Collector(
+def collector(bench: Bench, store: object = None) -> GarbageCollector:
+    return GarbageCollector(
         bench.runtime.database,
         store or bench.store,  # type: ignore[arg-type]
         clock=bench.runtime.clock,
@@ -58,7 +58,7 @@ def settings_of(bench: Bench, stack: LocalStack) -> dict[str, str]:
     return {
         "BUCKETLINE_MONGODB_URL": stack.mongodb_url,
         "BUCKETLINE_MONGODB_DATABASE": settings.mongo.database,
-        "BUCKETLINE_S3_ENDPOINT": stack.s3_endpoint,
+        "BUCKETLINE_S3_ENDPOINT_URL": stack.s3_endpoint,
         "BUCKETLINE_S3_ACCESS_KEY": stack.s3_access_key,
         "BUCKETLINE_S3_SECRET_KEY": stack.s3_secret_key,
         "BUCKETLINE_S3_BUCKET": settings.s3.bucket,
@@ -125,7 +125,7 @@ async def test_the_command(bench: Bench, stack: LocalStack) -> None:
     assert await held(bench) == set()
     assert (await said("--grace-hours", "0.5"))[0] == 2
 
-    places = Places(bench.runtime.database)
+    places = JobCursors(bench.runtime.database)
     await bench.one({"kind": "text", "text": "for a run without time"})
     await age(bench)
     code, output = await said("--minutes", "0")
@@ -143,7 +143,7 @@ async def test_runs_without_time_get_through_everything_one_after_the_other(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever is in use stays at the front: a run that began there every time would never see what is behind it."""
-    monkeypatch.setattr("bucketline.maintenance.gc.PAGE", 2)
+    monkeypatch.setattr("bucketline.admin.gc.PAGE", 2)
     for number in range(5):
         await bench.one({"kind": "text", "text": f"kept {number}"})
     for number in range(3):
@@ -154,7 +154,7 @@ async def test_runs_without_time_get_through_everything_one_after_the_other(
     await age(bench)
     records = Blobs(bench.runtime.database).collection
     running = later(bench, 2)
-    places = Places(bench.runtime.database)
+    places = JobCursors(bench.runtime.database)
 
     removed = adopted = runs = 0
     while runs == 0 or await places.get("gc") != BEGINNING:
@@ -177,7 +177,7 @@ async def test_sigterm_ends_a_run_after_its_page_and_the_next_one_goes_on(bench:
     environment = settings_of(bench, stack)
     program = (
         "import asyncio, os, signal\n"
-        "import bucketline.maintenance.gc as gc\n"
+        "import bucketline.admin.gc as gc\n"
         "from bucketline.cli.main import app\n"
         "gc.PAGE = 1\n"
         "page = gc.Collector._page\n"
@@ -216,7 +216,9 @@ async def test_old_content_without_a_record_is_adopted_and_then_treated_alike(be
         await bench.store.put_if_absent(blob_key(sha(text)), text, sha256=sha(text), content_type="text/plain")
     await bench.one({"kind": "text", "text": "used"})
     await bench.runtime.database.collection("blobs").delete_many({})
-    young = Collector(bench.runtime.database, bench.store, clock=bench.runtime.clock, ids=bench.runtime.ids, grace=DAY)
+    young = GarbageCollector(
+        bench.runtime.database, bench.store, clock=bench.runtime.clock, ids=bench.runtime.ids, grace=DAY
+    )
     assert (await young.run()).adopted == 0
     dry = await later(bench, 2).run(dry_run=True)
     assert (dry.adopted, dry.adopted_bytes, dry.removed) == (2, 10, 0)
@@ -244,7 +246,7 @@ async def test_a_database_that_knows_nothing_of_the_bucket_removes_nothing(bench
     other = elsewhere(bench)
     try:
         wrong = later(bench, 2, other)
-        with pytest.raises(NotOurs, match="no record of 12 of 12"):
+        with pytest.raises(ForeignBucketError, match="no record of 12 of 12"):
             await wrong.run()
         dry = await wrong.run(dry_run=True)
         assert (dry.adopted, dry.removed) == (12, 0)
@@ -267,12 +269,12 @@ async def test_a_bucket_is_one_databases_alone(bench: Bench, stack: LocalStack) 
         now = bench.runtime.clock.now()
         await Blobs(other).record([NewContent(sha(b"ours"), 4, "text/plain")], now)
         wrong = later(bench, 2, other)
-        with pytest.raises(NotOurs, match="never cleaned up by this database"):
+        with pytest.raises(ForeignBucketError, match="never cleaned up by this database"):
             await wrong.run(orphans=False)
         assert (await wrong.run(dry_run=True)).doubt is not None
         for database in (other, bench.runtime.database):  # both have a name now, and the bucket that of the latter
-            await Ownership(database, bench.store, bench.runtime.ids).settle()
-        with pytest.raises(NotOurs, match="belongs to another deployment"):
+            await DeploymentOwnership(database, bench.store, bench.runtime.ids).settle()
+        with pytest.raises(ForeignBucketError, match="belongs to another deployment"):
             await wrong.run(orphans=False)
         assert len(await held(bench)) == 1
 
@@ -286,7 +288,7 @@ async def test_a_bucket_is_one_databases_alone(bench: Bench, stack: LocalStack) 
             assert "--adopt-unknown" in result.stderr
         result = await asyncio.to_thread(CliRunner(env=environment).invoke, app, ["--adopt-unknown"])
         assert (result.exit_code, len(await held(bench))) == (0, 1)
-        with pytest.raises(NotOurs, match="belongs to another"):
+        with pytest.raises(ForeignBucketError, match="belongs to another"):
             await collector(bench).run()
     finally:
         await other.drop()
@@ -300,14 +302,16 @@ async def test_a_few_orphans_are_nothing_to_worry_about(bench: Bench) -> None:
     assert (await later(bench, 2).run()).adopted == 9
 
 
-def later(bench: Bench, days: float, database: Database | None = None) -> Collector:
+def later(bench: Bench, days: float, database: Database | None = None) -> GarbageCollector:
     """A collector in some days, of this database or another."""
 
     class Later:
         def now(self) -> datetime:
             return bench.runtime.clock.now() + timedelta(days=days)
 
-    return Collector(database or bench.runtime.database, bench.store, clock=Later(), ids=bench.runtime.ids, grace=DAY)
+    return GarbageCollector(
+        database or bench.runtime.database, bench.store, clock=Later(), ids=bench.runtime.ids, grace=DAY
+    )
 
 
 def _hesitate(bench: Bench, chance: random.Random) -> None:

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from bucketline.storage.blobs import Blobs, NewContent
-from bucketline.storage.mongo import Database
+from bucketline.db.blobs import Blobs, NewContent
+from bucketline.db.mongo import Database
 
 pytestmark = pytest.mark.stack
 

@@ -1,16 +1,18 @@
 """What producers may point at, through the whole of dedup."""
 
 import base64
+import gzip
 from pathlib import Path
 
 import pytest
 from tests.integration.dedup.conftest import Open
 from tests.integration.dedup.harness import MIB, Bench, sha
 from tests.integration.dedup.sources import Page, Sources
+from tests.waiting import eventually
 
-from bucketline.events.catalog import ObjectMirrored, ObjectStatusChanged
-from bucketline.local.stack import LocalStack
-from bucketline.storage.blobs import blob_key
+from bucketline.db.blobs import blob_key
+from bucketline.devstack.stack import LocalStack
+from bucketline.events.models import ObjectMirrored, ObjectStatusChanged
 
 pytestmark = pytest.mark.stack
 
@@ -46,6 +48,7 @@ async def test_inline(
         "size_bytes": len(content),
         "mime_type": mime_type,
         "hash": f"sha256:{sha(content)}",
+        **({"charset": "utf-8"} if source["kind"] == "text" else {}),
     }
     assert (obj["mirror"]["state"], blob["state"], blob["source"]) == ("done", "stored", None)
     assert await bench.content(obj) == content
@@ -62,9 +65,61 @@ async def test_url_small_and_large(bench: Bench, sources: Sources) -> None:
     assert await bench.leftovers() == []
 
 
+async def test_declared_charset_is_kept_with_each_object(bench: Bench, sources: Sources) -> None:
+    content = "привет, мир".encode("cp1251")
+    encoded = base64.b64encode(content).decode()
+    page = Page(data=content, content_type="text/plain; charset=Windows-1251")
+    kept = []
+    for source in (
+        {"kind": "url", "url": sources.put("/note", page)},
+        {"kind": "data_uri", "media_type": "text/plain;charset=koi8-r", "base64": encoded},
+        {"kind": "base64", "base64": encoded, "mime_type": 'text/html; charset="iso-8859-5"'},
+        {"kind": "base64", "base64": encoded, "mime_type": "text/plain; charset=no-such-charset"},
+    ):
+        details = (await bench.one(source))["blobs"][0]["details"]
+        assert details is not None
+        kept.append((details["mime_type"], details.get("charset")))
+    assert kept == [
+        ("text/plain", "windows-1251"),
+        ("text/plain", "koi8-r"),
+        ("text/html", "iso-8859-5"),
+        ("text/plain", None),
+    ]
+
+
 async def test_url_without_a_length(bench: Bench, sources: Sources) -> None:
     obj = await bench.one({"kind": "url", "url": sources.put("/chunked", Page(size=12 * MIB, announced=False))})
     assert len(await bench.content(obj)) == 12 * MIB
+
+
+@pytest.mark.parametrize("size", [100_000, 3 * MIB])
+async def test_url_with_content_encoding_stores_the_decoded_content(bench: Bench, sources: Sources, size: int) -> None:
+    content = b"%PDF-1.4 " + bytes(range(256)) * (size // 256)
+    page = Page(data=gzip.compress(content), headers={"Content-Encoding": "gzip"}, content_type="application/pdf")
+    obj = await bench.one({"kind": "url", "url": sources.put("/a.pdf", page)}, checksum=f"sha256:{sha(content)}")
+    assert obj["blobs"][0]["details"] == {
+        "filename": "a.pdf",
+        "size_bytes": len(content),
+        "mime_type": "application/pdf",
+        "hash": f"sha256:{sha(content)}",
+    }
+    assert await bench.content(obj) == content
+
+
+async def test_archive_with_its_format_as_content_encoding_is_stored_as_sent(bench: Bench, sources: Sources) -> None:
+    archive = gzip.compress(b"tar" * 100)
+    page = Page(data=archive, headers={"Content-Encoding": "x-gzip"}, content_type="application/x-gzip")
+    obj = await bench.one({"kind": "url", "url": sources.put("/a.tar.gz", page)})
+    assert await bench.content(obj) == archive
+    assert (obj["blobs"][0]["details"] or {})["mime_type"] == "application/gzip"
+
+
+async def test_decompression_bomb_fails_the_object(opened: Open, sources: Sources) -> None:
+    page = Page(data=gzip.compress(bytes(20 * MIB)), headers={"Content-Encoding": "gzip"})
+    async with opened(max_bytes=10 * MIB) as bench:
+        obj = await bench.one({"kind": "url", "url": sources.put("/bomb", page)})
+        assert obj["mirror"]["error"] == f"main: the source is larger than the limit of {10 * MIB} bytes"
+        assert await bench.leftovers() == []
 
 
 async def test_foreign_bucket(opened: Open, stack: LocalStack, bench: Bench) -> None:
@@ -78,7 +133,7 @@ async def test_foreign_bucket(opened: Open, stack: LocalStack, bench: Bench) -> 
         "access_key": stack.s3_access_key,
         "secret_key": stack.s3_secret_key,
     }
-    async with opened(foreign=[access], s3={"bucket": f"{bucket}-own"}) as other:
+    async with opened(external_buckets=[access], s3={"bucket": f"{bucket}-own"}) as other:
         obj = await other.one({"kind": "s3", "url": f"s3://{bucket}/theirs/report.txt"})
         assert await other.content(obj) == data
         assert obj["blobs"][0]["details"]["filename"] == "report.txt"  # type: ignore[index]
@@ -89,7 +144,7 @@ async def test_foreign_bucket(opened: Open, stack: LocalStack, bench: Bench) -> 
 
 
 async def test_own_bucket_is_closed_but_for_prefixes_and_the_namespaces_own_content(opened: Open) -> None:
-    async with opened(own_prefixes=["import/"]) as bench:
+    async with opened(allowed_key_prefixes=["import/"]) as bench:
         data = b"placed by an operator"
         await bench.store.put_if_absent("import/a.txt", data, sha256=sha(data), content_type="text/plain")
         await bench.store.put_if_absent("secret/a.txt", data, sha256=sha(data), content_type="text/plain")
@@ -103,6 +158,20 @@ async def test_own_bucket_is_closed_but_for_prefixes_and_the_namespaces_own_cont
             {"kind": "s3", "url": bench.store.url_of(blob_key(sha(data)))}, namespace_id="ns_other"
         )
         assert stranger["mirror"]["error"] == "main: the address is not allowed"
+
+
+async def test_url_of_content_that_is_not_stored_yet_is_tried_again(opened: Open) -> None:
+    async with opened(initial_backoff_seconds=0.5) as bench:
+        later = await bench.add(bench.blob({"kind": "s3", "url": bench.store.url_of(blob_key(sha(b"soon")))}))
+        await bench.created(later)
+
+        async def tried() -> bool:
+            found = await bench.dedup.mirroring.objects.many([later])
+            return found[later]["mirror"]["attempts"] > 0
+
+        assert await eventually(tried)
+        await bench.one({"kind": "text", "text": "soon"})
+        assert await bench.content(await bench.mirrored(later)) == b"soon"
 
 
 async def test_files_only_below_the_allowed_directories(opened: Open, tmp_path: Path) -> None:

@@ -10,25 +10,25 @@ from typing import Any, cast
 import orjson
 import pytest
 from pydantic import SecretStr
+from tests.fakes.blob_store import MemoryBlobStore
 
-from bucketline.access.keyring import KeyRing, KeySpec
+from bucketline.api_keys.service import ApiKeyService, ApiKeySpec
 from bucketline.clock import ManualClock
-from bucketline.events.envelope import Envelope
+from bucketline.db.api_keys import PERMISSIONS
+from bucketline.db.mongo import Database
+from bucketline.events.cloudevents import CloudEvent
 from bucketline.ids import RandomIds
-from bucketline.messaging.broker import Bus
-from bucketline.runtime import Runtime
+from bucketline.kafka.broker import Bus
+from bucketline.observability.health import Health
+from bucketline.service_context import ServiceContext
 from bucketline.settings import read_settings
-from bucketline.storage.keys import PERMISSIONS
-from bucketline.storage.memory_blobs import MemoryBlobStore
-from bucketline.storage.mongo import Database
-from bucketline.telemetry.health import Health
-from ingest_api.app import build, wire
-from ingest_api.bodies import Bodies, Bounds
-from ingest_api.deps import Deps
-from ingest_api.front import Front
-from ingest_api.limits import Limiter
-from ingest_api.settings import ApiSettings
-from ingest_api.tasks import steps
+from bucketline_ingest_api.app import build, wire
+from bucketline_ingest_api.body_limit import BodyLimiter, Bounds
+from bucketline_ingest_api.container import Container
+from bucketline_ingest_api.edge_middleware import EdgeMiddleware
+from bucketline_ingest_api.rate_limit import RateLimiter
+from bucketline_ingest_api.settings import ApiSettings
+from bucketline_ingest_api.tasks import registry
 
 ROOT = "sk_root"
 
@@ -37,10 +37,10 @@ class ListBus:
     """A bus whose publisher keeps what it is given."""
 
     def __init__(self) -> None:
-        self.published: list[Envelope] = []
+        self.published: list[CloudEvent] = []
         self.publisher = self
 
-    async def publish(self, envelopes: Sequence[Envelope]) -> None:
+    async def publish(self, envelopes: Sequence[CloudEvent]) -> None:
         self.published += envelopes
 
 
@@ -57,8 +57,8 @@ class Answer:
 class Replica:
     """One API process."""
 
-    app: Front
-    deps: Deps
+    app: EdgeMiddleware
+    deps: Container
     bus: ListBus
 
     async def call(
@@ -132,7 +132,7 @@ class World:
     def replica(self, *, body_bytes: int = 1 << 20, **settings: object) -> Replica:
         api = ApiSettings(key=SecretStr(ROOT), **settings)  # type: ignore[arg-type]  # pydantic checks them
         bus = ListBus()
-        runtime = Runtime(
+        runtime = ServiceContext(
             settings=read_settings("ingest-api"),
             database=self.database,
             bus=cast("Bus", bus),
@@ -142,12 +142,12 @@ class World:
             ids=RandomIds(),
         )
         deps = wire(runtime, api)
-        steps.register(deps)
+        registry.register(deps)
         inner = build()
         inner.state.deps = deps
-        bodies = Bodies(Bounds(body_bytes, together=4 * body_bytes))
-        limiter = Limiter(self.database, api, clock=self.clock)
-        app = Front(inner, auth=lambda: deps.auth, limiter=lambda: limiter, ids=RandomIds(), bodies=bodies)
+        bodies = BodyLimiter(Bounds(body_bytes, together=4 * body_bytes))
+        limiter = RateLimiter(self.database, api, clock=self.clock)
+        app = EdgeMiddleware(inner, auth=lambda: deps.auth, limiter=lambda: limiter, ids=RandomIds(), bodies=bodies)
         found = Replica(app, deps, bus)
         self.replicas.append(found)
         return found
@@ -155,9 +155,9 @@ class World:
     async def key(self, organization: str = "org_local", **spec: Any) -> str:
         """A key in clear, of any organisation."""
         deps = self.replicas[0].deps
-        ring = KeyRing(deps.keys, deps.namespaces, deps.settings, clock=self.clock)
+        ring = ApiKeyService(deps.keys, deps.namespaces, deps.settings, clock=self.clock)
         name = f"key-{len(await ring.of_organization(organization))}"
-        wanted = KeySpec(name=name, **{"permissions": PERMISSIONS, **spec})
+        wanted = ApiKeySpec(name=name, **{"permissions": PERMISSIONS, **spec})
         return (await ring.create(organization, "ada@example.org", wanted, created_by="test")).clear
 
 

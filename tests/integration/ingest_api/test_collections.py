@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from tests.integration.ingest_api.conftest import Answer, Replica, World
 
-from bucketline.storage import collections as stored
-from ingest_api.collections import create
+from bucketline.db import collections as stored
+from bucketline_ingest_api.collections import create
 
 pytestmark = pytest.mark.stack
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 from tests.integration.ingest_api.conftest import Answer, Replica
 
-from bucketline.domain import reserved
+from bucketline.domain import field_validation
 
 pytestmark = pytest.mark.stack
 
@@ -121,13 +121,10 @@ async def test_no_record_can_be_filled_with_free_form_data(replica: Replica, mon
         "feature_extractor": extractor,
     }
     await replica.make("/v1/collections", collection, namespace="demo")
-    await replica.call("PATCH", "/v1/namespaces/demo", {"first": "x" * 600})
     upload = {"filename": "a.pdf", "content_type": "application/pdf"}
     metadata = {"metadata": {"a": "x" * 1000}}
-    monkeypatch.setattr(reserved, "MAX_FREE_FORM_BYTES", 1000)
+    monkeypatch.setattr(field_validation, "MAX_FREE_FORM_BYTES", 1000)
     for method, path, body in (
-        ("POST", "/v1/namespaces", {"namespace_name": "other", **metadata}),
-        ("PATCH", "/v1/namespaces/demo", {"second": "x" * 600}),
         ("POST", "/v1/buckets", {"bucket_name": "c", "bucket_schema": schema, **metadata}),
         ("PATCH", "/v1/buckets/b", metadata),
         ("POST", "/v1/collections", {**collection, "collection_name": "other", **metadata}),

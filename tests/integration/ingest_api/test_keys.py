@@ -8,10 +8,10 @@ from datetime import timedelta
 import pytest
 from tests.integration.ingest_api.conftest import Replica, World
 
-from bucketline.access.secret import digest, key_id_of
+from bucketline.api_keys.format import digest, key_id_of
 from bucketline.clock import wire_time
-from bucketline.settings import TelemetrySettings
-from bucketline.telemetry.logging import setup_logging
+from bucketline.observability.logging import setup_logging
+from bucketline.settings import ObservabilitySettings
 
 pytestmark = pytest.mark.stack
 
@@ -136,7 +136,7 @@ async def test_the_secret_is_in_no_log_answer_or_record(world: World) -> None:
     """Everything that is written down while keys are made, used, rotated, refused and revoked."""
     written = io.StringIO()
     with redirect_stdout(written), redirect_stderr(written):
-        setup_logging(TelemetrySettings(log_level="DEBUG", log_format="json"), "ingest-api")
+        setup_logging(ObservabilitySettings(log_level="DEBUG", log_format="json"), "ingest-api")
         logging.getLogger("pymongo").setLevel(logging.INFO)
         replica = world.replica(key_cache_seconds=0.001)
         first = (await replica.make(KEYS, {"name": "scanner"}))["key"]

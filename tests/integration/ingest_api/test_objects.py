@@ -1,5 +1,6 @@
 """Objects on a real MongoDB: what every query is bounded by, and what is finished after a crash."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -8,32 +9,32 @@ from typing import Any, cast
 
 import orjson
 import pytest
+from tests.fakes.blob_store import MemoryBlobStore
 
 from bucketline.clock import ManualClock
+from bucketline.db.buckets import BucketDocument
+from bucketline.db.mongo import Collection, Database
 from bucketline.domain.status import Status
-from bucketline.errors import AlreadyExists, StoreUnavailable
-from bucketline.events.catalog import ObjectStatusChanged
-from bucketline.events.envelope import Envelope, Received
-from bucketline.runtime import Runtime
+from bucketline.errors import AlreadyExists, DependencyUnavailable
+from bucketline.events.cloudevents import CloudEvent, ReceivedEvent
+from bucketline.events.models import ObjectStatusChanged
+from bucketline.observability.health import Health
+from bucketline.service_context import ServiceContext
 from bucketline.settings import read_settings
-from bucketline.storage.buckets import BucketDocument
-from bucketline.storage.memory_blobs import MemoryBlobStore
-from bucketline.storage.mongo import Collection, Database
-from bucketline.telemetry.health import Health
-from ingest_api.app import wire
-from ingest_api.buckets.delete import empty_bucket
-from ingest_api.deps import Deps
-from ingest_api.objects.change import patch_object
-from ingest_api.objects.create import Written, create_object
-from ingest_api.objects.create_batch import create_objects
-from ingest_api.objects.listing import list_objects
-from ingest_api.objects.read import documents_of
-from ingest_api.objects.remove import remove_object, sweep_removals
-from ingest_api.objects.stalled import StalledObjects
-from ingest_api.schemas.objects import CreateObject, ListObjects, PatchObject
-from ingest_api.schemas.paging import Asked
-from ingest_api.settings import ApiSettings
-from ingest_api.subscribers import apply_statuses
+from bucketline_ingest_api.app import wire
+from bucketline_ingest_api.buckets.delete import empty_bucket
+from bucketline_ingest_api.container import Container
+from bucketline_ingest_api.objects.create import WriteResult, create_object
+from bucketline_ingest_api.objects.create_batch import create_objects
+from bucketline_ingest_api.objects.delete import remove_object, sweep_removals
+from bucketline_ingest_api.objects.listing import list_objects
+from bucketline_ingest_api.objects.read import documents_of
+from bucketline_ingest_api.objects.reconciler import ObjectReconciler
+from bucketline_ingest_api.objects.schemas import CreateObject, ListObjects, PatchObject
+from bucketline_ingest_api.objects.update import patch_object
+from bucketline_ingest_api.schemas.pagination import ListQuery
+from bucketline_ingest_api.settings import ApiSettings
+from bucketline_ingest_api.subscribers import apply_statuses
 
 pytestmark = pytest.mark.stack
 
@@ -42,12 +43,12 @@ pytestmark = pytest.mark.stack
 class Bus:
     """Remembers what was published; ``away`` makes it refuse."""
 
-    published: list[Envelope] = field(default_factory=list)
+    published: list[CloudEvent] = field(default_factory=list)
     away: bool = False
 
-    async def publish(self, envelopes: Sequence[Envelope]) -> None:
+    async def publish(self, envelopes: Sequence[CloudEvent]) -> None:
         if self.away:
-            raise StoreUnavailable("the broker is away")
+            raise DependencyUnavailable("the broker is away")
         self.published += envelopes
 
     @property
@@ -57,7 +58,7 @@ class Bus:
 
 @dataclass
 class World:
-    deps: Deps
+    deps: Container
     bus: Bus
     clock: ManualClock
     bucket: BucketDocument
@@ -79,7 +80,7 @@ class World:
 @pytest.fixture
 async def world(database: Database, clock: ManualClock) -> World:
     bus = Bus()
-    runtime = Runtime(
+    runtime = ServiceContext(
         settings=read_settings("ingest-api"),
         database=database,
         bus=cast("Any", SimpleNamespace(publisher=bus)),
@@ -100,7 +101,7 @@ async def world(database: Database, clock: ManualClock) -> World:
         "created_at": clock.now(),
         "updated_at": clock.now(),
     }
-    return World(wire(runtime, ApiSettings(inline_spill_bytes=1000)), bus, clock, bucket)
+    return World(wire(runtime, ApiSettings(inline_staging_threshold_bytes=1000)), bus, clock, bucket)
 
 
 def stages(plan: Mapping[str, Any]) -> set[str]:
@@ -152,12 +153,12 @@ async def test_no_use_case_scans_a_collection(world: World, monkeypatch: pytest.
             listings.append(ListObjects.model_validate({"sort": sort, "include_total": True}))
     listings.append(ListObjects.model_validate({"search": "x", "filters": {"status": "DRAFT", "sku": "b"}}))
     for body in listings:
-        page = await list_objects(world.deps, world.bucket, Asked("/", {"limit": "1"}), body)
+        page = await list_objects(world.deps, world.bucket, ListQuery("/", {"limit": "1"}), body)
         if cursor := page.pagination.next_cursor:
-            await list_objects(world.deps, world.bucket, Asked("/", {"cursor": cursor, "limit": "1"}), body)
+            await list_objects(world.deps, world.bucket, ListQuery("/", {"cursor": cursor, "limit": "1"}), body)
     await documents_of(world.deps, "ns_1", first, ["col_1"])
     await world.deps.objects.stalled(world.clock.now(), limit=10, fields=["run"], after=(world.clock.now(), "obj"))
-    await StalledObjects(world.deps).step()
+    await ObjectReconciler(world.deps).step()
     await remove_object(world.deps, world.bucket, first)
     await world.settle()
     world.clock.advance(60)
@@ -172,6 +173,26 @@ async def test_no_use_case_scans_a_collection(world: World, monkeypatch: pytest.
             assert "SORT" not in stages(plan), ("sorted in memory", where, order)
 
 
+async def test_sweep_while_events_are_in_flight_publishes_each_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, publish = asyncio.Event(), world.bus.publish
+
+    async def held(envelopes: Sequence[CloudEvent]) -> None:
+        await gate.wait()
+        await publish(envelopes)
+
+    monkeypatch.setattr(world.bus, "publish", held)
+    for number in range(3):
+        await world.create(sku=f"{number}")
+    world.clock.advance(60)
+    assert await world.deps.object_outbox.sweep() == 0
+    gate.set()
+    await world.settle()
+    assert world.bus.types == ["created"] * 3
+    assert await world.deps.object_outbox.sweep() == 0
+
+
 async def test_a_removal_that_a_crash_left_is_finished(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     object_id = await world.create(blobs=[{"property": "note", "data": "x" * 2000}])
     await world.settle()
@@ -179,11 +200,11 @@ async def test_a_removal_that_a_crash_left_is_finished(world: World, monkeypatch
     assert len(store.objects) == 1, "content above the limit waits in S3"
 
     async def crash(_: Any) -> bool:
-        raise StoreUnavailable("away")
+        raise DependencyUnavailable("away")
 
     with monkeypatch.context() as patched:
         patched.setattr(world.deps.objects.collection, "delete_one", crash)
-        with pytest.raises(StoreUnavailable):
+        with pytest.raises(DependencyUnavailable):
             await remove_object(world.deps, world.bucket, object_id)
     assert await sweep_removals(world.deps) == 0, "too early: its request may still be at it"
     world.clock.advance(60)
@@ -265,13 +286,13 @@ async def test_a_deletion_that_was_begun_before_a_change_says_the_change_too(
     world: World, monkeypatch: pytest.MonkeyPatch, whole_bucket: bool
 ) -> None:
     async def crash(_: Any) -> bool:
-        raise StoreUnavailable("away")
+        raise DependencyUnavailable("away")
 
     object_id = await world.create(sku="A")
     await world.settle()
     with monkeypatch.context() as patched:
         patched.setattr(world.deps.objects.collection, "delete_one", crash)
-        with pytest.raises(StoreUnavailable):
+        with pytest.raises(DependencyUnavailable):
             await remove_object(world.deps, world.bucket, object_id)
     world.bus.away = True
     await patch_object(world.deps, world.bucket, object_id, PatchObject(sku="B"))  # type: ignore[call-arg]
@@ -305,17 +326,16 @@ async def test_a_repeat_of_what_was_not_written_is_written_itself(world: World) 
         {"skip_duplicates": True, "blobs": [{"property": "note", "data": "two"}]},
     ]
     outcomes = await create_objects(world.deps, world.bucket, bodies, auto_process=False, size=0)
-    written = [outcome for outcome in outcomes if isinstance(outcome, Written)]
+    written = [outcome for outcome in outcomes if isinstance(outcome, WriteResult)]
     assert [row.replayed_by for row in written] == [None, "idempotency_key", None, "skip_duplicates"]
-    assert [row.document["blobs"][0]["source"] for row in written] == [
-        {"kind": "text", "text": text} for text in ("one", "one", "two", "two")
-    ]
+    sources = [row.document["blobs"][0]["source"] or {} for row in written]
+    assert [source["text"] for source in sources] == ["one", "one", "two", "two"]
     assert len({row.document["_id"] for row in written}) == 2
 
 
 async def test_a_batch_lost_in_a_crash_is_made_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     async def crash(_: Any) -> None:
-        raise StoreUnavailable("away")
+        raise DependencyUnavailable("away")
 
     with monkeypatch.context() as patched:
         patched.setattr(world.deps.object_writes, "insert_batch", crash)
@@ -325,7 +345,7 @@ async def test_a_batch_lost_in_a_crash_is_made_again(world: World, monkeypatch: 
     assert found["status"] == "QUEUED"
     assert await world.deps.batches.collection.count({}) == 0
     world.clock.advance(60)
-    await StalledObjects(world.deps).step()
+    await ObjectReconciler(world.deps).step()
     batch = await world.deps.batches.get(str(found.get("batch_id")))
     assert batch is not None
     assert (batch["objects"], batch["status"], batch.get("run")) == ([object_id], "PENDING", 1)
@@ -346,7 +366,7 @@ async def test_a_status_that_the_bus_lost_is_read_from_the_unit(world: World) ->
     }
     unit = {"_id": "unit_1", "batch_id": None, "items": items, "state": "leased", "results": results, "moved_at": now}
     await world.deps.units.collection.insert(cast("Any", unit))
-    stalled = StalledObjects(world.deps)
+    stalled = ObjectReconciler(world.deps)
     assert await stalled.step() == 0, "too early"
     world.clock.advance(60)
     assert await stalled.step() == 0, "their batches go on"
@@ -366,10 +386,10 @@ async def test_a_lost_cancel_gives_the_object_back(world: World) -> None:
     found = await world.deps.objects.collection.get(object_id)
     assert found is not None
     world.clock.advance(60)
-    await StalledObjects(world.deps).step()
+    await ObjectReconciler(world.deps).step()
     assert await world.status(object_id) == "QUEUED"
     await world.deps.batches.collection.update_one({"_id": found.get("batch_id")}, {"$set": {"status": "CANCELED"}})
-    await StalledObjects(world.deps).step()
+    await ObjectReconciler(world.deps).step()
     assert await world.status(object_id) == "DRAFT"
 
 
@@ -387,14 +407,14 @@ async def test_objects_of_a_deleted_batch_come_to_rest(world: World) -> None:
         unit = {"_id": unit_id, "items": [item], "state": state, "results": results, "moved_at": world.clock.now()}
         await world.deps.units.collection.insert(cast("Any", {"batch_id": "btch_gone", **unit}))
     world.clock.advance(60)
-    assert await StalledObjects(world.deps).step() == 3
+    assert await ObjectReconciler(world.deps).step() == 3
     assert [await world.status(oid) for oid in ids] == ["COMPLETED", "DRAFT", "PROCESSING", "DRAFT"]
 
 
 async def test_every_stalled_object_is_looked_at(world: World) -> None:
     ids = [await world.create(auto=True, sku=str(n)) for n in range(7)]
     small = world.deps.sweep.model_copy(update={"limit": 2})
-    deps = cast("Deps", SimpleNamespace(**{**vars(world.deps), "sweep": small}))
+    deps = cast("Container", SimpleNamespace(**{**vars(world.deps), "sweep": small}))
     world.clock.advance(60)
     looked: set[str] = set()
     page = world.deps.objects.stalled
@@ -406,7 +426,7 @@ async def test_every_stalled_object_is_looked_at(world: World) -> None:
         return found
 
     world.deps.objects.stalled = noted  # type: ignore[method-assign]
-    stalled = StalledObjects(deps)
+    stalled = ObjectReconciler(deps)
     for _ in range(4):
         await stalled.step()
     assert looked == set(ids)
@@ -419,12 +439,12 @@ async def test_statuses_are_applied_once_and_only_forward(world: World) -> None:
         document = {"_id": f"doc_{place}", "object_id": oid, "collection_id": "col_1", "run": 1}
         await world.deps.documents.collection.insert(cast("Any", document))
 
-    def event(status: Status, rank: int, *, run: int = 1, oid: str = object_id, count: int = 1) -> Received:
+    def event(status: Status, rank: int, *, run: int = 1, oid: str = object_id, count: int = 1) -> ReceivedEvent:
         changed = ObjectStatusChanged(
-            object_id=oid, bucket_id="bkt_1", namespace_id="ns_1", revision=1, run=run, rank=rank, status=status,
-            document_count=count, at=world.clock.now() + timedelta(seconds=rank),
+            object_id=oid, bucket_id="bkt_1", namespace_id="ns_1", revision=1, run_id=run, sequence=rank, status=status,
+            documents_total=count, occurred_at=world.clock.now() + timedelta(seconds=rank),
         )  # fmt: skip
-        return Received(event=changed, id=f"evt_{run}{rank}", source="/test", trace={})
+        return ReceivedEvent(event=changed, id=f"evt_{run}{rank}", source="/test", trace={})
 
     await apply_statuses([event(Status.COMPLETED, 3), event(Status.PROCESSING, 2)], world.deps)
     assert await world.status(object_id) == "COMPLETED"

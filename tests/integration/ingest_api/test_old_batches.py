@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from tests.integration.ingest_api.conftest import Replica, World
 
-from bucketline.storage.batches import Batches
-from bucketline.storage.units import KEPT, Units
+from bucketline.db.batches import Batches
+from bucketline.db.work_units import KEPT, WorkUnits
 
 pytestmark = pytest.mark.stack
 
@@ -20,7 +20,7 @@ class Old:
     def __init__(self, world: World, replica: Replica, path: str, batch: Any) -> None:
         self.world, self.replica, self.path = world, replica, f"{path}/batches/{batch['batch_id']}"
         self.batch_id, self.ids = str(batch["batch_id"]), batch["object_ids"]
-        self.units, self.batches = Units(world.database), Batches(world.database)
+        self.units, self.batches = WorkUnits(world.database), Batches(world.database)
 
     async def end(self, statuses: tuple[str, ...] = STATUSES, **more: Any) -> None:
         """What the batcher writes."""

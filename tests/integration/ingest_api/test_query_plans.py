@@ -8,7 +8,7 @@ import pytest
 from tests.integration.ingest_api.conftest import Replica, World
 from tests.integration.ingest_api.test_isolation import attempts, furnished, of_namespace
 
-from bucketline.storage.mongo import Collection
+from bucketline.db.mongo import Collection
 
 pytestmark = pytest.mark.stack
 

@@ -8,12 +8,12 @@ import pytest
 from tests.integration.ingest_api.conftest import Replica, World
 
 from bucketline.clock import wire_time
-from bucketline.errors import BadRequest, ServiceUnavailable, StoreUnavailable
-from bucketline.storage.tasks import TaskDocument
-from ingest_api.buckets import delete as bucket_deletion
-from ingest_api.collections import trigger
-from ingest_api.tasks import runner as running
-from ingest_api.tasks.runner import Finished, Later, Turn
+from bucketline.db.tasks import TaskDocument
+from bucketline.errors import BadRequest, DependencyUnavailable, ServiceUnavailable
+from bucketline_ingest_api.buckets import delete as bucket_deletion
+from bucketline_ingest_api.collections import trigger
+from bucketline_ingest_api.tasks import runner as running
+from bucketline_ingest_api.tasks.runner import Reschedule, TaskExecution, TaskResult
 
 pytestmark = pytest.mark.stack
 
@@ -54,9 +54,9 @@ async def test_another_replica_goes_on_when_the_lease_of_a_dead_one_ends(world: 
     dead, alive = world.replica(), world.replica()
     done: list[str] = []
 
-    async def step(task: TaskDocument) -> Turn:
+    async def step(task: TaskDocument) -> TaskExecution:
         done.append(task["_id"])
-        return Finished(outputs=["x"])
+        return TaskResult(outputs=["x"])
 
     for replica in (dead, alive):
         replica.deps.runner.register(KIND, step)
@@ -79,11 +79,11 @@ async def test_replicas_that_sweep_at_once_take_a_turn_once(world: World) -> Non
     replicas = [world.replica() for _ in range(3)]
     turns = 0
 
-    async def step(_: TaskDocument) -> Turn:
+    async def step(_: TaskDocument) -> TaskExecution:
         nonlocal turns
         turns += 1
         await asyncio.sleep(0)
-        return Finished()
+        return TaskResult()
 
     for replica in replicas:
         replica.deps.runner.register(KIND, step)
@@ -93,13 +93,13 @@ async def test_replicas_that_sweep_at_once_take_a_turn_once(world: World) -> Non
 
 
 async def test_a_turn_that_fails_is_taken_again_later_and_not_for_ever(world: World, replica: Replica) -> None:
-    async def step(_: TaskDocument) -> Turn:
+    async def step(_: TaskDocument) -> TaskExecution:
         raise RuntimeError("away")
 
     replica.deps.runner.register(KIND, step)
     task = await begin(replica)
     pauses = []
-    for _ in range(running.MOST_ATTEMPTS):
+    for _ in range(running.MAX_ATTEMPTS):
         assert await replica.deps.runner.drive(task["_id"])
         found = await stored(replica, task)
         if (due := found.get("due_at")) is not None:
@@ -107,27 +107,27 @@ async def test_a_turn_that_fails_is_taken_again_later_and_not_for_ever(world: Wo
             assert not await replica.deps.runner.drive(task["_id"])
             world.clock.advance(pauses[-1])
     assert pauses[:4] == [1, 2, 4, 8]
-    assert max(pauses) == running.LONGEST_PAUSE
+    assert max(pauses) == running.MAX_PAUSE
     assert found["status"] == "FAILED"
     answer = (await replica.call("GET", f"/v1/tasks/{task['_id']}")).body
     assert answer["error"] == answer["additional_data"]["error"]
     assert "away" not in answer["error"]
 
 
-@pytest.mark.parametrize("error", [StoreUnavailable("S3 is away"), ServiceUnavailable()])
+@pytest.mark.parametrize("error", [DependencyUnavailable("S3 is away"), ServiceUnavailable()])
 async def test_a_task_outlasts_any_time_without_a_store(world: World, replica: Replica, error: Exception) -> None:
     away = True
 
-    async def step(_: TaskDocument) -> Turn:
+    async def step(_: TaskDocument) -> TaskExecution:
         if away:
             raise error
-        return Finished(outputs=["x"])
+        return TaskResult(outputs=["x"])
 
     replica.deps.runner.register(KIND, step)
     task = await begin(replica)
-    for _ in range(2 * running.MOST_ATTEMPTS):
+    for _ in range(2 * running.MAX_ATTEMPTS):
         assert await replica.deps.runner.drive(task["_id"])
-        world.clock.advance(running.LONGEST_PAUSE)
+        world.clock.advance(running.MAX_PAUSE)
     assert (await stored(replica, task))["status"] == "IN_PROGRESS"
     away = False
     assert await replica.deps.runner.drive(task["_id"])
@@ -149,8 +149,8 @@ async def test_a_deletion_that_failed_begins_anew_when_it_is_asked_for_again(
         patched.setattr(bucket_deletion, "remove_objects", broken)
         deleted = (await replica.call("DELETE", path, namespace=within)).body
         await replica.settle()
-        for _ in range(running.MOST_ATTEMPTS):
-            world.clock.advance(running.LONGEST_PAUSE)
+        for _ in range(running.MAX_ATTEMPTS):
+            world.clock.advance(running.MAX_PAUSE)
             await replica.deps.runner.sweep()
             await replica.settle()
     task = f"/v1/tasks/{deleted['task_id']}"
@@ -166,7 +166,7 @@ async def test_a_deletion_that_failed_begins_anew_when_it_is_asked_for_again(
 
 
 async def test_a_request_that_cannot_be_met_fails_at_once_and_says_why(replica: Replica) -> None:
-    async def step(_: TaskDocument) -> Turn:
+    async def step(_: TaskDocument) -> TaskExecution:
         raise BadRequest("there is nothing to delete")
 
     replica.deps.runner.register(KIND, step)
@@ -180,13 +180,13 @@ async def test_a_turn_that_is_cut_off_by_the_end_of_the_process_is_due_at_once(w
     first, second = world.replica(), world.replica()
     begun = asyncio.Event()
 
-    async def long(_: TaskDocument) -> Turn:
+    async def long(_: TaskDocument) -> TaskExecution:
         begun.set()
         await asyncio.Event().wait()
-        return Finished()
+        return TaskResult()
 
-    async def short(_: TaskDocument) -> Turn:
-        return Finished()
+    async def short(_: TaskDocument) -> TaskExecution:
+        return TaskResult()
 
     first.deps.runner.register(KIND, long)
     second.deps.runner.register(KIND, short)
@@ -200,9 +200,13 @@ async def test_a_turn_that_is_cut_off_by_the_end_of_the_process_is_due_at_once(w
 
 
 async def test_progress_clears_the_count_of_failures(world: World, replica: Replica) -> None:
-    outcomes: list[Any] = [StoreUnavailable("away"), Later(world.clock.now(), {"done": 1}), StoreUnavailable("away")]
+    outcomes: list[Any] = [
+        DependencyUnavailable("away"),
+        Reschedule(world.clock.now(), {"done": 1}),
+        DependencyUnavailable("away"),
+    ]
 
-    async def step(_: TaskDocument) -> Turn:
+    async def step(_: TaskDocument) -> TaskExecution:
         outcome = outcomes.pop(0)
         if isinstance(outcome, Exception):
             raise outcome
@@ -229,7 +233,7 @@ async def test_a_bucket_goes_with_what_a_replica_wrote_that_did_not_know_yet(wor
     late = await there.make(f"/v1/buckets/{bucket}/objects", {"name": "late"}, namespace="demo")
     task = (await here.call("GET", f"/v1/tasks/{deleted.body['task_id']}")).body
     assert task["status"] == "IN_PROGRESS"
-    world.clock.advance(bucket_deletion.settling_time(here.deps).total_seconds() + 0.1)
+    world.clock.advance(bucket_deletion.cache_grace_period(here.deps).total_seconds() + 0.1)
     await there.deps.runner.sweep()
     await there.settle()
     task = (await here.call("GET", f"/v1/tasks/{deleted.body['task_id']}")).body
@@ -242,7 +246,7 @@ async def test_a_bucket_goes_with_what_a_replica_wrote_that_did_not_know_yet(wor
 
 
 async def test_a_replica_may_remember_a_bucket_for_as_long_as_it_is_told_to(world: World) -> None:
-    here, there = world.replica(scope_cache_seconds=60), world.replica(scope_cache_seconds=60)
+    here, there = world.replica(namespace_cache_seconds=60), world.replica(namespace_cache_seconds=60)
     bucket = await bucket_with(here, 1)
     await there.make(f"/v1/buckets/{bucket}/objects", {"name": "early"}, namespace="demo")
     deleted = await here.call("DELETE", f"/v1/buckets/{bucket}", namespace="demo")
@@ -259,13 +263,13 @@ async def test_a_replica_may_remember_a_bucket_for_as_long_as_it_is_told_to(worl
 
 
 async def test_a_namespace_goes_with_what_a_replica_wrote_that_did_not_know_yet(world: World) -> None:
-    here, there = world.replica(), world.replica(scope_cache_seconds=600)
+    here, there = world.replica(), world.replica(namespace_cache_seconds=600)
     bucket = await bucket_with(here, 3)
     await there.make(f"/v1/buckets/{bucket}/objects", {"name": "early"}, namespace="demo")
     deleted = await here.call("DELETE", "/v1/namespaces/demo")
     await here.settle()
     await there.make(f"/v1/buckets/{bucket}/objects", {"name": "late"}, namespace="demo")
-    world.clock.advance(bucket_deletion.settling_time(here.deps).total_seconds())
+    world.clock.advance(bucket_deletion.cache_grace_period(here.deps).total_seconds())
     await here.deps.runner.sweep()
     await here.settle()
     assert (await here.call("GET", f"/v1/tasks/{deleted.body['task_id']}")).body["status"] == "COMPLETED"
@@ -274,7 +278,7 @@ async def test_a_namespace_goes_with_what_a_replica_wrote_that_did_not_know_yet(
 
 
 async def test_what_a_request_that_hung_wrote_into_a_bucket_that_is_gone_is_removed(world: World) -> None:
-    here, there = world.replica(), world.replica(scope_cache_seconds=600)
+    here, there = world.replica(), world.replica(namespace_cache_seconds=600)
     bucket = await bucket_with(here, 1)
     await there.make(f"/v1/buckets/{bucket}/objects", {"name": "early"}, namespace="demo")
     await here.call("DELETE", f"/v1/buckets/{bucket}", namespace="demo")
@@ -309,13 +313,13 @@ async def test_a_large_trigger_makes_each_batch_once_however_often_it_is_cut(
 ) -> None:
     bucket = await bucket_with(replica, 25)
     collection = await collection_of(replica, bucket)
-    monkeypatch.setattr(trigger, "MOST_OBJECTS", 10)
+    monkeypatch.setattr(trigger, "MAX_OBJECTS", 10)
     submit = trigger.submit_batch
     fails = [False, True, False, True, False]
 
     async def failing(*args: Any) -> Any:
         if fails and fails.pop(0):
-            raise StoreUnavailable("away")
+            raise DependencyUnavailable("away")
         return await submit(*args)
 
     monkeypatch.setattr(trigger, "submit_batch", failing)
@@ -341,7 +345,7 @@ async def test_a_large_trigger_that_is_cut_off_loses_no_object_that_no_longer_ma
 ) -> None:
     bucket = await bucket_with(replica, 25)
     collection = await collection_of(replica, bucket)
-    monkeypatch.setattr(trigger, "MOST_OBJECTS", 10)
+    monkeypatch.setattr(trigger, "MAX_OBJECTS", 10)
     note, cut = replica.deps.tasks.note, [True, False, True, False, True]
 
     async def noting(*args: Any) -> None:
@@ -351,7 +355,7 @@ async def test_a_large_trigger_that_is_cut_off_loses_no_object_that_no_longer_ma
                 {"_id": {"$in": batch["objects"]}}, {"$set": {"status": "QUEUED"}}
             )
         if cut and cut.pop(0):
-            raise StoreUnavailable("away")
+            raise DependencyUnavailable("away")
         await note(*args)
 
     monkeypatch.setattr(replica.deps.tasks, "note", noting)
@@ -373,17 +377,17 @@ async def test_a_large_trigger_that_is_cut_off_loses_no_object_that_no_longer_ma
 async def test_a_large_bucket_is_counted_in_the_background(
     world: World, replica: Replica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ingest_api.buckets import counts
+    from bucketline_ingest_api.buckets import stats
 
-    monkeypatch.setattr(counts, "SMALL", 20)
-    monkeypatch.setattr(counts, "PIECE", 7)
+    monkeypatch.setattr(stats, "SMALL", 20)
+    monkeypatch.setattr(stats, "PIECE", 7)
     bucket = await bucket_with(replica, 50)
     path = f"/v1/buckets/{bucket}"
     first = (await replica.call("GET", path, namespace="demo")).body
     assert (first["object_count"], first["stats_updated_at"] is not None) == (50, True)
     await replica.make(f"{path}/objects", {"name": "one more"}, namespace="demo")
     assert (await replica.call("GET", path, namespace="demo")).body["object_count"] == 50
-    world.clock.advance(counts.YOUNGEST + 1)
+    world.clock.advance(stats.YOUNGEST + 1)
     later = (await replica.call("GET", path, namespace="demo")).body
     assert later["object_count"] == 51
     assert later["stats_updated_at"] > first["stats_updated_at"]
@@ -415,7 +419,7 @@ async def test_no_namespace_gets_a_lifetime_that_nobody_watches(
     replica: Replica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def away(*_: Any, **__: Any) -> None:
-        raise StoreUnavailable("away")
+        raise DependencyUnavailable("away")
 
     await replica.make("/v1/namespaces", {"namespace_name": "lasting"})
     with monkeypatch.context() as patched:

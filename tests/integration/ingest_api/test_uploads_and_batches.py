@@ -5,14 +5,14 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from tests.fakes.blob_store import MemoryBlobStore
 from tests.integration.ingest_api.conftest import Replica, World
 from tests.integration.ingest_api.test_query_plans import recorded, stages
 
-from bucketline.errors import Forbidden, ServiceUnavailable, Transient
-from bucketline.storage.memory_blobs import MemoryBlobStore
-from ingest_api.uploads import confirm
-from ingest_api.uploads.create import GRACE
-from ingest_api.uploads.remove import KEPT, sweep_uploads
+from bucketline.errors import Forbidden, RetryableError, ServiceUnavailable
+from bucketline_ingest_api.uploads import confirm
+from bucketline_ingest_api.uploads.create import GRACE
+from bucketline_ingest_api.uploads.delete import KEPT, sweep_uploads
 
 pytestmark = pytest.mark.stack
 
@@ -103,7 +103,7 @@ async def test_a_confirmed_upload_stays(world: World, replica: Replica) -> None:
 
 
 async def test_large_ones_are_confirmed_in_the_background(world: World) -> None:
-    replica = world.replica(async_confirm_bytes=len(PDF))
+    replica = world.replica(async_confirm_threshold_bytes=len(PDF))
     path = await bucket(replica)
     upload_id = await upload(replica, path)
     started = await replica.make(f"{path}/uploads/{upload_id}/confirm", None, namespace="home")
@@ -207,7 +207,7 @@ async def test_a_batch_goes_after_its_end_was_told(
     world: World, replica: Replica, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     async def away(_: object) -> None:
-        raise Transient("the broker is away")
+        raise RetryableError("the broker is away")
 
     path = await bucket(replica)
     made = await replica.make(f"{path}/objects", {"name": "one"}, namespace="home")

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.processor.making import a_document
-from tests.unit.processor.test_finishing import Bench
+from tests.unit.processor.factories import a_document
+from tests.unit.processor.test_completion import Bench
 
+from bucketline.db.documents import DocumentDocument, Documents
+from bucketline.db.mongo import Database
 from bucketline.domain.status import Status
-from bucketline.storage.documents import DocumentDocument, Documents
-from bucketline.storage.mongo import Database
-from processor.extraction import Outcome
-from processor.spool import Spool
+from bucketline_processor.extraction import ExtractionOutcome
+from bucketline_processor.spooled_documents import SpooledDocuments
 
 pytestmark = pytest.mark.stack
 
@@ -30,11 +30,11 @@ async def there(documents: Documents) -> dict[str, tuple[int, int | None]]:
     return {row["_id"]: (row["run"], row.get("lease")) for row in rows}
 
 
-async def outcome(folder: Path, rows: Sequence[DocumentDocument]) -> Outcome:
-    spool = Spool(folder, most_bytes=10**9)
+async def outcome(folder: Path, rows: Sequence[DocumentDocument]) -> ExtractionOutcome:
+    spool = SpooledDocuments(folder, most_bytes=10**9)
     for row in rows:
         await spool.add(row)
-    return Outcome(Status.COMPLETED, False, len(rows), {"col_1": spool})
+    return ExtractionOutcome(Status.COMPLETED, False, len(rows), {"col_1": spool})
 
 
 async def test_a_redelivery_that_makes_fewer_leaves_no_others(database: Database, tmp_path: Path) -> None:
@@ -44,7 +44,7 @@ async def test_a_redelivery_that_makes_fewer_leaves_no_others(database: Database
     await documents.put(made(range(10)), fresh=True)
     await bench.finish(1, await outcome(tmp_path, made(range(2, 9), lease=2)), attempts=2)
     assert await there(documents) == {f"doc_{number}": (7, 2) for number in range(2, 9)}
-    assert [event["document_count"] for event in bench.said()] == [7]
+    assert [event["documents_total"] for event in bench.said()] == [7]
 
 
 async def test_where_the_store_refuses_one_document_none_stays(database: Database, tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ async def test_where_the_store_refuses_one_document_none_stays(database: Databas
     await bench.finish(1, await outcome(tmp_path, rows))
     assert await there(documents) == {}
     [event] = bench.said()
-    assert (event["status"], event["document_count"]) == ("FAILED", 0)
+    assert (event["status"], event["documents_total"]) == ("FAILED", 0)
 
 
 async def test_of_a_deleted_collection_only_its_own_goes(database: Database) -> None:

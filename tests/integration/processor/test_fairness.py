@@ -2,8 +2,8 @@
 
 import pytest
 from tests.bench.processing import drafts
-from tests.conditions import eventually, over
 from tests.conftest import Api
+from tests.waiting import eventually, over
 
 pytestmark = pytest.mark.stack
 

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import ExifTags, Image
 from pypdf import PdfReader, PdfWriter
-from tests.conditions import eventually, over
 from tests.conftest import Api
 from tests.unit.processor.extractors.files import pdf, picture, png_bomb, saved
+from tests.waiting import eventually, over
 
 from bucketline.cli.client import ApiClient
 
@@ -193,3 +193,22 @@ async def test_texts(api: Api) -> None:
         assert len(found) == objects[name]["document_count"] > 1
         for row in found:
             assert row["text"] == text[row["char_start"] : row["char_end"]]
+
+
+async def test_text_is_decoded_as_declared_and_an_unread_blob_is_named(api: Api) -> None:
+    files = {
+        "short.txt": ("text", "text/plain; charset=koi8-r", "привет".encode("koi8-r")),
+        "host.txt": ("text", "text/plain; charset=cp037", "HELLO".encode("cp037")),
+        "unknown.txt": ("text", "text/plain", "HELLO WORLD FROM THE HOST".encode("cp037")),
+        "photo.png": ("image", "image/png", saved(picture(), "PNG")),
+    }
+    client, collection, objects, _ = await processed(api, "text_extractor", files)
+    for name, text in (("short.txt", "привет"), ("host.txt", "HELLO")):
+        [document] = await documents(client, collection, name)
+        assert document["text"] == text
+        assert "_internal" not in objects[name]
+    assert "declare its code page" in objects["unknown.txt"]["error"]
+    assert objects["photo.png"]["status"] == "COMPLETED"
+    assert objects["photo.png"]["_internal"] == {
+        "warnings": ["'photo.png' (image/png) is read by no collection of the bucket"]
+    }

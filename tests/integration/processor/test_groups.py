@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 from pymongo import InsertOne
-from tests.conditions import eventually
 from tests.integration.batcher.conftest import World
+from tests.waiting import eventually
 
-from batcher.planning import FIELDS
 from bucketline.clock import ManualClock
-from bucketline.events.catalog import ObjectStatusChanged, WorkReady
-from bucketline.storage.mongo import Database
-from processor.leases import Leases
-from processor.settings import ProcessorSettings
-from processor.works import Works
+from bucketline.db.mongo import Database
+from bucketline.events.models import ObjectStatusChanged, WorkUnitReady
+from bucketline_batcher.planner import FIELDS
+from bucketline_processor.leases import Leases
+from bucketline_processor.settings import ProcessorSettings
+from bucketline_processor.unit_scheduler import UnitScheduler
 
 pytestmark = pytest.mark.stack
 
@@ -63,7 +63,7 @@ async def plenty(world: World) -> None:
 
 async def test_a_batch_of_one_behind_a_hundred_thousand_automatic_objects(world: World) -> None:
     await plenty(world)
-    world.bus.take(WorkReady)
+    world.bus.take(WorkUnitReady)
     batch_id = await world.submitted(await world.drafts(1))
     await world.replica().planner.submitted(batch_id)
     [small] = await world.units_of(batch_id)
@@ -71,17 +71,17 @@ async def test_a_batch_of_one_behind_a_hundred_thousand_automatic_objects(world:
 
     pipeline, own = Busy(), ProcessorSettings()
     leases = Leases(world.units, "processor", clock=world.clock, seconds=own.lease_seconds)
-    works = Works(world.units, leases, pipeline, clock=world.clock, settings=own)  # type: ignore[arg-type]  # a fake
+    works = UnitScheduler(world.units, leases, pipeline, clock=world.clock, settings=own)  # type: ignore[arg-type]  # a fake
     found = await world.units.collection.find({"batch_id": None}, limit=UNITS, fields=["_id"])
     assert len(found) == UNITS
     consumer = asyncio.create_task(works.offer({unit["_id"]: {} for unit in (*found, small)}))
     try:
         await eventually(lambda: begun(pipeline, "ns_1"))
-        world.clock.advance(own.idle_after + 0.1)
+        world.clock.advance(own.orphan_claim_delay_seconds + 0.1)
         assert await works.look_around() == 1
         await eventually(lambda: begun(pipeline, batch_id))
         assert not consumer.done(), "its record is still behind all the others"
-        assert pipeline.groups.count("ns_1") == own.units // 2
+        assert pipeline.groups.count("ns_1") == own.max_concurrent_units // 2
     finally:
         consumer.cancel()
         await works.stop()

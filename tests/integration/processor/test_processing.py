@@ -4,8 +4,8 @@ import base64
 from typing import Any
 
 import pytest
-from tests.conditions import eventually, over
 from tests.conftest import Api, Services
+from tests.waiting import eventually, over
 
 from bucketline.cli.client import ApiClient
 

@@ -6,12 +6,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from tests.unit.processor.making import an_object
+from tests.unit.processor.factories import an_object
 
+from bucketline.db.mongo import Database
+from bucketline.db.objects import Objects
 from bucketline.domain.status import RANK_QUEUED, Status
-from bucketline.events.catalog import ObjectStatusChanged
-from bucketline.storage.mongo import Database
-from bucketline.storage.objects import Objects
+from bucketline.events.models import ObjectStatusChanged
 
 pytestmark = pytest.mark.stack
 
@@ -32,12 +32,12 @@ def life(object_id: str, chance: random.Random) -> list[ObjectStatusChanged]:
                     namespace_id="ns_1",
                     revision=1,
                     batch_id=f"btch_{run}",
-                    run=run,
-                    rank=rank,
+                    run_id=run,
+                    sequence=rank,
                     status=status,
                     error=f"error of run {run}" if status is Status.FAILED else None,
-                    document_count=run,
-                    at=START + timedelta(seconds=len(events)),
+                    documents_total=run,
+                    occurred_at=START + timedelta(seconds=len(events)),
                 )
             )
     return events
@@ -60,19 +60,26 @@ async def test_every_order_leads_to_the_same_state(database: Database, seed: int
 
     found: dict[str, Any] = dict(await objects.many(ids))
     for object_id, one in lives.items():
-        last = max(one, key=lambda event: (event.run, event.rank))
+        last = max(one, key=lambda event: (event.run_id, event.sequence))
         state = found[object_id]
         assert (state["status"], state["error"], state["batch_id"]) == (str(last.status), last.error, last.batch_id)
-        assert state["run"] == {"id": last.run, "rank": last.rank}
+        assert state["run"] == {"id": last.run_id, "rank": last.sequence}
     assert await objects.apply_statuses(events) == 0, "all of it again moves nothing"
 
 
 async def test_the_first_of_two_final_statuses_stays(database: Database) -> None:
     objects = Objects(database)
     await objects.insert([an_object(run={"id": 1, "rank": 2}, status="PROCESSING")])
-    base = {"object_id": "obj_1", "bucket_id": "bkt_1", "namespace_id": "ns_1", "revision": 1, "run": 1, "rank": 3}
-    first = ObjectStatusChanged(**base, status=Status.COMPLETED, document_count=2, at=START)
-    second = ObjectStatusChanged(**base, status=Status.FAILED, error="late", at=START)
+    base = {
+        "object_id": "obj_1",
+        "bucket_id": "bkt_1",
+        "namespace_id": "ns_1",
+        "revision": 1,
+        "run_id": 1,
+        "sequence": 3,
+    }
+    first = ObjectStatusChanged(**base, status=Status.COMPLETED, documents_total=2, occurred_at=START)
+    second = ObjectStatusChanged(**base, status=Status.FAILED, error="late", occurred_at=START)
     assert [await objects.apply_statuses([first]), await objects.apply_statuses([second])] == [1, 0]
     found = await objects.get("bkt_1", "obj_1")
     assert found is not None

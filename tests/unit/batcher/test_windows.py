@@ -6,18 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batcher.policies import default_policy, policy_of
-from batcher.settings import BatcherSettings
-from batcher.windows import Draft, fitting, is_fresh, is_full
-from bucketline.storage.buckets import Batching
+from bucketline.db.buckets import Batching
+from bucketline_batcher.batching_policies import default_policy, policy_of
+from bucketline_batcher.settings import BatcherSettings
+from bucketline_batcher.windows import WindowDraft, drafts_that_fit, is_full, is_new_draft
 
 POLICY: Batching = {"max_objects": 3, "max_bytes": 100, "max_wait_seconds": 5.0}
 
 
 @given(st.lists(st.integers(0, 150), max_size=8), st.integers(0, 3), st.integers(0, 120))
 def test_windows_are_filled_in_order_and_never_overfilled(sizes: list[int], count: int, size: int) -> None:
-    drafts = [Draft(f"obj_{n}:0", weight) for n, weight in enumerate(sizes)]
-    taken = fitting(drafts, POLICY, count=count, size=size)
+    drafts = [WindowDraft(f"obj_{n}:0", weight) for n, weight in enumerate(sizes)]
+    taken = drafts_that_fit(drafts, POLICY, count=count, size=size)
     assert taken == drafts[: len(taken)]
     total = size + sum(draft.size for draft in taken)
     assert count + len(taken) <= 3
@@ -51,13 +51,13 @@ def test_only_what_nobody_has_decided_about_groups_itself(change: dict[str, Any]
         "mirror": {"state": "done"},
         **change,
     }
-    assert is_fresh(obj) is fresh
+    assert is_new_draft(obj) is fresh
 
 
 def test_a_bucket_has_its_own_policy_or_the_deployments() -> None:
     own: Any = {"settings": {"batching": POLICY}}
     none: Any = {"settings": {"batching": None}}
-    default = default_policy(BatcherSettings(window=True, window_objects=7))
+    default = default_policy(BatcherSettings(window_enabled=True, window_max_objects=7))
     assert default_policy(BatcherSettings()) is None
     assert policy_of(own, default) == POLICY
     assert policy_of(none, default) == default

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dedup.errors import ChecksumMismatch, SourceUnreadable
-from dedup.hashing import GROUP_BYTES, MOST_BEHIND, Hashing, sha256_of_checksum
+from bucketline_dedup.errors import ChecksumMismatch, SourceUnreadable
+from bucketline_dedup.hashing import GROUP_BYTES, MAX_BEHIND, Hashing, sha256_of_checksum
 
 
 @given(st.lists(st.integers(0, 3 * GROUP_BYTES // 2), max_size=12))
@@ -28,7 +28,7 @@ async def test_hashing_does_not_fall_behind_without_end() -> None:
     hashing = Hashing()
     for _ in range(64):
         await hashing.feed(bytes(GROUP_BYTES))
-        assert hashing._behind <= MOST_BEHIND + GROUP_BYTES
+        assert hashing._behind <= MAX_BEHIND + GROUP_BYTES
 
 
 @pytest.mark.parametrize("algorithm", ["sha256", "md5", "sha512", "sha3-256", "blake2b"])

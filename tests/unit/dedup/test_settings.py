@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from dedup.guard import GuardPolicy
-from dedup.settings import DedupSettings
-from dedup.transfer import FetchLimits
+from bucketline_dedup.http_stream import FetchLimits
+from bucketline_dedup.settings import DedupSettings
+from bucketline_dedup.url_guard import GuardPolicy
 
 
 def test_the_defaults_are_those_of_the_guard_and_the_fetcher() -> None:
@@ -43,8 +43,8 @@ def test_all_ports(monkeypatch: pytest.MonkeyPatch) -> None:
         ("ALLOWED_PORTS", "0"),
         ("ALLOWED_PORTS", "http"),
         ("MAX_BYTES", "0"),
-        ("FOREIGN", '[{"buckets":[]}]'),
-        ("FOREIGN", '[{"buckets":["a"],"secert_key":"x"}]'),
+        ("EXTERNAL_BUCKETS", '[{"buckets":[]}]'),
+        ("EXTERNAL_BUCKETS", '[{"buckets":["a"],"secert_key":"x"}]'),
     ],
 )
 def test_mistakes_are_told_at_the_start(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
@@ -54,7 +54,9 @@ def test_mistakes_are_told_at_the_start(monkeypatch: pytest.MonkeyPatch, name: s
 
 
 def test_keys_of_foreign_buckets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("BUCKETLINE_DEDUP_FOREIGN", '[{"buckets":["partner-*"],"access_key":"id","secret_key":"hush"}]')
+    monkeypatch.setenv(
+        "BUCKETLINE_DEDUP_EXTERNAL_BUCKETS", '[{"buckets":["partner-*"],"access_key":"id","secret_key":"hush"}]'
+    )
     settings = DedupSettings()
     (access,) = settings.access()
     assert (access.covers("partner-1"), access.covers("other"), access.secret_key) == (True, False, "hush")

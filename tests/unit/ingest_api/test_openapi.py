@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from ingest_api.app import build
+from bucketline_ingest_api.app import build
 
 DOCUMENT: dict[str, Any] = build().openapi()
 OPEN = ("/v1/health", "/v1/health/liveness")

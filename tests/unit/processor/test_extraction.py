@@ -10,14 +10,15 @@ from typing import Any
 
 import pytest
 from bson import DBRef
-from tests.unit.processor.at_work import settled
-from tests.unit.processor.making import NOW, a_blob, a_collection, an_object, rule
-from tests.unit.processor.test_plans import Stored
+from tests.fakes.blob_store import MemoryBlobStore
+from tests.unit.processor.factories import NOW, SHA256, a_blob, a_collection, an_object, rule
+from tests.unit.processor.fakes import settled
+from tests.unit.processor.test_extraction_plan import Stored
 
 from bucketline.clock import ManualClock
 from bucketline.domain.status import Status
-from bucketline.errors import StoreUnavailable
-from bucketline.extraction import (
+from bucketline.errors import DependencyUnavailable
+from bucketline.extractors import (
     DerivedBlob,
     Document,
     ExtractionContext,
@@ -30,12 +31,11 @@ from bucketline.extraction import (
     UnknownExtractor,
     selected_blobs,
 )
-from bucketline.storage.memory_blobs import MemoryBlobStore
-from processor.extraction import Extraction, Outcome, Task
-from processor.extractors.passthrough import PassthroughExtractor
-from processor.plans import Plans
-from processor.running import Extractors
-from processor.settings import ProcessorSettings
+from bucketline_processor.extraction import MAX_WARNINGS, Extraction, ExtractionJob, ExtractionOutcome
+from bucketline_processor.extraction_plan import ExtractionPlans
+from bucketline_processor.extractor_runner import Extractors
+from bucketline_processor.extractors.passthrough import PassthroughExtractor
+from bucketline_processor.settings import ProcessorSettings
 
 Behaviour = Callable[[ObjectView, ExtractionContext], AsyncIterator[Document]]
 
@@ -98,7 +98,7 @@ class Harness:
         stored.collection = SimpleNamespace(find=self._live)
         self.deleted: set[str] = set()
         self.extraction = Extraction(
-            plans=Plans(stored, registry, OutboundPolicy(), clock=ManualClock(NOW)),
+            plans=ExtractionPlans(stored, registry, OutboundPolicy(), clock=ManualClock(NOW)),
             extractors=Extractors(SimpleNamespace(run=self._sandboxed), at_once=4),  # type: ignore[arg-type]
             stored=self.made,  # type: ignore[arg-type]
             derived=Derived(),  # type: ignore[arg-type]
@@ -123,9 +123,11 @@ class Harness:
         async for document in self.told.extract(view, context):
             yield document
 
-    async def run(self, obj: Any = None, strategy: Any = "skip", only: Any = None, **planned: Any) -> Outcome:
+    async def run(self, obj: Any = None, strategy: Any = "skip", only: Any = None, **planned: Any) -> ExtractionOutcome:
         item: Any = {"object_id": "obj_1", "batch_id": "btch_1", "run": 5, **planned}
-        return await self.extraction.run(Task(obj or an_object(), item, only, strategy, "btch_1", NOW, lease=3))
+        return await self.extraction.run(
+            ExtractionJob(obj or an_object(), item, only, strategy, "btch_1", NOW, lease=3)
+        )
 
 
 def numbers(count: int) -> Behaviour:
@@ -151,13 +153,13 @@ def failing(error: Exception, *, after: int = 0, times: int = 1_000) -> Behaviou
     return extract
 
 
-async def fields(outcome: Outcome, collection_id: str = "a") -> list[dict[str, object]]:
+async def fields(outcome: ExtractionOutcome, collection_id: str = "a") -> list[dict[str, object]]:
     return [document["fields"] async for document in outcome.made[collection_id].documents()]
 
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("processor.extraction.random.uniform", lambda *_: 0.0)
+    monkeypatch.setattr("bucketline_processor.extraction.random.uniform", lambda *_: 0.0)
 
 
 async def test_a_bucket_that_nobody_reads_completes_with_nothing():
@@ -270,8 +272,8 @@ async def test_a_fault_of_the_extractor_is_permanent_and_tells_no_secrets(error:
 
 
 async def test_a_store_that_is_away_says_nothing_about_the_object():
-    harness = Harness(a_collection("a", extractor="told"), behaviour=failing(StoreUnavailable("away"), after=2))
-    with pytest.raises(StoreUnavailable):
+    harness = Harness(a_collection("a", extractor="told"), behaviour=failing(DependencyUnavailable("away"), after=2))
+    with pytest.raises(DependencyUnavailable):
         await harness.run()
 
 
@@ -280,7 +282,7 @@ async def test_an_extraction_that_hangs_is_ended():
         await asyncio.Event().wait()
         yield Document({})
 
-    outcome = await Harness(a_collection("a", extractor="told"), behaviour=hang, object_seconds=0.02).run()
+    outcome = await Harness(a_collection("a", extractor="told"), behaviour=hang, object_timeout_seconds=0.02).run()
     assert (outcome.status, outcome.error_type) == (Status.FAILED, "resource")
 
 
@@ -299,7 +301,7 @@ async def test_a_model_server_that_hangs_delays_no_other_collection():
 
 
 async def test_an_object_with_too_many_documents_is_refused_whole():
-    harness = Harness(a_collection("a", extractor="told"), behaviour=numbers(11), documents_an_object=10)
+    harness = Harness(a_collection("a", extractor="told"), behaviour=numbers(11), max_documents_per_object=10)
     outcome = await harness.run()
     assert (outcome.status, outcome.error, outcome.count) == (
         Status.FAILED,
@@ -318,7 +320,7 @@ async def test_an_extractor_that_is_not_read_to_its_end_is_closed():
         finally:
             closed.append(True)
 
-    await Harness(a_collection("a", extractor="told"), behaviour=endless, documents_an_object=5).run()
+    await Harness(a_collection("a", extractor="told"), behaviour=endless, max_documents_per_object=5).run()
     assert closed == [True]
 
 
@@ -422,7 +424,7 @@ async def test_what_another_batch_may_be_making_is_looked_for():
 
 
 async def test_documents_of_a_collection_that_was_deleted_meanwhile_are_dropped(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("processor.extraction.SLOW_SECONDS", 0.0)
+    monkeypatch.setattr("bucketline_processor.extraction.SLOW_SECONDS", 0.0)
     harness = Harness(a_collection("a"), a_collection("b"))
     harness.deleted = {"a"}
     outcome = await harness.run()
@@ -432,3 +434,48 @@ async def test_documents_of_a_collection_that_was_deleted_meanwhile_are_dropped(
 async def test_a_batch_for_one_collection_runs_that_one():
     outcome = await Harness(a_collection("a"), a_collection("b")).run(only=["b"])
     assert list(outcome.made) == ["b"]
+
+
+def blob_of(mime_type: str, kind: str, filename: str = "a.bin", **changes: Any) -> Any:
+    details = {"filename": filename, "size_bytes": 3, "mime_type": mime_type, "hash": f"sha256:{SHA256}"}
+    return a_blob(f"blob_{filename}", type=kind, property=kind, details=details, **changes)
+
+
+async def test_blob_that_no_collection_reads_gives_a_warning() -> None:
+    harness = Harness(a_collection("col_1", extractor="told"))
+    harness.told.info = ExtractorInfo("told", "v1", "", accepts=("pdf", "text/*"), cpu_bound=False)
+    read, unread = blob_of("application/pdf", "pdf", "a.pdf"), blob_of("image/png", "image", "b.png")
+    outcome = await harness.run(an_object(blobs=[read, unread]))
+    assert outcome.status == "COMPLETED"
+    assert outcome.warnings == ["'b.png' (image/png) is read by no collection of the bucket"]
+
+    assert (await harness.run(an_object(blobs=[read, blob_of("text/csv", "excel")]))).warnings == []
+    linked = blob_of("text/csv", "excel") | {"state": "linked", "details": None, "storage": None}
+    [warning] = (await harness.run(an_object(blobs=[linked]))).warnings
+    assert warning == "the blob in 'excel' is only linked: extractors read what canonicalize_source has copied"
+
+
+async def test_blob_that_another_collection_reads_gives_no_warning() -> None:
+    reads_all = a_collection("col_2", extractor="passthrough_extractor")
+    harness = Harness(a_collection("col_1", extractor="told"), reads_all)
+    harness.told.info = ExtractorInfo("told", "v1", "", accepts=("pdf",), cpu_bound=False)
+    obj = an_object(blobs=[blob_of("image/png", "image")])
+    assert (await harness.run(obj, only=["col_1"])).warnings == []
+
+
+async def test_mapped_input_is_what_a_collection_reads() -> None:
+    collection = a_collection("col_1", extractor="told", input_mappings={"text": "image"})
+    harness = Harness(collection)
+    harness.told.info = ExtractorInfo("told", "v1", "", accepts=("pdf",), cpu_bound=False)
+    blobs = [blob_of("image/png", "image", "a.png"), blob_of("application/pdf", "pdf", "b.pdf")]
+    [warning] = (await harness.run(an_object(blobs=blobs))).warnings
+    assert warning.startswith("'b.pdf' (application/pdf)")
+
+
+async def test_many_unread_blobs_give_a_bounded_list_of_warnings() -> None:
+    harness = Harness(a_collection("col_1", extractor="told"))
+    harness.told.info = ExtractorInfo("told", "v1", "", accepts=("pdf",), cpu_bound=False)
+    blobs = [blob_of("image/png", "image", f"{number}.png") for number in range(50)]
+    warnings = (await harness.run(an_object(blobs=blobs))).warnings
+    assert len(warnings) == MAX_WARNINGS
+    assert warnings[-1] == "and 31 more"

@@ -4,18 +4,18 @@ import asyncio
 from typing import Any
 
 import pytest
-from tests.unit.processor.at_work import Processor, completed, settled
+from tests.unit.processor.fakes import Processor, completed, settled
 
 from bucketline.domain.status import RANK_FINAL, RANK_PROCESSING, RANK_QUEUED, Status
-from bucketline.errors import StoreUnavailable
-from processor.extraction import Outcome, Task
-from processor.items import PAGE_OBJECTS
+from bucketline.errors import DependencyUnavailable
+from bucketline_processor.extraction import ExtractionJob, ExtractionOutcome
+from bucketline_processor.unit_items import PAGE_OBJECTS
 
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("processor.pipeline.LONGEST_PAUSE", 0.0)
-    monkeypatch.setattr("processor.pipeline.MIRROR_PAUSE", 0.0)
+    monkeypatch.setattr("bucketline_processor.pipeline.MAX_PAUSE", 0.0)
+    monkeypatch.setattr("bucketline_processor.pipeline.MIRROR_PAUSE", 0.0)
 
 
 @pytest.fixture
@@ -30,11 +30,11 @@ class Away:
         self.times = times
         self.calls = 0
 
-    async def __call__(self, _: Task) -> Outcome:
+    async def __call__(self, _: ExtractionJob) -> ExtractionOutcome:
         self.calls += 1
         if self.times is None or self.calls <= self.times:
-            raise StoreUnavailable("away")
-        return Outcome(Status.COMPLETED)
+            raise DependencyUnavailable("away")
+        return ExtractionOutcome(Status.COMPLETED)
 
 
 class Held:
@@ -43,7 +43,7 @@ class Held:
     def __init__(self) -> None:
         self.end = asyncio.Event()
 
-    async def __call__(self, task: Task) -> Outcome:
+    async def __call__(self, task: ExtractionJob) -> ExtractionOutcome:
         await self.end.wait()
         return await completed(task)
 
@@ -69,7 +69,7 @@ async def test_a_unit_is_read_in_pages_of_bounded_count(processor: Processor):
 
 
 async def test_objects_of_all_units_together_take_bounded_memory():
-    processor = Processor(objects_bytes=3_000_000)
+    processor = Processor(max_inflight_bytes=3_000_000)
     processor.unit(4, "unit_1", prefix="first")
     processor.unit(4, "unit_2", prefix="second", batch_id="btch_2")
     processor.objects.sizes = dict.fromkeys(processor.objects.rows, 1_500_000)
@@ -84,7 +84,7 @@ async def test_objects_of_all_units_together_take_bounded_memory():
 
 
 async def test_a_batch_that_hangs_leaves_memory_to_the_next():
-    processor = Processor(objects_bytes=10_000_000)
+    processor = Processor(max_inflight_bytes=10_000_000)
     processor.unit(8, "unit_1", prefix="hanging")
     processor.unit(1, "unit_2", prefix="quick", batch_id="btch_2")
     processor.objects.sizes = dict.fromkeys(processor.objects.rows, 3_000_000)
@@ -99,7 +99,7 @@ async def test_a_batch_that_hangs_leaves_memory_to_the_next():
 
 
 async def test_a_page_that_cannot_be_read_is_left_and_what_was_read_ends():
-    processor = Processor(objects_bytes=3_000_000)
+    processor = Processor(max_inflight_bytes=3_000_000)
     processor.unit(4)
     processor.objects.sizes = dict.fromkeys(processor.objects.rows, 3_000_000)
     processor.objects.failing = {"obj_2"}
@@ -198,7 +198,7 @@ async def test_blobs_that_are_being_replaced_are_waited_for(processor: Processor
 async def test_blobs_that_take_too_long_to_replace_fail_the_object_for_now(
     processor: Processor, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("processor.pipeline.MIRROR_SECONDS", 0.0)
+    monkeypatch.setattr("bucketline_processor.pipeline.MIRROR_SECONDS", 0.0)
     processor.unit(1)
     processor.objects.rows["obj_0"]["mirror"]["state"] = "pending"
     assert await processor.work()
@@ -224,7 +224,7 @@ async def test_what_was_extracted_is_not_extracted_again_to_be_stored(processor:
 async def test_an_object_whose_store_stays_away_is_left_and_the_others_end(
     processor: Processor, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("processor.pipeline.TRIES", 4)
+    monkeypatch.setattr("bucketline_processor.pipeline.TRIES", 4)
     processor.unit(3)
     processor.extractions.told["obj_1"] = away = Away()
     assert not await processor.work(), "the unit is to be given back"
@@ -233,14 +233,14 @@ async def test_an_object_whose_store_stays_away_is_left_and_the_others_end(
 
 
 async def test_an_end_that_cannot_be_said_leaves_the_object(processor: Processor, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("processor.pipeline.TRIES", 4)
+    monkeypatch.setattr("bucketline_processor.pipeline.TRIES", 4)
     closed: list[str] = []
 
-    class Closing(Outcome):
+    class Closing(ExtractionOutcome):
         def close(self) -> None:
             closed.append("closed")
 
-    async def extraction(_: Task) -> Outcome:
+    async def extraction(_: ExtractionJob) -> ExtractionOutcome:
         return Closing(Status.COMPLETED)
 
     processor.unit(1)
@@ -252,7 +252,7 @@ async def test_an_end_that_cannot_be_said_leaves_the_object(processor: Processor
 
 
 async def test_a_fault_of_ours_fails_its_object_with_no_more_than_its_class(processor: Processor):
-    async def broken(_: Task) -> Outcome:
+    async def broken(_: ExtractionJob) -> ExtractionOutcome:
         raise ZeroDivisionError("secret internals")
 
     processor.unit(3)
@@ -265,7 +265,7 @@ async def test_a_fault_of_ours_fails_its_object_with_no_more_than_its_class(proc
 
 
 async def test_a_service_that_stops_finishes_what_has_begun_and_leaves_the_rest():
-    processor = Processor(objects_bytes=100)
+    processor = Processor(max_inflight_bytes=100)
     processor.unit(3)
     processor.objects.sizes = dict.fromkeys(processor.objects.rows, 3_000_000)
     processor.extractions.told["obj_0"] = held = Held()
@@ -282,9 +282,9 @@ async def test_a_service_that_stops_finishes_what_has_begun_and_leaves_the_rest(
 async def test_a_service_that_stops_waits_for_no_store(processor: Processor, monkeypatch: pytest.MonkeyPatch):
     processor.unit(1)
 
-    async def away(_: Task) -> Outcome:
+    async def away(_: ExtractionJob) -> ExtractionOutcome:
         processor.pipeline.stop()
-        raise StoreUnavailable("away")
+        raise DependencyUnavailable("away")
 
     processor.extractions.told["obj_0"] = away
     assert not await processor.work()
@@ -292,7 +292,7 @@ async def test_a_service_that_stops_waits_for_no_store(processor: Processor, mon
 
 
 async def test_dropped_work_gives_its_memory_back():
-    processor = Processor(objects_bytes=1000)
+    processor = Processor(max_inflight_bytes=1000)
     processor.unit(2, "unit_1", prefix="first")
     processor.unit(2, "unit_2", prefix="second")
     processor.extractions.told = dict.fromkeys(("first_0", "first_1"), Held())

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bucketline.extraction import (
+from bucketline.extractors import (
     BlobView,
     ExtractionContext,
     ExtractorRegistry,
@@ -19,9 +19,9 @@ from bucketline.extraction import (
     ObjectView,
     validate_parameters,
 )
-from ingest_api.schemas.collections import CreateCollection
-from processor.extractors.signature import sign
-from processor.sandbox import Sandbox
+from bucketline_ingest_api.collections.schemas import CreateCollection
+from bucketline_processor.extractors.signature import sign
+from bucketline_processor.worker_pool import WorkerPool
 
 README = Path(__file__).parents[3] / "services" / "processor" / "README.md"
 BLOCK = re.compile(r"^```\w+\n# (?P<path>\S+\.(?:py|toml))\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -70,7 +70,7 @@ async def test_it_is_found_and_runs_in_a_worker_process(package: Path, tmp_path:
     content = b"one fish two fish red fish blue fish and one more"
     blob = BlobView("b", "note", "text", "a.txt", "text/plain", len(content), None, MemorySource(content))
     context = ExtractionContext(validate_parameters(info, {"top": 1}))
-    async with Sandbox(workers=1, temp_dir=tmp_path / "tmp") as sandbox:
+    async with WorkerPool(workers=1, temp_dir=tmp_path / "tmp") as sandbox:
         obj = ObjectView("o", "b", "n", blobs=(blob,))
         found = [document async for document in sandbox.run(info.id, obj, context)]
     assert [document.fields for document in found] == [{"keywords": ["fish"], "words": 11}]
@@ -99,7 +99,9 @@ def test_its_signature_check_accepts_ours_and_nothing_else(package: Path):
 
 def test_its_table_names_every_built_in_extractor():
     text, registry = README.read_text(), ExtractorRegistry()
-    own = [info for info in registry.infos() if type(registry.get(info.id)).__module__.startswith("processor.")]
+    own = [
+        info for info in registry.infos() if type(registry.get(info.id)).__module__.startswith("bucketline_processor.")
+    ]
     assert len(own) >= 7
     for info in own:
         assert f"| `{info.name}` |" in text

@@ -2,8 +2,8 @@
 
 import pytest
 
-from bucketline.extraction import OutboundPolicy
-from processor.settings import ProcessorSettings
+from bucketline.extractors import OutboundPolicy
+from bucketline_processor.settings import ProcessorSettings
 
 
 def test_the_defaults_are_those_of_the_extractors() -> None:
@@ -11,8 +11,8 @@ def test_the_defaults_are_those_of_the_extractors() -> None:
 
 
 def test_a_slow_model_server_with_large_answers_is_a_matter_of_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"SECRET": "hush", "TIMEOUT": "600", "ANSWER_BYTES": "1000"}.items():
-        monkeypatch.setenv(f"BUCKETLINE_PROCESSOR_MODEL_{name}", value)
+    for name, value in {"SIGNING_SECRET": "hush", "TIMEOUT_SECONDS": "600", "MAX_RESPONSE_BYTES": "1000"}.items():
+        monkeypatch.setenv(f"BUCKETLINE_PROCESSOR_HTTP_EXTRACTOR_{name}", value)
     assert ProcessorSettings().outbound() == OutboundPolicy(
         signing_secret="hush", max_response_bytes=1000, timeout=600.0
     )
@@ -20,5 +20,5 @@ def test_a_slow_model_server_with_large_answers_is_a_matter_of_settings(monkeypa
 
 @pytest.mark.parametrize("written", ["http://models/, https://other/v1", '["http://models/","https://other/v1"]'])
 def test_model_servers_are_words_or_json(monkeypatch: pytest.MonkeyPatch, written: str) -> None:
-    monkeypatch.setenv("BUCKETLINE_PROCESSOR_MODEL_ENDPOINTS", written)
+    monkeypatch.setenv("BUCKETLINE_PROCESSOR_HTTP_EXTRACTOR_ALLOWED_URLS", written)
     assert ProcessorSettings().outbound().allowed_endpoints == ("http://models/", "https://other/v1")

@@ -1,11 +1,17 @@
-"""What ``bucketline up`` prints of where things are."""
+"""What ``bucketline up`` prints of where things are, and what it refuses before it starts anything."""
 
+import os
+import socket
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from bucketline.cli.environment import MARKER
+from bucketline.cli.main import app
 from bucketline.cli.up import addresses
-from bucketline.local.stack import LocalStack, S3Address
+from bucketline.devstack.ports import LOOPBACK, reserve
+from bucketline.devstack.stack import LocalStack, S3Endpoint
 
 
 @pytest.mark.parametrize("password", ["s3cret", "s3/cr@et", "s3?cret"])
@@ -14,7 +20,7 @@ def test_secrets_that_were_given_are_not_printed(password: str, tmp_path: Path) 
         tmp_path,
         mongodb_url=f"mongodb://me:{password}@db:27017/?authMechanismProperties=AWS_SESSION_TOKEN:t0ken",
         kafka_bootstrap="kafka:9092",
-        s3=S3Address("https://s3.example.com", "AKIA1", "the-secret"),
+        s3=S3Endpoint("https://s3.example.com", "AKIA1", "the-secret"),
     )
     told = dict(addresses(stack))
     assert told == {
@@ -22,3 +28,33 @@ def test_secrets_that_were_given_are_not_printed(password: str, tmp_path: Path) 
         "Kafka": "kafka:9092",
         "S3": "https://s3.example.com (key and secret <as given>)",
     }
+
+
+@pytest.mark.parametrize("host", [LOOPBACK, "0.0.0.0"])  # noqa: S104 - such a server takes the port as well
+def test_up_on_a_taken_port_names_the_port_the_flag_and_the_process_and_starts_nothing(
+    host: str, tmp_path: Path
+) -> None:
+    with socket.create_server((host, 0)) as listening:
+        port = listening.getsockname()[1]
+        result = CliRunner().invoke(app, ["up", "--port", str(port), "--data", str(tmp_path / "data")])
+    assert result.exit_code == 1
+    error = result.stderr.replace("\n", "")
+    assert f"port {port} of {LOOPBACK} is taken by process {os.getpid()} (" in error
+    assert "--port or BUCKETLINE_PORT" in error
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("command", ["up", "demo"])
+def test_up_with_the_variables_of_an_earlier_stack_is_refused(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They would make it use that stack's servers, which may be gone."""
+    monkeypatch.setenv(MARKER, ".bucketline/8080")
+    lease = reserve(1)
+    (port,) = lease.ports
+    lease.release()
+    options = ["--port", str(port), "--data", str(tmp_path)] if command == "up" else []
+    result = CliRunner().invoke(app, [command, *options])
+    assert result.exit_code == 1
+    assert ".bucketline/8080" in result.stderr
+    assert MARKER in result.stderr.replace("\n", "")

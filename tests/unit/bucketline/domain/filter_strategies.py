@@ -5,7 +5,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from bucketline.domain.regex_subset import UnsafePattern, translate
+from bucketline.domain.safe_regex import UnsafePattern, translate
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 LETTERS = "aAbsſSkKKßẞiIİıéÉÆæΣσςжЖ𐐀𐐨 -_.,·“”中🎉1\n\0"

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from bucketline.domain.bson_order import MISSING, Bracket, bracket_of, compare, reached
+from bucketline.domain.bson_compare import MISSING, Bracket, bracket_of, compare, reached
 
 _TYPES = {
     "number": Bracket.NUMBER,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bucketline.domain.bson_order import EMPTY
+from bucketline.domain.bson_compare import EMPTY
 from bucketline.domain.cursors import Cursor, _check, check_sorts, decode
 from bucketline.domain.keyset import Position
 from bucketline.domain.sorting import Sort

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.bucketline.domain.mongo_conditions import selects
 
-from bucketline.domain.bson_order import EMPTY, compare, sort_key
+from bucketline.domain.bson_compare import EMPTY, compare, sort_key
 from bucketline.domain.keyset import Position, mongo_sort, position_of, rows_after
 from bucketline.domain.paging import OBJECTS as BOUNDS
 from bucketline.domain.paging import PageRequest, cut, resolve_page

@@ -10,7 +10,7 @@ from bucketline.domain.schema import (
     validate_blob,
     validate_fields,
 )
-from bucketline.errors import Fault
+from bucketline.errors import ValidationIssue
 
 INVOICES: dict[str, Any] = {
     "properties": {
@@ -191,5 +191,5 @@ def test_a_blob_takes_the_declared_type(property_: str, type_: str | None, resol
 )
 def test_a_blob_that_does_not_fit_is_a_fault(property_: str, type_: str | None, kind: str, where: str) -> None:
     fault = validate_blob(INVOICES, property_, type_, location=("body", "blobs", 2))
-    assert isinstance(fault, Fault)
+    assert isinstance(fault, ValidationIssue)
     assert (fault["type"], fault["location"]) == (kind, ["body", "blobs", 2, where])

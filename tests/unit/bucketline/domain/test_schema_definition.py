@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from bucketline.domain.schema import MAX_FAULTS, TYPES, apply_defaults, validate_fields
 from bucketline.domain.schema_definition import breaking_changes, schema_faults
-from bucketline.errors import Fault
+from bucketline.errors import ValidationIssue
 
 SOUND: dict[str, Any] = {
     "properties": {
@@ -162,7 +162,7 @@ FIELD = st.deferred(
 def test_whatever_passes_can_be_validated_against(schema: Any, value: Any) -> None:
     """No schema makes validation crash later, and the defaults of a sound schema are valid values."""
     faults = schema_faults(schema)
-    assert all(isinstance(fault, Fault) for fault in faults)
+    assert all(isinstance(fault, ValidationIssue) for fault in faults)
     if not faults:
         custom = dict.fromkeys(schema["properties"], value)
         assert len(validate_fields(schema, custom)) <= MAX_FAULTS

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bucketline.events.catalog import BY_TYPE, CATALOG
-from bucketline.events.envelope import unwrap
+from bucketline.events.cloudevents import unwrap
+from bucketline.events.models import EVENT_TYPES, EVENT_TYPES_BY_NAME
 from bucketline.events.topics import topic_of
 
 GOLDEN = Path(__file__).parents[3] / "golden" / "events"
@@ -33,10 +33,10 @@ def test_an_event_of_an_earlier_version_is_still_read(path: Path) -> None:
 
 def test_every_type_has_its_golden_events() -> None:
     types = {dict(json.loads(path.read_text(encoding="utf-8"))["headers"])["ce_type"] for path in FILES}
-    assert types == set(BY_TYPE)
+    assert types == set(EVENT_TYPES_BY_NAME)
 
 
-@pytest.mark.parametrize("event", CATALOG, ids=lambda event: event.__name__)
+@pytest.mark.parametrize("event", EVENT_TYPES, ids=lambda event: event.__name__)
 def test_the_smallest_event_of_the_first_version_is_among_them(event: type) -> None:
     """A field that became required, or a new one without a default, shows here: old records do not have it."""
     required = {name for name, field in event.model_fields.items() if field.is_required()}  # type: ignore[attr-defined]

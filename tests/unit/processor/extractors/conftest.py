@@ -2,7 +2,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import pytest
 
-from bucketline.extraction import (
+from bucketline.extractors import (
     BlobView,
     Document,
     ExtractionContext,

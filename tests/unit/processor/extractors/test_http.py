@@ -6,7 +6,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from bucketline.extraction import (
+from bucketline.extractors import (
     BlobView,
     MemorySource,
     OutboundPolicy,
@@ -14,8 +14,8 @@ from bucketline.extraction import (
     ResourceError,
     TransientError,
 )
-from processor.extractors.http import HttpExtractor
-from processor.extractors.signature import HEADER, sign
+from bucketline_processor.extractors.http import HttpExtractor
+from bucketline_processor.extractors.signature import HEADER, sign
 
 NOW = 1_700_000_000.0
 BLOB = BlobView("blob_1", "photo", "image", "a.png", "image/png", 3, "ab", MemorySource(b"png", "http://s3/a?sig=1"))

@@ -4,11 +4,11 @@ import random
 
 import imagehash
 import pytest
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, PngImagePlugin
 from tests.unit.processor.extractors.files import blob, picture, png_bomb, saved
 
-from bucketline.extraction import PermanentError, ResourceError
-from processor.extractors.image import ImageExtractor
+from bucketline.extractors import PermanentError, ResourceError
+from bucketline_processor.extractors.image import ImageExtractor
 
 
 def image_blob(content, name="photo.jpg", mime_type="image/jpeg"):
@@ -177,12 +177,68 @@ async def test_whatever_a_damaged_image_raises_is_called_damage(documents_of, fo
             await documents_of(ImageExtractor(), image_blob(bytes(damaged), "a.img", "image/x"))
 
 
-async def test_what_is_not_read_is_named(documents_of):
-    heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
-    with pytest.raises(PermanentError, match=r"'IMG_1\.HEIC' is a HEIC image, which is not read here; save it as JPEG"):
-        await documents_of(ImageExtractor(), image_blob(heic, "IMG_1.HEIC", "image/heic"))
+def iso_media(*brands: bytes) -> bytes:
+    names = brands[0] + bytes(4) + b"".join(brands[1:])
+    return (8 + len(names)).to_bytes(4, "big") + b"ftyp" + names + bytes(100)
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (iso_media(b"heic", b"mif1", b"heic"), "HEIC"),
+        (iso_media(b"mif1", b"heix", b"miaf"), "HEIC"),
+        (iso_media(b"mif1", b"miaf"), "HEIF"),
+        (iso_media(b"crx ", b"isom"), "Canon CR3 raw"),
+        (b"\xff\x0a" + bytes(100), "JPEG XL"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(100), "JPEG XL"),
+        (b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>', "SVG"),
+        (b"%PDF-1.7\n", "PDF"),
+        (b"AT&TFORM" + bytes(100), "DjVu"),
+        (b"\xd7\xcd\xc6\x9a" + bytes(100), "WMF"),
+    ],
+)
+async def test_unsupported_image_is_named_and_not_called_damaged(documents_of, content, kind):
+    message = rf"'IMG_1\.img' is a {kind} image, which is not supported; save it as JPEG or PNG$"
+    with pytest.raises(PermanentError, match=message):
+        await documents_of(ImageExtractor(), image_blob(content, "IMG_1.img", "image/x"))
+
+
+async def test_empty_image_is_called_empty(documents_of):
     with pytest.raises(PermanentError, match=r"'photo\.jpg' is empty"):
         await documents_of(ImageExtractor(), image_blob(b""))
+
+
+@pytest.mark.parametrize("kind", ["zTXt", "iTXt"])
+@pytest.mark.parametrize("mebibytes", [1.5, 3, 20])
+async def test_png_with_a_large_text_is_read(documents_of, kind, mebibytes):
+    info = PngImagePlugin.PngInfo()
+    text = "<x:xmpmeta/>" + " " * int(mebibytes * 1024 * 1024)
+    if kind == "iTXt":
+        info.add_itxt("XML:com.adobe.xmp", text, zip=True)
+    else:
+        info.add_text("Comment", text, zip=True)
+    content = saved(picture(64, 32), "PNG", pnginfo=info)
+    [document] = await documents_of(ImageExtractor(), image_blob(content, "p.png", "image/png"))
+    assert (document.fields["width"], document.fields["height"]) == (64, 32)
+
+
+async def test_png_whose_text_unpacks_to_too_much_is_not_called_damaged(documents_of):
+    info = PngImagePlugin.PngInfo()
+    info.add_text("Comment", " " * (65 * 1024 * 1024), zip=True)
+    with pytest.raises(ResourceError, match=r"'p\.png' has texts of more than 67108864 bytes"):
+        await documents_of(
+            ImageExtractor(), image_blob(saved(picture(64, 32), "PNG", pnginfo=info), "p.png", "image/png")
+        )
+
+
+@pytest.mark.parametrize(
+    ("form", "options", "named"),
+    [("TIFF", {"big_tiff": True}, "tiff"), ("JPEG2000", {}, "jpeg2000"), ("JPEG2000", {"no_jp2": True}, "jpeg2000")],
+)
+async def test_image_in_a_rarer_format_is_read(documents_of, form, options, named):
+    content = saved(picture(64, 32), form, **options)
+    [document] = await documents_of(ImageExtractor(), image_blob(content, "a.img", "image/x"))
+    assert (document.fields["format"], document.fields["width"]) == (named, 64)
 
 
 async def test_no_program_is_started_for_a_strangers_file(documents_of, monkeypatch):
@@ -190,5 +246,5 @@ async def test_no_program_is_started_for_a_strangers_file(documents_of, monkeypa
     monkeypatch.setattr("subprocess.check_call", lambda *_, **__: pytest.fail("a program was started"))
     monkeypatch.setattr("PIL.EpsImagePlugin.has_ghostscript", lambda: True)
     postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 100 100\n%%EndComments\nshowpage\n%%EOF\n"
-    with pytest.raises(PermanentError, match="not an image in a format"):
+    with pytest.raises(PermanentError, match="is a PostScript image, which is not supported"):
         await documents_of(ImageExtractor(), image_blob(postscript, "a.eps", "image/x-eps"))

@@ -1,6 +1,6 @@
 from tests.unit.processor.extractors.files import blob
 
-from processor.extractors.passthrough import PassthroughExtractor
+from bucketline_processor.extractors.passthrough import PassthroughExtractor
 
 
 async def test_one_document_an_object_whatever_it_holds(documents_of):

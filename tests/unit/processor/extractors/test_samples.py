@@ -5,7 +5,7 @@ from importlib.resources import as_file, files
 import pytest
 from tests.unit.processor.extractors.files import file_blob
 
-from bucketline.extraction import ExtractorRegistry
+from bucketline.extractors import ExtractorRegistry
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-from processor.extractors.signature import sign
+from bucketline_processor.extractors.signature import sign
 
 
 def test_the_form_is_the_documented_one():

@@ -3,8 +3,8 @@ import json
 import pytest
 from tests.unit.processor.extractors.files import blob
 
-from bucketline.extraction import PermanentError, ResourceError
-from processor.extractors.table import TableExtractor
+from bucketline.extractors import PermanentError, ResourceError
+from bucketline_processor.extractors.table import TableExtractor
 
 XLSX = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
 

@@ -10,8 +10,8 @@ from pyarrow import parquet
 from tests.unit.processor.extractors.files import blob, file_blob
 from tests.unit.processor.extractors.test_table import rows
 
-from bucketline.extraction import ExtractionContext, ObjectView, PermanentError, validate_parameters
-from processor.extractors.table import TableExtractor
+from bucketline.extractors import ExtractionContext, ObjectView, PermanentError, validate_parameters
+from bucketline_processor.extractors.table import TableExtractor
 
 
 def parquet_file() -> bytes:

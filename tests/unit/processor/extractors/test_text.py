@@ -1,8 +1,8 @@
 import pytest
 from tests.unit.processor.extractors.files import blob
 
-from bucketline.extraction import PermanentError
-from processor.extractors.text import TextExtractor
+from bucketline.extractors import PermanentError
+from bucketline_processor.extractors.text import TextExtractor
 
 ESSAY = "".join(
     f"Paragraph {number} begins here. It has a second sentence, with a café and naïve words! And a third one?\n\n"

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processor.extractors.values import json_value
+from bucketline_processor.extractors.table_columns import exact_float
+from bucketline_processor.extractors.values import json_value
 
 
 @pytest.mark.parametrize(
@@ -62,3 +63,15 @@ def test_endless_nesting_ends():
     for _ in range(500):
         nested = [nested]
     json.dumps(json_value(nested))
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_every_double_that_was_written_in_full_is_exact(value):
+    assert exact_float(repr(value)) == exact_float(f"{value:.16e}") == value
+
+
+@given(st.decimals(allow_nan=False, allow_infinity=False))
+def test_number_that_is_kept_has_the_digits_it_was_written_with(number):
+    value = exact_float(str(number))
+    digits = len(number.as_tuple().digits)
+    assert value is None or Decimal(f"{value:.{digits - 1}e}") == number or Decimal(repr(value)) == number

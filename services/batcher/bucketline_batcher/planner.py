@@ -1,0 +1,249 @@
+"""From objects to work units.
+
+Whatever is planned is a document before anybody is told: a crash between the two is found by the sweeper. An object is
+in one unit a turn of its batch, because a unique index says so; two planners of the same objects share the work by
+chance. That holds for giving up as well: what a cancellation puts into a unit that nobody may take cannot be planned
+any more.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+
+from bucketline.clock import Clock
+from bucketline.db.auto_batch import new_auto_batch
+from bucketline.db.batch_dependencies import BatchDependencies, BatchDependencyDocument
+from bucketline.db.batches import SUMMARY_FIELDS, BatchDocument, Batches
+from bucketline.db.objects import ObjectDocument, Objects
+from bucketline.db.work_units import Latest, UnitEnd, WorkUnitDocument, WorkUnits
+from bucketline.domain.status import BATCH_ACTIVE, FAILURES, Status
+from bucketline.service_context import ServiceContext
+from bucketline_batcher.publisher import BatchPublisher, Trace
+from bucketline_batcher.settings import BatcherSettings
+from bucketline_batcher.unit_builder import SizedItem, grouped, run_of, sized, unit_of
+
+FIELDS = (
+    "bucket_id",
+    "namespace_id",
+    "revision",
+    "run",
+    "status",
+    "mirror",
+    "batch_id",
+    "auto_process",
+    "blobs.details.size_bytes",
+    "created_at",
+    "updated_at",
+    "trace",
+)
+
+MAX_ROWS = 10_000
+
+_UNPLANNED = (str(Status.PENDING), str(Status.QUEUED))
+
+
+class Planner:
+    """Makes units of mirrored objects and submitted batches, and wakes the processors."""
+
+    def __init__(self, runtime: ServiceContext, settings: BatcherSettings, voice: BatchPublisher) -> None:
+        self._settings = settings
+        self._voice = voice
+        self._clock: Clock = runtime.clock
+        self.objects = Objects(runtime.database)
+        self.batches = Batches(runtime.database)
+        self.units = WorkUnits(runtime.database)
+        self.waiting = BatchDependencies(runtime.database)
+
+    async def auto(self, objects: Sequence[ObjectDocument], traces: Mapping[str, Trace]) -> int:
+        """Plans objects that asked to be processed at once; returns how many were not planned before.
+
+        Each has a batch of its own, named at its creation; their units are shared. ``traces`` maps an object to the
+        trace that it is part of.
+        """
+        now = self._clock.now()
+        asked = [o for o in objects if o["auto_process"] and o["status"] == Status.QUEUED and o.get("batch_id")]
+        due = await self._with_batches(asked)
+        if not due:
+            return 0
+        items = [sized(o, str(o.get("batch_id")), run=o["run"]["id"], turn=o["run"]["id"]) for o in due]
+        planned = await self._insert(items, batch=None, now=now)
+        batch_ids = [item["batch_id"] for unit in planned for item in unit["items"]]
+        if batch_ids:
+            await self.batches.collection.update_many(
+                {"_id": {"$in": batch_ids}, "status": {"$in": _UNPLANNED}},
+                {"$set": {"planned": True, **_started(now)}},
+            )
+        await self._voice.wake(planned, traces)
+        return len(batch_ids)
+
+    async def submitted(self, batch_id: str, trace: Trace | None = None) -> None:
+        """Plans a submitted batch: units of what is mirrored, a waiting row for what is not yet. May be repeated.
+
+        Ends early when there is nothing to plan any more: another replica was faster, or the batch is to be cancelled.
+        """
+        batch = await self.batches.get(batch_id)
+        if batch is None or batch["auto"] or batch.get("planned") or batch.get("cancel_requested_at"):
+            return
+        if batch["status"] not in _UNPLANNED:
+            return
+        began = self._clock.now()
+        turn = batch.get("run", 1)
+        unplanned = {"_id": batch_id, "run": turn, "status": {"$in": _UNPLANNED}}
+        members = await self.members(batch)
+        room = await self._room(batch)
+        for start in range(0, len(members), self._settings.plan_page_size):
+            now = self._clock.now()
+            # It moves: otherwise the other replicas would plan it too, page by page.
+            moving = {**unplanned, "cancel_requested_at": {"$exists": False}}
+            if start and not await self.batches.collection.update_one(moving, {"$set": {"moved_at": now}}):
+                return
+            objects = await self._objects(batch, members[start : start + self._settings.plan_page_size])
+            late = [oid for oid, found in objects.items() if found["mirror"]["state"] == "pending"]
+            if late:
+                await self.waiting.add(batch_id, late, now)
+                # Those that were mirrored while the rows were written would wait for an event that has passed.
+                objects |= await self._objects(batch, late)
+            items = {o["_id"]: sized(o, batch_id, run=run_of(o, batch_id, turn), turn=turn) for o in objects.values()}
+            pending = [oid for oid, found in objects.items() if found["mirror"]["state"] == "pending"]
+            ready = [item for oid, item in items.items() if oid not in set(pending)]
+            planned = await self._insert(ready, batch=batch, now=now, room=room)
+            room -= sum(1 for unit in planned if unit["state"] == "ready")
+            await self.waiting.remove([f"{batch_id}:{oid}" for oid in late if oid not in set(pending)])
+            queued = [item for unit in planned for item in unit["items"]]
+            traces = {oid: found["trace"] for oid, found in objects.items() if "trace" in found}
+            await self._voice.queued([*queued, *(items[oid].item for oid in pending)], traces, trace)
+            await self._voice.wake([unit for unit in planned if unit["state"] == "ready"], traces, trace)
+        started = {"planned": True, **_started(began), "moved_at": self._clock.now()}
+        await self.batches.collection.update_one(unplanned, {"$set": started})
+
+    async def arrived(self, objects: Mapping[str, ObjectDocument], traces: Mapping[str, Trace]) -> set[str]:
+        """Plans mirrored objects for the submitted batches that wait for them; returns which are in one now."""
+        rows = await self.waiting.of_objects(list(objects), limit=MAX_ROWS)
+        taken: set[str] = set()
+        if not rows:
+            return taken
+        now = self._clock.now()
+        waiting: dict[str, list[BatchDependencyDocument]] = {}
+        for row in rows:
+            waiting.setdefault(row["batch_id"], []).append(row)
+        batches = await self.batches.many(list(waiting), fields=SUMMARY_FIELDS)
+        for batch_id, mine in waiting.items():
+            batch = batches.get(batch_id)
+            planned: list[WorkUnitDocument] = []
+            if batch is not None and batch["status"] in BATCH_ACTIVE:
+                turn = batch.get("run", 1)
+                arrivals = _of_bucket(batch, [objects[row["object_id"]] for row in mine])
+                items = [sized(o, batch_id, run=run_of(o, batch_id, turn), turn=turn) for o in arrivals]
+                planned = await self._insert(items, batch=batch, now=now, room=await self._room(batch))
+                taken |= {o["_id"] for o in arrivals}
+            # Before anybody is told: with a row left the batch would not be over when its last unit is.
+            await self.waiting.remove([row["_id"] for row in mine])
+            await self._voice.wake([unit for unit in planned if unit["state"] == "ready"], traces)
+        return taken
+
+    async def give_up(self, batch: BatchDocument, ending: UnitEnd) -> None:
+        """Puts every object of the batch that is in no unit yet into one that nobody may take. May be repeated."""
+        now = self._clock.now()
+        turn = batch.get("run", 1)
+        members = await self.members(batch)
+        if (await self.units.tally(batch["_id"], turn)).objects >= len(members):
+            return
+        for start in range(0, len(members), self._settings.plan_page_size):
+            objects = await self._objects(batch, members[start : start + self._settings.plan_page_size])
+            items = [sized(o, batch["_id"], run=run_of(o, batch["_id"], turn), turn=turn) for o in objects.values()]
+            await self._insert(items, batch=batch, now=now, ending=ending)
+
+    async def give_up_auto(self, batch: BatchDocument, obj: ObjectDocument, ending: UnitEnd) -> None:
+        """The same for the object of an automatic batch."""
+        item = sized(obj, batch["_id"], run=obj["run"]["id"], turn=obj["run"]["id"])
+        await self._insert([item], batch=None, now=self._clock.now(), ending=ending)
+
+    async def members(self, batch: BatchDocument) -> list[str]:
+        """The objects of the batch's turn: all, or those that a retry takes up."""
+        mode = batch.get("retry")
+        if mode is None:
+            return batch["objects"]
+        latest = await self.units.latest(batch["_id"], before=batch.get("run", 1))
+        return [object_id for object_id, last in latest.items() if retried(last, mode)]
+
+    async def _objects(self, batch: BatchDocument, object_ids: Sequence[str]) -> dict[str, ObjectDocument]:
+        """Those of the objects that exist in the batch's bucket. A batch may name others: it was made unchecked."""
+        found = await self.objects.many(object_ids, fields=FIELDS)
+        return {obj["_id"]: obj for obj in _of_bucket(batch, found.values())}
+
+    async def _room(self, batch: BatchDocument) -> int:
+        """How many more units of the batch may be in the works."""
+        most = self._settings.max_active_units
+        return most - await self.units.count(batch["_id"], batch.get("run", 1), ("ready", "leased"), limit=most)
+
+    async def _insert(
+        self,
+        items: Sequence[SizedItem],
+        *,
+        batch: BatchDocument | None,
+        now: datetime,
+        room: int | None = None,
+        ending: UnitEnd | None = None,
+    ) -> list[WorkUnitDocument]:
+        """Inserts the units of these items; returns those that were not there before.
+
+        Beyond ``room`` they are held. With an ``ending`` nobody may take them.
+        """
+        groups = grouped(items, most_objects=self._settings.unit_max_objects, most_bytes=self._settings.unit_max_bytes)
+        units = [
+            unit_of(
+                group,
+                batch=batch,
+                state="canceled" if ending else "held" if room is not None and place >= room else "ready",
+                now=now,
+                ending=ending,
+            )
+            for place, group in enumerate(groups)
+        ]
+        refused = await self.units.insert(units)
+        planned = [unit for place, unit in enumerate(units) if place not in refused]
+        if refused:
+            # Some of their items have a unit already; the rest still needs one.
+            candidates = {item["object_id"] for place in refused for item in units[place]["items"]}
+            again = [one for one in items if one.item["object_id"] in candidates]
+            known = await self.units.planned([one.item for one in again])
+            rest = [one for one in again if _key(one) not in known]
+            if rest:
+                left = None if room is None else room - sum(1 for unit in planned if unit["state"] == "ready")
+                planned += await self._insert(rest, batch=batch, now=now, room=left, ending=ending)
+        return planned
+
+    async def _with_batches(self, objects: Sequence[ObjectDocument]) -> list[ObjectDocument]:
+        """Those objects whose automatic batch is to be carried out.
+
+        Batches that the API named but, having crashed in between, did not write are made.
+        """
+        ids = [str(o.get("batch_id")) for o in objects]
+        known = await self.batches.many(ids, fields=["auto", "status", "cancel_requested_at"])
+        await self.batches.insert(
+            [new_auto_batch(o, str(o.get("batch_id"))) for o in objects if o.get("batch_id") not in known]
+        )
+        return [o for o in objects if (batch := known.get(str(o.get("batch_id")))) is None or _automatic(batch)]
+
+
+def retried(last: Latest, mode: str) -> bool:
+    """Whether a retry takes this object up."""
+    if last.result is None or last.result["status"] not in FAILURES:
+        return False
+    return mode == "all" or last.result["error_type"] == "transient"
+
+
+def _of_bucket(batch: BatchDocument, objects: Iterable[ObjectDocument]) -> list[ObjectDocument]:
+    """Whoever knows the id of somebody else's object must not get at it with a batch."""
+    return [obj for obj in objects if obj["bucket_id"] == batch["bucket_id"]]
+
+
+def _automatic(batch: BatchDocument) -> bool:
+    return batch["auto"] and batch["status"] in BATCH_ACTIVE and not batch.get("cancel_requested_at")
+
+
+def _key(one: SizedItem) -> tuple[str, str, int]:
+    return one.item["batch_id"], one.item["object_id"], one.item["turn"]
+
+
+def _started(now: datetime) -> dict[str, object]:
+    return {"status": str(Status.PROCESSING), "started_at": now, "moved_at": now}

@@ -1,0 +1,240 @@
+"""From status changes to finished batches.
+
+The first final status of an item is recorded in its unit, so a batch counts distinct objects however often and in
+whatever order statuses arrive. A batch is finished by compare-and-set, and its ``batch.completed`` event is written
+with that.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from pymongo import UpdateOne
+
+from bucketline.db.batches import SUMMARY_FIELDS, BatchDocument, FailedObject, failed_row
+from bucketline.db.outbox_store import outbox_entry_of
+from bucketline.db.work_units import OPEN_STATES, Result, Tally, WorkUnitDocument
+from bucketline.domain.status import BATCH_ACTIVE, FAILURES
+from bucketline.events.cloudevents import ReceivedEvent
+from bucketline.events.models import BatchCompleted, ObjectStatusChanged
+from bucketline.kafka.outbox import Outbox
+from bucketline.observability.metrics import UNITS
+from bucketline.service_context import ServiceContext
+from bucketline_batcher.batch_result import MAX_ERROR, Completion, automatic_end, explicit_end, superseded
+from bucketline_batcher.planner import Planner
+from bucketline_batcher.publisher import BatchPublisher, Trace
+from bucketline_batcher.settings import BatcherSettings
+
+_ACTIVE = [str(status) for status in BATCH_ACTIVE]
+
+TALLY_SHARE = 20
+"""A tally is taken at most every so many times the time that it takes."""
+
+MAX_REMEMBERED = 10_000
+
+
+class BatchProgressTracker:
+    """Records results, shows progress and finishes batches."""
+
+    def __init__(
+        self,
+        runtime: ServiceContext,
+        planner: Planner,
+        outbox: Outbox,
+        voice: BatchPublisher,
+        settings: BatcherSettings,
+    ) -> None:
+        self._runtime = runtime
+        self._planner = planner
+        self._outbox = outbox
+        self._voice = voice
+        self._settings = settings
+        self._next_tally: dict[str, float] = {}
+
+    async def record(self, records: Sequence[ReceivedEvent[ObjectStatusChanged]]) -> None:
+        """Record final statuses."""
+        results: dict[str, dict[int, Result]] = {}
+        traces: dict[str, Trace] = {}
+        for record in records:
+            event = record.event
+            if event.unit_id is None or event.item_index is None:
+                continue
+            results.setdefault(event.unit_id, {}).setdefault(event.item_index, _result(event))
+            traces[event.object_id] = record.trace
+        if not results:
+            return
+        now = self._runtime.clock.now()
+        await self._planner.units.record(results, now=now)
+        units = await self._planner.units.many(list(results), fields=["batch_id", "turn", "state"])
+        done = [unit for unit in units.values() if unit["state"] == "done"]
+        UNITS.labels("done").inc(len(done))
+        if automatic := [unit["_id"] for unit in units.values() if unit["batch_id"] is None]:
+            await self._finish_automatic(automatic, results, traces)
+        ended = {unit["batch_id"] for unit in done}
+        for batch_id in {unit["batch_id"] for unit in units.values()} - {None}:
+            await self.refresh(str(batch_id), at_once=batch_id in ended)
+
+    async def refresh(self, batch_id: str, *, at_once: bool = True) -> None:
+        """Brings an explicit batch's progress up to date, lets its next units go, and finishes it when all is done.
+
+        Without ``at_once`` only if the last look was long enough ago.
+        """
+        if not at_once and time.monotonic() < self._next_tally.get(batch_id, 0.0):
+            return
+        batch = await self._planner.batches.get(batch_id, fields=SUMMARY_FIELDS)
+        if batch is None or batch["status"] not in BATCH_ACTIVE or batch["auto"]:
+            self._next_tally.pop(batch_id, None)
+            return
+        busy = await self._let_go(batch)
+        if busy and time.monotonic() < self._next_tally.get(batch_id, 0.0):
+            return
+        # Before the tally: a row goes after its unit is there, so that a tally taken without rows sees every unit.
+        complete = bool(batch.get("planned")) and not await self._planner.waiting.any(batch_id)
+        tally = await self._tally(batch)
+        if complete and not tally.held and not tally.open:
+            await self._finish(batch, tally)
+
+    async def settle_automatic(self, batches: Sequence[BatchDocument]) -> None:
+        """Finishes automatic batches whose item has its result, or whose object is gone or went on without them."""
+        now = self._runtime.clock.now()
+        ids = [batch["_id"] for batch in batches]
+        units = await self._planner.units.collection.find({"items.batch_id": {"$in": ids}}, limit=max(1, len(ids)))
+        results = {
+            item["batch_id"]: unit["results"].get(str(n)) for unit in units for n, item in enumerate(unit["items"])
+        }
+        lost = [batch for batch in batches if batch["_id"] not in results]
+        objects = await self._planner.objects.many([_object_of(batch) for batch in lost], fields=["batch_id"])
+        ends = [
+            automatic_end(batch, result, now) for batch in batches if (result := results.get(batch["_id"])) is not None
+        ]
+        for batch in lost:
+            obj = objects.get(_object_of(batch))
+            if obj is None or obj.get("batch_id") != batch["_id"]:
+                ends.append(superseded(batch, now, deleted=obj is None))
+        await self._complete(ends, now, {})
+
+    async def _let_go(self, batch: BatchDocument) -> bool:
+        """Makes held units ready as far as the window allows; whether anything of the turn is still to come."""
+        units, turn, most = self._planner.units, batch.get("run", 1), self._settings.max_active_units
+        taken = await units.count(batch["_id"], turn, ("ready", "leased"), limit=most)
+        released: list[WorkUnitDocument] = []
+        if taken < most and not batch.get("cancel_requested_at"):
+            now = self._runtime.clock.now()
+            released = await units.release_held(batch["_id"], turn, most - taken, now)
+            await self._voice.wake(released)
+        return bool(taken or released) or await units.count(batch["_id"], turn, (*OPEN_STATES, "held"), limit=1) > 0
+
+    async def _tally(self, batch: BatchDocument) -> Tally:
+        """Counts the turn and shows what came of it; what is shown never goes back."""
+        began = time.monotonic()
+        turn = batch.get("run", 1)
+        tally = await self._planner.units.tally(batch["_id"], turn)
+        base = batch.get("base")
+        now = self._runtime.clock.now()
+        told: dict[str, object] = {}
+        if tally.failed and not batch.get("first_error"):
+            failures = await self._failures(batch, now, 1)
+            told = {"first_error": failures[0]["error"][:MAX_ERROR] if failures else None}
+        await self._planner.batches.collection.update_one(
+            {"_id": batch["_id"], "run": turn, "status": {"$in": _ACTIVE}},
+            {
+                "$set": told,
+                "$max": {
+                    "processed": tally.finished + (base["finished"] if base else 0),
+                    "failed": tally.failed + (base["failed"] if base else 0),
+                    "documents_written": tally.documents + (base["documents"] if base else 0),
+                    "moved_at": now,
+                    "updated_at": now,
+                },
+            },
+        )
+        if len(self._next_tally) >= MAX_REMEMBERED:
+            self._next_tally.clear()
+        ended = time.monotonic()
+        self._next_tally[batch["_id"]] = ended + max(
+            self._settings.progress_refresh_seconds, TALLY_SHARE * (ended - began)
+        )
+        return tally
+
+    async def _finish(self, batch: BatchDocument, tally: Tally) -> None:
+        now = self._runtime.clock.now()
+        failures = await self._failures(batch, now, self._settings.max_failed_objects)
+        await self._complete([explicit_end(batch, tally, failures, now)], now, {})
+        self._next_tally.pop(batch["_id"], None)
+
+    async def _finish_automatic(
+        self, unit_ids: Sequence[str], results: Mapping[str, Mapping[int, Result]], traces: Mapping[str, Trace]
+    ) -> None:
+        """Finishes the batches of ``auto_process`` objects, all in one round trip."""
+        now = self._runtime.clock.now()
+        ends: dict[str, tuple[str, Result]] = {}
+        for unit in (await self._planner.units.many(unit_ids, fields=["items", "results"])).values():
+            for place in results[unit["_id"]]:
+                # What is recorded counts, which may be an earlier final status than the one that came now.
+                recorded = unit["results"].get(str(place))
+                if recorded is not None and place < len(unit["items"]):
+                    ends[unit["items"][place]["batch_id"]] = (unit["_id"], recorded)
+        batches = await self._planner.batches.many(list(ends))
+        rows = [
+            automatic_end(batch, ends[batch_id][1], now)
+            for batch_id, batch in batches.items()
+            if batch["auto"] and batch["status"] in BATCH_ACTIVE
+        ]
+        await self._complete(rows, now, traces)
+
+    async def _complete(self, rows: Sequence[Completion], now: datetime, traces: Mapping[str, Trace]) -> None:
+        writes = []
+        owed = []
+        for row in rows:
+            batch = row.batch
+            event = BatchCompleted(
+                batch_id=batch["_id"],
+                bucket_id=batch["bucket_id"],
+                namespace_id=batch["namespace_id"],
+                status=row.status,
+                object_count=batch["total"],
+                failed_count=row.failed,
+                documents_written=row.documents,
+                completed_at=now,
+            )
+            trace = batch.get("trace") or (traces.get(_object_of(batch)) if batch["auto"] else None)
+            pending = self._runtime.seal(event, trace=trace).to_document()
+            where = {"_id": batch["_id"], "status": {"$in": _ACTIVE}, "run": batch.get("run", 1)}
+            writes.append(
+                UpdateOne(where, {"$set": row.changes, "$push": {"pending": pending}, "$min": {"pending_since": now}})
+            )
+            owed.append(outbox_entry_of({"_id": batch["_id"], "pending": [*batch.get("pending", []), pending]}))
+        outcome = await self._planner.batches.collection.bulk(writes)
+        if outcome.modified == len(writes):
+            self._outbox.flush_soon(owed)
+        # Otherwise another replica finished some of them; what is owed is published from state by the sweeper.
+
+    async def _failures(self, batch: BatchDocument, now: datetime, most: int) -> list[FailedObject]:
+        """Rows for ``failed_objects``: of this turn, then of those that a retry left alone."""
+        units = await self._planner.units.failures(batch["_id"], batch.get("run", 1), limit=most)
+        rows = [
+            failed_row(unit["items"][int(place)]["object_id"], result, now)
+            for unit in units
+            for place, result in sorted(unit["results"].items(), key=lambda row: int(row[0]))  # not by arrival
+            if result["status"] in FAILURES
+        ]
+        base = batch.get("base")
+        return [*rows, *(base["failed_objects"] if base else [])][:most]
+
+
+def _object_of(batch: BatchDocument) -> str:
+    """The object of an automatic batch."""
+    return batch["objects"][0]
+
+
+def _result(event: ObjectStatusChanged) -> Result:
+    result: Result = {
+        "status": str(event.status),
+        "documents": event.documents_total,
+        "error": event.error,
+        "error_type": event.error_type,
+        "at": event.occurred_at,
+    }
+    if event.documents_written is not None:
+        result["written"] = event.documents_written
+    return result

@@ -1,0 +1,179 @@
+"""What the batcher's state says is due and has not moved: it is driven again by the same use cases.
+
+Losing every event of the bus costs the time until the next sweep, nothing else.
+"""
+
+from datetime import datetime, timedelta
+
+from bucketline.db.unit_attempts import unit_attempts
+from bucketline.db.work_units import OPEN_STATES, UnitEnd, WorkUnitDocument
+from bucketline.domain.status import BATCH_ACTIVE, Status
+from bucketline.observability.metrics import SWEPT, UNITS_OPEN
+from bucketline.periodic import PeriodicTasks
+from bucketline.service_context import ServiceContext
+from bucketline.settings import ReconcileSettings
+from bucketline_batcher.cancel import Cancellation
+from bucketline_batcher.planner import FIELDS, Planner
+from bucketline_batcher.progress import BatchProgressTracker
+from bucketline_batcher.publisher import BatchPublisher
+from bucketline_batcher.settings import BatcherSettings
+
+BACKLOG_SECONDS = 15.0
+"""Between two counts of the open units: about as often as anybody reads them."""
+
+MAX_COUNTED = 1000
+
+MAX_QUIET = 60.0
+"""Seconds between two announcements of a unit that nobody takes."""
+
+MAX_DOUBLINGS = 10
+
+
+class BatchReconciler:
+    """Looks for stalled batches, units, waiting rows and queued objects."""
+
+    def __init__(
+        self,
+        runtime: ServiceContext,
+        planner: Planner,
+        progress: BatchProgressTracker,
+        canceling: Cancellation,
+        voice: BatchPublisher,
+        settings: BatcherSettings,
+    ) -> None:
+        self._clock = runtime.clock
+        self._sweep: ReconcileSettings = runtime.settings.reconcile
+        self._planner = planner
+        self._progress = progress
+        self._canceling = canceling
+        self._voice = voice
+        self._settings = settings
+        self._object_place: tuple[datetime, str] | None = None
+
+    def start(self, background: PeriodicTasks) -> None:
+        background.every(self._sweep.interval_seconds, "sweep objects", self.objects)
+        background.every(self._sweep.interval_seconds, "sweep waiting", self.waiting)
+        background.every(self._sweep.interval_seconds, "sweep units", self.units)
+        background.every(self._sweep.interval_seconds, "sweep batches", self.batches)
+        background.every(BACKLOG_SECONDS, "count units", self.backlog)
+
+    async def objects(self) -> int:
+        """Mirrored ``auto_process`` objects for which no unit was made.
+
+        Goes round all that stand still, a page a step; the place is kept in memory, so that looking writes nothing.
+        """
+        limit = self._sweep.batch_size
+        page = await self._planner.objects.stalled(self._before(), limit=limit, fields=FIELDS, after=self._object_place)
+        self._object_place = (page[-1]["moved_at"], page[-1]["_id"]) if len(page) == limit else None
+        due = [o for o in page if o["auto_process"] and o["status"] == Status.QUEUED]
+        planned = await self._planner.auto([o for o in due if o["mirror"]["state"] != "pending"], {})
+        SWEPT.labels("object without unit").inc(planned)
+        return planned
+
+    async def waiting(self) -> int:
+        """Objects that were mirrored while nobody told the batches that wait for them, or that are gone."""
+        rows = await self._planner.waiting.collection.find(
+            {"since": {"$lt": self._before()}}, limit=self._sweep.batch_size, sort=[("since", 1)]
+        )
+        if not rows:
+            return 0
+        objects = await self._planner.objects.many(list({row["object_id"] for row in rows}), fields=FIELDS)
+        gone = [row for row in rows if row["object_id"] not in objects]
+        await self._planner.waiting.remove([row["_id"] for row in gone])
+        mirrored = {oid: o for oid, o in objects.items() if o["mirror"]["state"] != "pending"}
+        await self._planner.arrived(mirrored, {})
+        still = [row["_id"] for row in rows if row["object_id"] in objects and row["object_id"] not in mirrored]
+        await self._planner.waiting.collection.update_many(
+            {"_id": {"$in": still}}, {"$set": {"since": self._clock.now()}}
+        )
+        for batch_id in {row["batch_id"] for row in gone}:
+            await self._progress.refresh(batch_id)
+        SWEPT.labels("waiting object").inc(len(mirrored) + len(gone))
+        return len(mirrored) + len(gone)
+
+    async def units(self) -> int:
+        """Units that nobody works on: their event was lost, their processor died, or they were given up.
+
+        One that has cost too many processors, or was given back too often, is given up: what is left of it failed.
+        """
+        now = self._clock.now()
+        stalled = await self._planner.units.stalled(self._before(), now, limit=self._sweep.batch_size)
+        for unit in stalled:
+            if unit["state"] != "canceled" and (reason := self._hopeless(unit)):
+                await self._give_up(unit, reason, now)
+            quiet = min(
+                MAX_QUIET, self._sweep.stale_after_seconds * (2 ** min(unit.get("wakes", 0), MAX_DOUBLINGS) - 1)
+            )
+            await self._planner.units.collection.update_one(
+                {"_id": unit["_id"], "moved_at": unit["moved_at"]},
+                {"$set": {"moved_at": now + timedelta(seconds=quiet)}, "$inc": {"wakes": 1}},
+            )
+        await self._voice.ended([unit for unit in stalled if unit["state"] == "canceled"])
+        await self._voice.wake([unit for unit in stalled if unit["state"] != "canceled"])
+        # A ready one may just stand in the line of a busy processor: that is no repair.
+        SWEPT.labels("unit").inc(sum(unit["state"] != "ready" for unit in stalled))
+        return len(stalled)
+
+    async def batches(self) -> int:
+        """Submitted batches that were not planned, not finished, or not cancelled to the end."""
+        stalled = await self._planner.batches.stalled(self._before(), limit=self._sweep.batch_size)
+        ids = [batch["_id"] for batch in stalled]
+        await self._planner.batches.collection.update_many(
+            {"_id": {"$in": ids}}, {"$set": {"moved_at": self._clock.now()}}
+        )
+        quiet = [batch["_id"] for batch in stalled if batch["auto"] and not batch.get("cancel_requested_at")]
+        if quiet:
+            await self._progress.settle_automatic(list((await self._planner.batches.many(quiet)).values()))
+        late = 0
+        for batch in stalled:
+            if batch.get("cancel_requested_at") is not None:
+                await self._canceling.cancel(batch["_id"])
+            elif batch["auto"]:
+                continue
+            else:
+                if not batch.get("planned"):
+                    late += 1
+                    await self._planner.submitted(batch["_id"])
+                await self._progress.refresh(batch["_id"])
+        # Most only wait for their units. What was repaired are those that nobody had planned, or had ended.
+        found = await self._planner.batches.many(ids, fields=["status"])
+        SWEPT.labels("batch").inc(late + sum(batch["status"] not in BATCH_ACTIVE for batch in found.values()))
+        return len(stalled)
+
+    async def backlog(self) -> int:
+        """Tells how many units processors have or may take: they are off the bus as soon as they stand in a line."""
+        # all have moved at some time: without a word of that the partial index is not thought of
+        where = {"state": {"$in": list(OPEN_STATES)}, "moved_at": {"$exists": True}}
+        waiting = await self._planner.units.collection.count(where, limit=MAX_COUNTED)
+        UNITS_OPEN.set(waiting)
+        return waiting
+
+    def _hopeless(self, unit: WorkUnitDocument) -> str | None:
+        """Why the unit is given up, if it is. What an object did alone is laid to that object, up to a limit."""
+        settings, cost = self._settings, unit_attempts(unit)
+        if cost.processors >= settings.unit_max_crashes or cost.trials >= settings.unit_max_isolated_crashes:
+            return f"its processor ended {cost.processors + cost.trials} times"
+        if cost.returned >= settings.unit_max_releases:
+            return f"it was given back unfinished {cost.returned} times"
+        return None
+
+    async def _give_up(self, unit: WorkUnitDocument, reason: str, now: datetime) -> None:
+        """Unless somebody took the unit since it was read."""
+        ending: UnitEnd = {
+            "status": str(Status.FAILED),
+            "error": f"processing was given up: {reason}",
+            "error_type": "resource",
+        }
+        taken = await self._planner.units.collection.update_one(
+            {
+                "_id": unit["_id"],
+                "attempts": unit["attempts"],
+                "$or": [{"state": "ready"}, {"state": "leased", "lease.until": {"$lt": now}}],
+            },
+            {"$set": {"state": "canceled", "ending": ending}},
+        )
+        if taken:
+            unit["state"], unit["ending"] = "canceled", ending
+
+    def _before(self) -> datetime:
+        return self._clock.now() - timedelta(seconds=self._sweep.stale_after_seconds)

@@ -1,0 +1,231 @@
+"""Windows: fresh drafts of a bucket with a batching policy become batches by themselves.
+
+A draft is in one window for ever, by a unique index; a window takes members or is closed, by compare-and-set on one
+document; and its batch's id was fixed when it opened, so that making the batch again makes the same one. So whichever
+replica does a step, twice or half, each draft ends in exactly one batch. Clocks decide when a window closes, never
+what is in it. A draft that went another way until then, because a user submitted, changed or deleted it, is left out.
+"""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import NamedTuple, cast
+
+from bucketline.clock import millis
+from bucketline.db.batches import BatchDocument, task_of
+from bucketline.db.batching_windows import BatchingWindowDocument, BatchingWindows
+from bucketline.db.buckets import Batching
+from bucketline.db.mongo import DuplicateKey
+from bucketline.db.objects import ObjectDocument
+from bucketline.db.outbox_store import OutboxDocument, outbox_entry_of
+from bucketline.domain.status import RANK_NEW, Status
+from bucketline.errors import RetryableError
+from bucketline.events.models import BatchSubmitted
+from bucketline.ids import derived
+from bucketline.kafka.outbox import Outbox
+from bucketline.service_context import ServiceContext
+from bucketline_batcher.batching_policies import BatchingPolicies
+from bucketline_batcher.planner import Planner
+from bucketline_batcher.unit_builder import size_of
+
+ATTEMPTS = 100
+"""Lost races for one bucket's window before the records are tried again as a whole."""
+
+PAGE = 1000
+"""Members of a window that are looked at at once."""
+
+DECIDED_BY = ("auto_process", "status", "run")
+
+
+class WindowDraft(NamedTuple):
+    """A draft as a window sees it: which object in which version, and the bytes of its blobs."""
+
+    member: str
+    size: int
+
+
+class WindowBatcher:
+    """Puts drafts into windows, closes windows, and makes batches of them."""
+
+    def __init__(self, runtime: ServiceContext, planner: Planner, outbox: Outbox, policies: BatchingPolicies) -> None:
+        self._runtime = runtime
+        self._clock = runtime.clock
+        self._planner = planner
+        self._outbox = outbox
+        self._policies = policies
+        self._windows = BatchingWindows(runtime.database)
+
+    async def collect(self, objects: Sequence[ObjectDocument]) -> int:
+        """Puts those that are fresh drafts of buckets with a policy into windows; returns how many are in one now."""
+        fresh = [obj for obj in objects if is_new_draft(obj)]
+        policies = await self._policies.of(sorted({obj["bucket_id"] for obj in fresh})) if fresh else {}
+        collected = 0
+        for bucket_id, policy in policies.items():
+            mine = [obj for obj in fresh if obj["bucket_id"] == bucket_id]
+            drafts = [WindowDraft(f"{obj['_id']}:{obj['run']['id']}", size_of(obj)) for obj in mine]
+            await self._gather(bucket_id, mine[0]["namespace_id"], drafts, policy)
+            collected += len(drafts)
+        return collected
+
+    async def close_due(self) -> int:
+        """Closes windows whose time is over, and makes the batches of closed ones."""
+        for window in await self._windows.due(self._clock.now(), limit=100):
+            await self._windows.close(window["_id"], self._clock.now())
+        closing = await self._windows.closing(limit=100)
+        for window in closing:
+            await self._submit(window["_id"])
+        return len(closing)
+
+    async def missed(self, objects: Sequence[ObjectDocument]) -> list[ObjectDocument]:
+        """Those that are fresh drafts and in no window."""
+        fresh = {f"{obj['_id']}:{obj['run']['id']}": obj for obj in objects if is_new_draft(obj)}
+        known = await self._windows.known(list(fresh)) if fresh else set()
+        return [obj for member, obj in fresh.items() if member not in known]
+
+    async def _gather(self, bucket_id: str, namespace_id: str, drafts: Sequence[WindowDraft], policy: Batching) -> None:
+        left = list({draft.member: draft for draft in drafts}.values())
+        for _ in range(ATTEMPTS):
+            window = await self._windows.open_of(bucket_id)
+            # Only after the window was read: whoever joins it later changes its count, and ours is refused.
+            known = await self._windows.known([draft.member for draft in left])
+            left = [draft for draft in left if draft.member not in known]
+            if not left:
+                return
+            count, size = (window["count"], window["bytes"]) if window is not None else (0, 0)
+            taken = drafts_that_fit(left, policy, count=count, size=size)
+            if window is not None and not taken:
+                await self._shut(window)
+                continue
+            joined = await self._join(window, bucket_id, namespace_id, taken, policy)
+            if joined is None:
+                continue
+            left = left[len(taken) :]
+            if is_full(joined, policy):
+                await self._shut(joined)
+            if not left:
+                return
+        raise RetryableError("others use this bucket's window all the time")
+
+    async def _join(
+        self,
+        window: BatchingWindowDocument | None,
+        bucket_id: str,
+        namespace_id: str,
+        drafts: Sequence[WindowDraft],
+        policy: Batching,
+    ) -> BatchingWindowDocument | None:
+        """The window with these drafts in it; None when somebody else was faster."""
+        members, size = [draft.member for draft in drafts], sum(draft.size for draft in drafts)
+        try:
+            if window is not None:
+                return await self._windows.join(window, members, size)
+            now = self._clock.now()
+            # Two replicas that open a window for the same draft name it the same.
+            window_id = derived("unit", "window", bucket_id, members[0], millis(now))
+            opened: BatchingWindowDocument = {
+                "_id": window_id,
+                "bucket_id": bucket_id,
+                "namespace_id": namespace_id,
+                "state": "open",
+                "members": members,
+                "count": len(members),
+                "bytes": size,
+                "batch_id": derived("btch", window_id),
+                "opened_at": now,
+                "closes_at": now + timedelta(seconds=policy["max_wait_seconds"]),
+            }
+            await self._windows.begin(opened)
+        except DuplicateKey:
+            return None
+        return opened
+
+    async def _shut(self, window: BatchingWindowDocument) -> None:
+        if await self._windows.close(window["_id"], self._clock.now(), count=window["count"]):
+            await self._submit(window["_id"])
+
+    async def _submit(self, window_id: str) -> None:
+        """Makes the batch of a closed window, submitted, if it is not there yet."""
+        window = await self._windows.whole(window_id)
+        if window is None or window["state"] != "closing":
+            return
+        at = window.get("closed_at", window["closes_at"])
+        objects = await self._undecided(window["members"])
+        if not objects:
+            await self._windows.finish(window_id)
+            return
+        event = BatchSubmitted(
+            batch_id=window["batch_id"],
+            bucket_id=window["bucket_id"],
+            namespace_id=window["namespace_id"],
+            object_count=len(objects),
+            submitted_at=at,
+        )
+        batch: BatchDocument = {
+            "_id": window["batch_id"],
+            "namespace_id": window["namespace_id"],
+            "bucket_id": window["bucket_id"],
+            "batch_name": None,
+            "status": str(Status.PENDING),
+            "objects": objects,
+            "total": len(objects),
+            "collection_ids": None,
+            "dedup_strategy": "skip",
+            "metadata": {},
+            "task_id": task_of(window["batch_id"]),
+            "auto": False,
+            "run": millis(at),
+            "created_at": at,
+            "updated_at": at,
+            "submitted_at": at,
+            "moved_at": at,
+            "pending": [cast("OutboxDocument", self._runtime.seal(event).to_document())],
+            "pending_since": at,
+        }
+        try:
+            await self._planner.batches.collection.insert(batch)
+        except DuplicateKey:
+            # Whoever made it first has said what is in it; others may have found more or fewer undecided.
+            await self._windows.finish(window_id)
+            return
+        await self._windows.finish(window_id)
+        self._outbox.flush_soon([outbox_entry_of(batch)])
+
+    async def _undecided(self, members: Sequence[str]) -> list[str]:
+        """The objects of those drafts that nobody has decided about since they joined."""
+        kept: dict[str, None] = {}
+        for start in range(0, len(members), PAGE):
+            page = [member.rpartition(":") for member in members[start : start + PAGE]]
+            found = await self._planner.objects.many([object_id for object_id, _, _ in page], fields=DECIDED_BY)
+            for object_id, _, run in page:
+                obj = found.get(object_id)
+                if obj is not None and is_undecided(obj) and str(obj["run"]["id"]) == run:
+                    kept[object_id] = None
+        return list(kept)
+
+
+def is_new_draft(obj: ObjectDocument) -> bool:
+    """Whether nobody has decided about the object yet: a mirrored draft that was in no run since it was written.
+
+    What a cancellation gave back is a draft too, but not one that starts by itself again.
+    """
+    return is_undecided(obj) and obj["mirror"]["state"] != "pending"
+
+
+def is_undecided(obj: ObjectDocument) -> bool:
+    """The same of an object that may be about to be mirrored."""
+    return not obj["auto_process"] and obj["status"] == Status.DRAFT and obj["run"]["rank"] == RANK_NEW
+
+
+def drafts_that_fit(drafts: Sequence[WindowDraft], policy: Batching, *, count: int, size: int) -> list[WindowDraft]:
+    """The first drafts that fit into a window that has ``count`` and ``size``. One too large by itself fits alone."""
+    taken: list[WindowDraft] = []
+    for draft in drafts:
+        if count >= policy["max_objects"] or (count and size + draft.size > policy["max_bytes"]):
+            break
+        taken.append(draft)
+        count += 1
+        size += draft.size
+    return taken
+
+
+def is_full(window: BatchingWindowDocument, policy: Batching) -> bool:
+    return window["count"] >= policy["max_objects"] or window["bytes"] >= policy["max_bytes"]

@@ -1,0 +1,75 @@
+"""Managing keys over HTTP: who may, and what a request changes. The rest is the key ring's."""
+
+from bucketline.api_keys.service import DEFAULT_PERMISSIONS, ApiKeySpec, NewApiKey
+from bucketline.db.api_keys import ApiKeyDocument
+from bucketline.errors import Forbidden, ValidationFailed, ValidationIssue
+from bucketline_ingest_api.api_keys.schemas import ChangeKey, CreateKey, KeyScope
+from bucketline_ingest_api.container import Container
+from bucketline_ingest_api.principal import Principal
+
+MAX_EMAIL = 320
+
+
+def require_key_admin(caller: Principal, user_email: str) -> str:
+    """The user whose keys are meant. A restricted key manages none: it could make one that sees more than itself."""
+    if caller.namespaces:
+        raise Forbidden("a key that is restricted to some namespaces cannot manage keys")
+    name, at, host = user_email.partition("@")
+    if not (name and at and host) or len(user_email) > MAX_EMAIL or not user_email.isprintable():
+        raise ValidationFailed([ValidationIssue("email", ("path", "user_email"), "an e-mail address is expected")])
+    return user_email.lower()
+
+
+async def create_key(deps: Container, caller: Principal, user_email: str, body: CreateKey) -> NewApiKey:
+    """A new key of the user, told in clear this once."""
+    spec = ApiKeySpec(
+        name=body.name,
+        permissions=body.granted() or DEFAULT_PERMISSIONS,
+        namespaces=_identifiers(body.scopes),
+        description=body.description or "",
+        expires_at=body.expires_at,
+        rate_limit=body.rate_limit_override,
+    )
+    user = require_key_admin(caller, user_email)
+    return await deps.keyring.create(caller.organization_id, user, spec, created_by=caller.key_id)
+
+
+async def change_key(deps: Container, caller: Principal, user_email: str, name: str, body: ChangeKey) -> ApiKeyDocument:
+    """The key afterwards; what was taken from it is gone within the cache time of each replica."""
+    user, organization_id = require_key_admin(caller, user_email), caller.organization_id
+    sent = body.model_fields_set
+    changes: dict[str, object] = {}
+    if body.name is not None:
+        changes["name"] = body.name
+    if "description" in sent:
+        changes["description"] = body.description or ""
+    if (granted := body.granted()) is not None:
+        changes["permissions"] = granted
+    if "scopes" in sent:
+        changes["namespaces"] = await deps.keyring.namespace_ids(organization_id, _identifiers(body.scopes))
+    if "rate_limit_override" in sent:
+        changes["rate_limit"] = body.rate_limit_override
+    if "expires_at" in sent:
+        changes["expires_at"] = body.expires_at
+    key = await deps.keyring.change(organization_id, user, name, changes)
+    if body.status == "revoked":
+        key = await deps.keyring.revoke(organization_id, user, key["name"])
+    deps.auth.forget()
+    return key
+
+
+async def rotate_key(deps: Container, caller: Principal, user_email: str, name: str) -> NewApiKey:
+    """A new secret; the old one works on for the grace period."""
+    issued = await deps.keyring.rotate(caller.organization_id, require_key_admin(caller, user_email), name)
+    deps.auth.forget()
+    return issued
+
+
+async def revoke_key(deps: Container, caller: Principal, user_email: str, name: str) -> None:
+    """Ends the key, here at once and on the other replicas within their cache time."""
+    await deps.keyring.revoke(caller.organization_id, require_key_admin(caller, user_email), name)
+    deps.auth.forget()
+
+
+def _identifiers(scopes: list[KeyScope] | None) -> list[str]:
+    return [scope.resource_id for scope in scopes or ()]

@@ -1,0 +1,282 @@
+"""Bodies of the collection routes."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import ConfigDict, Field, model_validator
+
+from bucketline.db.collections import CollectionDocument
+from bucketline_ingest_api.schemas.common import Answer, Name, Pagination, Request, Timestamp, example
+from bucketline_ingest_api.schemas.pagination import ListBody
+from bucketline_ingest_api.schemas.unsupported import Unsupported
+
+CollectionName = Annotated[Name, Field(min_length=3, max_length=100)]
+Path = Annotated[str, Field(min_length=1, max_length=256)]
+Identifiers = Annotated[list[Annotated[str, Field(min_length=1, max_length=200)]], Field(min_length=1, max_length=100)]
+
+_SOURCE = {"type": "bucket", "bucket_ids": ["bkt_06h2k4v9c3f8m1q7r5tw"]}
+_EXTRACTOR = {
+    "feature_extractor_name": "passthrough_extractor",
+    "version": "v1",
+    "field_passthrough": [{"source_path": "sku"}, {"source_path": "vendor.name", "target_path": "vendor"}],
+}
+
+
+class SourceConfig(Request):
+    """What the collection reads: buckets, or other collections. By id or name."""
+
+    type: Literal["bucket", "collection"]
+    bucket_ids: Identifiers | None = None
+    collection_ids: Identifiers | None = None
+    collection_id: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    inherited_bucket_ids: Unsupported = None
+    source_namespace_id: Unsupported = None
+    source_filters: Unsupported = None
+    field_map: Unsupported = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if self.type == "bucket" and (not self.bucket_ids or self.collection_ids or self.collection_id):
+            raise ValueError("a source of type bucket has bucket_ids, and nothing of collections")
+        if self.type == "collection" and (self.bucket_ids or bool(self.collection_ids) == bool(self.collection_id)):
+            raise ValueError("a source of type collection has collection_ids or collection_id, and no bucket_ids")
+        return self
+
+
+class Passthrough(Request):
+    """A field of the source that documents get too. ``target_path`` defaults to the last part of ``source_path``."""
+
+    source_path: Path
+    target_path: Path | None = None
+    default: Any = None
+    required: bool = False
+
+
+class InputMapping(Request):
+    """One input of the extractor, in the long form."""
+
+    input_key: str = Field(min_length=1, max_length=100)
+    source_type: Literal["payload"] | None = None
+    path: Path
+    override: Unsupported = None
+
+
+class FeatureExtractor(Request):
+    """Which extractor, and how it is run. ``params`` is an alias for ``parameters``."""
+
+    model_config = example(_EXTRACTOR)
+
+    feature_extractor_name: str = Field(min_length=1, max_length=100)
+    version: str = Field(min_length=1, max_length=50)
+    input_mappings: dict[str, str] | Annotated[list[InputMapping], Field(max_length=100)] | None = None
+    field_passthrough: list[Passthrough] | None = Field(default=None, max_length=500)
+    include_all_source_fields: bool = False
+    parameters: dict[str, Any] | None = None
+    params: dict[str, Any] | None = None
+
+    def mappings(self) -> dict[str, str]:
+        if isinstance(self.input_mappings, list):
+            return {mapping.input_key: mapping.path for mapping in self.input_mappings}
+        return dict(self.input_mappings or {})
+
+
+class CollectionBody(Request):
+    """What a collection of the managed service may do beyond making documents."""
+
+    features: Unsupported = None
+    schedule: Unsupported = None
+    taxonomy_applications: Unsupported = None
+    cluster_applications: Unsupported = None
+    alert_applications: Unsupported = None
+    retriever_enrichments: Unsupported = None
+    retriever_transform: Unsupported = None
+    embedding_task: Unsupported = None
+
+
+class CreateCollection(CollectionBody):
+    """Its input schema is that of its sources."""
+
+    model_config = example({"collection_name": "invoice-docs", "source": _SOURCE, "feature_extractor": _EXTRACTOR})
+
+    collection_name: CollectionName
+    source: SourceConfig
+    feature_extractor: FeatureExtractor
+    input_schema: Unsupported = None
+    description: str | None = Field(default=None, max_length=5000)
+    enabled: bool = True
+    metadata: dict[str, Any] | None = None
+
+
+class ChangeCollection(CollectionBody):
+    """Only what is sent changes. Its source and its extractor are fixed: create another collection for that."""
+
+    model_config = example({"description": "Invoices of 2026", "enabled": False})
+
+    collection_name: CollectionName | None = None
+    description: str | None = Field(default=None, max_length=5000)
+    enabled: bool | None = None
+    metadata: dict[str, Any] | None = None
+    source: Unsupported = None
+    input_schema: Unsupported = None
+    feature_extractor: Unsupported = None
+
+
+class ListCollections(ListBody):
+    """The body of a list of collections."""
+
+    include_system: bool = Field(default=False, description="There are no system collections here.")
+
+
+class Collection(Answer):
+    model_config = example(
+        {
+            "collection_id": "col_06h2k4v9c3f8m1q7r5tw",
+            "collection_name": "invoice-docs",
+            "feature_extractor": {**_EXTRACTOR, "feature_extractor_id": "passthrough_extractor_v1"},
+            "source": _SOURCE,
+            "output_schema": {"properties": {"sku": {"type": "string"}}},
+            "enabled": True,
+            "metadata": {},
+            "document_count": 1,
+            "created_at": "2026-03-01T09:00:00.000Z",
+            "updated_at": "2026-03-01T09:00:00.000Z",
+        }
+    )
+
+    collection_id: str
+    collection_name: str
+    description: str | None = None
+    feature_extractor: dict[str, Any]
+    source: dict[str, Any]
+    input_schema: dict[str, Any]
+    output_schema: dict[str, Any]
+    enabled: bool
+    metadata: dict[str, Any]
+    document_count: int
+    lifecycle_state: str = "active"
+    created_at: Timestamp
+    updated_at: Timestamp
+    warnings: list[str] = Field(default_factory=list)
+
+    @classmethod
+    def of(cls, collection: CollectionDocument, document_count: int, warnings: list[str] | None = None) -> "Collection":
+        extractor, source = collection["extractor"], collection["source"]
+        ids = "bucket_ids" if source["type"] == "bucket" else "collection_ids"
+        return cls(
+            collection_id=collection["_id"],
+            collection_name=collection["name"],
+            description=collection["description"],
+            feature_extractor={
+                "feature_extractor_name": extractor["name"],
+                "version": extractor["version"],
+                "feature_extractor_id": extractor["id"],
+                "input_mappings": extractor["input_mappings"],
+                "field_passthrough": [dict(rule) for rule in extractor["field_passthrough"]],
+                "include_all_source_fields": extractor["include_all_source_fields"],
+                "parameters": extractor["parameters"],
+            },
+            source={"type": source["type"], ids: source["bucket_ids"] or source["collection_ids"]},
+            input_schema=collection.get("input_schema") or {"properties": {}},
+            output_schema=collection["output_schema"],
+            enabled=collection["enabled"],
+            metadata=collection["metadata"],
+            document_count=document_count,
+            created_at=collection["created_at"],
+            updated_at=collection["updated_at"],
+            warnings=warnings or [],
+        )
+
+
+class CollectionListStats(Answer):
+    total_documents: int = 0
+    avg_documents_per_collection: float = 0.0
+    total_feature_extractors: int = 0
+
+
+class CollectionList(Answer):
+    """``stats`` is about the collections of this page."""
+
+    model_config = example(
+        {
+            "results": [],
+            "total_count": 0,
+            "pagination": {"page": 1, "page_size": 10, "next_page": None, "previous_page": None, "next_cursor": None},
+            "stats": {"total_documents": 0, "avg_documents_per_collection": 0.0, "total_feature_extractors": 0},
+            "warnings": [],
+        }
+    )
+
+    results: list[Collection]
+    total_count: int
+    pagination: Pagination
+    stats: CollectionListStats
+    warnings: list[dict[str, Any]] = Field(default_factory=list)
+
+    @classmethod
+    def of(cls, results: list[Collection], total: int, pagination: Pagination) -> "CollectionList":
+        documents = sum(collection.document_count for collection in results)
+        extractors = {collection.feature_extractor["feature_extractor_id"] for collection in results}
+        stats = CollectionListStats(
+            total_documents=documents,
+            avg_documents_per_collection=documents / len(results) if results else 0.0,
+            total_feature_extractors=len(extractors),
+        )
+        return cls(results=results, total_count=total, pagination=pagination, stats=stats)
+
+
+class CollectionDeleted(Answer):
+    """``task_id`` tells when the last document is gone, where that takes long."""
+
+    model_config = example(
+        {
+            "message": "deleted",
+            "success": True,
+            "collection_id": "col_06h2k4v9c3f8m1q7r5tw",
+            "task_id": "task_06h2k4v9c3f8m1q7r5ty",
+        }
+    )
+
+    message: str = "deleted"
+    success: bool = True
+    collection_id: str
+    task_id: str
+
+
+class TriggerCollection(Request):
+    """Which objects to run; without anything, all of the collection's sources."""
+
+    model_config = ConfigDict(**example({"dedup_strategy": "skip"}))
+
+    include_buckets: Identifiers | None = None
+    include_collections: Identifiers | None = None
+    object_ids: list[str] | None = Field(default=None, min_length=1, max_length=50_000)
+    source_filters: dict[str, Any] | None = None
+    dedup_strategy: Literal["skip", "replace", "force"] = "skip"
+    reembed: Unsupported = None
+
+
+class Triggered(Answer):
+    """``batch_id`` is null where the source is so large that the batches are made afterwards, by the task."""
+
+    model_config = example(
+        {
+            "task_id": "task_06h2k4v9c3f8m1q7r5ty",
+            "collection_id": "col_06h2k4v9c3f8m1q7r5tw",
+            "batch_id": "btch_06h2k4v9c3f8m1q7r5tx",
+            "source_bucket_ids": ["bkt_06h2k4v9c3f8m1q7r5tw"],
+            "object_count": 2,
+            "total_tiers": 1,
+            "message": "2 objects were submitted",
+        }
+    )
+
+    task_id: str
+    collection_id: str
+    batch_id: str | None = None
+    source_bucket_ids: list[str] | None = None
+    source_collection_ids: list[str] | None = None
+    object_count: int | None = None
+    batch_ids: list[str] | None = None
+    task_ids: list[str] | None = None
+    batch_count: int | None = None
+    total_tiers: int
+    message: str

@@ -1,0 +1,1 @@
+"""Use cases of documents: reading, listing, changing, deleting."""

@@ -1,0 +1,301 @@
+"""Bodies of the object routes."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, JsonValue, SkipValidation
+
+from bucketline_ingest_api.documents.schemas import Document
+from bucketline_ingest_api.schemas.common import Answer, ErrorBody, Pagination, Request, example
+from bucketline_ingest_api.schemas.pagination import ListBody
+
+MAX_BLOBS = 1000
+MAX_EDGES = 1000
+MAX_OBJECTS = 100
+MAX_SOFT_DELETED = 5000
+
+_CREATE_EXAMPLE = {
+    "key_prefix": "/2026/03/A-17",
+    "blobs": [
+        {"property": "note", "type": "text", "data": "Call the supplier on Friday.", "metadata": {"author": "Ada"}},
+        {"property": "photo", "type": "image", "data": {"base64": "iVBORw0KGgo=", "mime_type": "image/png"}},
+    ],
+    "idempotency_key": "0d6d8a0c-2f51-4b6e-9a7d-4f6a1f0f8f11",
+    "sku": "A-17",
+    "qty": 4,
+}
+_BLOB_EXAMPLE = {"property": "note", "type": "text", "data": "Call the supplier on Friday."}
+_OBJECT_EXAMPLE = {
+    "object_id": "obj_06h2k4v9c3f8m1q7r5tx",
+    "bucket_id": "bkt_06h2k4v9c3f8m1q7r5tw",
+    "key_prefix": "/2026/03/A-17",
+    "blobs": [
+        {
+            "blob_id": "blob_06h2k4v9c3f8m1q7r5tv",
+            "property": "note",
+            "type": "text",
+            "key_prefix": None,
+            "properties": {"url": "s3://bucketline/blobs/sha256/9f/86/9f86d0", "author": "Ada"},
+            "presigned_url": None,
+            "details": {
+                "filename": None,
+                "size_bytes": 28,
+                "mime_type": "text/plain",
+                "hash": "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+            },
+        }
+    ],
+    "source_details": [{"type": "bucket", "source_id": "bkt_06h2k4v9c3f8m1q7r5tw"}],
+    "status": "DRAFT",
+    "error": None,
+    "created_at": "2026-03-01T09:00:00.000Z",
+    "updated_at": "2026-03-01T09:00:00.000Z",
+    "document_count": None,
+    "consistency": None,
+    "sku": "A-17",
+    "qty": 4,
+}
+
+KeyPrefix = Annotated[str, Field(max_length=1024)]
+
+
+class Strict(Request):
+    """A body whose values must have their JSON type: ``"1"`` is no number and ``1`` is not true."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class CreateBlob(Strict):
+    """A blob: either ``data`` or ``upload_id``."""
+
+    model_config = example(_BLOB_EXAMPLE)
+
+    property: str = Field(min_length=1, max_length=100, description="A property of the bucket's schema.")
+    type: str | None = Field(
+        default=None, max_length=100, description="The schema's type of the property, in any case; may be left out."
+    )
+    data: JsonValue = Field(
+        default=None,
+        description="A URL, a data URI, {base64, mime_type, filename}, {url}, text, or any other JSON.",
+    )
+    upload_id: str | None = Field(default=None, min_length=1, max_length=100, description="A confirmed upload.")
+    key_prefix: KeyPrefix | None = None
+    metadata: dict[str, JsonValue] | None = Field(
+        default=None, description="Kept on the blob and, where free, set at the object's root."
+    )
+    checksum: str | None = Field(default=None, max_length=300, description="``algorithm:hex``, or 64 hex digits.")
+    canonicalize_source: bool | None = None
+    force_remirror: bool | None = None
+
+
+class Edge(Strict):
+    """A relation to another object; keys of the producer's own are kept."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = Field(min_length=1, max_length=200)
+    target_object_id: str = Field(min_length=1, max_length=200)
+    target_collection_id: str | None = Field(default=None, max_length=200)
+    direction: Literal["out", "in"] = "out"
+
+
+class CreateObject(Strict):
+    """Every other key is a custom field, kept at the object's root."""
+
+    model_config = ConfigDict(extra="allow", **example(_CREATE_EXAMPLE))
+
+    key_prefix: KeyPrefix | None = None
+    blobs: list[CreateBlob] | None = Field(default=None, max_length=MAX_BLOBS)
+    skip_duplicates: bool = False
+    canonicalize_source: bool = True
+    force_remirror: bool = False
+    edges: list[Edge] | None = Field(default=None, max_length=MAX_EDGES)
+    idempotency_key: str | None = Field(default=None, min_length=1, max_length=255)
+
+
+class CreateObjects(Strict):
+    """Objects are checked and stored one by one: a faulty one does not stop the others."""
+
+    model_config = example({"objects": [{"blobs": [_BLOB_EXAMPLE]}]})
+
+    objects: list[SkipValidation[CreateObject]] = Field(min_length=1, max_length=MAX_OBJECTS)
+
+
+class PatchObject(Strict):
+    """Custom fields stand at the root; only what is sent changes."""
+
+    model_config = ConfigDict(extra="allow", **example({"state": "paid", "key_prefix": "/2026/03/paid/A-17"}))
+
+    key_prefix: KeyPrefix | None = None
+    skip_duplicates: bool | None = None
+
+
+class PutObject(PatchObject):
+    """A key of ``metadata`` that the object holds in its own ``metadata`` is changed there, any other at the root."""
+
+    model_config = example({"key_prefix": "/2026/03/A-17", "metadata": {"state": "paid"}})
+
+    metadata: dict[str, JsonValue] | None = None
+
+
+class SoftDelete(Request):
+    """For clients the objects are deleted; what they were is kept for 30 days, with the reason. There is no restore."""
+
+    model_config = example({"object_ids": ["obj_06h2k4v9c3f8m1q7r5tx"], "reason": "sent twice by the importer"})
+
+    object_ids: list[Annotated[str, Field(min_length=1, max_length=100)]] = Field(
+        min_length=1, max_length=MAX_SOFT_DELETED
+    )
+    reason: str = Field(max_length=500)
+    lifecycle_state: str | None = Field(default=None, max_length=100, description="`disabled` if left out.")
+    source: str | None = Field(default=None, max_length=100, description="`bulk_purge` if left out.")
+
+
+class SoftDeleted(Answer):
+    """``requested`` counts ids; those that are not in the bucket are not ``soft_deleted``."""
+
+    model_config = example({"soft_deleted": 1, "requested": 1, "collections": 2})
+
+    soft_deleted: int
+    requested: int
+    collections: int
+
+
+class BlobDetails(Answer):
+    """Known at once of inline content and uploads. ``mime_type`` is the declared one until the blob is mirrored."""
+
+    filename: str | None = None
+    size_bytes: int | None = None
+    mime_type: str | None = None
+    hash: str | None = None
+
+
+class Blob(Answer):
+    blob_id: str
+    property: str
+    type: str
+    key_prefix: str | None = None
+    properties: dict[str, Any]
+    presigned_url: str | None = None
+    details: BlobDetails | None = None
+
+
+class SourceDetail(Answer):
+    type: str
+    source_id: str
+
+
+class Consistency(Answer):
+    """When what was written can be read as documents, and what to do until then."""
+
+    retriever_visible: str
+    recommended_header: str | None = None
+    write_token_available: bool = False
+    expected_visible_within_ms: int | None = None
+    poll: dict[str, Any] | None = None
+    next_actions: list[dict[str, Any]] | None = None
+
+
+class ObjectInternal(Answer):
+    """What the service adds to an object whose run has ended."""
+
+    warnings: list[str] = Field(
+        default_factory=list,
+        description="What was not done although nothing failed: blobs that no collection of the bucket reads.",
+    )
+
+
+class StoredObject(Answer):
+    """An object; custom fields stand at its root. With ``select`` only the listed fields and the ids are there."""
+
+    model_config = ConfigDict(extra="allow", **example(_OBJECT_EXAMPLE))
+
+    object_id: str
+    bucket_id: str
+    key_prefix: str | None = None
+    blobs: list[Blob] = Field(default_factory=list)
+    source_details: list[SourceDetail] = Field(default_factory=list)
+    edges: list[dict[str, Any]] | None = None
+    status: str = "DRAFT"
+    error: str | None = None
+    created_at: str = ""
+    updated_at: str = ""
+    document_count: int | None = None
+    consistency: Consistency | None = None
+    internal: ObjectInternal | None = Field(default=None, alias="_internal", description="Only with something to say.")
+
+
+class SucceededObject(StoredObject):
+    """``replayed``: nothing was created, an existing object answers."""
+
+    object_index: int
+    replayed: bool = False
+    replayed_by: Literal["idempotency_key", "skip_duplicates"] | None = None
+
+
+class FailedObject(Answer):
+    object_index: int
+    error: str
+    error_type: str
+
+
+class CreatedObjects(Answer):
+    """One row for each object of the request, in its order."""
+
+    succeeded: list[SucceededObject]
+    failed: list[FailedObject]
+    total_requested: int
+    succeeded_count: int
+    failed_count: int
+
+
+class RefusedObjects(Answer):
+    """A 422: either the request itself is at fault (the envelope), or every object in it (the usual result)."""
+
+    success: Literal[False] | None = None
+    status: int | None = None
+    error: ErrorBody | None = None
+    succeeded: list[SucceededObject] | None = None
+    failed: list[FailedObject] | None = None
+    total_requested: int | None = None
+    succeeded_count: int | None = None
+    failed_count: int | None = None
+
+
+class ListObjects(ListBody):
+    """Paging fields may stand in the body or in the query; the body wins."""
+
+    model_config = example(
+        {
+            "filters": {"AND": [{"field": "state", "operator": "eq", "value": "open"}]},
+            "sort": {"field": "created_at", "direction": "desc"},
+            "search": "a-17",
+            "select": ["status", "sku"],
+            "limit": 20,
+        }
+    )
+
+    select: list[str] | None = Field(default=None, max_length=200, description="Keep these fields and the ids.")
+    return_presigned_urls: bool = False
+
+
+class ObjectStats(Answer):
+    """Counts for this page, not for the bucket."""
+
+    total_objects: int
+    total_blobs: int
+    avg_blobs_per_object: float
+    objects_by_status: dict[str, int]
+
+
+class ObjectList(Answer):
+    results: list[StoredObject]
+    pagination: Pagination
+    stats: ObjectStats
+
+
+class ObjectDocuments(Answer):
+    """Documents that collections made of the object."""
+
+    object_id: str
+    total_documents: int
+    documents: list[Document]

@@ -1,0 +1,53 @@
+"""Bodies of the task routes."""
+
+from typing import Any
+
+from pydantic import Field
+
+from bucketline.domain.status import Status
+from bucketline_ingest_api.schemas.common import Answer, Pagination, example
+from bucketline_ingest_api.schemas.pagination import ListBody
+
+_TASK = {
+    "task_id": "task_06h2v9k1m3q5s7t9v1x3",
+    "task_type": "api_buckets_batches_process",
+    "status": "PENDING",
+    "inputs": ["btch_06h2v9k1m3q5s7t9v1x3"],
+    "outputs": [],
+}
+
+
+class Task(Answer):
+    """Asynchronous work that a caller may follow."""
+
+    model_config = example(_TASK)
+
+    task_id: str
+    task_type: str
+    status: Status
+    inputs: list[str]
+    outputs: list[str]
+    additional_data: dict[str, Any] | None = None
+    error: str | None = None
+    cancellation: dict[str, int] | None = None
+
+
+class ListTasks(ListBody):
+    """The body of a list of tasks."""
+
+    model_config = example({"status": "PENDING", "task_type": "api_buckets_batches_process", "limit": 20})
+
+    status: Status | None = None
+    task_type: str | None = Field(default=None, max_length=100)
+
+
+class TaskList(Answer):
+    model_config = example(
+        {
+            "results": [_TASK],
+            "pagination": {"page": 1, "page_size": 10, "next_page": None, "previous_page": None, "next_cursor": None},
+        }
+    )
+
+    results: list[Task]
+    pagination: Pagination

@@ -1,0 +1,221 @@
+"""Bodies of the upload routes."""
+
+import re
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, JsonValue
+
+from bucketline.domain.status import Status
+from bucketline_ingest_api.schemas.common import Answer, Pagination, Request, Timestamp, example
+from bucketline_ingest_api.schemas.pagination import ListBody
+from bucketline_ingest_api.tasks.schemas import Task
+
+PROPERTY = re.compile(r"[A-Za-z0-9_]{1,100}")
+MAX_BYTES = 5 * 1024**4
+_MEDIA_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]{1,127}/[A-Za-z0-9!#$&^_.+-]{1,127}(?:\s*;[ -~]*)?")
+
+_UPLOAD = {
+    "upload_id": "upl_06h2v9k1m3q5s7t9v1x3",
+    "bucket_id": "bkt_06h2k4v9c3f8m1q7r5tw",
+    "filename": "a-17.pdf",
+    "content_type": "application/pdf",
+    "presigned_url": "https://s3.example.com/bucketline/uploads/ns_1/upl_1?X-Amz-Signature=5f2c",
+    "presigned_url_expiration": 900,
+    "s3_key": "uploads/ns_06h2k4v9c3f8m1q7r5tv/upl_06h2v9k1m3q5s7t9v1x3",
+    "status": "PENDING",
+    "create_object_on_confirm": True,
+    "created_at": "2026-03-01T09:00:00.000Z",
+    "expires_at": "2026-03-01T09:15:00.000Z",
+    "file_size_bytes": 16384,
+    "metadata": {"source": "scanner-2"},
+    "object_metadata": {"sku": "A-17"},
+    "blob_property": "invoice",
+    "blob_type": "pdf",
+}
+
+
+def _filename(value: str) -> str:
+    if "../" in value or "\\" in value or not value.isprintable():
+        raise ValueError("a file name has no ../, no backslash and no control characters")
+    return value
+
+
+def _media_type(value: str) -> str:
+    if not _MEDIA_TYPE.fullmatch(value):
+        raise ValueError("a media type such as application/pdf is expected")
+    return value
+
+
+Metadata = dict[str, JsonValue]
+
+
+class CreateUpload(Request):
+    """What is checked before the URL is made. With ``create_object_on_confirm`` the schema must take the object."""
+
+    model_config = example(
+        {
+            "filename": "a-17.pdf",
+            "content_type": "application/pdf",
+            "file_size_bytes": 16384,
+            "presigned_url_expiration": 900,
+            "metadata": {"source": "scanner-2"},
+            "object_metadata": {"sku": "A-17"},
+            "blob_property": "invoice",
+        }
+    )
+
+    filename: Annotated[str, Field(min_length=1, max_length=255), AfterValidator(_filename)]
+    content_type: Annotated[str, Field(min_length=3, max_length=255), AfterValidator(_media_type)]
+    file_size_bytes: int | None = Field(default=None, ge=1, le=MAX_BYTES, strict=True)
+    presigned_url_expiration: int = Field(default=3600, ge=60, le=86_400, strict=True)
+    metadata: Metadata | None = Field(default=None, description="Kept with the upload only.")
+    create_object_on_confirm: bool = True
+    object_metadata: Metadata | None = Field(default=None, description="Root fields of the object that is made.")
+    blob_property: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_]{1,100}$")
+    blob_type: str | None = Field(default=None, max_length=100)
+    file_hash: str | None = Field(
+        default=None, pattern=r"^[a-f0-9]{64}$", description="SHA-256; the store then accepts only these bytes."
+    )
+    skip_duplicates: bool = True
+
+
+class CreateUploads(Request):
+    """What an upload sets itself overrides what is shared."""
+
+    model_config = example(
+        {
+            "uploads": [{"filename": "a.pdf", "content_type": "application/pdf"}],
+            "shared_metadata": {"run": "r1"},
+            "shared_object_metadata": {"state": "open"},
+        }
+    )
+
+    uploads: list[CreateUpload] = Field(min_length=1, max_length=100)
+    shared_metadata: Metadata | None = None
+    shared_object_metadata: Metadata | None = None
+
+
+class ConfirmUpload(Request):
+    """All of it optional, and so is the body."""
+
+    model_config = example({"etag": '"0a7d6da6ded06b0ef2e5a70776b4a306"', "file_size_bytes": 16384})
+
+    etag: str | None = Field(
+        default=None, max_length=200, description="As the answer to the PUT had it; quotes are tolerated."
+    )
+    file_size_bytes: int | None = Field(default=None, ge=1, le=MAX_BYTES, strict=True)
+    auto_submit_batch: bool = Field(default=False, description="Make a batch of the new object and submit it.")
+
+
+class ConfirmOfMany(ConfirmUpload):
+    model_config = example({"upload_id": "upl_06h2v9k1m3q5s7t9v1x3", "file_size_bytes": 16384})
+
+    upload_id: str = Field(min_length=1, max_length=100)
+
+
+class ConfirmUploads(Request):
+    model_config = example({"confirmations": [{"upload_id": "upl_06h2v9k1m3q5s7t9v1x3"}]})
+
+    confirmations: list[ConfirmOfMany] = Field(min_length=1, max_length=100)
+
+
+class ListUploads(ListBody):
+    """The body of a list of uploads."""
+
+    limit: int | None = Field(default=None, ge=1, le=100)
+    page_size: int | None = Field(default=None, ge=1, le=100)
+    return_presigned_urls: bool = Field(default=False, description="A URL to download the bytes of each confirmed one.")
+
+
+class Upload(Answer):
+    """``presigned_url``: where to PUT the bytes, shown once. Later, and if asked for, where to read them."""
+
+    model_config = example(_UPLOAD)
+
+    upload_id: str
+    bucket_id: str
+    filename: str
+    content_type: str
+    presigned_url: str | None = Field(default=None, max_length=2083)
+    presigned_url_expiration: int
+    s3_key: str
+    status: Status
+    create_object_on_confirm: bool
+    created_at: Timestamp
+    expires_at: Timestamp
+    file_size_bytes: int | None = None
+    metadata: dict[str, Any] | None = None
+    object_metadata: dict[str, Any] | None = None
+    blob_property: str | None = None
+    blob_type: str | None = None
+    file_hash: str | None = None
+    skip_duplicates: bool = True
+    is_duplicate: bool = False
+    duplicate_of_upload_id: str | None = None
+    skipped_unique_key: bool = False
+    existing_object_id: str | None = None
+    message: str | None = None
+    completed_at: Timestamp | None = None
+    verified_at: Timestamp | None = None
+    etag: str | None = None
+    object_id: str | None = None
+    task_id: str | None = None
+    batch_id: str | None = None
+
+
+class UploadsCreated(Answer):
+    uploads: list[Upload]
+    total: int
+
+
+class Confirmed(Answer):
+    """PROCESSING with a ``task_id``: the rest is done in the background."""
+
+    model_config = example(
+        {
+            "upload_id": "upl_06h2v9k1m3q5s7t9v1x3",
+            "status": "COMPLETED",
+            "etag": "0a7d6da6ded06b0ef2e5a70776b4a306",
+            "file_size_bytes": 16384,
+            "verified_at": "2026-03-01T09:00:05.250Z",
+            "completed_at": "2026-03-01T09:00:05.250Z",
+            "object_id": "obj_06h2k4v9c3f8m1q7r5tx",
+            "message": "confirmed",
+        }
+    )
+
+    upload_id: str
+    status: Status
+    etag: str | None = None
+    file_size_bytes: int | None = None
+    file_hash: str | None = None
+    verified_at: Timestamp | None = None
+    completed_at: Timestamp | None = None
+    object_id: str | None = None
+    task_id: str | None = None
+    batch_id: str | None = None
+    message: str | None = None
+
+
+class ConfirmingMany(Answer):
+    task_id: str
+    status: Status
+    confirmations_count: int
+    task: Task
+    message: str
+
+
+class UploadStats(Answer):
+    """Counts for this page."""
+
+    total_uploads: int
+    total_size_bytes: int
+    uploads_by_status: dict[str, int]
+    avg_file_size_bytes: float
+    unique_buckets: int
+
+
+class UploadList(Answer):
+    results: list[Upload]
+    pagination: Pagination
+    stats: UploadStats

@@ -1,0 +1,211 @@
+"""``http_extractor``: the user's own model server makes the documents."""
+
+import asyncio
+import math
+import random
+import ssl
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import TYPE_CHECKING
+
+import orjson
+
+from bucketline.extractors import (
+    BlobView,
+    Document,
+    ExtractionContext,
+    ExtractionError,
+    ExtractorInfo,
+    ObjectView,
+    OutboundPolicy,
+    PermanentError,
+    ResourceError,
+    TransientError,
+    selected_blobs,
+)
+from bucketline_processor.extractors.endpoints import endpoint_allowed
+from bucketline_processor.extractors.signature import HEADER, sign
+from bucketline_processor.extractors.values import json_value
+
+if TYPE_CHECKING:
+    from aiohttp import ClientResponse
+    from tenacity import RetryCallState
+
+RETRIED_STATUSES = {408, 425, 429, *range(500, 600)}
+MAX_WAIT = 10.0
+MAX_DOCUMENTS = 10_000
+SHOWN_ANSWER_CHARS = 200
+
+
+class HttpExtractor:
+    """POSTs the object with presigned URLs of its blobs, and takes ``{"documents": [{…}, …]}`` back.
+
+    The body is ``{"object", "inputs", "blobs", "options"}``, signed with the deployment's secret if there is
+    one (:mod:`bucketline_processor.extractors.signature`). Timeouts, refused connections and the statuses 408, 425, 429
+    and 5xx are tried again within ``attempts``, then the error is transient; any other answer than 2xx is
+    permanent. The endpoint must be one that the operator allows; redirects are not followed.
+    """
+
+    info = ExtractorInfo(
+        name="http_extractor",
+        version="v1",
+        description="Sends the object and presigned URLs of its blobs to your own model server.",
+        accepts=("*",),
+        cpu_bound=False,
+        parameters_schema={
+            "type": "object",
+            "properties": {
+                "endpoint": {"type": "string", "minLength": 8, "maxLength": 2000, "pattern": "^https?://"},
+                "timeout": {
+                    "type": "number",
+                    "exclusiveMinimum": 0,
+                    "maximum": 600,
+                    "default": 30,
+                    "description": "Seconds for one attempt, and no more than the deployment allows.",
+                },
+                "attempts": {"type": "integer", "minimum": 1, "maximum": 5, "default": 3},
+                "options": {"type": "object", "default": {}, "description": "Sent along as it is."},
+            },
+            "required": ["endpoint"],
+            "additionalProperties": False,
+        },
+    )
+
+    def __init__(self, clock: Callable[[], float] = time.time, first_wait: float = 0.5) -> None:
+        self._clock = clock
+        self._first_wait = first_wait
+
+    async def extract(self, obj: ObjectView, context: ExtractionContext) -> AsyncIterator[Document]:
+        endpoint = context.parameter("endpoint", str)
+        if not endpoint_allowed(endpoint, context.outbound.allowed_endpoints):
+            raise PermanentError("the collection's endpoint is not among those that this deployment allows")
+        body = orjson.dumps(await _request(self.info, obj, context))
+        answer = await self._post(endpoint, body, context)
+        for fields in _documents(answer):
+            yield Document(fields)
+
+    async def _post(self, endpoint: str, body: bytes, context: ExtractionContext) -> bytes:
+        from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
+
+        retrying = AsyncRetrying(
+            stop=stop_after_attempt(context.parameter("attempts", int)),
+            retry=retry_if_exception_type(TransientError),
+            wait=self._wait,
+            reraise=True,
+        )
+        asked = context.parameters["timeout"]
+        seconds = min(float(asked) if isinstance(asked, int | float) else math.inf, context.outbound.timeout)
+        async for attempt in retrying:
+            with attempt:
+                return await self._attempt(endpoint, body, context.outbound, seconds)
+        raise AssertionError("unreachable: tenacity raises after the last attempt")
+
+    async def _attempt(self, endpoint: str, body: bytes, policy: OutboundPolicy, seconds: float) -> bytes:
+        import aiohttp
+
+        headers = {"Content-Type": "application/json", "Accept": "application/json", "Accept-Encoding": "identity"}
+        if policy.signing_secret:
+            headers[HEADER] = sign(policy.signing_secret, body, self._clock())
+        try:
+            async with (
+                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=seconds), trust_env=False) as session,
+                session.post(endpoint, data=body, headers=headers, allow_redirects=False) as response,
+            ):
+                answer = await _bounded(response, policy.max_response_bytes)
+                if 200 <= response.status < 300:
+                    return answer
+                raise _refusal(response.status, response.headers, answer)
+        except TimeoutError as error:
+            raise TransientError(f"the model server did not answer within {seconds:g} seconds") from error
+        except (aiohttp.ClientSSLError, ssl.SSLError) as error:
+            raise PermanentError("the model server's certificate is not valid") from error
+        except aiohttp.InvalidURL as error:
+            raise PermanentError("the collection's endpoint is not a valid URL") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise TransientError("the model server could not be reached") from error
+
+    def _wait(self, state: "RetryCallState") -> float:
+        """Doubling from ``first_wait``, with jitter; what the server asks for, when it does. At most 10
+        seconds.
+        """
+        error = state.outcome.exception() if state.outcome else None
+        asked = error.seconds if isinstance(error, _RetryAfter) else 0.0
+        backoff: float = self._first_wait * 2 ** (state.attempt_number - 1)
+        return min(MAX_WAIT, max(asked, backoff * random.uniform(0.5, 1.0)))  # noqa: S311  no secret
+
+
+class _RetryAfter(TransientError):
+    """A transient answer with the seconds the server asked to wait."""
+
+    def __init__(self, message: str, seconds: float) -> None:
+        super().__init__(message)
+        self.seconds = seconds
+
+
+def _refusal(status: int, headers: Mapping[str, str], answer: bytes) -> ExtractionError:
+    if status in RETRIED_STATUSES:
+        asked = headers.get("Retry-After", "")
+        return _RetryAfter(f"the model server answered {status}", float(asked) if asked.isdecimal() else 0.0)
+    said = " ".join(answer[: 4 * SHOWN_ANSWER_CHARS].decode("utf-8", "replace").split())[:SHOWN_ANSWER_CHARS]
+    return PermanentError(f"the model server answered {status}" + (f": {said}" if said else ""))
+
+
+async def _bounded(response: "ClientResponse", limit: int) -> bytes:
+    content = bytearray()
+    async for chunk in response.content.iter_chunked(64 * 1024):
+        content += chunk
+        if len(content) > limit:
+            raise ResourceError(f"the model server's answer is larger than {limit} bytes")
+    return bytes(content)
+
+
+async def _request(info: ExtractorInfo, obj: ObjectView, context: ExtractionContext) -> dict[str, object]:
+    mapped = {name: value for name, value in context.inputs.items() if not _holds_blobs(value)}
+    files = {name: value for name, value in context.inputs.items() if _holds_blobs(value)}
+    everything = not files
+    chosen = obj.blobs if everything else selected_blobs(info, obj, ExtractionContext(inputs=files))
+    return {
+        "object": {
+            "object_id": obj.object_id,
+            "bucket_id": obj.bucket_id,
+            "namespace_id": obj.namespace_id,
+            "key_prefix": obj.key_prefix,
+            "fields": json_value(obj.fields),
+        },
+        "inputs": json_value(mapped),
+        "blobs": list(await asyncio.gather(*(_blob(blob) for blob in chosen))),
+        "options": context.parameters.get("options", {}),
+    }
+
+
+def _holds_blobs(value: object) -> bool:
+    return isinstance(value, BlobView) or (
+        isinstance(value, list | tuple) and any(isinstance(item, BlobView) for item in value)
+    )
+
+
+async def _blob(blob: BlobView) -> dict[str, object]:
+    return {
+        "blob_id": blob.blob_id,
+        "property": blob.property,
+        "type": blob.type,
+        "filename": blob.filename,
+        "mime_type": blob.mime_type,
+        "size_bytes": blob.size_bytes,
+        "sha256": blob.sha256,
+        "metadata": json_value(blob.metadata),
+        "url": await blob.presigned_url(),
+    }
+
+
+def _documents(answer: bytes) -> list[dict[str, object]]:
+    try:
+        body = orjson.loads(answer)
+    except orjson.JSONDecodeError as error:
+        raise PermanentError("the model server's answer is not JSON") from error
+    documents = body.get("documents") if isinstance(body, dict) else None
+    if not isinstance(documents, list) or not all(isinstance(fields, dict) for fields in documents):
+        raise PermanentError('the model server\'s answer must be {"documents": [{…}, …]}')
+    if len(documents) > MAX_DOCUMENTS:
+        raise ResourceError(f"the model server made {len(documents)} documents; {MAX_DOCUMENTS} are allowed")
+    return documents

@@ -1,0 +1,20 @@
+"""``passthrough_extractor``: one document an object, without reading any file."""
+
+from collections.abc import AsyncIterator
+
+from bucketline.extractors import Document, ExtractionContext, ExtractorInfo, ObjectView
+
+
+class PassthroughExtractor:
+    """Yields a document with nothing of its own: the collection's ``field_passthrough`` fills it."""
+
+    info = ExtractorInfo(
+        name="passthrough_extractor",
+        version="v1",
+        description="One document for each object, with the fields that the collection passes through.",
+        accepts=("*",),
+        cpu_bound=False,
+    )
+
+    async def extract(self, obj: ObjectView, context: ExtractionContext) -> AsyncIterator[Document]:  # noqa: ARG002
+        yield Document({})

@@ -1,0 +1,54 @@
+"""Which objects submitted batches wait for: they are not mirrored yet."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TypedDict
+
+from pymongo import UpdateOne
+
+from bucketline.db.mongo import Collection, Database, Index
+
+
+class BatchDependencyDocument(TypedDict):
+    """An object of a submitted batch that is not mirrored yet; ``_id`` is ``<batch>:<object>``."""
+
+    _id: str
+    batch_id: str
+    object_id: str
+    since: datetime
+
+
+INDEXES = (
+    Index("by_object", [("object_id", 1)]),
+    Index("by_batch", [("batch_id", 1), ("_id", 1)]),
+    Index("since", [("since", 1)]),
+)
+
+
+class BatchDependencies:
+    """Objects that submitted batches wait for."""
+
+    def __init__(self, database: Database) -> None:
+        self.collection: Collection[BatchDependencyDocument] = database.collection("waiting")
+
+    async def add(self, batch_id: str, object_ids: Sequence[str], since: datetime) -> None:
+        await self.collection.bulk(
+            [
+                UpdateOne(
+                    {"_id": f"{batch_id}:{object_id}"},
+                    {"$setOnInsert": {"batch_id": batch_id, "object_id": object_id, "since": since}},
+                    upsert=True,
+                )
+                for object_id in object_ids
+            ]
+        )
+
+    async def of_objects(self, object_ids: Sequence[str], *, limit: int) -> list[BatchDependencyDocument]:
+        return await self.collection.find({"object_id": {"$in": list(object_ids)}}, limit=limit)
+
+    async def remove(self, identifiers: Sequence[str]) -> int:
+        return await self.collection.delete_many({"_id": {"$in": list(identifiers)}})
+
+    async def any(self, batch_id: str) -> bool:
+        """Whether the batch waits for an object."""
+        return await self.collection.count({"batch_id": batch_id}, limit=1) > 0

@@ -1,0 +1,198 @@
+"""Batches: written by the ingest API while they are DRAFT, and by the batcher from their submission on."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Literal, NotRequired, TypedDict
+from urllib.parse import urlsplit
+
+from pymongo import InsertOne
+
+from bucketline.db.mongo import Collection, Database, Index
+from bucketline.db.outbox_store import OutboxDocument, OutboxStore
+from bucketline.db.work_units import Result
+from bucketline.domain.status import BATCH_ACTIVE
+from bucketline.ids import derived
+
+RetryMode = Literal["transient_only", "all"]
+
+
+class FailedObject(TypedDict):
+    """A row of a batch's ``failed_objects``."""
+
+    object_id: str
+    error: str
+    error_type: Literal["transient", "permanent", "resource"]
+    timestamp: datetime
+
+
+def failed_row(object_id: str, result: Result | None, unknown: datetime) -> FailedObject:
+    """The row that tells how an object failed; ``unknown`` is the time where the result has none."""
+    kind = result["error_type"] if result else None
+    return {
+        "object_id": object_id,
+        "error": (result["error"] if result else None) or "failed",
+        "error_type": "transient" if kind == "transient" else "resource" if kind == "resource" else "permanent",
+        "timestamp": result.get("at", unknown) if result else unknown,
+    }
+
+
+class CarriedTotals(TypedDict):
+    """What earlier turns brought and a retry leaves alone. ``failed_objects`` are shown, ``failed`` is exact.
+
+    ``documents`` are also those of objects that a retry takes up and that it does not make again. ``given_back`` were
+    drafts again after a cancellation; those of an earlier release are not counted.
+    """
+
+    finished: int
+    failed: int
+    documents: int
+    failed_objects: list[FailedObject]
+    given_back: NotRequired[int]
+
+
+class WebhookCall(TypedDict):
+    """The one call to a batch's ``webhook_url``. Claimed before it is made, so that it is made at most once.
+
+    ``host`` is whose turn it takes; see :func:`webhook_host`.
+    """
+
+    state: Literal["due", "called"]
+    at: datetime
+    host: NotRequired[str]
+    status_code: NotRequired[int | None]
+    error: NotRequired[str | None]
+
+
+def task_of(batch_id: str) -> str:
+    """The task that shows the batch."""
+    return derived("task", batch_id)
+
+
+def webhook_host(url: str) -> str:
+    """The host that is called for this URL, empty if it has none."""
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
+
+
+class BatchDocument(TypedDict):
+    """A batch. ``objects`` is complete and ordered; ``total`` counts it.
+
+    ``run`` is the turn: the time of the submission in milliseconds, or one more than the turn before. A turn with
+    ``retry`` takes up the failed objects of earlier turns, and its sums come on top of ``base``. ``missing`` objects
+    were deleted before a unit took them.
+    """
+
+    _id: str
+    namespace_id: str
+    bucket_id: str
+    batch_name: str | None
+    status: str
+    objects: list[str]
+    total: int
+    collection_ids: list[str] | None
+    dedup_strategy: Literal["skip", "replace", "force"]
+    metadata: dict[str, object]
+    task_id: str
+    auto: bool
+    created_at: datetime
+    updated_at: datetime
+    run: NotRequired[int]
+    retry: NotRequired[RetryMode]
+    base: NotRequired[CarriedTotals]
+    planned: NotRequired[bool]
+    processed: NotRequired[int]
+    failed: NotRequired[int]
+    documents_written: NotRequired[int]
+    failed_objects: NotRequired[list[FailedObject]]
+    missing: NotRequired[int]
+    cancel_requested_at: NotRequired[datetime]
+    cancel_reason: NotRequired[str | None]
+    first_error: NotRequired[str | None]
+    failure_reason: NotRequired[str | None]
+    failure_category: NotRequired[str | None]
+    webhook_url: NotRequired[str | None]
+    webhook: NotRequired[WebhookCall]
+    retry_count: NotRequired[int]
+    last_retry_at: NotRequired[datetime]
+    submitted_at: NotRequired[datetime]
+    started_at: NotRequired[datetime]
+    completed_at: NotRequired[datetime]
+    moved_at: NotRequired[datetime]
+    task_hidden: NotRequired[bool]
+    pending: NotRequired[list[OutboxDocument]]
+    pending_since: NotRequired[datetime]
+    trace: NotRequired[dict[str, str]]
+
+
+def objects_to_process(batch: BatchDocument) -> int:
+    """How many objects the batch still has or has processed: without those that were missing, or given back before."""
+    base = batch.get("base")
+    return batch["total"] - batch.get("missing", 0) - (base.get("given_back", 0) if base else 0)
+
+
+_ACTIVE = [str(status) for status in BATCH_ACTIVE]
+
+SUMMARY_FIELDS = tuple(
+    sorted((BatchDocument.__required_keys__ | BatchDocument.__optional_keys__) - {"objects", "failed_objects"})
+)
+"""Every field but the two that may be long."""
+
+BATCH_INDEXES = (
+    Index("listing", [("bucket_id", 1), ("created_at", -1), ("_id", -1)]),
+    Index("by_namespace", [("namespace_id", 1), ("created_at", -1), ("_id", -1)]),
+    Index("by_status", [("bucket_id", 1), ("status", 1), ("created_at", -1), ("_id", -1)]),
+    Index("by_task", [("task_id", 1)], unique=True),
+    Index("active", [("moved_at", 1)], where={"status": {"$in": _ACTIVE}}),
+    Index("outbox", [("pending_since", 1)], where={"pending_since": {"$exists": True}}),
+    Index("webhook_due", [("webhook.at", 1)], where={"webhook.state": "due"}),
+)
+
+
+class Batches:
+    """The repository of batches."""
+
+    def __init__(self, database: Database) -> None:
+        self.collection: Collection[BatchDocument] = database.collection("batches")
+        self.outbox = OutboxStore(database.collection("batches"))
+
+    async def insert(self, documents: Sequence[BatchDocument]) -> None:
+        """Writes those that are not there yet; one round trip."""
+        await self.collection.bulk([InsertOne(document) for document in documents])
+
+    async def get(self, batch_id: str, *, fields: Sequence[str] | None = None) -> BatchDocument | None:
+        return await self.collection.find_one({"_id": batch_id}, fields=fields)
+
+    async def many(self, batch_ids: Sequence[str], *, fields: Sequence[str] | None = None) -> dict[str, BatchDocument]:
+        found = await self.collection.find({"_id": {"$in": list(batch_ids)}}, limit=len(batch_ids), fields=fields)
+        return {document["_id"]: document for document in found}
+
+    async def change(
+        self, batch_id: str, statuses: Sequence[str], update: Mapping[str, object], **also: object
+    ) -> BatchDocument | None:
+        """Updates the batch if its status is one of these (and ``also`` holds); the batch afterwards, else None."""
+        return await self.collection.find_and_update(
+            {"_id": batch_id, "status": {"$in": list(statuses)}, **also}, update
+        )
+
+    async def stalled(self, before: datetime, *, limit: int) -> list[BatchDocument]:
+        """Submitted batches that have not moved since ``before``, without their objects."""
+        return await self.collection.find(
+            {"status": {"$in": _ACTIVE}, "moved_at": {"$lt": before}},
+            limit=limit,
+            sort=[("moved_at", 1)],
+            fields=SUMMARY_FIELDS,
+        )
+
+    async def webhooks_due(self, now: datetime, *, limit: int, without: Sequence[str] = ()) -> list[BatchDocument]:
+        """Batches whose end is still to be told to their ``webhook_url``, the longest due first; not to these hosts.
+
+        Those that an older release finished do not tell their host, and are among them in any case.
+        """
+        return await self.collection.find(
+            {"webhook.state": "due", "webhook.at": {"$lte": now}, "webhook.host": {"$nin": list(without)}},
+            limit=limit,
+            sort=[("webhook.at", 1)],
+            fields=SUMMARY_FIELDS,
+        )

@@ -1,0 +1,147 @@
+"""Blobs: the content we hold, one record a hash, and the rules by which writers and the collector share it.
+
+Who refers to content says so *before* the reference is written, by touching the record (:meth:`Blobs.claim`) or making
+it (:meth:`Blobs.record`). The collector takes only records that were not touched for at least :data:`MIN_GRACE`, and
+only by compare-and-set on that touch. So a reference that is written within a few minutes of its touch is either seen
+by the collector, or its writer was told that the content is leaving.
+
+Order of writing: content, record, reference. Order of removing: record marked, references looked for once more,
+content, record.
+"""
+
+from collections.abc import Collection as Group
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Literal, NotRequired, TypedDict
+
+from pymongo import UpdateOne
+
+from bucketline.db.mongo import Collection, Database, Index
+
+MIN_GRACE = timedelta(hours=1)
+"""Content younger than this, counted from its last touch, is never collected."""
+
+FRESH = timedelta(minutes=15)
+"""A touch this recent needs no other: the reference is written long before the grace ends."""
+
+STAGED_INLINE = "staging/inline"
+"""Where inline content that is too large for a document waits for dedup: ``staging/inline/<object_id>/<blob_id>``."""
+
+
+class BlobRecord(TypedDict):
+    """Stored content. ``_id`` is its SHA-256 in hex. ``touched_at`` moves whenever an object starts to refer to it.
+    ``mime_type`` and ``charset`` are those of the object that brought it; another may have declared others.
+
+    *deleting*: nothing may refer to it, and until ``deleting_until`` its bytes may vanish at any moment. After that
+    moment the collector that marked it has given up, and whoever needs the content may store it anew.
+    """
+
+    _id: str
+    key: str
+    size_bytes: int
+    mime_type: str
+    created_at: datetime
+    touched_at: datetime
+    state: Literal["live", "deleting"]
+    charset: NotRequired[str]
+    deleting_until: NotRequired[datetime]
+    collector: NotRequired[str]
+
+
+INDEXES = (
+    Index("age", [("touched_at", 1), ("_id", 1)]),
+    Index("leaving", [("deleting_until", 1)], where={"deleting_until": {"$exists": True}}),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class NewContent:
+    """Content that has just been stored under its hash."""
+
+    sha256: str
+    size_bytes: int
+    mime_type: str
+    charset: str | None = None
+
+
+@dataclass(frozen=True)
+class Claimed:
+    """What may be referred to now, by hash; and what is ``leaving``: come back in a moment."""
+
+    held: Mapping[str, BlobRecord]
+    leaving: frozenset[str] = field(default=frozenset())
+
+
+class Blobs:
+    """The repository of stored content."""
+
+    def __init__(self, database: Database) -> None:
+        self.collection: Collection[BlobRecord] = database.collection("blobs")
+
+    async def claim(self, hashes: Group[str], now: datetime) -> Claimed:
+        """Which of these hashes (hex) are stored and may be referred to within the next minutes.
+
+        One read; one write more only for content that nobody has touched lately. What is neither held nor leaving has
+        to be stored, and then recorded.
+        """
+        if not hashes:
+            return Claimed({})
+        found = await self.collection.find({"_id": {"$in": list(hashes)}}, limit=len(hashes))
+        held = {record["_id"]: record for record in found if record["state"] == "live"}
+        leaving = {r["_id"] for r in found if r["state"] == "deleting" and r.get("deleting_until", now) >= now}
+        stale = [sha256 for sha256, record in held.items() if record["touched_at"] < now - FRESH]
+        if stale:
+            lost = await self._touch(stale, now)
+            leaving |= lost
+            for sha256 in lost:
+                del held[sha256]
+        return Claimed(held, frozenset(leaving))
+
+    async def record(self, contents: Sequence[NewContent], now: datetime) -> frozenset[str]:
+        """Makes or renews the records of content that was just stored; returns the hashes that are leaving after all.
+
+        Those must not be referred to: their bytes are being removed, and have to be stored again in a moment.
+        """
+        rows = list({content.sha256: content for content in contents}.values())
+        for _ in range(2):
+            # Also refused is the later of two first records at the same moment: asked again, it finds the other's.
+            outcome = await self.collection.bulk([_renewal(content, now) for content in rows])
+            rows = [rows[place] for place in outcome.refused]
+        return frozenset(content.sha256 for content in rows)
+
+    async def _touch(self, hashes: Sequence[str], now: datetime) -> set[str]:
+        """Touches live records; returns the hashes of those that are not live any more."""
+        await self.collection.update_many(
+            {"_id": {"$in": list(hashes)}, "state": "live"}, {"$max": {"touched_at": now}}
+        )
+        rows = await self.collection.find(
+            {"_id": {"$in": list(hashes)}, "state": "live"}, limit=len(hashes), fields=["_id"]
+        )
+        return set(hashes) - {row["_id"] for row in rows}
+
+
+def blob_key(sha256: str) -> str:
+    """Where content of this hash (hex) is stored: ``blobs/sha256/ab/cd/<hex>``."""
+    return f"blobs/sha256/{sha256[:2]}/{sha256[2:4]}/{sha256}"
+
+
+def _renewal(content: NewContent, now: datetime) -> UpdateOne:
+    """Refused by the ``_id`` index, as an insert, when the record is one that is leaving right now."""
+    first = {
+        "key": blob_key(content.sha256),
+        "size_bytes": content.size_bytes,
+        "mime_type": content.mime_type,
+        "created_at": now,
+        **({"charset": content.charset} if content.charset is not None else {}),
+    }
+    return UpdateOne(
+        {"_id": content.sha256, "$or": [{"state": "live"}, {"deleting_until": {"$lt": now}}]},
+        {
+            "$set": {"state": "live"},
+            "$unset": {"deleting_until": "", "collector": ""},
+            "$setOnInsert": first,
+            "$max": {"touched_at": now},
+        },
+        upsert=True,
+    )

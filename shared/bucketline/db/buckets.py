@@ -1,0 +1,115 @@
+"""Buckets: where objects are put, with their schema and the rule for their identity."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Literal, NotRequired, TypedDict
+
+from bucketline.db import named_resources
+from bucketline.db.mongo import Collection, Database, Index
+
+Policy = Literal["insert", "update", "upsert"]
+
+
+class UniqueKey(TypedDict):
+    """``fields`` identify an object; ``default_policy`` applies where a request names none."""
+
+    fields: list[str]
+    default_policy: Policy | None
+
+
+class Batching(TypedDict):
+    """When drafts of the bucket are grouped and submitted by themselves. Objects, bytes, seconds; the first wins."""
+
+    max_objects: int
+    max_bytes: int
+    max_wait_seconds: float
+
+
+class BucketStats(TypedDict):
+    """What is in a bucket, counted at ``at`` in ``seconds``. Sizes in bytes, an object's being that of its blobs.
+
+    ``at`` None: nobody has counted yet, and only the number of objects is known.
+    """
+
+    objects: int
+    failed_objects: int
+    total_size: int
+    max_size: int
+    min_size: int
+    batches: dict[str, int]
+    last_object_at: datetime | None
+    at: datetime | None
+    seconds: float
+
+
+class BucketDocument(TypedDict):
+    """A bucket. Names are unique in a namespace.
+
+    ``settings["batching"]`` is a :class:`Batching` where the bucket has its own. ``stats`` is a cache for buckets too
+    large to be counted on every read; ``stats_taken_at`` keeps two replicas from counting at once.
+    """
+
+    _id: str
+    namespace_id: str
+    name: str
+    description: str | None
+    schema: dict[str, object]
+    unique_key: UniqueKey | None
+    metadata: dict[str, object]
+    storage_class: str
+    settings: dict[str, object]
+    created_at: datetime
+    updated_at: datetime
+    is_locked: NotRequired[bool]
+    deleting: NotRequired[bool]
+    deleting_since: NotRequired[datetime]
+    delete_task: NotRequired[str]
+    stats: NotRequired[BucketStats]
+    stats_taken_at: NotRequired[datetime]
+
+
+INDEXES = (
+    Index("name", [("namespace_id", 1), ("name", 1)], unique=True),
+    Index("listing", [("namespace_id", 1), ("created_at", -1), ("_id", -1)]),
+    Index(
+        "batching",
+        [("settings.batching.max_objects", 1), ("_id", 1)],
+        where={"settings.batching.max_objects": {"$exists": True}},
+    ),
+)
+
+
+class Buckets:
+    """The repository of buckets."""
+
+    def __init__(self, database: Database) -> None:
+        self.collection: Collection[BucketDocument] = database.collection("buckets")
+
+    async def resolve(self, namespace_id: str, identifier: str) -> BucketDocument | None:
+        """By id or by name, only within the namespace; an id wins over an equal name."""
+        return await named_resources.resolve(self.collection, {"namespace_id": namespace_id}, identifier)
+
+    async def change(
+        self, bucket_id: str, changes: Mapping[str, object], *, seen: datetime | None = None
+    ) -> BucketDocument | None:
+        """Sets fields of a live bucket; the bucket afterwards.
+
+        With ``seen`` only if ``updated_at`` is still that: a change that was decided on what was read. Raises
+        ``DuplicateKey`` when a new name is taken.
+        """
+        where: dict[str, object] = {"_id": bucket_id, "deleting": {"$ne": True}}
+        if seen is not None:
+            where["updated_at"] = seen
+        return await self.collection.find_and_update(where, {"$set": changes})
+
+    async def mark_deleting(self, bucket_id: str, task_id: str, at: datetime) -> bool:
+        """Hands the bucket to the task that deletes it; False when another has it, or it is gone."""
+        return await named_resources.mark_deleting(self.collection, bucket_id, task_id, at)
+
+    async def take_stats(self, bucket_id: str, *, now: datetime, before: datetime) -> bool:
+        """Whether the caller is to count the bucket: nobody has begun to since ``before``."""
+        idle: dict[str, object] = {"$or": [{"stats_taken_at": None}, {"stats_taken_at": {"$lt": before}}]}
+        return await self.collection.update_one({"_id": bucket_id, **idle}, {"$set": {"stats_taken_at": now}})
+
+    async def put_stats(self, bucket_id: str, stats: BucketStats) -> None:
+        await self.collection.update_one({"_id": bucket_id}, {"$set": {"stats": stats}})

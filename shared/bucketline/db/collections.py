@@ -1,0 +1,144 @@
+"""Collections: which extractor turns which buckets' objects (or collections' documents) into documents."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Literal, NotRequired, TypedDict
+
+from bucketline.db import named_resources
+from bucketline.db.mongo import Collection, Database, Index
+
+
+class CollectionSource(TypedDict):
+    """What a collection reads."""
+
+    type: Literal["bucket", "collection"]
+    bucket_ids: list[str]
+    collection_ids: list[str]
+
+
+class FieldPassthrough(TypedDict):
+    source_path: str
+    target_path: str | None
+    default: object
+    required: bool
+
+
+def target_of(rule: FieldPassthrough) -> str:
+    """Where the field is put in the document."""
+    return rule["target_path"] or rule["source_path"].rpartition(".")[2]
+
+
+class ExtractorConfig(TypedDict):
+    """How the extractor is run. ``id`` is ``name_version``."""
+
+    id: str
+    name: str
+    version: str
+    input_mappings: dict[str, str]
+    field_passthrough: list[FieldPassthrough]
+    include_all_source_fields: bool
+    parameters: dict[str, object]
+
+
+class CollectionDocument(TypedDict):
+    """A collection. Names are unique in a namespace."""
+
+    _id: str
+    namespace_id: str
+    name: str
+    description: str | None
+    source: CollectionSource
+    extractor: ExtractorConfig
+    output_schema: dict[str, object]
+    enabled: bool
+    metadata: dict[str, object]
+    created_at: datetime
+    updated_at: datetime
+    input_schema: NotRequired[dict[str, object]]
+    settings: NotRequired[dict[str, object]]
+    deleting: NotRequired[bool]
+    deleting_since: NotRequired[datetime]
+    delete_task: NotRequired[str]
+
+
+COPIES_ALL = "passthrough_extractor"
+"""Its one task is to copy fields: without a rule that says which, it copies all of them."""
+
+
+def includes_all(config: ExtractorConfig) -> bool:
+    """Whether documents get every field of their source."""
+    copies = config["name"] == COPIES_ALL and not config["field_passthrough"]
+    return config["include_all_source_fields"] or copies
+
+
+INDEXES = (
+    Index("name", [("namespace_id", 1), ("name", 1)], unique=True),
+    Index("listing", [("namespace_id", 1), ("created_at", -1), ("_id", -1)]),
+    Index("by_bucket", [("source.bucket_ids", 1)]),
+    Index("by_collection", [("source.collection_ids", 1)]),
+)
+
+MAX_COLLECTIONS_A_SOURCE = 100
+"""So many collections may read one bucket, or one collection. More are refused where collections are made; whoever
+reads them relies on that.
+"""
+
+
+class Collections:
+    """The repository of collections."""
+
+    def __init__(self, database: Database) -> None:
+        self.collection: Collection[CollectionDocument] = database.collection("collections")
+
+    async def resolve(self, namespace_id: str, identifier: str) -> CollectionDocument | None:
+        """By id or by name, only within the namespace; an id wins over an equal name."""
+        return await named_resources.resolve(self.collection, {"namespace_id": namespace_id}, identifier)
+
+    async def change(self, collection_id: str, changes: Mapping[str, object]) -> CollectionDocument | None:
+        """Sets fields of a live collection; the collection afterwards. ``DuplicateKey`` when a new name is taken."""
+        return await self.collection.find_and_update(
+            {"_id": collection_id, "deleting": {"$ne": True}}, {"$set": changes}
+        )
+
+    async def mark_deleting(self, collection_id: str, task_id: str, at: datetime) -> bool:
+        """Hands the collection to the task that deletes it; False when another has it, or it is gone.
+
+        Its name is free from here on: nobody sees the collection any more.
+        """
+        return await named_resources.mark_deleting(self.collection, collection_id, task_id, at, name="$_id")
+
+    async def reading_bucket(self, bucket_id: str) -> list[CollectionDocument]:
+        """The enabled collections that read a bucket directly, oldest first."""
+        return await self._reading({"source.bucket_ids": bucket_id}, 1)
+
+    async def read_bucket(self, bucket_id: str) -> bool:
+        """Whether an enabled collection reads the bucket directly."""
+        where = {"source.bucket_ids": bucket_id, "enabled": True, "deleting": {"$ne": True}}
+        return await self.collection.find_one(where, fields=["_id"]) is not None
+
+    async def reading_collections(self, collection_ids: Sequence[str]) -> list[CollectionDocument]:
+        """The enabled collections that read any of these collections, oldest first."""
+        return await self._reading({"source.collection_ids": {"$in": list(collection_ids)}}, len(collection_ids))
+
+    async def read_by_more(self, source: CollectionSource, than: int) -> list[str]:
+        """Which buckets or collections of the source more than ``than`` live collections read, enabled or not."""
+        field = "bucket_ids" if source["type"] == "bucket" else "collection_ids"
+        ids = source["bucket_ids"] or source["collection_ids"]
+        found = await self.collection.aggregate(
+            [
+                {"$match": {f"source.{field}": {"$in": ids}, "deleting": {"$ne": True}}},
+                {"$unwind": f"$source.{field}"},
+                {"$match": {f"source.{field}": {"$in": ids}}},
+                {"$group": {"_id": f"$source.{field}", "count": {"$sum": 1}}},
+                {"$match": {"count": {"$gt": than}}},
+            ],
+            limit=len(ids),
+        )
+        return sorted(str(row["_id"]) for row in found)
+
+    async def _reading(self, where: dict[str, object], sources: int) -> list[CollectionDocument]:
+        return await self.collection.find(
+            {**where, "enabled": True, "deleting": {"$ne": True}},
+            limit=MAX_COLLECTIONS_A_SOURCE * max(1, sources),
+            sort=[("created_at", 1), ("_id", 1)],
+        )

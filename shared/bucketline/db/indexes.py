@@ -1,0 +1,57 @@
+"""Every index of every collection, made by one call. Services make them at their start; so does a Job on Kubernetes."""
+
+from collections.abc import Mapping, Sequence
+
+from bucketline.db import (
+    api_keys,
+    batch_dependencies,
+    batching_windows,
+    blobs,
+    buckets,
+    collections,
+    documents,
+    namespaces,
+    object_deletions,
+    objects,
+    rate_limits,
+    tasks,
+    uploads,
+)
+from bucketline.db.batches import BATCH_INDEXES
+from bucketline.db.mongo import Database, Index
+from bucketline.db.work_units import UNIT_INDEXES
+
+INDEXES: Mapping[str, Sequence[Index]] = {
+    "namespaces": namespaces.INDEXES,
+    "buckets": buckets.INDEXES,
+    "collections": collections.INDEXES,
+    "objects": objects.INDEXES,
+    objects.SOFT_DELETED: objects.SOFT_DELETED_INDEXES,
+    "removals": object_deletions.INDEXES,
+    "blobs": blobs.INDEXES,
+    "batches": BATCH_INDEXES,
+    "units": UNIT_INDEXES,
+    "waiting": batch_dependencies.INDEXES,
+    "windows": batching_windows.INDEXES,
+    "documents": documents.INDEXES,
+    "keys": api_keys.INDEXES,
+    "tasks": tasks.INDEXES,
+    "uploads": uploads.INDEXES,
+    "rate_windows": rate_limits.INDEXES,
+}
+
+
+async def ensure_indexes(database: Database) -> None:
+    """Makes what is missing. Idempotent, and safe from several processes at once."""
+    for name, indexes in INDEXES.items():
+        await database.collection(name).ensure(indexes)
+
+
+async def missing_indexes(database: Database) -> dict[str, list[str]]:
+    """Names of the indexes that are not there, by collection."""
+    found = {}
+    for name, indexes in INDEXES.items():
+        present = await database.collection(name).index_names()
+        if absent := [index.name for index in indexes if index.name not in present]:
+            found[name] = absent
+    return found

@@ -1,0 +1,331 @@
+"""Objects: what producers sent, where it stands, and the events it still owes.
+
+Writers, by field: the ingest API writes what the producer sent, ``status``/``error``/``run`` (only forward, by
+compare-and-set) and ``pending``; dedup writes ``blobs[].details/storage/state``, ``mirror``, by compare-and-set on
+``blobs_revision``.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Literal, NotRequired, TypedDict
+
+import bson
+from pymongo import InsertOne, UpdateOne
+
+from bucketline.db.mongo import Collection, Database, Index
+from bucketline.db.outbox_store import OutboxDocument, OutboxStore
+from bucketline.domain.status import OBJECT_IN_FLIGHT, RANK_FINAL, RANK_NEW, Status
+from bucketline.events.cloudevents import CloudEvent
+from bucketline.events.models import ObjectStatusChanged
+
+SOFT_DELETED = "soft_deleted_objects"
+
+BlobState = Literal["pending", "stored", "linked", "none", "failed"]
+
+
+class Details(TypedDict):
+    """What is known of a blob's bytes. ``hash`` is ``sha256:<hex>``; ``charset`` was declared with the content."""
+
+    filename: str | None
+    size_bytes: int
+    mime_type: str
+    hash: str
+    charset: NotRequired[str]
+
+
+class Storage(TypedDict):
+    """Where a blob's bytes are: ``s3://bucket/key``, and whether another object had brought them before."""
+
+    url: str
+    key: str
+    duplicate: bool
+
+
+class BlobDocument(TypedDict):
+    """One blob of an object. ``source`` (how to get the bytes) is dropped once the blob is stored.
+
+    For inline content and uploads it also holds what the ingest API knows of them (``sha256``, ``size``, ``mime_type``,
+    ``filename``), which answers show while ``details`` is None.
+
+    States: *pending* (to be mirrored), *stored* (in our S3), *linked* (left where the producer has it), *none* (data
+    without bytes, kept as ``properties``), *failed*.
+    """
+
+    blob_id: str
+    property: str
+    type: str
+    key_prefix: str | None
+    properties: dict[str, object]
+    source: dict[str, object] | None
+    canonicalize: bool
+    force: bool
+    checksum: str | None
+    details: Details | None
+    storage: Storage | None
+    state: BlobState
+    error: str | None
+
+
+class Run(TypedDict):
+    """Where the object stands in its latest run; see :mod:`bucketline.domain.status`."""
+
+    id: int
+    rank: int
+
+
+class Mirror(TypedDict):
+    """Dedup's progress. ``due_at``, while there is something left to do: when a sweeper may drive it (again).
+
+    ``claim`` names the turn that works on it, until ``due_at``. ``lane`` is *large* once content turned out to need a
+    long transfer. ``postponed`` counts turns that ended because a store of ours could not take the content. A source
+    that stayed away makes the state *failed* and ``parked`` the id of the event whose replay
+    starts over. ``duplicate_of`` is the older object of the bucket whose content is the same, under
+    ``skip_duplicates``.
+    """
+
+    state: Literal["pending", "done", "failed"]
+    attempts: int
+    due_at: NotRequired[datetime]
+    error: NotRequired[str | None]
+    at: NotRequired[datetime]
+    claim: NotRequired[str]
+    lane: NotRequired[Literal["large"]]
+    postponed: NotRequired[int]
+    parked: NotRequired[str]
+    duplicate_of: NotRequired[str]
+
+
+class ObjectDocument(TypedDict):
+    """An object as stored. ``custom`` holds the producer's root fields; ``warnings`` are those of its latest run.
+
+    ``idempotency_keys`` are those of the requests that made or changed it, the latest :data:`MAX_IDEMPOTENCY_KEYS`.
+    """
+
+    _id: str
+    namespace_id: str
+    bucket_id: str
+    key_prefix: str | None
+    blobs: list[BlobDocument]
+    custom: dict[str, object]
+    edges: NotRequired[list[dict[str, object]]]
+    status: str
+    error: str | None
+    created_at: datetime
+    updated_at: datetime
+    revision: int
+    blobs_revision: int
+    run: Run
+    mirror: Mirror
+    skip_duplicates: bool
+    auto_process: bool
+    batch_id: NotRequired[str | None]
+    moved_at: NotRequired[datetime]
+    document_count: NotRequired[int]
+    warnings: NotRequired[list[str]]
+    unique_key: NotRequired[str]
+    idempotency_keys: NotRequired[list[str]]
+    content_key: NotRequired[str]
+    pending: NotRequired[list[OutboxDocument]]
+    pending_since: NotRequired[datetime]
+    trace: NotRequired[dict[str, str]]
+
+
+INDEXES = (
+    Index("listing", [("bucket_id", 1), ("created_at", 1), ("_id", 1)]),
+    Index("by_status", [("bucket_id", 1), ("status", 1), ("created_at", 1), ("_id", 1)]),
+    Index("by_change", [("bucket_id", 1), ("updated_at", 1), ("_id", 1)]),
+    Index(
+        "unique_key",
+        [("bucket_id", 1), ("unique_key", 1)],
+        unique=True,
+        where={"unique_key": {"$exists": True}},
+    ),
+    Index(
+        "idempotency_key",
+        [("bucket_id", 1), ("idempotency_keys", 1)],
+        unique=True,
+        where={"idempotency_keys": {"$exists": True}},
+    ),
+    Index("by_content", [("blobs.details.hash", 1)], where={"blobs.details.hash": {"$exists": True}}),
+    Index(
+        "same_content",
+        [("bucket_id", 1), ("content_key", 1), ("_id", 1)],
+        where={"content_key": {"$exists": True}},
+    ),
+    Index("outbox", [("pending_since", 1)], where={"pending_since": {"$exists": True}}),
+    Index("mirror_lane", [("mirror.lane", 1), ("mirror.due_at", 1)], where={"mirror.due_at": {"$exists": True}}),
+    Index("in_flight", [("moved_at", 1), ("_id", 1)], where={"status": {"$in": [str(s) for s in OBJECT_IN_FLIGHT]}}),
+    # Drafts that nobody decided about: what a cancellation gave back may be a million, and is not read with them.
+    Index(
+        "undecided",
+        [("bucket_id", 1), ("created_at", 1), ("_id", 1)],
+        where={"status": str(Status.DRAFT), "run.rank": RANK_NEW},
+    ),
+    Index("by_namespace", [("namespace_id", 1), ("_id", 1)]),
+)
+
+
+SOFT_DELETED_KEPT = timedelta(days=30)
+"""How long the record of a soft-deleted object stays."""
+
+SOFT_DELETED_INDEXES = (
+    Index("by_bucket", [("bucket_id", 1)]),
+    Index("expiry", [("deletion.at", 1)], expire_after_seconds=int(SOFT_DELETED_KEPT.total_seconds())),
+)
+
+
+class Deletion(TypedDict):
+    """Who soft-deleted an object, when and why."""
+
+    at: datetime
+    key_id: str
+    reason: str
+    lifecycle_state: str
+    source: str
+
+
+MAX_IDEMPOTENCY_KEYS = 20
+MAX_OBJECT_BYTES = 12 * 1024 * 1024
+"""What a producer may fill of a document; the rest of MongoDB's 16 MiB is for what is added later."""
+
+
+def stored_size(document: ObjectDocument) -> int:
+    """Bytes of the document as MongoDB counts them."""
+    return len(bson.encode(document))
+
+
+class Objects:
+    """The repository of objects."""
+
+    def __init__(self, database: Database) -> None:
+        self.collection: Collection[ObjectDocument] = database.collection("objects")
+        self.outbox = OutboxStore(database.collection("objects"))
+        self.soft_deleted: Collection[ObjectDocument] = database.collection(SOFT_DELETED)
+
+    async def insert(self, documents: Sequence[ObjectDocument]) -> Mapping[int, str]:
+        """Writes all in one round trip; positions that a unique index refused map to the index's name."""
+        return (await self.collection.bulk([InsertOne(document) for document in documents])).refused
+
+    async def get(self, bucket_id: str, object_id: str) -> ObjectDocument | None:
+        return await self.collection.find_one({"_id": object_id, "bucket_id": bucket_id})
+
+    async def by_unique_key(self, bucket_id: str, unique_key: str) -> ObjectDocument | None:
+        return await self.collection.find_one({"bucket_id": bucket_id, "unique_key": unique_key})
+
+    async def by_idempotency_key(self, bucket_id: str, key: str) -> ObjectDocument | None:
+        return await self.collection.find_one({"bucket_id": bucket_id, "idempotency_keys": key})
+
+    async def by_content_key(self, bucket_id: str, key: str) -> ObjectDocument | None:
+        """The oldest object of the bucket with exactly this content."""
+        return await self.collection.find_one({"bucket_id": bucket_id, "content_key": key}, sort=[("_id", 1)])
+
+    async def many(
+        self, object_ids: Sequence[str], *, fields: Sequence[str] | None = None, without: Sequence[str] = ()
+    ) -> dict[str, ObjectDocument]:
+        """The objects that exist, by id, in one round trip."""
+        found = await self.collection.find(
+            {"_id": {"$in": list(object_ids)}}, limit=len(object_ids), fields=fields, without=without
+        )
+        return {document["_id"]: document for document in found}
+
+    async def change(
+        self,
+        object_id: str,
+        revision: int,
+        update: Mapping[str, object],
+        event: CloudEvent,
+        at: datetime,
+        *,
+        run: int | None = None,
+    ) -> ObjectDocument | None:
+        """Applies a producer's change if nobody changed the object since ``revision``; the event is written with it.
+
+        ``update`` holds MongoDB operators. With ``run`` the object must also still be in that run, which statuses move
+        on without a revision. Returns the object with every event it owes, in order, or None when the
+        revision has moved on (read again and retry). Raises ``DuplicateKey`` when the change takes a used key.
+        """
+        merged: dict[str, dict[str, object]] = {
+            op: dict(fields) for op, fields in update.items() if isinstance(fields, Mapping)
+        }
+        merged.setdefault("$set", {}).update({"updated_at": at, "revision": revision + 1})
+        merged.setdefault("$push", {})["pending"] = event.to_document()
+        merged.setdefault("$min", {})["pending_since"] = at
+        where: dict[str, object] = {"_id": object_id, "revision": revision}
+        if run is not None:
+            where["run.id"] = run
+        return await self.collection.find_and_update(where, merged)
+
+    async def apply_statuses(self, events: Sequence[ObjectStatusChanged]) -> int:
+        """Moves objects forward, one round trip for all; returns how many moved. Duplicates and late events do nothing.
+
+        Of several events of one object the greatest is written: the result is the same as one by one.
+        """
+        greatest: dict[str, ObjectStatusChanged] = {}
+        for event in events:
+            known = greatest.get(event.object_id)
+            if known is None or (event.run_id, event.sequence) > (known.run_id, known.sequence):
+                greatest[event.object_id] = event
+        outcome = await self.collection.bulk([_status_write(event) for event in greatest.values()])
+        return outcome.modified
+
+    async def stalled(
+        self, before: datetime, *, limit: int, fields: Sequence[str], after: tuple[datetime, str] | None = None
+    ) -> list[ObjectDocument]:
+        """Objects queued or processing that have not moved since ``before``, the longest still first.
+
+        ``after`` is the ``moved_at`` and the id of the last one seen. No more than these ``fields`` and ``moved_at``: a
+        page of whole objects may be gigabytes.
+        """
+        where: dict[str, object] = {
+            "status": {"$in": [str(status) for status in OBJECT_IN_FLIGHT]},
+            "moved_at": {"$lt": before},
+        }
+        if after is not None:
+            moment, object_id = after
+            where["moved_at"] = {"$gte": moment, "$lt": before}
+            where["$or"] = [{"moved_at": {"$gt": moment}}, {"_id": {"$gt": object_id}}]
+        order = [("moved_at", 1), ("_id", 1)]
+        return await self.collection.find(where, limit=limit, sort=order, fields=[*fields, "moved_at"])
+
+    async def retain(self, bucket_id: str, object_ids: Sequence[str], deletion: Deletion) -> None:
+        """Copies objects that are about to be deleted to the soft-deleted ones, within the server.
+
+        No service reads them; they are there for an operator who has to know, or to restore, what was deleted.
+        """
+        pipeline: list[Mapping[str, object]] = [
+            {"$match": {"_id": {"$in": list(object_ids)}, "bucket_id": bucket_id}},
+            {"$project": {"pending": 0, "pending_since": 0}},
+            {"$set": {"deletion": {"$literal": deletion}}},
+            {"$merge": {"into": SOFT_DELETED, "whenMatched": "replace"}},
+        ]
+        await self.collection.aggregate(pipeline, limit=1)
+
+    async def touch(self, object_ids: Sequence[str], at: datetime) -> None:
+        """Puts stalled objects at the end of the sweepers' line."""
+        await self.collection.update_many({"_id": {"$in": list(object_ids)}}, {"$max": {"moved_at": at}})
+
+
+def _status_write(event: ObjectStatusChanged) -> UpdateOne:
+    changes: dict[str, object] = {
+        "status": str(event.status),
+        "error": event.error,
+        "run": {"id": event.run_id, "rank": event.sequence},
+        "moved_at": event.occurred_at,
+        "updated_at": event.occurred_at,
+    }
+    if event.batch_id is not None:
+        changes["batch_id"] = event.batch_id
+    if event.sequence == RANK_FINAL and event.status is not Status.DRAFT:
+        changes["document_count"] = event.documents_total
+    if event.sequence == RANK_FINAL:
+        changes["warnings"] = event.warnings
+    return UpdateOne(
+        {
+            "_id": event.object_id,
+            "$or": [
+                {"run.id": {"$lt": event.run_id}},
+                {"run.id": event.run_id, "run.rank": {"$lt": event.sequence}},
+            ],
+        },
+        {"$set": changes},
+    )

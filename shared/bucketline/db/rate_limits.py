@@ -1,0 +1,35 @@
+"""Rate windows: how many requests each key made in each window, one document a key and window."""
+
+from datetime import datetime
+from typing import TypedDict
+
+from bucketline.db.mongo import Collection, Database, DuplicateKey, Index
+
+
+class RateLimitDocument(TypedDict):
+    """``_id`` is ``<key id>:<window number>``; removed after the window's end."""
+
+    _id: str
+    count: int
+    ends_at: datetime
+
+
+INDEXES = (Index("expiry", [("ends_at", 1)], expire_after_seconds=60),)
+
+
+class RateLimitCounters:
+    """The repository of rate windows."""
+
+    def __init__(self, database: Database) -> None:
+        self.collection: Collection[RateLimitDocument] = database.collection("rate_windows")
+
+    async def count(self, key_id: str, window: int, ends_at: datetime) -> int:
+        """Counts one request, over all replicas; how many there were in this window with it."""
+        where = {"_id": f"{key_id}:{window}"}
+        update = {"$inc": {"count": 1}, "$setOnInsert": {"ends_at": ends_at}}
+        try:
+            counted = await self.collection.find_and_update(where, update, upsert=True)
+        except DuplicateKey:
+            # two replicas opened the window at once: now it is there
+            counted = await self.collection.find_and_update(where, update)
+        return counted["count"] if counted else 1

@@ -1,0 +1,101 @@
+"""Tasks: asynchronous work that a caller may follow. A batch's task is a view of the batch and not stored here."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import NotRequired, TypedDict
+
+from bucketline.db.mongo import Collection, Database, Index
+from bucketline.domain.status import Status
+
+
+class TaskDocument(TypedDict):
+    """A task; while it is PENDING or IN_PROGRESS it is also the durable intent from which a sweeper goes on.
+
+    ``due_at`` is there until the task is over: when it may be taken (again). Whoever takes it moves ``due_at`` to the
+    end of the lease and writes its name for this turn into ``claim``. ``attempts`` counts turns that failed in a row.
+    """
+
+    _id: str
+    type: str
+    status: str
+    organization_id: str
+    namespace_id: str | None
+    inputs: list[str]
+    outputs: list[str]
+    data: dict[str, object]
+    error: str | None
+    created_at: datetime
+    updated_at: datetime
+    due_at: NotRequired[datetime]
+    claim: NotRequired[str]
+    attempts: NotRequired[int]
+    hidden: NotRequired[bool]
+
+
+INDEXES = (
+    Index("listing", [("organization_id", 1), ("created_at", -1), ("_id", -1)]),
+    Index("by_namespace", [("namespace_id", 1), ("created_at", -1), ("_id", -1)]),
+    Index("due", [("due_at", 1)], where={"due_at": {"$exists": True}}),
+    Index("expiry", [("updated_at", 1)], expire_after_seconds=30 * 24 * 3600),
+)
+
+
+class Tasks:
+    """The repository of tasks."""
+
+    def __init__(self, database: Database) -> None:
+        self.collection: Collection[TaskDocument] = database.collection("tasks")
+
+    async def get(self, task_id: str) -> TaskDocument | None:
+        return await self.collection.get(task_id)
+
+    async def claim(self, task_id: str, claim: str, *, now: datetime, until: datetime) -> TaskDocument | None:
+        """Takes a task that is due, for a turn that ends at ``until``; None when somebody has it or it is over."""
+        return await self.collection.find_and_update(
+            {"_id": task_id, "due_at": {"$lte": now}},
+            {
+                "$set": {"due_at": until, "claim": claim, "status": str(Status.IN_PROGRESS), "updated_at": now},
+                "$inc": {"attempts": 1},
+            },
+        )
+
+    async def extend(self, task_id: str, claim: str, *, until: datetime) -> bool:
+        """The heartbeat of a turn; False when somebody else has the task."""
+        return await self.collection.update_one(
+            {"_id": task_id, "claim": claim, "due_at": {"$exists": True}}, {"$set": {"due_at": until}}
+        )
+
+    async def note(self, task_id: str, data: Mapping[str, object]) -> None:
+        """Keeps how far a turn got, so that the next goes on from there."""
+        await self.collection.update_one({"_id": task_id}, {"$set": {f"data.{k}": v for k, v in data.items()}})
+
+    async def settle(self, task_id: str, claim: str, changes: Mapping[str, object], *, due: datetime | None) -> bool:
+        """Ends a turn: again at ``due``, or over when None. False, and nothing changed, if the turn was taken over."""
+        update: dict[str, dict[str, object]] = {"$set": dict(changes), "$unset": {"claim": ""}}
+        if due is None:
+            update["$unset"]["due_at"] = ""
+        else:
+            update["$set"]["due_at"] = due
+        return await self.collection.update_one({"_id": task_id, "claim": claim}, update)
+
+    async def revive(self, task_id: str, now: datetime) -> TaskDocument | None:
+        """A task that had FAILED is due again; None for any other."""
+        begun: dict[str, object] = {"status": str(Status.PENDING), "error": None, "attempts": 0}
+        return await self.collection.find_and_update(
+            {"_id": task_id, "status": str(Status.FAILED), "due_at": {"$exists": False}},
+            {"$set": {**begun, "due_at": now, "updated_at": now}},
+        )
+
+    async def due(self, now: datetime, *, limit: int) -> list[str]:
+        """Ids of tasks that may be taken, the longest overdue first."""
+        found = await self.collection.find({"due_at": {"$lte": now}}, limit=limit, sort=[("due_at", 1)], fields=["_id"])
+        return [task["_id"] for task in found]
+
+    async def drop(self, task_id: str) -> None:
+        """Takes back a task that was never needed."""
+        await self.collection.delete_one({"_id": task_id})
+
+    async def remove(self, task_id: str) -> None:
+        """Forgets a task that is over. One that is not over goes on, out of sight."""
+        if not await self.collection.delete_one({"_id": task_id, "due_at": {"$exists": False}}):
+            await self.collection.update_one({"_id": task_id}, {"$set": {"hidden": True}})

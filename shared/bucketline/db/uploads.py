@@ -1,0 +1,118 @@
+"""Uploads: bytes that a client puts straight into S3, under a key of their own, until it confirms them."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import NotRequired, TypedDict
+
+from pymongo import InsertOne, ReplaceOne
+
+from bucketline.db.mongo import Collection, Database, Index
+from bucketline.domain.status import Status
+
+
+class UploadDocument(TypedDict):
+    """An upload. PENDING until it is confirmed; COMPLETED from then on, FAILED when nobody confirmed it in time.
+
+    One that was deleted is :data:`DELETED`, and in no bucket, for as long as its URL still takes bytes: of it there are
+    only ``key`` and ``due_at``.
+
+    ``size_bytes`` is what was announced, and after the confirmation what is there. ``file_hash`` is the client's word;
+    the store holds it to that, so with the confirmation it becomes ``sha256``. ``due_at`` is when a sweeper looks at an
+    upload that is not COMPLETED.
+    """
+
+    _id: str
+    namespace_id: str
+    bucket_id: str
+    key: str
+    filename: str
+    content_type: str
+    size_bytes: int | None
+    presigned_url_expiration: int
+    metadata: dict[str, object] | None
+    create_object: bool
+    object_metadata: dict[str, object] | None
+    blob_property: str
+    blob_type: str | None
+    file_hash: str | None
+    skip_duplicates: bool
+    status: str
+    message: str | None
+    created_at: datetime
+    expires_at: datetime
+    due_at: NotRequired[datetime]
+    existing_object_id: NotRequired[str]
+    sha256: NotRequired[str | None]
+    etag: NotRequired[str]
+    verified_at: NotRequired[datetime]
+    completed_at: NotRequired[datetime]
+    object_id: NotRequired[str]
+    batch_id: NotRequired[str]
+    task_id: NotRequired[str]
+
+
+INDEXES = (
+    Index("listing", [("bucket_id", 1), ("created_at", -1), ("_id", -1)]),
+    Index("by_status", [("bucket_id", 1), ("status", 1), ("created_at", -1), ("_id", -1)]),
+    Index("by_hash", [("bucket_id", 1), ("sha256", 1), ("_id", 1)], where={"sha256": {"$type": "string"}}),
+    Index("due", [("due_at", 1)], where={"due_at": {"$exists": True}}),
+)
+
+DELETED = "BURIED"
+CONFIRMABLE = (str(Status.PENDING), str(Status.PROCESSING))
+
+
+class Uploads:
+    """The repository of uploads."""
+
+    def __init__(self, database: Database) -> None:
+        self.collection: Collection[UploadDocument] = database.collection("uploads")
+
+    async def insert(self, documents: Sequence[UploadDocument]) -> None:
+        """One round trip."""
+        await self.collection.bulk([InsertOne(document) for document in documents])
+
+    async def get(self, namespace_id: str, upload_id: str, bucket_id: str | None = None) -> UploadDocument | None:
+        """The upload, only within the namespace and, if given, the bucket."""
+        where: dict[str, object] = {"_id": upload_id, "namespace_id": namespace_id}
+        if bucket_id is not None:
+            where["bucket_id"] = bucket_id
+        return await self.collection.find_one(where)
+
+    async def confirmed(self, bucket_id: str, hashes: Sequence[str]) -> dict[str, UploadDocument]:
+        """The oldest confirmed upload of the bucket for each of these contents."""
+        found: dict[str, UploadDocument] = {}
+        for sha256 in dict.fromkeys(hashes):
+            upload = await self.collection.find_one(
+                {"bucket_id": bucket_id, "sha256": sha256, "status": str(Status.COMPLETED)}, sort=[("_id", 1)]
+            )
+            if upload is not None:
+                found[sha256] = upload
+        return found
+
+    async def change(
+        self, upload_id: str, statuses: Sequence[str], changes: Mapping[str, object], *, settled: bool = False
+    ) -> UploadDocument | None:
+        """Sets fields if the status is one of these; ``settled``: no sweeper has to look at it any more."""
+        update: dict[str, object] = {"$set": dict(changes)}
+        if settled:
+            update["$unset"] = {"due_at": ""}
+        return await self.collection.find_and_update({"_id": upload_id, "status": {"$in": list(statuses)}}, update)
+
+    async def bury(self, uploads: Sequence[UploadDocument], *, grace: timedelta, but: Sequence[str] = ()) -> int:
+        """Forgets uploads but for what is needed to remove their bytes; returns how many.
+
+        They are due ``grace`` after their URLs have expired. One whose status is among ``but`` stays as it is.
+        """
+        writes = [
+            ReplaceOne(
+                {"_id": upload["_id"], "status": {"$nin": list(but)}},
+                {"key": upload["key"], "status": DELETED, "due_at": upload["expires_at"] + grace},
+            )
+            for upload in uploads
+        ]
+        return (await self.collection.bulk(writes)).matched
+
+    async def due(self, now: datetime, *, limit: int) -> list[UploadDocument]:
+        """Uploads that a sweeper is to look at, the longest overdue first."""
+        return await self.collection.find({"due_at": {"$lte": now}}, limit=limit, sort=[("due_at", 1)])

@@ -1,0 +1,182 @@
+"""Publishing. An envelope goes to the topic of its event's type, keyed so that one object's events keep their order."""
+
+import asyncio
+import random
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import Protocol, Self
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError, KafkaTimeoutError, MessageSizeTooLargeError, ProducerClosed
+from aiokafka.protocol.admin import ApiVersionRequest
+
+from bucketline.errors import DependencyUnavailable, NonRetryableError, RetryableError
+from bucketline.events.cloudevents import CloudEvent
+from bucketline.kafka.client_config import client_options
+from bucketline.observability.logging import get_logger
+from bucketline.observability.messaging_spans import sending
+from bucketline.observability.metrics import PUBLISHED
+from bucketline.settings import KafkaSettings
+
+log = get_logger(__name__)
+
+CLOSE_SECONDS = 10.0
+MAX_RECORD = 2 * 1024 * 1024
+"""Bytes. Our events stay far below; a parked record of the usual limit, 1 MiB, must fit with its context."""
+
+
+class NotPublished(RetryableError, DependencyUnavailable):
+    """The broker did not confirm. As with every store, what was asked may or may not have happened."""
+
+
+RawHeaders = Sequence[tuple[str, bytes | None]]
+
+
+class Publisher(Protocol):
+    """Puts events on the bus."""
+
+    async def publish(self, envelopes: Sequence[CloudEvent]) -> None:
+        """Returns when every in-sync replica has all of them.
+
+        Raises :class:`NotPublished` when some may not be there; publish all again then: duplicates are allowed on the
+        wire, and events of one key keep their order as long as the whole sequence is published again. Raises
+        :class:`NonRetryableError` for a record that is larger than any broker of ours takes.
+        """
+        ...
+
+
+class KafkaPublisher:
+    """An aiokafka producer with ``acks=all``, connected while it is entered.
+
+    The producer is used directly and not through FastStream: the outbox publishes hundreds of records in one go, with
+    headers exactly as CloudEvents wants them.
+
+    An idempotent producer numbers its records. One that is refused for good leaves a gap in the numbers of its
+    partition, and the broker would refuse everything behind it; so the producer is replaced by a fresh one.
+    """
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        self._settings = settings
+        self._prefix = settings.topic_prefix
+        self._timeout = settings.request_timeout_ms / 1000 * 2
+        self._producer: AIOKafkaProducer | None = None
+        self._replacing = asyncio.Lock()
+        self._closing: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        """Raises aiokafka's ``KafkaError`` when no broker answers; may be entered again then."""
+        self._producer = await self._connected()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            await _close(producer)
+        if self._closing:
+            await asyncio.wait(self._closing, timeout=CLOSE_SECONDS)
+
+    async def publish(self, envelopes: Sequence[CloudEvent]) -> None:
+        topics = [self._prefix + envelope.topic for envelope in envelopes]
+        with sending(topics, envelopes) as traces:
+            await self.publish_raw(
+                (topic, envelope.key.encode(), envelope.data, envelope.headers(trace))
+                for topic, envelope, trace in zip(topics, envelopes, traces, strict=True)
+            )
+
+    async def publish_raw(self, records: Iterable[tuple[str, bytes | None, bytes | None, RawHeaders]]) -> None:
+        """Publishes (topic, key, value, headers) as they are; the same promise as :meth:`publish`."""
+        producer = self._connection()
+        sent: list[asyncio.Future[object]] = []
+        topics: list[str] = []
+        try:
+            async with asyncio.timeout(self._timeout):
+                for topic, key, value, headers in records:
+                    sent.append(await producer.send(topic, value=value, key=key, headers=list(headers)))
+                    topics.append(topic)
+                await asyncio.gather(*sent)
+        except (KafkaError, TimeoutError) as error:
+            # The others of the group may still fail; their outcome is known to be unknown.
+            for future in sent:
+                future.add_done_callback(_forget)
+            if self._is_broken_by(error, sent):
+                await self._replace(producer)
+            if isinstance(error, MessageSizeTooLargeError):
+                raise NonRetryableError(
+                    f"not published: larger than {MAX_RECORD} bytes, or than the broker allows"
+                ) from error
+            raise NotPublished(f"not published: {type(error).__name__}") from error
+        for topic in topics:
+            PUBLISHED.labels(topic).inc()
+
+    async def ping(self) -> None:
+        """Raises when no broker can be reached. Asks for next to nothing: every replica does so all the time."""
+        client = self._connection().client
+        nodes = [broker.nodeId for broker in client.cluster.brokers()]
+        for node in random.sample(nodes, len(nodes)):
+            with suppress(KafkaError):
+                await client.send(node, ApiVersionRequest())
+                return
+        raise NotPublished("no broker answers")
+
+    def _connection(self) -> AIOKafkaProducer:
+        if self._producer is None:
+            raise NotPublished("not published: the producer is not connected")
+        return self._producer
+
+    async def _connected(self) -> AIOKafkaProducer:
+        settings = self._settings
+        producer = AIOKafkaProducer(
+            **client_options(settings),
+            acks="all",
+            enable_idempotence=settings.enable_idempotence,
+            request_timeout_ms=settings.request_timeout_ms,
+            max_request_size=MAX_RECORD,
+            max_batch_size=256 * 1024,
+            linger_ms=0,
+        )
+        try:
+            async with asyncio.timeout(self._timeout):
+                await producer.start()
+        except BaseException:
+            await _close(producer)
+            raise
+        return producer
+
+    def _is_broken_by(self, error: Exception, sent: Sequence["asyncio.Future[object]"]) -> bool:
+        """Whether the broker refused a numbered record, or the producer has given up altogether."""
+        if not isinstance(error, KafkaError) or error.retriable or isinstance(error, KafkaTimeoutError):
+            return False
+        if any(future.done() and not future.cancelled() and future.exception() for future in sent):
+            return self._settings.enable_idempotence
+        return not isinstance(error, MessageSizeTooLargeError | ProducerClosed)
+
+    async def _replace(self, broken: AIOKafkaProducer) -> None:
+        async with self._replacing:
+            if self._producer is not broken:
+                return
+            try:
+                self._producer = await self._connected()
+            except (KafkaError, TimeoutError, OSError) as error:
+                log.warning("no fresh producer yet", error=repr(error))
+                return
+        log.warning("the producer was replaced: a record of it was refused")
+        closing = asyncio.create_task(_close(broken))
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+
+
+async def _close(producer: AIOKafkaProducer) -> None:
+    """Publishes what is queued, as long as that does not take too long."""
+    try:
+        async with asyncio.timeout(CLOSE_SECONDS):
+            await producer.stop()
+    except (KafkaError, TimeoutError) as error:
+        log.warning("the producer did not stop in order", error=repr(error))
+
+
+def _forget(future: "asyncio.Future[object]") -> None:
+    if not future.cancelled():
+        future.exception()

@@ -1,0 +1,121 @@
+"""What every service is made of, opened in order and closed in reverse.
+
+A service's ``app.py`` builds its use cases on a :class:`ServiceContext`, includes its router, and then lets it run.
+"""
+
+import os
+import socket
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_exponential
+
+from bucketline.blobs.s3 import S3BlobStore
+from bucketline.blobs.store import BlobStore
+from bucketline.clock import Clock, SystemClock
+from bucketline.db.indexes import ensure_indexes
+from bucketline.db.mongo import Database
+from bucketline.errors import BucketlineError, DependencyUnavailable, RetryableError
+from bucketline.events.cloudevents import CloudEvent, wrap
+from bucketline.events.models import Event
+from bucketline.ids import Ids, RandomIds
+from bucketline.kafka.broker import Bus
+from bucketline.observability.health import Health
+from bucketline.observability.logging import get_logger
+from bucketline.observability.tracing import current_trace, setup_tracing
+from bucketline.periodic import PeriodicTasks
+from bucketline.settings import ServiceSettings
+
+log = get_logger(__name__)
+
+START_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class ServiceContext:
+    """The clients of one service. ``owner`` names this process: in leases, in logs."""
+
+    settings: ServiceSettings
+    database: Database
+    bus: Bus
+    blobs: BlobStore
+    health: Health
+    background: PeriodicTasks = field(default_factory=PeriodicTasks)
+    clock: Clock = field(default_factory=SystemClock)
+    ids: Ids = field(default_factory=RandomIds)
+    owner: str = field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}")
+
+    @property
+    def source(self) -> str:
+        """The CloudEvents ``source`` of what this service says."""
+        return f"/bucketline/{self.settings.service}"
+
+    def seal(self, event: Event, *, trace: Mapping[str, str] | None = None) -> CloudEvent:
+        """The envelope of an event that happens now; ``trace`` of the record that caused it, or the current one."""
+        return wrap(
+            event, id=self.ids.new("evt"), source=self.source, at=self.clock.now(), trace=trace or current_trace()
+        )
+
+    @asynccontextmanager
+    async def running(self, *, ready_without_bus: bool = False) -> AsyncIterator[None]:
+        """Consume and reconcile for the length of the block. Include the router before.
+
+        The bus connects in the meantime. A service that can do its work before, and while the broker is away, says so.
+        """
+        self.health.ready_if("mongodb", self.database.ping)
+        if not ready_without_bus:
+            self.health.ready_if("kafka", self.bus.publisher.ping)
+            self.health.ready_if("consumers", self.bus.watchdog.ready)
+        self.health.live_if("consumers", self.bus.watchdog.live)
+        async with self.bus:
+            self.background.every(2.0, "watchdog", self.bus.watchdog.step)
+            log.info("running")
+            try:
+                yield
+            finally:
+                log.info("stopping")
+                await self.background.stop()
+
+
+@asynccontextmanager
+async def open_service_context(
+    settings: ServiceSettings, *, health: Health, uses_blobs: bool = True
+) -> AsyncIterator[ServiceContext]:
+    """Connects to MongoDB and S3, waiting up to a minute for them to come; indexes and bucket are there afterwards.
+
+    A service that says it uses no blobs needs neither S3 nor a key to it.
+    """
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(setup_tracing(settings.observability, settings.service))
+        database = Database(settings.mongo)
+        stack.callback(database.close)
+        blobs = await stack.enter_async_context(S3BlobStore(settings.s3))
+        clock = SystemClock()
+        runtime = ServiceContext(
+            settings=settings,
+            database=database,
+            bus=Bus(settings.kafka, settings.service, clock=clock),
+            blobs=blobs,
+            health=health,
+            clock=clock,
+        )
+        async for attempt in AsyncRetrying(
+            retry=retry_if_exception_type((DependencyUnavailable, RetryableError)),
+            stop=stop_after_delay(START_SECONDS),
+            wait=wait_exponential(multiplier=0.2, max=3),
+            before_sleep=lambda state: log.warning("waiting for storage", error=_reason(state.outcome)),
+            reraise=True,
+        ):
+            with attempt:
+                await ensure_indexes(database)
+                if uses_blobs:
+                    await blobs.ensure_bucket()
+        if uses_blobs:
+            health.ready_if("s3", blobs.ping)
+        yield runtime
+
+
+def _reason(outcome: object) -> str:
+    error = getattr(outcome, "exception", lambda: None)()
+    return error.message if isinstance(error, BucketlineError) else repr(error)

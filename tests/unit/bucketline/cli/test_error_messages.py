@@ -1,0 +1,131 @@
+"""Plausible mistakes in settings and arguments: one line that names the cause, no traceback, nothing secret."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from pymongo.errors import OperationFailure
+
+from bucketline.cli.client import ApiClient, ApiFailure
+from bucketline.cli.error_messages import explanation
+
+NOBODY = {
+    "BUCKETLINE_MONGODB_URL": "mongodb://127.0.0.1:1/?directConnection=true",
+    "BUCKETLINE_MONGODB_SERVER_SELECTION_TIMEOUT_SECONDS": "0.3",
+    "BUCKETLINE_KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1",
+    "BUCKETLINE_S3_ENDPOINT_URL": "http://127.0.0.1:1",
+}
+SASL = {"BUCKETLINE_KAFKA_SECURITY_PROTOCOL": "SASL_SSL"}
+WRONG = [
+    (["doctor"], {"BUCKETLINE_KAFKA_SECURITY_PROTOCOL": "TLS"}, "BUCKETLINE_KAFKA_SECURITY_PROTOCOL=TLS", 1),
+    (["topics", "check"], SASL, "BUCKETLINE_KAFKA_SASL_USERNAME", 1),
+    (["doctor"], {"BUCKETLINE_S3_ENDPOINT_URL": "localhost:8333"}, "BUCKETLINE_S3_ENDPOINT_URL=localhost:8333", 1),
+    (["serve", "dedup"], {"BUCKETLINE_HTTP_PORT": "abc"}, "BUCKETLINE_HTTP_PORT=abc", 1),
+    (["serve", "dedup"], {"BUCKETLINE_DEDUP_MAX_REDIRECTS": "x"}, "BUCKETLINE_DEDUP_MAX_REDIRECTS=x", 1),
+    (
+        ["serve", "dedup"],
+        {"BUCKETLINE_DEDUP_EXTERNAL_BUCKETS": "{"},
+        "BUCKETLINE_DEDUP_EXTERNAL_BUCKETS is not JSON",
+        1,
+    ),
+    (
+        ["topics", "check"],
+        {"BUCKETLINE_KAFKA_BOOTSTRAP_SERVERS": "kafka:abc"},
+        "BUCKETLINE_KAFKA_BOOTSTRAP_SERVERS=kafka:abc",
+        1,
+    ),
+    (["topics", "check"], {}, "Kafka does not answer", 1),
+    (["indexes"], {"BUCKETLINE_MONGODB_URL": "mongodb://u:secr@et@host:1/"}, "BUCKETLINE_MONGODB_URL", 1),
+    (["indexes"], {"BUCKETLINE_MONGODB_URL": "mongodb://u:s/ecret@host:1/"}, "BUCKETLINE_MONGODB_URL", 1),
+    (["indexes"], {"BUCKETLINE_MONGODB_DATABASE": "a b"}, "BUCKETLINE_MONGODB_DATABASE=a b", 1),
+    (["indexes"], {}, "MongoDB did not answer", 1),
+    (["parked", "replay", "bucketline.objects.v1.parked.dedup:0:0"], {}, "did not answer", 1),
+    (["push", __file__, "--key", "k", "--url", "nonsense"], {}, "--url", 2),
+    (["push", __file__, "--key", "k", "--url", "http://127.0.0.1:1"], {}, "does not answer", 1),
+    (["keys", "create", "k", "--expires", "9999999d"], {}, "calendar", 2),
+    (["replay", "--bucket", "b", "--since", "1h", "--after", "99999999999999999:o"], {}, "is not a place", 2),
+]
+
+
+def told(arguments: list[str], environment: dict[str, str], folder: Path) -> tuple[int, str]:
+    """Exit code and standard error of the command."""
+    done = subprocess.run(
+        [sys.executable, "-m", "bucketline.cli.main", *arguments],
+        env={**os.environ, **NOBODY, "COLUMNS": "300", "NO_COLOR": "1", "TERM": "dumb", **environment},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize(("arguments", "environment", "said", "code"), WRONG)
+def test_a_mistake_is_told_in_a_line(
+    arguments: list[str], environment: dict[str, str], said: str, code: int, tmp_path: Path
+) -> None:
+    ended, err = told(arguments, environment, tmp_path)
+    assert said in err, err
+    assert ended == code
+    assert "Traceback" not in err
+    assert "ecret" not in err
+    assert "Unclosed" not in err
+
+
+def test_a_missing_file_with_certificates_is_named(tmp_path: Path) -> None:
+    environment = {"BUCKETLINE_KAFKA_SECURITY_PROTOCOL": "SSL", "BUCKETLINE_KAFKA_SSL_CAFILE": "/nowhere/ca.crt"}
+    code, err = told(["topics", "check"], environment, tmp_path)
+    assert (code, "does not answer" in err) == (1, False)
+    assert "BUCKETLINE_KAFKA_SSL_CAFILE=/nowhere/ca.crt: No such file" in err
+
+
+async def test_a_page_of_a_proxy_is_not_taken_for_an_answer() -> None:
+    async def answer(_request: web.Request) -> web.Response:
+        return web.Response(status=502, text="<html>Bad Gateway</html>", content_type="text/html")
+
+    app = web.Application()
+    app.router.add_post("/v1/namespaces", answer)
+    async with TestServer(app) as server, ApiClient(str(server.make_url("/")), "k") as client:
+        with pytest.raises(ApiFailure, match=r"502: .* does not answer as the API"):
+            await client.post("/v1/namespaces", {})
+
+
+def test_what_mongodb_refuses_is_told_without_its_whole_answer() -> None:
+    error = OperationFailure("Authentication failed., full error: {'ok': 0.0, 'code': 18}", 18)
+    found = explanation(error)
+    assert found is not None
+    assert found.message == "MongoDB refuses: Authentication failed."
+    assert found.advice
+
+
+@pytest.mark.parametrize("error", [ValueError("ours"), BrokenPipeError(), KeyError("ours")])
+def test_a_fault_of_our_own_keeps_its_traceback(error: Exception) -> None:
+    assert explanation(error) is None
+
+
+def test_what_is_secret_is_not_shown(tmp_path: Path) -> None:
+    code, err = told(
+        ["serve", "dedup"], {"BUCKETLINE_DEDUP_EXTERNAL_BUCKETS": '[{"secret_key": ["s3cret"]}]'}, tmp_path
+    )
+    assert (code, "BUCKETLINE_DEDUP_EXTERNAL_BUCKETS will not do" in err, "s3cret" in err) == (1, True, False), err
+
+
+def test_the_doctor_names_a_url_that_is_none_without_its_password(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "bucketline.cli.main", "doctor", "--json"],
+        env={**os.environ, **NOBODY, "BUCKETLINE_MONGODB_URL": "mongodb://u:s/ecr@et@host:1/"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "BUCKETLINE_MONGODB_URL will not do" in done.stdout
+    assert "ecr" not in done.stdout.replace("replicaSet", "")
+    assert "Traceback" not in done.stderr

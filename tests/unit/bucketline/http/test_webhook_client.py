@@ -1,0 +1,34 @@
+"""Callbacks to servers on loopback, which a policy opens."""
+
+import asyncio
+from ipaddress import ip_network
+
+import pytest
+
+from bucketline.http.errors import PostFailed
+from bucketline.http.ssrf import GuardPolicy
+from bucketline.http.webhook_client import WebhookClient
+
+
+@pytest.mark.parametrize(("address", "host"), [("::1", "[::1]"), ("127.0.0.1", "127.0.0.1")])
+async def test_post_to_an_address_reaches_it_if_its_network_is_allowed(address: str, host: str) -> None:
+    heads: list[str] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append((await reader.readuntil(b"\r\n\r\n")).decode())
+        writer.write(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, address, 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        ports = frozenset({port})
+        allowed = GuardPolicy(allowed_ports=ports, allow_networks=(ip_network(address),))
+        async with WebhookClient(allowed, seconds=5) as poster:
+            assert await poster.post(f"http://{host}:{port}/hook?a=b", {}) == 204
+        async with WebhookClient(GuardPolicy(allowed_ports=ports), seconds=5) as poster:
+            with pytest.raises(PostFailed, match="not allowed"):
+                await poster.post(f"http://{host}:{port}/hook", {})
+    (head,) = heads
+    assert head.startswith("POST /hook?a=b HTTP/1.1\r\n")
+    assert f"Host: {host}:{port}\r\n" in head

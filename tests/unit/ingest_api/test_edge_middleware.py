@@ -1,0 +1,244 @@
+"""What the outermost layer makes of requests that do not arrive as they should."""
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, cast
+from urllib.parse import unquote
+
+import orjson
+import pytest
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+from prometheus_client import REGISTRY
+from pydantic import BaseModel, ValidationError
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message
+
+from bucketline.errors import DependencyUnavailable
+from bucketline.ids import CountingIds
+from bucketline.observability.health import Health
+from bucketline_ingest_api import exception_handlers
+from bucketline_ingest_api.app import with_cors
+from bucketline_ingest_api.auth import Auth
+from bucketline_ingest_api.body_limit import BodyLimiter, Bounds
+from bucketline_ingest_api.edge_middleware import PROBES, EdgeMiddleware
+from bucketline_ingest_api.fast_path import FastPath
+from bucketline_ingest_api.rate_limit import RateLimiter
+from bucketline_ingest_api.settings import ApiSettings
+
+LIMIT = 1000
+
+router = APIRouter()
+
+
+class Thing(BaseModel):
+    name: str
+
+
+@router.post("/things")
+async def through_the_framework(thing: Thing) -> Thing:
+    return thing
+
+
+@router.post("/hot")
+async def past_the_framework(request: Request) -> Response:
+    return JSONResponse({"size": len(await request.body())})
+
+
+@router.get("/named/{name}")
+async def named(name: str) -> str:
+    return name
+
+
+@router.post("/away")
+async def away() -> None:
+    raise DependencyUnavailable("no primary on db-7.internal")
+
+
+class Doorman:
+    """Lets everybody in."""
+
+    async def caller(self, _: str | None) -> object:
+        return SimpleNamespace()
+
+    async def admit(self, *_: object) -> dict[str, str]:
+        return {}
+
+
+def built() -> EdgeMiddleware:
+    app = FastAPI(redirect_slashes=False)
+    app.include_router(router)
+    exception_handlers.install(app)
+    return EdgeMiddleware(
+        FastPath(app, router.routes, (past_the_framework,)),
+        auth=lambda: cast("Auth", Doorman()),
+        limiter=lambda: cast("RateLimiter", Doorman()),
+        ids=CountingIds(),
+        bodies=BodyLimiter(Bounds(LIMIT, together=LIMIT)),
+    )
+
+
+async def ask(path: str, *messages: Message) -> tuple[int, Any] | None:
+    """The status and the body of the answer to a request that arrives in these pieces; None if there is none."""
+    pieces, sent = list(messages), cast("list[Message]", [])
+
+    async def receive() -> Message:
+        return pieces.pop(0)
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "query_string": b"",
+        "headers": [(b"content-type", b"application/json"), (b"transfer-encoding", b"chunked")],
+        "root_path": "",
+    }
+    await built()(scope, receive, send)
+    if not sent:
+        return None
+    return sent[0]["status"], orjson.loads(b"".join(message.get("body", b"") for message in sent))
+
+
+def piece(size: int, *, more: bool) -> Message:
+    return {"type": "http.request", "body": b"x" * size, "more_body": more}
+
+
+@pytest.mark.parametrize("path", ["/things", "/hot"])
+async def test_a_body_whose_length_was_not_announced_is_refused_where_it_gets_too_long(path: str) -> None:
+    status, body = await ask(path, piece(LIMIT, more=True), piece(1, more=True)) or (0, {})
+    assert (status, body["error"]["type"]) == (413, "PayloadTooLargeError")
+    assert body["error"]["details"] == {"limit_bytes": LIMIT}
+
+
+async def test_a_client_that_leaves_in_the_middle_is_no_fault_of_ours(caplog: pytest.LogCaptureFixture) -> None:
+    def counted(status: str) -> float:
+        labels = {"method": "POST", "route": "/hot", "status": status}
+        return REGISTRY.get_sample_value("http_server_request_duration_seconds_count", labels) or 0.0
+
+    before = counted("499")
+    assert await ask("/hot", piece(10, more=True), {"type": "http.disconnect"}) is None
+    assert counted("499") == before + 1
+    assert counted("500") == 0
+    assert "unexpected error" not in caplog.text
+
+
+async def test_a_store_that_is_away_is_told_without_its_name() -> None:
+    status, body = await ask("/away", piece(0, more=False)) or (0, {})
+    assert status == 503
+    assert body["error"]["details"] == {"retryable": True, "retry_after_seconds": 5}
+    assert "db-7" not in str(body)
+
+
+async def test_probes_are_not_among_the_requests_that_are_counted() -> None:
+    def counted() -> float:
+        [family] = [f for f in REGISTRY.collect() if f.name == "http_server_request_duration_seconds"]
+        return sum(sample.value for sample in family.samples if sample.name.endswith("_count"))
+
+    before = counted()
+    for path in sorted(PROBES):
+        assert await ask(path, piece(0, more=False)) is not None
+    assert counted() == before
+    await ask("/things", piece(0, more=False))
+    assert counted() == before + 1
+
+
+def test_probes_are_what_every_service_answers_beside_its_work() -> None:
+    assert {route.path for route in Health().routes()} == PROBES
+
+
+@pytest.mark.parametrize("path", ["/things/", "/hot/"])
+async def test_slash_at_the_end_of_a_path_is_dropped_with_the_body_kept(path: str) -> None:
+    status, _ = await ask(path, {"type": "http.request", "body": b'{"name": "a"}', "more_body": False}) or (0, {})
+    assert status == 200
+
+
+@dataclass(frozen=True)
+class Reply:
+    status: int
+    headers: Headers
+    body: Any
+
+
+async def request(app: ASGIApp, method: str, target: str, **headers: str) -> Reply:
+    """A request without a body, its target as it is on the wire. An underscore in a header's name is a hyphen."""
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "method": method,
+        "path": unquote(target),
+        "raw_path": target.encode(),
+        "query_string": b"",
+        "headers": [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()],
+        "root_path": "",
+    }
+    await app(scope, receive, send)
+    content = b"".join(message.get("body", b"") for message in sent)
+    found = Headers(raw=sent[0]["headers"])
+    return Reply(sent[0]["status"], found, orjson.loads(content) if content.startswith((b"{", b'"')) else None)
+
+
+async def test_escaped_slash_at_the_end_belongs_to_the_name() -> None:
+    for target, status in (("/named/a", 200), ("/named/a/", 200), ("/named/a%2F", 404), ("/named/a%2f/", 404)):
+        assert (await request(built(), "GET", target)).status == status
+
+
+@pytest.mark.parametrize("count", [1, 3000])
+async def test_headers_that_are_too_large_return_431_in_the_envelope(count: int) -> None:
+    headers = {f"x_{n}": "v" * (70_000 // count) for n in range(count)}
+    answer = await request(built(), "GET", "/named/a", **headers)
+    assert (answer.status, answer.body["status"], answer.body["success"]) == (431, 431, False)
+    assert answer.body["error"]["type"] == "RequestHeaderFieldsTooLargeError"
+    assert answer.headers["x-request-id"]
+    assert (await request(built(), "GET", "/named/a", x_1="v" * 60_000)).status == 200
+
+
+PREFLIGHT = {"origin": "https://app.example.com", "access_control_request_method": "POST"}
+
+
+async def test_preflight_without_origins_allows_none() -> None:
+    answer = await request(with_cors(built(), ApiSettings()), "OPTIONS", "/things", **PREFLIGHT)
+    assert (answer.status, answer.headers["allow"]) == (204, "OPTIONS, POST")
+    assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
+@pytest.mark.parametrize("origins", ["https://app.example.com", "http://localhost:3000, https://app.example.com", "*"])
+async def test_preflight_of_a_configured_origin_is_allowed(origins: str) -> None:
+    app = with_cors(built(), ApiSettings(cors_origins=origins))
+    asked = {**PREFLIGHT, "access_control_request_headers": "authorization,content-type,x-namespace"}
+    answer = await request(app, "OPTIONS", "/things", **asked)
+    assert answer.status == 200
+    assert answer.headers["access-control-allow-origin"] in ("*", PREFLIGHT["origin"])
+    assert "POST" in answer.headers["access-control-allow-methods"]
+    assert "x-namespace" in answer.headers["access-control-allow-headers"]
+    assert "access-control-allow-credentials" not in answer.headers
+
+
+@pytest.mark.parametrize(("target", "status"), [("/named/a", 200), ("/nothing", 404)])
+async def test_answer_to_a_configured_origin_can_be_read(target: str, status: int) -> None:
+    app = with_cors(built(), ApiSettings(cors_origins=PREFLIGHT["origin"]))
+    answer = await request(app, "GET", target, origin=PREFLIGHT["origin"])
+    assert answer.status == status
+    assert answer.headers["access-control-allow-origin"] == PREFLIGHT["origin"]
+    assert "X-Request-Id" in answer.headers["access-control-expose-headers"]
+
+
+async def test_preflight_of_another_origin_is_not_allowed() -> None:
+    app = with_cors(built(), ApiSettings(cors_origins=PREFLIGHT["origin"]))
+    answer = await request(app, "OPTIONS", "/things", **{**PREFLIGHT, "origin": "https://evil.example.com"})
+    assert "access-control-allow-origin" not in answer.headers
+
+
+@pytest.mark.parametrize("origins", ["app.example.com", "https://app.example.com/", "https://a.b,,https://c.d", "null"])
+def test_cors_origins_that_are_none_are_refused(origins: str) -> None:
+    with pytest.raises(ValidationError):
+        ApiSettings(cors_origins=origins)

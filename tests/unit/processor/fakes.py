@@ -1,0 +1,167 @@
+"""A processor in memory: the real pipeline and leases, with objects, extractions and ends as a test wants them."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import orjson
+from tests.fakes.publisher import RecordingPublisher
+from tests.unit.processor.factories import an_object
+from tests.unit.processor.fake_units import StoredUnits
+
+from bucketline.clock import ManualClock
+from bucketline.domain.status import Status
+from bucketline.errors import DependencyUnavailable
+from bucketline.events.cloudevents import wrap
+from bucketline_processor.completion import ObjectResult
+from bucketline_processor.extraction import ExtractionJob, ExtractionOutcome
+from bucketline_processor.leases import Leases
+from bucketline_processor.pipeline import Pipeline
+from bucketline_processor.settings import ProcessorSettings
+
+Behaviour = Callable[[ExtractionJob], Awaitable[ExtractionOutcome]]
+
+
+async def completed(_: ExtractionJob) -> ExtractionOutcome:
+    return ExtractionOutcome(Status.COMPLETED, count=1)
+
+
+class StoredObjects:
+    """Objects in memory. ``reads`` are the ids of each read; ``failures`` of the next ones fail."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, Any] = {}
+        self.sizes: dict[str, int] = {}
+        self.reads: list[list[str]] = []
+        self.failing: set[str] = set()
+        self.collection = self
+
+    def add(self, object_id: str, **changes: Any) -> None:
+        self.rows[object_id] = an_object(_id=object_id, **changes)
+
+    async def many(self, ids: Sequence[str], *, fields: Sequence[str] | None = None) -> dict[str, Any]:
+        self.reads.append(list(ids))
+        if self.failing.intersection(ids):
+            raise DependencyUnavailable("away")
+        found = {oid: self.rows[oid] for oid in ids if oid in self.rows}
+        if fields is not None:
+            found = {oid: {name: row[name] for name in ("_id", *fields) if name in row} for oid, row in found.items()}
+        return found
+
+    async def get(self, object_id: str) -> Any:
+        return self.rows.get(object_id)
+
+    async def aggregate(self, stages: Sequence[Any], *, limit: int) -> list[dict[str, Any]]:
+        wanted = stages[0]["$match"]["_id"]["$in"]
+        return [{"_id": oid, "size": self.sizes.get(oid, 100)} for oid in wanted if oid in self.rows][:limit]
+
+
+class Extractions:
+    """Runs what a test wants for an object; remembers how many ran at once and who ran how often."""
+
+    def __init__(self) -> None:
+        self.told: dict[str, Behaviour] = {}
+        self.runs: Counter[str] = Counter()
+        self.order: list[str] = []
+        self.running: set[str] = set()
+        self.most_at_once = 0
+
+    async def run(self, task: ExtractionJob) -> ExtractionOutcome:
+        object_id = task.obj["_id"]
+        self.runs[object_id] += 1
+        self.order.append(object_id)
+        self.running.add(object_id)
+        self.most_at_once = max(self.most_at_once, len(self.running))
+        try:
+            await asyncio.sleep(0)
+            return await self.told.get(object_id, completed)(task)
+        finally:
+            self.running.discard(object_id)
+
+
+class Ends:
+    """What was said at the end of objects; ``failures`` of the next are not said."""
+
+    def __init__(self) -> None:
+        self.said: list[ObjectResult] = []
+        self.failures = 0
+
+    async def finish(self, finished: ObjectResult) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise DependencyUnavailable("away")
+        self.said.append(finished)
+
+    def outcomes(self) -> dict[str, ExtractionOutcome]:
+        """The first end of each object."""
+        return {finished.object_id: finished.outcome for finished in reversed(self.said)}
+
+    def statuses(self) -> dict[str, str]:
+        return {object_id: str(outcome.status) for object_id, outcome in self.outcomes().items()}
+
+
+class Processor:
+    """One process with a pipeline. Several may share units, objects and ends."""
+
+    def __init__(
+        self,
+        *,
+        owner: str = "p1",
+        units: StoredUnits | None = None,
+        objects: StoredObjects | None = None,
+        ends: Ends | None = None,
+        **settings: Any,
+    ) -> None:
+        self.units = units or StoredUnits(ManualClock())
+        self.clock = self.units.clock
+        self.objects = objects or StoredObjects()
+        self.extractions = Extractions()
+        self.ends = ends or Ends()
+        self.publisher = RecordingPublisher()
+        self.owner = owner
+        self.leases = Leases(self.units, owner, clock=self.clock, seconds=30)  # type: ignore[arg-type]
+        runtime: Any = SimpleNamespace(
+            clock=self.clock,
+            bus=SimpleNamespace(publisher=self.publisher),
+            seal=lambda event, trace: wrap(event, id="evt_1", source="/test", at=self.clock.now(), trace=trace),
+        )
+        parts: Any = (runtime, self.objects, self.extractions, self.ends, self.leases)
+        self.pipeline = Pipeline(*parts, ProcessorSettings(**settings))
+
+    def unit(self, count: int, unit_id: str = "unit_1", *, prefix: str = "obj", **changes: Any) -> str:
+        """A ready unit of so many objects, ``<prefix>_0`` and on."""
+        ids = [f"{prefix}_{number}" for number in range(count)]
+        for object_id in ids:
+            self.objects.add(object_id)
+        self.units.add(unit_id, **{**a_unit(ids), **changes})
+        return unit_id
+
+    async def work(self, unit_id: str = "unit_1") -> bool:
+        """Takes the unit and works on it; whether it was finished."""
+        unit = await self.leases.take(unit_id)
+        assert unit is not None
+        return await self.pipeline.run(unit, {})
+
+    def started(self) -> list[str]:
+        """The objects of which PROCESSING was said."""
+        events = [orjson.loads(envelope.data) for envelope in self.publisher.published]
+        return [event["object_id"] for event in events if event["status"] == "PROCESSING"]
+
+
+def a_unit(ids: Sequence[str]) -> dict[str, Any]:
+    """The fields of a unit of these objects."""
+    item = {"bucket_id": "bkt_1", "namespace_id": "ns_1", "batch_id": "btch_1", "revision": 1, "run": 1, "turn": 1}
+    return {
+        "items": [{"object_id": object_id, **item} for object_id in ids],
+        "size": len(ids),
+        "results": {},
+        "collection_ids": None,
+        "dedup_strategy": "skip",
+    }
+
+
+async def settled() -> None:
+    for _ in range(50):
+        await asyncio.sleep(0)

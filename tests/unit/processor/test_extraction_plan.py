@@ -1,0 +1,124 @@
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+from tests.unit.processor.factories import NOW, a_collection, an_object, rule
+
+from bucketline.clock import ManualClock
+from bucketline.db.collections import CollectionDocument
+from bucketline.errors import DependencyUnavailable
+from bucketline.extractors import ExtractorRegistry, OutboundPolicy, PermanentError
+from bucketline_processor.extraction_plan import ExtractionPlans, topological_order
+
+
+class Stored:
+    """The collections of one bucket."""
+
+    def __init__(self, *collections: CollectionDocument) -> None:
+        self.collections = collections
+        self.reads = 0
+        self.away = False
+
+    async def reading_bucket(self, bucket_id: str) -> list[CollectionDocument]:
+        self.reads += 1
+        await asyncio.sleep(0)
+        if self.away:
+            raise DependencyUnavailable("away")
+        return [c for c in self.collections if bucket_id in c["source"]["bucket_ids"]]
+
+    async def reading_collections(self, ids: Sequence[str]) -> list[CollectionDocument]:
+        return [c for c in self.collections if set(ids) & set(c["source"]["collection_ids"])]
+
+
+def plans(*collections: CollectionDocument) -> ExtractionPlans:
+    return ExtractionPlans(Stored(*collections), ExtractorRegistry(), OutboundPolicy(), clock=ManualClock(NOW))  # type: ignore[arg-type]
+
+
+async def test_each_collection_comes_after_all_that_it_reads():
+    made = plans(
+        a_collection("c", reads=["a", "b"]), a_collection("b", reads=["a"]), a_collection("a"), a_collection("d")
+    )
+    order = [step.id for step in await made.steps("bkt_1", None, since=NOW)]
+    assert order.index("a") < order.index("b") < order.index("c")
+    assert sorted(order) == ["a", "b", "c", "d"]
+
+
+def test_a_circle_is_cut():
+    circle = [a_collection("a", reads=["b"]), a_collection("b", reads=["a"])]
+    assert {c["_id"] for c in topological_order(circle)} == {"a", "b"}
+
+
+@pytest.mark.parametrize("named", ["b", "name of b"])
+async def test_a_batch_for_some_collections_runs_them_and_what_feeds_them(named: str):
+    made = plans(a_collection("a"), a_collection("b", reads=["a"]), a_collection("c", reads=["b"]), a_collection("d"))
+    assert [step.id for step in await made.steps("bkt_1", [named], since=NOW)] == ["a", "b"]
+
+
+async def test_many_objects_at_once_read_the_plan_once_and_a_failure_is_not_kept():
+    stored = Stored(a_collection("a"))
+    made = ExtractionPlans(stored, ExtractorRegistry(), OutboundPolicy(), clock=ManualClock(NOW))  # type: ignore[arg-type]
+    stored.away = True
+    answers = await asyncio.gather(*(made.steps("bkt_1", None, since=NOW) for _ in range(5)), return_exceptions=True)
+    assert {type(answer) for answer in answers} == {DependencyUnavailable}
+    stored.away = False
+    await asyncio.gather(*(made.steps("bkt_1", None, since=NOW) for _ in range(50)))
+    assert stored.reads == 2
+
+
+async def test_a_collection_that_was_there_when_the_work_was_planned_is_in_the_plan():
+    stored = Stored(a_collection("a"))
+    clock = ManualClock(NOW)
+    made = ExtractionPlans(stored, ExtractorRegistry(), OutboundPolicy(), clock=clock)  # type: ignore[arg-type]
+    await made.steps("bkt_1", None, since=NOW)
+    stored.collections = (*stored.collections, a_collection("new"))
+    clock.advance(0.5)
+    assert [step.id for step in await made.steps("bkt_1", None, since=clock.now())] == ["a", "new"]
+    await made.steps("bkt_1", None, since=NOW)
+    assert stored.reads == 2
+
+
+async def test_a_collection_that_cannot_be_run_says_why():
+    made = plans(
+        a_collection("a", extractor="unheard_of"), a_collection("b", extractor="text_extractor", parameters={"x": 1})
+    )
+    missing, wrong = await made.steps("bkt_1", None, since=NOW)
+    assert missing.problem is not None
+    assert (missing.problem.kind, "not installed" in missing.problem.message) == ("transient", True)
+    assert wrong.problem is not None
+    assert wrong.problem.kind == "permanent"
+
+
+@pytest.mark.parametrize(
+    ("config", "fields"),
+    [
+        ({}, {"sku": "A-17", "vendor": {"name": "Acme", "country": "DE"}}),
+        ({"field_passthrough": [rule("sku")]}, {"sku": "A-17"}),
+        ({"field_passthrough": [rule("vendor.name")]}, {"name": "Acme"}),
+        ({"field_passthrough": [rule("vendor.name", "vendor")]}, {"vendor": "Acme"}),
+        ({"field_passthrough": [rule("vendor.name", "by.whom")]}, {"by": {"whom": "Acme"}}),
+        ({"field_passthrough": [rule("none")]}, {}),
+        ({"field_passthrough": [rule("none", default=7, required=True)]}, {"none": 7}),
+        (
+            {"field_passthrough": [rule("sku", "vendor.sku")], "include_all_source_fields": True},
+            {"sku": "A-17", "vendor": {"name": "Acme", "country": "DE", "sku": "A-17"}},
+        ),
+        ({"extractor": "text_extractor"}, {}),
+        (
+            {"extractor": "text_extractor", "include_all_source_fields": True},
+            {"sku": "A-17", "vendor": {"name": "Acme", "country": "DE"}},
+        ),
+    ],
+)
+async def test_the_fields_that_are_passed_through(config: dict[str, object], fields: dict[str, object]):
+    [step] = await plans(a_collection("a", **config)).steps("bkt_1", None, since=NOW)
+    custom = an_object()["custom"]
+    assert step.passed_through(custom) == fields
+    assert custom == an_object()["custom"], "the object's own fields must stay as they are"
+
+
+async def test_a_required_field_that_is_missing_is_an_error_of_the_object():
+    [step] = await plans(a_collection("a", field_passthrough=[rule("none", required=True)])).steps(
+        "bkt_1", None, since=NOW
+    )
+    with pytest.raises(PermanentError, match="'none' is required"):
+        step.passed_through(an_object()["custom"])

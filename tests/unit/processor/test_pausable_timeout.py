@@ -1,0 +1,41 @@
+import asyncio
+
+import pytest
+
+from bucketline.extractors import ResourceError
+from bucketline_processor.pausable_timeout import PausableTimeout
+
+
+async def test_what_takes_too_long_is_an_error_of_the_object():
+    with pytest.raises(ResourceError, match=r"longer than 0\.01 seconds"):
+        async with PausableTimeout(0.01):
+            await asyncio.Event().wait()
+
+
+async def test_waiting_for_a_turn_does_not_count():
+    async with PausableTimeout(0.02) as deadline:
+        with deadline.paused():
+            await asyncio.wait([asyncio.create_task(asyncio.Event().wait())], timeout=0.06)
+
+
+async def test_the_clock_goes_on_after_the_turn_came():
+    async def work() -> None:
+        async with PausableTimeout(0.02) as deadline:
+            with deadline.paused():
+                pass
+            await asyncio.Event().wait()
+
+    with pytest.raises(ResourceError):
+        await work()
+
+
+async def test_being_cancelled_is_not_being_late():
+    async def work() -> None:
+        async with PausableTimeout(60):
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(work())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task

@@ -1,0 +1,456 @@
+"""The line and the slots: what is taken, in which order, and what happens when the service stops."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import pytest
+from tests.unit.processor.fake_units import StoredUnits
+
+from bucketline.clock import ManualClock
+from bucketline.errors import DependencyUnavailable
+from bucketline_processor.leases import Leases
+from bucketline_processor.settings import ProcessorSettings
+from bucketline_processor.unit_scheduler import QueueFull, UnitScheduler
+
+
+class HandPipeline:
+    """Units end when the test says so."""
+
+    def __init__(self) -> None:
+        self.running: dict[str, asyncio.Future[bool]] = {}
+        self.order: list[str] = []
+        self.stopped = False
+
+    async def run(self, unit: Any, _trace: Mapping[str, str]) -> bool:
+        self.order.append(unit["_id"])
+        self.running[unit["_id"]] = asyncio.get_running_loop().create_future()
+        try:
+            return await self.running[unit["_id"]]
+        finally:
+            del self.running[unit["_id"]]
+
+    def end(self, unit_id: str, finished: bool | Exception = True) -> None:
+        future = self.running[unit_id]
+        if isinstance(finished, Exception):
+            future.set_exception(finished)
+        else:
+            future.set_result(finished)
+
+    def stop(self) -> None:
+        self.stopped = True
+
+
+class Setup:
+    def __init__(self, **settings: Any) -> None:
+        self.clock = ManualClock()
+        self.units = StoredUnits(self.clock)
+        self.pipeline = HandPipeline()
+        own = ProcessorSettings(
+            **{"max_concurrent_units": 4, "prefetch_units": 2, "shutdown_grace_seconds": 0.01, **settings}
+        )
+        self.leases = Leases(self.units, "me", clock=self.clock, seconds=30)  # type: ignore[arg-type]
+        self.works = UnitScheduler(self.units, self.leases, self.pipeline, clock=self.clock, settings=own)  # type: ignore[arg-type]
+
+    async def offer(self, *unit_ids: str) -> None:
+        await self.works.offer({unit_id: {} for unit_id in unit_ids})
+        await settled()
+
+    def state(self, unit_id: str) -> tuple[str, int]:
+        return self.units.rows[unit_id]["state"], self.units.rows[unit_id]["attempts"]
+
+
+async def settled() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def setup() -> AsyncIterator[Setup]:
+    made = Setup()
+    yield made
+    await made.works.stop()
+
+
+async def test_a_record_is_done_with_when_its_unit_is_leased_and_not_when_the_unit_is(setup: Setup):
+    await setup.offer(setup.units.add("u1"))
+    assert setup.state("u1") == ("leased", 1)
+    assert list(setup.pipeline.running) == ["u1"]
+
+
+async def test_one_batch_leaves_room_for_the_next(setup: Setup):
+    await setup.offer(*(setup.units.add(f"big{n}", "big") for n in range(4)))
+    assert sorted(setup.pipeline.running) == ["big0", "big1"]
+    setup.pipeline.end("big0")
+    await settled()
+    await setup.offer(setup.units.add("small", "small"))
+    assert "small" in setup.pipeline.running
+
+
+@pytest.mark.parametrize(("groups", "each"), [(1, [4]), (2, [3, 2]), (3, [2, 2, 2]), (4, [2, 2, 1, 1]), (9, [1] * 8)])
+async def test_so_many_batches_use_so_many_slots(groups: int, each: list[int]):
+    """One leaves half of the slots free, two a third, three a quarter, four a fifth."""
+    setup = Setup(max_concurrent_units=8, prefetch_units=400)
+    await setup.offer(*(setup.units.add(f"{n}-{g}", f"batch{g}") for n in range(40) for g in range(groups)))
+    for place in range(20):
+        # whoever came first took more before the others were known
+        setup.pipeline.end(sorted(setup.pipeline.running)[place % len(setup.pipeline.running)])
+        await settled()
+    running = Counter(unit_id.partition("-")[2] for unit_id in setup.pipeline.running)
+    assert sorted(running.values(), reverse=True) == each
+    await setup.works.stop()
+
+
+async def test_who_comes_second_has_a_share_before_the_first_gives_any_back():
+    setup = Setup(max_concurrent_units=8, prefetch_units=100)
+    await setup.offer(*(setup.units.add(f"big{n}", "big") for n in range(10)))
+    assert len(setup.pipeline.running) == 4
+    await setup.offer(*(setup.units.add(f"small{n}", "small") for n in range(4)))
+    assert len([unit_id for unit_id in setup.pipeline.running if unit_id.startswith("small")]) == 2
+    await setup.works.stop()
+
+
+async def test_a_full_line_makes_the_bus_wait_and_nothing_is_lost(setup: Setup, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("bucketline_processor.unit_scheduler.MAX_WAIT", 0.02)
+    units = [setup.units.add(f"u{n}") for n in range(6)]
+    with pytest.raises(QueueFull):
+        await setup.offer(*units)
+    assert setup.state("u5") == ("ready", 0)
+    waiting = asyncio.create_task(setup.offer(*units[:5]))
+    await settled()
+    setup.pipeline.end("u0")
+    await waiting
+    assert setup.pipeline.order == ["u0", "u1", "u2"]
+
+
+async def test_the_same_record_again_changes_nothing(setup: Setup):
+    unit = setup.units.add("u1")
+    for _ in range(3):
+        await setup.offer(unit)
+    assert setup.pipeline.order == ["u1"]
+
+
+@pytest.mark.parametrize("state", ["done", "canceled", "held"])
+async def test_units_that_are_over_or_not_due_are_left_alone(setup: Setup, state: str):
+    await setup.offer(setup.units.add("u1", state=state))
+    assert setup.pipeline.order == []
+
+
+async def test_a_unit_that_is_not_finished_is_given_back_at_once(setup: Setup):
+    await setup.offer(*(setup.units.add(f"u{n}") for n in range(2)))
+    setup.pipeline.end("u0", finished=False)
+    setup.pipeline.end("u1", DependencyUnavailable("away"))
+    await settled()
+    assert setup.state("u0") == setup.state("u1") == ("ready", 0)
+
+
+async def test_a_fault_of_ours_gives_the_unit_back(setup: Setup):
+    await setup.offer(setup.units.add("u1"))
+    setup.pipeline.end("u1", ZeroDivisionError("ours"))
+    await settled()
+    assert setup.state("u1") == ("ready", 0)
+
+
+async def test_stopping_gives_back_what_does_not_finish_in_time_and_takes_nothing_more(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("bucketline_processor.unit_scheduler.STOPPING_PAUSE", 0.0)
+    await setup.offer(*(setup.units.add(f"u{n}") for n in range(4)))
+    await setup.works.stop()
+    assert {setup.state(f"u{n}") for n in range(4)} == {("ready", 0)}
+    assert setup.pipeline.stopped
+    with pytest.raises(QueueFull):
+        await setup.offer(setup.units.add("late"))
+    assert setup.state("late") == ("ready", 0)
+
+
+async def test_stopping_lets_what_is_nearly_finished_finish():
+    setup = Setup(shutdown_grace_seconds=10)
+    await setup.offer(setup.units.add("u1"))
+    stopping = asyncio.create_task(setup.works.stop())
+    await settled()
+    setup.pipeline.end("u1")
+    await stopping
+    assert setup.state("u1")[0] == "leased", "its results finish it, not the processor"
+
+
+async def test_work_on_a_unit_that_another_has_is_dropped_and_not_given_back(setup: Setup):
+    await setup.offer(*(setup.units.add(f"u{n}") for n in range(2)))
+    setup.units.rows["u0"]["lease"]["owner"] = "another"
+    await setup.works.beat()
+    await settled()
+    assert list(setup.pipeline.running) == ["u1"]
+    assert setup.units.rows["u0"]["lease"]["owner"] == "another"
+
+
+async def test_the_heartbeat_keeps_what_takes_long(setup: Setup):
+    await setup.offer(setup.units.add("u1"))
+    for _ in range(5):
+        setup.clock.advance(20)
+        await setup.works.beat()
+    assert setup.units.rows["u1"]["lease"]["until"] > setup.clock.now()
+    assert list(setup.pipeline.running) == ["u1"]
+
+
+async def test_an_idle_processor_takes_up_what_nobody_has(setup: Setup):
+    setup.units.add("forgotten")
+    setup.units.add("orphan", state="leased", lease={"owner": "dead", "until": setup.clock.now()})
+    setup.units.add("over", state="canceled")
+    assert await setup.works.look_around() == 0, "others may be about to take it"
+    setup.clock.advance(10)
+    assert await setup.works.look_around() == 2
+    await settled()
+    assert sorted(setup.pipeline.running) == ["forgotten", "orphan"]
+
+
+async def test_a_busy_processor_leaves_it_to_others(setup: Setup):
+    await setup.offer(*(setup.units.add(f"u{n}", f"batch{n}") for n in range(4)))
+    assert len(setup.pipeline.running) == 4
+    setup.units.add("forgotten", "other")
+    setup.clock.advance(10)
+    await setup.works.beat()
+    assert await setup.works.look_around() == 0
+
+
+@pytest.mark.parametrize("before", [None, "large"])
+async def test_who_stands_behind_thousands_on_the_bus_has_a_slot_within_seconds(setup: Setup, before: str | None):
+    """A thousand units, those of 100,000 automatic objects or of a large batch, and then the unit of a batch of one."""
+    many = [setup.units.add(f"u{n}", before) for n in range(1000)]
+    consumer = asyncio.create_task(setup.works.offer({unit_id: {} for unit_id in (*many, setup.units.add("small"))}))
+    await settled()
+    assert not consumer.done(), "the line is full"
+    assert "small" not in setup.pipeline.running
+    setup.clock.advance(ProcessorSettings().orphan_claim_delay_seconds + 0.1)
+    assert await setup.works.look_around() == 1
+    await settled()
+    assert "small" in setup.pipeline.running
+    assert await setup.works.look_around() == 0, "no more of those that have their share"
+    consumer.cancel()
+
+
+async def test_groups_that_wait_behind_others_take_turns(setup: Setup):
+    await setup.offer(*(setup.units.add(f"big{n}", "big") for n in range(4)))
+    for number in range(6):
+        setup.units.add(f"a{number}", f"batch{number}")
+    begun: list[str] = []
+    for _ in range(3):
+        setup.clock.advance(5)
+        await setup.works.beat()
+        await setup.works.look_around()
+        await settled()
+        fresh = [unit_id for unit_id in setup.pipeline.running if unit_id.startswith("a")]
+        begun += fresh
+        for unit_id in fresh:
+            setup.units.rows[unit_id]["state"] = "done"
+            setup.units.add(f"{unit_id}+", setup.units.rows[unit_id]["batch_id"])
+            setup.pipeline.end(unit_id)
+        await settled()
+    assert len({setup.units.rows[unit_id]["batch_id"] for unit_id in begun}) == 6, begun
+
+
+async def test_a_unit_that_cannot_be_leased_now_comes_again(setup: Setup):
+    unit = setup.units.add("u1")
+    setup.units.away = True
+    with pytest.raises(DependencyUnavailable):
+        await setup.offer(unit)
+    setup.units.away = False
+    await setup.offer(unit)
+    assert list(setup.pipeline.running) == ["u1"]
+
+
+class Gate:
+    """Pause a method of the store after it has read or written, until the test opens the gate."""
+
+    def __init__(self, setup: Setup, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+        self.error: Exception | None = None
+        self._entered, self._opened = asyncio.Event(), asyncio.Event()
+        original = getattr(setup.units, method)
+
+        async def gated(*arguments: Any, **options: Any) -> Any:
+            answer = await original(*arguments, **options)
+            self._entered.set()
+            await self._opened.wait()
+            if self.error is not None:
+                raise self.error
+            return answer
+
+        monkeypatch.setattr(setup.units, method, gated)
+
+    async def entered(self) -> None:
+        async with asyncio.timeout(5):
+            await self._entered.wait()
+
+    def open(self, error: Exception | None = None) -> None:
+        self.error = error
+        self._opened.set()
+
+
+async def every_slot_is_usable(setup: Setup) -> None:
+    """Check that no ended unit still counts: four batches get the four slots, and each slot can be used again."""
+    for turn in range(2):
+        units = [setup.units.add(f"check{turn}-{n}", f"check{turn}-{n}") for n in range(4)]
+        await setup.offer(*units)
+        assert sorted(setup.pipeline.running) == units
+        for unit_id in units:
+            setup.units.rows[unit_id]["state"] = "done"
+            setup.pipeline.end(unit_id)
+        await settled()
+
+
+@pytest.mark.parametrize("ends_before", [True, False], ids=["ended before the offer goes on", "still running"])
+@pytest.mark.parametrize("times", [1, 3])
+async def test_a_unit_that_the_scan_takes_while_the_offer_reads_it_runs_once(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch, ends_before: bool, times: int
+) -> None:
+    for number in range(times):
+        unit = setup.units.add(f"u{number}", "batch")
+        with monkeypatch.context() as patch:
+            gate = Gate(setup, patch, "many")
+            offer = asyncio.create_task(setup.works.offer({unit: {}}))
+            await gate.entered()
+            setup.clock.advance(10)
+            await setup.works.beat()
+            assert await setup.works.look_around() == 1
+            await settled()
+            if ends_before:
+                setup.units.rows[unit]["state"] = "done"
+                setup.pipeline.end(unit)
+                await settled()
+            gate.open()
+            await offer
+        await settled()
+        assert setup.pipeline.order.count(unit) == 1
+        if not ends_before:
+            setup.units.rows[unit]["state"] = "done"
+            setup.pipeline.end(unit)
+            await settled()
+    assert setup.pipeline.running == {}
+    await every_slot_is_usable(setup)
+
+
+async def test_a_unit_that_the_scan_takes_while_its_record_waits_for_room_runs_once(setup: Setup) -> None:
+    big = [setup.units.add(f"big{n}", "big") for n in range(4)]
+    await setup.offer(*big)
+    last = setup.units.add("small", "small")
+    offer = asyncio.create_task(setup.works.offer({setup.units.add("big4", "big"): {}, last: {}}))
+    await settled()
+    assert not offer.done(), "the queue is full"
+    setup.clock.advance(10)
+    await setup.works.beat()
+    assert await setup.works.look_around() == 1
+    for _ in range(2):
+        running = next(unit_id for unit_id in setup.pipeline.running if unit_id.startswith("big"))
+        setup.units.rows[running]["state"] = "done"
+        setup.pipeline.end(running)
+        await settled()
+    await offer
+    assert setup.pipeline.order.count(last) == 1
+    while setup.pipeline.running:
+        for unit_id in list(setup.pipeline.running):
+            setup.units.rows[unit_id]["state"] = "done"
+            setup.pipeline.end(unit_id)
+        await settled()
+    assert Counter(setup.pipeline.order) == dict.fromkeys((*big, "big4", last), 1)
+    await every_slot_is_usable(setup)
+
+
+@pytest.mark.parametrize("scans", ["stalled", "free_of_others"])
+async def test_a_unit_that_a_record_brings_while_the_scan_reads_it_runs_once(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch, scans: str
+) -> None:
+    unit = setup.units.add("u1")
+    setup.clock.advance(10)
+    with monkeypatch.context() as patch:
+        gate = Gate(setup, patch, scans)
+        scan = asyncio.create_task(setup.works.look_around())
+        await gate.entered() if scans == "free_of_others" else await settled()
+        await setup.offer(unit)
+        gate.open()
+        await scan
+    await settled()
+    assert setup.pipeline.order == [unit]
+    setup.units.rows[unit]["state"] = "done"
+    setup.pipeline.end(unit)
+    await settled()
+    await every_slot_is_usable(setup)
+
+
+async def test_the_same_unit_in_two_records_at_once_runs_once(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    unit = setup.units.add("u1")
+    with monkeypatch.context() as patch:
+        gate = Gate(setup, patch, "many")
+        offers = [asyncio.create_task(setup.works.offer({unit: {}})) for _ in range(3)]
+        await gate.entered()
+        gate.open()
+        await asyncio.gather(*offers)
+    await settled()
+    assert setup.pipeline.order == [unit]
+
+
+async def test_an_offer_that_is_canceled_or_fails_leaves_the_unit_to_the_next(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unit = setup.units.add("u1")
+    for error in (None, DependencyUnavailable("away")):
+        with monkeypatch.context() as patch:
+            gate = Gate(setup, patch, "many")
+            offer = asyncio.create_task(setup.works.offer({unit: {}}))
+            await gate.entered()
+            if error is None:
+                offer.cancel()
+            gate.open(error)
+            (outcome,) = await asyncio.gather(offer, return_exceptions=True)
+            assert isinstance(outcome, asyncio.CancelledError if error is None else DependencyUnavailable)
+        assert setup.pipeline.order == []
+    await setup.offer(unit)
+    assert setup.pipeline.order == [unit]
+
+
+@pytest.mark.parametrize("error", [DependencyUnavailable("no answer"), ZeroDivisionError("ours"), None])
+async def test_a_lease_whose_answer_is_lost_is_released_and_its_slot_is_free(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch, error: Exception | None
+) -> None:
+    """The lease is stored, and then the request fails, or the service stops (None)."""
+    unit = setup.units.add("u1")
+    with monkeypatch.context() as patch:
+        gate = Gate(setup, patch, "lease")
+        await setup.offer(unit)
+        await gate.entered()
+        assert setup.state(unit) == ("leased", 1)
+        if error is None:
+            await setup.works.stop()
+        gate.open(error)
+        await settled()
+    assert setup.state(unit) == ("ready", 0)
+    assert setup.pipeline.order == []
+    if error is not None:
+        setup.units.rows[unit]["state"] = "done"
+        await every_slot_is_usable(setup)
+
+
+async def test_a_second_cancellation_does_not_interrupt_the_release(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unit = setup.units.add("u1")
+    await setup.offer(unit)
+    released = asyncio.Event()
+    release = setup.units.release
+
+    async def slow_release(*arguments: Any, **options: Any) -> None:
+        await released.wait()
+        await release(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(setup.units, "release", slow_release)
+        task = setup.works._running[unit]
+        for _ in range(2):
+            task.cancel()
+            await settled()
+        assert task.done()
+        assert setup.state(unit) == ("leased", 1)
+        released.set()
+        await settled()
+    assert setup.state(unit) == ("ready", 0)
+    setup.units.rows[unit]["state"] = "done"
+    await every_slot_is_usable(setup)
