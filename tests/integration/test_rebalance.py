@@ -10,16 +10,16 @@ import pytest
 from faststream import AckPolicy
 from faststream.kafka import KafkaRouter
 from tests.brokers import kafka_settings
-from tests.conditions import eventually
+from tests.waiting import eventually
 
 from bucketline.clock import SystemClock
-from bucketline.events.catalog import ObjectDeleted
-from bucketline.events.envelope import Events, wrap
+from bucketline.devstack.stack import LocalStack
+from bucketline.events.cloudevents import Events, wrap
+from bucketline.events.models import ObjectDeleted
 from bucketline.events.topics import OBJECTS
-from bucketline.local.stack import LocalStack
-from bucketline.messaging.broker import Bus, Provided, event_router
-from bucketline.messaging.publisher import KafkaPublisher
-from bucketline.messaging.topics import ensure_topics
+from bucketline.kafka.broker import Bus, Provided, event_router
+from bucketline.kafka.publisher import KafkaPublisher
+from bucketline.kafka.topic_admin import ensure_topics
 
 pytestmark = pytest.mark.stack
 
