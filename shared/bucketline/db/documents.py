@@ -38,8 +38,8 @@ class DocumentDocument(TypedDict):
 
 
 INDEXES = (
-    Index("in_order", [("collection_id", 1), ("created_at", 1), ("object_id", 1), ("ordinal", 1), ("_id", 1)]),
-    Index("of_object", [("object_id", 1), ("collection_id", 1), ("run", 1), ("ordinal", 1)]),
+    Index("list_order", [("collection_id", 1), ("created_at", 1), ("object_id", 1), ("ordinal", 1), ("_id", 1)]),
+    Index("object", [("object_id", 1), ("collection_id", 1), ("run", 1), ("ordinal", 1)]),
     Index("by_namespace", [("namespace_id", 1)]),
     Index("by_content", [("blobs.checksum", 1)], where={"blobs.checksum": {"$exists": True}}),
 )

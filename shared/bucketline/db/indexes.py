@@ -27,17 +27,17 @@ INDEXES: Mapping[str, Sequence[Index]] = {
     "collections": collections.INDEXES,
     "objects": objects.INDEXES,
     objects.SOFT_DELETED: objects.SOFT_DELETED_INDEXES,
-    "removals": object_deletions.INDEXES,
+    "object_deletions": object_deletions.INDEXES,
     "blobs": blobs.INDEXES,
     "batches": BATCH_INDEXES,
-    "units": UNIT_INDEXES,
-    "waiting": batch_dependencies.INDEXES,
-    "windows": batching_windows.INDEXES,
+    "work_units": UNIT_INDEXES,
+    "batch_dependencies": batch_dependencies.INDEXES,
+    "batching_windows": batching_windows.INDEXES,
     "documents": documents.INDEXES,
     "keys": api_keys.INDEXES,
     "tasks": tasks.INDEXES,
     "uploads": uploads.INDEXES,
-    "rate_windows": rate_limits.INDEXES,
+    "rate_limits": rate_limits.INDEXES,
 }
 
 

@@ -115,9 +115,9 @@ KEPT = timedelta(days=30)
 """How long a unit stays after its end. Until then it tells what became of each of its objects."""
 
 UNIT_INDEXES = (
-    Index("in_works", [("moved_at", 1)], where={"state": {"$in": list(OPEN_STATES)}}),
-    Index("by_turn", [("batch_id", 1), ("turn", 1), ("state", 1), ("_id", 1)]),
+    Index("active", [("moved_at", 1)], where={"state": {"$in": list(OPEN_STATES)}}),
+    Index("batch_generation", [("batch_id", 1), ("turn", 1), ("state", 1), ("_id", 1)]),
     Index("by_group", [("group", 1), ("moved_at", 1)], where={"state": {"$in": list(UNFINISHED_STATES)}}),
-    Index("membership", [("items.batch_id", 1), ("items.object_id", 1), ("items.turn", 1)], unique=True),
+    Index("item_unique", [("items.batch_id", 1), ("items.object_id", 1), ("items.turn", 1)], unique=True),
     Index("expiry", [("finished_at", 1)], expire_after_seconds=int(KEPT.total_seconds())),
 )

@@ -76,7 +76,7 @@ class WorkUnits:
     """The repository of work units."""
 
     def __init__(self, database: Database) -> None:
-        self.collection: Collection[WorkUnitDocument] = database.collection("units")
+        self.collection: Collection[WorkUnitDocument] = database.collection("work_units")
 
     async def insert(self, documents: Sequence[WorkUnitDocument]) -> set[int]:
         """Writes the units in one round trip; returns the places of those that were refused.

@@ -130,7 +130,7 @@ async def empty_bucket(deps: Container, bucket_id: str, until: datetime) -> int:
         await deps.batch_outbox.flush([outbox_entry_of(batch) for batch in batches if batch.get("pending")])
         ids = {"$in": [batch["_id"] for batch in batches]}
         await deps.units.collection.delete_many({"batch_id": ids})
-        await deps.database.collection("waiting").delete_many({"batch_id": ids})
+        await deps.database.collection("batch_dependencies").delete_many({"batch_id": ids})
         await deps.batches.collection.delete_many({"_id": ids})
     while deps.clock.now() < until:
         uploads = await deps.uploads.collection.find(own, limit=PAGE, fields=["key", "expires_at"])
@@ -138,7 +138,7 @@ async def empty_bucket(deps: Container, bucket_id: str, until: datetime) -> int:
             break
         await forget_uploads(deps, uploads)
     await deps.objects.soft_deleted.delete_many(own)
-    await deps.database.collection("windows").delete_many(own)
+    await deps.database.collection("batching_windows").delete_many(own)
     return removed
 
 
