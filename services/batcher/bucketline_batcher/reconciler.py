@@ -5,8 +5,7 @@ Losing every event of the bus costs the time until the next sweep, nothing else.
 
 from datetime import datetime, timedelta
 
-from bucketline.db.unit_attempts import unit_attempts
-from bucketline.db.work_units import OPEN_STATES, UnitEnd, WorkUnitDocument
+from bucketline.db.work_units import OPEN_STATES, UnitEnd, WorkUnitDocument, unit_attempts
 from bucketline.domain.status import BATCH_ACTIVE, Status
 from bucketline.observability.metrics import SWEPT, UNITS_OPEN
 from bucketline.periodic import PeriodicTasks

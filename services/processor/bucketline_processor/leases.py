@@ -14,8 +14,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
 
 from bucketline.clock import Clock
-from bucketline.db.unit_pipelines import NO_ITEM
-from bucketline.db.work_units import WorkUnitDocument, WorkUnits
+from bucketline.db.work_units import NO_ITEM, WorkUnitDocument, WorkUnits
 from bucketline.errors import DependencyUnavailable
 from bucketline.observability.logging import get_logger
 from bucketline.observability.metrics import UNITS

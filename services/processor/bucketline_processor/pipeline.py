@@ -17,8 +17,7 @@ from typing import TypeVar
 import structlog
 
 from bucketline.db.objects import ObjectDocument, Objects
-from bucketline.db.unit_attempts import unit_attempts
-from bucketline.db.work_units import WorkUnitDocument
+from bucketline.db.work_units import WorkUnitDocument, unit_attempts
 from bucketline.domain.status import RANK_PROCESSING, Status
 from bucketline.errors import DependencyUnavailable, RetryableError
 from bucketline.extractors import ErrorKind

@@ -16,7 +16,7 @@ class DocumentDocument(TypedDict):
     ``ordinal`` is its place among the object's documents in the collection, from 0: the order of the text or the table
     that they are from. ``complete`` is on the first of them, which is written last: how many were written.
     ``run`` is the item's, ``lease`` the number of the lease of its unit under which it was made
-    (:attr:`bucketline.db.unit_attempts.UnitAttempts.leases`); documents of earlier releases have none.
+    (:attr:`bucketline.db.work_units.UnitAttempts.leases`); documents of earlier releases have none.
     """
 
     _id: str

@@ -1,50 +1,172 @@
-"""Work units: bounded lists of items, each of which is an object in a turn of a batch.
+"""Work units: bounded lists of items, each of which is an object in one run of a batch.
 
-A unit of ``auto_process`` objects spans as many batches as it has items. Processors take units and give them back: they
-write the lease, and with it the state, ``moved_at`` and what is counted of leases (``attempts``, ``returned``,
-``suspects``). The batcher writes everything else. A unique index keeps an item in one unit, whoever plans at the same
-time; the first final status of an item is its result.
+A unit of ``auto_process`` objects spans as many batches as it has items. Processors lease units and release them: they
+write the lease and, with it, the state, ``moved_at`` and the lease counters (``attempts``, ``returned``,
+``suspects``). The batcher writes everything else. A unique index keeps an item in one unit, whichever replica plans
+it; the first final status of an item is its result.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Literal, NotRequired, TypedDict
 
 from pymongo import InsertOne, UpdateOne
 
-from bucketline.db.mongo import Collection, Database
-from bucketline.db.unit_pipelines import NO_ITEM, lease_update, result_update
-from bucketline.db.work_unit_documents import (
-    KEPT,
-    OPEN_STATES,
-    UNFINISHED_STATES,
-    UNIT_INDEXES,
-    Item,
-    Lease,
-    Result,
-    UnitEnd,
-    WorkUnitDocument,
-    group_of,
-    written,
-)
-from bucketline.domain.status import FAILURES
+from bucketline.db.mongo import Collection, Database, Index
+from bucketline.domain.status import FAILURES, Status
 
-__all__ = [
-    "KEPT",
-    "OPEN_STATES",
-    "UNFINISHED_STATES",
-    "UNIT_INDEXES",
-    "Item",
-    "Latest",
-    "Lease",
-    "Result",
-    "Tally",
-    "UnitEnd",
-    "WorkUnitDocument",
-    "WorkUnits",
-    "group_of",
-    "written",
-]
+Stage = Mapping[str, object]
+
+NO_ITEM = -1
+"""``lease.trying`` of a unit whose holder works on none of its items."""
+
+
+class Item(TypedDict):
+    """An object in a unit.
+
+    ``revision`` is the one that was planned; ``run`` orders the object's status events; ``turn`` is the batch's run,
+    which a retry or a resubmission raises. The object is in one unit a turn. ``again``: another batch had taken the
+    object up before, and may still be at it.
+    """
+
+    object_id: str
+    bucket_id: str
+    namespace_id: str
+    batch_id: str
+    revision: int
+    run: int
+    turn: int
+    again: NotRequired[bool]
+
+
+class Result(TypedDict):
+    """The first final status of an item. DRAFT: it was given back.
+
+    ``documents`` are all that the object has, ``written`` those that this run made; see :func:`written`.
+    """
+
+    status: str
+    documents: int
+    written: NotRequired[int]
+    error: str | None
+    error_type: str | None
+    at: NotRequired[datetime]
+
+
+def written(result: Result) -> int:
+    """The documents that count for the batch. An older release knew only how many the object has."""
+    return result.get("written", result["documents"])
+
+
+class UnitEnd(TypedDict):
+    """What the items without a result become when a unit is given up."""
+
+    status: str
+    error: str | None
+    error_type: Literal["transient", "permanent", "resource"] | None
+
+
+class Lease(TypedDict):
+    """``trying`` is the place of the one item that the holder works on, or NOBODY if it works on none of the unit's.
+    Without it, any may be worked on."""
+
+    owner: str
+    until: datetime
+    trying: NotRequired[int]
+
+
+class WorkUnitDocument(TypedDict):
+    """A work unit. ``results`` maps an item's place (as text) to its result; all there means ``done``.
+
+    States: *held* (its batch has enough units in the works), *ready*, *leased* by a processor, *canceled* (given up:
+    no processor takes it, and the batcher says the ``ending`` of what is left), *done*. ``finished`` and ``failed``
+    count its results, of which given back ones are not finished, and ``documents`` is what was written for them.
+    ``batch_id`` is None for a unit of ``auto_process`` objects, each of which is a batch of its own, and all of one
+    namespace. ``group`` is with whom it shares its turns; see :func:`group_of`. ``attempts`` counts leases that
+    were not given back, ``returned`` those that were, ``wakes`` how often it was announced again. ``suspects``
+    has the place of an item for each lease that ended while this item was tried alone.
+    """
+
+    _id: str
+    batch_id: str | None
+    turn: int
+    items: list[Item]
+    size: int
+    state: Literal["held", "ready", "leased", "canceled", "done"]
+    results: dict[str, Result]
+    finished: int
+    failed: int
+    documents: int
+    collection_ids: list[str] | None
+    dedup_strategy: Literal["skip", "replace", "force"]
+    attempts: int
+    created_at: datetime
+    moved_at: datetime
+    group: NotRequired[str]
+    returned: NotRequired[int]
+    suspects: NotRequired[list[int]]
+    wakes: NotRequired[int]
+    ending: NotRequired[UnitEnd]
+    finished_at: NotRequired[datetime]
+    lease: NotRequired[Lease]
+    trace: NotRequired[dict[str, str]]
+
+
+def group_of(unit: WorkUnitDocument) -> str:
+    """With whom the unit shares its turns: its batch, or all that a namespace has processed at once.
+
+    A unit of an older release has none: those of ``auto_process`` objects are one group then.
+    """
+    return unit.get("group") or unit["batch_id"] or ""
+
+
+OPEN_STATES = ("ready", "leased", "canceled")
+"""Something is still to come."""
+
+UNFINISHED_STATES = ("ready", "leased")
+"""For processors."""
+
+KEPT = timedelta(days=30)
+"""How long a unit stays after its end. Until then it tells what became of each of its objects."""
+
+INDEXES = (
+    Index("active", [("moved_at", 1)], where={"state": {"$in": list(OPEN_STATES)}}),
+    Index("batch_generation", [("batch_id", 1), ("turn", 1), ("state", 1), ("_id", 1)]),
+    Index("by_group", [("group", 1), ("moved_at", 1)], where={"state": {"$in": list(UNFINISHED_STATES)}}),
+    Index("item_unique", [("items.batch_id", 1), ("items.object_id", 1), ("items.turn", 1)], unique=True),
+    Index("expiry", [("finished_at", 1)], expire_after_seconds=int(KEPT.total_seconds())),
+)
+
+
+@dataclass(frozen=True)
+class UnitAttempts:
+    """The leases of a unit.
+
+    ``processors`` ended with it for which any of its items may be the reason, ``trials`` while one item was tried
+    alone. ``returned`` leases were given back, or ended while nothing of the unit was worked on.
+    """
+
+    processors: int
+    trials: int
+    returned: int
+
+    @property
+    def leases(self) -> int:
+        """All of them: to its holder, the number of its lease, which only grows in the life of the unit."""
+        return self.processors + self.trials + self.returned
+
+
+def unit_attempts(unit: WorkUnitDocument) -> UnitAttempts:
+    """The toll if the lease that the unit is under were over now.
+
+    To its holder, ``processors`` says that this is its n-th attempt of that kind; to whoever finds the lease run out,
+    it is what happened.
+    """
+    trying = unit["lease"].get("trying") if "lease" in unit else None
+    trials = len(unit.get("suspects", ())) + int(trying is not None and trying != NO_ITEM)
+    idle = int(trying == NO_ITEM)
+    return UnitAttempts(unit["attempts"] - trials - idle, trials, unit.get("returned", 0) + idle)
 
 
 @dataclass(frozen=True)
@@ -259,3 +381,49 @@ def items_filter(batch_ids: Iterable[str], object_ids: Iterable[str]) -> dict[st
     """Units with such an item. Of one and the same, or the index would be read for all that these batches have."""
     item = {"batch_id": {"$in": sorted(set(batch_ids))}, "object_id": {"$in": sorted(set(object_ids))}}
     return {"items": {"$elemMatch": item}}
+
+
+def lease_update(owner: str, *, now: datetime, until: datetime) -> Sequence[Stage]:
+    """A lease begins, and the one that ran out before is laid to whom it belongs.
+
+    If its holder worked on one item alone, that item is a suspect; if on none, it is as good as given back.
+    """
+    trying = "$lease.trying"
+    idle = {"$eq": [trying, NO_ITEM]}
+    suspect = {"$cond": [{"$gte": [trying, 0]}, [trying], []]}  # a missing one is below every number
+    return [
+        {
+            "$set": {
+                "attempts": {"$add": ["$attempts", {"$cond": [idle, 0, 1]}]},
+                "returned": {"$add": [{"$ifNull": ["$returned", 0]}, {"$cond": [idle, 1, 0]}]},
+                "suspects": {"$concatArrays": [{"$ifNull": ["$suspects", []]}, suspect]},
+                "state": "leased",
+                "lease": {"$literal": {"owner": owner, "until": until}},
+                "moved_at": now,
+            }
+        }
+    ]
+
+
+def result_update(rows: Mapping[int, Mapping[str, object]], *, now: datetime) -> Sequence[Stage]:
+    """Results are added, the first of an item stays, and the sums are taken again; with all of them it is done."""
+    # An error may begin with a dollar sign: what is stored must not be read as an expression.
+    results = {f"results.{place}": {"$ifNull": [f"$results.{place}", {"$literal": row}]} for place, row in rows.items()}
+    complete = {"$gte": [{"$size": "$rows"}, "$size"]}
+    finished = {"$ne": ["$$this.status", str(Status.DRAFT)]}
+    written = {"$ifNull": ["$$this.written", "$$this.documents"]}
+    failing = {"$in": ["$$this.status", sorted(FAILURES)]}
+    return [
+        {"$set": {**results, "moved_at": now}},
+        {"$set": {"rows": {"$map": {"input": {"$objectToArray": "$results"}, "in": "$$this.v"}}}},
+        {
+            "$set": {
+                "state": {"$cond": [complete, "done", "$state"]},
+                "finished_at": {"$cond": [complete, now, "$$REMOVE"]},
+                "finished": {"$size": {"$filter": {"input": "$rows", "cond": finished}}},
+                "failed": {"$size": {"$filter": {"input": "$rows", "cond": failing}}},
+                "documents": {"$sum": {"$map": {"input": "$rows", "in": written}}},
+            }
+        },
+        {"$unset": "rows"},
+    ]

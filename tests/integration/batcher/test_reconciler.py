@@ -9,9 +9,7 @@ from prometheus_client import REGISTRY
 from tests.integration.batcher.conftest import World, on_status
 
 from bucketline.db.mongo import Collection
-from bucketline.db.unit_attempts import UnitAttempts, unit_attempts
-from bucketline.db.unit_pipelines import NO_ITEM
-from bucketline.db.work_units import Result
+from bucketline.db.work_units import NO_ITEM, Result, UnitAttempts, unit_attempts
 from bucketline.domain.status import Status
 from bucketline.events.models import ObjectStatusChanged, WorkUnitReady
 

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from bucketline.clock import ManualClock
-from bucketline.db.unit_pipelines import NO_ITEM
+from bucketline.db.work_units import NO_ITEM
 from bucketline.errors import DependencyUnavailable
 
 

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 from tests.unit.processor.fakes import Ends, Processor, completed, settled
 
-from bucketline.db.unit_attempts import unit_attempts
-from bucketline.db.unit_pipelines import NO_ITEM
+from bucketline.db.work_units import NO_ITEM, unit_attempts
 from bucketline.errors import DependencyUnavailable
 from bucketline_processor.extraction import ExtractionJob, ExtractionOutcome
 

@@ -4,8 +4,7 @@ from typing import Any
 
 import pytest
 
-from bucketline.db.unit_attempts import UnitAttempts, unit_attempts
-from bucketline.db.unit_pipelines import NO_ITEM
+from bucketline.db.work_units import NO_ITEM, UnitAttempts, unit_attempts
 
 
 def unit(**fields: Any) -> Any:
