@@ -99,14 +99,14 @@ async def test_a_list_of_tasks_does_not_read_the_objects_of_batches(
     drafts = [draft_of(stored, ids, batch_id=f"btch_{n}", now=world.clock.now()) for n in range(3)]
     await replica.deps.batches.insert([{**draft, "status": "PENDING"} for draft in drafts])
     sizes = []
-    find = Collection.find
+    aggregate = Collection.aggregate
 
     async def weighed(self: Collection[Any], *args: Any, **options: Any) -> Any:
-        rows = await find(self, *args, **options)
+        rows = await aggregate(self, *args, **options)
         sizes.append(sum(len(bson.encode(row)) for row in rows))
         return rows
 
-    monkeypatch.setattr(Collection, "find", weighed)
+    monkeypatch.setattr(Collection, "aggregate", weighed)
     tasks = (await replica.make("/v1/tasks/list", {}))["results"]
     assert [task["additional_data"]["sample_object_ids"] for task in tasks] == [ids[:10]] * 3
-    assert sum(sizes) < 20_000
+    assert 0 < sum(sizes) < 20_000
