@@ -81,12 +81,12 @@ async def test_no_plan_scans_a_collection(world: World, replica: Replica) -> Non
         await replica.make(f"{keys}/k/rotate", None)
         await replica.call("GET", keys)
         await replica.call("GET", f"/v1/buckets/{bucket}", namespace="home")
-        await replica.deps.runner.sweep()
+        await replica.deps.runner.poll()
         for method, path, body in (*attempts(made), *of_namespace(made)):
             await replica.call(method, path, body, namespace="home")
         await replica.settle()
         world.clock.advance(60)
-        await replica.deps.runner.sweep()
+        await replica.deps.runner.poll()
         await replica.settle()
     assert len({name for name, *_ in asked}) > 8
     scanned = []

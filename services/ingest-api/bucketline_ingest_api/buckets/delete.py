@@ -15,7 +15,7 @@ from bucketline.observability.logging import get_logger
 from bucketline_ingest_api.buckets.lookup import any_bucket
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.objects.delete_many import remove_objects
-from bucketline_ingest_api.tasks.runner import Reschedule, TaskExecution, TaskResult
+from bucketline_ingest_api.tasks.runner import Reschedule, TaskOutcome, TaskResult
 from bucketline_ingest_api.uploads.delete import forget_uploads
 
 log = get_logger(__name__)
@@ -57,11 +57,11 @@ async def delete_bucket(
             return bucket, known
         raise NotFound.of("bucket", identifier)
     deps.forget_buckets()
-    deps.runner.soon(task["_id"])
+    deps.runner.enqueue(task["_id"])
     return bucket, task
 
 
-async def bucket_deletion_turn(deps: Container, task: TaskDocument) -> TaskExecution:
+async def bucket_deletion_turn(deps: Container, task: TaskDocument) -> TaskOutcome:
     """One turn of the task: as much as can be removed in a while."""
     bucket_id = task["inputs"][0]
     bucket = await deps.buckets.collection.get(bucket_id)
@@ -101,7 +101,7 @@ async def delete_bucket_record(deps: Container, bucket: BucketDocument, organiza
     deps.forget_buckets()
 
 
-async def final_sweep(deps: Container, task: TaskDocument) -> TaskExecution:
+async def final_sweep(deps: Container, task: TaskDocument) -> TaskOutcome:
     """Removes what was written into a bucket that is gone."""
     bucket_id = task["inputs"][0]
     until = deps.clock.now() + TURN
@@ -144,4 +144,4 @@ async def empty_bucket(deps: Container, bucket_id: str, until: datetime) -> int:
 
 async def _task_of(deps: Container, bucket: BucketDocument) -> TaskDocument | None:
     task_id = bucket.get("delete_task")
-    return None if task_id is None else await deps.runner.resume(task_id)
+    return await deps.runner.restart(task_id)

@@ -10,7 +10,7 @@ from bucketline_ingest_api.buckets.delete import TURN, cache_grace_period, delet
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.namespaces.read import any_namespace
 from bucketline_ingest_api.principal import Principal
-from bucketline_ingest_api.tasks.runner import Reschedule, TaskExecution, TaskResult
+from bucketline_ingest_api.tasks.runner import Reschedule, TaskOutcome, TaskResult
 
 KIND = "api_namespaces_delete"
 PAGE = 5000
@@ -52,11 +52,11 @@ async def begin_deletion(deps: Container, namespace: NamespaceDocument) -> TaskD
         await deps.tasks.drop(task["_id"])
         return None
     deps.auth.forget()
-    deps.runner.soon(task["_id"])
+    deps.runner.enqueue(task["_id"])
     return task
 
 
-async def namespace_deletion_turn(deps: Container, task: TaskDocument) -> TaskExecution:
+async def namespace_deletion_turn(deps: Container, task: TaskDocument) -> TaskOutcome:
     """One turn of the task: as much as can be removed in a while."""
     namespace_id = task["inputs"][0]
     namespace = await deps.namespaces.collection.get(namespace_id)
@@ -117,4 +117,4 @@ async def _refuse_running(deps: Container, namespace: NamespaceDocument) -> None
 
 async def _task_of(deps: Container, namespace: NamespaceDocument) -> TaskDocument | None:
     task_id = namespace.get("delete_task")
-    return None if task_id is None else await deps.runner.resume(task_id)
+    return await deps.runner.restart(task_id)

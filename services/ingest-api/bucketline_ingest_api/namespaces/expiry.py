@@ -9,7 +9,7 @@ from bucketline.db.namespaces import NamespaceDocument
 from bucketline.db.tasks import TaskDocument
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.namespaces.delete import begin_deletion
-from bucketline_ingest_api.tasks.runner import Reschedule, TaskExecution, TaskResult
+from bucketline_ingest_api.tasks.runner import Reschedule, TaskOutcome, TaskResult
 
 KIND = "namespace_expiry"
 SHORTEST_SLEEP = timedelta(seconds=30)
@@ -35,7 +35,7 @@ async def watch_expiry(deps: Container, namespace: NamespaceDocument) -> None:
     )
 
 
-async def expiry_turn(deps: Container, task: TaskDocument) -> TaskExecution:
+async def expiry_turn(deps: Container, task: TaskDocument) -> TaskOutcome:
     """Begins the deletion, or sleeps on."""
     namespace = await deps.namespaces.collection.get(task["inputs"][0])
     expires_at = namespace.get("expires_at") if namespace else None
