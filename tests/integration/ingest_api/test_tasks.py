@@ -10,7 +10,7 @@ from tests.integration.ingest_api.conftest import Replica, World
 from bucketline.clock import wire_time
 from bucketline.db.tasks import TaskDocument
 from bucketline.errors import BadRequest, DependencyUnavailable, ServiceUnavailable
-from bucketline_ingest_api.buckets import delete as bucket_deletion
+from bucketline_ingest_api.buckets import deletion as bucket_deletion
 from bucketline_ingest_api.collections import trigger
 from bucketline_ingest_api.tasks import runner as running
 from bucketline_ingest_api.tasks.runner import Reschedule, TaskOutcome, TaskResult
@@ -288,7 +288,7 @@ async def test_what_a_request_that_hung_wrote_into_a_bucket_that_is_gone_is_remo
     await here.settle()
     assert await here.deps.buckets.collection.get(bucket) is None
     await there.make(f"/v1/buckets/{bucket}/objects", {"name": "very late"}, namespace="demo")
-    world.clock.advance(bucket_deletion.LAST_LOOK_AFTER.total_seconds())
+    world.clock.advance(bucket_deletion.FINAL_SWEEP_DELAY.total_seconds())
     await here.deps.runner.poll()
     await here.settle()
     assert await here.deps.objects.collection.count({}) == 0
@@ -379,15 +379,15 @@ async def test_a_large_bucket_is_counted_in_the_background(
 ) -> None:
     from bucketline_ingest_api.buckets import stats
 
-    monkeypatch.setattr(stats, "SMALL", 20)
-    monkeypatch.setattr(stats, "PIECE", 7)
+    monkeypatch.setattr(stats, "SMALL_BUCKET", 20)
+    monkeypatch.setattr(stats, "CHUNK_SIZE", 7)
     bucket = await bucket_with(replica, 50)
     path = f"/v1/buckets/{bucket}"
     first = (await replica.call("GET", path, namespace="demo")).body
     assert (first["object_count"], first["stats_updated_at"] is not None) == (50, True)
     await replica.make(f"{path}/objects", {"name": "one more"}, namespace="demo")
     assert (await replica.call("GET", path, namespace="demo")).body["object_count"] == 50
-    world.clock.advance(stats.YOUNGEST + 1)
+    world.clock.advance(stats.MIN_LIFETIME_SECONDS + 1)
     later = (await replica.call("GET", path, namespace="demo")).body
     assert later["object_count"] == 51
     assert later["stats_updated_at"] > first["stats_updated_at"]

@@ -24,13 +24,13 @@ from bucketline_ingest_api.batches.schemas import (
     CreateBatch,
     FailedDocuments,
     ListBatches,
-    PatchBatch,
     Resubmission,
     ResubmitBatch,
     Retry,
     RetryBatch,
     SubmitBatch,
     SubmittedDrafts,
+    UpdateBatch,
 )
 from bucketline_ingest_api.batches.serializers import (
     audit_answer,
@@ -152,7 +152,7 @@ async def cancel(deps: ContainerDep, scope: BucketWrite, batch_id: str, reason: 
 
 
 @router.patch(BATCH, summary="Change a batch's metadata", responses=errors(400))
-async def patch(deps: ContainerDep, scope: BucketWrite, batch_id: str, body: PatchBatch) -> Batch:
+async def patch(deps: ContainerDep, scope: BucketWrite, batch_id: str, body: UpdateBatch) -> Batch:
     batch = await get_batch(deps, scope.namespace_id, batch_id, scope.bucket_id)
     return await _answer(deps, await patch_batch(deps, batch, body))
 
