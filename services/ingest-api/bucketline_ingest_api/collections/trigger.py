@@ -12,8 +12,8 @@ from typing import Any, Literal
 from bucketline.db.batches import BatchDocument, task_of
 from bucketline.db.buckets import BucketDocument
 from bucketline.db.collections import CollectionDocument
+from bucketline.db.mongo import query_timeout
 from bucketline.db.objects import ObjectDocument
-from bucketline.db.query_timeout import query_timeout
 from bucketline.db.tasks import TaskDocument
 from bucketline.domain.collection_depth import TIERS_FOLLOWED
 from bucketline.domain.moments import Moments

@@ -1,6 +1,6 @@
 """The run that ``auto_process`` starts: a batch of one object, submitted at once."""
 
-from bucketline.db.auto_batch import new_auto_batch
+from bucketline.db.batches import new_auto_batch
 from bucketline.db.objects import ObjectDocument
 from bucketline.errors import DependencyUnavailable
 from bucketline.observability.logging import get_logger

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from bucketline.clock import Clock
-from bucketline.db.query_timeout import QueryTimeout
+from bucketline.db.mongo import QueryTimeout
 from bucketline.db.tasks import TaskDocument, Tasks
 from bucketline.domain.status import Status
 from bucketline.errors import ApiError, BucketlineError, DependencyUnavailable, RetryableError, ServiceUnavailable
