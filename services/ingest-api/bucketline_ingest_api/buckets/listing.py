@@ -1,7 +1,7 @@
 """Lists of buckets."""
 
 from bucketline.db.buckets import BucketDocument
-from bucketline.domain.paging import BUCKETS
+from bucketline.domain.pagination import BUCKETS
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.pagination import ListSpec, Page, field_mapper, list_rows
 from bucketline_ingest_api.schemas.pagination import ListBody, ListQuery

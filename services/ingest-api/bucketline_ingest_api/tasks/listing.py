@@ -14,13 +14,10 @@ from bucketline.db.batches import SUMMARY_FIELDS, BatchDocument
 from bucketline.db.mongo import Collection
 from bucketline.db.tasks import TaskDocument
 from bucketline.domain.bson_compare import compare, sort_key
-from bucketline.domain.case_folding import literal
 from bucketline.domain.filter_match import matches
-from bucketline.domain.filter_to_mongo import to_mongo
-from bucketline.domain.filters import Condition, Filter, Group, parse
-from bucketline.domain.keyset import mongo_sort, rows_after
-from bucketline.domain.paging import TASKS, PageRequest, cut, pagination, resolve_page
-from bucketline.domain.sorting import Sort, resolve_sorts
+from bucketline.domain.filters import Condition, Filter, Group, literal_pattern, parse_filter, to_mongo
+from bucketline.domain.keyset import Sort, mongo_sort, resolve_sorts, rows_after
+from bucketline.domain.pagination import TASKS, PageRequest, build_pagination, resolve_page, split_page
 from bucketline.domain.status import Status
 from bucketline.errors import ValidationFailed, ValidationIssue
 from bucketline_ingest_api.batches.listing import add_objects_shown
@@ -107,13 +104,13 @@ async def list_tasks(
         )
     merged = sorted((row for rows in found for row in rows), key=cmp_to_key(_order(sorts)))
     rows = merged[page.skip : page.skip + page.size + 1]
-    count, next_cursor = cut(rows, page, sorts, _same)
+    count, next_cursor = split_page(rows, page, sorts, _same)
     total = None
     if page.include_total:
         counts = [deps.tasks.collection.count(tasks), *(deps.batches.collection.count(b) for b in batches)]
         with search_timeout():
             total = sum(await asyncio.gather(*counts))
-    shown = pagination(page, next_cursor, path=asked.path, query=asked.query, total=total)
+    shown = build_pagination(page, next_cursor, path=asked.path, query=asked.query, total=total)
     await add_objects_shown(deps, [cast("BatchDocument", row) for row in rows[:count] if "task_id" in row])
     return rows[:count], Pagination.model_validate(shown)
 
@@ -138,14 +135,14 @@ def _conditions(given: Mapping[str, Any]) -> tuple[list[Query], list[Query]]:
     filters = given.get("filters")
     if filters and given.get("case_sensitive"):
         filters = {**filters, "case_sensitive": True}
-    tree = parse(filters, exact=("task_id", "task_type", "status", "namespace_id"))
+    tree = parse_filter(filters, exact=("task_id", "task_type", "status", "namespace_id"))
     wanted: list[Filter] = [tree]
     wanted += [Condition(name, "eq", str(given[name]), True) for name in ("status", "task_type") if name in given]
     for one in wanted:
         tasks.append(to_mongo(one, _OF_TASK))
         batches.append(to_mongo(_with_type(one), _batch_path))
     if text := given.get("search"):
-        pattern = literal(text, case_sensitive=bool(given.get("case_sensitive")))
+        pattern = literal_pattern(text, case_sensitive=bool(given.get("case_sensitive")))
         tasks.append(search_condition(pattern, ("_id", "type", "inputs", "data.bucket_name")))
         batches.append(search_condition(pattern, ("task_id", "_id", "batch_name", "bucket_id")))
     return tasks, batches
