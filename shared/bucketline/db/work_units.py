@@ -13,6 +13,7 @@ from typing import Literal, NotRequired, TypedDict
 
 from pymongo import InsertOne, UpdateOne
 
+from bucketline.db.lease_queue import Changes, LeaseFields, LeaseQueue
 from bucketline.db.mongo import Collection, Database, Index
 from bucketline.domain.status import FAILURES, Status
 
@@ -194,11 +195,21 @@ class Latest:
         return self.result is not None and self.result["status"] in FAILURES
 
 
+_LEASE = LeaseFields(
+    owner="lease.owner",
+    due_at="lease.until",
+    within={"state": {"$in": list(UNFINISHED_STATES)}},
+    unleased={"state": "ready"},
+    lease="lease",
+)
+
+
 class WorkUnits:
     """The repository of work units."""
 
     def __init__(self, database: Database) -> None:
         self.collection: Collection[WorkUnitDocument] = database.collection("work_units")
+        self._queue = LeaseQueue(self.collection, _LEASE)
 
     async def insert(self, documents: Sequence[WorkUnitDocument]) -> set[int]:
         """Writes the units in one round trip; returns the places of those that were refused.
@@ -289,44 +300,47 @@ class WorkUnits:
         return found
 
     async def lease(self, unit_id: str, owner: str, *, now: datetime, until: datetime) -> WorkUnitDocument | None:
-        """Takes the unit, if it is ready or its owner's lease ran out. None: somebody has it, or it is over.
+        """Lease the unit if it is ready or its lease has expired; return None if it is held or over.
 
-        What became of a lease that ran out is noted in the same write.
+        How an expired lease ended is recorded in the same write: if its holder worked on one item alone, that item is
+        a suspect; if it worked on none, the lease counts as returned.
         """
-        return await self.collection.find_and_update(
-            {
-                "_id": unit_id,
-                "$or": [{"state": "ready"}, {"state": "leased", "lease.until": {"$lt": now}}],
-            },
-            lease_update(owner, now=now, until=until),
-        )
+        trying = "$lease.trying"
+        idle = {"$eq": [trying, NO_ITEM]}
+        suspect = {"$cond": [{"$gte": [trying, 0]}, [trying], []]}  # a missing one is below every number
+        fields = {
+            "attempts": {"$add": ["$attempts", {"$cond": [idle, 0, 1]}]},
+            "returned": {"$add": [{"$ifNull": ["$returned", 0]}, {"$cond": [idle, 1, 0]}]},
+            "suspects": {"$concatArrays": [{"$ifNull": ["$suspects", []]}, suspect]},
+            "state": "leased",
+            "lease.trying": "$$REMOVE",
+            "moved_at": now,
+        }
+        return await self._queue.claim(unit_id, owner, now=now, until=until, fields=fields)
 
-    async def extend(self, unit_ids: Sequence[str], owner: str, *, until: datetime) -> int:
-        """The heartbeat of a processor; returns how many of the units it still holds."""
-        where = {"_id": {"$in": list(unit_ids)}, "lease.owner": owner, "state": "leased"}
-        return await self.collection.update_many(where, {"$set": {"lease.until": until}})
+    async def extend(self, unit_ids: Sequence[str], owner: str, *, until: datetime) -> set[str]:
+        """Extend the leases and return the units that the owner still holds."""
+        return await self._queue.renew(dict.fromkeys(unit_ids, owner), until=until)
 
     async def trying(self, unit_id: str, owner: str, place: int) -> bool:
-        """Notes that the owner works on this item of the unit and on no other; whether the unit is still its own."""
-        where = {"_id": unit_id, "lease.owner": owner, "state": "leased"}
+        """Record the only item of the unit that the owner works on; return whether the owner holds the unit."""
+        where = {"_id": unit_id, **self._queue.held_filter(owner)}
         return await self.collection.update_one(where, {"$set": {"lease.trying": place}})
 
     async def set_aside(self, unit_ids: Sequence[str], owner: str, *, aside: bool) -> None:
-        """Notes that the owner works on nothing of these units, or that it does again."""
-        where = {"_id": {"$in": list(unit_ids)}, "lease.owner": owner, "state": "leased"}
-        note = {"$set": {"lease.trying": NO_ITEM}} if aside else {"$unset": {"lease.trying": ""}}
-        await self.collection.update_many(where, note)
+        """Record that the owner works on no item of these units, or that it works on them again."""
+        changes = {"$set": {"lease.trying": NO_ITEM}} if aside else {"$unset": {"lease.trying": ""}}
+        await self._queue.update_held(unit_ids, owner, changes)
 
     async def release(self, unit_id: str, owner: str, *, now: datetime) -> None:
-        """Gives an unfinished unit back. Not an attempt: whoever can give it back has not been killed by it."""
-        await self.collection.update_one(
-            {"_id": unit_id, "lease.owner": owner, "state": "leased"},
-            {
-                "$set": {"state": "ready", "moved_at": now},
-                "$unset": {"lease": ""},
-                "$inc": {"attempts": -1, "returned": 1},
-            },
-        )
+        """Make a leased unit ready again. It does not count as an attempt: its processor is alive."""
+        changes: Changes = {"$set": {"state": "ready", "moved_at": now}, "$inc": {"attempts": -1, "returned": 1}}
+        await self._queue.release(unit_id, owner, changes=changes)
+
+    async def give_up(self, unit: WorkUnitDocument, ending: UnitEnd, *, now: datetime) -> bool:
+        """Cancel a unit that is ready or whose lease has expired, unless it was leased since it was read."""
+        changes = {"$set": {"state": "canceled", "ending": ending}}
+        return await self._queue.give_up(unit["_id"], now=now, changes=changes, where={"attempts": unit["attempts"]})
 
     async def record(self, results: Mapping[str, Mapping[int, Result]], *, now: datetime) -> None:
         """Adds results; the first of an item stays. A unit all of whose items have one becomes ``done``."""
@@ -344,7 +358,7 @@ class WorkUnits:
         return {document["_id"]: document for document in found}
 
     async def stalled(self, before: datetime, now: datetime, *, limit: int) -> list[WorkUnitDocument]:
-        """Open units that have not moved since ``before`` and that nobody holds."""
+        """Return open units that no processor holds and that have not moved since ``before``."""
         return await self.collection.find(
             {
                 "state": {"$in": list(OPEN_STATES)},
@@ -364,13 +378,12 @@ class WorkUnits:
         after: str = "",
         fields: Sequence[str] | None = None,
     ) -> WorkUnitDocument | None:
-        """A unit that nobody has had since ``before``, of the first group behind ``after`` that is not among these."""
+        """Return a unit that has been free since ``before``, of the first group after ``after`` not in ``groups``."""
         return await self.collection.find_one(
             {
-                "state": {"$in": list(UNFINISHED_STATES)},
+                **self._queue.due_filter(now),
                 "group": {"$gt": after, "$nin": list(groups)},
                 "moved_at": {"$lt": before},
-                "$or": [{"state": "ready"}, {"lease.until": {"$lt": now}}],
             },
             sort=[("group", 1), ("moved_at", 1)],
             fields=fields,
@@ -381,28 +394,6 @@ def items_filter(batch_ids: Iterable[str], object_ids: Iterable[str]) -> dict[st
     """Units with such an item. Of one and the same, or the index would be read for all that these batches have."""
     item = {"batch_id": {"$in": sorted(set(batch_ids))}, "object_id": {"$in": sorted(set(object_ids))}}
     return {"items": {"$elemMatch": item}}
-
-
-def lease_update(owner: str, *, now: datetime, until: datetime) -> Sequence[Stage]:
-    """A lease begins, and the one that ran out before is laid to whom it belongs.
-
-    If its holder worked on one item alone, that item is a suspect; if on none, it is as good as given back.
-    """
-    trying = "$lease.trying"
-    idle = {"$eq": [trying, NO_ITEM]}
-    suspect = {"$cond": [{"$gte": [trying, 0]}, [trying], []]}  # a missing one is below every number
-    return [
-        {
-            "$set": {
-                "attempts": {"$add": ["$attempts", {"$cond": [idle, 0, 1]}]},
-                "returned": {"$add": [{"$ifNull": ["$returned", 0]}, {"$cond": [idle, 1, 0]}]},
-                "suspects": {"$concatArrays": [{"$ifNull": ["$suspects", []]}, suspect]},
-                "state": "leased",
-                "lease": {"$literal": {"owner": owner, "until": until}},
-                "moved_at": now,
-            }
-        }
-    ]
 
 
 def result_update(rows: Mapping[int, Mapping[str, object]], *, now: datetime) -> Sequence[Stage]:
