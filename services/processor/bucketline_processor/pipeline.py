@@ -82,8 +82,8 @@ class Pipeline:
     async def run(self, unit: WorkUnitDocument, trace: Mapping[str, str]) -> bool:
         """Whether every item has its final status on the bus. Items that have a result already are left out."""
         todo = unfinished(unit, trace)
-        if todo and (attempts := unit_attempts(unit).processors) > self._careful_after:
-            UNITS.labels("careful").inc()
+        if todo and (attempts := unit_attempts(unit).crashes) > self._careful_after:
+            UNITS.labels("isolated").inc()
             log.warning("processors died with a unit: one object at a time", unit_id=unit["_id"], attempts=attempts)
             return await run_isolated(todo, self._leases, self._single, self._convicted)
         sizes = await self._sizes([work.item["object_id"] for work in todo])

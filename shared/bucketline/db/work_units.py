@@ -1,9 +1,9 @@
 """Work units: bounded lists of items, each of which is an object in one run of a batch.
 
 A unit of ``auto_process`` objects spans as many batches as it has items. Processors lease units and release them: they
-write the lease and, with it, the state, ``moved_at`` and the lease counters (``attempts``, ``returned``,
-``suspects``). The batcher writes everything else. A unique index keeps an item in one unit, whichever replica plans
-it; the first final status of an item is its result.
+write the lease and, with it, the state, ``moved_at`` and the lease counters (``attempts``, ``release_count``,
+``crashed_items``). The batcher writes everything else. A unique index keeps an item in one unit, whichever replica
+plans it; the first final status of an item is its result.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +20,7 @@ from bucketline.domain.status import FAILURES, Status
 Stage = Mapping[str, object]
 
 NO_ITEM = -1
-"""``lease.trying`` of a unit whose holder works on none of its items."""
+"""``lease.current_item`` of a unit whose holder works on none of its items."""
 
 
 class Item(TypedDict):
@@ -69,12 +69,15 @@ class UnitEnd(TypedDict):
 
 
 class Lease(TypedDict):
-    """``trying`` is the place of the one item that the holder works on, or NOBODY if it works on none of the unit's.
-    Without it, any may be worked on."""
+    """The lease of a unit.
+
+    ``current_item`` is the index of the only item that the holder is working on, NO_ITEM if it works on none. Without
+    it, the holder may be working on any of the items.
+    """
 
     owner: str
     until: datetime
-    trying: NotRequired[int]
+    current_item: NotRequired[int]
 
 
 class WorkUnitDocument(TypedDict):
@@ -85,8 +88,8 @@ class WorkUnitDocument(TypedDict):
     count its results, of which given back ones are not finished, and ``documents`` is what was written for them.
     ``batch_id`` is None for a unit of ``auto_process`` objects, each of which is a batch of its own, and all of one
     namespace. ``group`` is with whom it shares its turns; see :func:`group_of`. ``attempts`` counts leases that
-    were not given back, ``returned`` those that were, ``wakes`` how often it was announced again. ``suspects``
-    has the place of an item for each lease that ended while this item was tried alone.
+    were not released, ``release_count`` those that were, ``wakes`` how often it was announced again. ``crashed_items``
+    has the index of an item for each lease that expired while its holder was working on that item alone.
     """
 
     _id: str
@@ -105,8 +108,8 @@ class WorkUnitDocument(TypedDict):
     created_at: datetime
     moved_at: datetime
     group: NotRequired[str]
-    returned: NotRequired[int]
-    suspects: NotRequired[list[int]]
+    release_count: NotRequired[int]
+    crashed_items: NotRequired[list[int]]
     wakes: NotRequired[int]
     ending: NotRequired[UnitEnd]
     finished_at: NotRequired[datetime]
@@ -142,32 +145,31 @@ INDEXES = (
 
 @dataclass(frozen=True)
 class UnitAttempts:
-    """The leases of a unit.
+    """The leases of a unit, by how they ended.
 
-    ``processors`` ended with it for which any of its items may be the reason, ``trials`` while one item was tried
-    alone. ``returned`` leases were given back, or ended while nothing of the unit was worked on.
+    ``crashes`` ended with the processor while any item may have been the cause, ``isolated_crashes`` while one item
+    was running alone. ``releases`` were released, or expired while no item of the unit was running.
     """
 
-    processors: int
-    trials: int
-    returned: int
+    crashes: int
+    isolated_crashes: int
+    releases: int
 
     @property
     def leases(self) -> int:
-        """All of them: to its holder, the number of its lease, which only grows in the life of the unit."""
-        return self.processors + self.trials + self.returned
+        """Return how many leases there were: for the holder, the number of its lease, which only grows."""
+        return self.crashes + self.isolated_crashes + self.releases
 
 
 def unit_attempts(unit: WorkUnitDocument) -> UnitAttempts:
-    """The toll if the lease that the unit is under were over now.
+    """Count the leases of the unit as if the current lease had expired.
 
-    To its holder, ``processors`` says that this is its n-th attempt of that kind; to whoever finds the lease run out,
-    it is what happened.
+    For the current holder, ``crashes`` is therefore the number of its own attempt.
     """
-    trying = unit["lease"].get("trying") if "lease" in unit else None
-    trials = len(unit.get("suspects", ())) + int(trying is not None and trying != NO_ITEM)
-    idle = int(trying == NO_ITEM)
-    return UnitAttempts(unit["attempts"] - trials - idle, trials, unit.get("returned", 0) + idle)
+    item = unit["lease"].get("current_item") if "lease" in unit else None
+    isolated = len(unit.get("crashed_items", ())) + int(item is not None and item != NO_ITEM)
+    idle = int(item == NO_ITEM)
+    return UnitAttempts(unit["attempts"] - isolated - idle, isolated, unit.get("release_count", 0) + idle)
 
 
 @dataclass(frozen=True)
@@ -300,20 +302,21 @@ class WorkUnits:
         return found
 
     async def lease(self, unit_id: str, owner: str, *, now: datetime, until: datetime) -> WorkUnitDocument | None:
-        """Lease the unit if it is ready or its lease has expired; return None if it is held or over.
+        """Lease the unit if it is ready or its lease has expired; return None if it is leased or over.
 
-        How an expired lease ended is recorded in the same write: if its holder worked on one item alone, that item is
-        a suspect; if it worked on none, the lease counts as returned.
+        The same write records how an expired lease ended: if its holder worked on one item alone, that item is added
+        to ``crashed_items``; if it worked on none, the lease counts as released.
         """
-        trying = "$lease.trying"
-        idle = {"$eq": [trying, NO_ITEM]}
-        suspect = {"$cond": [{"$gte": [trying, 0]}, [trying], []]}  # a missing one is below every number
+        current_item = "$lease.current_item"
+        idle = {"$eq": [current_item, NO_ITEM]}
+        # In MongoDB's order a missing field is below every number.
+        crashed = {"$cond": [{"$gte": [current_item, 0]}, [current_item], []]}
         fields = {
             "attempts": {"$add": ["$attempts", {"$cond": [idle, 0, 1]}]},
-            "returned": {"$add": [{"$ifNull": ["$returned", 0]}, {"$cond": [idle, 1, 0]}]},
-            "suspects": {"$concatArrays": [{"$ifNull": ["$suspects", []]}, suspect]},
+            "release_count": {"$add": [{"$ifNull": ["$release_count", 0]}, {"$cond": [idle, 1, 0]}]},
+            "crashed_items": {"$concatArrays": [{"$ifNull": ["$crashed_items", []]}, crashed]},
             "state": "leased",
-            "lease.trying": "$$REMOVE",
+            "lease.current_item": "$$REMOVE",
             "moved_at": now,
         }
         return await self._queue.claim(unit_id, owner, now=now, until=until, fields=fields)
@@ -322,19 +325,19 @@ class WorkUnits:
         """Extend the leases and return the units that the owner still holds."""
         return await self._queue.renew(dict.fromkeys(unit_ids, owner), until=until)
 
-    async def trying(self, unit_id: str, owner: str, place: int) -> bool:
-        """Record the only item of the unit that the owner works on; return whether the owner holds the unit."""
+    async def set_current_item(self, unit_id: str, owner: str, place: int) -> bool:
+        """Record the only item that the owner is working on; return whether the unit is still leased to the owner."""
         where = {"_id": unit_id, **self._queue.held_filter(owner)}
-        return await self.collection.update_one(where, {"$set": {"lease.trying": place}})
+        return await self.collection.update_one(where, {"$set": {"lease.current_item": place}})
 
-    async def set_aside(self, unit_ids: Sequence[str], owner: str, *, aside: bool) -> None:
-        """Record that the owner works on no item of these units, or that it works on them again."""
-        changes = {"$set": {"lease.trying": NO_ITEM}} if aside else {"$unset": {"lease.trying": ""}}
+    async def mark_idle(self, unit_ids: Sequence[str], owner: str, *, idle: bool) -> None:
+        """Record whether the owner has paused all work on these units, so that its crash is not counted for them."""
+        changes = {"$set": {"lease.current_item": NO_ITEM}} if idle else {"$unset": {"lease.current_item": ""}}
         await self._queue.update_held(unit_ids, owner, changes)
 
     async def release(self, unit_id: str, owner: str, *, now: datetime) -> None:
-        """Make a leased unit ready again. It does not count as an attempt: its processor is alive."""
-        changes: Changes = {"$set": {"state": "ready", "moved_at": now}, "$inc": {"attempts": -1, "returned": 1}}
+        """Release an unfinished unit. This lease does not count as an attempt, because it did not end in a crash."""
+        changes: Changes = {"$set": {"state": "ready", "moved_at": now}, "$inc": {"attempts": -1, "release_count": 1}}
         await self._queue.release(unit_id, owner, changes=changes)
 
     async def give_up(self, unit: WorkUnitDocument, ending: UnitEnd, *, now: datetime) -> bool:
@@ -369,7 +372,7 @@ class WorkUnits:
             sort=[("moved_at", 1)],
         )
 
-    async def free_of_others(
+    async def next_of_other_groups(
         self,
         groups: Sequence[str],
         before: datetime,
@@ -378,7 +381,7 @@ class WorkUnits:
         after: str = "",
         fields: Sequence[str] | None = None,
     ) -> WorkUnitDocument | None:
-        """Return a unit that has been free since ``before``, of the first group after ``after`` not in ``groups``."""
+        """Return a unit without a holder since ``before``, of the first group after ``after`` outside ``groups``."""
         return await self.collection.find_one(
             {
                 **self._queue.due_filter(now),

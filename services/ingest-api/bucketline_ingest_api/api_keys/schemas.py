@@ -51,7 +51,7 @@ class CreateKey(Request):
         return None if self.permissions is None else as_permissions(self.permissions)
 
 
-class ChangeKey(Request):
+class UpdateKey(Request):
     """Only what is sent changes. ``status`` revoked ends the key; nothing brings it back."""
 
     model_config = example({"description": "The scanner in hall 2", "permissions": ["read"]})

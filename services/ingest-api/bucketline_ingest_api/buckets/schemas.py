@@ -1,4 +1,4 @@
-"""Bodies of the bucket routes."""
+"""Request and response bodies of the bucket endpoints."""
 
 from typing import Any, Literal
 
@@ -38,7 +38,7 @@ _SCHEMA = {
 
 
 class SchemaField(Request):
-    """A property of a schema. Keys of the producer's own are kept."""
+    """A property of a schema. Additional keys are kept."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -53,7 +53,7 @@ class SchemaField(Request):
 
 
 class BucketSchema(Request):
-    """Which fields and files the objects of a bucket have."""
+    """Declares the fields and files of a bucket's objects."""
 
     model_config = ConfigDict(extra="allow", **example(_SCHEMA))
 
@@ -61,14 +61,14 @@ class BucketSchema(Request):
 
 
 class UniqueKeyConfig(Request):
-    """What identifies an object of the bucket."""
+    """Names the fields that identify an object of the bucket."""
 
     fields: list[str] = Field(min_length=1, max_length=10)
     default_policy: Literal["insert", "update", "upsert"] | None = None
 
 
 class BatchingPolicy(Request):
-    """When drafts are grouped and submitted by themselves: whichever limit is reached first."""
+    """Submits drafts automatically, in batches, when the first of these limits is reached."""
 
     max_objects: int = Field(default=1000, ge=1, le=50_000)
     max_bytes: int = Field(default=1024**3, ge=1, le=1024**4)
@@ -76,13 +76,13 @@ class BatchingPolicy(Request):
 
 
 class BucketSettings(Request):
-    """``batching`` null: drafts wait for an explicit batch."""
+    """If ``batching`` is null, drafts wait for an explicit batch."""
 
     batching: BatchingPolicy | None = None
 
 
 class CreateBucket(Request):
-    """What only the managed service can do (``destination``, ``ingest_filter``, ``source_adapter``) is refused."""
+    """Features of the managed service only (``destination``, ``ingest_filter``, ``source_adapter``) are rejected."""
 
     model_config = example(
         {
@@ -106,8 +106,8 @@ class CreateBucket(Request):
     source_adapter: Unsupported = None
 
 
-class ChangeBucket(Request):
-    """Only what is sent changes. ``fields`` of the unique key must be repeated and cannot change."""
+class UpdateBucket(Request):
+    """Only the fields that are sent change. ``fields`` of the unique key must be repeated and cannot change."""
 
     model_config = example({"description": "Invoices of 2026", "metadata": {"team": "ap"}})
 
@@ -118,13 +118,15 @@ class ChangeBucket(Request):
     metadata: dict[str, Any] | None = None
     storage_class: StorageClass | None = None
     settings: BucketSettings | None = None
-    is_locked: bool | None = Field(default=None, description="A locked bucket takes no writes.")
+    is_locked: bool | None = Field(default=None, description="A locked bucket rejects writes.")
     destination: Unsupported = None
     ingest_filter: Unsupported = None
     source_adapter: Unsupported = None
 
 
 class BatchStats(Answer):
+    """Counts the batches of a bucket by state."""
+
     total: int = 0
     active: int = 0
     completed: int = 0
@@ -132,6 +134,8 @@ class BatchStats(Answer):
 
 
 class StorageStats(Answer):
+    """Sums the sizes of the blobs of a bucket's objects."""
+
     total_size_bytes: int = 0
     avg_size_bytes: int = 0
     max_size_bytes: int = 0
@@ -139,6 +143,8 @@ class StorageStats(Answer):
 
 
 class Bucket(Answer):
+    """A bucket with its statistics."""
+
     model_config = example(
         {
             "bucket_id": "bkt_06h2k4v9c3f8m1q7r5tw",
@@ -190,6 +196,7 @@ class Bucket(Answer):
 
     @classmethod
     def of(cls, bucket: BucketDocument, stats: BucketStats) -> "Bucket":
+        """Return the response for a stored bucket."""
         objects, size = stats["objects"], stats["total_size"]
         return cls(
             bucket_id=bucket["_id"],
@@ -220,6 +227,8 @@ class Bucket(Answer):
 
 
 class BucketListStats(Answer):
+    """Sums over a page of buckets."""
+
     total_objects: int = 0
     total_size_bytes: int = 0
     avg_objects_per_bucket: float = 0.0
@@ -227,7 +236,7 @@ class BucketListStats(Answer):
 
 
 class BucketList(Answer):
-    """``stats`` is about the buckets of this page."""
+    """A page of buckets; ``stats`` covers the buckets of this page."""
 
     model_config = example(
         {
@@ -252,6 +261,7 @@ class BucketList(Answer):
 
     @classmethod
     def of(cls, results: list[Bucket], total: int, pagination: Pagination) -> "BucketList":
+        """Return the response for a page of buckets."""
         objects = sum(bucket.object_count for bucket in results)
         size = sum(bucket.total_size_bytes for bucket in results)
         stats = BucketListStats(
@@ -264,7 +274,7 @@ class BucketList(Answer):
 
 
 class BucketDeletion(Answer):
-    """The task that deletes the bucket and everything in it."""
+    """Names the task that deletes the bucket and everything in it."""
 
     model_config = example(
         {

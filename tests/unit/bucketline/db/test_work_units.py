@@ -1,4 +1,4 @@
-"""Whom the leases of a unit are laid to."""
+"""How the leases of a unit are counted."""
 
 from typing import Any
 
@@ -15,15 +15,16 @@ def unit(**fields: Any) -> Any:
     ("fields", "expected"),
     [
         ({}, UnitAttempts(0, 0, 0)),
-        ({"attempts": 2, "returned": 3}, UnitAttempts(2, 0, 3)),
+        ({"attempts": 2, "release_count": 3}, UnitAttempts(2, 0, 3)),
         ({"attempts": 3, "lease": {"owner": "p"}}, UnitAttempts(3, 0, 0)),
-        ({"attempts": 3, "lease": {"owner": "p", "trying": 0}}, UnitAttempts(2, 1, 0)),
-        ({"attempts": 3, "lease": {"owner": "p", "trying": NO_ITEM}}, UnitAttempts(2, 0, 1)),
-        ({"attempts": 6, "suspects": [4, 0, 4], "lease": {"owner": "p", "trying": 0}}, UnitAttempts(2, 4, 0)),
-        ({"attempts": 5, "suspects": [4, 4]}, UnitAttempts(3, 2, 0)),
+        ({"attempts": 3, "lease": {"owner": "p", "current_item": 0}}, UnitAttempts(2, 1, 0)),
+        ({"attempts": 3, "lease": {"owner": "p", "current_item": NO_ITEM}}, UnitAttempts(2, 0, 1)),
+        (
+            {"attempts": 6, "crashed_items": [4, 0, 4], "lease": {"owner": "p", "current_item": 0}},
+            UnitAttempts(2, 4, 0),
+        ),
+        ({"attempts": 5, "crashed_items": [4, 4]}, UnitAttempts(3, 2, 0)),
     ],
 )
-def test_a_lease_is_laid_to_the_unit_or_to_who_was_tried_alone_or_to_nobody(
-    fields: dict[str, Any], expected: UnitAttempts
-):
+def test_unit_attempts_counts_leases_by_how_they_ended(fields: dict[str, Any], expected: UnitAttempts):
     assert unit_attempts(unit(**fields)) == expected
