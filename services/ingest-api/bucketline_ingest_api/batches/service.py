@@ -7,7 +7,7 @@ from bucketline.db.batches import SUMMARY_FIELDS, BatchDocument, task_of
 from bucketline.db.buckets import BucketDocument
 from bucketline.db.outbox_store import outbox_entry_of
 from bucketline.domain.collection_graph import bucket_ids_of
-from bucketline.domain.paging import BATCHES
+from bucketline.domain.pagination import BATCHES
 from bucketline.domain.status import BATCH_ACTIVE, Status
 from bucketline.errors import (
     ApiError,

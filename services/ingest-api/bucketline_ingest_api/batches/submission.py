@@ -59,7 +59,7 @@ async def cancel_batch(
     end: dict[str, object] = {**request, "status": str(Status.CANCELED), "completed_at": now, "moved_at": now}
     if batch.get("webhook_url"):
         # The batch was submitted before, finished, and became a draft again.
-        end["webhook"] = {"state": "due", "at": now}
+        end["webhook"] = {"due_at": now}
     canceled = deps.seal(BatchCanceled(**identity, reason=reason, canceled_at=now)).to_document()
     completed = deps.seal(
         BatchCompleted(

@@ -12,7 +12,7 @@ from bucketline.db.collections import (
 from bucketline.db.mongo import DuplicateKey
 from bucketline.domain.collection_graph import MAX_TIERS, CollectionSource, depth
 from bucketline.domain.field_validation import free_form_faults
-from bucketline.domain.paging import COLLECTIONS
+from bucketline.domain.pagination import COLLECTIONS
 from bucketline.errors import AlreadyExists, BadRequest, NotFound, ValidationFailed, ValidationIssue
 from bucketline.extractors import Extractor, UnknownExtractor, validate_parameters
 from bucketline_ingest_api.collections import output_schema

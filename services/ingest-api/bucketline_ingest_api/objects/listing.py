@@ -8,7 +8,7 @@ from itertools import islice
 from bucketline.db.buckets import BucketDocument
 from bucketline.db.objects import ObjectDocument
 from bucketline.domain.moments import MOMENTS, Moments
-from bucketline.domain.paging import OBJECTS
+from bucketline.domain.pagination import OBJECTS
 from bucketline.domain.schema import properties
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.objects.schemas import ListObjects
