@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from pydantic import Field
 
 from bucketline_ingest_api.dependencies import ContainerDep, ReadPrincipal
-from bucketline_ingest_api.schemas.common import Answer, errors, example
+from bucketline_ingest_api.schemas import ResponseBody, errors, example
 
 router = APIRouter(prefix="/v1/health", tags=["health"])
 
@@ -26,13 +26,13 @@ _EXAMPLE = {
 }
 
 
-class Up(Answer):
+class Up(ResponseBody):
     model_config = example({"status": "OK"})
 
     status: Literal["OK"] = "OK"
 
 
-class Deep(Answer):
+class Deep(ResponseBody):
     """``meta.components`` are the components that exist; ``errors`` names what is away, by part.
 
     Parts listed in ``meta.not_deployed`` are not part of this deployment: false in ``data``, and no error.

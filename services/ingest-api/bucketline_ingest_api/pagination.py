@@ -15,8 +15,7 @@ from bucketline.domain.paging import Bounds, cut, pagination, resolve_page
 from bucketline.domain.schema import Location
 from bucketline.domain.sorting import Sort, resolve_sorts, with_ties
 from bucketline.errors import BadRequest
-from bucketline_ingest_api.schemas.common import Pagination
-from bucketline_ingest_api.schemas.pagination import ListBody, ListQuery
+from bucketline_ingest_api.schemas import ListBody, ListQuery, Pagination
 from bucketline_ingest_api.search_timeout import search_timeout
 
 D = TypeVar("D", bound=Mapping[str, Any])

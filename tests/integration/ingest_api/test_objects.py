@@ -32,7 +32,7 @@ from bucketline_ingest_api.objects.read import documents_of
 from bucketline_ingest_api.objects.reconciler import ObjectReconciler
 from bucketline_ingest_api.objects.schemas import CreateObject, ListObjects, PatchObject
 from bucketline_ingest_api.objects.update import patch_object
-from bucketline_ingest_api.schemas.pagination import ListQuery
+from bucketline_ingest_api.schemas import ListQuery
 from bucketline_ingest_api.settings import ApiSettings
 from bucketline_ingest_api.subscribers import apply_statuses
 

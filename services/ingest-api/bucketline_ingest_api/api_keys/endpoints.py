@@ -17,7 +17,7 @@ from bucketline_ingest_api.api_keys.schemas import (
 from bucketline_ingest_api.api_keys.service import change_key, create_key, require_key_admin, revoke_key, rotate_key
 from bucketline_ingest_api.dependencies import AdminPrincipal, ContainerDep, get_principal
 from bucketline_ingest_api.principal import Principal
-from bucketline_ingest_api.schemas.common import errors
+from bucketline_ingest_api.schemas import errors
 
 router = APIRouter(prefix="/v1", tags=["keys"])
 

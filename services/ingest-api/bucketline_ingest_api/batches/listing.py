@@ -11,7 +11,7 @@ from bucketline_ingest_api.batches.schemas import ListBatches
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.pagination import ListSpec, Page, field_mapper, list_rows
 from bucketline_ingest_api.principal import Principal
-from bucketline_ingest_api.schemas.pagination import ListQuery
+from bucketline_ingest_api.schemas import ListQuery
 
 OBJECTS_SHOWN = 100
 """Of each batch in a list. A batch alone shows all of them."""

@@ -4,7 +4,7 @@ from bucketline.db.buckets import BucketDocument
 from bucketline.domain.paging import BUCKETS
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.pagination import ListSpec, Page, field_mapper, list_rows
-from bucketline_ingest_api.schemas.pagination import ListBody, ListQuery
+from bucketline_ingest_api.schemas import ListBody, ListQuery
 
 KIND = ListSpec(
     bounds=BUCKETS,

@@ -6,8 +6,7 @@ from pydantic import ConfigDict, Field
 
 from bucketline.db.buckets import BucketDocument, BucketStats
 from bucketline.domain.status import Status
-from bucketline_ingest_api.schemas.common import Answer, Name, Pagination, Request, Timestamp, example
-from bucketline_ingest_api.schemas.unsupported import Unsupported
+from bucketline_ingest_api.schemas import Name, Pagination, RequestBody, ResponseBody, Timestamp, Unsupported, example
 
 FieldType = Literal[
     "string",
@@ -37,7 +36,7 @@ _SCHEMA = {
 }
 
 
-class SchemaField(Request):
+class SchemaField(RequestBody):
     """A property of a schema. Keys of the producer's own are kept."""
 
     model_config = ConfigDict(extra="allow")
@@ -52,7 +51,7 @@ class SchemaField(Request):
     properties: "dict[str, SchemaField] | None" = None
 
 
-class BucketSchema(Request):
+class BucketSchema(RequestBody):
     """Which fields and files the objects of a bucket have."""
 
     model_config = ConfigDict(extra="allow", **example(_SCHEMA))
@@ -60,14 +59,14 @@ class BucketSchema(Request):
     properties: dict[str, SchemaField]
 
 
-class UniqueKeyConfig(Request):
+class UniqueKeyConfig(RequestBody):
     """What identifies an object of the bucket."""
 
     fields: list[str] = Field(min_length=1, max_length=10)
     default_policy: Literal["insert", "update", "upsert"] | None = None
 
 
-class BatchingPolicy(Request):
+class BatchingPolicy(RequestBody):
     """When drafts are grouped and submitted by themselves: whichever limit is reached first."""
 
     max_objects: int = Field(default=1000, ge=1, le=50_000)
@@ -75,13 +74,13 @@ class BatchingPolicy(Request):
     max_wait_seconds: float = Field(default=30.0, gt=0, le=7 * 24 * 3600, allow_inf_nan=False)
 
 
-class BucketSettings(Request):
+class BucketSettings(RequestBody):
     """``batching`` null: drafts wait for an explicit batch."""
 
     batching: BatchingPolicy | None = None
 
 
-class CreateBucket(Request):
+class CreateBucket(RequestBody):
     """What only the managed service can do (``destination``, ``ingest_filter``, ``source_adapter``) is refused."""
 
     model_config = example(
@@ -106,7 +105,7 @@ class CreateBucket(Request):
     source_adapter: Unsupported = None
 
 
-class ChangeBucket(Request):
+class ChangeBucket(RequestBody):
     """Only what is sent changes. ``fields`` of the unique key must be repeated and cannot change."""
 
     model_config = example({"description": "Invoices of 2026", "metadata": {"team": "ap"}})
@@ -124,21 +123,21 @@ class ChangeBucket(Request):
     source_adapter: Unsupported = None
 
 
-class BatchStats(Answer):
+class BatchStats(ResponseBody):
     total: int = 0
     active: int = 0
     completed: int = 0
     failed: int = 0
 
 
-class StorageStats(Answer):
+class StorageStats(ResponseBody):
     total_size_bytes: int = 0
     avg_size_bytes: int = 0
     max_size_bytes: int = 0
     min_size_bytes: int = 0
 
 
-class Bucket(Answer):
+class Bucket(ResponseBody):
     model_config = example(
         {
             "bucket_id": "bkt_06h2k4v9c3f8m1q7r5tw",
@@ -219,14 +218,14 @@ class Bucket(Answer):
         )
 
 
-class BucketListStats(Answer):
+class BucketListStats(ResponseBody):
     total_objects: int = 0
     total_size_bytes: int = 0
     avg_objects_per_bucket: float = 0.0
     avg_size_per_bucket: float = 0.0
 
 
-class BucketList(Answer):
+class BucketList(ResponseBody):
     """``stats`` is about the buckets of this page."""
 
     model_config = example(
@@ -263,7 +262,7 @@ class BucketList(Answer):
         return cls(results=results, total_count=total, pagination=pagination, stats=stats)
 
 
-class BucketDeletion(Answer):
+class BucketDeletion(ResponseBody):
     """The task that deletes the bucket and everything in it."""
 
     model_config = example(

@@ -22,9 +22,7 @@ from bucketline_ingest_api.documents.schemas import (
 from bucketline_ingest_api.documents.service import delete_document, get_document, list_documents, presigned
 from bucketline_ingest_api.exception_handlers import faults_of
 from bucketline_ingest_api.objects.serializers import project, to_json
-from bucketline_ingest_api.schemas.common import Deleted, errors
-from bucketline_ingest_api.schemas.pagination import ListQuery, Paging
-from bucketline_ingest_api.schemas.unsupported import UnsupportedFlag, UnsupportedText
+from bucketline_ingest_api.schemas import Deleted, ListQuery, Paging, UnsupportedFlag, UnsupportedText, errors
 
 router = APIRouter(prefix="/v1/collections/{collection_identifier}/documents", tags=["documents"])
 

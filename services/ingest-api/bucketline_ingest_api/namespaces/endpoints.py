@@ -20,8 +20,7 @@ from bucketline_ingest_api.namespaces.schemas import (
 )
 from bucketline_ingest_api.namespaces.update import change_namespace
 from bucketline_ingest_api.pagination import Page
-from bucketline_ingest_api.schemas.common import errors
-from bucketline_ingest_api.schemas.pagination import ListBody, Paging
+from bucketline_ingest_api.schemas import ListBody, Paging, errors
 
 router = APIRouter(prefix="/v1/namespaces", tags=["namespaces"])
 

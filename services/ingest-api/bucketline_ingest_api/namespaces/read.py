@@ -12,7 +12,7 @@ from bucketline_ingest_api.auth import can_access
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.pagination import ListSpec, Page, field_mapper, list_rows
 from bucketline_ingest_api.principal import Principal
-from bucketline_ingest_api.schemas.pagination import ListBody, ListQuery
+from bucketline_ingest_api.schemas import ListBody, ListQuery
 
 KIND = ListSpec(
     bounds=NAMESPACES,

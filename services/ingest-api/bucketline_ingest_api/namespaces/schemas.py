@@ -5,8 +5,16 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from bucketline.db.namespaces import NamespaceDocument
-from bucketline_ingest_api.schemas.common import Answer, Moment, Name, Pagination, Request, Timestamp, example
-from bucketline_ingest_api.schemas.unsupported import Unsupported
+from bucketline_ingest_api.schemas import (
+    Moment,
+    Name,
+    Pagination,
+    RequestBody,
+    ResponseBody,
+    Timestamp,
+    Unsupported,
+    example,
+)
 
 
 def _in_a_header(value: str) -> str:
@@ -40,7 +48,7 @@ _EXAMPLE = {
 }
 
 
-class NamespaceBody(Request):
+class NamespaceBody(RequestBody):
     """What a namespace of the managed service has beyond a name: models, indexes of its own, budgets, issuers."""
 
     features: Unsupported = None
@@ -83,7 +91,7 @@ class ChangeNamespace(NamespaceBody):
     repair_vectors: Unsupported = None
 
 
-class Namespace(Answer):
+class Namespace(ResponseBody):
     model_config = example(_EXAMPLE)
 
     object: Literal["namespace"] = "namespace"
@@ -118,7 +126,7 @@ class Namespace(Answer):
         )
 
 
-class NamespaceListStats(Answer):
+class NamespaceListStats(ResponseBody):
     total_documents: int = 0
     total_documents_complete: bool = True
     total_buckets: int = 0
@@ -126,7 +134,7 @@ class NamespaceListStats(Answer):
     total_objects: int = 0
 
 
-class NamespaceList(Answer):
+class NamespaceList(ResponseBody):
     """``stats`` is about the namespaces of this page."""
 
     model_config = example(
@@ -162,7 +170,7 @@ class NamespaceList(Answer):
         return cls(results=results, total_count=total, pagination=pagination, stats=stats)
 
 
-class NamespaceStats(Answer):
+class NamespaceStats(ResponseBody):
     model_config = example(
         {
             "namespace_id": "ns_06h2k4v9c3f8m1q7r5tw",
@@ -182,7 +190,7 @@ class NamespaceStats(Answer):
     object_count: int
 
 
-class NamespaceDeletion(Answer):
+class NamespaceDeletion(ResponseBody):
     """The task that deletes the namespace and everything in it."""
 
     model_config = example(

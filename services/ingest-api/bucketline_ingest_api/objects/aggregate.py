@@ -9,9 +9,9 @@ from bucketline.db.buckets import BucketDocument
 from bucketline.domain.sorting import path_fault
 from bucketline.errors import ValidationFailed, ValidationIssue
 from bucketline_ingest_api.container import Container
+from bucketline_ingest_api.objects.aggregate_schemas import AggregateObjects, Aggregates, Aggregation, Row
 from bucketline_ingest_api.objects.listing import kind_of
 from bucketline_ingest_api.pagination import ListSpec, selection
-from bucketline_ingest_api.schemas.aggregates import AggregateObjects, Aggregates, Aggregation, Row
 from bucketline_ingest_api.search_timeout import search_timeout
 
 

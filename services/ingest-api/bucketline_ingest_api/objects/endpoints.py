@@ -23,6 +23,7 @@ from bucketline_ingest_api.dependencies import (
 from bucketline_ingest_api.documents.schemas import Document
 from bucketline_ingest_api.exception_handlers import body_faults
 from bucketline_ingest_api.objects.aggregate import aggregate_objects
+from bucketline_ingest_api.objects.aggregate_schemas import AggregateObjects, Aggregates
 from bucketline_ingest_api.objects.create import LARGE_BODY, create_object
 from bucketline_ingest_api.objects.create_batch import create_objects, show_outcomes
 from bucketline_ingest_api.objects.delete import remove_object
@@ -45,10 +46,8 @@ from bucketline_ingest_api.objects.schemas import (
 )
 from bucketline_ingest_api.objects.serializers import project, serialize, to_json, written_headers
 from bucketline_ingest_api.objects.update import patch_object
-from bucketline_ingest_api.schemas.aggregates import AggregateObjects, Aggregates
-from bucketline_ingest_api.schemas.common import errors
-from bucketline_ingest_api.schemas.fast_path import raw_operation
-from bucketline_ingest_api.schemas.pagination import ListQuery, Paging
+from bucketline_ingest_api.raw_operation import raw_operation
+from bucketline_ingest_api.schemas import ListQuery, Paging, errors
 
 Search = Annotated[str | None, Query(max_length=1000, description="Text in the key or in the fields.")]
 CollectionIds = Annotated[list[str] | None, Query(max_length=100, description="Only of these collections.")]

@@ -13,8 +13,7 @@ from bucketline.domain.schema import properties
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.objects.schemas import ListObjects
 from bucketline_ingest_api.pagination import OLDEST_FIRST, ListSpec, Page, field_mapper, list_rows
-from bucketline_ingest_api.schemas.common import SortSpec
-from bucketline_ingest_api.schemas.pagination import ListQuery
+from bucketline_ingest_api.schemas import ListQuery, SortSpec
 
 KIND = ListSpec(
     bounds=OBJECTS,

@@ -5,8 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, JsonValue, SkipValidation
 
 from bucketline_ingest_api.documents.schemas import Document
-from bucketline_ingest_api.schemas.common import Answer, ErrorBody, Pagination, Request, example
-from bucketline_ingest_api.schemas.pagination import ListBody
+from bucketline_ingest_api.schemas import ErrorBody, ListBody, Pagination, RequestBody, ResponseBody, example
 
 MAX_BLOBS = 1000
 MAX_EDGES = 1000
@@ -58,7 +57,7 @@ _OBJECT_EXAMPLE = {
 KeyPrefix = Annotated[str, Field(max_length=1024)]
 
 
-class Strict(Request):
+class Strict(RequestBody):
     """A body whose values must have their JSON type: ``"1"`` is no number and ``1`` is not true."""
 
     model_config = ConfigDict(strict=True)
@@ -137,7 +136,7 @@ class PutObject(PatchObject):
     metadata: dict[str, JsonValue] | None = None
 
 
-class SoftDelete(Request):
+class SoftDelete(RequestBody):
     """For clients the objects are deleted; what they were is kept for 30 days, with the reason. There is no restore."""
 
     model_config = example({"object_ids": ["obj_06h2k4v9c3f8m1q7r5tx"], "reason": "sent twice by the importer"})
@@ -150,7 +149,7 @@ class SoftDelete(Request):
     source: str | None = Field(default=None, max_length=100, description="`bulk_purge` if left out.")
 
 
-class SoftDeleted(Answer):
+class SoftDeleted(ResponseBody):
     """``requested`` counts ids; those that are not in the bucket are not ``soft_deleted``."""
 
     model_config = example({"soft_deleted": 1, "requested": 1, "collections": 2})
@@ -160,7 +159,7 @@ class SoftDeleted(Answer):
     collections: int
 
 
-class BlobDetails(Answer):
+class BlobDetails(ResponseBody):
     """Known at once of inline content and uploads. ``mime_type`` is the declared one until the blob is mirrored."""
 
     filename: str | None = None
@@ -169,7 +168,7 @@ class BlobDetails(Answer):
     hash: str | None = None
 
 
-class Blob(Answer):
+class Blob(ResponseBody):
     blob_id: str
     property: str
     type: str
@@ -179,12 +178,12 @@ class Blob(Answer):
     details: BlobDetails | None = None
 
 
-class SourceDetail(Answer):
+class SourceDetail(ResponseBody):
     type: str
     source_id: str
 
 
-class Consistency(Answer):
+class Consistency(ResponseBody):
     """When what was written can be read as documents, and what to do until then."""
 
     retriever_visible: str
@@ -195,7 +194,7 @@ class Consistency(Answer):
     next_actions: list[dict[str, Any]] | None = None
 
 
-class ObjectInternal(Answer):
+class ObjectInternal(ResponseBody):
     """What the service adds to an object whose run has ended."""
 
     warnings: list[str] = Field(
@@ -204,7 +203,7 @@ class ObjectInternal(Answer):
     )
 
 
-class StoredObject(Answer):
+class StoredObject(ResponseBody):
     """An object; custom fields stand at its root. With ``select`` only the listed fields and the ids are there."""
 
     model_config = ConfigDict(extra="allow", **example(_OBJECT_EXAMPLE))
@@ -232,13 +231,13 @@ class SucceededObject(StoredObject):
     replayed_by: Literal["idempotency_key", "skip_duplicates"] | None = None
 
 
-class FailedObject(Answer):
+class FailedObject(ResponseBody):
     object_index: int
     error: str
     error_type: str
 
 
-class CreatedObjects(Answer):
+class CreatedObjects(ResponseBody):
     """One row for each object of the request, in its order."""
 
     succeeded: list[SucceededObject]
@@ -248,7 +247,7 @@ class CreatedObjects(Answer):
     failed_count: int
 
 
-class RefusedObjects(Answer):
+class RefusedObjects(ResponseBody):
     """A 422: either the request itself is at fault (the envelope), or every object in it (the usual result)."""
 
     success: Literal[False] | None = None
@@ -278,7 +277,7 @@ class ListObjects(ListBody):
     return_presigned_urls: bool = False
 
 
-class ObjectStats(Answer):
+class ObjectStats(ResponseBody):
     """Counts for this page, not for the bucket."""
 
     total_objects: int
@@ -287,13 +286,13 @@ class ObjectStats(Answer):
     objects_by_status: dict[str, int]
 
 
-class ObjectList(Answer):
+class ObjectList(ResponseBody):
     results: list[StoredObject]
     pagination: Pagination
     stats: ObjectStats
 
 
-class ObjectDocuments(Answer):
+class ObjectDocuments(ResponseBody):
     """Documents that collections made of the object."""
 
     object_id: str

@@ -27,8 +27,7 @@ from bucketline_ingest_api.batches.listing import add_objects_shown
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.pagination import NEWEST_FIRST, field_mapper, search_condition
 from bucketline_ingest_api.principal import Principal
-from bucketline_ingest_api.schemas.common import Pagination
-from bucketline_ingest_api.schemas.pagination import ListQuery
+from bucketline_ingest_api.schemas import ListQuery, Pagination
 from bucketline_ingest_api.search_timeout import search_timeout
 from bucketline_ingest_api.tasks.schemas import ListTasks
 

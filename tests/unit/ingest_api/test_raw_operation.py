@@ -6,7 +6,7 @@ from jsonschema import Draft202012Validator
 
 from bucketline_ingest_api.app import build
 from bucketline_ingest_api.objects.schemas import CreateObject, CreateObjects
-from bucketline_ingest_api.schemas.fast_path import schema_of
+from bucketline_ingest_api.raw_operation import schema_of
 
 
 def test_no_reference_is_left() -> None:

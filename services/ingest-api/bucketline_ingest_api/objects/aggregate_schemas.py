@@ -4,8 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from bucketline_ingest_api.schemas.common import Answer, Request, example
-from bucketline_ingest_api.schemas.unsupported import Unsupported
+from bucketline_ingest_api.schemas import RequestBody, ResponseBody, Unsupported, example
 
 MAX_GROUP_FIELDS = 5
 MAX_AGGREGATIONS = 20
@@ -15,7 +14,7 @@ FieldPath = Annotated[str, Field(min_length=1, max_length=256)]
 Alias = Annotated[str, Field(min_length=1, max_length=256)]
 
 
-class GroupBy(Request):
+class GroupBy(RequestBody):
     """A field to group by; objects without it are the group null."""
 
     field: FieldPath
@@ -28,7 +27,7 @@ class GroupBy(Request):
         return self.alias or self.field
 
 
-class Aggregation(Request):
+class Aggregation(RequestBody):
     """``sum`` and ``avg`` look at numbers alone, ``min`` and ``max`` at whatever is not null; dates are moments."""
 
     function: Literal["count", "sum", "avg", "min", "max"]
@@ -41,7 +40,7 @@ class Aggregation(Request):
         return self.alias
 
 
-class Having(Request):
+class Having(RequestBody):
     """Keeps groups whose metric compares like this."""
 
     field: Alias
@@ -49,7 +48,7 @@ class Having(Request):
     value: Annotated[int, Field(ge=-(2**63), lt=2**63)] | Annotated[float, Field(allow_inf_nan=False)] | str
 
 
-class AggregateObjects(Request):
+class AggregateObjects(RequestBody):
     """Grouping, after ``filters`` and before ``having``, ``sort_by`` and ``limit``."""
 
     model_config = example(
@@ -80,12 +79,12 @@ class AggregateObjects(Request):
         return 1 if self.sort_direction == "asc" else -1
 
 
-class Row(Answer):
+class Row(ResponseBody):
     group: dict[str, Any]
     metrics: dict[str, Any]
 
 
-class Aggregates(Answer):
+class Aggregates(ResponseBody):
     """``query_info.truncated``: there are more groups than ``limit``."""
 
     model_config = example(
