@@ -14,7 +14,7 @@ from bucketline.errors import Forbidden, NotFound
 from bucketline.observability.logging import get_logger
 from bucketline_ingest_api.buckets.lookup import any_bucket
 from bucketline_ingest_api.container import Container
-from bucketline_ingest_api.objects.delete_many import remove_objects
+from bucketline_ingest_api.objects.deletion import delete_objects
 from bucketline_ingest_api.tasks.runner import Reschedule, TaskExecution, TaskResult
 from bucketline_ingest_api.uploads.delete import forget_uploads
 
@@ -122,7 +122,7 @@ async def empty_bucket(deps: Container, bucket_id: str, until: datetime) -> int:
         page = await deps.objects.collection.find(own, limit=PAGE)
         if not page:
             break
-        removed += await remove_objects(deps, page)
+        removed += await delete_objects(deps, page)
     while deps.clock.now() < until:
         batches = await deps.batches.collection.find(own, limit=PAGE, fields=["pending"])
         if not batches:

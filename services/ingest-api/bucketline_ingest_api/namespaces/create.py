@@ -5,10 +5,10 @@ from datetime import timedelta
 from bucketline.db.mongo import DuplicateKey
 from bucketline.db.namespaces import NamespaceDocument
 from bucketline.errors import AlreadyExists, Forbidden
+from bucketline_ingest_api.auth import Principal
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.namespaces.expiry import watch_expiry
 from bucketline_ingest_api.namespaces.schemas import CreateNamespace
-from bucketline_ingest_api.principal import Principal
 
 
 async def create_namespace(deps: Container, caller: Principal, body: CreateNamespace) -> NamespaceDocument:

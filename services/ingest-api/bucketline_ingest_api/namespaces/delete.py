@@ -6,10 +6,10 @@ from bucketline.db.namespaces import NamespaceDocument
 from bucketline.db.tasks import TaskDocument
 from bucketline.domain.status import BATCH_ACTIVE
 from bucketline.errors import AlreadyExists, NotFound
+from bucketline_ingest_api.auth import Principal
 from bucketline_ingest_api.buckets.delete import TURN, cache_grace_period, delete_bucket_record, empty_bucket
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.namespaces.read import any_namespace
-from bucketline_ingest_api.principal import Principal
 from bucketline_ingest_api.tasks.runner import Reschedule, TaskExecution, TaskResult
 
 KIND = "api_namespaces_delete"

@@ -8,10 +8,9 @@ from bucketline.db.mongo import Collection
 from bucketline.db.namespaces import NamespaceDocument, listing_filter
 from bucketline.domain.paging import NAMESPACES
 from bucketline.errors import NotFound
-from bucketline_ingest_api.auth import can_access
+from bucketline_ingest_api.auth import Principal, can_access
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.pagination import ListSpec, Page, field_mapper, list_rows
-from bucketline_ingest_api.principal import Principal
 from bucketline_ingest_api.schemas import ListBody, ListQuery
 
 KIND = ListSpec(

@@ -5,12 +5,12 @@ from datetime import timedelta
 from bucketline.db.mongo import DuplicateKey
 from bucketline.db.namespaces import NamespaceDocument
 from bucketline.errors import NotFound
+from bucketline_ingest_api.auth import Principal
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.namespaces.create import name_taken
 from bucketline_ingest_api.namespaces.expiry import watch_expiry
 from bucketline_ingest_api.namespaces.read import live_namespace
 from bucketline_ingest_api.namespaces.schemas import ChangeNamespace
-from bucketline_ingest_api.principal import Principal
 
 
 async def change_namespace(

@@ -23,10 +23,10 @@ from bucketline.domain.paging import TASKS, PageRequest, cut, pagination, resolv
 from bucketline.domain.sorting import Sort, resolve_sorts
 from bucketline.domain.status import Status
 from bucketline.errors import ValidationFailed, ValidationIssue
+from bucketline_ingest_api.auth import Principal
 from bucketline_ingest_api.batches.listing import add_objects_shown
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.pagination import NEWEST_FIRST, field_mapper, search_condition
-from bucketline_ingest_api.principal import Principal
 from bucketline_ingest_api.schemas import ListQuery, Pagination
 from bucketline_ingest_api.search_timeout import search_timeout
 from bucketline_ingest_api.tasks.schemas import ListTasks

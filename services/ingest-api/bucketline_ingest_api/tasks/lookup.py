@@ -4,9 +4,8 @@ from bucketline.db.batches import BatchDocument
 from bucketline.db.tasks import TaskDocument
 from bucketline.domain.status import Status
 from bucketline.errors import NotFound
-from bucketline_ingest_api.auth import can_access
+from bucketline_ingest_api.auth import Principal, can_access
 from bucketline_ingest_api.container import Container
-from bucketline_ingest_api.principal import Principal
 
 
 async def find_task(deps: Container, caller: Principal, task_id: str) -> TaskDocument | BatchDocument | None:
