@@ -5,8 +5,7 @@ Losing every event of the bus costs the time until the next sweep, nothing else.
 
 from datetime import datetime, timedelta
 
-from bucketline.db.unit_attempts import unit_attempts
-from bucketline.db.work_units import OPEN_STATES, UnitEnd, WorkUnitDocument
+from bucketline.db.work_units import OPEN_STATES, UnitEnd, WorkUnitDocument, unit_attempts
 from bucketline.domain.status import BATCH_ACTIVE, Status
 from bucketline.observability.metrics import SWEPT, UNITS_OPEN
 from bucketline.periodic import PeriodicTasks
@@ -151,10 +150,10 @@ class BatchReconciler:
     def _hopeless(self, unit: WorkUnitDocument) -> str | None:
         """Why the unit is given up, if it is. What an object did alone is laid to that object, up to a limit."""
         settings, cost = self._settings, unit_attempts(unit)
-        if cost.processors >= settings.unit_max_crashes or cost.trials >= settings.unit_max_isolated_crashes:
-            return f"its processor ended {cost.processors + cost.trials} times"
-        if cost.returned >= settings.unit_max_releases:
-            return f"it was given back unfinished {cost.returned} times"
+        if cost.crashes >= settings.unit_max_crashes or cost.isolated_crashes >= settings.unit_max_isolated_crashes:
+            return f"its processor ended {cost.crashes + cost.isolated_crashes} times"
+        if cost.releases >= settings.unit_max_releases:
+            return f"it was given back unfinished {cost.releases} times"
         return None
 
     async def _give_up(self, unit: WorkUnitDocument, reason: str, now: datetime) -> None:

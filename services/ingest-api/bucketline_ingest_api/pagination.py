@@ -75,8 +75,12 @@ class Page(Generic[D]):
     total: int
 
 
-def field_mapper(names: Mapping[str, str], *, under: str) -> FieldPath:
-    """Wire names to stored paths by their first part; any other name is looked for below ``under``."""
+def field_mapper(renamed: Mapping[str, str], *, unchanged: Sequence[str] = (), under: str = "unknown") -> FieldPath:
+    """Return the mapping from wire names to stored paths, decided by the first part of a name.
+
+    Names that are neither ``renamed`` nor ``unchanged`` are looked up below ``under``.
+    """
+    names = {**dict(zip(unchanged, unchanged, strict=True)), **renamed}
 
     def path(name: str) -> str:
         root, dot, rest = name.partition(".")

@@ -8,9 +8,10 @@ from urllib.parse import urlsplit
 from pymongo import InsertOne
 
 from bucketline.db.mongo import Collection, Database, Index
+from bucketline.db.objects import ObjectDocument
 from bucketline.db.outbox_store import OutboxDocument, OutboxStore
 from bucketline.db.work_units import Result
-from bucketline.domain.status import BATCH_ACTIVE
+from bucketline.domain.status import BATCH_ACTIVE, Status
 from bucketline.ids import derived
 
 RetryMode = Literal["transient_only", "all"]
@@ -132,6 +133,37 @@ def objects_to_process(batch: BatchDocument) -> int:
     return batch["total"] - batch.get("missing", 0) - (base.get("given_back", 0) if base else 0)
 
 
+def new_auto_batch(obj: ObjectDocument, batch_id: str) -> BatchDocument:
+    """Return the batch of one ``auto_process`` object, submitted from the start, in the object's current run.
+
+    The ingest API stores it together with the object; the batcher stores an identical one if that did not happen.
+    Every field is derived from the object.
+    """
+    now = obj["updated_at"]
+    batch: BatchDocument = {
+        "_id": batch_id,
+        "namespace_id": obj["namespace_id"],
+        "bucket_id": obj["bucket_id"],
+        "batch_name": None,
+        "status": str(Status.PENDING),
+        "objects": [obj["_id"]],
+        "total": 1,
+        "collection_ids": None,
+        "dedup_strategy": "skip",
+        "metadata": {},
+        "task_id": task_of(batch_id),
+        "auto": True,
+        "run": obj["run"]["id"],
+        "created_at": now,
+        "submitted_at": now,
+        "updated_at": now,
+        "moved_at": now,
+    }
+    if trace := obj.get("trace"):
+        batch["trace"] = trace
+    return batch
+
+
 _ACTIVE = [str(status) for status in BATCH_ACTIVE]
 
 SUMMARY_FIELDS = tuple(
@@ -139,7 +171,7 @@ SUMMARY_FIELDS = tuple(
 )
 """Every field but the two that may be long."""
 
-BATCH_INDEXES = (
+INDEXES = (
     Index("listing", [("bucket_id", 1), ("created_at", -1), ("_id", -1)]),
     Index("by_namespace", [("namespace_id", 1), ("created_at", -1), ("_id", -1)]),
     Index("by_status", [("bucket_id", 1), ("status", 1), ("created_at", -1), ("_id", -1)]),

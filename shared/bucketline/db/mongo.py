@@ -36,6 +36,7 @@ from pymongo.errors import (
     ExecutionTimeout,
     InvalidName,
     InvalidURI,
+    NetworkTimeout,
     PyMongoError,
 )
 from pymongo.read_concern import ReadConcern
@@ -78,6 +79,10 @@ class ResultTooLarge(BucketlineError):
     def __init__(self, limit: int) -> None:
         super().__init__(f"more than {limit} bytes were found")
         self.limit = limit
+
+
+class QueryTimeout(DependencyUnavailable):
+    """The calls within :func:`query_timeout` took too long; the server has stopped working on them."""
 
 
 @dataclass(frozen=True)
@@ -378,6 +383,21 @@ def map_driver_errors() -> Iterator[None]:
     except PyMongoError as error:
         if error.timeout or error.has_error_label("RetryableWriteError"):
             raise DependencyUnavailable(f"MongoDB did not answer: {type(error).__name__}") from error
+        raise
+
+
+@contextmanager
+def query_timeout(seconds: float) -> Iterator[None]:
+    """Limit the total time of all calls in the block; raise :class:`QueryTimeout` when it is exceeded.
+
+    A server that hangs looks the same. One that cannot be reached is ``DependencyUnavailable``, as everywhere.
+    """
+    try:
+        with pymongo.timeout(seconds):
+            yield
+    except DependencyUnavailable as error:
+        if isinstance(error.__cause__, ExecutionTimeout | NetworkTimeout):
+            raise QueryTimeout(f"MongoDB did not finish within {seconds:g} seconds") from error
         raise
 
 

@@ -22,7 +22,7 @@ from bucketline.observability.health import Health
 from bucketline.service_context import ServiceContext
 from bucketline.settings import read_settings
 from bucketline_ingest_api.app import wire
-from bucketline_ingest_api.buckets.delete import empty_bucket
+from bucketline_ingest_api.buckets.deletion import empty_bucket
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.objects.create import WriteResult, create_object
 from bucketline_ingest_api.objects.create_batch import create_objects

@@ -85,7 +85,7 @@ async def test_no_bytes_of_a_deleted_upload_stay_behind(world: World, replica: R
     assert (await replica.call("GET", f"{path}/uploads/{upload_id}", namespace="home")).status == 404
     assert bool(await replica.deps.blobstore.list(key, limit=1)) == (late or "not" in how)
     world.clock.advance(3600 + GRACE.total_seconds() + 1)
-    await replica.deps.runner.sweep()
+    await replica.deps.runner.poll()
     await replica.settle()
     await reconcile_uploads(replica.deps)
     assert await replica.deps.blobstore.list("uploads/", limit=1) == []
@@ -140,7 +140,7 @@ async def test_a_confirmation_outlasts_a_service_that_is_busy(
     for _ in range(3):
         await replica.settle()
         world.clock.advance(5)
-        await replica.deps.runner.sweep()
+        await replica.deps.runner.poll()
     await replica.settle()
     task = (await replica.call("GET", f"/v1/tasks/{begun['task_id']}")).body
     assert (task["status"], len(task["outputs"])) == ("COMPLETED", 1)
@@ -228,7 +228,7 @@ async def test_a_batch_goes_after_its_end_was_told(
         assert (await replica.call("DELETE", batch, namespace="home")).status == 200
     else:
         world.clock.advance(10)
-        await replica.deps.runner.sweep()
+        await replica.deps.runner.poll()
         await replica.settle()
     assert await replica.deps.batches.collection.count({}) == 0
     told = [envelope.type for envelope in replica.bus.published if "batch" in envelope.type]

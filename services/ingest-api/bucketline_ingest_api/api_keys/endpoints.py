@@ -5,7 +5,6 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from bucketline_ingest_api.api_keys.schemas import (
-    ChangeKey,
     CreateKey,
     IssuedKey,
     Key,
@@ -13,6 +12,7 @@ from bucketline_ingest_api.api_keys.schemas import (
     KeyRevoked,
     Me,
     MeKey,
+    UpdateKey,
 )
 from bucketline_ingest_api.api_keys.service import change_key, create_key, require_key_admin, revoke_key, rotate_key
 from bucketline_ingest_api.dependencies import AdminPrincipal, CallerDep, ContainerDep
@@ -56,7 +56,7 @@ async def listing(
 
 
 @router.patch(USER + "/{key_name}", summary="Change a key", responses=errors(409))
-async def change(deps: ContainerDep, caller: AdminPrincipal, user_email: str, key_name: str, body: ChangeKey) -> Key:
+async def change(deps: ContainerDep, caller: AdminPrincipal, user_email: str, key_name: str, body: UpdateKey) -> Key:
     return Key.of(await change_key(deps, caller, user_email, key_name, body), deps.clock.now())
 
 

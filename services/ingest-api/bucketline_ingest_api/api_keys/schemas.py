@@ -50,7 +50,7 @@ class CreateKey(RequestBody):
         return None if self.permissions is None else as_permissions(self.permissions)
 
 
-class ChangeKey(RequestBody):
+class UpdateKey(RequestBody):
     """Only what is sent changes. ``status`` revoked ends the key; nothing brings it back."""
 
     model_config = example({"description": "The scanner in hall 2", "permissions": ["read"]})

@@ -64,7 +64,7 @@ class AddObjects(RequestBody):
     object_ids: list[ObjectId] = Field(min_length=1, max_length=MAX_OBJECTS)
 
 
-class PatchBatch(BatchBody):
+class UpdateBatch(BatchBody):
     """Nothing but the metadata of a batch can change; what is sent replaces it."""
 
     model_config = example({"metadata": {"campaign_id": "q1"}})

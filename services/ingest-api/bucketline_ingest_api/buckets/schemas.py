@@ -1,4 +1,4 @@
-"""Bodies of the bucket routes."""
+"""RequestBody and response bodies of the bucket endpoints."""
 
 from typing import Any, Literal
 
@@ -37,7 +37,7 @@ _SCHEMA = {
 
 
 class SchemaField(RequestBody):
-    """A property of a schema. Keys of the producer's own are kept."""
+    """A property of a schema. Additional keys are kept."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -52,7 +52,7 @@ class SchemaField(RequestBody):
 
 
 class BucketSchema(RequestBody):
-    """Which fields and files the objects of a bucket have."""
+    """Declares the fields and files of a bucket's objects."""
 
     model_config = ConfigDict(extra="allow", **example(_SCHEMA))
 
@@ -60,14 +60,14 @@ class BucketSchema(RequestBody):
 
 
 class UniqueKeyConfig(RequestBody):
-    """What identifies an object of the bucket."""
+    """Names the fields that identify an object of the bucket."""
 
     fields: list[str] = Field(min_length=1, max_length=10)
     default_policy: Literal["insert", "update", "upsert"] | None = None
 
 
 class BatchingPolicy(RequestBody):
-    """When drafts are grouped and submitted by themselves: whichever limit is reached first."""
+    """Submits drafts automatically, in batches, when the first of these limits is reached."""
 
     max_objects: int = Field(default=1000, ge=1, le=50_000)
     max_bytes: int = Field(default=1024**3, ge=1, le=1024**4)
@@ -75,13 +75,13 @@ class BatchingPolicy(RequestBody):
 
 
 class BucketSettings(RequestBody):
-    """``batching`` null: drafts wait for an explicit batch."""
+    """If ``batching`` is null, drafts wait for an explicit batch."""
 
     batching: BatchingPolicy | None = None
 
 
 class CreateBucket(RequestBody):
-    """What only the managed service can do (``destination``, ``ingest_filter``, ``source_adapter``) is refused."""
+    """Features of the managed service only (``destination``, ``ingest_filter``, ``source_adapter``) are rejected."""
 
     model_config = example(
         {
@@ -105,8 +105,8 @@ class CreateBucket(RequestBody):
     source_adapter: Unsupported = None
 
 
-class ChangeBucket(RequestBody):
-    """Only what is sent changes. ``fields`` of the unique key must be repeated and cannot change."""
+class UpdateBucket(RequestBody):
+    """Only the fields that are sent change. ``fields`` of the unique key must be repeated and cannot change."""
 
     model_config = example({"description": "Invoices of 2026", "metadata": {"team": "ap"}})
 
@@ -117,13 +117,15 @@ class ChangeBucket(RequestBody):
     metadata: dict[str, Any] | None = None
     storage_class: StorageClass | None = None
     settings: BucketSettings | None = None
-    is_locked: bool | None = Field(default=None, description="A locked bucket takes no writes.")
+    is_locked: bool | None = Field(default=None, description="A locked bucket rejects writes.")
     destination: Unsupported = None
     ingest_filter: Unsupported = None
     source_adapter: Unsupported = None
 
 
 class BatchStats(ResponseBody):
+    """Counts the batches of a bucket by state."""
+
     total: int = 0
     active: int = 0
     completed: int = 0
@@ -131,6 +133,8 @@ class BatchStats(ResponseBody):
 
 
 class StorageStats(ResponseBody):
+    """Sums the sizes of the blobs of a bucket's objects."""
+
     total_size_bytes: int = 0
     avg_size_bytes: int = 0
     max_size_bytes: int = 0
@@ -138,6 +142,8 @@ class StorageStats(ResponseBody):
 
 
 class Bucket(ResponseBody):
+    """A bucket with its statistics."""
+
     model_config = example(
         {
             "bucket_id": "bkt_06h2k4v9c3f8m1q7r5tw",
@@ -189,6 +195,7 @@ class Bucket(ResponseBody):
 
     @classmethod
     def of(cls, bucket: BucketDocument, stats: BucketStats) -> "Bucket":
+        """Return the response for a stored bucket."""
         objects, size = stats["objects"], stats["total_size"]
         return cls(
             bucket_id=bucket["_id"],
@@ -219,6 +226,8 @@ class Bucket(ResponseBody):
 
 
 class BucketListStats(ResponseBody):
+    """Sums over a page of buckets."""
+
     total_objects: int = 0
     total_size_bytes: int = 0
     avg_objects_per_bucket: float = 0.0
@@ -226,7 +235,7 @@ class BucketListStats(ResponseBody):
 
 
 class BucketList(ResponseBody):
-    """``stats`` is about the buckets of this page."""
+    """A page of buckets; ``stats`` covers the buckets of this page."""
 
     model_config = example(
         {
@@ -251,6 +260,7 @@ class BucketList(ResponseBody):
 
     @classmethod
     def of(cls, results: list[Bucket], total: int, pagination: Pagination) -> "BucketList":
+        """Return the response for a page of buckets."""
         objects = sum(bucket.object_count for bucket in results)
         size = sum(bucket.total_size_bytes for bucket in results)
         stats = BucketListStats(
@@ -263,7 +273,7 @@ class BucketList(ResponseBody):
 
 
 class BucketDeletion(ResponseBody):
-    """The task that deletes the bucket and everything in it."""
+    """Names the task that deletes the bucket and everything in it."""
 
     model_config = example(
         {

@@ -113,7 +113,7 @@ class CreateCollection(CollectionBody):
     metadata: dict[str, Any] | None = None
 
 
-class ChangeCollection(CollectionBody):
+class UpdateCollection(CollectionBody):
     """Only what is sent changes. Its source and its extractor are fixed: create another collection for that."""
 
     model_config = example({"description": "Invoices of 2026", "enabled": False})

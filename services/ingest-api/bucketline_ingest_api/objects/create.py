@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal, cast
 
-from bucketline.db.auto_batch import new_auto_batch
+from bucketline.db.batches import new_auto_batch
 from bucketline.db.buckets import BucketDocument
 from bucketline.db.objects import ObjectDocument
 from bucketline.db.outbox_store import OutboxDocument, OutboxEntry
