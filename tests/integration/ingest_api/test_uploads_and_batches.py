@@ -177,13 +177,13 @@ async def test_the_end_of_a_draft_is_due_at_the_webhook_of_its_submission(world:
         draft = await replica.make(f"{path}/batches", {"object_ids": [made["object_id"]]}, namespace="home")
         batch = f"{path}/batches/{draft['batch_id']}"
         await replica.make(f"{batch}/submit", hook, namespace="home")
-        over = {"$set": {"status": "FAILED", "webhook": {"state": "called", "at": world.clock.now()}}}
+        over = {"$set": {"status": "FAILED", "webhook": {"called_at": world.clock.now()}}}
         await replica.deps.batches.collection.update_one({"_id": draft["batch_id"]}, over)
         await replica.make(f"{batch}/resubmit?auto_submit=false", None, namespace="home")
         await replica.make(f"{batch}/cancel", None, namespace="home")
         ends.append(await replica.deps.batches.get(draft["batch_id"]))
     assert [end and (end["status"], end.get("webhook")) for end in ends] == [
-        ("CANCELED", {"state": "due", "at": world.clock.now()}),
+        ("CANCELED", {"due_at": world.clock.now()}),
         ("CANCELED", None),
     ]
     due = await replica.deps.batches.webhooks_due(world.clock.now(), limit=10)

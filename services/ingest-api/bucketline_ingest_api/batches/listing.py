@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from bucketline.db.batches import SUMMARY_FIELDS, BatchDocument
-from bucketline.domain.paging import BATCHES
+from bucketline.domain.pagination import BATCHES
 from bucketline.errors import BadRequest
 from bucketline_ingest_api.auth import Principal, can_access
 from bucketline_ingest_api.batches.collection_tiers import source_buckets

@@ -6,7 +6,7 @@ from typing import Any
 from bucketline.db.buckets import BucketDocument, UniqueKey
 from bucketline.db.mongo import DuplicateKey
 from bucketline.domain.field_validation import free_form_faults
-from bucketline.domain.paging import BUCKETS
+from bucketline.domain.pagination import BUCKETS
 from bucketline.domain.schema_definition import breaking_changes, schema_faults
 from bucketline.domain.unique_key import change_faults, config_faults
 from bucketline.errors import AlreadyExists, BadRequest, Forbidden, NotFound, ServiceUnavailable, ValidationFailed

@@ -1,7 +1,7 @@
 """Lists of collections."""
 
 from bucketline.db.collections import CollectionDocument
-from bucketline.domain.paging import COLLECTIONS
+from bucketline.domain.pagination import COLLECTIONS
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.pagination import ListSpec, Page, field_mapper, list_rows
 from bucketline_ingest_api.schemas import ListBody, ListQuery

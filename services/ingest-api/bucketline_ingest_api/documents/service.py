@@ -5,9 +5,9 @@ from dataclasses import replace
 
 from bucketline.db.collections import CollectionDocument
 from bucketline.db.documents import DocumentDocument
-from bucketline.domain.cursors import Partition
+from bucketline.domain.keyset import Partition
 from bucketline.domain.moments import MOMENTS, Moments
-from bucketline.domain.paging import DOCUMENTS
+from bucketline.domain.pagination import DOCUMENTS
 from bucketline.errors import NotFound
 from bucketline.ids import bound
 from bucketline_ingest_api.container import Container

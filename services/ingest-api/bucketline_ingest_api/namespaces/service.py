@@ -7,7 +7,7 @@ from typing import Any
 
 from bucketline.db.mongo import Collection, DuplicateKey
 from bucketline.db.namespaces import NamespaceDocument, listing_filter
-from bucketline.domain.paging import NAMESPACES
+from bucketline.domain.pagination import NAMESPACES
 from bucketline.errors import AlreadyExists, Forbidden, NotFound
 from bucketline_ingest_api.auth import Principal, can_access
 from bucketline_ingest_api.container import Container

@@ -6,7 +6,7 @@ from typing import Any
 
 from bucketline.clock import wire_time
 from bucketline.db.buckets import BucketDocument
-from bucketline.domain.sorting import path_fault
+from bucketline.domain.keyset import path_fault
 from bucketline.errors import ValidationFailed, ValidationIssue
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.objects.schemas import AggregateObjects, Aggregates, Aggregation, Row

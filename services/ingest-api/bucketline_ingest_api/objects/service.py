@@ -13,7 +13,7 @@ from bucketline.db.documents import DocumentDocument
 from bucketline.db.objects import BlobDocument, ObjectDocument
 from bucketline.domain.filenames import safe_filename
 from bucketline.domain.moments import MOMENTS, Moments
-from bucketline.domain.paging import OBJECTS
+from bucketline.domain.pagination import OBJECTS
 from bucketline.domain.schema import properties
 from bucketline.errors import DependencyUnavailable, NotFound
 from bucketline.observability.logging import get_logger
