@@ -10,7 +10,7 @@ from bucketline_ingest_api.batches.schemas import BulkSubmit, BulkSubmitted, Sub
 from bucketline_ingest_api.batches.service import PAGE_SIZE, new_draft, resolve_collections
 from bucketline_ingest_api.batches.submission import submit_batch
 from bucketline_ingest_api.container import Container
-from bucketline_ingest_api.objects.listing import kind_of
+from bucketline_ingest_api.objects.service import list_spec
 from bucketline_ingest_api.objects.validation import ensure_writable
 from bucketline_ingest_api.pagination import Selection, selection
 from bucketline_ingest_api.search_timeout import search_timeout
@@ -50,7 +50,7 @@ async def bulk_submit(deps: Container, bucket: BucketDocument, body: BulkSubmit)
     """
     ensure_writable(bucket)
     collection_ids = await resolve_collections(deps, bucket, body.collection_ids)
-    selected = selection({"bucket_id": bucket["_id"]}, kind_of(bucket), body.filters)
+    selected = selection({"bucket_id": bucket["_id"]}, list_spec(bucket), body.filters)
     limit = await _count(deps, selected, body)
     group_id, batches = deps.ids.new("btch"), []
     async for object_ids in _chunks(deps, selected, body.chunk_size, limit):

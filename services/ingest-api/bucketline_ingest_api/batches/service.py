@@ -18,7 +18,7 @@ from bucketline.errors import (
     ValidationFailed,
     ValidationIssue,
 )
-from bucketline_ingest_api.auth import can_access
+from bucketline_ingest_api.auth import Principal, can_access
 from bucketline_ingest_api.batches.schemas import (
     MAX_OBJECTS,
     AddObjects,
@@ -29,11 +29,10 @@ from bucketline_ingest_api.batches.schemas import (
 )
 from bucketline_ingest_api.batches.submission import not_a_draft, submit_batch
 from bucketline_ingest_api.container import Container
-from bucketline_ingest_api.objects.listing import kind_of
+from bucketline_ingest_api.objects.service import list_spec
 from bucketline_ingest_api.objects.validation import ensure_writable
 from bucketline_ingest_api.pagination import ListSpec, Page, field_mapper, list_rows, selection
-from bucketline_ingest_api.principal import Principal
-from bucketline_ingest_api.schemas.pagination import ListQuery
+from bucketline_ingest_api.schemas import ListQuery
 from bucketline_ingest_api.search_timeout import search_timeout
 
 MAX_UPDATE_ATTEMPTS = 10
@@ -322,7 +321,7 @@ async def existing_objects(deps: Container, bucket_id: str, object_ids: Sequence
 
 async def _search_objects(deps: Container, bucket: BucketDocument, body: CreateBatch) -> list[str]:
     """Return the oldest objects that match the filters. Without a limit, reject more than a batch can hold."""
-    selected = selection({"bucket_id": bucket["_id"]}, kind_of(bucket), body.filters)
+    selected = selection({"bucket_id": bucket["_id"]}, list_spec(bucket), body.filters)
     with search_timeout():
         rows = await deps.objects.collection.find(
             selected.where,

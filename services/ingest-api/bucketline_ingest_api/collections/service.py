@@ -24,7 +24,7 @@ from bucketline_ingest_api.collections.schemas import (
 )
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.pagination import ListSpec, Page, field_mapper, list_rows
-from bucketline_ingest_api.schemas.pagination import ListBody, ListQuery
+from bucketline_ingest_api.schemas import ListBody, ListQuery
 
 LIST_SPEC = ListSpec(
     bounds=COLLECTIONS,
