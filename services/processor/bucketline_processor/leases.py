@@ -62,18 +62,11 @@ class Leases:
         deadline = self._clock.now() + self._duration
         while True:
             try:
-                return await self._renew(held)
+                lost = held - await self._units.extend(list(held), self.owner, until=self._clock.now() + self._duration)
+                # A unit that was finished during the request is not leased any more, but not lost either.
+                return lost & self.held
             except DependencyUnavailable as error:
                 if self._clock.now() >= deadline:
                     raise
                 log.warning("leases not renewed, trying again", units=len(held), error=error.message)
                 await asyncio.sleep(min(1.0, self.interval))
-
-    async def _renew(self, held: set[str]) -> set[str]:
-        if await self._units.extend(list(held), self.owner, until=self._clock.now() + self._duration) == len(held):
-            return set()
-        where = {"_id": {"$in": list(held)}, "lease.owner": self.owner, "state": "leased"}
-        own = await self._units.collection.find(where, limit=len(held), fields=["_id"])
-        lost = held - {unit["_id"] for unit in own}
-        # A unit that was finished during the request is not leased any more, but not lost either.
-        return lost & self.held

@@ -1,7 +1,7 @@
 """Plans which collections an object goes through, and in which order."""
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -10,7 +10,7 @@ from cachetools import TTLCache
 
 from bucketline.clock import Clock
 from bucketline.db.collections import CollectionDocument, Collections, includes_all, target_of
-from bucketline.domain.collection_depth import TIERS_FOLLOWED
+from bucketline.domain.collection_graph import ids_with_sources, topological_order
 from bucketline.domain.dotted_path import get_path, set_path
 from bucketline.errors import ValidationFailed
 from bucketline.extractors import (
@@ -140,7 +140,8 @@ class ExtractionPlans:
         return {collection["_id"] for collection in collections}
 
     async def _read(self, bucket_id: str) -> Plan:
-        ordered = topological_order(await self._reachable(bucket_id))
+        tiers = await self._collections.tiers_of_bucket(bucket_id)
+        ordered = topological_order(collection for tier in tiers for collection in tier)
         # The first use of an extractor imports its libraries, which takes long.
         return await asyncio.to_thread(lambda: tuple(map(self._stage, ordered)))
 
@@ -148,17 +149,6 @@ class ExtractionPlans:
         read = self._cache.get(bucket_id)
         if (plan.cancelled() or plan.exception() is not None) and read is not None and read.plan is plan:
             del self._cache[bucket_id]
-
-    async def _reachable(self, bucket_id: str) -> list[CollectionDocument]:
-        reachable: dict[str, CollectionDocument] = {}
-        tier = await self._collections.reading_bucket(bucket_id)
-        for _ in range(TIERS_FOLLOWED):
-            new = [collection for collection in tier if collection["_id"] not in reachable]
-            if not new:
-                break
-            reachable |= {collection["_id"]: collection for collection in new}
-            tier = await self._collections.reading_collections([collection["_id"] for collection in new])
-        return list(reachable.values())
 
     def _stage(self, collection: CollectionDocument) -> PipelineStage:
         config = collection["extractor"]
@@ -177,26 +167,10 @@ class ExtractionPlans:
         return PipelineStage(collection, extractor, problem, ExtractionContext(parameters, {}, self._outbound))
 
 
-def topological_order(collections: Sequence[CollectionDocument]) -> list[CollectionDocument]:
-    """Return each collection after all of its sources that are among them, and otherwise in the order given."""
-    remaining = {collection["_id"]: collection for collection in collections}
-    ordered: list[CollectionDocument] = []
-    while remaining:
-        ready = [c for c in remaining.values() if not remaining.keys() & set(c["source"]["collection_ids"])]
-        # The API rejects cycles. If there is one nevertheless, it is cut here.
-        ordered += ready or list(remaining.values())[:1]
-        remaining = {key: c for key, c in remaining.items() if c not in ordered}
-    return ordered
-
-
-def select_stages(stages: Iterable[PipelineStage], only: Sequence[str]) -> Plan:
+def select_stages(plan: Plan, only: Sequence[str]) -> Plan:
     """Return the stages with these ids or names, and the stages that feed them."""
-    ordered = list(stages)
-    needed = set(only)
-    for stage in reversed(ordered):
-        if stage.id in needed or stage.collection["name"] in needed:
-            needed |= {stage.id, *stage.sources}
-    return tuple(stage for stage in ordered if stage.id in needed)
+    needed = ids_with_sources((stage.collection for stage in plan), only)
+    return tuple(stage for stage in plan if stage.id in needed)
 
 
 def copy_json(value: object) -> object:
