@@ -79,7 +79,7 @@ async def find_extractor(deps: Container, wanted: FeatureExtractor) -> Extractor
         # the first look imports the extractor's libraries, which takes its time
         return await asyncio.to_thread(deps.extractors.find, wanted.feature_extractor_name, wanted.version)
     except UnknownExtractor as error:
-        raise ValidationFailed(error.faults, code="feature_extractor_not_found") from error
+        raise ValidationFailed(error.issues, code="feature_extractor_not_found") from error
 
 
 def name_taken(name: str) -> AlreadyExists:

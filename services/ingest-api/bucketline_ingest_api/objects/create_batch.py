@@ -174,7 +174,7 @@ def _told(error: ApiError) -> str:
     """One line for all that is wrong with an object."""
     if not isinstance(error, ValidationFailed):
         return error.message
-    return "; ".join(f"{'.'.join(map(str, _path(fault)))}: {fault['message']}" for fault in error.faults)
+    return "; ".join(f"{'.'.join(map(str, _path(fault)))}: {fault['message']}" for fault in error.issues)
 
 
 def _path(fault: ValidationIssue) -> Sequence[object]:
