@@ -11,8 +11,7 @@ from bucketline.domain.moments import Moments
 from bucketline.domain.pagination import Bounds, build_pagination, resolve_page, split_page
 from bucketline.domain.schema import Location
 from bucketline.errors import BadRequest
-from bucketline_ingest_api.schemas.common import Pagination
-from bucketline_ingest_api.schemas.pagination import ListBody, ListQuery
+from bucketline_ingest_api.schemas import ListBody, ListQuery, Pagination
 from bucketline_ingest_api.search_timeout import search_timeout
 
 D = TypeVar("D", bound=Mapping[str, Any])

@@ -13,7 +13,7 @@ from bucketline.errors import AlreadyExists, BadRequest, Forbidden, NotFound, Se
 from bucketline_ingest_api.buckets.schemas import BucketSettings, CreateBucket, UniqueKeyConfig, UpdateBucket
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.pagination import ListSpec, Page, field_mapper, list_rows
-from bucketline_ingest_api.schemas.pagination import ListBody, ListQuery
+from bucketline_ingest_api.schemas import ListBody, ListQuery
 
 MAX_UPDATE_ATTEMPTS = 5
 TIME_RESOLUTION = timedelta(milliseconds=1)

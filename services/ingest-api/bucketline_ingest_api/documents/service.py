@@ -13,7 +13,7 @@ from bucketline.ids import bound
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.documents.schemas import ListDocuments
 from bucketline_ingest_api.pagination import OLDEST_FIRST, ListSpec, Page, list_rows
-from bucketline_ingest_api.schemas.pagination import ListQuery
+from bucketline_ingest_api.schemas import ListQuery
 
 PRESIGNED_SECONDS = 3600
 

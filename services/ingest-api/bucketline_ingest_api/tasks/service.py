@@ -17,12 +17,10 @@ from bucketline.domain.keyset import Sort, mongo_sort, resolve_sorts, rows_after
 from bucketline.domain.pagination import TASKS, PageRequest, build_pagination, resolve_page, split_page
 from bucketline.domain.status import BATCH_ACTIVE, FINAL, Status
 from bucketline.errors import NotFound, ValidationFailed, ValidationIssue
-from bucketline_ingest_api.auth import can_access
+from bucketline_ingest_api.auth import Principal, can_access
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.pagination import NEWEST_FIRST, field_mapper, search_condition
-from bucketline_ingest_api.principal import Principal
-from bucketline_ingest_api.schemas.common import Pagination
-from bucketline_ingest_api.schemas.pagination import ListQuery
+from bucketline_ingest_api.schemas import ListQuery, Pagination
 from bucketline_ingest_api.search_timeout import search_timeout
 from bucketline_ingest_api.tasks.schemas import ListTasks, Task, TaskList
 
