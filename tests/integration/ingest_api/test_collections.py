@@ -32,7 +32,7 @@ def reads(*bucket_ids: str) -> dict[str, Any]:
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (stored, create):
-        monkeypatch.setattr(module, "MOST_COLLECTIONS_A_SOURCE", 3)
+        monkeypatch.setattr(module, "MAX_COLLECTIONS_A_SOURCE", 3)
 
 
 async def test_a_source_that_all_read_who_may_is_named(replica: Replica) -> None:
