@@ -124,10 +124,6 @@ class Leases:
 
     async def _extended(self, held: set[str]) -> set[str]:
         until = self._clock.now() + timedelta(seconds=self._seconds)
-        if await self._units.extend(list(held), self._owner, until=until) == len(held):
-            return set()
-        where = {"_id": {"$in": list(held)}, "lease.owner": self._owner, "state": "leased"}
-        ours = await self._units.collection.find(where, limit=len(held), fields=["_id"])
-        lost = held - {unit["_id"] for unit in ours}
+        lost = held - await self._units.extend(list(held), self._owner, until=until)
         # a unit that was finished in between is neither ours nor lost
         return lost & self._held

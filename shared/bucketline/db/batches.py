@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from pymongo import InsertOne
 
+from bucketline.db.lease_queue import LeaseFields, LeaseQueue
 from bucketline.db.mongo import Collection, Database, Index
 from bucketline.db.objects import ObjectDocument
 from bucketline.db.outbox_store import OutboxDocument, OutboxStore
@@ -52,14 +53,16 @@ class CarriedTotals(TypedDict):
 
 
 class WebhookCall(TypedDict):
-    """The one call to a batch's ``webhook_url``. Claimed before it is made, so that it is made at most once.
+    """The one call to a batch's ``webhook_url``; an entry of a lease queue.
 
-    ``host`` is whose turn it takes; see :func:`webhook_host`.
+    ``due_at`` is present until the call is claimed, which happens before it is made: it is made at most once. ``host``
+    is the host that is called; see :func:`webhook_host`.
     """
 
-    state: Literal["due", "called"]
-    at: datetime
+    due_at: NotRequired[datetime]
     host: NotRequired[str]
+    owner: NotRequired[str]
+    called_at: NotRequired[datetime]
     status_code: NotRequired[int | None]
     error: NotRequired[str | None]
 
@@ -178,7 +181,7 @@ INDEXES = (
     Index("by_task", [("task_id", 1)], unique=True),
     Index("active", [("moved_at", 1)], where={"status": {"$in": _ACTIVE}}),
     Index("outbox", [("pending_since", 1)], where={"pending_since": {"$exists": True}}),
-    Index("webhook_due", [("webhook.at", 1)], where={"webhook.state": "due"}),
+    Index("webhook_due", [("webhook.due_at", 1)], where={"webhook.due_at": {"$exists": True}}),
 )
 
 
@@ -187,7 +190,8 @@ class Batches:
 
     def __init__(self, database: Database) -> None:
         self.collection: Collection[BatchDocument] = database.collection("batches")
-        self.outbox = OutboxStore(database.collection("batches"))
+        self.outbox = OutboxStore(self.collection)
+        self._webhooks = LeaseQueue(self.collection, LeaseFields(owner="webhook.owner", due_at="webhook.due_at"))
 
     async def insert(self, documents: Sequence[BatchDocument]) -> None:
         """Writes those that are not there yet; one round trip."""
@@ -218,13 +222,17 @@ class Batches:
         )
 
     async def webhooks_due(self, now: datetime, *, limit: int, without: Sequence[str] = ()) -> list[BatchDocument]:
-        """Batches whose end is still to be told to their ``webhook_url``, the longest due first; not to these hosts.
+        """Return batches whose webhook is due, the longest due first, without those of the hosts in ``without``."""
+        where = {"webhook.host": {"$nin": list(without)}}
+        return await self._webhooks.find_due(now, limit=limit, where=where, fields=SUMMARY_FIELDS)
 
-        Those that an older release finished do not tell their host, and are among them in any case.
-        """
-        return await self.collection.find(
-            {"webhook.state": "due", "webhook.at": {"$lte": now}, "webhook.host": {"$nin": list(without)}},
-            limit=limit,
-            sort=[("webhook.at", 1)],
-            fields=SUMMARY_FIELDS,
-        )
+    async def claim_webhooks(self, batches: Sequence[BatchDocument], owner: str, now: datetime) -> set[str]:
+        """Take the calls out of the queue for good; return the batches whose call is this caller's to make."""
+        return await self._webhooks.claim_many(batches, owner, until=None, fields={"webhook.called_at": now})
+
+    async def record_webhook_result(
+        self, batch_id: str, *, status_code: int | None = None, error: str | None = None
+    ) -> None:
+        """Store what came of a call."""
+        result = {"webhook.status_code": status_code} if error is None else {"webhook.error": error}
+        await self.collection.update_one({"_id": batch_id}, {"$set": result})

@@ -13,6 +13,7 @@ from typing import Literal, NotRequired, TypedDict
 
 from pymongo import InsertOne, UpdateOne
 
+from bucketline.db.lease_queue import Changes, LeaseFields, LeaseQueue
 from bucketline.db.mongo import Collection, Database, Index
 from bucketline.domain.status import FAILURES, Status
 
@@ -196,11 +197,21 @@ class Latest:
         return self.result is not None and self.result["status"] in FAILURES
 
 
+_LEASE = LeaseFields(
+    owner="lease.owner",
+    due_at="lease.until",
+    within={"state": {"$in": list(UNFINISHED_STATES)}},
+    unleased={"state": "ready"},
+    lease="lease",
+)
+
+
 class WorkUnits:
     """The repository of work units."""
 
     def __init__(self, database: Database) -> None:
         self.collection: Collection[WorkUnitDocument] = database.collection("work_units")
+        self._queue = LeaseQueue(self.collection, _LEASE)
 
     async def insert(self, documents: Sequence[WorkUnitDocument]) -> set[int]:
         """Writes the units in one round trip; returns the places of those that were refused.
@@ -291,44 +302,48 @@ class WorkUnits:
         return found
 
     async def lease(self, unit_id: str, owner: str, *, now: datetime, until: datetime) -> WorkUnitDocument | None:
-        """Takes the unit, if it is ready or its owner's lease ran out. None: somebody has it, or it is over.
+        """Lease the unit if it is ready or its lease has expired; return None if it is leased or over.
 
-        What became of a lease that ran out is noted in the same write.
+        The same write records how an expired lease ended: if its holder worked on one item alone, that item is added
+        to ``crashed_items``; if it worked on none, the lease counts as released.
         """
-        return await self.collection.find_and_update(
-            {
-                "_id": unit_id,
-                "$or": [{"state": "ready"}, {"state": "leased", "lease.until": {"$lt": now}}],
-            },
-            lease_update(owner, now=now, until=until),
-        )
+        current_item = "$lease.current_item"
+        idle = {"$eq": [current_item, NO_ITEM]}
+        # In MongoDB's order a missing field is below every number.
+        crashed = {"$cond": [{"$gte": [current_item, 0]}, [current_item], []]}
+        fields = {
+            "attempts": {"$add": ["$attempts", {"$cond": [idle, 0, 1]}]},
+            "release_count": {"$add": [{"$ifNull": ["$release_count", 0]}, {"$cond": [idle, 1, 0]}]},
+            "crashed_items": {"$concatArrays": [{"$ifNull": ["$crashed_items", []]}, crashed]},
+            "state": "leased",
+            "lease.current_item": "$$REMOVE",
+            "moved_at": now,
+        }
+        return await self._queue.claim(unit_id, owner, now=now, until=until, fields=fields)
 
-    async def extend(self, unit_ids: Sequence[str], owner: str, *, until: datetime) -> int:
-        """The heartbeat of a processor; returns how many of the units it still holds."""
-        where = {"_id": {"$in": list(unit_ids)}, "lease.owner": owner, "state": "leased"}
-        return await self.collection.update_many(where, {"$set": {"lease.until": until}})
+    async def extend(self, unit_ids: Sequence[str], owner: str, *, until: datetime) -> set[str]:
+        """Extend the leases and return the units that the owner still holds."""
+        return await self._queue.renew(dict.fromkeys(unit_ids, owner), until=until)
 
     async def set_current_item(self, unit_id: str, owner: str, place: int) -> bool:
         """Record the only item that the owner is working on; return whether the unit is still leased to the owner."""
-        where = {"_id": unit_id, "lease.owner": owner, "state": "leased"}
+        where = {"_id": unit_id, **self._queue.held_filter(owner)}
         return await self.collection.update_one(where, {"$set": {"lease.current_item": place}})
 
     async def mark_idle(self, unit_ids: Sequence[str], owner: str, *, idle: bool) -> None:
         """Record whether the owner has paused all work on these units, so that its crash is not counted for them."""
-        where = {"_id": {"$in": list(unit_ids)}, "lease.owner": owner, "state": "leased"}
-        note = {"$set": {"lease.current_item": NO_ITEM}} if idle else {"$unset": {"lease.current_item": ""}}
-        await self.collection.update_many(where, note)
+        changes = {"$set": {"lease.current_item": NO_ITEM}} if idle else {"$unset": {"lease.current_item": ""}}
+        await self._queue.update_held(unit_ids, owner, changes)
 
     async def release(self, unit_id: str, owner: str, *, now: datetime) -> None:
         """Release an unfinished unit. This lease does not count as an attempt, because it did not end in a crash."""
-        await self.collection.update_one(
-            {"_id": unit_id, "lease.owner": owner, "state": "leased"},
-            {
-                "$set": {"state": "ready", "moved_at": now},
-                "$unset": {"lease": ""},
-                "$inc": {"attempts": -1, "release_count": 1},
-            },
-        )
+        changes: Changes = {"$set": {"state": "ready", "moved_at": now}, "$inc": {"attempts": -1, "release_count": 1}}
+        await self._queue.release(unit_id, owner, changes=changes)
+
+    async def give_up(self, unit: WorkUnitDocument, ending: UnitEnd, *, now: datetime) -> bool:
+        """Cancel a unit that is ready or whose lease has expired, unless it was leased since it was read."""
+        changes = {"$set": {"state": "canceled", "ending": ending}}
+        return await self._queue.give_up(unit["_id"], now=now, changes=changes, where={"attempts": unit["attempts"]})
 
     async def record(self, results: Mapping[str, Mapping[int, Result]], *, now: datetime) -> None:
         """Adds results; the first of an item stays. A unit all of whose items have one becomes ``done``."""
@@ -346,7 +361,7 @@ class WorkUnits:
         return {document["_id"]: document for document in found}
 
     async def stalled(self, before: datetime, now: datetime, *, limit: int) -> list[WorkUnitDocument]:
-        """Open units that have not moved since ``before`` and that nobody holds."""
+        """Return open units that no processor holds and that have not moved since ``before``."""
         return await self.collection.find(
             {
                 "state": {"$in": list(OPEN_STATES)},
@@ -369,10 +384,9 @@ class WorkUnits:
         """Return a unit without a holder since ``before``, of the first group after ``after`` outside ``groups``."""
         return await self.collection.find_one(
             {
-                "state": {"$in": list(UNFINISHED_STATES)},
+                **self._queue.due_filter(now),
                 "group": {"$gt": after, "$nin": list(groups)},
                 "moved_at": {"$lt": before},
-                "$or": [{"state": "ready"}, {"lease.until": {"$lt": now}}],
             },
             sort=[("group", 1), ("moved_at", 1)],
             fields=fields,
@@ -383,30 +397,6 @@ def items_filter(batch_ids: Iterable[str], object_ids: Iterable[str]) -> dict[st
     """Units with such an item. Of one and the same, or the index would be read for all that these batches have."""
     item = {"batch_id": {"$in": sorted(set(batch_ids))}, "object_id": {"$in": sorted(set(object_ids))}}
     return {"items": {"$elemMatch": item}}
-
-
-def lease_update(owner: str, *, now: datetime, until: datetime) -> Sequence[Stage]:
-    """Return the update that starts a lease and records how the expired lease before it ended.
-
-    If the previous holder worked on one item alone, that item is added to ``crashed_items``; if it worked on none, the
-    lease counts as released.
-    """
-    current_item = "$lease.current_item"
-    idle = {"$eq": [current_item, NO_ITEM]}
-    # In MongoDB's order a missing field is below every number.
-    crashed = {"$cond": [{"$gte": [current_item, 0]}, [current_item], []]}
-    return [
-        {
-            "$set": {
-                "attempts": {"$add": ["$attempts", {"$cond": [idle, 0, 1]}]},
-                "release_count": {"$add": [{"$ifNull": ["$release_count", 0]}, {"$cond": [idle, 1, 0]}]},
-                "crashed_items": {"$concatArrays": [{"$ifNull": ["$crashed_items", []]}, crashed]},
-                "state": "leased",
-                "lease": {"$literal": {"owner": owner, "until": until}},
-                "moved_at": now,
-            }
-        }
-    ]
 
 
 def result_update(rows: Mapping[int, Mapping[str, object]], *, now: datetime) -> Sequence[Stage]:

@@ -111,7 +111,7 @@ async def test_who_is_set_aside_is_so_until_the_owner_says_otherwise(world: Worl
         assert await world.units.lease(unit["_id"], owner, now=now, until=now + timedelta(seconds=30))
     both = [mine["_id"], others["_id"]]
     await world.units.mark_idle(both, "p1", idle=True)
-    assert await world.units.extend([mine["_id"]], "p1", until=now + timedelta(seconds=60)) == 1
+    assert await world.units.extend([mine["_id"]], "p1", until=now + timedelta(seconds=60)) == {mine["_id"]}
     found = await world.units.many(both)
     assert [unit_attempts(found[unit_id]) for unit_id in both] == [UnitAttempts(0, 0, 1), UnitAttempts(1, 0, 0)]
     await world.units.mark_idle(both, "p1", idle=False)

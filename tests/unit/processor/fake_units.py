@@ -54,12 +54,12 @@ class StoredUnits:
         }
         return dict(row)
 
-    async def extend(self, ids: Sequence[str], owner: str, *, until: datetime) -> int:
+    async def extend(self, ids: Sequence[str], owner: str, *, until: datetime) -> set[str]:
         self._check(owner)
-        mine = [self.rows[unit_id] for unit_id in ids if self._owned(unit_id, owner)]
-        for row in mine:
-            row["lease"]["until"] = until
-        return len(mine)
+        held = {unit_id for unit_id in ids if self._owned(unit_id, owner)}
+        for unit_id in held:
+            self.rows[unit_id]["lease"]["until"] = until
+        return held
 
     async def set_current_item(self, unit_id: str, owner: str, place: int) -> bool:
         self._check(owner)
@@ -75,9 +75,6 @@ class StoredUnits:
                 lease = self.rows[unit_id]["lease"]
                 lease.pop("current_item", None)
                 lease |= {"current_item": NO_ITEM} if idle else {}
-
-    async def find(self, where: Any, **_: Any) -> list[Any]:
-        return [self.rows[u] for u in where["_id"]["$in"] if self._owned(u, where["lease.owner"])]
 
     async def release(self, unit_id: str, owner: str, *, now: datetime) -> None:
         self._check(owner)

@@ -4,8 +4,8 @@ from bucketline.api_keys.service import DEFAULT_PERMISSIONS, ApiKeySpec, NewApiK
 from bucketline.db.api_keys import ApiKeyDocument
 from bucketline.errors import Forbidden, ValidationFailed, ValidationIssue
 from bucketline_ingest_api.api_keys.schemas import CreateKey, KeyScope, UpdateKey
+from bucketline_ingest_api.auth import Principal
 from bucketline_ingest_api.container import Container
-from bucketline_ingest_api.principal import Principal
 
 MAX_EMAIL = 320
 

@@ -55,8 +55,7 @@ from bucketline_ingest_api.dependencies import (
     WritePrincipal,
 )
 from bucketline_ingest_api.pagination import Page
-from bucketline_ingest_api.schemas.common import Deleted, errors
-from bucketline_ingest_api.schemas.pagination import Paging
+from bucketline_ingest_api.schemas import Deleted, Paging, errors
 from bucketline_ingest_api.tasks.schemas import Task
 from bucketline_ingest_api.tasks.service import serialize_batch_task
 

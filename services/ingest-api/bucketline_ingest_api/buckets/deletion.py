@@ -16,7 +16,7 @@ from bucketline.errors import Forbidden, NotFound
 from bucketline.observability.logging import get_logger
 from bucketline_ingest_api.buckets.service import find_bucket
 from bucketline_ingest_api.container import Container
-from bucketline_ingest_api.objects.delete_many import remove_objects
+from bucketline_ingest_api.objects.deletion import delete_objects
 from bucketline_ingest_api.tasks.runner import Reschedule, TaskOutcome, TaskResult
 from bucketline_ingest_api.uploads.delete import forget_uploads
 
@@ -125,7 +125,7 @@ async def empty_bucket(deps: Container, bucket_id: str, deadline: datetime) -> i
         objects = await deps.objects.collection.find(own, limit=PAGE_SIZE)
         if not objects:
             break
-        removed += await remove_objects(deps, objects)
+        removed += await delete_objects(deps, objects)
     while deps.clock.now() < deadline:
         batches = await deps.batches.collection.find(own, limit=PAGE_SIZE, fields=["pending"])
         if not batches:

@@ -10,8 +10,7 @@ from bucketline_ingest_api.buckets.schemas import Bucket, BucketDeletion, Bucket
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.dependencies import ContainerDep, NamespaceDelete, NamespaceRead, NamespaceWrite
 from bucketline_ingest_api.pagination import Page
-from bucketline_ingest_api.schemas.common import errors
-from bucketline_ingest_api.schemas.pagination import ListBody, Paging
+from bucketline_ingest_api.schemas import ListBody, Paging, errors
 
 router = APIRouter(prefix="/v1/buckets", tags=["buckets"])
 

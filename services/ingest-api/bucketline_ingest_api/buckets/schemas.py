@@ -1,4 +1,4 @@
-"""Request and response bodies of the bucket endpoints."""
+"""RequestBody and response bodies of the bucket endpoints."""
 
 from typing import Any, Literal
 
@@ -6,8 +6,7 @@ from pydantic import ConfigDict, Field
 
 from bucketline.db.buckets import BucketDocument, BucketStats
 from bucketline.domain.status import Status
-from bucketline_ingest_api.schemas.common import Answer, Name, Pagination, Request, Timestamp, example
-from bucketline_ingest_api.schemas.unsupported import Unsupported
+from bucketline_ingest_api.schemas import Name, Pagination, RequestBody, ResponseBody, Timestamp, Unsupported, example
 
 FieldType = Literal[
     "string",
@@ -37,7 +36,7 @@ _SCHEMA = {
 }
 
 
-class SchemaField(Request):
+class SchemaField(RequestBody):
     """A property of a schema. Additional keys are kept."""
 
     model_config = ConfigDict(extra="allow")
@@ -52,7 +51,7 @@ class SchemaField(Request):
     properties: "dict[str, SchemaField] | None" = None
 
 
-class BucketSchema(Request):
+class BucketSchema(RequestBody):
     """Declares the fields and files of a bucket's objects."""
 
     model_config = ConfigDict(extra="allow", **example(_SCHEMA))
@@ -60,14 +59,14 @@ class BucketSchema(Request):
     properties: dict[str, SchemaField]
 
 
-class UniqueKeyConfig(Request):
+class UniqueKeyConfig(RequestBody):
     """Names the fields that identify an object of the bucket."""
 
     fields: list[str] = Field(min_length=1, max_length=10)
     default_policy: Literal["insert", "update", "upsert"] | None = None
 
 
-class BatchingPolicy(Request):
+class BatchingPolicy(RequestBody):
     """Submits drafts automatically, in batches, when the first of these limits is reached."""
 
     max_objects: int = Field(default=1000, ge=1, le=50_000)
@@ -75,13 +74,13 @@ class BatchingPolicy(Request):
     max_wait_seconds: float = Field(default=30.0, gt=0, le=7 * 24 * 3600, allow_inf_nan=False)
 
 
-class BucketSettings(Request):
+class BucketSettings(RequestBody):
     """If ``batching`` is null, drafts wait for an explicit batch."""
 
     batching: BatchingPolicy | None = None
 
 
-class CreateBucket(Request):
+class CreateBucket(RequestBody):
     """Features of the managed service only (``destination``, ``ingest_filter``, ``source_adapter``) are rejected."""
 
     model_config = example(
@@ -106,7 +105,7 @@ class CreateBucket(Request):
     source_adapter: Unsupported = None
 
 
-class UpdateBucket(Request):
+class UpdateBucket(RequestBody):
     """Only the fields that are sent change. ``fields`` of the unique key must be repeated and cannot change."""
 
     model_config = example({"description": "Invoices of 2026", "metadata": {"team": "ap"}})
@@ -124,7 +123,7 @@ class UpdateBucket(Request):
     source_adapter: Unsupported = None
 
 
-class BatchStats(Answer):
+class BatchStats(ResponseBody):
     """Counts the batches of a bucket by state."""
 
     total: int = 0
@@ -133,7 +132,7 @@ class BatchStats(Answer):
     failed: int = 0
 
 
-class StorageStats(Answer):
+class StorageStats(ResponseBody):
     """Sums the sizes of the blobs of a bucket's objects."""
 
     total_size_bytes: int = 0
@@ -142,7 +141,7 @@ class StorageStats(Answer):
     min_size_bytes: int = 0
 
 
-class Bucket(Answer):
+class Bucket(ResponseBody):
     """A bucket with its statistics."""
 
     model_config = example(
@@ -226,7 +225,7 @@ class Bucket(Answer):
         )
 
 
-class BucketListStats(Answer):
+class BucketListStats(ResponseBody):
     """Sums over a page of buckets."""
 
     total_objects: int = 0
@@ -235,7 +234,7 @@ class BucketListStats(Answer):
     avg_size_per_bucket: float = 0.0
 
 
-class BucketList(Answer):
+class BucketList(ResponseBody):
     """A page of buckets; ``stats`` covers the buckets of this page."""
 
     model_config = example(
@@ -273,7 +272,7 @@ class BucketList(Answer):
         return cls(results=results, total_count=total, pagination=pagination, stats=stats)
 
 
-class BucketDeletion(Answer):
+class BucketDeletion(ResponseBody):
     """Names the task that deletes the bucket and everything in it."""
 
     model_config = example(

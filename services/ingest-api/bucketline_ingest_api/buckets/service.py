@@ -6,14 +6,14 @@ from typing import Any
 from bucketline.db.buckets import BucketDocument, UniqueKey
 from bucketline.db.mongo import DuplicateKey
 from bucketline.domain.field_validation import free_form_faults
-from bucketline.domain.paging import BUCKETS
+from bucketline.domain.pagination import BUCKETS
 from bucketline.domain.schema_definition import breaking_changes, schema_faults
 from bucketline.domain.unique_key import change_faults, config_faults
 from bucketline.errors import AlreadyExists, BadRequest, Forbidden, NotFound, ServiceUnavailable, ValidationFailed
 from bucketline_ingest_api.buckets.schemas import BucketSettings, CreateBucket, UniqueKeyConfig, UpdateBucket
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.pagination import ListSpec, Page, field_mapper, list_rows
-from bucketline_ingest_api.schemas.pagination import ListBody, ListQuery
+from bucketline_ingest_api.schemas import ListBody, ListQuery
 
 MAX_UPDATE_ATTEMPTS = 5
 TIME_RESOLUTION = timedelta(milliseconds=1)

@@ -24,9 +24,7 @@ from bucketline_ingest_api.collections.update import change_collection
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.dependencies import ContainerDep, NamespaceDelete, NamespaceRead, NamespaceWrite
 from bucketline_ingest_api.pagination import Page
-from bucketline_ingest_api.schemas.common import errors
-from bucketline_ingest_api.schemas.pagination import Paging
-from bucketline_ingest_api.schemas.unsupported import UnsupportedText
+from bucketline_ingest_api.schemas import Paging, UnsupportedText, errors
 
 router = APIRouter(prefix="/v1/collections", tags=["collections"])
 

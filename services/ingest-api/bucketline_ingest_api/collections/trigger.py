@@ -26,7 +26,7 @@ from bucketline_ingest_api.collections.lookup import live_collection
 from bucketline_ingest_api.collections.output_schema import merged
 from bucketline_ingest_api.collections.schemas import TriggerCollection, Triggered
 from bucketline_ingest_api.container import Container
-from bucketline_ingest_api.objects.listing import KIND as OBJECTS
+from bucketline_ingest_api.objects.service import LIST_SPEC as OBJECTS
 from bucketline_ingest_api.pagination import Selection, selection
 from bucketline_ingest_api.search_timeout import search_timeout
 from bucketline_ingest_api.tasks.runner import Reschedule, TaskOutcome, TaskResult

@@ -17,8 +17,7 @@ from bucketline_ingest_api.namespaces.schemas import (
     UpdateNamespace,
 )
 from bucketline_ingest_api.pagination import Page
-from bucketline_ingest_api.schemas.common import errors
-from bucketline_ingest_api.schemas.pagination import ListBody, Paging
+from bucketline_ingest_api.schemas import ListBody, Paging, errors
 
 router = APIRouter(prefix="/v1/namespaces", tags=["namespaces"])
 

@@ -1,12 +1,20 @@
-"""Request and response bodies of the namespace endpoints."""
+"""RequestBody and response bodies of the namespace endpoints."""
 
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
 from bucketline.db.namespaces import NamespaceDocument
-from bucketline_ingest_api.schemas.common import Answer, Moment, Name, Pagination, Request, Timestamp, example
-from bucketline_ingest_api.schemas.unsupported import Unsupported
+from bucketline_ingest_api.schemas import (
+    Moment,
+    Name,
+    Pagination,
+    RequestBody,
+    ResponseBody,
+    Timestamp,
+    Unsupported,
+    example,
+)
 
 
 def _check_ascii(value: str) -> str:
@@ -40,7 +48,7 @@ _EXAMPLE = {
 }
 
 
-class NamespaceBody(Request):
+class NamespaceBody(RequestBody):
     """Rejects the features of the managed service: models, indexes of its own, budgets, issuers."""
 
     features: Unsupported = None
@@ -85,7 +93,7 @@ class UpdateNamespace(NamespaceBody):
     repair_vectors: Unsupported = None
 
 
-class Namespace(Answer):
+class Namespace(ResponseBody):
     """A namespace with the counts of its contents."""
 
     model_config = example(_EXAMPLE)
@@ -123,7 +131,7 @@ class Namespace(Answer):
         )
 
 
-class NamespaceListStats(Answer):
+class NamespaceListStats(ResponseBody):
     """Sums over a page of namespaces."""
 
     total_documents: int = 0
@@ -133,7 +141,7 @@ class NamespaceListStats(Answer):
     total_objects: int = 0
 
 
-class NamespaceList(Answer):
+class NamespaceList(ResponseBody):
     """A page of namespaces; ``stats`` covers the namespaces of this page."""
 
     model_config = example(
@@ -170,7 +178,7 @@ class NamespaceList(Answer):
         return cls(results=results, total_count=total, pagination=pagination, stats=stats)
 
 
-class NamespaceStats(Answer):
+class NamespaceStats(ResponseBody):
     """Counts the contents of a namespace."""
 
     model_config = example(
@@ -192,7 +200,7 @@ class NamespaceStats(Answer):
     object_count: int
 
 
-class NamespaceDeletion(Answer):
+class NamespaceDeletion(ResponseBody):
     """Names the task that deletes the namespace and everything in it."""
 
     model_config = example(

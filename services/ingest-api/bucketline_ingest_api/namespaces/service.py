@@ -7,15 +7,14 @@ from typing import Any
 
 from bucketline.db.mongo import Collection, DuplicateKey
 from bucketline.db.namespaces import NamespaceDocument, listing_filter
-from bucketline.domain.paging import NAMESPACES
+from bucketline.domain.pagination import NAMESPACES
 from bucketline.errors import AlreadyExists, Forbidden, NotFound
-from bucketline_ingest_api.auth import can_access
+from bucketline_ingest_api.auth import Principal, can_access
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.namespaces.deletion import schedule_expiry
 from bucketline_ingest_api.namespaces.schemas import CreateNamespace, UpdateNamespace
 from bucketline_ingest_api.pagination import ListSpec, Page, field_mapper, list_rows
-from bucketline_ingest_api.principal import Principal
-from bucketline_ingest_api.schemas.pagination import ListBody, ListQuery
+from bucketline_ingest_api.schemas import ListBody, ListQuery
 
 LIST_SPEC = ListSpec(
     bounds=NAMESPACES,

@@ -3,8 +3,7 @@
 from fastapi import APIRouter
 
 from bucketline_ingest_api.dependencies import ContainerDep, DeletePrincipal, NamespaceHeader, ReadPrincipal
-from bucketline_ingest_api.schemas.common import Deleted, errors
-from bucketline_ingest_api.schemas.pagination import Paging
+from bucketline_ingest_api.schemas import Deleted, Paging, errors
 from bucketline_ingest_api.tasks import service
 from bucketline_ingest_api.tasks.schemas import ListTasks, Task, TaskList
 

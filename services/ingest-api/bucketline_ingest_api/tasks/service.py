@@ -12,20 +12,15 @@ from typing import Any, cast
 from bucketline.clock import wire_time
 from bucketline.db.batches import BatchDocument
 from bucketline.db.tasks import TaskDocument
-from bucketline.domain.case_folding import literal
-from bucketline.domain.filter_to_mongo import to_mongo
-from bucketline.domain.filters import Condition, Filter, parse
-from bucketline.domain.keyset import mongo_sort, rows_after
-from bucketline.domain.paging import TASKS, PageRequest, cut, pagination, resolve_page
-from bucketline.domain.sorting import Sort, resolve_sorts
+from bucketline.domain.filters import Condition, Filter, literal_pattern, parse_filter, to_mongo
+from bucketline.domain.keyset import Sort, mongo_sort, resolve_sorts, rows_after
+from bucketline.domain.pagination import TASKS, PageRequest, build_pagination, resolve_page, split_page
 from bucketline.domain.status import BATCH_ACTIVE, FINAL, Status
 from bucketline.errors import NotFound, ValidationFailed, ValidationIssue
-from bucketline_ingest_api.auth import can_access
+from bucketline_ingest_api.auth import Principal, can_access
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.pagination import NEWEST_FIRST, field_mapper, search_condition
-from bucketline_ingest_api.principal import Principal
-from bucketline_ingest_api.schemas.common import Pagination
-from bucketline_ingest_api.schemas.pagination import ListQuery
+from bucketline_ingest_api.schemas import ListQuery, Pagination
 from bucketline_ingest_api.search_timeout import search_timeout
 from bucketline_ingest_api.tasks.schemas import ListTasks, Task, TaskList
 
@@ -149,8 +144,8 @@ async def find_tasks(
                 ),
             )
             total = sum(counts)
-    count, next_cursor = cut(rows, page, sorts, str)
-    shown = pagination(page, next_cursor, path=list_query.path, query=list_query.query, total=total)
+    count, next_cursor = split_page(rows, page, sorts, str)
+    shown = build_pagination(page, next_cursor, path=list_query.path, query=list_query.query, total=total)
     return TaskList(
         results=[serialize_task(cast("TaskDocument | BatchDocument", row)) for row in rows[:count]],
         pagination=Pagination.model_validate(shown),
@@ -237,12 +232,12 @@ def _conditions(given: Mapping[str, Any]) -> tuple[list[Query], list[Query]]:
     filters = given.get("filters")
     if filters and given.get("case_sensitive"):
         filters = {**filters, "case_sensitive": True}
-    wanted: list[Filter] = [parse(filters, exact=("task_id", "task_type", "status", "namespace_id"))]
+    wanted: list[Filter] = [parse_filter(filters, exact=("task_id", "task_type", "status", "namespace_id"))]
     wanted += [Condition(name, "eq", str(given[name]), True) for name in ("status", "task_type") if name in given]
     tasks: list[Query] = [to_mongo(condition, _TASK_PATHS) for condition in wanted]
     batches: list[Query] = [to_mongo(condition, _batch_path) for condition in wanted]
     if text := given.get("search"):
-        pattern = literal(text, case_sensitive=bool(given.get("case_sensitive")))
+        pattern = literal_pattern(text, case_sensitive=bool(given.get("case_sensitive")))
         tasks.append(search_condition(pattern, ("_id", "type", "inputs", "data.bucket_name")))
         batches.append(search_condition(pattern, ("task_id", "_id", "batch_name", "bucket_id")))
     return [condition for condition in tasks if condition], [condition for condition in batches if condition]

@@ -10,7 +10,7 @@ from bucketline.clock import ManualClock
 from bucketline.db.batches import Batches
 from bucketline.db.objects import ObjectDocument, Objects
 from bucketline.errors import DependencyUnavailable
-from bucketline_ingest_api.objects.bulk_writes import ObjectBulkWriter
+from bucketline_ingest_api.objects.bulk_writer import ObjectBulkWriter
 
 CLOCK = ManualClock()
 

@@ -9,7 +9,7 @@ from prometheus_client import REGISTRY
 from bucketline.db.objects import ObjectDocument
 from bucketline.domain.status import Status
 from bucketline.events.models import ObjectStatusChanged
-from bucketline_ingest_api.objects.metrics import record_status_metrics
+from bucketline_ingest_api.subscribers import record_status_metrics
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 

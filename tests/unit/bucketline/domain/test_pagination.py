@@ -2,20 +2,18 @@ from typing import Any
 
 import pytest
 
-from bucketline.domain.cursors import Cursor
-from bucketline.domain.keyset import Position
-from bucketline.domain.paging import (
+from bucketline.domain.keyset import Cursor, Position, Sort
+from bucketline.domain.pagination import (
     BATCHES,
     BUCKETS,
     OBJECTS,
     UPLOADS,
     Bounds,
     PageRequest,
-    cut,
-    pagination,
+    build_pagination,
     resolve_page,
+    split_page,
 )
-from bucketline.domain.sorting import Sort
 from bucketline.errors import BadRequest, ValidationFailed
 
 CURSOR = Cursor((Sort("created_at"),), 20, Position((5,), "obj_5"))
@@ -150,17 +148,17 @@ def rows(count: int) -> list[dict[str, object]]:
 
 def test_a_page_is_cut_where_one_row_too_many_shows_that_there_are_more() -> None:
     sorts = (Sort("n"),)
-    shown, text = cut(rows(3), PageRequest(2, offset=4), sorts, lambda field: f"custom.{field}")
+    shown, text = split_page(rows(3), PageRequest(2, offset=4), sorts, lambda field: f"custom.{field}")
     assert shown == 2
     assert text is not None
     assert resolve_page({"cursor": text}, None, OBJECTS).cursor == Cursor(sorts, 6, Position((1,), "obj_1"))
-    assert cut(rows(2), PageRequest(2), sorts, str) == (2, None)
-    assert cut([], PageRequest(2), sorts, str) == (0, None)
+    assert split_page(rows(2), PageRequest(2), sorts, str) == (2, None)
+    assert split_page([], PageRequest(2), sorts, str) == (0, None)
 
 
 def test_a_value_that_no_cursor_can_carry_makes_the_next_page_count() -> None:
     last: dict[str, object] = {"_id": "obj_1", "n": {"an": "object"}}
-    _, text = cut([last, last], PageRequest(1, offset=3), (Sort("n"),), str)
+    _, text = split_page([last, last], PageRequest(1, offset=3), (Sort("n"),), str)
     page = resolve_page({"cursor": text or ""}, None, OBJECTS)
     assert page.cursor == Cursor((Sort("n"),), 4, None)
     assert page.skip == 4
@@ -171,7 +169,7 @@ PATH = "/v1/buckets/bkt_1/objects"
 
 def test_pages_link_to_their_neighbours_and_keep_what_else_was_asked() -> None:
     query = {"page": "2", "page_size": "5", "return_presigned_urls": "true"}
-    answer = pagination(resolve_page(query, None, OBJECTS), "abc", path=PATH, query=query)
+    answer = build_pagination(resolve_page(query, None, OBJECTS), "abc", path=PATH, query=query)
     assert answer == {
         "page": 2,
         "page_size": 5,
@@ -182,24 +180,24 @@ def test_pages_link_to_their_neighbours_and_keep_what_else_was_asked() -> None:
 
 
 def test_the_ends_have_no_neighbour() -> None:
-    first = pagination(PageRequest(10), None, path=PATH, query={})
+    first = build_pagination(PageRequest(10), None, path=PATH, query={})
     assert (first["next_page"], first["previous_page"], first["next_cursor"]) == (None, None, None)
 
 
 def test_odd_offsets_and_cursors_link_by_themselves() -> None:
-    odd = pagination(PageRequest(10, offset=13), "abc", path=PATH, query={"offset": "13"})
+    odd = build_pagination(PageRequest(10, offset=13), "abc", path=PATH, query={"offset": "13"})
     assert odd["next_page"] == f"{PATH}?limit=10&offset=23"
     assert odd["previous_page"] == f"{PATH}?limit=10&offset=3"
-    after = pagination(PageRequest(10, cursor=CURSOR), "abc", path=PATH, query={"cursor": TEXT})
+    after = build_pagination(PageRequest(10, cursor=CURSOR), "abc", path=PATH, query={"cursor": TEXT})
     assert after["next_page"] == f"{PATH}?limit=10&cursor=abc"
     assert (after["previous_page"], after["page"]) == (None, 3)
-    far = pagination(PageRequest(10, offset=99_995), "abc", path=PATH, query={})
+    far = build_pagination(PageRequest(10, offset=99_995), "abc", path=PATH, query={})
     assert far["next_page"] == f"{PATH}?limit=10&cursor=abc"
 
 
 @pytest.mark.parametrize(("total", "pages"), [(0, 0), (1, 1), (10, 1), (11, 2)])
 def test_totals_are_there_when_asked_for(total: int, pages: int) -> None:
     request = PageRequest(10, include_total=True)
-    answer = pagination(request, "abc", path=PATH, query={"include_total": "true"}, total=total)
+    answer = build_pagination(request, "abc", path=PATH, query={"include_total": "true"}, total=total)
     assert (answer["total"], answer["total_pages"]) == (total, pages)
     assert answer["next_page"] == f"{PATH}?limit=10&include_total=true&page=2"
