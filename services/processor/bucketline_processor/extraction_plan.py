@@ -150,7 +150,7 @@ class ExtractionPlans:
             # During a roll-out another processor may have it already.
             problem = TransientError(f"the extractor {config['name']} {config['version']} is not installed here")
         except ValidationFailed as error:
-            faults = "; ".join(str(fault["message"]) for fault in error.faults)
+            faults = "; ".join(str(fault["message"]) for fault in error.issues)
             problem = PermanentError(f"the extractor no longer takes the collection's parameters: {faults}")
         rules = tuple(config["field_passthrough"])
         return PipelineStage(
