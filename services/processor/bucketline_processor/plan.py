@@ -162,7 +162,7 @@ class ExtractionPlans:
             # During a rolling update another processor may have it already.
             problem = TransientError(f"the extractor {config['name']} {config['version']} is not installed here")
         except ValidationFailed as error:
-            messages = "; ".join(str(fault["message"]) for fault in error.faults)
+            messages = "; ".join(str(issue["message"]) for issue in error.issues)
             problem = PermanentError(f"the extractor no longer takes the collection's parameters: {messages}")
         return PipelineStage(collection, extractor, problem, ExtractionContext(parameters, {}, self._outbound))
 

@@ -43,7 +43,7 @@ STOPPING_PAUSE = 0.5
 class QueueFull(DependencyUnavailable):
     """The queue is full or the service is stopping. The record is redelivered."""
 
-    retry_class = "reject"  # type: ignore[assignment]  # The base class declares a value as its type.
+    retryable = False
 
 
 @dataclass(frozen=True)
