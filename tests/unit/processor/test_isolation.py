@@ -90,7 +90,7 @@ def failed(ends: Ends) -> set[str]:
     return {object_id for object_id, status in ends.statuses().items() if status == "FAILED"}
 
 
-async def test_an_object_that_ends_its_processors_fails_and_all_others_are_completed():
+async def test_object_that_crashes_processors_fails_and_all_others_complete():
     fleet = Fleet({"obj_3"})
     fleet.unit(8)
     assert await fleet.lives() == 5, "two that nobody was careful in, two that tried it, one that says so"
@@ -103,7 +103,7 @@ async def test_an_object_that_ends_its_processors_fails_and_all_others_are_compl
     assert fleet.seen[-1].extractions.runs == {}
 
 
-async def test_several_of_them_are_found_one_after_the_other():
+async def test_several_crashing_objects_are_found_one_after_the_other():
     killers = {"obj_0", "obj_4", "obj_5"}
     fleet = Fleet(killers)
     fleet.unit(7)
@@ -114,7 +114,7 @@ async def test_several_of_them_are_found_one_after_the_other():
     assert unit_attempts(fleet.units.rows["unit_1"]).crashes == 2, "a batcher gives nothing up because of them"  # type: ignore[arg-type]
 
 
-async def test_what_nobody_suspects_goes_first():
+async def test_isolated_unit_runs_items_without_crashes_first():
     fleet = Fleet({"obj_1"})
     fleet.unit(4, attempts=2)
     assert not await fleet.life()
@@ -123,7 +123,7 @@ async def test_what_nobody_suspects_goes_first():
     assert fleet.seen[-1].extractions.order == ["obj_0", "obj_2", "obj_3", "obj_1"]
 
 
-async def test_a_unit_is_worked_on_one_by_one_only_after_so_many_deaths():
+async def test_unit_is_isolated_after_the_configured_number_of_crashes():
     fleet = Fleet(isolate_after_crashes=2)
     fleet.unit(5, attempts=1)
     assert await fleet.life()
@@ -133,14 +133,14 @@ async def test_a_unit_is_worked_on_one_by_one_only_after_so_many_deaths():
     assert fleet.seen[-1].extractions.most_at_once == 1
 
 
-async def test_a_batcher_that_is_late_with_results_convicts_nobody_who_is_done():
+async def test_late_results_do_not_fail_completed_objects():
     fleet = Fleet({"obj_2"})
     fleet.unit(6)
     await fleet.lives(recording=False)
     assert failed(fleet.ends) == {"obj_2"}, "the first final status of each"
 
 
-async def test_an_object_that_needs_a_processor_for_itself_is_completed():
+async def test_object_that_completes_when_isolated_is_not_failed():
     fleet = Fleet({"obj_2"})
     fleet.unit(4, attempts=2)
     assert not await fleet.life()
@@ -150,7 +150,7 @@ async def test_an_object_that_needs_a_processor_for_itself_is_completed():
     assert set(fleet.ends.statuses().values()) == {"COMPLETED"}
 
 
-async def test_a_convict_that_was_deleted_meanwhile_is_skipped():
+async def test_crashed_object_that_was_deleted_is_skipped():
     fleet = Fleet()
     fleet.unit(1, attempts=5, crashed_items=[0, 0])
     fleet.first.objects.rows.clear()
@@ -158,7 +158,7 @@ async def test_a_convict_that_was_deleted_meanwhile_is_skipped():
     assert fleet.ends.statuses() == {"obj_0": "SKIPPED"}
 
 
-async def test_what_shares_a_processor_with_it_is_not_blamed():
+async def test_crash_of_isolated_item_is_not_counted_for_other_units():
     fleet = Fleet({"obj_0"})
     fleet.unit(3, attempts=2)
     fleet.unit(3, "unit_2", prefix="other", batch_id="btch_2")
@@ -169,7 +169,7 @@ async def test_what_shares_a_processor_with_it_is_not_blamed():
     assert (unit["attempts"], unit["crashed_items"], unit["release_count"]) == (1, [], 1)
 
 
-async def test_another_unit_that_is_worked_on_carefully_is_not_blamed_either():
+async def test_crash_of_isolated_item_is_not_counted_for_other_isolated_units():
     fleet = Fleet({"obj_0"})
     fleet.unit(3, attempts=2)
     fleet.unit(3, "unit_2", prefix="other", attempts=2)
@@ -191,7 +191,7 @@ class Hand:
         return await completed(task)
 
 
-async def test_it_is_tried_alone_and_the_others_go_on_afterwards(monkeypatch: pytest.MonkeyPatch):
+async def test_isolated_item_runs_alone_and_other_units_continue_afterwards(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("bucketline_processor.isolation.EXCLUSIVE_SECONDS", 0.0)
     processor = Processor()
     processor.unit(2, attempts=2)
@@ -221,7 +221,7 @@ async def test_it_is_tried_alone_and_the_others_go_on_afterwards(monkeypatch: py
     assert await asyncio.gather(careful, late) == [True, True]
 
 
-async def test_leases_say_who_is_tried_and_who_is_not_worked_on(monkeypatch: pytest.MonkeyPatch):
+async def test_leases_name_the_current_item_and_mark_other_units_idle(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("bucketline_processor.isolation.EXCLUSIVE_SECONDS", 0.0)
     fleet = Fleet()
     fleet.unit(2, attempts=2)
@@ -248,7 +248,7 @@ async def test_leases_say_who_is_tried_and_who_is_not_worked_on(monkeypatch: pyt
 
 
 @pytest.mark.parametrize("how", ["stopped", "store away"])
-async def test_what_was_given_back_is_no_suspect(how: str, monkeypatch: pytest.MonkeyPatch):
+async def test_released_unit_has_no_crashed_item(how: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("bucketline_processor.service.MAX_ATTEMPTS", 1)
     processor = Processor()
     processor.unit(3, attempts=2)
@@ -266,7 +266,7 @@ async def test_what_was_given_back_is_no_suspect(how: str, monkeypatch: pytest.M
     assert processor.ends.statuses() == ({} if how == "stopped" else {"obj_1": "COMPLETED", "obj_2": "COMPLETED"})
 
 
-async def test_stores_that_are_away_for_several_objects_leave_the_rest_for_later(monkeypatch: pytest.MonkeyPatch):
+async def test_isolated_unit_with_several_unfinished_items_stops_early(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("bucketline_processor.service.MAX_ATTEMPTS", 1)
     processor = Processor()
     processor.unit(20, attempts=2)
@@ -279,7 +279,7 @@ async def test_stores_that_are_away_for_several_objects_leave_the_rest_for_later
     assert len(processor.extractions.order) == 3
 
 
-async def test_a_processor_that_lost_its_lease_tries_nothing_more():
+async def test_isolated_unit_with_lost_lease_starts_no_more_items():
     processor = Processor()
     processor.unit(3, attempts=2)
 
@@ -299,7 +299,7 @@ async def test_a_processor_that_lost_its_lease_tries_nothing_more():
     assert processor.ends.statuses() == {"obj_0": "COMPLETED"}
 
 
-async def test_a_store_that_goes_away_between_two_objects_gives_the_unit_back():
+async def test_isolated_unit_is_released_when_mongodb_fails_between_items():
     processor = Processor()
     processor.unit(2, attempts=2)
 
