@@ -27,12 +27,12 @@ class Documents:
     def __init__(self) -> None:
         self.calls: list[str] = []
         self.rows: dict[str, Any] = {}
-        self.away = False
+        self.unavailable = False
         self.held: asyncio.Event | None = None
 
     async def put(self, documents: Sequence[Any], *, fresh: bool) -> None:
-        if self.away:
-            raise DependencyUnavailable("away")
+        if self.unavailable:
+            raise DependencyUnavailable("unavailable")
         if self.held is not None:
             await self.held.wait()
         if documents:
@@ -191,11 +191,11 @@ async def test_rejected_documents_fail_their_object_and_no_other(bench: Bench):
 
 async def test_failed_write_publishes_nothing_and_can_be_repeated(bench: Bench):
     outcome = await bench.outcome(1, 200, padding="x" * 1000)
-    bench.documents.away = True
+    bench.documents.unavailable = True
     with pytest.raises(DependencyUnavailable):
         await bench.finish(1, outcome)
     assert bench.said() == []
-    bench.documents.away = False
+    bench.documents.unavailable = False
     bench.publisher.failures = 1
     with pytest.raises(RetryableError):
         await bench.finish(1, outcome)

@@ -268,7 +268,9 @@ async def test_bug_in_an_extractor_is_permanent_and_shows_only_the_class(error: 
 
 
 async def test_unavailable_store_raises_instead_of_failing_the_object():
-    harness = Harness(a_collection("a", extractor="told"), behaviour=failing(DependencyUnavailable("away"), after=2))
+    harness = Harness(
+        a_collection("a", extractor="told"), behaviour=failing(DependencyUnavailable("unavailable"), after=2)
+    )
     with pytest.raises(DependencyUnavailable):
         await harness.run()
 

@@ -1,4 +1,4 @@
-"""The line and the slots: what is taken, in which order, and what happens when the service stops."""
+"""The scheduler and the reconciler: which units start, in which order, and what happens when the service stops."""
 
 import asyncio
 from collections import Counter
@@ -18,7 +18,7 @@ from bucketline_processor.settings import ProcessorSettings
 
 
 class ManualProcessor:
-    """Units end when the test says so."""
+    """A processor whose units end when the test calls :meth:`end`."""
 
     def __init__(self) -> None:
         self.running: dict[str, asyncio.Future[bool]] = {}
@@ -147,7 +147,7 @@ async def test_submit_of_ended_or_held_unit_does_nothing(setup: Setup, state: st
 async def test_unfinished_unit_is_released_at_once(setup: Setup):
     await setup.submit(*(setup.units.add(f"u{n}") for n in range(2)))
     setup.processor.end("u0", finished=False)
-    setup.processor.end("u1", DependencyUnavailable("away"))
+    setup.processor.end("u1", DependencyUnavailable("unavailable"))
     await settled()
     assert setup.state("u0") == setup.state("u1") == ("ready", 0)
 
@@ -179,7 +179,7 @@ async def test_stop_lets_running_units_finish_within_the_grace_period():
     await settled()
     setup.processor.end("u1")
     await stopping
-    assert setup.state("u1")[0] == "leased", "its results finish it, not the processor"
+    assert setup.state("u1")[0] == "leased", "its results finish it, not the scheduler"
 
 
 async def test_unit_with_lost_lease_is_canceled_and_not_released(setup: Setup):
@@ -204,7 +204,7 @@ async def test_reclaim_with_free_slots_queues_units_without_a_holder(setup: Setu
     setup.units.add("forgotten")
     setup.units.add("orphan", state="leased", lease={"owner": "dead", "until": setup.clock.now()})
     setup.units.add("over", state="canceled")
-    assert await setup.reconciler.reclaim() == 0, "others may be about to take it"
+    assert await setup.reconciler.reclaim() == 0, "other processors may be about to lease it"
     setup.clock.advance(10)
     assert await setup.reconciler.reclaim() == 2
     await settled()
@@ -228,13 +228,13 @@ async def test_unit_behind_thousands_of_records_is_reclaimed_within_seconds(setu
         setup.scheduler.submit({unit_id: {} for unit_id in (*many, setup.units.add("small"))})
     )
     await settled()
-    assert not consumer.done(), "the line is full"
+    assert not consumer.done(), "the queue is full"
     assert "small" not in setup.processor.running
     setup.clock.advance(ProcessorSettings().orphan_claim_delay_seconds + 0.1)
     assert await setup.reconciler.reclaim() == 1
     await settled()
     assert "small" in setup.processor.running
-    assert await setup.reconciler.reclaim() == 0, "no more of those that have their share"
+    assert await setup.reconciler.reclaim() == 0, "groups that have units here get no more"
     consumer.cancel()
 
 
@@ -260,10 +260,10 @@ async def test_reclaim_serves_the_groups_in_turn(setup: Setup):
 
 async def test_submit_after_a_failed_submit_runs_the_unit(setup: Setup):
     unit = setup.units.add("u1")
-    setup.units.away = True
+    setup.units.unavailable = True
     with pytest.raises(DependencyUnavailable):
         await setup.submit(unit)
-    setup.units.away = False
+    setup.units.unavailable = False
     await setup.submit(unit)
     assert list(setup.processor.running) == ["u1"]
 
@@ -401,7 +401,7 @@ async def test_submit_after_a_canceled_or_failed_submit_runs_the_unit(
     setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unit = setup.units.add("u1")
-    for error in (None, DependencyUnavailable("away")):
+    for error in (None, DependencyUnavailable("unavailable")):
         with monkeypatch.context() as patch:
             gate = Gate(setup, patch, "many")
             offer = asyncio.create_task(setup.scheduler.submit({unit: {}}))
