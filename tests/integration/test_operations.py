@@ -18,7 +18,8 @@ from tests.conftest import Api, Services
 from tests.waiting import completed, eventually
 
 from bucketline.db.indexes import INDEXES
-from bucketline.devstack.stack import LocalStack, S3Endpoint
+from bucketline.devstack.servers import S3Endpoint
+from bucketline.devstack.stack import LocalStack
 from bucketline.events.topics import MIRRORED, OBJECTS, STATUS
 from bucketline.kafka.topic_admin import denied_groups, wanted
 from bucketline.settings import KafkaSettings

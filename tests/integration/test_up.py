@@ -15,7 +15,7 @@ import psutil
 import pytest
 from tests.waiting import eventually
 
-from bucketline.devstack.ports import reserve
+from bucketline.devstack.reservations import reserve_ports
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(240)]
 
@@ -85,7 +85,7 @@ async def command(folder: Path, *arguments: str) -> str:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_up_that_is_stopped_while_it_starts_ends_in_order(number: signal.Signals, tmp_path: Path) -> None:
-    lease = reserve(1)
+    lease = reserve_ports(1)
     (port,) = lease.ports
     lease.release()
     async with up(tmp_path, port) as running:
@@ -101,7 +101,7 @@ async def test_up_that_is_stopped_while_it_starts_ends_in_order(number: signal.S
 
 
 async def test_two_side_by_side_one_crash_and_a_clean_end(tmp_path: Path) -> None:
-    lease = reserve(2)
+    lease = reserve_ports(2)
     first_port, second_port = lease.ports
     lease.release()
     async with up(tmp_path, first_port) as first, up(tmp_path, second_port) as second:

@@ -19,7 +19,7 @@ from bucketline.errors import BucketlineError
 
 if TYPE_CHECKING:
     from bucketline.cli.client import Json
-    from bucketline.devstack.service_specs import Event
+    from bucketline.devstack.supervisor import Event
 
 KEY = "sk_demo"
 LINES_SHOWN = 40
@@ -58,8 +58,7 @@ def demo(
 
 async def _demo(console: Console, files: list[Path], lines: deque[str]) -> bool:
     from bucketline.cli.local_stack import local_stack, service_environment
-    from bucketline.devstack.service_specs import Waiting, bucketline_services
-    from bucketline.devstack.supervisor import Supervisor
+    from bucketline.devstack.supervisor import Supervisor, Waiting, bucketline_services
 
     started = time.monotonic()
     with ExitStack() as start:

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from bucketline.devstack.cache import LOCK, try_lock
+from bucketline.devstack.reservations import LOCK_FILE, try_lock
 
 DATA_VARIABLE = "BUCKETLINE_DATA"
 DEFAULT_DATA = Path(".bucketline")
@@ -103,7 +103,7 @@ def _is_running(folder: Path) -> bool:
     if not (folder / NAME).is_file():
         return False
     try:
-        with (folder / LOCK).open("a") as lock:
+        with (folder / LOCK_FILE).open("a") as lock:
             return not try_lock(lock.fileno())
     except OSError:
         return False

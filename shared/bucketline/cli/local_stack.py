@@ -6,9 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bucketline.cli.environment import MARKER
-from bucketline.devstack.cache import ProgressCallback
-from bucketline.devstack.service_specs import Event
-from bucketline.devstack.stack import LocalStack, S3Endpoint
+from bucketline.devstack.downloads import ProgressCallback
+from bucketline.devstack.servers import S3Endpoint
+from bucketline.devstack.stack import LocalStack
+from bucketline.devstack.supervisor import Event
 from bucketline.errors import LocalStackError
 from bucketline.settings import KafkaSettings, MongoSettings, S3Settings
 
@@ -32,7 +33,7 @@ def local_stack(
     return LocalStack(
         data_dir,
         mongodb_url=mongo.url.get_secret_value() if "url" in mongo.model_fields_set else None,
-        kafka_bootstrap=kafka.bootstrap_servers if "bootstrap" in kafka.model_fields_set else None,
+        kafka_bootstrap=kafka.bootstrap_servers if "bootstrap_servers" in kafka.model_fields_set else None,
         s3=own_s3,
         bucket=s3.bucket,
         progress=progress,

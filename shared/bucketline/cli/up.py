@@ -18,10 +18,9 @@ from bucketline.cli.output import run_until_signal
 from bucketline.errors import LocalStackError
 
 if TYPE_CHECKING:
-    from bucketline.devstack.ports import PortReservation
-    from bucketline.devstack.service_specs import Event
+    from bucketline.devstack.reservations import PortReservation
     from bucketline.devstack.stack import LocalStack
-    from bucketline.devstack.supervisor import Supervisor
+    from bucketline.devstack.supervisor import Event, Supervisor
 
 AS_GIVEN = "<as given>"
 
@@ -57,10 +56,10 @@ def up(
 
 def claim_port(port: int) -> PortReservation:
     """Claim the port of the API before anything is started."""
-    from bucketline.devstack.ports import claim
+    from bucketline.devstack.reservations import reserve_port
 
     try:
-        return claim(port)
+        return reserve_port(port)
     except LocalStackError as taken:
         raise LocalStackError(f"{taken}; choose another port for the API with --port or BUCKETLINE_PORT") from None
 
@@ -70,8 +69,7 @@ async def _up(
 ) -> None:
     """Run everything until the task is canceled."""
     from bucketline.cli.local_stack import load_or_create_key, local_stack, service_environment
-    from bucketline.devstack.service_specs import bucketline_services
-    from bucketline.devstack.supervisor import Supervisor
+    from bucketline.devstack.supervisor import Supervisor, bucketline_services
 
     (port,) = claimed.ports
     key = given_key or load_or_create_key(folder / "api-key")
@@ -90,8 +88,8 @@ async def _up(
                 ),
                 on_line=lambda name, line: _line(console, name, line),
                 on_event=lambda event: _event(console, event),
-                stop_deadline=10.0,
-                claimed=claimed,
+                stop_timeout=10.0,
+                reserved=claimed,
             )
             async with supervisor:
                 variables = {**environment, "BUCKETLINE_URL": supervisor.url("ingest-api"), MARKER: str(folder)}
@@ -108,7 +106,7 @@ def _line(console: Console, name: str, line: str) -> None:
 
 
 def _event(console: Console, event: Event) -> None:
-    from bucketline.devstack.service_specs import Exited, Ready, Restarting, RestartsExhausted, Waiting
+    from bucketline.devstack.supervisor import Exited, Ready, Restarting, RestartsExhausted, Waiting
 
     match event:
         case Waiting(instances, seconds):

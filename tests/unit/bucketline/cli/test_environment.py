@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from bucketline.cli import environment
 from bucketline.cli.main import app
-from bucketline.devstack.cache import LOCK, exclusive
+from bucketline.devstack.reservations import LOCK_FILE, hold_lock
 
 VARIABLES = {
     "BUCKETLINE_MONGODB_URL": "mongodb://127.0.0.1:20196/?replicaSet=local&directConnection=true",
@@ -30,7 +30,7 @@ def running(data: Path, port: int, variables: dict[str, str] | None = None) -> I
     """A run that holds the lock of its data folder and has written its env file."""
     folder = data / str(port)
     with (
-        exclusive(folder / LOCK, deadline=0),
+        hold_lock(folder / LOCK_FILE, timeout=0),
         environment.written(data, folder, VARIABLES if variables is None else variables) as path,
     ):
         yield path

@@ -10,8 +10,9 @@ from typer.testing import CliRunner
 from bucketline.cli.environment import MARKER
 from bucketline.cli.main import app
 from bucketline.cli.up import addresses
-from bucketline.devstack.ports import LOOPBACK, reserve
-from bucketline.devstack.stack import LocalStack, S3Endpoint
+from bucketline.devstack.reservations import LOOPBACK, reserve_ports
+from bucketline.devstack.servers import S3Endpoint
+from bucketline.devstack.stack import LocalStack
 
 
 @pytest.mark.parametrize("password", ["s3cret", "s3/cr@et", "s3?cret"])
@@ -39,7 +40,7 @@ def test_up_on_a_taken_port_names_the_port_the_flag_and_the_process_and_starts_n
         result = CliRunner().invoke(app, ["up", "--port", str(port), "--data", str(tmp_path / "data")])
     assert result.exit_code == 1
     error = result.stderr.replace("\n", "")
-    assert f"port {port} of {LOOPBACK} is taken by process {os.getpid()} (" in error
+    assert f"port {port} of {LOOPBACK} is in use by process {os.getpid()} (" in error
     assert "--port or BUCKETLINE_PORT" in error
     assert not (tmp_path / "data").exists()
 
@@ -50,7 +51,7 @@ def test_up_with_the_variables_of_an_earlier_stack_is_refused(
 ) -> None:
     """They would make it use that stack's servers, which may be gone."""
     monkeypatch.setenv(MARKER, ".bucketline/8080")
-    lease = reserve(1)
+    lease = reserve_ports(1)
     (port,) = lease.ports
     lease.release()
     options = ["--port", str(port), "--data", str(tmp_path)] if command == "up" else []
