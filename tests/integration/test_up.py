@@ -97,7 +97,7 @@ async def test_up_that_is_stopped_while_it_starts_ends_in_order(number: signal.S
         _, alive = psutil.wait_procs(family, timeout=20)
         assert not alive, f"left behind: {alive}"
     assert "Traceback" not in running.output
-    assert "stopped; the data stays in" in running.output
+    assert "stopped; the data is kept in" in running.output
 
 
 async def test_two_side_by_side_one_crash_and_a_clean_end(tmp_path: Path) -> None:
@@ -120,9 +120,11 @@ async def test_two_side_by_side_one_crash_and_a_clean_end(tmp_path: Path) -> Non
         folder = tmp_path / str(first_port)
         sample = tmp_path / "note.txt"
         sample.write_text("a note")
-        await command(folder, "push", str(sample), "--bucket", "notes")
-        assert "events of 1 objects published" in await command(folder, "replay", "--bucket", "notes", "--since", "1h")
-        assert "0 records replayed" in await command(folder, "parked", "replay")
+        await command(folder, "upload", str(sample), "--bucket", "notes")
+        assert "events of 1 objects published" in await command(
+            folder, "events", "replay", "--bucket", "notes", "--since", "1h"
+        )
+        assert "0 records replayed" in await command(folder, "dlq", "replay")
         found = json.loads(await command(folder, "doctor", "--json"))
         assert {row["part"] for row in found} == {"MongoDB", "Kafka", "S3", "Bucketline"}
 

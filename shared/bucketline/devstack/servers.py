@@ -93,7 +93,8 @@ async def http_status(port: int, path: str, *, method: str = "GET") -> int | Non
     try:
         async with (
             aiohttp.ClientSession(f"http://{LOOPBACK}:{port}", timeout=timeout) as session,
-            session.request(method, path, allow_redirects=False) as response,
+            # With a content type, SeaweedFS would expect a form.
+            session.request(method, path, allow_redirects=False, skip_auto_headers=["Content-Type"]) as response,
         ):
             return response.status
     except (aiohttp.ClientError, OSError, TimeoutError):
