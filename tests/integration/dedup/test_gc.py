@@ -183,10 +183,8 @@ async def test_sigterm_ends_a_run_after_its_page_and_the_next_one_goes_on(bench:
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
         "    for _ in range(10):\n"  # the loop hears of a signal in one of its next rounds
         "        await asyncio.sleep(0)\n"
-        "gc.GarbageCollector._page = terminated
-"
-        "app(['gc', '--no-scan-bucket', '--max-minutes', '10'])
-"
+        "gc.GarbageCollector._page = terminated\n"
+        "app(['gc', '--no-scan-bucket', '--max-minutes', '10'])\n"
     )
     for left in (1, 0):
         process = await asyncio.create_subprocess_exec(
