@@ -23,7 +23,7 @@ from bucketline.errors import DependencyUnavailable, RetryableError
 from bucketline.extractors import ErrorKind
 from bucketline.observability.logging import get_logger
 from bucketline.observability.metrics import RETRIES, UNITS
-from bucketline.observability.tracing import current_trace, same_trace, start_span
+from bucketline.observability.tracing import current_trace, is_same_trace, start_span
 from bucketline.service_context import ServiceContext
 from bucketline_processor.completion import CompletionWriter, ObjectResult, moved
 from bucketline_processor.extraction import Extraction, ExtractionJob, ExtractionOutcome
@@ -168,7 +168,7 @@ class Pipeline:
         unit = current_trace()
         own = (obj.get("trace") if obj else None) or unit
         # An object goes on in the trace that it came with; where its unit has another, the two are linked.
-        shared = same_trace(own, unit)
+        shared = is_same_trace(own, unit)
         ids = {"object_id": work.item["object_id"], "batch_id": work.item["batch_id"]}
         try:
             with (

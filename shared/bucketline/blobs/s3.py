@@ -48,8 +48,8 @@ from bucketline.blobs.store import (
     OpenUpload,
 )
 from bucketline.errors import BucketlineError, DependencyUnavailable
-from bucketline.observability.client_spans import s3_call
 from bucketline.observability.metrics import S3_SECONDS
+from bucketline.observability.tracing import start_s3_span
 from bucketline.settings import S3Settings
 
 if TYPE_CHECKING:
@@ -463,7 +463,7 @@ def _call(operation: str, bucket: str, key: str = "", *, foreign: bool = False) 
     """Times one call of the driver and translates its errors. ``operation`` is the S3 API's name for it."""
     started, outcome = perf_counter(), "ok"
     try:
-        with s3_call(operation, bucket, key), _translated(key, foreign=foreign):
+        with start_s3_span(operation, bucket, key), _translated(key, foreign=foreign):
             yield
     except BucketlineError as error:
         outcome = _outcome(error.__cause__)

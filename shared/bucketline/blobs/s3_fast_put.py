@@ -21,8 +21,8 @@ from yarl import URL
 from bucketline.blobs.s3_errors import NOT_STORED, Backoff, error_for, metric_outcome
 from bucketline.blobs.store import ChecksumRefused, ObjectInfo, ObjectMissing
 from bucketline.errors import DependencyUnavailable
-from bucketline.observability.client_spans import s3_call
 from bucketline.observability.metrics import S3_SECONDS
+from bucketline.observability.tracing import start_s3_span
 from bucketline.settings import S3Settings
 
 IDLE_SECONDS = 15.0
@@ -179,7 +179,7 @@ class SignedPutClient:
         async with self._slots:
             # Signed once there is a connection to use: a signature is good for minutes only.
             url, signed = await self._sign(key, query, headers, payload_sha256)
-            with s3_call(operation, self._bucket, key):
+            with start_s3_span(operation, self._bucket, key):
                 return await self._exchange(operation, url, signed, data)
 
     async def _exchange(self, operation: str, url: str, signed: Mapping[str, str], data: bytes) -> PutResponse:
