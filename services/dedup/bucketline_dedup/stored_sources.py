@@ -80,10 +80,10 @@ class ExternalObjects:
         async with AsyncExitStack() as stack:
             with _foreign(key, max_bytes):
                 content = await stack.enter_async_context(
-                    self._store.open_foreign(f"s3://{bucket}/{key}", limit=max_bytes)
+                    self._store.open_external(f"s3://{bucket}/{key}", limit=max_bytes)
                 )
             chunks = await stack.enter_async_context(aclosing(_read(content.chunks, key, max_bytes)))
-            yield _StoredStream(chunks, content.head.size, content.head.content_type, key)
+            yield _StoredStream(chunks, content.info.size, content.info.content_type, key)
 
 
 async def _read(chunks: AsyncIterator[bytes], key: str, max_bytes: int) -> AsyncGenerator[bytes, None]:

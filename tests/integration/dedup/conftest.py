@@ -79,7 +79,7 @@ async def opened(stack: LocalStack, database: Database, mongo: MongoSettings) ->
         bus = KeptBus()
         async with (
             S3BlobStore(settings.s3) as store,
-            S3BlobStore(settings.s3, foreign=own.access()) as foreign,
+            S3BlobStore(settings.s3, external_buckets=own.access()) as foreign,
             HttpFetcher(own.policy(), own.limits()) as fetcher,
         ):
             await store.ensure_bucket()
