@@ -15,8 +15,8 @@ The library shared by the four services. Layers, from the lowest to the highest;
 - ``devstack``       real servers for development on a bare machine
 - ``cli``            the ``bucketline`` command
 
-Any layer may import the modules ``errors``, ``settings``, ``clock`` and ``ids``. Services are built from ``periodic``,
-``service_context`` and ``server``.
+Any layer may import the modules ``backoff``, ``errors``, ``settings``, ``clock`` and ``ids``. Services are built from
+``periodic``, ``service_context`` and ``server``.
 """
 
 __version__ = "0.1.0"

@@ -105,7 +105,7 @@ async def beyond(seen: list[int], count: int) -> bool:
 
 async def owners(database: Database, batch_id: str, count: int) -> bool:
     """Whether so many processors have had units of the batch."""
-    units = database.collection("units").stream({"batch_id": batch_id, "lease": {"$exists": True}})
+    units = database.collection("work_units").stream({"batch_id": batch_id, "lease": {"$exists": True}})
     return len({unit["lease"]["owner"] async for unit in units}) >= count
 
 

@@ -88,5 +88,5 @@ def _completion(
 ) -> Completion:
     shared: dict[str, object] = {"status": str(status), "completed_at": now, "updated_at": now, "moved_at": now}
     if url := batch.get("webhook_url"):
-        shared["webhook"] = {"state": "due", "at": now, "host": webhook_host(url)}
+        shared["webhook"] = {"due_at": now, "host": webhook_host(url)}
     return Completion(batch, status, {**changes, **shared}, failed, documents)

@@ -10,9 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
 from bucketline.clock import Clock
-from bucketline.db.auto_batch import new_auto_batch
 from bucketline.db.batch_dependencies import BatchDependencies, BatchDependencyDocument
-from bucketline.db.batches import SUMMARY_FIELDS, BatchDocument, Batches
+from bucketline.db.batches import SUMMARY_FIELDS, BatchDocument, Batches, new_auto_batch
 from bucketline.db.objects import ObjectDocument, Objects
 from bucketline.db.work_units import Latest, UnitEnd, WorkUnitDocument, WorkUnits
 from bucketline.domain.status import BATCH_ACTIVE, FAILURES, Status

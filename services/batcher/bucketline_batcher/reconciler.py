@@ -5,8 +5,8 @@ Losing every event of the bus costs the time until the next sweep, nothing else.
 
 from datetime import datetime, timedelta
 
-from bucketline.db.unit_attempts import unit_attempts
-from bucketline.db.work_units import OPEN_STATES, UnitEnd, WorkUnitDocument
+from bucketline.backoff import backoff_seconds
+from bucketline.db.work_units import OPEN_STATES, UnitEnd, WorkUnitDocument, unit_attempts
 from bucketline.domain.status import BATCH_ACTIVE, Status
 from bucketline.observability.metrics import SWEPT, UNITS_OPEN
 from bucketline.periodic import PeriodicTasks
@@ -25,8 +25,6 @@ MAX_COUNTED = 1000
 
 MAX_QUIET = 60.0
 """Seconds between two announcements of a unit that nobody takes."""
-
-MAX_DOUBLINGS = 10
 
 
 class BatchReconciler:
@@ -101,12 +99,11 @@ class BatchReconciler:
         for unit in stalled:
             if unit["state"] != "canceled" and (reason := self._hopeless(unit)):
                 await self._give_up(unit, reason, now)
-            quiet = min(
-                MAX_QUIET, self._sweep.stale_after_seconds * (2 ** min(unit.get("wakes", 0), MAX_DOUBLINGS) - 1)
-            )
+            stale = self._sweep.stale_after_seconds
+            pause = backoff_seconds(unit.get("wakes", 0) + 1, initial=stale, maximum=stale + MAX_QUIET) - stale
             await self._planner.units.collection.update_one(
                 {"_id": unit["_id"], "moved_at": unit["moved_at"]},
-                {"$set": {"moved_at": now + timedelta(seconds=quiet)}, "$inc": {"wakes": 1}},
+                {"$set": {"moved_at": now + timedelta(seconds=pause)}, "$inc": {"wakes": 1}},
             )
         await self._voice.ended([unit for unit in stalled if unit["state"] == "canceled"])
         await self._voice.wake([unit for unit in stalled if unit["state"] != "canceled"])
@@ -151,10 +148,10 @@ class BatchReconciler:
     def _hopeless(self, unit: WorkUnitDocument) -> str | None:
         """Why the unit is given up, if it is. What an object did alone is laid to that object, up to a limit."""
         settings, cost = self._settings, unit_attempts(unit)
-        if cost.processors >= settings.unit_max_crashes or cost.trials >= settings.unit_max_isolated_crashes:
-            return f"its processor ended {cost.processors + cost.trials} times"
-        if cost.returned >= settings.unit_max_releases:
-            return f"it was given back unfinished {cost.returned} times"
+        if cost.crashes >= settings.unit_max_crashes or cost.isolated_crashes >= settings.unit_max_isolated_crashes:
+            return f"its processor ended {cost.crashes + cost.isolated_crashes} times"
+        if cost.releases >= settings.unit_max_releases:
+            return f"it was given back unfinished {cost.releases} times"
         return None
 
     async def _give_up(self, unit: WorkUnitDocument, reason: str, now: datetime) -> None:
@@ -164,15 +161,7 @@ class BatchReconciler:
             "error": f"processing was given up: {reason}",
             "error_type": "resource",
         }
-        taken = await self._planner.units.collection.update_one(
-            {
-                "_id": unit["_id"],
-                "attempts": unit["attempts"],
-                "$or": [{"state": "ready"}, {"state": "leased", "lease.until": {"$lt": now}}],
-            },
-            {"$set": {"state": "canceled", "ending": ending}},
-        )
-        if taken:
+        if await self._planner.units.give_up(unit, ending, now=now):
             unit["state"], unit["ending"] = "canceled", ending
 
     def _before(self) -> datetime:

@@ -31,6 +31,7 @@ class Webhooks:
 
     def __init__(self, runtime: ServiceContext, poster: WebhookClient) -> None:
         self._clock = runtime.clock
+        self._ids = runtime.ids
         self._batches = Batches(runtime.database)
         self._poster = poster
         self._calls: dict[asyncio.Task[None], str] = {}
@@ -76,39 +77,27 @@ class Webhooks:
             taken[host] += 1
             if taken[host] <= PER_HOST:
                 chosen.append((batch, host))
-        claims = await asyncio.gather(*(self._claim(batch) for batch, _ in chosen), return_exceptions=True)
-        for (batch, host), claimed in zip(chosen, claims, strict=True):
-            if claimed is True:
+        claimed = await self._batches.claim_webhooks([b for b, _ in chosen], self._ids.new("req"), self._clock.now())
+        for batch, host in chosen:
+            if batch["_id"] in claimed:
                 call = asyncio.create_task(self._call(batch), name=f"webhook {batch['_id']}")
                 self._calls[call] = host
                 call.add_done_callback(self._calls.pop)
-        for claimed in claims:
-            if isinstance(claimed, BaseException):
-                raise claimed
-        return claims.count(True), bool(full) or len(chosen) < len(due)
-
-    async def _claim(self, batch: BatchDocument) -> bool:
-        return await self._batches.collection.update_one(
-            {"_id": batch["_id"], "webhook.state": "due", "webhook.at": batch["webhook"]["at"]},
-            {"$set": {"webhook": {"state": "called", "at": self._clock.now()}}},
-        )
+        return len(claimed), bool(full) or len(chosen) < len(due)
 
     async def _call(self, batch: BatchDocument) -> None:
-        """The call, and a note of what came of it."""
-        outcome: dict[str, object]
+        """Make the call and store its result."""
+        status_code: int | None = None
+        reason: str | None = None
         try:
-            outcome = {
-                "webhook.status_code": await self._poster.post(batch.get("webhook_url") or "", payload_of(batch))
-            }
-        except PostFailed as error:
-            outcome = {"webhook.error": error.message}
-        log.info(
-            "told the end of a batch", batch_id=batch["_id"], **{k.partition(".")[2]: v for k, v in outcome.items()}
-        )
+            status_code = await self._poster.post(batch.get("webhook_url") or "", payload_of(batch))
+        except PostFailed as failure:
+            reason = failure.message
+        log.info("webhook called", batch_id=batch["_id"], status_code=status_code, error=reason)
         try:
-            await self._batches.collection.update_one({"_id": batch["_id"]}, {"$set": outcome})
+            await self._batches.record_webhook_result(batch["_id"], status_code=status_code, error=reason)
         except DependencyUnavailable as error:
-            log.warning("what became of a call is not kept", batch_id=batch["_id"], error=error.message)
+            log.warning("webhook result not recorded", batch_id=batch["_id"], error=error.message)
 
 
 def payload_of(batch: BatchDocument) -> Mapping[str, object]:

@@ -1,10 +1,13 @@
-"""The ingest API, wired: the only place where its clients are built."""
+"""Composition root of the ingest API: builds its clients, its FastAPI application and its periodic tasks."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from cachetools import TTLCache
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from fastapi.utils import generate_unique_id
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Lifespan
 
@@ -28,25 +31,28 @@ from bucketline.kafka.outbox import Outbox
 from bucketline.observability.health import Health
 from bucketline.service_context import ServiceContext, open_service_context
 from bucketline.settings import ServiceSettings
-from bucketline_ingest_api import exception_handlers
+from bucketline_ingest_api import exception_handlers, health, subscribers
+from bucketline_ingest_api.api_keys import endpoints as api_keys
 from bucketline_ingest_api.auth import Auth
+from bucketline_ingest_api.batches import endpoints as batches
 from bucketline_ingest_api.body_limit import BodyLimiter, Bounds
+from bucketline_ingest_api.buckets import endpoints as buckets
 from bucketline_ingest_api.buckets.stats import BucketCounts
+from bucketline_ingest_api.collections import endpoints as collections
 from bucketline_ingest_api.container import Container
+from bucketline_ingest_api.documents import endpoints as documents
 from bucketline_ingest_api.edge_middleware import EdgeMiddleware
 from bucketline_ingest_api.exception_handlers import METHODS
-from bucketline_ingest_api.fast_path import FastPath
+from bucketline_ingest_api.namespaces import endpoints as namespaces
 from bucketline_ingest_api.objects import endpoints as objects
-from bucketline_ingest_api.objects.bulk_writes import ObjectBulkWriter
-from bucketline_ingest_api.objects.delete import sweep_removals
-from bucketline_ingest_api.objects.reconciler import ObjectReconciler
+from bucketline_ingest_api.objects.bulk_writer import ObjectBulkWriter
 from bucketline_ingest_api.rate_limit import RateLimiter
-from bucketline_ingest_api.routers import ROUTERS
+from bucketline_ingest_api.reconciler import ObjectReconciler, reconcile_deletions, reconcile_uploads
 from bucketline_ingest_api.settings import ApiSettings
-from bucketline_ingest_api.subscribers import router
+from bucketline_ingest_api.tasks import endpoints as tasks
 from bucketline_ingest_api.tasks import registry
 from bucketline_ingest_api.tasks.runner import TaskRunner
-from bucketline_ingest_api.uploads.delete import sweep_uploads
+from bucketline_ingest_api.uploads import endpoints as uploads
 
 EXPOSED_HEADERS = (
     "Retry-After",
@@ -59,11 +65,13 @@ EXPOSED_HEADERS = (
     "X-Task-Id",
     "X-Trace-Id",
 )
-"""What a page of another origin may read of an answer."""
+"""Response headers that pages of other origins may read (CORS)."""
+
+ROUTERS = (health, namespaces, buckets, objects, batches, collections, documents, tasks, uploads, api_keys)
 
 
 def create(settings: ServiceSettings) -> ASGIApp:
-    """The ASGI application; it connects when it starts and runs its sweepers until it stops."""
+    """Build the ASGI application. Its lifespan connects the clients and runs the periodic tasks."""
     api_settings = ApiSettings()
     health = Health()
 
@@ -73,15 +81,15 @@ def create(settings: ServiceSettings) -> ASGIApp:
             deps = wire(runtime, api_settings)
             app.state.deps = deps
             app.state.limiter = RateLimiter(runtime.database, api_settings, clock=runtime.clock)
-            runtime.bus.include(router, deps=deps)
-            # Objects are taken while Kafka is away: their events wait in the outbox.
+            runtime.bus.include(subscribers.router, deps=deps)
+            # Objects are accepted while Kafka is unavailable: their events wait in the outbox.
             async with runtime.running(ready_without_bus=True):
                 for outbox in (deps.object_outbox, deps.batch_outbox, deps.removal_outbox):
                     outbox.start(runtime.background)
                 interval = settings.reconcile.interval_seconds
-                runtime.background.every(interval, "sweep removals", lambda: sweep_removals(deps))
-                runtime.background.every(interval, "sweep object statuses", ObjectReconciler(deps).step)
-                runtime.background.every(interval, "sweep uploads", lambda: sweep_uploads(deps))
+                runtime.background.every(interval, "reconcile deletions", lambda: reconcile_deletions(deps))
+                runtime.background.every(interval, "reconcile objects", ObjectReconciler(deps).reconcile_page)
+                runtime.background.every(interval, "reconcile uploads", lambda: reconcile_uploads(deps))
                 registry.register(deps)
                 deps.runner.start(runtime.background)
                 yield
@@ -93,20 +101,21 @@ def create(settings: ServiceSettings) -> ASGIApp:
 
     app = build(lifespan)
     app.router.routes.extend(health.routes())
-    front = EdgeMiddleware(
-        FastPath(app, objects.router.routes, objects.HOT),
+    edge = EdgeMiddleware(
+        app,
         auth=lambda: app.state.deps.auth,
         limiter=lambda: app.state.limiter,
         ids=RandomIds(),
         bodies=BodyLimiter(Bounds(settings.http.max_body_bytes, together=settings.http.max_inflight_body_bytes)),
     )
-    return with_cors(front, api_settings)
+    return add_cors(edge, api_settings)
 
 
-def with_cors(app: ASGIApp, settings: ApiSettings) -> ASGIApp:
-    """``app`` for browsers on pages of the configured origins; as it is when there are none.
+def add_cors(app: ASGIApp, settings: ApiSettings) -> ASGIApp:
+    """Allow browsers to call the API from pages of the configured origins.
 
-    Outermost, so that errors can be read by those pages too. Credentials are not allowed: keys travel in a header.
+    CORS is outermost, so that those pages can read error responses too. Credentials are not allowed: API keys are sent
+    in a header.
     """
     if not settings.cors_origins:
         return app
@@ -120,9 +129,27 @@ def with_cors(app: ASGIApp, settings: ApiSettings) -> ASGIApp:
     )
 
 
+class Api(FastAPI):
+    """Documents that a request needs the API key and the namespace together; FastAPI documents them as alternatives."""
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the OpenAPI document."""
+        if self.openapi_schema is None:
+            for path in super().openapi()["paths"].values():
+                for operation in path.values():
+                    if "security" in operation:
+                        operation["security"] = [{name: [] for scheme in operation["security"] for name in scheme}]
+        return super().openapi()
+
+
+def operation_id(route: APIRoute) -> str:
+    """Return the name of the endpoint function, as the operation id of the OpenAPI document."""
+    return route.name if route.tags[0] in ("objects", "health") else generate_unique_id(route)
+
+
 def build(lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
-    """The routes without their clients: enough for the OpenAPI document."""
-    app = FastAPI(
+    """Build the FastAPI application without clients, as far as the OpenAPI document needs it."""
+    app = Api(
         title="Bucketline",
         version=__version__,
         summary="Self-hosted, event-driven object ingestion.",
@@ -131,17 +158,18 @@ def build(lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
         lifespan=lifespan,
         redirect_slashes=False,
         separate_input_output_schemas=False,
-        # the front has the request's span and metrics; a second set would cost every request
+        generate_unique_id_function=operation_id,
+        # The edge middleware records the span and the metrics of a request.
         telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False},
     )
     exception_handlers.install(app)
-    for routes in ROUTERS:
-        app.include_router(routes)
+    for module in ROUTERS:
+        app.include_router(module.router)
     return app
 
 
 def wire(runtime: ServiceContext, settings: ApiSettings) -> Container:
-    """Repositories and outboxes on the runtime's clients."""
+    """Build the repositories, outboxes and use-case objects."""
     database, clock = runtime.database, runtime.clock
     keys, namespaces = ApiKeys(database), Namespaces(database)
     objects, batches, removals = Objects(database), Batches(database), ObjectDeletions(database)
@@ -152,7 +180,7 @@ def wire(runtime: ServiceContext, settings: ApiSettings) -> Container:
 
     return Container(
         settings=settings,
-        sweep=runtime.settings.reconcile,
+        reconcile=runtime.settings.reconcile,
         database=database,
         blobstore=runtime.blobs,
         clock=clock,

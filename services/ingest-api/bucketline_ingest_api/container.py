@@ -1,4 +1,4 @@
-"""What the routes work with: one frozen bundle, made in ``app.py``."""
+"""The service container: clients, repositories and caches, built in ``app.py`` and injected into endpoints."""
 
 from dataclasses import dataclass, field
 
@@ -30,7 +30,7 @@ from bucketline.settings import ReconcileSettings
 from bucketline_ingest_api.auth import Auth
 from bucketline_ingest_api.buckets.stats import BucketCounts
 from bucketline_ingest_api.capped_count import CappedCounter
-from bucketline_ingest_api.objects.bulk_writes import ObjectBulkWriter
+from bucketline_ingest_api.objects.bulk_writer import ObjectBulkWriter
 from bucketline_ingest_api.objects.serializers import PollField
 from bucketline_ingest_api.settings import ApiSettings
 from bucketline_ingest_api.tasks.runner import TaskRunner
@@ -38,10 +38,10 @@ from bucketline_ingest_api.tasks.runner import TaskRunner
 
 @dataclass(frozen=True)
 class Container:
-    """Repositories, outboxes and the like. ``source`` is the CloudEvents source of this service."""
+    """Everything that use cases need. ``source`` is the CloudEvents source of this service."""
 
     settings: ApiSettings
-    sweep: ReconcileSettings
+    reconcile: ReconcileSettings
     database: Database
     blobstore: BlobStore
     clock: Clock
@@ -73,23 +73,23 @@ class Container:
     counter: CappedCounter = field(default_factory=CappedCounter)
 
     def seal(self, event: Event) -> CloudEvent:
-        """The envelope of an event that happens now, within the current trace."""
+        """Wrap an event that happens now in a CloudEvent within the current trace."""
         return wrap(event, id=self.ids.new("evt"), source=self.source, at=self.clock.now(), trace=current_trace())
 
     async def bucket(self, namespace_id: str, identifier: str) -> BucketDocument | None:
-        """A live bucket by id or name; may be ``scope_cache_seconds`` old when another replica changed it."""
-        found = self.bucket_cache.get((namespace_id, identifier))
-        if found is None:
-            found = await self.buckets.resolve(namespace_id, identifier)
-            if found is None or found.get("deleting"):
+        """Return a bucket by id or name unless it is being deleted; it may be ``namespace_cache_seconds`` old."""
+        bucket = self.bucket_cache.get((namespace_id, identifier))
+        if bucket is None:
+            bucket = await self.buckets.resolve(namespace_id, identifier)
+            if bucket is None or bucket.get("deleting"):
                 return None
-            self.bucket_cache[namespace_id, identifier] = found
-        return found
+            self.bucket_cache[namespace_id, identifier] = bucket
+        return bucket
 
     async def poll_field(self, bucket_id: str) -> PollField:
-        """What a client polls after a write: documents never come from a bucket that no collection reads.
+        """Return the field that clients poll after a write; it may be ``namespace_cache_seconds`` old.
 
-        May be ``scope_cache_seconds`` old.
+        A bucket that no collection reads never gets documents, so clients poll the status there.
         """
         field = self.poll_fields.get(bucket_id)
         if field is None:
@@ -98,6 +98,6 @@ class Container:
         return field
 
     def forget_buckets(self) -> None:
-        """Drop what is cached of buckets: one of them, or a collection that reads them, was changed here."""
+        """Clear the caches after this replica changed a bucket, or a collection that reads one."""
         self.bucket_cache.clear()
         self.poll_fields.clear()

@@ -1,30 +1,45 @@
-"""What a route asks of a request: the caller with a permission, the namespace, the bucket."""
+"""FastAPI dependencies: the container, the caller with a permission, the namespace and the bucket of a request."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import Depends, Header, Query, Request
+from fastapi import Depends, Query, Request, Security
+from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 
 from bucketline.db.api_keys import Permission
 from bucketline.db.buckets import BucketDocument
 from bucketline.db.namespaces import NamespaceDocument
 from bucketline.errors import NotFound
-from bucketline_ingest_api.auth import require
+from bucketline_ingest_api.auth import Principal, require
 from bucketline_ingest_api.container import Container
-from bucketline_ingest_api.principal import Principal
 
-NamespaceHeader = Annotated[str | None, Header(alias="X-Namespace", description="Namespace, by id or name.")]
-NamespaceQuery = Annotated[str | None, Query(alias="namespace", description="In place of the X-Namespace header.")]
+api_key_scheme = HTTPBearer(
+    auto_error=False, scheme_name="ApiKey", description="An API key, sent as `Authorization: Bearer <key>`."
+)
+namespace_scheme = APIKeyHeader(
+    name="X-Namespace", auto_error=False, scheme_name="Namespace", description="The namespace, by id or name."
+)
+
+ApiKey = Annotated[HTTPAuthorizationCredentials | None, Security(api_key_scheme)]
+NamespaceHeader = Annotated[str | None, Security(namespace_scheme)]
+NamespaceQuery = Annotated[str | None, Query(alias="namespace", description="Alternative to the X-Namespace header.")]
 
 
-def get_container(request: Request) -> Container:
-    deps: Container = request.app.state.deps
-    return deps
+async def get_container(request: Request) -> Container:
+    """Return the container that the lifespan of the application has built."""
+    container: Container = request.app.state.deps
+    return container
 
 
-def get_principal(request: Request) -> Principal:
+async def get_caller(request: Request, _: ApiKey) -> Principal:
+    """Return the caller that the edge middleware has authenticated. The scheme is for the OpenAPI document only."""
     caller: Principal = request.state.caller
     return caller
+
+
+ContainerDep = Annotated[Container, Depends(get_container)]
+CallerDep = Annotated[Principal, Depends(get_caller)]
 
 
 @dataclass(frozen=True)
@@ -36,6 +51,7 @@ class NamespaceScope:
 
     @property
     def namespace_id(self) -> str:
+        """The id of the namespace."""
         return self.namespace["_id"]
 
 
@@ -47,66 +63,57 @@ class BucketScope(NamespaceScope):
 
     @property
     def bucket_id(self) -> str:
+        """The id of the bucket."""
         return self.bucket["_id"]
 
 
-def require_namespace(permission: Permission):  # type: ignore[no-untyped-def]  # FastAPI reads the inner signature
-    """A dependency: the caller, with this permission, in the request's namespace."""
+def require_permission(permission: Permission) -> Callable[..., Awaitable[Principal]]:
+    """Return a dependency: the caller with this permission, outside of any namespace."""
 
-    async def scope(
-        request: Request, namespace: NamespaceHeader = None, fallback: NamespaceQuery = None
+    async def permitted_caller(caller: CallerDep) -> Principal:
+        require(caller, permission)
+        return caller
+
+    return permitted_caller
+
+
+def require_namespace(permission: Permission) -> Callable[..., Awaitable[NamespaceScope]]:
+    """Return a dependency: the caller with this permission in the namespace of the request."""
+
+    async def namespace_scope(
+        container: ContainerDep,
+        caller: Annotated[Principal, Depends(require_permission(permission))],
+        header: NamespaceHeader,
+        query: NamespaceQuery = None,
     ) -> NamespaceScope:
-        return await request_scope(request, permission, namespace or fallback)
+        return NamespaceScope(caller, await container.auth.namespace(caller, header or query))
 
-    return scope
+    return namespace_scope
 
 
-def require_bucket(permission: Permission):  # type: ignore[no-untyped-def]  # FastAPI reads the inner signature
-    """A dependency: the same, and the bucket that the path names by id or name."""
+def require_bucket(permission: Permission) -> Callable[..., Awaitable[BucketScope]]:
+    """Return a dependency: the caller with this permission in the bucket that the path names by id or name."""
 
-    async def scope(
-        request: Request, bucket_identifier: str, namespace: NamespaceHeader = None, fallback: NamespaceQuery = None
+    async def bucket_scope(
+        container: ContainerDep,
+        scope: Annotated[NamespaceScope, Depends(require_namespace(permission))],
+        bucket_identifier: str,
     ) -> BucketScope:
-        return await request_bucket(request, permission, namespace or fallback, bucket_identifier)
+        bucket = await container.bucket(scope.namespace_id, bucket_identifier)
+        if bucket is None:
+            raise NotFound.of("bucket", bucket_identifier)
+        return BucketScope(scope.caller, scope.namespace, bucket)
 
-    return scope
-
-
-async def request_scope(request: Request, permission: Permission, identifier: str | None) -> NamespaceScope:
-    caller = get_principal(request)
-    require(caller, permission)
-    return NamespaceScope(caller, await get_container(request).auth.namespace(caller, identifier))
+    return bucket_scope
 
 
-async def request_bucket(
-    request: Request, permission: Permission, namespace: str | None, identifier: str
-) -> BucketScope:
-    scope = await request_scope(request, permission, namespace)
-    bucket = await get_container(request).bucket(scope.namespace_id, identifier)
-    if bucket is None:
-        raise NotFound.of("bucket", identifier)
-    return BucketScope(scope.caller, scope.namespace, bucket)
-
-
-def require_permission(permission: Permission):  # type: ignore[no-untyped-def]  # FastAPI reads the inner signature
-    """A dependency: the caller, with this permission, outside of any namespace."""
-
-    async def caller(request: Request) -> Principal:
-        found = get_principal(request)
-        require(found, permission)
-        return found
-
-    return caller
-
-
+ReadPrincipal = Annotated[Principal, Depends(require_permission("READ"))]
+WritePrincipal = Annotated[Principal, Depends(require_permission("WRITE"))]
+DeletePrincipal = Annotated[Principal, Depends(require_permission("DELETE"))]
+AdminPrincipal = Annotated[Principal, Depends(require_permission("ADMIN"))]
 NamespaceRead = Annotated[NamespaceScope, Depends(require_namespace("READ"))]
 NamespaceWrite = Annotated[NamespaceScope, Depends(require_namespace("WRITE"))]
 NamespaceDelete = Annotated[NamespaceScope, Depends(require_namespace("DELETE"))]
 BucketRead = Annotated[BucketScope, Depends(require_bucket("READ"))]
 BucketWrite = Annotated[BucketScope, Depends(require_bucket("WRITE"))]
 BucketDelete = Annotated[BucketScope, Depends(require_bucket("DELETE"))]
-ReadPrincipal = Annotated[Principal, Depends(require_permission("READ"))]
-WritePrincipal = Annotated[Principal, Depends(require_permission("WRITE"))]
-DeletePrincipal = Annotated[Principal, Depends(require_permission("DELETE"))]
-AdminPrincipal = Annotated[Principal, Depends(require_permission("ADMIN"))]
-ContainerDep = Annotated[Container, Depends(get_container)]

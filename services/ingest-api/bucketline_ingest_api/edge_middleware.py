@@ -49,8 +49,8 @@ MAX_REQUEST_ID = 128
 MAX_HEADER_BYTES = 64 * 1024
 """Names and values of all headers of a request, with :data:`HEADER_OVERHEAD` for each."""
 HEADER_OVERHEAD = 32
-GONE = 499
-"""What is counted for a client that left before its request was all there. Nobody gets this answer."""
+CLIENT_CLOSED_REQUEST = 499
+"""Status that is recorded when a client disconnects before it has sent the whole request; no client receives it."""
 
 
 class EdgeMiddleware:
@@ -109,7 +109,7 @@ class EdgeMiddleware:
                 async with AsyncExitStack() as held:
                     await self._app(scope, self._bodies.taken_in(receive, headers, held), answer)
             except ClientDisconnect:
-                answered.setdefault("status", GONE)
+                answered.setdefault("status", CLIENT_CLOSED_REQUEST)
             except Exception as error:
                 if "status" in answered:
                     raise

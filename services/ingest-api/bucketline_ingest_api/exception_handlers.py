@@ -1,13 +1,10 @@
-"""FastAPI's own errors in the contract's envelope: faulty bodies and parameters, unknown routes, wrong methods."""
-
-from collections.abc import Sequence
+"""Exception handlers: FastAPI's own errors in the contract's envelope."""
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Match
 
@@ -20,45 +17,46 @@ from bucketline.errors import (
     ValidationFailed,
     ValidationIssue,
 )
-from bucketline_ingest_api.edge_middleware import on_error, respond_to
+from bucketline_ingest_api.edge_middleware import CLIENT_CLOSED_REQUEST, on_error, respond_to
 
 MAX_FAULTS = 100
 METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
 
 
 def install(app: FastAPI) -> None:
-    """Sends every error that FastAPI would answer itself through the envelope."""
+    """Register the handlers of every error that FastAPI would answer itself."""
     app.add_exception_handler(ApiError, on_error)
     app.add_exception_handler(DependencyUnavailable, on_error)
-    app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(RequestValidationError, _on_validation_error)
+    app.add_exception_handler(ClientDisconnect, _on_client_disconnect)
+    app.add_exception_handler(HTTPException, _on_http_exception)
 
 
-def faults_of(errors: Sequence[ErrorDetails], *prefix: str | int) -> list[ValidationIssue]:
-    """pydantic's rows as the contract's. Values of the request are not repeated."""
-    return [ValidationIssue(row["type"], [*prefix, *row["loc"]], row["msg"]) for row in errors[:MAX_FAULTS]]
+def to_validation_failed(error: ValidationError, *location: str | int) -> ValidationFailed:
+    """Return the 422 of a value at ``location`` that a route has validated itself. Its content is not repeated."""
+    rows = error.errors(include_url=False, include_input=False, include_context=False)[:MAX_FAULTS]
+    return ValidationFailed([ValidationIssue(row["type"], [*location, *row["loc"]], row["msg"]) for row in rows])
 
 
-def body_faults(error: ValidationError) -> ValidationFailed:
-    """The 422 of a body that a route validated itself."""
-    return ValidationFailed(
-        faults_of(error.errors(include_url=False, include_input=False, include_context=False), "body")
-    )
-
-
-async def _invalid(_: Request, error: Exception) -> Response:
+async def _on_validation_error(_: Request, error: Exception) -> Response:
     if not isinstance(error, RequestValidationError):
         raise error
     rows = [ValidationIssue(row["type"], row["loc"], row["msg"]) for row in error.errors()[:MAX_FAULTS]]
     return respond_to(ValidationFailed(rows))
 
 
-async def _http(request: Request, error: Exception) -> Response:
+async def _on_client_disconnect(_: Request, _error: Exception) -> Response:
+    return Response(status_code=CLIENT_CLOSED_REQUEST)
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
     if isinstance(error.__cause__, ApiError):
-        # raised while the framework read the body: a body that turned out to be too large
+        # Raised while FastAPI read the body: it turned out to be too large.
         return respond_to(error.__cause__)
+    if isinstance(error.__cause__, ClientDisconnect):
+        return await _on_client_disconnect(request, error)
     path = request.url.path
     if error.status_code == 404:
         return respond_to(NotFound("there is no such route", details={"resource": "route", "id": path}))
@@ -78,11 +76,11 @@ async def _http(request: Request, error: Exception) -> Response:
 
 
 def allowed_methods(request: Request) -> list[str]:
-    """The methods of a path, in order: several routes may share it, and the router names those of the first alone."""
+    """Return the methods of the path, sorted. Starlette reports those of the first matching route only."""
 
-    def has(method: str) -> bool:
-        asked = {**request.scope, "method": method}
-        return any(route.matches(asked)[0] is Match.FULL for route in request.app.routes)
+    def is_allowed(method: str) -> bool:
+        scope = {**request.scope, "method": method}
+        return any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
 
-    found = {method for method in METHODS if has(method)}
-    return sorted(found | {"OPTIONS"} | ({"HEAD"} if "GET" in found else set()))
+    allowed = {method for method in METHODS if is_allowed(method)}
+    return sorted(allowed | {"OPTIONS"} | ({"HEAD"} if "GET" in allowed else set()))

@@ -1,4 +1,4 @@
-"""``/v1/health``: no key needed for the light ones."""
+"""``/v1/health``: the light checks need no API key."""
 
 from typing import Any, Literal
 
@@ -6,15 +6,15 @@ from fastapi import APIRouter
 from pydantic import Field
 
 from bucketline_ingest_api.dependencies import ContainerDep, ReadPrincipal
-from bucketline_ingest_api.schemas.common import Answer, errors, example
+from bucketline_ingest_api.schemas import ResponseBody, errors, example
 
 router = APIRouter(prefix="/v1/health", tags=["health"])
 
-_PARTS = {"mongodb": "metadata", "s3": "object_storage", "kafka": "task_queue", "consumers": "task_queue"}
-"""Which of the contract's parts each of our checks is about."""
+_COMPONENTS = {"mongodb": "metadata", "s3": "object_storage", "kafka": "task_queue", "consumers": "task_queue"}
+"""The component of the contract that each of our checks belongs to."""
 _ABSENT = ("cache", "inference", "vector_store")
-"""Parts of the managed service that this deployment does not have. The official client refuses an answer without them,
-so they are there, as false: nothing of them can be reached."""
+"""Components of the managed service that this deployment does not have. The official client requires them, so they are
+reported as false."""
 _EXAMPLE = {
     "status": "OK",
     "data": {"metadata": True, "object_storage": True, "task_queue": True, **dict.fromkeys(_ABSENT, False)},
@@ -26,16 +26,18 @@ _EXAMPLE = {
 }
 
 
-class Up(Answer):
+class Up(ResponseBody):
+    """The API is up."""
+
     model_config = example({"status": "OK"})
 
     status: Literal["OK"] = "OK"
 
 
-class Deep(Answer):
-    """``meta.components`` are the components that exist; ``errors`` names what is away, by part.
+class Deep(ResponseBody):
+    """``meta.components`` has the result of each check; ``errors`` names the components that are unavailable.
 
-    Parts listed in ``meta.not_deployed`` are not part of this deployment: false in ``data``, and no error.
+    Components in ``meta.not_deployed`` are not part of this deployment: false in ``data``, and no error.
     """
 
     model_config = example(_EXAMPLE)
@@ -46,17 +48,26 @@ class Deep(Answer):
     meta: dict[str, Any] = Field(default_factory=dict)
 
 
-@router.get("", summary="Is the API up?")
-@router.get("/liveness", summary="Is the API up?", operation_id="liveness")
-async def health() -> Up:
+@router.get("", summary="Check that the API is up")
+async def get_health() -> Up:
+    """Return OK. Dependencies are not checked."""
     return Up()
 
 
-@router.get("/deep", summary="Are its dependencies up?", responses=errors())
-async def deep(deps: ContainerDep, _: ReadPrincipal) -> Deep:
+@router.get("/liveness", summary="Check that the API is up")
+async def get_liveness() -> Up:
+    """Return OK, as `/v1/health` does."""
+    return Up()
+
+
+@router.get("/deep", summary="Check the dependencies", responses=errors())
+async def get_deep_health(deps: ContainerDep, _: ReadPrincipal) -> Deep:
+    """Check MongoDB, S3, Kafka and the consumers."""
     checks = await deps.health.ready()
-    away = {_PARTS.get(name, "task_queue") for name, good in checks.items() if not good}
-    failed = dict.fromkeys(sorted(away), "does not answer")
-    data = {part: part not in failed for part in dict.fromkeys(_PARTS.values())} | dict.fromkeys(_ABSENT, False)
+    unavailable = {_COMPONENTS.get(name, "task_queue") for name, good in checks.items() if not good}
+    failed = dict.fromkeys(sorted(unavailable), "does not answer")
+    data = {component: component not in failed for component in dict.fromkeys(_COMPONENTS.values())} | dict.fromkeys(
+        _ABSENT, False
+    )
     meta = {"components": checks, "not_deployed": list(_ABSENT)}
     return Deep(status="DEGRADED" if failed else "OK", data=data, errors=failed or None, meta=meta)

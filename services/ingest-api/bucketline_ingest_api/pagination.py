@@ -5,18 +5,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 from bucketline.db.mongo import Collection, ResultTooLarge
-from bucketline.domain.case_folding import literal
-from bucketline.domain.cursors import Partition
-from bucketline.domain.filter_to_mongo import to_mongo
-from bucketline.domain.filters import DATE_FIELDS, NO_MOMENTS, fields_of, parse
-from bucketline.domain.keyset import FieldPath, mongo_sort, rows_after
+from bucketline.domain.filters import DATE_FIELDS, NO_MOMENTS, fields_of, literal_pattern, parse_filter, to_mongo
+from bucketline.domain.keyset import FieldPath, Partition, Sort, mongo_sort, resolve_sorts, rows_after, with_ties
 from bucketline.domain.moments import Moments
-from bucketline.domain.paging import Bounds, cut, pagination, resolve_page
+from bucketline.domain.pagination import Bounds, build_pagination, resolve_page, split_page
 from bucketline.domain.schema import Location
-from bucketline.domain.sorting import Sort, resolve_sorts, with_ties
 from bucketline.errors import BadRequest
-from bucketline_ingest_api.schemas.common import Pagination
-from bucketline_ingest_api.schemas.pagination import ListBody, ListQuery
+from bucketline_ingest_api.schemas import ListBody, ListQuery, Pagination
 from bucketline_ingest_api.search_timeout import search_timeout
 
 D = TypeVar("D", bound=Mapping[str, Any])
@@ -76,8 +71,12 @@ class Page(Generic[D]):
     total: int
 
 
-def field_mapper(names: Mapping[str, str], *, under: str) -> FieldPath:
-    """Wire names to stored paths by their first part; any other name is looked for below ``under``."""
+def field_mapper(renamed: Mapping[str, str], *, unchanged: Sequence[str] = (), under: str = "unknown") -> FieldPath:
+    """Return the mapping from wire names to stored paths, decided by the first part of a name.
+
+    Names that are neither ``renamed`` nor ``unchanged`` are looked up below ``under``.
+    """
+    names = {**dict(zip(unchanged, unchanged, strict=True)), **renamed}
 
     def path(name: str) -> str:
         root, dot, rest = name.partition(".")
@@ -125,8 +124,8 @@ async def list_rows(
         except ResultTooLarge as error:
             raise _too_large(page.size) from error
         total = await collection.count(where, computed=selected.computed) if kind.counted or page.include_total else 0
-    count, next_cursor = cut(fetched, page, sorts, kind.field_path, part)
-    shown = pagination(
+    count, next_cursor = split_page(fetched, page, sorts, kind.field_path, part)
+    shown = build_pagination(
         page, next_cursor, path=asked.path, query=asked.query, total=total if page.include_total else None
     )
     return Page(fetched[:count], Pagination.model_validate(shown), total)
@@ -147,7 +146,7 @@ def build_query(
     search = given.get("search") or asked.query.get("search")
     if not search:
         return selected
-    pattern = literal(search, case_sensitive=bool(given.get("case_sensitive")))
+    pattern = literal_pattern(search, case_sensitive=bool(given.get("case_sensitive")))
     found = kind.search(pattern) if kind.search else search_condition(pattern, kind.searched)
     return replace(selected, where={"$and": [selected.where, found]})
 
@@ -161,7 +160,7 @@ def selection(
     location: Location = ("body", "filters"),
 ) -> Selection:
     """The rows within ``scope`` that ``filters`` (JSON) hold for; raises ``ValidationFailed`` for what are none."""
-    wanted = parse(filters, location=location, dates=kind.dates, exact=kind.exact, moments=kind.moments)
+    wanted = parse_filter(filters, location=location, dates=kind.dates, exact=kind.exact, moments=kind.moments)
     condition = to_mongo(wanted, kind.field_path)
     computed = kind.moments.computed([*fields_of(wanted), *order], under=kind.under)
     return Selection({"$and": [scope, condition]} if condition else scope, computed)

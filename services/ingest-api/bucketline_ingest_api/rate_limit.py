@@ -9,7 +9,7 @@ from bucketline.clock import Clock
 from bucketline.db.mongo import Database
 from bucketline.db.rate_limits import RateLimitCounters
 from bucketline.errors import TooManyRequests
-from bucketline_ingest_api.principal import Principal
+from bucketline_ingest_api.auth import Principal
 from bucketline_ingest_api.settings import ApiSettings
 
 

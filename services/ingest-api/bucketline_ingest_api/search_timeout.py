@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from bucketline.db.query_timeout import QueryTimeout, query_timeout
+from bucketline.db.mongo import QueryTimeout, query_timeout
 from bucketline.errors import SearchTooSlow
 
 SECONDS = 10.0

@@ -10,8 +10,7 @@ from datetime import datetime
 
 from bucketline.db.bulk_writer import BulkWriter
 from bucketline.db.documents import DocumentDocument, Documents
-from bucketline.db.unit_attempts import unit_attempts
-from bucketline.db.work_units import WorkUnitDocument
+from bucketline.db.work_units import WorkUnitDocument, unit_attempts
 from bucketline.domain.status import RANK_FINAL, Status
 from bucketline.errors import DependencyUnavailable, RetryableError
 from bucketline.events.models import ObjectStatusChanged

@@ -39,7 +39,7 @@ async def run_isolated(
     final status was said. Raises ``StoreUnavailable`` when the lease cannot be kept up to date.
     """
     unit = todo[0].unit
-    ended = Counter(unit.get("suspects", ()))
+    ended = Counter(unit.get("crashed_items", ()))
     await leases.careful(unit["_id"])
     lost = 0
     for work in todo:
@@ -51,7 +51,7 @@ async def run_isolated(
             ends = time.monotonic() + ALONE_SECONDS
             while waiting and lost < MAX_LEFT:
                 work = waiting.popleft()
-                if not await leases.trying(unit["_id"], work.place):
+                if not await leases.set_current_item(unit["_id"], work.place):
                     return False  # another has the unit
                 lost += not await attempt(work)
                 if time.monotonic() >= ends:

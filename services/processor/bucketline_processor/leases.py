@@ -14,8 +14,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
 
 from bucketline.clock import Clock
-from bucketline.db.unit_pipelines import NO_ITEM
-from bucketline.db.work_units import WorkUnitDocument, WorkUnits
+from bucketline.db.work_units import NO_ITEM, WorkUnitDocument, WorkUnits
 from bucketline.errors import DependencyUnavailable
 from bucketline.observability.logging import get_logger
 from bucketline.observability.metrics import UNITS
@@ -65,7 +64,7 @@ class Leases:
     async def give_back(self, unit_id: str) -> None:
         """Lets another processor have an unfinished unit now and not when the lease runs out. Never raises."""
         self.done(unit_id)
-        UNITS.labels("given back").inc()
+        UNITS.labels("released").inc()
         try:
             await self._units.release(unit_id, self._owner, now=self._clock.now())
         except DependencyUnavailable as error:
@@ -76,9 +75,9 @@ class Leases:
         return self._company.beside()
 
     async def careful(self, unit_id: str) -> None:
-        """From now on nothing of the unit is worked on but what :meth:`trying` names."""
+        """From now on nothing of the unit is worked on but what :meth:`set_current_item` names."""
         self._careful.add(unit_id)
-        await self._units.trying(unit_id, self._owner, NO_ITEM)
+        await self._units.set_current_item(unit_id, self._owner, NO_ITEM)
 
     @asynccontextmanager
     async def alone(self, unit_id: str) -> AsyncIterator[None]:
@@ -86,21 +85,21 @@ class Leases:
         async with self._company.alone():
             others = self._held - self._careful
             if others:
-                await self._units.set_aside(list(others), self._owner, aside=True)
+                await self._units.mark_idle(list(others), self._owner, idle=True)
             try:
                 yield
             finally:
                 await self._again(unit_id, others)
 
-    async def trying(self, unit_id: str, place: int) -> bool:
+    async def set_current_item(self, unit_id: str, place: int) -> bool:
         """Notes which item is tried now; whether the unit is still ours."""
-        return await self._units.trying(unit_id, self._owner, place)
+        return await self._units.set_current_item(unit_id, self._owner, place)
 
     async def _again(self, unit_id: str, others: set[str]) -> None:
         try:
-            await self._units.trying(unit_id, self._owner, NO_ITEM)
+            await self._units.set_current_item(unit_id, self._owner, NO_ITEM)
             if others:
-                await self._units.set_aside(list(others), self._owner, aside=False)
+                await self._units.mark_idle(list(others), self._owner, idle=False)
         except DependencyUnavailable as error:
             # What the leases say now favours the others, and the suspect has been finished or is given back.
             log.warning("leases still say who was alone", unit_id=unit_id, error=error.message)
@@ -125,10 +124,6 @@ class Leases:
 
     async def _extended(self, held: set[str]) -> set[str]:
         until = self._clock.now() + timedelta(seconds=self._seconds)
-        if await self._units.extend(list(held), self._owner, until=until) == len(held):
-            return set()
-        where = {"_id": {"$in": list(held)}, "lease.owner": self._owner, "state": "leased"}
-        ours = await self._units.collection.find(where, limit=len(held), fields=["_id"])
-        lost = held - {unit["_id"] for unit in ours}
+        lost = held - await self._units.extend(list(held), self._owner, until=until)
         # a unit that was finished in between is neither ours nor lost
         return lost & self._held

@@ -17,8 +17,7 @@ from typing import TypeVar
 import structlog
 
 from bucketline.db.objects import ObjectDocument, Objects
-from bucketline.db.unit_attempts import unit_attempts
-from bucketline.db.work_units import WorkUnitDocument
+from bucketline.db.work_units import WorkUnitDocument, unit_attempts
 from bucketline.domain.status import RANK_PROCESSING, Status
 from bucketline.errors import DependencyUnavailable, RetryableError
 from bucketline.extractors import ErrorKind
@@ -83,8 +82,8 @@ class Pipeline:
     async def run(self, unit: WorkUnitDocument, trace: Mapping[str, str]) -> bool:
         """Whether every item has its final status on the bus. Items that have a result already are left out."""
         todo = unfinished(unit, trace)
-        if todo and (attempts := unit_attempts(unit).processors) > self._careful_after:
-            UNITS.labels("careful").inc()
+        if todo and (attempts := unit_attempts(unit).crashes) > self._careful_after:
+            UNITS.labels("isolated").inc()
             log.warning("processors died with a unit: one object at a time", unit_id=unit["_id"], attempts=attempts)
             return await run_isolated(todo, self._leases, self._single, self._convicted)
         sizes = await self._sizes([work.item["object_id"] for work in todo])

@@ -117,7 +117,7 @@ class UnitScheduler:
             for unit in free:
                 if len(self._line) < self._settings.prefetch_units and not self._stopping:
                     taken += self._enqueue(unit)
-        UNITS.labels("taken over").inc(taken)
+        UNITS.labels("reclaimed").inc(taken)
         return taken
 
     async def _of_others(self, before: datetime, now: datetime) -> int:
@@ -125,9 +125,9 @@ class UnitScheduler:
         taken = 0
         for _ in range(self._idle):
             here = list(self._groups_here())
-            unit = await self._units.free_of_others(here, before, now, after=self._last_group, fields=FIELDS)
+            unit = await self._units.next_of_other_groups(here, before, now, after=self._last_group, fields=FIELDS)
             if unit is None and self._last_group:
-                unit = await self._units.free_of_others(here, before, now, fields=FIELDS)
+                unit = await self._units.next_of_other_groups(here, before, now, fields=FIELDS)
             if unit is None or not self._idle:
                 break
             self._last_group = group_of(unit)
@@ -140,7 +140,7 @@ class UnitScheduler:
             task = self._running.get(unit_id)
             if task is not None:
                 log.warning("another has the unit now", unit_id=unit_id)
-                UNITS.labels("lost").inc()
+                UNITS.labels("lease_lost").inc()
                 self._leases.done(unit_id)
                 task.cancel()
 

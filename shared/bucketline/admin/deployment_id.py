@@ -21,7 +21,7 @@ from bucketline.errors import BucketlineError
 from bucketline.ids import Ids
 
 KEY = "deployment"
-"""Where the bucket keeps the name; the collection of the database is called the same."""
+"""The key of the deployment's name in the bucket."""
 
 MAX_NAME = 200
 CONTENT = "blobs/sha256/"
@@ -47,7 +47,7 @@ class DeploymentOwnership:
     """Of one bucket by one database. Raises ``StoreUnavailable`` when a store is away."""
 
     def __init__(self, database: Database, store: BlobStore, ids: Ids) -> None:
-        self._names: Collection[NameDocument] = database.collection(KEY)
+        self._names: Collection[NameDocument] = database.collection("deployment_info")
         self._blobs = Blobs(database)
         self._store = store
         self._ids = ids

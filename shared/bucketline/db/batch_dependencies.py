@@ -29,7 +29,7 @@ class BatchDependencies:
     """Objects that submitted batches wait for."""
 
     def __init__(self, database: Database) -> None:
-        self.collection: Collection[BatchDependencyDocument] = database.collection("waiting")
+        self.collection: Collection[BatchDependencyDocument] = database.collection("batch_dependencies")
 
     async def add(self, batch_id: str, object_ids: Sequence[str], since: datetime) -> None:
         await self.collection.bulk(

@@ -7,10 +7,12 @@ from urllib.parse import urlsplit
 
 from pymongo import InsertOne
 
+from bucketline.db.lease_queue import LeaseFields, LeaseQueue
 from bucketline.db.mongo import Collection, Database, Index
+from bucketline.db.objects import ObjectDocument
 from bucketline.db.outbox_store import OutboxDocument, OutboxStore
 from bucketline.db.work_units import Result
-from bucketline.domain.status import BATCH_ACTIVE
+from bucketline.domain.status import BATCH_ACTIVE, Status
 from bucketline.ids import derived
 
 RetryMode = Literal["transient_only", "all"]
@@ -51,14 +53,16 @@ class CarriedTotals(TypedDict):
 
 
 class WebhookCall(TypedDict):
-    """The one call to a batch's ``webhook_url``. Claimed before it is made, so that it is made at most once.
+    """The one call to a batch's ``webhook_url``; an entry of a lease queue.
 
-    ``host`` is whose turn it takes; see :func:`webhook_host`.
+    ``due_at`` is present until the call is claimed, which happens before it is made: it is made at most once. ``host``
+    is the host that is called; see :func:`webhook_host`.
     """
 
-    state: Literal["due", "called"]
-    at: datetime
+    due_at: NotRequired[datetime]
     host: NotRequired[str]
+    owner: NotRequired[str]
+    called_at: NotRequired[datetime]
     status_code: NotRequired[int | None]
     error: NotRequired[str | None]
 
@@ -132,6 +136,37 @@ def objects_to_process(batch: BatchDocument) -> int:
     return batch["total"] - batch.get("missing", 0) - (base.get("given_back", 0) if base else 0)
 
 
+def new_auto_batch(obj: ObjectDocument, batch_id: str) -> BatchDocument:
+    """Return the batch of one ``auto_process`` object, submitted from the start, in the object's current run.
+
+    The ingest API stores it together with the object; the batcher stores an identical one if that did not happen.
+    Every field is derived from the object.
+    """
+    now = obj["updated_at"]
+    batch: BatchDocument = {
+        "_id": batch_id,
+        "namespace_id": obj["namespace_id"],
+        "bucket_id": obj["bucket_id"],
+        "batch_name": None,
+        "status": str(Status.PENDING),
+        "objects": [obj["_id"]],
+        "total": 1,
+        "collection_ids": None,
+        "dedup_strategy": "skip",
+        "metadata": {},
+        "task_id": task_of(batch_id),
+        "auto": True,
+        "run": obj["run"]["id"],
+        "created_at": now,
+        "submitted_at": now,
+        "updated_at": now,
+        "moved_at": now,
+    }
+    if trace := obj.get("trace"):
+        batch["trace"] = trace
+    return batch
+
+
 _ACTIVE = [str(status) for status in BATCH_ACTIVE]
 
 SUMMARY_FIELDS = tuple(
@@ -139,14 +174,14 @@ SUMMARY_FIELDS = tuple(
 )
 """Every field but the two that may be long."""
 
-BATCH_INDEXES = (
+INDEXES = (
     Index("listing", [("bucket_id", 1), ("created_at", -1), ("_id", -1)]),
     Index("by_namespace", [("namespace_id", 1), ("created_at", -1), ("_id", -1)]),
     Index("by_status", [("bucket_id", 1), ("status", 1), ("created_at", -1), ("_id", -1)]),
     Index("by_task", [("task_id", 1)], unique=True),
     Index("active", [("moved_at", 1)], where={"status": {"$in": _ACTIVE}}),
     Index("outbox", [("pending_since", 1)], where={"pending_since": {"$exists": True}}),
-    Index("webhook_due", [("webhook.at", 1)], where={"webhook.state": "due"}),
+    Index("webhook_due", [("webhook.due_at", 1)], where={"webhook.due_at": {"$exists": True}}),
 )
 
 
@@ -155,7 +190,8 @@ class Batches:
 
     def __init__(self, database: Database) -> None:
         self.collection: Collection[BatchDocument] = database.collection("batches")
-        self.outbox = OutboxStore(database.collection("batches"))
+        self.outbox = OutboxStore(self.collection)
+        self._webhooks = LeaseQueue(self.collection, LeaseFields(owner="webhook.owner", due_at="webhook.due_at"))
 
     async def insert(self, documents: Sequence[BatchDocument]) -> None:
         """Writes those that are not there yet; one round trip."""
@@ -186,13 +222,17 @@ class Batches:
         )
 
     async def webhooks_due(self, now: datetime, *, limit: int, without: Sequence[str] = ()) -> list[BatchDocument]:
-        """Batches whose end is still to be told to their ``webhook_url``, the longest due first; not to these hosts.
+        """Return batches whose webhook is due, the longest due first, without those of the hosts in ``without``."""
+        where = {"webhook.host": {"$nin": list(without)}}
+        return await self._webhooks.find_due(now, limit=limit, where=where, fields=SUMMARY_FIELDS)
 
-        Those that an older release finished do not tell their host, and are among them in any case.
-        """
-        return await self.collection.find(
-            {"webhook.state": "due", "webhook.at": {"$lte": now}, "webhook.host": {"$nin": list(without)}},
-            limit=limit,
-            sort=[("webhook.at", 1)],
-            fields=SUMMARY_FIELDS,
-        )
+    async def claim_webhooks(self, batches: Sequence[BatchDocument], owner: str, now: datetime) -> set[str]:
+        """Take the calls out of the queue for good; return the batches whose call is this caller's to make."""
+        return await self._webhooks.claim_many(batches, owner, until=None, fields={"webhook.called_at": now})
+
+    async def record_webhook_result(
+        self, batch_id: str, *, status_code: int | None = None, error: str | None = None
+    ) -> None:
+        """Store what came of a call."""
+        result = {"webhook.status_code": status_code} if error is None else {"webhook.error": error}
+        await self.collection.update_one({"_id": batch_id}, {"$set": result})

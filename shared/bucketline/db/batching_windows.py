@@ -31,9 +31,9 @@ class BatchingWindowDocument(TypedDict):
 
 
 INDEXES = (
-    Index("open_of_bucket", [("bucket_id", 1)], unique=True, where={"state": "open"}),
+    Index("open_bucket", [("bucket_id", 1)], unique=True, where={"state": "open"}),
     Index("by_bucket", [("bucket_id", 1), ("_id", 1)]),
-    Index("membership", [("members", 1)], unique=True),
+    Index("member_unique", [("members", 1)], unique=True),
     Index("due", [("state", 1), ("closes_at", 1)]),
     Index("expiry", [("closed_at", 1)], expire_after_seconds=30 * 24 * 3600),
 )
@@ -55,7 +55,7 @@ class BatchingWindows:
     """The repository of windows. What it returns is without members, except for :meth:`whole`."""
 
     def __init__(self, database: Database) -> None:
-        self.collection: Collection[BatchingWindowDocument] = database.collection("windows")
+        self.collection: Collection[BatchingWindowDocument] = database.collection("batching_windows")
 
     async def open_of(self, bucket_id: str) -> BatchingWindowDocument | None:
         return await self.collection.find_one({"bucket_id": bucket_id, "state": "open"}, fields=_FACTS)

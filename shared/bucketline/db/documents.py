@@ -16,7 +16,7 @@ class DocumentDocument(TypedDict):
     ``ordinal`` is its place among the object's documents in the collection, from 0: the order of the text or the table
     that they are from. ``complete`` is on the first of them, which is written last: how many were written.
     ``run`` is the item's, ``lease`` the number of the lease of its unit under which it was made
-    (:attr:`bucketline.db.unit_attempts.UnitAttempts.leases`); documents of earlier releases have none.
+    (:attr:`bucketline.db.work_units.UnitAttempts.leases`); documents of earlier releases have none.
     """
 
     _id: str
@@ -38,8 +38,8 @@ class DocumentDocument(TypedDict):
 
 
 INDEXES = (
-    Index("in_order", [("collection_id", 1), ("created_at", 1), ("object_id", 1), ("ordinal", 1), ("_id", 1)]),
-    Index("of_object", [("object_id", 1), ("collection_id", 1), ("run", 1), ("ordinal", 1)]),
+    Index("list_order", [("collection_id", 1), ("created_at", 1), ("object_id", 1), ("ordinal", 1), ("_id", 1)]),
+    Index("object", [("object_id", 1), ("collection_id", 1), ("run", 1), ("ordinal", 1)]),
     Index("by_namespace", [("namespace_id", 1)]),
     Index("by_content", [("blobs.checksum", 1)], where={"blobs.checksum": {"$exists": True}}),
 )

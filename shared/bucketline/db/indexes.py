@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from bucketline.db import (
     api_keys,
     batch_dependencies,
+    batches,
     batching_windows,
     blobs,
     buckets,
@@ -16,10 +17,9 @@ from bucketline.db import (
     rate_limits,
     tasks,
     uploads,
+    work_units,
 )
-from bucketline.db.batches import BATCH_INDEXES
 from bucketline.db.mongo import Database, Index
-from bucketline.db.work_units import UNIT_INDEXES
 
 INDEXES: Mapping[str, Sequence[Index]] = {
     "namespaces": namespaces.INDEXES,
@@ -27,17 +27,17 @@ INDEXES: Mapping[str, Sequence[Index]] = {
     "collections": collections.INDEXES,
     "objects": objects.INDEXES,
     objects.SOFT_DELETED: objects.SOFT_DELETED_INDEXES,
-    "removals": object_deletions.INDEXES,
+    "object_deletions": object_deletions.INDEXES,
     "blobs": blobs.INDEXES,
-    "batches": BATCH_INDEXES,
-    "units": UNIT_INDEXES,
-    "waiting": batch_dependencies.INDEXES,
-    "windows": batching_windows.INDEXES,
+    "batches": batches.INDEXES,
+    "work_units": work_units.INDEXES,
+    "batch_dependencies": batch_dependencies.INDEXES,
+    "batching_windows": batching_windows.INDEXES,
     "documents": documents.INDEXES,
     "keys": api_keys.INDEXES,
     "tasks": tasks.INDEXES,
     "uploads": uploads.INDEXES,
-    "rate_windows": rate_limits.INDEXES,
+    "rate_limits": rate_limits.INDEXES,
 }
 
 

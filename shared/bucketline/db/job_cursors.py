@@ -36,7 +36,7 @@ class JobCursors:
     """The repository of places. One that is lost costs time and nothing else."""
 
     def __init__(self, database: Database) -> None:
-        self.collection: Collection[JobCursorDocument] = database.collection("places")
+        self.collection: Collection[JobCursorDocument] = database.collection("job_cursors")
 
     async def get(self, work: str) -> GcCursor:
         """Where the last run stopped; the beginning if it came to its end."""

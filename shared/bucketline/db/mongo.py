@@ -36,12 +36,14 @@ from pymongo.errors import (
     ExecutionTimeout,
     InvalidName,
     InvalidURI,
+    NetworkTimeout,
+    OperationFailure,
     PyMongoError,
 )
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
-from bucketline.errors import BucketlineError, DependencyUnavailable, InvalidSetting
+from bucketline.errors import BucketlineError, DependencyUnavailable, InvalidSetting, ValidationFailed, ValidationIssue
 from bucketline.observability.client_spans import mongodb_call
 from bucketline.observability.metrics import STORE_SECONDS
 from bucketline.settings import MongoSettings
@@ -52,6 +54,8 @@ Sort = Sequence[tuple[str, int]]
 Write = InsertOne[Any] | UpdateOne | UpdateMany | ReplaceOne[Any] | DeleteOne | DeleteMany
 
 DUPLICATE_KEY_CODE = 11000
+_REGEX_CODES = frozenset({51091, 51156})
+"""The server refused a regular expression, or gave up while it evaluated one (since 6.1). Only filters have those."""
 
 _READ: CodecOptions[dict[str, Any]] = CodecOptions(tz_aware=True, tzinfo=UTC)
 _UNREAD = CodecOptions(RawBSONDocument, tz_aware=True, tzinfo=UTC)
@@ -78,6 +82,10 @@ class ResultTooLarge(BucketlineError):
     def __init__(self, limit: int) -> None:
         super().__init__(f"more than {limit} bytes were found")
         self.limit = limit
+
+
+class QueryTimeout(DependencyUnavailable):
+    """The calls within :func:`query_timeout` took too long; the server has stopped working on them."""
 
 
 @dataclass(frozen=True)
@@ -376,8 +384,26 @@ def map_driver_errors() -> Iterator[None]:
     except (ConnectionFailure, ExecutionTimeout) as error:
         raise DependencyUnavailable(f"MongoDB did not answer: {type(error).__name__}") from error
     except PyMongoError as error:
+        if isinstance(error, OperationFailure) and error.code in _REGEX_CODES:
+            reason = str((error.details or {}).get("errmsg", "refused by the server"))[:200]
+            raise ValidationFailed([ValidationIssue("regex", ("body", "filters"), reason)]) from error
         if error.timeout or error.has_error_label("RetryableWriteError"):
             raise DependencyUnavailable(f"MongoDB did not answer: {type(error).__name__}") from error
+        raise
+
+
+@contextmanager
+def query_timeout(seconds: float) -> Iterator[None]:
+    """Limit the total time of all calls in the block; raise :class:`QueryTimeout` when it is exceeded.
+
+    A server that hangs looks the same. One that cannot be reached is ``DependencyUnavailable``, as everywhere.
+    """
+    try:
+        with pymongo.timeout(seconds):
+            yield
+    except DependencyUnavailable as error:
+        if isinstance(error.__cause__, ExecutionTimeout | NetworkTimeout):
+            raise QueryTimeout(f"MongoDB did not finish within {seconds:g} seconds") from error
         raise
 
 

@@ -50,8 +50,8 @@ class ObjectDeletions:
     """The repository of removals."""
 
     def __init__(self, database: Database) -> None:
-        self.collection: Collection[ObjectDeletionDocument] = database.collection("removals")
-        self.outbox = _DeletionOutbox(database.collection("removals"))
+        self.collection: Collection[ObjectDeletionDocument] = database.collection("object_deletions")
+        self.outbox = _DeletionOutbox(database.collection("object_deletions"))
 
     async def begin(self, removals: Sequence[ObjectDeletionDocument]) -> None:
         """Writes the intents in one round trip.

@@ -148,16 +148,16 @@ INDEXES = (
     ),
     Index("by_content", [("blobs.details.hash", 1)], where={"blobs.details.hash": {"$exists": True}}),
     Index(
-        "same_content",
+        "content_key",
         [("bucket_id", 1), ("content_key", 1), ("_id", 1)],
         where={"content_key": {"$exists": True}},
     ),
     Index("outbox", [("pending_since", 1)], where={"pending_since": {"$exists": True}}),
-    Index("mirror_lane", [("mirror.lane", 1), ("mirror.due_at", 1)], where={"mirror.due_at": {"$exists": True}}),
+    Index("mirror_queue", [("mirror.lane", 1), ("mirror.due_at", 1)], where={"mirror.due_at": {"$exists": True}}),
     Index("in_flight", [("moved_at", 1), ("_id", 1)], where={"status": {"$in": [str(s) for s in OBJECT_IN_FLIGHT]}}),
     # Drafts that nobody decided about: what a cancellation gave back may be a million, and is not read with them.
     Index(
-        "undecided",
+        "new_drafts",
         [("bucket_id", 1), ("created_at", 1), ("_id", 1)],
         where={"status": str(Status.DRAFT), "run.rank": RANK_NEW},
     ),

@@ -21,7 +21,7 @@ class RateLimitCounters:
     """The repository of rate windows."""
 
     def __init__(self, database: Database) -> None:
-        self.collection: Collection[RateLimitDocument] = database.collection("rate_windows")
+        self.collection: Collection[RateLimitDocument] = database.collection("rate_limits")
 
     async def count(self, key_id: str, window: int, ends_at: datetime) -> int:
         """Counts one request, over all replicas; how many there were in this window with it."""

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import NotRequired, TypedDict
 
+from bucketline.db.lease_queue import LeaseFields, LeaseQueue
 from bucketline.db.mongo import Collection, Database, Index
 from bucketline.domain.status import Status
 
@@ -45,38 +46,37 @@ class Tasks:
 
     def __init__(self, database: Database) -> None:
         self.collection: Collection[TaskDocument] = database.collection("tasks")
+        self._queue = LeaseQueue(self.collection, LeaseFields(owner="claim", due_at="due_at"))
 
     async def get(self, task_id: str) -> TaskDocument | None:
         return await self.collection.get(task_id)
 
     async def claim(self, task_id: str, claim: str, *, now: datetime, until: datetime) -> TaskDocument | None:
-        """Takes a task that is due, for a turn that ends at ``until``; None when somebody has it or it is over."""
-        return await self.collection.find_and_update(
-            {"_id": task_id, "due_at": {"$lte": now}},
-            {
-                "$set": {"due_at": until, "claim": claim, "status": str(Status.IN_PROGRESS), "updated_at": now},
-                "$inc": {"attempts": 1},
-            },
-        )
+        """Claim a task that is due and count the attempt; None if it is leased or over."""
+        fields = {
+            "status": str(Status.IN_PROGRESS),
+            "updated_at": now,
+            "attempts": {"$add": [{"$ifNull": ["$attempts", 0]}, 1]},
+        }
+        return await self._queue.claim(task_id, claim, now=now, until=until, fields=fields)
 
     async def extend(self, task_id: str, claim: str, *, until: datetime) -> bool:
-        """The heartbeat of a turn; False when somebody else has the task."""
-        return await self.collection.update_one(
-            {"_id": task_id, "claim": claim, "due_at": {"$exists": True}}, {"$set": {"due_at": until}}
-        )
+        """Extend the lease; return False if it was lost."""
+        return bool(await self._queue.renew({task_id: claim}, until=until))
 
     async def note(self, task_id: str, data: Mapping[str, object]) -> None:
         """Keeps how far a turn got, so that the next goes on from there."""
         await self.collection.update_one({"_id": task_id}, {"$set": {f"data.{k}": v for k, v in data.items()}})
 
     async def settle(self, task_id: str, claim: str, changes: Mapping[str, object], *, due: datetime | None) -> bool:
-        """Ends a turn: again at ``due``, or over when None. False, and nothing changed, if the turn was taken over."""
-        update: dict[str, dict[str, object]] = {"$set": dict(changes), "$unset": {"claim": ""}}
+        """End an execution: the task is due again at ``due``, or over when None.
+
+        Return False, and change nothing, if the lease was lost.
+        """
+        update = {"$set": changes}
         if due is None:
-            update["$unset"]["due_at"] = ""
-        else:
-            update["$set"]["due_at"] = due
-        return await self.collection.update_one({"_id": task_id, "claim": claim}, update)
+            return await self._queue.release(task_id, claim, changes=update)
+        return await self._queue.reschedule(task_id, claim, due_at=due, changes=update)
 
     async def revive(self, task_id: str, now: datetime) -> TaskDocument | None:
         """A task that had FAILED is due again; None for any other."""
@@ -87,9 +87,8 @@ class Tasks:
         )
 
     async def due(self, now: datetime, *, limit: int) -> list[str]:
-        """Ids of tasks that may be taken, the longest overdue first."""
-        found = await self.collection.find({"due_at": {"$lte": now}}, limit=limit, sort=[("due_at", 1)], fields=["_id"])
-        return [task["_id"] for task in found]
+        """Return the ids of tasks that may be claimed, the longest overdue first."""
+        return [task["_id"] for task in await self._queue.find_due(now, limit=limit, fields=["_id"])]
 
     async def drop(self, task_id: str) -> None:
         """Takes back a task that was never needed."""

@@ -1,50 +1,175 @@
-"""Work units: bounded lists of items, each of which is an object in a turn of a batch.
+"""Work units: bounded lists of items, each of which is an object in one run of a batch.
 
-A unit of ``auto_process`` objects spans as many batches as it has items. Processors take units and give them back: they
-write the lease, and with it the state, ``moved_at`` and what is counted of leases (``attempts``, ``returned``,
-``suspects``). The batcher writes everything else. A unique index keeps an item in one unit, whoever plans at the same
-time; the first final status of an item is its result.
+A unit of ``auto_process`` objects spans as many batches as it has items. Processors lease units and release them: they
+write the lease and, with it, the state, ``moved_at`` and the lease counters (``attempts``, ``release_count``,
+``crashed_items``). The batcher writes everything else. A unique index keeps an item in one unit, whichever replica
+plans it; the first final status of an item is its result.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Literal, NotRequired, TypedDict
 
 from pymongo import InsertOne, UpdateOne
 
-from bucketline.db.mongo import Collection, Database
-from bucketline.db.unit_pipelines import NO_ITEM, lease_update, result_update
-from bucketline.db.work_unit_documents import (
-    KEPT,
-    OPEN_STATES,
-    UNFINISHED_STATES,
-    UNIT_INDEXES,
-    Item,
-    Lease,
-    Result,
-    UnitEnd,
-    WorkUnitDocument,
-    group_of,
-    written,
-)
-from bucketline.domain.status import FAILURES
+from bucketline.db.lease_queue import Changes, LeaseFields, LeaseQueue
+from bucketline.db.mongo import Collection, Database, Index
+from bucketline.domain.status import FAILURES, Status
 
-__all__ = [
-    "KEPT",
-    "OPEN_STATES",
-    "UNFINISHED_STATES",
-    "UNIT_INDEXES",
-    "Item",
-    "Latest",
-    "Lease",
-    "Result",
-    "Tally",
-    "UnitEnd",
-    "WorkUnitDocument",
-    "WorkUnits",
-    "group_of",
-    "written",
-]
+Stage = Mapping[str, object]
+
+NO_ITEM = -1
+"""``lease.current_item`` of a unit whose holder works on none of its items."""
+
+
+class Item(TypedDict):
+    """An object in a unit.
+
+    ``revision`` is the one that was planned; ``run`` orders the object's status events; ``turn`` is the batch's run,
+    which a retry or a resubmission raises. The object is in one unit a turn. ``again``: another batch had taken the
+    object up before, and may still be at it.
+    """
+
+    object_id: str
+    bucket_id: str
+    namespace_id: str
+    batch_id: str
+    revision: int
+    run: int
+    turn: int
+    again: NotRequired[bool]
+
+
+class Result(TypedDict):
+    """The first final status of an item. DRAFT: it was given back.
+
+    ``documents`` are all that the object has, ``written`` those that this run made; see :func:`written`.
+    """
+
+    status: str
+    documents: int
+    written: NotRequired[int]
+    error: str | None
+    error_type: str | None
+    at: NotRequired[datetime]
+
+
+def written(result: Result) -> int:
+    """The documents that count for the batch. An older release knew only how many the object has."""
+    return result.get("written", result["documents"])
+
+
+class UnitEnd(TypedDict):
+    """What the items without a result become when a unit is given up."""
+
+    status: str
+    error: str | None
+    error_type: Literal["transient", "permanent", "resource"] | None
+
+
+class Lease(TypedDict):
+    """The lease of a unit.
+
+    ``current_item`` is the index of the only item that the holder is working on, NO_ITEM if it works on none. Without
+    it, the holder may be working on any of the items.
+    """
+
+    owner: str
+    until: datetime
+    current_item: NotRequired[int]
+
+
+class WorkUnitDocument(TypedDict):
+    """A work unit. ``results`` maps an item's place (as text) to its result; all there means ``done``.
+
+    States: *held* (its batch has enough units in the works), *ready*, *leased* by a processor, *canceled* (given up:
+    no processor takes it, and the batcher says the ``ending`` of what is left), *done*. ``finished`` and ``failed``
+    count its results, of which given back ones are not finished, and ``documents`` is what was written for them.
+    ``batch_id`` is None for a unit of ``auto_process`` objects, each of which is a batch of its own, and all of one
+    namespace. ``group`` is with whom it shares its turns; see :func:`group_of`. ``attempts`` counts leases that
+    were not released, ``release_count`` those that were, ``wakes`` how often it was announced again. ``crashed_items``
+    has the index of an item for each lease that expired while its holder was working on that item alone.
+    """
+
+    _id: str
+    batch_id: str | None
+    turn: int
+    items: list[Item]
+    size: int
+    state: Literal["held", "ready", "leased", "canceled", "done"]
+    results: dict[str, Result]
+    finished: int
+    failed: int
+    documents: int
+    collection_ids: list[str] | None
+    dedup_strategy: Literal["skip", "replace", "force"]
+    attempts: int
+    created_at: datetime
+    moved_at: datetime
+    group: NotRequired[str]
+    release_count: NotRequired[int]
+    crashed_items: NotRequired[list[int]]
+    wakes: NotRequired[int]
+    ending: NotRequired[UnitEnd]
+    finished_at: NotRequired[datetime]
+    lease: NotRequired[Lease]
+    trace: NotRequired[dict[str, str]]
+
+
+def group_of(unit: WorkUnitDocument) -> str:
+    """With whom the unit shares its turns: its batch, or all that a namespace has processed at once.
+
+    A unit of an older release has none: those of ``auto_process`` objects are one group then.
+    """
+    return unit.get("group") or unit["batch_id"] or ""
+
+
+OPEN_STATES = ("ready", "leased", "canceled")
+"""Something is still to come."""
+
+UNFINISHED_STATES = ("ready", "leased")
+"""For processors."""
+
+KEPT = timedelta(days=30)
+"""How long a unit stays after its end. Until then it tells what became of each of its objects."""
+
+INDEXES = (
+    Index("active", [("moved_at", 1)], where={"state": {"$in": list(OPEN_STATES)}}),
+    Index("batch_generation", [("batch_id", 1), ("turn", 1), ("state", 1), ("_id", 1)]),
+    Index("by_group", [("group", 1), ("moved_at", 1)], where={"state": {"$in": list(UNFINISHED_STATES)}}),
+    Index("item_unique", [("items.batch_id", 1), ("items.object_id", 1), ("items.turn", 1)], unique=True),
+    Index("expiry", [("finished_at", 1)], expire_after_seconds=int(KEPT.total_seconds())),
+)
+
+
+@dataclass(frozen=True)
+class UnitAttempts:
+    """The leases of a unit, by how they ended.
+
+    ``crashes`` ended with the processor while any item may have been the cause, ``isolated_crashes`` while one item
+    was running alone. ``releases`` were released, or expired while no item of the unit was running.
+    """
+
+    crashes: int
+    isolated_crashes: int
+    releases: int
+
+    @property
+    def leases(self) -> int:
+        """Return how many leases there were: for the holder, the number of its lease, which only grows."""
+        return self.crashes + self.isolated_crashes + self.releases
+
+
+def unit_attempts(unit: WorkUnitDocument) -> UnitAttempts:
+    """Count the leases of the unit as if the current lease had expired.
+
+    For the current holder, ``crashes`` is therefore the number of its own attempt.
+    """
+    item = unit["lease"].get("current_item") if "lease" in unit else None
+    isolated = len(unit.get("crashed_items", ())) + int(item is not None and item != NO_ITEM)
+    idle = int(item == NO_ITEM)
+    return UnitAttempts(unit["attempts"] - isolated - idle, isolated, unit.get("release_count", 0) + idle)
 
 
 @dataclass(frozen=True)
@@ -72,11 +197,21 @@ class Latest:
         return self.result is not None and self.result["status"] in FAILURES
 
 
+_LEASE = LeaseFields(
+    owner="lease.owner",
+    due_at="lease.until",
+    within={"state": {"$in": list(UNFINISHED_STATES)}},
+    unleased={"state": "ready"},
+    lease="lease",
+)
+
+
 class WorkUnits:
     """The repository of work units."""
 
     def __init__(self, database: Database) -> None:
-        self.collection: Collection[WorkUnitDocument] = database.collection("units")
+        self.collection: Collection[WorkUnitDocument] = database.collection("work_units")
+        self._queue = LeaseQueue(self.collection, _LEASE)
 
     async def insert(self, documents: Sequence[WorkUnitDocument]) -> set[int]:
         """Writes the units in one round trip; returns the places of those that were refused.
@@ -167,44 +302,48 @@ class WorkUnits:
         return found
 
     async def lease(self, unit_id: str, owner: str, *, now: datetime, until: datetime) -> WorkUnitDocument | None:
-        """Takes the unit, if it is ready or its owner's lease ran out. None: somebody has it, or it is over.
+        """Lease the unit if it is ready or its lease has expired; return None if it is leased or over.
 
-        What became of a lease that ran out is noted in the same write.
+        The same write records how an expired lease ended: if its holder worked on one item alone, that item is added
+        to ``crashed_items``; if it worked on none, the lease counts as released.
         """
-        return await self.collection.find_and_update(
-            {
-                "_id": unit_id,
-                "$or": [{"state": "ready"}, {"state": "leased", "lease.until": {"$lt": now}}],
-            },
-            lease_update(owner, now=now, until=until),
-        )
+        current_item = "$lease.current_item"
+        idle = {"$eq": [current_item, NO_ITEM]}
+        # In MongoDB's order a missing field is below every number.
+        crashed = {"$cond": [{"$gte": [current_item, 0]}, [current_item], []]}
+        fields = {
+            "attempts": {"$add": ["$attempts", {"$cond": [idle, 0, 1]}]},
+            "release_count": {"$add": [{"$ifNull": ["$release_count", 0]}, {"$cond": [idle, 1, 0]}]},
+            "crashed_items": {"$concatArrays": [{"$ifNull": ["$crashed_items", []]}, crashed]},
+            "state": "leased",
+            "lease.current_item": "$$REMOVE",
+            "moved_at": now,
+        }
+        return await self._queue.claim(unit_id, owner, now=now, until=until, fields=fields)
 
-    async def extend(self, unit_ids: Sequence[str], owner: str, *, until: datetime) -> int:
-        """The heartbeat of a processor; returns how many of the units it still holds."""
-        where = {"_id": {"$in": list(unit_ids)}, "lease.owner": owner, "state": "leased"}
-        return await self.collection.update_many(where, {"$set": {"lease.until": until}})
+    async def extend(self, unit_ids: Sequence[str], owner: str, *, until: datetime) -> set[str]:
+        """Extend the leases and return the units that the owner still holds."""
+        return await self._queue.renew(dict.fromkeys(unit_ids, owner), until=until)
 
-    async def trying(self, unit_id: str, owner: str, place: int) -> bool:
-        """Notes that the owner works on this item of the unit and on no other; whether the unit is still its own."""
-        where = {"_id": unit_id, "lease.owner": owner, "state": "leased"}
-        return await self.collection.update_one(where, {"$set": {"lease.trying": place}})
+    async def set_current_item(self, unit_id: str, owner: str, place: int) -> bool:
+        """Record the only item that the owner is working on; return whether the unit is still leased to the owner."""
+        where = {"_id": unit_id, **self._queue.held_filter(owner)}
+        return await self.collection.update_one(where, {"$set": {"lease.current_item": place}})
 
-    async def set_aside(self, unit_ids: Sequence[str], owner: str, *, aside: bool) -> None:
-        """Notes that the owner works on nothing of these units, or that it does again."""
-        where = {"_id": {"$in": list(unit_ids)}, "lease.owner": owner, "state": "leased"}
-        note = {"$set": {"lease.trying": NO_ITEM}} if aside else {"$unset": {"lease.trying": ""}}
-        await self.collection.update_many(where, note)
+    async def mark_idle(self, unit_ids: Sequence[str], owner: str, *, idle: bool) -> None:
+        """Record whether the owner has paused all work on these units, so that its crash is not counted for them."""
+        changes = {"$set": {"lease.current_item": NO_ITEM}} if idle else {"$unset": {"lease.current_item": ""}}
+        await self._queue.update_held(unit_ids, owner, changes)
 
     async def release(self, unit_id: str, owner: str, *, now: datetime) -> None:
-        """Gives an unfinished unit back. Not an attempt: whoever can give it back has not been killed by it."""
-        await self.collection.update_one(
-            {"_id": unit_id, "lease.owner": owner, "state": "leased"},
-            {
-                "$set": {"state": "ready", "moved_at": now},
-                "$unset": {"lease": ""},
-                "$inc": {"attempts": -1, "returned": 1},
-            },
-        )
+        """Release an unfinished unit. This lease does not count as an attempt, because it did not end in a crash."""
+        changes: Changes = {"$set": {"state": "ready", "moved_at": now}, "$inc": {"attempts": -1, "release_count": 1}}
+        await self._queue.release(unit_id, owner, changes=changes)
+
+    async def give_up(self, unit: WorkUnitDocument, ending: UnitEnd, *, now: datetime) -> bool:
+        """Cancel a unit that is ready or whose lease has expired, unless it was leased since it was read."""
+        changes = {"$set": {"state": "canceled", "ending": ending}}
+        return await self._queue.give_up(unit["_id"], now=now, changes=changes, where={"attempts": unit["attempts"]})
 
     async def record(self, results: Mapping[str, Mapping[int, Result]], *, now: datetime) -> None:
         """Adds results; the first of an item stays. A unit all of whose items have one becomes ``done``."""
@@ -222,7 +361,7 @@ class WorkUnits:
         return {document["_id"]: document for document in found}
 
     async def stalled(self, before: datetime, now: datetime, *, limit: int) -> list[WorkUnitDocument]:
-        """Open units that have not moved since ``before`` and that nobody holds."""
+        """Return open units that no processor holds and that have not moved since ``before``."""
         return await self.collection.find(
             {
                 "state": {"$in": list(OPEN_STATES)},
@@ -233,7 +372,7 @@ class WorkUnits:
             sort=[("moved_at", 1)],
         )
 
-    async def free_of_others(
+    async def next_of_other_groups(
         self,
         groups: Sequence[str],
         before: datetime,
@@ -242,13 +381,12 @@ class WorkUnits:
         after: str = "",
         fields: Sequence[str] | None = None,
     ) -> WorkUnitDocument | None:
-        """A unit that nobody has had since ``before``, of the first group behind ``after`` that is not among these."""
+        """Return a unit without a holder since ``before``, of the first group after ``after`` outside ``groups``."""
         return await self.collection.find_one(
             {
-                "state": {"$in": list(UNFINISHED_STATES)},
+                **self._queue.due_filter(now),
                 "group": {"$gt": after, "$nin": list(groups)},
                 "moved_at": {"$lt": before},
-                "$or": [{"state": "ready"}, {"lease.until": {"$lt": now}}],
             },
             sort=[("group", 1), ("moved_at", 1)],
             fields=fields,
@@ -259,3 +397,27 @@ def items_filter(batch_ids: Iterable[str], object_ids: Iterable[str]) -> dict[st
     """Units with such an item. Of one and the same, or the index would be read for all that these batches have."""
     item = {"batch_id": {"$in": sorted(set(batch_ids))}, "object_id": {"$in": sorted(set(object_ids))}}
     return {"items": {"$elemMatch": item}}
+
+
+def result_update(rows: Mapping[int, Mapping[str, object]], *, now: datetime) -> Sequence[Stage]:
+    """Results are added, the first of an item stays, and the sums are taken again; with all of them it is done."""
+    # An error may begin with a dollar sign: what is stored must not be read as an expression.
+    results = {f"results.{place}": {"$ifNull": [f"$results.{place}", {"$literal": row}]} for place, row in rows.items()}
+    complete = {"$gte": [{"$size": "$rows"}, "$size"]}
+    finished = {"$ne": ["$$this.status", str(Status.DRAFT)]}
+    written = {"$ifNull": ["$$this.written", "$$this.documents"]}
+    failing = {"$in": ["$$this.status", sorted(FAILURES)]}
+    return [
+        {"$set": {**results, "moved_at": now}},
+        {"$set": {"rows": {"$map": {"input": {"$objectToArray": "$results"}, "in": "$$this.v"}}}},
+        {
+            "$set": {
+                "state": {"$cond": [complete, "done", "$state"]},
+                "finished_at": {"$cond": [complete, now, "$$REMOVE"]},
+                "finished": {"$size": {"$filter": {"input": "$rows", "cond": finished}}},
+                "failed": {"$size": {"$filter": {"input": "$rows", "cond": failing}}},
+                "documents": {"$sum": {"$map": {"input": "$rows", "in": written}}},
+            }
+        },
+        {"$unset": "rows"},
+    ]

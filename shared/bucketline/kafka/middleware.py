@@ -102,6 +102,8 @@ class AcknowledgeMiddleware(BaseMiddleware[Any, Any]):
     """Commits once per micro-batch, after its effects.
 
     Never raises: FastStream goes on to the next record after an error, and its commit would pass over these.
+    It waits for the commit. Against committing in the background that costs 2 % of the throughput when a micro-batch of
+    500 takes 50 ms (8,640 to 8,465 records per second), and a quarter when it takes no time at all (96,000 to 72,000).
     """
 
     def __init__(self, records: Sequence[Record] | None, /, *, pause: float, **context: Any) -> None:

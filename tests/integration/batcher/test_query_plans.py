@@ -57,7 +57,14 @@ async def test_no_plan_scans_a_collection(world: World, monkeypatch: pytest.Monk
     await world.batches.webhooks_due(world.clock.now(), limit=10)
     monkeypatch.undo()
 
-    assert {name for name, *_ in asked} >= {"objects", "batches", "units", "waiting", "windows", "buckets"}
+    assert {name for name, *_ in asked} >= {
+        "objects",
+        "batches",
+        "work_units",
+        "batch_dependencies",
+        "batching_windows",
+        "buckets",
+    }
     scanned = []
     for name, where, sort in asked:
         plan = await world.database.collection(name).explain(where, sort=sort)

@@ -9,9 +9,7 @@ from prometheus_client import REGISTRY
 from tests.integration.batcher.conftest import World, on_status
 
 from bucketline.db.mongo import Collection
-from bucketline.db.unit_attempts import UnitAttempts, unit_attempts
-from bucketline.db.unit_pipelines import NO_ITEM
-from bucketline.db.work_units import Result
+from bucketline.db.work_units import NO_ITEM, Result, UnitAttempts, unit_attempts
 from bucketline.domain.status import Status
 from bucketline.events.models import ObjectStatusChanged, WorkUnitReady
 
@@ -50,7 +48,7 @@ async def died(world: World, unit_id: str, trying: int | None = None) -> bool:
     now = world.clock.now()
     taken = await world.units.lease(unit_id, "p", now=now, until=now + timedelta(seconds=30))
     if trying is not None:
-        await world.units.trying(unit_id, "p", trying)
+        await world.units.set_current_item(unit_id, "p", trying)
     world.clock.advance(300)
     return taken is not None
 
@@ -65,7 +63,7 @@ async def test_what_one_object_did_is_not_laid_to_its_unit_up_to_a_limit(world: 
         await replica.sweeper.units()
     [unit] = await world.units_of(batch_id)
     assert unit["state"] == "leased", "three objects were suspects in turn, and others had the processor"
-    assert unit_attempts(unit) == UnitAttempts(processors=2, trials=3, returned=2)
+    assert unit_attempts(unit) == UnitAttempts(crashes=2, isolated_crashes=3, releases=2)
     assert unit["attempts"] == 5, "as many as have been at work on it"
 
     assert await died(world, unit["_id"], 2)
@@ -94,13 +92,13 @@ async def test_a_lease_that_was_given_back_says_nothing_of_who_was_tried(world: 
     [unit] = await world.units_of(batch_id)
     now = world.clock.now()
     assert await world.units.lease(unit["_id"], "p1", now=now, until=now + timedelta(seconds=30))
-    assert await world.units.trying(unit["_id"], "p1", 1)
-    assert not await world.units.trying(unit["_id"], "p2", 0), "only its owner says so"
+    assert await world.units.set_current_item(unit["_id"], "p1", 1)
+    assert not await world.units.set_current_item(unit["_id"], "p2", 0), "only its owner says so"
     await world.units.release(unit["_id"], "p1", now=now)
     taken = await world.units.lease(unit["_id"], "p2", now=now, until=now + timedelta(seconds=30))
     assert taken is not None
-    assert unit_attempts(taken) == UnitAttempts(processors=1, trials=0, returned=1)
-    assert "trying" not in taken["lease"]
+    assert unit_attempts(taken) == UnitAttempts(crashes=1, isolated_crashes=0, releases=1)
+    assert "current_item" not in taken["lease"]
 
 
 async def test_who_is_set_aside_is_so_until_the_owner_says_otherwise(world: World) -> None:
@@ -112,11 +110,11 @@ async def test_who_is_set_aside_is_so_until_the_owner_says_otherwise(world: Worl
     for unit, owner in ((mine, "p1"), (others, "p2")):
         assert await world.units.lease(unit["_id"], owner, now=now, until=now + timedelta(seconds=30))
     both = [mine["_id"], others["_id"]]
-    await world.units.set_aside(both, "p1", aside=True)
-    assert await world.units.extend([mine["_id"]], "p1", until=now + timedelta(seconds=60)) == 1
+    await world.units.mark_idle(both, "p1", idle=True)
+    assert await world.units.extend([mine["_id"]], "p1", until=now + timedelta(seconds=60)) == {mine["_id"]}
     found = await world.units.many(both)
     assert [unit_attempts(found[unit_id]) for unit_id in both] == [UnitAttempts(0, 0, 1), UnitAttempts(1, 0, 0)]
-    await world.units.set_aside(both, "p1", aside=False)
+    await world.units.mark_idle(both, "p1", idle=False)
     found = await world.units.many(both)
     assert [unit_attempts(found[unit_id]) for unit_id in both] == [UnitAttempts(1, 0, 0), UnitAttempts(1, 0, 0)]
 

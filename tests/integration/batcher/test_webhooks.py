@@ -114,7 +114,7 @@ class Receivers:
 async def due(world: World, host: str, *, told: bool = True) -> None:
     """A batch that is over; an older release did not tell the host."""
     now = world.clock.now()
-    webhook = {"state": "due", "at": now, **({"host": host} if told else {})}
+    webhook = {"due_at": now, **({"host": host} if told else {})}
     await world.submitted([], status="COMPLETED", webhook_url=f"https://{host}/hook", webhook=webhook)
 
 

@@ -109,7 +109,7 @@ async def test_many_at_one_window_never_overfill_it(world: World) -> None:
         records = [await world.mirror(pair) for pair in twice]
         takers = [*replicas, world.replica()]
         await asyncio.gather(*(on_mirrored(mine, taker) for taker, mine in zip(takers, records, strict=True)))
-    windows = await world.database.collection("windows").find({"bucket_id": bucket_id}, limit=1000)
+    windows = await world.database.collection("batching_windows").find({"bucket_id": bucket_id}, limit=1000)
     members = [member for window in windows for member in window["members"]]
     assert sorted(members) == sorted(f"{object_id}:0" for object_id in ids)
     assert all(window["count"] == len(window["members"]) <= 5 for window in windows)
@@ -319,7 +319,7 @@ async def test_a_bucket_that_cannot_be_looked_at_holds_up_no_other(
         for _ in range(2):
             with pytest.raises(DependencyUnavailable):
                 await replica.drafts.step()
-    windows = world.database.collection("windows")
+    windows = world.database.collection("batching_windows")
     assert [window["bucket_id"] for window in await windows.find({}, limit=5)] == [good]
     assert await replica.drafts.step() == 1, "and it is looked at again"
 
@@ -334,5 +334,5 @@ async def test_what_was_given_back_is_not_read_again_and_again(world: World) -> 
     assert [obj["_id"] for obj in await replica.drafts._drafts(ScanCursor(bucket_id))] == ids[4:]
     asked = {"bucket_id": bucket_id, "status": "DRAFT", "run.rank": 0, "created_at": {"$lt": world.clock.now()}}
     plan = await world.objects.collection.explain(asked, sort=[("created_at", 1), ("_id", 1)])
-    assert "'undecided'" in str(plan), plan
+    assert "'new_drafts'" in str(plan), plan
     assert "SORT" not in str(plan)

@@ -117,7 +117,7 @@ class Replica:
 
     async def settle(self) -> None:
         """Lets the tasks that run now end."""
-        for task_id in list(self.deps.runner._turns):
+        for task_id in list(self.deps.runner._executions):
             await self.deps.runner.wait(task_id, 30)
 
 

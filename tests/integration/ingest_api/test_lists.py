@@ -99,14 +99,97 @@ async def test_a_list_of_tasks_does_not_read_the_objects_of_batches(
     drafts = [draft_of(stored, ids, batch_id=f"btch_{n}", now=world.clock.now()) for n in range(3)]
     await replica.deps.batches.insert([{**draft, "status": "PENDING"} for draft in drafts])
     sizes = []
-    find = Collection.find
+    aggregate = Collection.aggregate
 
     async def weighed(self: Collection[Any], *args: Any, **options: Any) -> Any:
-        rows = await find(self, *args, **options)
+        rows = await aggregate(self, *args, **options)
         sizes.append(sum(len(bson.encode(row)) for row in rows))
         return rows
 
-    monkeypatch.setattr(Collection, "find", weighed)
+    monkeypatch.setattr(Collection, "aggregate", weighed)
     tasks = (await replica.make("/v1/tasks/list", {}))["results"]
     assert [task["additional_data"]["sample_object_ids"] for task in tasks] == [ids[:10]] * 3
-    assert sum(sizes) < 20_000
+    assert 0 < sum(sizes) < 20_000
+
+
+async def furnish_tasks(world: World, replica: Replica) -> set[str]:
+    """Make four stored tasks and four submitted batches, alternating in time; return the ids of the stored tasks."""
+    path = await bucket(replica)
+    stored: Any = await replica.deps.buckets.collection.get(path.rpartition("/")[2])
+    ids = set()
+    for number in range(4):
+        world.clock.advance(1)
+        task = await replica.deps.runner.create(
+            "api_test",
+            organization_id="org_local",
+            namespace_id=stored["namespace_id"],
+            inputs=[f"x{number}"],
+            delay=3600,
+        )
+        ids.add(task["_id"])
+        world.clock.advance(1)
+        draft = draft_of(stored, ["obj_1"], batch_id=f"btch_{number}", now=world.clock.now())
+        await replica.deps.batches.insert([{**draft, "status": "COMPLETED" if number % 2 else "PENDING"}])
+    return ids
+
+
+@pytest.mark.parametrize(
+    ("body", "stored", "batches"),
+    [
+        ({}, 4, 4),
+        ({"task_type": "api_test"}, 4, 0),
+        ({"task_type": "api_buckets_batches_process"}, 0, 4),
+        ({"filters": {"task_type": "API_TEST"}}, 0, 0),
+        ({"filters": {"NOT": [{"field": "task_type", "operator": "eq", "value": "api_test"}]}}, 0, 4),
+        ({"filters": {"AND": [{"field": "task_type", "operator": "ne", "value": "api_test"}]}}, 0, 4),
+        ({"filters": {"AND": [{"field": "task_type", "operator": "in", "value": ["api_test", "other"]}]}}, 4, 0),
+        ({"filters": {"AND": [{"field": "task_type", "operator": "starts_with", "value": "api_"}]}}, 4, 4),
+        (
+            {
+                "filters": {
+                    "OR": [
+                        {"field": "task_type", "operator": "eq", "value": "api_test"},
+                        {"field": "status", "operator": "eq", "value": "COMPLETED"},
+                    ]
+                }
+            },
+            4,
+            2,
+        ),
+        ({"status": "COMPLETED"}, 0, 2),
+        ({"status": "PENDING"}, 4, 2),
+        ({"filters": {"additional_data.batch_id": "btch_1"}}, 0, 1),
+        ({"filters": {"inputs": "x2"}}, 1, 0),
+        ({"search": "btch_3"}, 0, 1),
+        ({"search": "api_t"}, 4, 0),
+    ],
+)
+async def test_task_list_filters_stored_tasks_and_tasks_of_batches(
+    world: World, replica: Replica, body: dict[str, Any], stored: int, batches: int
+) -> None:
+    ids = await furnish_tasks(world, replica)
+    answer = await replica.make("/v1/tasks/list", {**body, "include_total": True})
+    found = [task["task_id"] for task in answer["results"]]
+    assert (len(ids.intersection(found)), len(set(found) - ids)) == (stored, batches)
+    assert answer["pagination"]["total"] == len(found) == stored + batches
+
+
+@pytest.mark.parametrize("field", ["created_at", "updated_at", "status"])
+@pytest.mark.parametrize("direction", ["asc", "desc"])
+@pytest.mark.parametrize("by_cursor", [True, False])
+async def test_task_list_in_pages_has_the_order_of_one_page(
+    world: World, replica: Replica, field: str, direction: str, by_cursor: bool
+) -> None:
+    await furnish_tasks(world, replica)
+    body = {"sort": {"field": field, "direction": direction}}
+    whole = [task["task_id"] for task in (await replica.make("/v1/tasks/list", body))["results"]]
+    paged: list[str] = []
+    position: dict[str, Any] = {}
+    for _ in range(4):
+        page = await replica.make("/v1/tasks/list", {**body, **position, "limit": 3})
+        paged += [task["task_id"] for task in page["results"]]
+        if (cursor := page["pagination"]["next_cursor"]) is None:
+            break
+        position = {"cursor": cursor} if by_cursor else {"offset": len(paged)}
+    assert len(whole) == 8
+    assert paged == whole

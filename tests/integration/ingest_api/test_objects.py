@@ -22,17 +22,16 @@ from bucketline.observability.health import Health
 from bucketline.service_context import ServiceContext
 from bucketline.settings import read_settings
 from bucketline_ingest_api.app import wire
-from bucketline_ingest_api.buckets.delete import empty_bucket
+from bucketline_ingest_api.buckets.deletion import empty_bucket
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.objects.create import WriteResult, create_object
 from bucketline_ingest_api.objects.create_batch import create_objects
-from bucketline_ingest_api.objects.delete import remove_object, sweep_removals
-from bucketline_ingest_api.objects.listing import list_objects
-from bucketline_ingest_api.objects.read import documents_of
-from bucketline_ingest_api.objects.reconciler import ObjectReconciler
+from bucketline_ingest_api.objects.deletion import delete_object
 from bucketline_ingest_api.objects.schemas import CreateObject, ListObjects, PatchObject
+from bucketline_ingest_api.objects.service import list_documents, list_objects
 from bucketline_ingest_api.objects.update import patch_object
-from bucketline_ingest_api.schemas.pagination import ListQuery
+from bucketline_ingest_api.reconciler import ObjectReconciler, reconcile_deletions
+from bucketline_ingest_api.schemas import ListQuery
 from bucketline_ingest_api.settings import ApiSettings
 from bucketline_ingest_api.subscribers import apply_statuses
 
@@ -156,13 +155,13 @@ async def test_no_use_case_scans_a_collection(world: World, monkeypatch: pytest.
         page = await list_objects(world.deps, world.bucket, ListQuery("/", {"limit": "1"}), body)
         if cursor := page.pagination.next_cursor:
             await list_objects(world.deps, world.bucket, ListQuery("/", {"cursor": cursor, "limit": "1"}), body)
-    await documents_of(world.deps, "ns_1", first, ["col_1"])
+    await list_documents(world.deps, "ns_1", first, ["col_1"])
     await world.deps.objects.stalled(world.clock.now(), limit=10, fields=["run"], after=(world.clock.now(), "obj"))
-    await ObjectReconciler(world.deps).step()
-    await remove_object(world.deps, world.bucket, first)
+    await ObjectReconciler(world.deps).reconcile_page()
+    await delete_object(world.deps, world.bucket, first)
     await world.settle()
     world.clock.advance(60)
-    await sweep_removals(world.deps)
+    await reconcile_deletions(world.deps)
     await world.deps.object_outbox.sweep()
 
     assert len(seen) > 40
@@ -205,10 +204,10 @@ async def test_a_removal_that_a_crash_left_is_finished(world: World, monkeypatch
     with monkeypatch.context() as patched:
         patched.setattr(world.deps.objects.collection, "delete_one", crash)
         with pytest.raises(DependencyUnavailable):
-            await remove_object(world.deps, world.bucket, object_id)
-    assert await sweep_removals(world.deps) == 0, "too early: its request may still be at it"
+            await delete_object(world.deps, world.bucket, object_id)
+    assert await reconcile_deletions(world.deps) == 0, "too early: its request may still be at it"
     world.clock.advance(60)
-    assert await sweep_removals(world.deps) == 1
+    assert await reconcile_deletions(world.deps) == 1
     await world.settle()
     assert await world.status(object_id) is None
     assert world.bus.types == ["created", "deleted"]
@@ -243,7 +242,7 @@ async def test_an_object_deleted_before_it_was_announced_is_announced_first(worl
     world.bus.away = True
     object_id = await world.create(sku="A")
     await world.settle()
-    await remove_object(world.deps, world.bucket, object_id)
+    await delete_object(world.deps, world.bucket, object_id)
     await world.settle()
     assert world.bus.types == []
     world.bus.away = False
@@ -276,7 +275,7 @@ async def test_a_deletion_is_said_after_a_change_that_came_in_between(
         return await delete(where)
 
     monkeypatch.setattr(world.deps.objects.collection, "delete_one", overtaken)
-    await remove_object(world.deps, world.bucket, object_id)
+    await delete_object(world.deps, world.bucket, object_id)
     await world.settle()
     assert told(world.bus) == [("created", 1), ("updated", 2), ("deleted", 3)]
 
@@ -293,7 +292,7 @@ async def test_a_deletion_that_was_begun_before_a_change_says_the_change_too(
     with monkeypatch.context() as patched:
         patched.setattr(world.deps.objects.collection, "delete_one", crash)
         with pytest.raises(DependencyUnavailable):
-            await remove_object(world.deps, world.bucket, object_id)
+            await delete_object(world.deps, world.bucket, object_id)
     world.bus.away = True
     await patch_object(world.deps, world.bucket, object_id, PatchObject(sku="B"))  # type: ignore[call-arg]
     await world.settle()
@@ -301,7 +300,7 @@ async def test_a_deletion_that_was_begun_before_a_change_says_the_change_too(
     if whole_bucket:
         await empty_bucket(world.deps, world.bucket["_id"], world.clock.now() + timedelta(seconds=1))
     else:
-        await remove_object(world.deps, world.bucket, object_id)
+        await delete_object(world.deps, world.bucket, object_id)
     await world.settle()
     assert told(world.bus) == [("created", 1), ("updated", 2), ("deleted", 3)]
 
@@ -345,7 +344,7 @@ async def test_a_batch_lost_in_a_crash_is_made_again(world: World, monkeypatch: 
     assert found["status"] == "QUEUED"
     assert await world.deps.batches.collection.count({}) == 0
     world.clock.advance(60)
-    await ObjectReconciler(world.deps).step()
+    await ObjectReconciler(world.deps).reconcile_page()
     batch = await world.deps.batches.get(str(found.get("batch_id")))
     assert batch is not None
     assert (batch["objects"], batch["status"], batch.get("run")) == ([object_id], "PENDING", 1)
@@ -367,18 +366,18 @@ async def test_a_status_that_the_bus_lost_is_read_from_the_unit(world: World) ->
     unit = {"_id": "unit_1", "batch_id": None, "items": items, "state": "leased", "results": results, "moved_at": now}
     await world.deps.units.collection.insert(cast("Any", unit))
     stalled = ObjectReconciler(world.deps)
-    assert await stalled.step() == 0, "too early"
+    assert await stalled.reconcile_page() == 0, "too early"
     world.clock.advance(60)
-    assert await stalled.step() == 0, "their batches go on"
+    assert await stalled.reconcile_page() == 0, "their batches go on"
     for n, status in enumerate(("COMPLETED", "FAILED")):
         where = {"_id": found[ids[n]].get("batch_id")}
         await world.deps.batches.collection.update_one(where, {"$set": {"status": status}})
-    assert await stalled.step() == 2
+    assert await stalled.reconcile_page() == 2
     assert [await world.status(oid) for oid in ids] == ["COMPLETED", "FAILED", "QUEUED"]
     done = await world.deps.objects.collection.get(ids[1])
     assert done is not None
     assert done["error"] == "not a PDF"
-    assert await stalled.step() == 0
+    assert await stalled.reconcile_page() == 0
 
 
 async def test_a_lost_cancel_gives_the_object_back(world: World) -> None:
@@ -386,10 +385,10 @@ async def test_a_lost_cancel_gives_the_object_back(world: World) -> None:
     found = await world.deps.objects.collection.get(object_id)
     assert found is not None
     world.clock.advance(60)
-    await ObjectReconciler(world.deps).step()
+    await ObjectReconciler(world.deps).reconcile_page()
     assert await world.status(object_id) == "QUEUED"
     await world.deps.batches.collection.update_one({"_id": found.get("batch_id")}, {"$set": {"status": "CANCELED"}})
-    await ObjectReconciler(world.deps).step()
+    await ObjectReconciler(world.deps).reconcile_page()
     assert await world.status(object_id) == "DRAFT"
 
 
@@ -407,14 +406,14 @@ async def test_objects_of_a_deleted_batch_come_to_rest(world: World) -> None:
         unit = {"_id": unit_id, "items": [item], "state": state, "results": results, "moved_at": world.clock.now()}
         await world.deps.units.collection.insert(cast("Any", {"batch_id": "btch_gone", **unit}))
     world.clock.advance(60)
-    assert await ObjectReconciler(world.deps).step() == 3
+    assert await ObjectReconciler(world.deps).reconcile_page() == 3
     assert [await world.status(oid) for oid in ids] == ["COMPLETED", "DRAFT", "PROCESSING", "DRAFT"]
 
 
 async def test_every_stalled_object_is_looked_at(world: World) -> None:
     ids = [await world.create(auto=True, sku=str(n)) for n in range(7)]
-    small = world.deps.sweep.model_copy(update={"limit": 2})
-    deps = cast("Container", SimpleNamespace(**{**vars(world.deps), "sweep": small}))
+    small = world.deps.reconcile.model_copy(update={"batch_size": 2})
+    deps = cast("Container", SimpleNamespace(**{**vars(world.deps), "reconcile": small}))
     world.clock.advance(60)
     looked: set[str] = set()
     page = world.deps.objects.stalled
@@ -428,7 +427,7 @@ async def test_every_stalled_object_is_looked_at(world: World) -> None:
     world.deps.objects.stalled = noted  # type: ignore[method-assign]
     stalled = ObjectReconciler(deps)
     for _ in range(4):
-        await stalled.step()
+        await stalled.reconcile_page()
     assert looked == set(ids)
 
 

@@ -30,8 +30,16 @@ def recorded() -> Iterator[list[Asked]]:
 
         return wrapper
 
+    def keep_pipeline(name: str, pipeline: Any) -> None:
+        sort = pipeline[1].get("$sort") if len(pipeline) > 1 else None
+        if "$match" in pipeline[0]:
+            asked.append((name, pipeline[0]["$match"], list(sort.items()) if sort else None, None))
+        for stage in pipeline:
+            if "$unionWith" in stage:
+                keep_pipeline(stage["$unionWith"]["coll"], stage["$unionWith"]["pipeline"])
+
     def keep_aggregate(self: Collection[Any], pipeline: Any, **options: Any) -> Any:
-        asked.append((self._name, pipeline[0]["$match"], None, None))
+        keep_pipeline(self._name, pipeline)
         return original["aggregate"](self, pipeline, **options)
 
     names = ("find", "find_one", "count", "update_one", "update_many", "find_and_update", "delete_one", "delete_many")
@@ -73,12 +81,12 @@ async def test_no_plan_scans_a_collection(world: World, replica: Replica) -> Non
         await replica.make(f"{keys}/k/rotate", None)
         await replica.call("GET", keys)
         await replica.call("GET", f"/v1/buckets/{bucket}", namespace="home")
-        await replica.deps.runner.sweep()
+        await replica.deps.runner.poll()
         for method, path, body in (*attempts(made), *of_namespace(made)):
             await replica.call(method, path, body, namespace="home")
         await replica.settle()
         world.clock.advance(60)
-        await replica.deps.runner.sweep()
+        await replica.deps.runner.poll()
         await replica.settle()
     assert len({name for name, *_ in asked}) > 8
     scanned = []

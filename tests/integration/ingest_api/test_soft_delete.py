@@ -5,8 +5,6 @@ from typing import Any
 import pytest
 from tests.integration.ingest_api.conftest import Replica, World
 
-from bucketline_ingest_api.objects import delete_many
-
 pytestmark = pytest.mark.stack
 
 SCHEMA = {"properties": {"sku": {"type": "string"}}}
@@ -28,7 +26,7 @@ async def objects(replica: Replica, path: str, count: int) -> list[str]:
 async def test_soft_delete_removes_publishes_and_keeps_the_record(
     replica: Replica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(delete_many, "PAGE", 2)
+    monkeypatch.setattr("bucketline_ingest_api.objects.deletion.PAGE_SIZE", 2)
     path = await bucket(replica)
     source = {"type": "bucket", "bucket_ids": [path.rpartition("/")[2]]}
     extractor = {"feature_extractor_name": "passthrough_extractor", "version": "v1"}

@@ -10,10 +10,10 @@ from tests.integration.ingest_api.conftest import Replica, World
 from bucketline.clock import wire_time
 from bucketline.db.tasks import TaskDocument
 from bucketline.errors import BadRequest, DependencyUnavailable, ServiceUnavailable
-from bucketline_ingest_api.buckets import delete as bucket_deletion
+from bucketline_ingest_api.buckets import deletion as bucket_deletion
 from bucketline_ingest_api.collections import trigger
 from bucketline_ingest_api.tasks import runner as running
-from bucketline_ingest_api.tasks.runner import Reschedule, TaskExecution, TaskResult
+from bucketline_ingest_api.tasks.runner import Reschedule, TaskOutcome, TaskResult
 
 pytestmark = pytest.mark.stack
 
@@ -54,7 +54,7 @@ async def test_another_replica_goes_on_when_the_lease_of_a_dead_one_ends(world: 
     dead, alive = world.replica(), world.replica()
     done: list[str] = []
 
-    async def step(task: TaskDocument) -> TaskExecution:
+    async def step(task: TaskDocument) -> TaskOutcome:
         done.append(task["_id"])
         return TaskResult(outputs=["x"])
 
@@ -63,10 +63,10 @@ async def test_another_replica_goes_on_when_the_lease_of_a_dead_one_ends(world: 
     task = await begin(dead)
     now = world.clock.now()
     assert await dead.deps.tasks.claim(task["_id"], "turn of the dead", now=now, until=now + running.LEASE)
-    assert await alive.deps.runner.sweep() == 0
-    assert not await alive.deps.runner.drive(task["_id"])
+    assert await alive.deps.runner.poll() == 0
+    assert not await alive.deps.runner.execute(task["_id"])
     world.clock.advance(running.LEASE.total_seconds() + 1)
-    assert await alive.deps.runner.sweep() == 1
+    assert await alive.deps.runner.poll() == 1
     await alive.settle()
     assert done == [task["_id"]]
     assert (await stored(alive, task))["status"] == "COMPLETED"
@@ -79,7 +79,7 @@ async def test_replicas_that_sweep_at_once_take_a_turn_once(world: World) -> Non
     replicas = [world.replica() for _ in range(3)]
     turns = 0
 
-    async def step(_: TaskDocument) -> TaskExecution:
+    async def step(_: TaskDocument) -> TaskOutcome:
         nonlocal turns
         turns += 1
         await asyncio.sleep(0)
@@ -88,26 +88,26 @@ async def test_replicas_that_sweep_at_once_take_a_turn_once(world: World) -> Non
     for replica in replicas:
         replica.deps.runner.register(KIND, step)
     tasks = [await begin(replicas[0]) for _ in range(5)]
-    await asyncio.gather(*(replica.deps.runner.drive(task["_id"]) for task in tasks for replica in replicas))
+    await asyncio.gather(*(replica.deps.runner.execute(task["_id"]) for task in tasks for replica in replicas))
     assert turns == 5
 
 
 async def test_a_turn_that_fails_is_taken_again_later_and_not_for_ever(world: World, replica: Replica) -> None:
-    async def step(_: TaskDocument) -> TaskExecution:
+    async def step(_: TaskDocument) -> TaskOutcome:
         raise RuntimeError("away")
 
     replica.deps.runner.register(KIND, step)
     task = await begin(replica)
     pauses = []
     for _ in range(running.MAX_ATTEMPTS):
-        assert await replica.deps.runner.drive(task["_id"])
+        assert await replica.deps.runner.execute(task["_id"])
         found = await stored(replica, task)
         if (due := found.get("due_at")) is not None:
             pauses.append((due - world.clock.now()).total_seconds())
-            assert not await replica.deps.runner.drive(task["_id"])
+            assert not await replica.deps.runner.execute(task["_id"])
             world.clock.advance(pauses[-1])
     assert pauses[:4] == [1, 2, 4, 8]
-    assert max(pauses) == running.MAX_PAUSE
+    assert max(pauses) == running.MAX_BACKOFF_SECONDS
     assert found["status"] == "FAILED"
     answer = (await replica.call("GET", f"/v1/tasks/{task['_id']}")).body
     assert answer["error"] == answer["additional_data"]["error"]
@@ -118,7 +118,7 @@ async def test_a_turn_that_fails_is_taken_again_later_and_not_for_ever(world: Wo
 async def test_a_task_outlasts_any_time_without_a_store(world: World, replica: Replica, error: Exception) -> None:
     away = True
 
-    async def step(_: TaskDocument) -> TaskExecution:
+    async def step(_: TaskDocument) -> TaskOutcome:
         if away:
             raise error
         return TaskResult(outputs=["x"])
@@ -126,11 +126,11 @@ async def test_a_task_outlasts_any_time_without_a_store(world: World, replica: R
     replica.deps.runner.register(KIND, step)
     task = await begin(replica)
     for _ in range(2 * running.MAX_ATTEMPTS):
-        assert await replica.deps.runner.drive(task["_id"])
-        world.clock.advance(running.MAX_PAUSE)
+        assert await replica.deps.runner.execute(task["_id"])
+        world.clock.advance(running.MAX_BACKOFF_SECONDS)
     assert (await stored(replica, task))["status"] == "IN_PROGRESS"
     away = False
-    assert await replica.deps.runner.drive(task["_id"])
+    assert await replica.deps.runner.execute(task["_id"])
     assert (await stored(replica, task))["status"] == "COMPLETED"
 
 
@@ -150,8 +150,8 @@ async def test_a_deletion_that_failed_begins_anew_when_it_is_asked_for_again(
         deleted = (await replica.call("DELETE", path, namespace=within)).body
         await replica.settle()
         for _ in range(running.MAX_ATTEMPTS):
-            world.clock.advance(running.MAX_PAUSE)
-            await replica.deps.runner.sweep()
+            world.clock.advance(running.MAX_BACKOFF_SECONDS)
+            await replica.deps.runner.poll()
             await replica.settle()
     task = f"/v1/tasks/{deleted['task_id']}"
     assert (await replica.call("GET", task)).body["status"] == "FAILED"
@@ -166,12 +166,12 @@ async def test_a_deletion_that_failed_begins_anew_when_it_is_asked_for_again(
 
 
 async def test_a_request_that_cannot_be_met_fails_at_once_and_says_why(replica: Replica) -> None:
-    async def step(_: TaskDocument) -> TaskExecution:
+    async def step(_: TaskDocument) -> TaskOutcome:
         raise BadRequest("there is nothing to delete")
 
     replica.deps.runner.register(KIND, step)
     task = await begin(replica)
-    await replica.deps.runner.drive(task["_id"])
+    await replica.deps.runner.execute(task["_id"])
     found = await stored(replica, task)
     assert (found["status"], found["error"]) == ("FAILED", "there is nothing to delete")
 
@@ -180,21 +180,21 @@ async def test_a_turn_that_is_cut_off_by_the_end_of_the_process_is_due_at_once(w
     first, second = world.replica(), world.replica()
     begun = asyncio.Event()
 
-    async def long(_: TaskDocument) -> TaskExecution:
+    async def long(_: TaskDocument) -> TaskOutcome:
         begun.set()
         await asyncio.Event().wait()
         return TaskResult()
 
-    async def short(_: TaskDocument) -> TaskExecution:
+    async def short(_: TaskDocument) -> TaskOutcome:
         return TaskResult()
 
     first.deps.runner.register(KIND, long)
     second.deps.runner.register(KIND, short)
     task = await begin(first)
-    first.deps.runner.soon(task["_id"])
+    first.deps.runner.enqueue(task["_id"])
     await begun.wait()
     await first.deps.runner.close()
-    assert await second.deps.runner.sweep() == 1
+    assert await second.deps.runner.poll() == 1
     await second.settle()
     assert (await stored(second, task))["status"] == "COMPLETED"
 
@@ -206,7 +206,7 @@ async def test_progress_clears_the_count_of_failures(world: World, replica: Repl
         DependencyUnavailable("away"),
     ]
 
-    async def step(_: TaskDocument) -> TaskExecution:
+    async def step(_: TaskDocument) -> TaskOutcome:
         outcome = outcomes.pop(0)
         if isinstance(outcome, Exception):
             raise outcome
@@ -215,7 +215,7 @@ async def test_progress_clears_the_count_of_failures(world: World, replica: Repl
     replica.deps.runner.register(KIND, step)
     task = await begin(replica)
     for attempts in (1, 0, 1):
-        await replica.deps.runner.drive(task["_id"])
+        await replica.deps.runner.execute(task["_id"])
         found = await stored(replica, task)
         assert found.get("attempts") == attempts
         world.clock.advance(5)
@@ -234,7 +234,7 @@ async def test_a_bucket_goes_with_what_a_replica_wrote_that_did_not_know_yet(wor
     task = (await here.call("GET", f"/v1/tasks/{deleted.body['task_id']}")).body
     assert task["status"] == "IN_PROGRESS"
     world.clock.advance(bucket_deletion.cache_grace_period(here.deps).total_seconds() + 0.1)
-    await there.deps.runner.sweep()
+    await there.deps.runner.poll()
     await there.settle()
     task = (await here.call("GET", f"/v1/tasks/{deleted.body['task_id']}")).body
     assert (task["status"], task["outputs"]) == ("COMPLETED", [bucket])
@@ -252,11 +252,11 @@ async def test_a_replica_may_remember_a_bucket_for_as_long_as_it_is_told_to(worl
     deleted = await here.call("DELETE", f"/v1/buckets/{bucket}", namespace="demo")
     await here.settle()
     world.clock.advance(30)
-    await here.deps.runner.sweep()
+    await here.deps.runner.poll()
     await here.settle()
     await there.make(f"/v1/buckets/{bucket}/objects", {"name": "late"}, namespace="demo")
     world.clock.advance(60)
-    await here.deps.runner.sweep()
+    await here.deps.runner.poll()
     await here.settle()
     assert (await here.call("GET", f"/v1/tasks/{deleted.body['task_id']}")).body["status"] == "COMPLETED"
     assert await here.deps.objects.collection.count({}) == 0
@@ -270,7 +270,7 @@ async def test_a_namespace_goes_with_what_a_replica_wrote_that_did_not_know_yet(
     await here.settle()
     await there.make(f"/v1/buckets/{bucket}/objects", {"name": "late"}, namespace="demo")
     world.clock.advance(bucket_deletion.cache_grace_period(here.deps).total_seconds())
-    await here.deps.runner.sweep()
+    await here.deps.runner.poll()
     await here.settle()
     assert (await here.call("GET", f"/v1/tasks/{deleted.body['task_id']}")).body["status"] == "COMPLETED"
     for name in ("namespaces", "buckets", "objects"):
@@ -284,12 +284,12 @@ async def test_what_a_request_that_hung_wrote_into_a_bucket_that_is_gone_is_remo
     await here.call("DELETE", f"/v1/buckets/{bucket}", namespace="demo")
     await here.settle()
     world.clock.advance(10)
-    await here.deps.runner.sweep()
+    await here.deps.runner.poll()
     await here.settle()
     assert await here.deps.buckets.collection.get(bucket) is None
     await there.make(f"/v1/buckets/{bucket}/objects", {"name": "very late"}, namespace="demo")
-    world.clock.advance(bucket_deletion.LAST_LOOK_AFTER.total_seconds())
-    await here.deps.runner.sweep()
+    world.clock.advance(bucket_deletion.FINAL_SWEEP_DELAY.total_seconds())
+    await here.deps.runner.poll()
     await here.settle()
     assert await here.deps.objects.collection.count({}) == 0
     shown = (await here.make("/v1/tasks/list", {}))["results"]
@@ -302,7 +302,7 @@ async def test_a_deletion_whose_request_died_is_carried_out(world: World, replic
         KIND, organization_id="org_local", namespace_id=None, inputs=[bucket], data={}
     )
     for _ in range(3):
-        await replica.deps.runner.drive(task["_id"])
+        await replica.deps.runner.execute(task["_id"])
         world.clock.advance(10)
     assert (await stored(replica, task))["status"] == "COMPLETED"
     assert await replica.deps.buckets.collection.get(bucket) is None
@@ -328,7 +328,7 @@ async def test_a_large_trigger_makes_each_batch_once_however_often_it_is_cut(
     await replica.settle()
     for _ in range(4):
         world.clock.advance(5)
-        await replica.deps.runner.sweep()
+        await replica.deps.runner.poll()
         await replica.settle()
     task = (await replica.call("GET", f"/v1/tasks/{made['task_id']}")).body
     assert task["status"] == "COMPLETED"
@@ -364,7 +364,7 @@ async def test_a_large_trigger_that_is_cut_off_loses_no_object_that_no_longer_ma
     await replica.settle()
     for _ in range(4):
         world.clock.advance(5)
-        await replica.deps.runner.sweep()
+        await replica.deps.runner.poll()
         await replica.settle()
     task = (await replica.call("GET", f"/v1/tasks/{made['task_id']}")).body
     assert task["status"] == "COMPLETED"
@@ -379,15 +379,15 @@ async def test_a_large_bucket_is_counted_in_the_background(
 ) -> None:
     from bucketline_ingest_api.buckets import stats
 
-    monkeypatch.setattr(stats, "SMALL", 20)
-    monkeypatch.setattr(stats, "PIECE", 7)
+    monkeypatch.setattr(stats, "SMALL_BUCKET", 20)
+    monkeypatch.setattr(stats, "CHUNK_SIZE", 7)
     bucket = await bucket_with(replica, 50)
     path = f"/v1/buckets/{bucket}"
     first = (await replica.call("GET", path, namespace="demo")).body
     assert (first["object_count"], first["stats_updated_at"] is not None) == (50, True)
     await replica.make(f"{path}/objects", {"name": "one more"}, namespace="demo")
     assert (await replica.call("GET", path, namespace="demo")).body["object_count"] == 50
-    world.clock.advance(stats.YOUNGEST + 1)
+    world.clock.advance(stats.MIN_LIFETIME_SECONDS + 1)
     later = (await replica.call("GET", path, namespace="demo")).body
     assert later["object_count"] == 51
     assert later["stats_updated_at"] > first["stats_updated_at"]
@@ -408,7 +408,7 @@ async def test_a_namespace_is_not_deleted_under_running_batches(world: World, re
     assert (await replica.call("DELETE", "/v1/namespaces/demo")).body["task_id"] == forced.body["task_id"]
     await replica.settle()
     world.clock.advance(timedelta(seconds=10).total_seconds())
-    await replica.deps.runner.sweep()
+    await replica.deps.runner.poll()
     await replica.settle()
     assert (await replica.call("GET", "/v1/namespaces/demo")).status == 404
     for name in ("namespaces", "buckets", "objects", "batches", "documents", "collections"):
@@ -445,7 +445,7 @@ async def test_a_namespace_with_a_lifetime_ends_with_it(world: World, replica: R
         statuses.append((await replica.call("GET", "/v1/namespaces/brief")).status)
         world.clock.advance(20 * 3600)
         for _ in range(3):
-            await replica.deps.runner.sweep()
+            await replica.deps.runner.poll()
             await replica.settle()
             world.clock.advance(10)
     assert statuses == [200, 200, 200, 200, 404]

@@ -10,9 +10,9 @@ from tests.integration.ingest_api.conftest import Replica, World
 from tests.integration.ingest_api.test_query_plans import recorded, stages
 
 from bucketline.errors import Forbidden, RetryableError, ServiceUnavailable
+from bucketline_ingest_api.reconciler import UPLOAD_RETENTION, reconcile_uploads
 from bucketline_ingest_api.uploads import confirm
 from bucketline_ingest_api.uploads.create import GRACE
-from bucketline_ingest_api.uploads.delete import KEPT, sweep_uploads
 
 pytestmark = pytest.mark.stack
 
@@ -53,16 +53,16 @@ async def test_nobody_confirmed_it_in_time(world: World, replica: Replica) -> No
     world.clock.advance(3600 + GRACE.total_seconds() + 1)
     late = await replica.call("POST", f"{path}/uploads/{upload_id}/confirm", namespace="home")
     assert late.status == 400
-    assert await sweep_uploads(replica.deps) == 1
+    assert await reconcile_uploads(replica.deps) == 1
     found = await replica.call("GET", f"{path}/uploads/{upload_id}", namespace="home")
     assert found.body["status"] == "FAILED"
     assert "expired" in found.body["message"]
     assert await replica.deps.blobstore.list(key, limit=1) == []
-    world.clock.advance((KEPT - timedelta(days=1)).total_seconds())
-    await sweep_uploads(replica.deps)
+    world.clock.advance((UPLOAD_RETENTION - timedelta(days=1)).total_seconds())
+    await reconcile_uploads(replica.deps)
     assert (await replica.call("GET", f"{path}/uploads/{upload_id}", namespace="home")).status == 200
     world.clock.advance(timedelta(days=2).total_seconds())
-    await sweep_uploads(replica.deps)
+    await reconcile_uploads(replica.deps)
     assert (await replica.call("GET", f"{path}/uploads/{upload_id}", namespace="home")).status == 404
 
 
@@ -85,9 +85,9 @@ async def test_no_bytes_of_a_deleted_upload_stay_behind(world: World, replica: R
     assert (await replica.call("GET", f"{path}/uploads/{upload_id}", namespace="home")).status == 404
     assert bool(await replica.deps.blobstore.list(key, limit=1)) == (late or "not" in how)
     world.clock.advance(3600 + GRACE.total_seconds() + 1)
-    await replica.deps.runner.sweep()
+    await replica.deps.runner.poll()
     await replica.settle()
-    await sweep_uploads(replica.deps)
+    await reconcile_uploads(replica.deps)
     assert await replica.deps.blobstore.list("uploads/", limit=1) == []
     assert await world.database.collection("uploads").count({}) == 0
 
@@ -98,7 +98,7 @@ async def test_a_confirmed_upload_stays(world: World, replica: Replica) -> None:
     done = await replica.make(f"{path}/uploads/{upload_id}/confirm", None, namespace="home")
     assert done["object_id"]
     world.clock.advance(timedelta(days=100).total_seconds())
-    await sweep_uploads(replica.deps)
+    await reconcile_uploads(replica.deps)
     assert (await replica.call("GET", f"{path}/uploads/{upload_id}", namespace="home")).status == 200
 
 
@@ -140,7 +140,7 @@ async def test_a_confirmation_outlasts_a_service_that_is_busy(
     for _ in range(3):
         await replica.settle()
         world.clock.advance(5)
-        await replica.deps.runner.sweep()
+        await replica.deps.runner.poll()
     await replica.settle()
     task = (await replica.call("GET", f"/v1/tasks/{begun['task_id']}")).body
     assert (task["status"], len(task["outputs"])) == ("COMPLETED", 1)
@@ -177,13 +177,13 @@ async def test_the_end_of_a_draft_is_due_at_the_webhook_of_its_submission(world:
         draft = await replica.make(f"{path}/batches", {"object_ids": [made["object_id"]]}, namespace="home")
         batch = f"{path}/batches/{draft['batch_id']}"
         await replica.make(f"{batch}/submit", hook, namespace="home")
-        over = {"$set": {"status": "FAILED", "webhook": {"state": "called", "at": world.clock.now()}}}
+        over = {"$set": {"status": "FAILED", "webhook": {"called_at": world.clock.now()}}}
         await replica.deps.batches.collection.update_one({"_id": draft["batch_id"]}, over)
         await replica.make(f"{batch}/resubmit?auto_submit=false", None, namespace="home")
         await replica.make(f"{batch}/cancel", None, namespace="home")
         ends.append(await replica.deps.batches.get(draft["batch_id"]))
     assert [end and (end["status"], end.get("webhook")) for end in ends] == [
-        ("CANCELED", {"state": "due", "at": world.clock.now()}),
+        ("CANCELED", {"due_at": world.clock.now()}),
         ("CANCELED", None),
     ]
     due = await replica.deps.batches.webhooks_due(world.clock.now(), limit=10)
@@ -228,7 +228,7 @@ async def test_a_batch_goes_after_its_end_was_told(
         assert (await replica.call("DELETE", batch, namespace="home")).status == 200
     else:
         world.clock.advance(10)
-        await replica.deps.runner.sweep()
+        await replica.deps.runner.poll()
         await replica.settle()
     assert await replica.deps.batches.collection.count({}) == 0
     told = [envelope.type for envelope in replica.bus.published if "batch" in envelope.type]
@@ -262,7 +262,7 @@ async def test_no_plan_scans_a_collection(world: World, replica: Replica) -> Non
         ):
             await replica.call(method, one + route, namespace="home")
         world.clock.advance(10_000)
-        await sweep_uploads(replica.deps)
+        await reconcile_uploads(replica.deps)
     scanned = []
     for name, where, sort, hint in asked:
         plan = await world.database.collection(name).explain(where, sort=sort) if hint is None else {"stage": "IXSCAN"}

@@ -91,7 +91,7 @@ async def test_units_of_the_groups_here_are_not_read_to_find_another(world: Worl
     await plenty(world)
     now = world.clock.now() + timedelta(seconds=10)
     with asked_of(world.units.collection) as asked:
-        assert await world.units.free_of_others(["ns_1"], now, now) is None
+        assert await world.units.next_of_other_groups(["ns_1"], now, now) is None
     [(where, sort)] = asked
     plan = await world.units.collection.explain(where, sort=sort)
     assert [stage["stage"] for stage in stages(plan)] == ["FETCH", "IXSCAN"], "no sort, and no other index"

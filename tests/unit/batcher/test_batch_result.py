@@ -51,7 +51,7 @@ def test_sums_and_status(found: Any, tally: Tally, status: Status, facts: tuple[
 def test_a_webhook_is_due_where_one_was_named() -> None:
     assert "webhook" not in explicit_end(batch(0), Tally(), [], NOW).changes
     due = explicit_end(batch(0, webhook_url="https://example.com"), Tally(), [], NOW).changes["webhook"]
-    assert due == {"state": "due", "at": NOW, "host": "example.com"}
+    assert due == {"due_at": NOW, "host": "example.com"}
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from tests import sdk_models
 from tests.sdk_models import Request
 
-from bucketline.domain.filters import parse
+from bucketline.domain.filters import parse_filter
 from bucketline.errors import ValidationFailed
 from bucketline_ingest_api.api_keys import schemas as keys
 from bucketline_ingest_api.app import build
@@ -161,14 +161,14 @@ def test_operator_of_the_sdk_is_supported_or_refused_by_name(operator: FilterOpe
     values: dict[str, object] = {"in": ["a"], "nin": ["a"], "exists": True, "is_null": True}
     condition = {"field": "sku", "operator": operator.value, "value": values.get(operator.value, "a")}
     if not operator.value.startswith("geo_"):
-        parse({"AND": [condition]})
+        parse_filter({"AND": [condition]})
         return
     with pytest.raises(ValidationFailed) as caught:
-        parse({"AND": [condition]})
+        parse_filter({"AND": [condition]})
     assert [fault["location"] for fault in caught.value.faults] == [["body", "filters", "AND", 0, "operator"]]
 
 
 def test_value_that_names_a_field_is_refused() -> None:
     with pytest.raises(ValidationFailed) as caught:
-        parse({"AND": [{"field": "sku", "operator": "eq", "value": {"type": "dynamic", "field": "INPUT.sku"}}]})
+        parse_filter({"AND": [{"field": "sku", "operator": "eq", "value": {"type": "dynamic", "field": "INPUT.sku"}}]})
     assert [fault["location"] for fault in caught.value.faults] == [["body", "filters", "AND", 0, "value"]]

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from bucketline.clock import ManualClock
-from bucketline.db.unit_pipelines import NO_ITEM
+from bucketline.db.work_units import NO_ITEM
 from bucketline.errors import DependencyUnavailable
 
 
@@ -43,41 +43,38 @@ class StoredUnits:
         row = self.rows[unit_id]
         if row["state"] != "ready" and not (row["state"] == "leased" and row["lease"]["until"] < now):
             return None
-        trying = row.get("lease", {}).get("trying")
+        trying = row.get("lease", {}).get("current_item")
         row |= {
             "state": "leased",
             "lease": {"owner": owner, "until": until},
             "moved_at": now,
             "attempts": row["attempts"] + (trying != NO_ITEM),
-            "returned": row.get("returned", 0) + (trying == NO_ITEM),
-            "suspects": row.get("suspects", []) + ([] if trying in (None, NO_ITEM) else [trying]),
+            "release_count": row.get("release_count", 0) + (trying == NO_ITEM),
+            "crashed_items": row.get("crashed_items", []) + ([] if trying in (None, NO_ITEM) else [trying]),
         }
         return dict(row)
 
-    async def extend(self, ids: Sequence[str], owner: str, *, until: datetime) -> int:
+    async def extend(self, ids: Sequence[str], owner: str, *, until: datetime) -> set[str]:
         self._check(owner)
-        mine = [self.rows[unit_id] for unit_id in ids if self._owned(unit_id, owner)]
-        for row in mine:
-            row["lease"]["until"] = until
-        return len(mine)
+        held = {unit_id for unit_id in ids if self._owned(unit_id, owner)}
+        for unit_id in held:
+            self.rows[unit_id]["lease"]["until"] = until
+        return held
 
-    async def trying(self, unit_id: str, owner: str, place: int) -> bool:
+    async def set_current_item(self, unit_id: str, owner: str, place: int) -> bool:
         self._check(owner)
         if not self._owned(unit_id, owner):
             return False
-        self.rows[unit_id]["lease"]["trying"] = place
+        self.rows[unit_id]["lease"]["current_item"] = place
         return True
 
-    async def set_aside(self, ids: Sequence[str], owner: str, *, aside: bool) -> None:
+    async def mark_idle(self, ids: Sequence[str], owner: str, *, idle: bool) -> None:
         self._check(owner)
         for unit_id in ids:
             if self._owned(unit_id, owner):
                 lease = self.rows[unit_id]["lease"]
-                lease.pop("trying", None)
-                lease |= {"trying": NO_ITEM} if aside else {}
-
-    async def find(self, where: Any, **_: Any) -> list[Any]:
-        return [self.rows[u] for u in where["_id"]["$in"] if self._owned(u, where["lease.owner"])]
+                lease.pop("current_item", None)
+                lease |= {"current_item": NO_ITEM} if idle else {}
 
     async def release(self, unit_id: str, owner: str, *, now: datetime) -> None:
         self._check(owner)
@@ -94,7 +91,7 @@ class StoredUnits:
             and (row["state"] in ("ready", "canceled") or (row["state"] == "leased" and row["lease"]["until"] < now))
         ][:limit]
 
-    async def free_of_others(
+    async def next_of_other_groups(
         self, groups: Sequence[str], before: datetime, now: datetime, *, after: str = "", **_: Any
     ) -> Any:
         found = [

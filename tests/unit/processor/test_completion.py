@@ -137,7 +137,7 @@ async def test_another_run_drops_what_it_did_not_make_again_and_counts_what_is_t
 
 @pytest.mark.parametrize(("attempts", "returned"), [(2, 0), (1, 1)])
 async def test_so_does_the_same_run_when_another_had_the_unit_before(bench: Bench, attempts: int, returned: int):
-    await bench.finish(1, await bench.outcome(1, 3), attempts=attempts, returned=returned)
+    await bench.finish(1, await bench.outcome(1, 3), attempts=attempts, release_count=returned)
     assert bench.documents.calls == ["replace", "drop older [('obj_1', 'col_1', 7, 2)]"]
     [event] = bench.said()
     assert (event["documents_total"], event["attempt_number"]) == (42, attempts)

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 from tests.unit.processor.fakes import Ends, Processor, completed, settled
 
-from bucketline.db.unit_attempts import unit_attempts
-from bucketline.db.unit_pipelines import NO_ITEM
+from bucketline.db.work_units import NO_ITEM, unit_attempts
 from bucketline.errors import DependencyUnavailable
 from bucketline_processor.extraction import ExtractionJob, ExtractionOutcome
 
@@ -80,7 +79,7 @@ class Fleet:
             results.setdefault(str(finished.place), {"status": str(finished.outcome.status)})
 
     def trying(self, unit_id: str) -> int | None:
-        return self.units.rows[unit_id]["lease"].get("trying")
+        return self.units.rows[unit_id]["lease"].get("current_item")
 
     @property
     def ends(self) -> Ends:
@@ -112,7 +111,7 @@ async def test_several_of_them_are_found_one_after_the_other():
     assert failed(fleet.ends) == killers
     assert set(fleet.ends.statuses().values()) == {"FAILED", "COMPLETED"}
     assert fleet.deaths == 2 + 2 * len(killers)
-    assert unit_attempts(fleet.units.rows["unit_1"]).processors == 2, "a batcher gives nothing up because of them"  # type: ignore[arg-type]
+    assert unit_attempts(fleet.units.rows["unit_1"]).crashes == 2, "a batcher gives nothing up because of them"  # type: ignore[arg-type]
 
 
 async def test_what_nobody_suspects_goes_first():
@@ -153,7 +152,7 @@ async def test_an_object_that_needs_a_processor_for_itself_is_completed():
 
 async def test_a_convict_that_was_deleted_meanwhile_is_skipped():
     fleet = Fleet()
-    fleet.unit(1, attempts=5, suspects=[0, 0])
+    fleet.unit(1, attempts=5, crashed_items=[0, 0])
     fleet.first.objects.rows.clear()
     assert await fleet.life()
     assert fleet.ends.statuses() == {"obj_0": "SKIPPED"}
@@ -167,7 +166,7 @@ async def test_what_shares_a_processor_with_it_is_not_blamed():
     fleet.record()
     await fleet.lives("unit_1")
     unit: Any = await fleet.units.lease("unit_2", "p9", now=fleet.first.clock.now(), until=fleet.first.clock.now())
-    assert (unit["attempts"], unit["suspects"], unit["returned"]) == (1, [], 1)
+    assert (unit["attempts"], unit["crashed_items"], unit["release_count"]) == (1, [], 1)
 
 
 async def test_another_unit_that_is_worked_on_carefully_is_not_blamed_either():
@@ -177,8 +176,8 @@ async def test_another_unit_that_is_worked_on_carefully_is_not_blamed_either():
     while not await fleet.life("unit_1", "unit_2"):
         fleet.record()
     assert failed(fleet.ends) == {"obj_0"}
-    assert fleet.units.rows["unit_2"]["suspects"] == []
-    assert unit_attempts(fleet.units.rows["unit_2"]).processors == 2, "its present lease says that nothing is at work"  # type: ignore[arg-type]
+    assert fleet.units.rows["unit_2"]["crashed_items"] == []
+    assert unit_attempts(fleet.units.rows["unit_2"]).crashes == 2, "its present lease says that nothing is at work"  # type: ignore[arg-type]
 
 
 class Hand:
@@ -263,7 +262,7 @@ async def test_what_was_given_back_is_no_suspect(how: str, monkeypatch: pytest.M
     assert not await processor.work()
     await processor.leases.give_back("unit_1")
     row = processor.units.rows["unit_1"]
-    assert (row["state"], row["attempts"], row["suspects"]) == ("ready", 2, [])
+    assert (row["state"], row["attempts"], row["crashed_items"]) == ("ready", 2, [])
     assert processor.ends.statuses() == ({} if how == "stopped" else {"obj_1": "COMPLETED", "obj_2": "COMPLETED"})
 
 
@@ -295,8 +294,8 @@ async def test_a_processor_that_lost_its_lease_tries_nothing_more():
     assert processor.extractions.order == ["obj_0"]
     row = processor.units.rows["unit_1"]
     assert row["lease"]["owner"] == "another"
-    assert "trying" not in row["lease"], "it writes nothing into another's lease"
-    assert row["suspects"] == [0], "nobody can tell a pause from a death"
+    assert "current_item" not in row["lease"], "it writes nothing into another's lease"
+    assert row["crashed_items"] == [0], "nobody can tell a pause from a death"
     assert processor.ends.statuses() == {"obj_0": "COMPLETED"}
 
 
@@ -314,5 +313,5 @@ async def test_a_store_that_goes_away_between_two_objects_gives_the_unit_back():
     processor.units.away = False
     processor.extractions.told.clear()
     await processor.leases.give_back("unit_1")
-    assert processor.units.rows["unit_1"]["suspects"] == []
+    assert processor.units.rows["unit_1"]["crashed_items"] == []
     assert await processor.work()

@@ -355,7 +355,7 @@ async def test_a_unit_that_the_scan_takes_while_its_record_waits_for_room_runs_o
     await every_slot_is_usable(setup)
 
 
-@pytest.mark.parametrize("scans", ["stalled", "free_of_others"])
+@pytest.mark.parametrize("scans", ["stalled", "next_of_other_groups"])
 async def test_a_unit_that_a_record_brings_while_the_scan_reads_it_runs_once(
     setup: Setup, monkeypatch: pytest.MonkeyPatch, scans: str
 ) -> None:
@@ -364,7 +364,7 @@ async def test_a_unit_that_a_record_brings_while_the_scan_reads_it_runs_once(
     with monkeypatch.context() as patch:
         gate = Gate(setup, patch, scans)
         scan = asyncio.create_task(setup.works.look_around())
-        await gate.entered() if scans == "free_of_others" else await settled()
+        await gate.entered() if scans == "next_of_other_groups" else await settled()
         await setup.offer(unit)
         gate.open()
         await scan

@@ -2,10 +2,9 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query
 
 from bucketline_ingest_api.api_keys.schemas import (
-    ChangeKey,
     CreateKey,
     IssuedKey,
     Key,
@@ -13,11 +12,11 @@ from bucketline_ingest_api.api_keys.schemas import (
     KeyRevoked,
     Me,
     MeKey,
+    UpdateKey,
 )
 from bucketline_ingest_api.api_keys.service import change_key, create_key, require_key_admin, revoke_key, rotate_key
-from bucketline_ingest_api.dependencies import AdminPrincipal, ContainerDep, get_principal
-from bucketline_ingest_api.principal import Principal
-from bucketline_ingest_api.schemas.common import errors
+from bucketline_ingest_api.dependencies import AdminPrincipal, CallerDep, ContainerDep
+from bucketline_ingest_api.schemas import errors
 
 router = APIRouter(prefix="/v1", tags=["keys"])
 
@@ -28,8 +27,7 @@ Force = Annotated[bool, Query(description="Accepted, no effect: a key is revoked
 
 
 @router.get("/me", summary="Who am I?", responses=errors())
-async def me(deps: ContainerDep, request: Request) -> Me:
-    caller: Principal = get_principal(request)
+async def me(deps: ContainerDep, caller: CallerDep) -> Me:
     limit = caller.rate_limit or deps.settings.rate_limit
     return Me(
         organization_id=caller.organization_id,
@@ -58,7 +56,7 @@ async def listing(
 
 
 @router.patch(USER + "/{key_name}", summary="Change a key", responses=errors(409))
-async def change(deps: ContainerDep, caller: AdminPrincipal, user_email: str, key_name: str, body: ChangeKey) -> Key:
+async def change(deps: ContainerDep, caller: AdminPrincipal, user_email: str, key_name: str, body: UpdateKey) -> Key:
     return Key.of(await change_key(deps, caller, user_email, key_name, body), deps.clock.now())
 
 

@@ -8,8 +8,7 @@ from pydantic import Field
 from bucketline.api_keys.format import visible_prefix
 from bucketline.api_keys.service import NewApiKey
 from bucketline.db.api_keys import ApiKeyDocument, Permission, as_permissions
-from bucketline_ingest_api.schemas.common import Answer, Moment, Name, Request, Timestamp, example
-from bucketline_ingest_api.schemas.unsupported import Unsupported
+from bucketline_ingest_api.schemas import Moment, Name, RequestBody, ResponseBody, Timestamp, Unsupported, example
 
 PermissionName = Literal["read", "write", "delete", "admin", "READ", "WRITE", "DELETE", "ADMIN"]
 Status = Literal["active", "revoked", "expired"]
@@ -19,7 +18,7 @@ KeyName = Annotated[Name, Field(max_length=100)]
 """It is a segment of paths."""
 
 
-class KeyScope(Request):
+class KeyScope(RequestBody):
     """A namespace that the key is restricted to, by id or name."""
 
     resource_type: Literal["namespace"]
@@ -27,7 +26,7 @@ class KeyScope(Request):
     operations: Unsupported = None
 
 
-class CreateKey(Request):
+class CreateKey(RequestBody):
     """Without ``scopes`` the key is valid for every namespace. What is not enforced here is refused."""
 
     model_config = example(
@@ -51,7 +50,7 @@ class CreateKey(Request):
         return None if self.permissions is None else as_permissions(self.permissions)
 
 
-class ChangeKey(Request):
+class UpdateKey(RequestBody):
     """Only what is sent changes. ``status`` revoked ends the key; nothing brings it back."""
 
     model_config = example({"description": "The scanner in hall 2", "permissions": ["read"]})
@@ -86,12 +85,12 @@ _KEY_EXAMPLE: dict[str, Any] = {
 }
 
 
-class GrantedScope(Answer):
+class GrantedScope(ResponseBody):
     resource_type: str = "namespace"
     resource_id: str
 
 
-class Key(Answer):
+class Key(ResponseBody):
     """A key as it may be shown: nothing of its secret."""
 
     model_config = example(_KEY_EXAMPLE)
@@ -132,28 +131,28 @@ class IssuedKey(Key):
         return cls(**_shown(issued.key, now), key=issued.clear)
 
 
-class KeyList(Answer):
+class KeyList(ResponseBody):
     model_config = example({"results": [_KEY_EXAMPLE], "total": 1})
 
     results: list[Key]
     total: int
 
 
-class KeyRevoked(Answer):
+class KeyRevoked(ResponseBody):
     model_config = example({"message": "key revoked", "success": True})
 
     message: str = "key revoked"
     success: bool = True
 
 
-class MeKey(Answer):
+class MeKey(ResponseBody):
     name: str
     key_type: str = "SECRET"
     permissions: list[str]
     expires_at: Timestamp | None = None
 
 
-class Me(Answer):
+class Me(ResponseBody):
     """Who is asking. ``rate_limits`` in requests a window, by category; absent while limits are off."""
 
     model_config = example(

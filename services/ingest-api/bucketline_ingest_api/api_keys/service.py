@@ -3,9 +3,9 @@
 from bucketline.api_keys.service import DEFAULT_PERMISSIONS, ApiKeySpec, NewApiKey
 from bucketline.db.api_keys import ApiKeyDocument
 from bucketline.errors import Forbidden, ValidationFailed, ValidationIssue
-from bucketline_ingest_api.api_keys.schemas import ChangeKey, CreateKey, KeyScope
+from bucketline_ingest_api.api_keys.schemas import CreateKey, KeyScope, UpdateKey
+from bucketline_ingest_api.auth import Principal
 from bucketline_ingest_api.container import Container
-from bucketline_ingest_api.principal import Principal
 
 MAX_EMAIL = 320
 
@@ -34,7 +34,7 @@ async def create_key(deps: Container, caller: Principal, user_email: str, body: 
     return await deps.keyring.create(caller.organization_id, user, spec, created_by=caller.key_id)
 
 
-async def change_key(deps: Container, caller: Principal, user_email: str, name: str, body: ChangeKey) -> ApiKeyDocument:
+async def change_key(deps: Container, caller: Principal, user_email: str, name: str, body: UpdateKey) -> ApiKeyDocument:
     """The key afterwards; what was taken from it is gone within the cache time of each replica."""
     user, organization_id = require_key_admin(caller, user_email), caller.organization_id
     sent = body.model_fields_set

@@ -111,7 +111,9 @@ def _kind(last: Latest) -> str:
 async def _waiting(deps: Container, batch_id: str, object_ids: list[str]) -> set[str]:
     if not object_ids:
         return set()
-    rows = deps.database.collection("waiting").stream({"batch_id": batch_id}, fields=["object_id"], page=PAGE)
+    rows = deps.database.collection("batch_dependencies").stream(
+        {"batch_id": batch_id}, fields=["object_id"], page=PAGE
+    )
     return {row["object_id"] async for row in rows} & set(object_ids)
 
 

@@ -36,7 +36,7 @@ async def cancel_batch(
     )
     ended: dict[str, object] = {**asked, "status": str(Status.CANCELED), "completed_at": now, "moved_at": now}
     if batch.get("webhook_url"):  # of an earlier submission, which had another end
-        ended["webhook"] = {"state": "due", "at": now}
+        ended["webhook"] = {"due_at": now}
     pending = [event, deps.seal(completed).to_document()]
     changed = await deps.batches.change(
         batch["_id"],

@@ -11,7 +11,7 @@ from bucketline_ingest_api.batches.collection_tiers import reads_bucket
 from bucketline_ingest_api.batches.schemas import MAX_OBJECTS, CreateBatch, DedupStrategy, SubmitBatch
 from bucketline_ingest_api.batches.submit import submit_batch
 from bucketline_ingest_api.container import Container
-from bucketline_ingest_api.objects.listing import kind_of
+from bucketline_ingest_api.objects.service import list_spec
 from bucketline_ingest_api.objects.validation import ensure_writable
 from bucketline_ingest_api.pagination import selection
 from bucketline_ingest_api.search_timeout import search_timeout
@@ -130,7 +130,7 @@ async def get_batch(deps: Container, namespace_id: str, batch_id: str, bucket_id
 
 async def _found(deps: Container, bucket: BucketDocument, body: CreateBatch) -> list[str]:
     """The oldest objects that the filters find. Without a limit, more than a batch can hold are refused."""
-    wanted = selection({"bucket_id": bucket["_id"]}, kind_of(bucket), body.filters)
+    wanted = selection({"bucket_id": bucket["_id"]}, list_spec(bucket), body.filters)
     limit = body.limit or MAX_OBJECTS + 1
     oldest = [("created_at", 1), ("_id", 1)]
     with search_timeout():

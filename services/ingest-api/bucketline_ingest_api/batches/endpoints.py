@@ -24,13 +24,13 @@ from bucketline_ingest_api.batches.schemas import (
     CreateBatch,
     FailedDocuments,
     ListBatches,
-    PatchBatch,
     Resubmission,
     ResubmitBatch,
     Retry,
     RetryBatch,
     SubmitBatch,
     SubmittedDrafts,
+    UpdateBatch,
 )
 from bucketline_ingest_api.batches.serializers import (
     audit_answer,
@@ -42,7 +42,6 @@ from bucketline_ingest_api.batches.serializers import (
     retry_answer,
 )
 from bucketline_ingest_api.batches.submit import submit_batch
-from bucketline_ingest_api.batches.task_view import task_of
 from bucketline_ingest_api.batches.update import add_objects, delete_batch, patch_batch
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.dependencies import (
@@ -56,9 +55,9 @@ from bucketline_ingest_api.dependencies import (
     WritePrincipal,
 )
 from bucketline_ingest_api.pagination import Page
-from bucketline_ingest_api.schemas.common import Deleted, errors
-from bucketline_ingest_api.schemas.pagination import Paging
+from bucketline_ingest_api.schemas import Deleted, Paging, errors
 from bucketline_ingest_api.tasks.schemas import Task
+from bucketline_ingest_api.tasks.service import serialize_batch_task
 
 router = APIRouter(tags=["batches"])
 
@@ -140,7 +139,7 @@ async def submit(
     asked = body or SubmitBatch()
     batch = await get_batch(deps, scope.namespace_id, batch_id, scope.bucket_id)
     collections = await resolve_collections(deps, scope.bucket, asked.collection_ids)
-    return task_of(await submit_batch(deps, batch, asked, collection_ids=collections))
+    return serialize_batch_task(await submit_batch(deps, batch, asked, collection_ids=collections))
 
 
 @router.post(BATCH + "/cancel", summary="Cancel a batch", responses=errors(400))
@@ -148,11 +147,11 @@ async def cancel(deps: ContainerDep, scope: BucketWrite, batch_id: str, reason: 
     """Work that has not started is given up and its objects are drafts again; work that is running ends by itself."""
     batch = await get_batch(deps, scope.namespace_id, batch_id, scope.bucket_id)
     canceled, reached = await cancel_batch(deps, batch, reason)
-    return task_of(canceled, cancellation=reached)
+    return serialize_batch_task(canceled, cancellation=reached)
 
 
 @router.patch(BATCH, summary="Change a batch's metadata", responses=errors(400))
-async def patch(deps: ContainerDep, scope: BucketWrite, batch_id: str, body: PatchBatch) -> Batch:
+async def patch(deps: ContainerDep, scope: BucketWrite, batch_id: str, body: UpdateBatch) -> Batch:
     batch = await get_batch(deps, scope.namespace_id, batch_id, scope.bucket_id)
     return await _answer(deps, await patch_batch(deps, batch, body))
 
@@ -252,7 +251,7 @@ async def cancel_anywhere(
 ) -> Task:
     batch = await find_batch(deps, caller, batch_id, namespace or fallback)
     canceled, reached = await cancel_batch(deps, batch, reason)
-    return task_of(canceled, cancellation=reached)
+    return serialize_batch_task(canceled, cancellation=reached)
 
 
 async def _tiers(deps: Container, batch: BatchDocument) -> Tiers:

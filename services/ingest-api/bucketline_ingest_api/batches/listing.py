@@ -3,15 +3,14 @@
 from collections.abc import Mapping, Sequence
 
 from bucketline.db.batches import SUMMARY_FIELDS, BatchDocument
-from bucketline.domain.paging import BATCHES
+from bucketline.domain.pagination import BATCHES
 from bucketline.errors import BadRequest
-from bucketline_ingest_api.auth import can_access
+from bucketline_ingest_api.auth import Principal, can_access
 from bucketline_ingest_api.batches.collection_tiers import source_buckets
 from bucketline_ingest_api.batches.schemas import ListBatches
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.pagination import ListSpec, Page, field_mapper, list_rows
-from bucketline_ingest_api.principal import Principal
-from bucketline_ingest_api.schemas.pagination import ListQuery
+from bucketline_ingest_api.schemas import ListQuery
 
 OBJECTS_SHOWN = 100
 """Of each batch in a list. A batch alone shows all of them."""

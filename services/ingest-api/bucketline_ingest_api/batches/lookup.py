@@ -2,9 +2,8 @@
 
 from bucketline.db.batches import BatchDocument
 from bucketline.errors import NotFound
-from bucketline_ingest_api.auth import can_access
+from bucketline_ingest_api.auth import Principal, can_access
 from bucketline_ingest_api.container import Container
-from bucketline_ingest_api.principal import Principal
 
 
 async def find_batch(deps: Container, caller: Principal, batch_id: str, namespace: str | None) -> BatchDocument:

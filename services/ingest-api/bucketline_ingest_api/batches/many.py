@@ -11,7 +11,7 @@ from bucketline_ingest_api.batches.create import draft_of, resolve_collections
 from bucketline_ingest_api.batches.schemas import BulkSubmit, SubmitBatch
 from bucketline_ingest_api.batches.submit import submit_batch
 from bucketline_ingest_api.container import Container
-from bucketline_ingest_api.objects.listing import kind_of
+from bucketline_ingest_api.objects.service import list_spec
 from bucketline_ingest_api.objects.validation import ensure_writable
 from bucketline_ingest_api.pagination import Selection, selection
 from bucketline_ingest_api.search_timeout import search_timeout
@@ -73,7 +73,7 @@ async def bulk_submit(deps: Container, bucket: BucketDocument, body: BulkSubmit)
     """
     ensure_writable(bucket)
     collections = await resolve_collections(deps, bucket, body.collection_ids)
-    wanted = selection({"bucket_id": bucket["_id"]}, kind_of(bucket), body.filters)
+    wanted = selection({"bucket_id": bucket["_id"]}, list_spec(bucket), body.filters)
     most = await _count(deps, wanted, body)
     group, objects, submitted = deps.ids.new("btch"), 0, []
     async for ids in _chunks(deps, wanted, body.chunk_size, most):

@@ -6,9 +6,15 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 
 from bucketline.domain.field_validation import free_form_faults
 from bucketline.domain.status import Status
-from bucketline_ingest_api.schemas.common import Answer, Pagination, Request, Timestamp, example
-from bucketline_ingest_api.schemas.pagination import ListBody
-from bucketline_ingest_api.schemas.unsupported import Unsupported
+from bucketline_ingest_api.schemas import (
+    ListBody,
+    Pagination,
+    RequestBody,
+    ResponseBody,
+    Timestamp,
+    Unsupported,
+    example,
+)
 
 MAX_OBJECTS = 50_000
 ObjectId = Annotated[str, Field(min_length=1, max_length=100)]
@@ -17,7 +23,7 @@ Identifier = Annotated[str, Field(min_length=1, max_length=200)]
 DedupStrategy = Literal["skip", "replace", "force"]
 
 
-class BatchBody(Request):
+class BatchBody(RequestBody):
     """What several bodies have in common: metadata that can be kept as it was sent."""
 
     @field_validator("metadata", mode="after", check_fields=False)
@@ -52,13 +58,13 @@ class CreateBatch(BatchBody):
         return self
 
 
-class AddObjects(Request):
+class AddObjects(RequestBody):
     model_config = example({"object_ids": ["obj_06h2v9k1m3q5s7t9v1x3"]})
 
     object_ids: list[ObjectId] = Field(min_length=1, max_length=MAX_OBJECTS)
 
 
-class PatchBatch(BatchBody):
+class UpdateBatch(BatchBody):
     """Nothing but the metadata of a batch can change; what is sent replaces it."""
 
     model_config = example({"metadata": {"campaign_id": "q1"}})
@@ -66,7 +72,7 @@ class PatchBatch(BatchBody):
     metadata: dict[str, JsonValue] | None = None
 
 
-class SubmitBatch(Request):
+class SubmitBatch(RequestBody):
     """All of it optional, and so is the body."""
 
     model_config = example({"include_processing_history": True, "webhook_url": "https://hooks.example.com/batches"})
@@ -83,7 +89,7 @@ class SubmitBatch(Request):
     )
 
 
-class RetryBatch(Request):
+class RetryBatch(RequestBody):
     """Which failed objects are taken up again, in every tier."""
 
     model_config = example({"retry_mode": "transient_only", "max_retry_count": 3})
@@ -93,14 +99,14 @@ class RetryBatch(Request):
     max_retry_count: int = Field(default=3, ge=1, le=10)
 
 
-class ResubmitBatch(Request):
+class ResubmitBatch(RequestBody):
     model_config = example({"auto_submit": True})
 
     auto_submit: bool | None = None
     trigger_processing: bool | None = None
 
 
-class BulkSubmit(Request):
+class BulkSubmit(RequestBody):
     """All of it optional, and so is the body: without ``filters``, every object of the bucket."""
 
     model_config = example({"chunk_size": 20000, "dedup_strategy": "skip"})
@@ -151,7 +157,7 @@ _BATCH = {
 }
 
 
-class BatchProgress(Answer):
+class BatchProgress(ResponseBody):
     processed: int
     total: int
     percent: float
@@ -162,14 +168,14 @@ class BatchProgress(Answer):
     documents_written: int = 0
 
 
-class FailedObjectRow(Answer):
+class FailedObjectRow(ResponseBody):
     object_id: str
     error: str
     error_type: Literal["transient", "permanent", "resource"]
     timestamp: Timestamp
 
 
-class TierTask(Answer):
+class TierTask(ResponseBody):
     tier_num: int
     task_id: str
     status: Status
@@ -181,7 +187,7 @@ class TierTask(Answer):
     audit: dict[str, Any] | None = None
 
 
-class Batch(Answer):
+class Batch(ResponseBody):
     """A batch. `documents_resolvable`: it is over, and its documents can be read."""
 
     model_config = example(_BATCH)
@@ -224,7 +230,7 @@ class Batch(Answer):
     updated_at: Timestamp
 
 
-class BatchList(Answer):
+class BatchList(ResponseBody):
     """`object_ids` of a row are the first 100; the batch alone has all of them, and `progress.total` counts."""
 
     results: list[Batch]
@@ -232,7 +238,7 @@ class BatchList(Answer):
     pagination: Pagination
 
 
-class Retry(Answer):
+class Retry(ResponseBody):
     """`retried_count` 0: nothing of that kind failed, and the batch stays as it is."""
 
     model_config = example(
@@ -258,7 +264,7 @@ class Retry(Answer):
     message: str
 
 
-class Resubmission(Answer):
+class Resubmission(ResponseBody):
     model_config = example(
         {
             "batch_id": "btch_06h2v9k1m3q5s7t9v1x3",
@@ -278,7 +284,7 @@ class Resubmission(Answer):
     message: str
 
 
-class SubmittedBatch(Answer):
+class SubmittedBatch(ResponseBody):
     """``error``: why the batch was not submitted; it stays a draft then."""
 
     batch_id: str
@@ -289,7 +295,7 @@ class SubmittedBatch(Answer):
     error: str | None = None
 
 
-class SubmittedDrafts(Answer):
+class SubmittedDrafts(ResponseBody):
     """``empty`` drafts have no objects and stay. ``has_more``: ask again for the drafts that are left."""
 
     model_config = example(
@@ -313,7 +319,7 @@ class SubmittedDrafts(Answer):
     message: str
 
 
-class BulkSubmitted(Answer):
+class BulkSubmitted(ResponseBody):
     """``batch_group_id`` is in the metadata of every batch: list them by ``metadata.batch_group_id``."""
 
     model_config = example(
@@ -337,7 +343,7 @@ class BulkSubmitted(Answer):
     batches: list[SubmittedBatch]
 
 
-class FailedDocument(Answer):
+class FailedDocument(ResponseBody):
     """An object that failed; `collection_ids` are those that its error names."""
 
     object_id: str
@@ -349,7 +355,7 @@ class FailedDocument(Answer):
     timestamp: Timestamp
 
 
-class FailedDocuments(Answer):
+class FailedDocuments(ResponseBody):
     model_config = example(
         {
             "batch_id": "btch_06h2v9k1m3q5s7t9v1x3",
@@ -377,7 +383,7 @@ class FailedDocuments(Answer):
     offset: int
 
 
-class BatchAudit(Answer):
+class BatchAudit(ResponseBody):
     """Audit of a batch. Every object is counted in exactly one of the places below `submitted`.
 
     `from_sums`: what became of each object is known for 30 days; this is what the batch counted when it was over,

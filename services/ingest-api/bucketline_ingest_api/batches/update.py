@@ -6,7 +6,7 @@ from bucketline.db.outbox_store import outbox_entry_of
 from bucketline.domain.status import BATCH_ACTIVE, Status
 from bucketline.errors import BadRequest, NotFound, RetryableError, ServiceUnavailable
 from bucketline_ingest_api.batches.create import require_objects
-from bucketline_ingest_api.batches.schemas import MAX_OBJECTS, AddObjects, PatchBatch
+from bucketline_ingest_api.batches.schemas import MAX_OBJECTS, AddObjects, UpdateBatch
 from bucketline_ingest_api.batches.submit import not_a_draft
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.objects.validation import ensure_writable
@@ -59,7 +59,7 @@ async def add_objects(
     raise ServiceUnavailable("the batch is being modified concurrently; try again", retry_after_seconds=1)
 
 
-async def patch_batch(deps: Container, batch: BatchDocument, body: PatchBatch) -> BatchDocument:
+async def patch_batch(deps: Container, batch: BatchDocument, body: UpdateBatch) -> BatchDocument:
     """Replaces the metadata, in any state of the batch."""
     if body.metadata is None:
         return batch

@@ -1,1 +1,1 @@
-"""Use cases of buckets, one module each: create, change, delete, listing; ``counts`` tells what is in them."""
+"""Buckets: containers of objects with a schema."""

@@ -1,73 +1,79 @@
-"""``/v1/buckets``."""
+"""Endpoints of ``/v1/buckets``."""
 
 from typing import Annotated
 
 from fastapi import APIRouter, Query
 
 from bucketline.db.buckets import BucketDocument
-from bucketline_ingest_api.buckets.create import create_bucket
-from bucketline_ingest_api.buckets.delete import delete_bucket
-from bucketline_ingest_api.buckets.listing import list_buckets
-from bucketline_ingest_api.buckets.lookup import any_bucket
-from bucketline_ingest_api.buckets.schemas import Bucket, BucketDeletion, BucketList, ChangeBucket, CreateBucket
-from bucketline_ingest_api.buckets.update import change_bucket
+from bucketline_ingest_api.buckets import deletion, service
+from bucketline_ingest_api.buckets.schemas import Bucket, BucketDeletion, BucketList, CreateBucket, UpdateBucket
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.dependencies import ContainerDep, NamespaceDelete, NamespaceRead, NamespaceWrite
 from bucketline_ingest_api.pagination import Page
-from bucketline_ingest_api.schemas.common import errors
-from bucketline_ingest_api.schemas.pagination import ListBody, Paging
+from bucketline_ingest_api.schemas import ListBody, Paging, errors
 
 router = APIRouter(prefix="/v1/buckets", tags=["buckets"])
 
 Force = Annotated[bool, Query(description="Change the schema even if stored objects may not fit it.")]
-Foreclose = Annotated[
-    bool, Query(description="Accepted, no effect: the bucket's running work is given up in any case.")
-]
+Foreclose = Annotated[bool, Query(description="Accepted without effect: running work of the bucket is always dropped.")]
 Search = Annotated[str | None, Query(max_length=1000, description="Text in the id, the name or the description.")]
 
 
 @router.post("", summary="Create a bucket", responses=errors(400, 409))
-async def create(deps: ContainerDep, scope: NamespaceWrite, body: CreateBucket) -> Bucket:
-    return await _answer(deps, await create_bucket(deps, scope.namespace_id, body))
+async def create_bucket(deps: ContainerDep, scope: NamespaceWrite, body: CreateBucket) -> Bucket:
+    """The name must be unique in the namespace."""
+    return await _respond(deps, await service.create_bucket(deps, scope.namespace_id, body))
 
 
 @router.get("", summary="List buckets", responses=errors(400))
-async def listing(deps: ContainerDep, scope: NamespaceRead, asked: Paging, search: Search = None) -> BucketList:  # noqa: ARG001 - read from the query
-    return await _answer_list(deps, await list_buckets(deps, scope.namespace_id, asked, None))
+async def list_buckets(
+    deps: ContainerDep,
+    scope: NamespaceRead,
+    list_query: Paging,
+    search: Search = None,  # noqa: ARG001 - read from the query string
+) -> BucketList:
+    """Newest first."""
+    return await _respond_list(deps, await service.find_buckets(deps, scope.namespace_id, list_query, None))
 
 
 @router.post("/list", summary="List buckets, with filters", responses=errors(400))
-async def filtered(deps: ContainerDep, scope: NamespaceRead, asked: Paging, body: ListBody | None = None) -> BucketList:
-    return await _answer_list(deps, await list_buckets(deps, scope.namespace_id, asked, body))
+async def search_buckets(
+    deps: ContainerDep, scope: NamespaceRead, list_query: Paging, body: ListBody | None = None
+) -> BucketList:
+    """Newest first, unless the body sorts them."""
+    return await _respond_list(deps, await service.find_buckets(deps, scope.namespace_id, list_query, body))
 
 
 @router.get("/{bucket_identifier}", summary="Get a bucket", responses=errors(400))
-async def get(deps: ContainerDep, scope: NamespaceRead, bucket_identifier: str) -> Bucket:
-    return await _answer(deps, await any_bucket(deps, scope.namespace_id, bucket_identifier))
+async def get_bucket(deps: ContainerDep, scope: NamespaceRead, bucket_identifier: str) -> Bucket:
+    """By id or name."""
+    return await _respond(deps, await service.find_bucket(deps, scope.namespace_id, bucket_identifier))
 
 
 @router.patch("/{bucket_identifier}", summary="Change a bucket", responses=errors(400, 409))
 @router.put("/{bucket_identifier}", summary="Update a bucket", responses=errors(400, 409))
-async def change(
+async def update_bucket(
     deps: ContainerDep,
     scope: NamespaceWrite,
     bucket_identifier: str,
-    body: ChangeBucket,
+    body: UpdateBucket,
     force_schema_break: Force = False,
 ) -> Bucket:
-    bucket = await change_bucket(deps, scope.namespace_id, bucket_identifier, body, force=force_schema_break)
-    return await _answer(deps, bucket)
+    """Only the fields that are sent change."""
+    bucket = await service.update_bucket(deps, scope.namespace_id, bucket_identifier, body, force=force_schema_break)
+    return await _respond(deps, bucket)
 
 
 @router.delete("/{bucket_identifier}", summary="Delete a bucket with everything in it", responses=errors(400))
-async def delete(
+async def delete_bucket(
     deps: ContainerDep,
     scope: NamespaceDelete,
     bucket_identifier: str,
-    force_foreclose: Foreclose = False,  # noqa: ARG001 - what runs is given up in any case
+    force_foreclose: Foreclose = False,  # noqa: ARG001 - has no effect
 ) -> BucketDeletion:
+    """A task deletes the bucket; from the request on it takes no writes."""
     organization_id = scope.caller.organization_id
-    bucket, task = await delete_bucket(deps, organization_id, scope.namespace_id, bucket_identifier)
+    bucket, task = await deletion.delete_bucket(deps, organization_id, scope.namespace_id, bucket_identifier)
     stats = await deps.bucket_counts.of(bucket)
     return BucketDeletion(
         task_id=task["_id"],
@@ -78,11 +84,11 @@ async def delete(
     )
 
 
-async def _answer(deps: Container, bucket: BucketDocument) -> Bucket:
+async def _respond(deps: Container, bucket: BucketDocument) -> Bucket:
     return Bucket.of(bucket, await deps.bucket_counts.of(bucket))
 
 
-async def _answer_list(deps: Container, listed: Page[BucketDocument]) -> BucketList:
-    stats = await deps.bucket_counts.of_all(listed.rows)
-    rows = [Bucket.of(bucket, counted) for bucket, counted in zip(listed.rows, stats, strict=True)]
-    return BucketList.of(rows, listed.total, listed.pagination)
+async def _respond_list(deps: Container, page: Page[BucketDocument]) -> BucketList:
+    stats = await deps.bucket_counts.of_all(page.rows)
+    rows = [Bucket.of(bucket, counts) for bucket, counts in zip(page.rows, stats, strict=True)]
+    return BucketList.of(rows, page.total, page.pagination)

@@ -1,4 +1,4 @@
-"""Bodies of the bucket routes."""
+"""RequestBody and response bodies of the bucket endpoints."""
 
 from typing import Any, Literal
 
@@ -6,8 +6,7 @@ from pydantic import ConfigDict, Field
 
 from bucketline.db.buckets import BucketDocument, BucketStats
 from bucketline.domain.status import Status
-from bucketline_ingest_api.schemas.common import Answer, Name, Pagination, Request, Timestamp, example
-from bucketline_ingest_api.schemas.unsupported import Unsupported
+from bucketline_ingest_api.schemas import Name, Pagination, RequestBody, ResponseBody, Timestamp, Unsupported, example
 
 FieldType = Literal[
     "string",
@@ -37,8 +36,8 @@ _SCHEMA = {
 }
 
 
-class SchemaField(Request):
-    """A property of a schema. Keys of the producer's own are kept."""
+class SchemaField(RequestBody):
+    """A property of a schema. Additional keys are kept."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -52,37 +51,37 @@ class SchemaField(Request):
     properties: "dict[str, SchemaField] | None" = None
 
 
-class BucketSchema(Request):
-    """Which fields and files the objects of a bucket have."""
+class BucketSchema(RequestBody):
+    """Declares the fields and files of a bucket's objects."""
 
     model_config = ConfigDict(extra="allow", **example(_SCHEMA))
 
     properties: dict[str, SchemaField]
 
 
-class UniqueKeyConfig(Request):
-    """What identifies an object of the bucket."""
+class UniqueKeyConfig(RequestBody):
+    """Names the fields that identify an object of the bucket."""
 
     fields: list[str] = Field(min_length=1, max_length=10)
     default_policy: Literal["insert", "update", "upsert"] | None = None
 
 
-class BatchingPolicy(Request):
-    """When drafts are grouped and submitted by themselves: whichever limit is reached first."""
+class BatchingPolicy(RequestBody):
+    """Submits drafts automatically, in batches, when the first of these limits is reached."""
 
     max_objects: int = Field(default=1000, ge=1, le=50_000)
     max_bytes: int = Field(default=1024**3, ge=1, le=1024**4)
     max_wait_seconds: float = Field(default=30.0, gt=0, le=7 * 24 * 3600, allow_inf_nan=False)
 
 
-class BucketSettings(Request):
-    """``batching`` null: drafts wait for an explicit batch."""
+class BucketSettings(RequestBody):
+    """If ``batching`` is null, drafts wait for an explicit batch."""
 
     batching: BatchingPolicy | None = None
 
 
-class CreateBucket(Request):
-    """What only the managed service can do (``destination``, ``ingest_filter``, ``source_adapter``) is refused."""
+class CreateBucket(RequestBody):
+    """Features of the managed service only (``destination``, ``ingest_filter``, ``source_adapter``) are rejected."""
 
     model_config = example(
         {
@@ -106,8 +105,8 @@ class CreateBucket(Request):
     source_adapter: Unsupported = None
 
 
-class ChangeBucket(Request):
-    """Only what is sent changes. ``fields`` of the unique key must be repeated and cannot change."""
+class UpdateBucket(RequestBody):
+    """Only the fields that are sent change. ``fields`` of the unique key must be repeated and cannot change."""
 
     model_config = example({"description": "Invoices of 2026", "metadata": {"team": "ap"}})
 
@@ -118,27 +117,33 @@ class ChangeBucket(Request):
     metadata: dict[str, Any] | None = None
     storage_class: StorageClass | None = None
     settings: BucketSettings | None = None
-    is_locked: bool | None = Field(default=None, description="A locked bucket takes no writes.")
+    is_locked: bool | None = Field(default=None, description="A locked bucket rejects writes.")
     destination: Unsupported = None
     ingest_filter: Unsupported = None
     source_adapter: Unsupported = None
 
 
-class BatchStats(Answer):
+class BatchStats(ResponseBody):
+    """Counts the batches of a bucket by state."""
+
     total: int = 0
     active: int = 0
     completed: int = 0
     failed: int = 0
 
 
-class StorageStats(Answer):
+class StorageStats(ResponseBody):
+    """Sums the sizes of the blobs of a bucket's objects."""
+
     total_size_bytes: int = 0
     avg_size_bytes: int = 0
     max_size_bytes: int = 0
     min_size_bytes: int = 0
 
 
-class Bucket(Answer):
+class Bucket(ResponseBody):
+    """A bucket with its statistics."""
+
     model_config = example(
         {
             "bucket_id": "bkt_06h2k4v9c3f8m1q7r5tw",
@@ -190,6 +195,7 @@ class Bucket(Answer):
 
     @classmethod
     def of(cls, bucket: BucketDocument, stats: BucketStats) -> "Bucket":
+        """Return the response for a stored bucket."""
         objects, size = stats["objects"], stats["total_size"]
         return cls(
             bucket_id=bucket["_id"],
@@ -219,15 +225,17 @@ class Bucket(Answer):
         )
 
 
-class BucketListStats(Answer):
+class BucketListStats(ResponseBody):
+    """Sums over a page of buckets."""
+
     total_objects: int = 0
     total_size_bytes: int = 0
     avg_objects_per_bucket: float = 0.0
     avg_size_per_bucket: float = 0.0
 
 
-class BucketList(Answer):
-    """``stats`` is about the buckets of this page."""
+class BucketList(ResponseBody):
+    """A page of buckets; ``stats`` covers the buckets of this page."""
 
     model_config = example(
         {
@@ -252,6 +260,7 @@ class BucketList(Answer):
 
     @classmethod
     def of(cls, results: list[Bucket], total: int, pagination: Pagination) -> "BucketList":
+        """Return the response for a page of buckets."""
         objects = sum(bucket.object_count for bucket in results)
         size = sum(bucket.total_size_bytes for bucket in results)
         stats = BucketListStats(
@@ -263,8 +272,8 @@ class BucketList(Answer):
         return cls(results=results, total_count=total, pagination=pagination, stats=stats)
 
 
-class BucketDeletion(Answer):
-    """The task that deletes the bucket and everything in it."""
+class BucketDeletion(ResponseBody):
+    """Names the task that deletes the bucket and everything in it."""
 
     model_config = example(
         {

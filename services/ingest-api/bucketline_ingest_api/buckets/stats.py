@@ -1,8 +1,8 @@
-"""What is in a bucket, told cheaply whatever its size.
+"""Statistics of buckets, at a bounded cost.
 
-A small bucket is counted on every read, so its numbers are exact. A large one is counted in the background, in pieces
-that each end soon, at most one replica at a time, and rarely enough to cost a twentieth of one core; reads get the
-latest result, and ``stats_updated_at`` says how old it is.
+A small bucket is counted on every read, so its numbers are exact. A large one is counted in the background by one
+replica at a time, in short queries, and rarely enough to cost a twentieth of one core; reads get the latest result,
+and ``stats_updated_at`` shows how old it is.
 """
 
 import asyncio
@@ -20,20 +20,20 @@ from bucketline.observability.logging import get_logger
 
 log = get_logger(__name__)
 
-SMALL = 1000
-PIECE = 20_000
-YOUNGEST = 5.0
-SHARE = 20
-PATIENCE = 0.5
+SMALL_BUCKET = 1000
+CHUNK_SIZE = 20_000
+MIN_LIFETIME_SECONDS = 5.0
+LIFETIME_PER_COUNTING_SECOND = 20
+MAX_WAIT_SECONDS = 0.5
 MAX_CONCURRENCY = 8
-FIRST_COUNT = timedelta(minutes=1)
+FIRST_COUNT_TIMEOUT = timedelta(minutes=1)
 
 _ACTIVE = {str(Status.DRAFT), *map(str, BATCH_ACTIVE)}
 _COMPLETED = {str(Status.COMPLETED), str(Status.COMPLETED_WITH_ERRORS)}
 
 
 class BucketCounts:
-    """Counts objects, bytes and batches of buckets. ``close`` gives up what is being counted."""
+    """Counts objects, bytes and batches of buckets."""
 
     def __init__(self, buckets: Buckets, objects: Objects, batches: Batches, *, clock: Clock) -> None:
         self._buckets = buckets
@@ -41,69 +41,70 @@ class BucketCounts:
         self._batches = batches
         self._clock = clock
         self._running: dict[str, asyncio.Task[BucketStats | None]] = {}
-        self._gate = asyncio.Semaphore(MAX_CONCURRENCY)
+        self._slots = asyncio.Semaphore(MAX_CONCURRENCY)
 
     async def of(self, bucket: BucketDocument) -> BucketStats:
-        """The numbers of one bucket; exact if it is small."""
-        async with self._gate:
+        """Return the statistics of a bucket; exact if it is small."""
+        async with self._slots:
             where = {"bucket_id": bucket["_id"]}
             sizes = await asyncio.gather(
-                self._objects.collection.count(where, limit=SMALL + 1),
-                self._batches.collection.count(where, limit=SMALL + 1),
+                self._objects.collection.count(where, limit=SMALL_BUCKET + 1),
+                self._batches.collection.count(where, limit=SMALL_BUCKET + 1),
             )
-            if max(sizes) <= SMALL:
+            if max(sizes) <= SMALL_BUCKET:
                 return await self._count(bucket["_id"])
-            return await self._recent(bucket)
+            return await self._latest(bucket)
 
     async def of_all(self, buckets: Sequence[BucketDocument]) -> list[BucketStats]:
-        """The same for many, a few at a time."""
+        """Return the statistics of several buckets, with bounded concurrency."""
         return list(await asyncio.gather(*(self.of(bucket) for bucket in buckets)))
 
     async def close(self) -> None:
+        """Cancel the counts that are running."""
         for task in self._running.values():
             task.cancel()
         await asyncio.gather(*self._running.values(), return_exceptions=True)
 
-    async def _recent(self, bucket: BucketDocument) -> BucketStats:
-        known, now = bucket.get("stats"), self._clock.now()
-        if known is not None and known["at"] is not None and now - known["at"] < _lifetime(known):
-            return known
+    async def _latest(self, bucket: BucketDocument) -> BucketStats:
+        latest, now = bucket.get("stats"), self._clock.now()
+        if latest is not None and latest["at"] is not None and now - latest["at"] < _lifetime(latest):
+            return latest
         task = self._running.get(bucket["_id"])
         if task is None:
-            task = asyncio.create_task(self._refresh(bucket["_id"], now, known))
+            task = asyncio.create_task(self._refresh(bucket["_id"], now, latest))
             self._running[bucket["_id"]] = task
             task.add_done_callback(lambda _: self._running.pop(bucket["_id"], None))
-        done, _ = await asyncio.wait([task], timeout=PATIENCE)
-        if done and not task.cancelled() and (fresh := task.result()):
-            return fresh
-        return known or await self._roughly(bucket["_id"])
+        done, _ = await asyncio.wait([task], timeout=MAX_WAIT_SECONDS)
+        if done and not task.cancelled() and (counted := task.result()):
+            return counted
+        return latest or await self._count_objects(bucket["_id"])
 
-    async def _refresh(self, bucket_id: str, now: datetime, known: BucketStats | None) -> BucketStats | None:
-        pause = _lifetime(known) if known else FIRST_COUNT
+    async def _refresh(self, bucket_id: str, now: datetime, latest: BucketStats | None) -> BucketStats | None:
+        pause = _lifetime(latest) if latest else FIRST_COUNT_TIMEOUT
         try:
             if not await self._buckets.take_stats(bucket_id, now=now, before=now - pause):
                 return None
             stats = await self._count(bucket_id)
             await self._buckets.put_stats(bucket_id, stats)
         except BucketlineError as error:
-            log.warning("a bucket was not counted", bucket_id=bucket_id, error=error.message)
+            log.warning("bucket count failed", bucket_id=bucket_id, error=error.message)
             return None
         return stats
 
-    async def _roughly(self, bucket_id: str) -> BucketStats:
-        """Only the number of objects, from the index: nobody has counted the rest yet."""
-        stats = _nothing(None)
+    async def _count_objects(self, bucket_id: str) -> BucketStats:
+        """Return only the number of objects, from the index, while the rest has not been counted yet."""
+        stats = _empty_stats(None)
         stats["objects"] = await self._objects.collection.count({"bucket_id": bucket_id})
         return stats
 
     async def _count(self, bucket_id: str) -> BucketStats:
         started = self._clock.now()
-        stats = _nothing(started)
+        stats = _empty_stats(started)
         after: Mapping[str, Any] | None = None
-        while rows := await self._objects.collection.aggregate(_piece(bucket_id, after), limit=1):
+        while rows := await self._objects.collection.aggregate(_chunk_pipeline(bucket_id, after), limit=1):
             after = rows[0]
-            _add(stats, after)
-            if after["objects"] < PIECE:
+            _add_chunk(stats, after)
+            if after["objects"] < CHUNK_SIZE:
                 break
         stats["batches"] = await self._count_batches(bucket_id)
         stats["seconds"] = (self._clock.now() - started).total_seconds()
@@ -123,11 +124,11 @@ class BucketCounts:
 
 
 def _lifetime(stats: BucketStats) -> timedelta:
-    return timedelta(seconds=max(YOUNGEST, SHARE * stats["seconds"]))
+    return timedelta(seconds=max(MIN_LIFETIME_SECONDS, LIFETIME_PER_COUNTING_SECOND * stats["seconds"]))
 
 
-def _piece(bucket_id: str, after: Mapping[str, Any] | None) -> list[dict[str, object]]:
-    """Sums over the next ``PIECE`` objects, in the order of their index."""
+def _chunk_pipeline(bucket_id: str, after: Mapping[str, Any] | None) -> list[dict[str, object]]:
+    """Return a pipeline that sums over the next ``CHUNK_SIZE`` objects, in the order of their index."""
     where: dict[str, object] = {"bucket_id": bucket_id}
     if after is not None:
         where["created_at"] = {"$gte": after["created_at"]}
@@ -138,7 +139,7 @@ def _piece(bucket_id: str, after: Mapping[str, Any] | None) -> list[dict[str, ob
     return [
         {"$match": where},
         {"$sort": {"bucket_id": 1, "created_at": 1, "_id": 1}},
-        {"$limit": PIECE},
+        {"$limit": CHUNK_SIZE},
         {"$project": {"status": 1, "created_at": 1, "size": {"$sum": "$blobs.details.size_bytes"}}},
         {
             "$group": {
@@ -155,7 +156,7 @@ def _piece(bucket_id: str, after: Mapping[str, Any] | None) -> list[dict[str, ob
     ]
 
 
-def _nothing(at: datetime | None) -> BucketStats:
+def _empty_stats(at: datetime | None) -> BucketStats:
     return {
         "objects": 0,
         "failed_objects": 0,
@@ -169,7 +170,7 @@ def _nothing(at: datetime | None) -> BucketStats:
     }
 
 
-def _add(stats: BucketStats, row: Mapping[str, Any]) -> None:
+def _add_chunk(stats: BucketStats, row: Mapping[str, Any]) -> None:
     smallest = int(row["min"])
     stats["min_size"] = min(stats["min_size"], smallest) if stats["objects"] else smallest
     stats["objects"] += int(row["objects"])

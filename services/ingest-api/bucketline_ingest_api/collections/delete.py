@@ -7,7 +7,7 @@ from bucketline.db.tasks import TaskDocument
 from bucketline.errors import BadRequest, NotFound
 from bucketline_ingest_api.collections.lookup import live_collection
 from bucketline_ingest_api.container import Container
-from bucketline_ingest_api.tasks.runner import Reschedule, TaskExecution, TaskResult
+from bucketline_ingest_api.tasks.runner import Reschedule, TaskOutcome, TaskResult
 
 KIND = "api_collections_documents_bulk_delete"
 PAGE = 5000
@@ -45,12 +45,12 @@ async def delete_collection(
         await deps.tasks.drop(task["_id"])
         raise NotFound.of("collection", identifier)
     deps.forget_buckets()
-    deps.runner.soon(task["_id"])
+    deps.runner.enqueue(task["_id"])
     await deps.runner.wait(task["_id"], PATIENCE)
     return collection, task
 
 
-async def collection_deletion_turn(deps: Container, task: TaskDocument) -> TaskExecution:
+async def collection_deletion_turn(deps: Container, task: TaskDocument) -> TaskOutcome:
     """One turn of the task: as many documents as go in a while."""
     collection_id = task["inputs"][0]
     collection = await deps.collections.collection.get(collection_id)

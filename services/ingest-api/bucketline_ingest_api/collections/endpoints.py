@@ -10,7 +10,6 @@ from bucketline_ingest_api.collections.delete import delete_collection
 from bucketline_ingest_api.collections.listing import list_collections
 from bucketline_ingest_api.collections.lookup import document_count, live_collection
 from bucketline_ingest_api.collections.schemas import (
-    ChangeCollection,
     Collection,
     CollectionDeleted,
     CollectionList,
@@ -18,15 +17,14 @@ from bucketline_ingest_api.collections.schemas import (
     ListCollections,
     TriggerCollection,
     Triggered,
+    UpdateCollection,
 )
 from bucketline_ingest_api.collections.trigger import trigger_collection
 from bucketline_ingest_api.collections.update import change_collection
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.dependencies import ContainerDep, NamespaceDelete, NamespaceRead, NamespaceWrite
 from bucketline_ingest_api.pagination import Page
-from bucketline_ingest_api.schemas.common import errors
-from bucketline_ingest_api.schemas.pagination import Paging
-from bucketline_ingest_api.schemas.unsupported import UnsupportedText
+from bucketline_ingest_api.schemas import Paging, UnsupportedText, errors
 
 router = APIRouter(prefix="/v1/collections", tags=["collections"])
 
@@ -68,7 +66,7 @@ async def get(deps: ContainerDep, scope: NamespaceRead, collection_identifier: s
 
 @router.patch("/{collection_identifier}", summary="Change a collection", responses=errors(400, 409))
 async def change(
-    deps: ContainerDep, scope: NamespaceWrite, collection_identifier: str, body: ChangeCollection
+    deps: ContainerDep, scope: NamespaceWrite, collection_identifier: str, body: UpdateCollection
 ) -> Collection:
     return await _answer(deps, await change_collection(deps, scope.namespace_id, collection_identifier, body))
 

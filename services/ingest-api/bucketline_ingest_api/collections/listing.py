@@ -1,10 +1,10 @@
 """Lists of collections."""
 
 from bucketline.db.collections import CollectionDocument
-from bucketline.domain.paging import COLLECTIONS
+from bucketline.domain.pagination import COLLECTIONS
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.pagination import ListSpec, Page, field_mapper, list_rows
-from bucketline_ingest_api.schemas.pagination import ListBody, ListQuery
+from bucketline_ingest_api.schemas import ListBody, ListQuery
 
 KIND = ListSpec(
     bounds=COLLECTIONS,

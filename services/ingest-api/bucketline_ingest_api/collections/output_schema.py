@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 
 from bucketline.db.collections import FieldPassthrough, target_of
+from bucketline.domain.keyset import path_fault
 from bucketline.domain.schema import FILE_TYPES, Schema, properties
-from bucketline.domain.sorting import path_fault
 from bucketline.errors import ValidationIssue
 from bucketline.extractors import ExtractorInfo
 

@@ -5,9 +5,16 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from bucketline.db.collections import CollectionDocument
-from bucketline_ingest_api.schemas.common import Answer, Name, Pagination, Request, Timestamp, example
-from bucketline_ingest_api.schemas.pagination import ListBody
-from bucketline_ingest_api.schemas.unsupported import Unsupported
+from bucketline_ingest_api.schemas import (
+    ListBody,
+    Name,
+    Pagination,
+    RequestBody,
+    ResponseBody,
+    Timestamp,
+    Unsupported,
+    example,
+)
 
 CollectionName = Annotated[Name, Field(min_length=3, max_length=100)]
 Path = Annotated[str, Field(min_length=1, max_length=256)]
@@ -21,7 +28,7 @@ _EXTRACTOR = {
 }
 
 
-class SourceConfig(Request):
+class SourceConfig(RequestBody):
     """What the collection reads: buckets, or other collections. By id or name."""
 
     type: Literal["bucket", "collection"]
@@ -42,7 +49,7 @@ class SourceConfig(Request):
         return self
 
 
-class Passthrough(Request):
+class Passthrough(RequestBody):
     """A field of the source that documents get too. ``target_path`` defaults to the last part of ``source_path``."""
 
     source_path: Path
@@ -51,7 +58,7 @@ class Passthrough(Request):
     required: bool = False
 
 
-class InputMapping(Request):
+class InputMapping(RequestBody):
     """One input of the extractor, in the long form."""
 
     input_key: str = Field(min_length=1, max_length=100)
@@ -60,7 +67,7 @@ class InputMapping(Request):
     override: Unsupported = None
 
 
-class FeatureExtractor(Request):
+class FeatureExtractor(RequestBody):
     """Which extractor, and how it is run. ``params`` is an alias for ``parameters``."""
 
     model_config = example(_EXTRACTOR)
@@ -79,7 +86,7 @@ class FeatureExtractor(Request):
         return dict(self.input_mappings or {})
 
 
-class CollectionBody(Request):
+class CollectionBody(RequestBody):
     """What a collection of the managed service may do beyond making documents."""
 
     features: Unsupported = None
@@ -106,7 +113,7 @@ class CreateCollection(CollectionBody):
     metadata: dict[str, Any] | None = None
 
 
-class ChangeCollection(CollectionBody):
+class UpdateCollection(CollectionBody):
     """Only what is sent changes. Its source and its extractor are fixed: create another collection for that."""
 
     model_config = example({"description": "Invoices of 2026", "enabled": False})
@@ -126,7 +133,7 @@ class ListCollections(ListBody):
     include_system: bool = Field(default=False, description="There are no system collections here.")
 
 
-class Collection(Answer):
+class Collection(ResponseBody):
     model_config = example(
         {
             "collection_id": "col_06h2k4v9c3f8m1q7r5tw",
@@ -186,13 +193,13 @@ class Collection(Answer):
         )
 
 
-class CollectionListStats(Answer):
+class CollectionListStats(ResponseBody):
     total_documents: int = 0
     avg_documents_per_collection: float = 0.0
     total_feature_extractors: int = 0
 
 
-class CollectionList(Answer):
+class CollectionList(ResponseBody):
     """``stats`` is about the collections of this page."""
 
     model_config = example(
@@ -223,7 +230,7 @@ class CollectionList(Answer):
         return cls(results=results, total_count=total, pagination=pagination, stats=stats)
 
 
-class CollectionDeleted(Answer):
+class CollectionDeleted(ResponseBody):
     """``task_id`` tells when the last document is gone, where that takes long."""
 
     model_config = example(
@@ -241,7 +248,7 @@ class CollectionDeleted(Answer):
     task_id: str
 
 
-class TriggerCollection(Request):
+class TriggerCollection(RequestBody):
     """Which objects to run; without anything, all of the collection's sources."""
 
     model_config = ConfigDict(**example({"dedup_strategy": "skip"}))
@@ -254,7 +261,7 @@ class TriggerCollection(Request):
     reembed: Unsupported = None
 
 
-class Triggered(Answer):
+class Triggered(ResponseBody):
     """``batch_id`` is null where the source is so large that the batches are made afterwards, by the task."""
 
     model_config = example(

@@ -12,8 +12,8 @@ from typing import Any, Literal
 from bucketline.db.batches import BatchDocument, task_of
 from bucketline.db.buckets import BucketDocument
 from bucketline.db.collections import CollectionDocument
+from bucketline.db.mongo import query_timeout
 from bucketline.db.objects import ObjectDocument
-from bucketline.db.query_timeout import query_timeout
 from bucketline.db.tasks import TaskDocument
 from bucketline.domain.collection_depth import TIERS_FOLLOWED
 from bucketline.domain.moments import Moments
@@ -26,10 +26,10 @@ from bucketline_ingest_api.collections.lookup import live_collection
 from bucketline_ingest_api.collections.output_schema import merged
 from bucketline_ingest_api.collections.schemas import TriggerCollection, Triggered
 from bucketline_ingest_api.container import Container
-from bucketline_ingest_api.objects.listing import KIND as OBJECTS
+from bucketline_ingest_api.objects.service import LIST_SPEC as OBJECTS
 from bucketline_ingest_api.pagination import Selection, selection
 from bucketline_ingest_api.search_timeout import search_timeout
-from bucketline_ingest_api.tasks.runner import Reschedule, TaskExecution, TaskResult
+from bucketline_ingest_api.tasks.runner import Reschedule, TaskOutcome, TaskResult
 
 KIND = "api_collections_trigger"
 MAX_OBJECTS = 50_000
@@ -95,7 +95,7 @@ async def trigger_collection(
     )
 
 
-async def trigger_turn(deps: Container, task: TaskDocument) -> TaskExecution:
+async def trigger_turn(deps: Container, task: TaskDocument) -> TaskOutcome:
     """One turn of the task: some batches. Where it goes on is kept with the task."""
     data = task["data"]
     collection = await deps.collections.collection.get(task["inputs"][0])
@@ -251,7 +251,7 @@ async def _leave_to_task(deps: Container, organization_id: str, plan: Plan, body
             "request": body.model_dump_json(exclude_unset=True),
         },
     )
-    deps.runner.soon(task["_id"])
+    deps.runner.enqueue(task["_id"])
     return Triggered(
         task_id=task["_id"],
         collection_id=collection["_id"],

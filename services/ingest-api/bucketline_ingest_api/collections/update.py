@@ -6,12 +6,12 @@ from bucketline.domain.field_validation import free_form_faults
 from bucketline.errors import BadRequest, NotFound, ValidationFailed
 from bucketline_ingest_api.collections.create import name_taken
 from bucketline_ingest_api.collections.lookup import live_collection
-from bucketline_ingest_api.collections.schemas import ChangeCollection
+from bucketline_ingest_api.collections.schemas import UpdateCollection
 from bucketline_ingest_api.container import Container
 
 
 async def change_collection(
-    deps: Container, namespace_id: str, identifier: str, body: ChangeCollection
+    deps: Container, namespace_id: str, identifier: str, body: UpdateCollection
 ) -> CollectionDocument:
     """The collection afterwards."""
     collection = await live_collection(deps, namespace_id, identifier)

@@ -20,11 +20,9 @@ from bucketline_ingest_api.documents.schemas import (
     ListDocuments,
 )
 from bucketline_ingest_api.documents.service import delete_document, get_document, list_documents, presigned
-from bucketline_ingest_api.exception_handlers import faults_of
-from bucketline_ingest_api.objects.serializers import project, to_json
-from bucketline_ingest_api.schemas.common import Deleted, errors
-from bucketline_ingest_api.schemas.pagination import ListQuery, Paging
-from bucketline_ingest_api.schemas.unsupported import UnsupportedFlag, UnsupportedText
+from bucketline_ingest_api.exception_handlers import to_validation_failed
+from bucketline_ingest_api.objects.serializers import JsonResponse, project
+from bucketline_ingest_api.schemas import Deleted, ListQuery, Paging, UnsupportedFlag, UnsupportedText, errors
 
 router = APIRouter(prefix="/v1/collections/{collection_identifier}/documents", tags=["documents"])
 
@@ -146,7 +144,7 @@ async def _list(
             row[EXPANDED] = found
     if body.select is not None:
         shown["results"] = [project(row, body.select, always=ALWAYS_SHOWN, whole=WHOLE) for row in rows]
-    return Response(to_json(shown), media_type="application/json")
+    return JsonResponse(shown)
 
 
 def _asked_by_query(body: ListDocuments, filters: str | None, sort: str | None) -> ListDocuments:
@@ -163,8 +161,7 @@ def _asked_by_query(body: ListDocuments, filters: str | None, sort: str | None) 
     try:
         read = ListDocuments.model_validate(given)
     except ValidationError as error:
-        rows = error.errors(include_url=False, include_input=False, include_context=False)
-        raise ValidationFailed(faults_of(rows, "query")) from error
+        raise to_validation_failed(error, "query") from error
     return body.model_copy(update={name: getattr(read, name) for name in given})
 
 

@@ -5,9 +5,7 @@ from typing import Annotated, Any, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from bucketline.db.documents import DocumentDocument
-from bucketline_ingest_api.schemas.common import Answer, Pagination, Request, example
-from bucketline_ingest_api.schemas.pagination import ListBody
-from bucketline_ingest_api.schemas.unsupported import Unsupported
+from bucketline_ingest_api.schemas import ListBody, Pagination, RequestBody, ResponseBody, Unsupported, example
 
 _EXAMPLE: dict[str, Any] = {
     "document_id": "doc_06h2k4v9c3f8m1q7r5tx",
@@ -33,7 +31,7 @@ _EXAMPLE: dict[str, Any] = {
 }
 
 
-class Document(Answer):
+class Document(ResponseBody):
     """Its fields stand at the root, beside what is declared here."""
 
     model_config = ConfigDict(
@@ -63,12 +61,12 @@ class Document(Answer):
         )
 
 
-class DocumentListStats(Answer):
+class DocumentListStats(ResponseBody):
     total_documents: int | None = None
     avg_blobs_per_document: float = 0.0
 
 
-class DocumentList(Answer):
+class DocumentList(ResponseBody):
     """``total_documents`` only where ``include_total`` was asked for; ``stats`` is about this page."""
 
     model_config = example(
@@ -89,7 +87,7 @@ class DocumentList(Answer):
 Expand = Annotated[list[Annotated[str, Field(min_length=1, max_length=200)]], Field(max_length=20)]
 
 
-class Partition(Request):
+class Partition(RequestBody):
     """One of ``count`` disjoint parts of the matching documents, for as many readers at the same time."""
 
     index: int = Field(ge=0, strict=True)
@@ -120,7 +118,7 @@ class ListDocuments(ListBody):
     group_by: Unsupported = None
 
 
-class DocumentCount(Answer):
+class DocumentCount(ResponseBody):
     model_config = example({"collection_id": "col_06h2k4v9c3f8m1q7r5tw", "count": 17})
 
     collection_id: str

@@ -5,15 +5,15 @@ from dataclasses import replace
 
 from bucketline.db.collections import CollectionDocument
 from bucketline.db.documents import DocumentDocument
-from bucketline.domain.cursors import Partition
+from bucketline.domain.keyset import Partition
 from bucketline.domain.moments import MOMENTS, Moments
-from bucketline.domain.paging import DOCUMENTS
+from bucketline.domain.pagination import DOCUMENTS
 from bucketline.errors import NotFound
 from bucketline.ids import bound
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.documents.schemas import ListDocuments
 from bucketline_ingest_api.pagination import OLDEST_FIRST, ListSpec, Page, list_rows
-from bucketline_ingest_api.schemas.pagination import ListQuery
+from bucketline_ingest_api.schemas import ListQuery
 
 PRESIGNED_SECONDS = 3600
 

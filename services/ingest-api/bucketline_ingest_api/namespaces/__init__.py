@@ -1,1 +1,1 @@
-"""Use cases of namespaces, one module each: create, read, change, delete."""
+"""Namespaces: the unit of isolation."""

@@ -1,4 +1,4 @@
-"""``/v1/namespaces``."""
+"""Endpoints of ``/v1/namespaces``."""
 
 from typing import Annotated, Literal
 
@@ -7,78 +7,81 @@ from fastapi import APIRouter, Query
 from bucketline.db.namespaces import NamespaceDocument
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.dependencies import ContainerDep, DeletePrincipal, ReadPrincipal, WritePrincipal
-from bucketline_ingest_api.namespaces.create import create_namespace
-from bucketline_ingest_api.namespaces.delete import delete_namespace
-from bucketline_ingest_api.namespaces.read import any_namespace, counts_of, list_namespaces, live_namespace
+from bucketline_ingest_api.namespaces import deletion, service
 from bucketline_ingest_api.namespaces.schemas import (
-    ChangeNamespace,
     CreateNamespace,
     Namespace,
     NamespaceDeletion,
     NamespaceList,
     NamespaceStats,
+    UpdateNamespace,
 )
-from bucketline_ingest_api.namespaces.update import change_namespace
 from bucketline_ingest_api.pagination import Page
-from bucketline_ingest_api.schemas.common import errors
-from bucketline_ingest_api.schemas.pagination import ListBody, Paging
+from bucketline_ingest_api.schemas import ListBody, Paging, errors
 
 router = APIRouter(prefix="/v1/namespaces", tags=["namespaces"])
 
-IncludeSystem = Annotated[bool, Query(description="There are no system namespaces here.")]
-View = Annotated[
-    Literal["full", "summary"], Query(description="Alike here: namespaces have no configuration to leave out.")
-]
+IncludeSystem = Annotated[bool, Query(description="Accepted without effect: there are no system namespaces.")]
+View = Annotated[Literal["full", "summary"], Query(description="Accepted without effect: both views are the same.")]
 Force = Annotated[bool, Query(description="Delete even while batches run.")]
 
 
 @router.post("", summary="Create a namespace", responses=errors(400, 409))
-async def create(deps: ContainerDep, caller: WritePrincipal, body: CreateNamespace) -> Namespace:
-    return Namespace.of(await create_namespace(deps, caller, body))
+async def create_namespace(deps: ContainerDep, caller: WritePrincipal, body: CreateNamespace) -> Namespace:
+    """The name must be unique in the organization."""
+    return Namespace.of(await service.create_namespace(deps, caller, body))
 
 
 @router.get("", summary="List namespaces", responses=errors(400))
-async def listing(deps: ContainerDep, caller: ReadPrincipal, asked: Paging) -> NamespaceList:
-    return await _answer_list(deps, await list_namespaces(deps, caller, asked, None))
+async def list_namespaces(deps: ContainerDep, caller: ReadPrincipal, list_query: Paging) -> NamespaceList:
+    """Newest first: the namespaces that the key may access."""
+    return await _respond_list(deps, await service.find_namespaces(deps, caller, list_query, None))
 
 
 @router.post("/list", summary="List namespaces, with filters", responses=errors(400))
-async def filtered(
+async def search_namespaces(
     deps: ContainerDep,
     caller: ReadPrincipal,
-    asked: Paging,
+    list_query: Paging,
     body: ListBody | None = None,
-    include_system: IncludeSystem = False,  # noqa: ARG001 - there are none
-    view: View = "full",  # noqa: ARG001 - both are the same
+    include_system: IncludeSystem = False,  # noqa: ARG001 - has no effect
+    view: View = "full",  # noqa: ARG001 - has no effect
 ) -> NamespaceList:
-    return await _answer_list(deps, await list_namespaces(deps, caller, asked, body))
+    """Newest first, unless the body sorts them."""
+    return await _respond_list(deps, await service.find_namespaces(deps, caller, list_query, body))
 
 
 @router.get("/{namespace_identifier}", summary="Get a namespace", responses=errors())
-async def get(deps: ContainerDep, caller: ReadPrincipal, namespace_identifier: str) -> Namespace:
-    return await _answer(deps, await any_namespace(deps, caller, namespace_identifier))
+async def get_namespace(deps: ContainerDep, caller: ReadPrincipal, namespace_identifier: str) -> Namespace:
+    """By id or name."""
+    namespace = await service.find_namespace(deps, caller, namespace_identifier, deleting=True)
+    return await _respond(deps, namespace)
 
 
-@router.get("/{namespace_identifier}/stats", summary="What is in a namespace", responses=errors())
-async def stats(deps: ContainerDep, caller: ReadPrincipal, namespace_identifier: str) -> NamespaceStats:
-    namespace = await live_namespace(deps, caller, namespace_identifier)
-    [counts] = await counts_of(deps, [namespace])
+@router.get("/{namespace_identifier}/stats", summary="Count the contents of a namespace", responses=errors())
+async def get_namespace_stats(deps: ContainerDep, caller: ReadPrincipal, namespace_identifier: str) -> NamespaceStats:
+    """Exact up to 20,000 of a kind; above that at most ten seconds old."""
+    namespace = await service.find_namespace(deps, caller, namespace_identifier)
+    [counts] = await service.count_contents(deps, [namespace])
     return NamespaceStats(namespace_id=namespace["_id"], **counts)
 
 
 @router.patch("/{namespace_identifier}", summary="Change a namespace", responses=errors(400, 409))
 @router.put("/{namespace_identifier}", summary="Update a namespace", responses=errors(400, 409))
-async def change(
-    deps: ContainerDep, caller: WritePrincipal, namespace_identifier: str, body: ChangeNamespace
+async def update_namespace(
+    deps: ContainerDep, caller: WritePrincipal, namespace_identifier: str, body: UpdateNamespace
 ) -> Namespace:
-    return await _answer(deps, await change_namespace(deps, caller, namespace_identifier, body))
+    """Only the fields that are sent change."""
+    return await _respond(deps, await service.update_namespace(deps, caller, namespace_identifier, body))
 
 
 @router.delete("/{namespace_identifier}", summary="Delete a namespace with everything in it", responses=errors(409))
-async def delete(
+async def delete_namespace(
     deps: ContainerDep, caller: DeletePrincipal, namespace_identifier: str, force: Force = False
 ) -> NamespaceDeletion:
-    namespace, task = await delete_namespace(deps, caller, namespace_identifier, force=force)
+    """A task deletes the namespace; from the request on it takes no writes."""
+    namespace = await service.find_namespace(deps, caller, namespace_identifier, deleting=True)
+    namespace, task = await deletion.delete_namespace(deps, namespace, force=force)
     return NamespaceDeletion(
         task_id=task["_id"],
         status=task["status"],
@@ -87,12 +90,12 @@ async def delete(
     )
 
 
-async def _answer(deps: Container, namespace: NamespaceDocument) -> Namespace:
-    [counts] = await counts_of(deps, [namespace])
+async def _respond(deps: Container, namespace: NamespaceDocument) -> Namespace:
+    [counts] = await service.count_contents(deps, [namespace])
     return Namespace.of(namespace, counts)
 
 
-async def _answer_list(deps: Container, listed: Page[NamespaceDocument]) -> NamespaceList:
-    counts = await counts_of(deps, listed.rows)
-    rows = [Namespace.of(namespace, counted) for namespace, counted in zip(listed.rows, counts, strict=True)]
-    return NamespaceList.of(rows, listed.total, listed.pagination)
+async def _respond_list(deps: Container, page: Page[NamespaceDocument]) -> NamespaceList:
+    counts = await service.count_contents(deps, page.rows)
+    rows = [Namespace.of(namespace, counted) for namespace, counted in zip(page.rows, counts, strict=True)]
+    return NamespaceList.of(rows, page.total, page.pagination)

@@ -1,23 +1,31 @@
-"""Bodies of the namespace routes."""
+"""RequestBody and response bodies of the namespace endpoints."""
 
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
 from bucketline.db.namespaces import NamespaceDocument
-from bucketline_ingest_api.schemas.common import Answer, Moment, Name, Pagination, Request, Timestamp, example
-from bucketline_ingest_api.schemas.unsupported import Unsupported
+from bucketline_ingest_api.schemas import (
+    Moment,
+    Name,
+    Pagination,
+    RequestBody,
+    ResponseBody,
+    Timestamp,
+    Unsupported,
+    example,
+)
 
 
-def _in_a_header(value: str) -> str:
-    """A name is sent in a header too, where nothing but ASCII arrives as it was."""
+def _check_ascii(value: str) -> str:
+    """Reject names that are not ASCII, since other characters may be altered in a header."""
     if not value.isascii():
-        raise ValueError("a name has printable ASCII characters only and no blanks around it")
+        raise ValueError("a name may only have printable ASCII characters, without surrounding spaces")
     return value
 
 
 NamespaceName = Annotated[
-    Name, Field(min_length=3, max_length=64, description="Unique in the organisation."), AfterValidator(_in_a_header)
+    Name, Field(min_length=3, max_length=64, description="Unique in the organization."), AfterValidator(_check_ascii)
 ]
 Ttl = Annotated[int | None, Field(ge=60, le=10 * 366 * 24 * 3600)]
 
@@ -40,8 +48,8 @@ _EXAMPLE = {
 }
 
 
-class NamespaceBody(Request):
-    """What a namespace of the managed service has beyond a name: models, indexes of its own, budgets, issuers."""
+class NamespaceBody(RequestBody):
+    """Rejects the features of the managed service: models, indexes of its own, budgets, issuers."""
 
     features: Unsupported = None
     feature_extractors: Unsupported = None
@@ -57,7 +65,7 @@ class NamespaceBody(Request):
 
 
 class CreateNamespace(NamespaceBody):
-    """Only the name is required."""
+    """Creates a namespace; only the name is required."""
 
     model_config = example({"namespace_name": "demo", "description": "Trying it out"})
 
@@ -70,20 +78,24 @@ class CreateNamespace(NamespaceBody):
     ttl_seconds: Ttl = None
 
 
-class ChangeNamespace(NamespaceBody):
-    """Only what is sent changes."""
+class UpdateNamespace(NamespaceBody):
+    """Only the fields that are sent change."""
 
     model_config = example({"description": "In use since March"})
 
     namespace_name: NamespaceName | None = None
     description: str | None = Field(default=None, max_length=2000)
     ttl_seconds: Ttl = None
-    expires_at: Moment | None = Field(default=None, description="Wins over `ttl_seconds`; null: never.")
+    expires_at: Moment | None = Field(
+        default=None, description="Takes precedence over `ttl_seconds`; null disables expiry."
+    )
     pinned: Unsupported = None
     repair_vectors: Unsupported = None
 
 
-class Namespace(Answer):
+class Namespace(ResponseBody):
+    """A namespace with the counts of its contents."""
+
     model_config = example(_EXAMPLE)
 
     object: Literal["namespace"] = "namespace"
@@ -105,6 +117,7 @@ class Namespace(Answer):
 
     @classmethod
     def of(cls, document: NamespaceDocument, counts: dict[str, int] | None = None) -> "Namespace":
+        """Return the response for a stored namespace."""
         return cls(
             namespace_id=document["_id"],
             namespace_name=document["name"],
@@ -118,7 +131,9 @@ class Namespace(Answer):
         )
 
 
-class NamespaceListStats(Answer):
+class NamespaceListStats(ResponseBody):
+    """Sums over a page of namespaces."""
+
     total_documents: int = 0
     total_documents_complete: bool = True
     total_buckets: int = 0
@@ -126,8 +141,8 @@ class NamespaceListStats(Answer):
     total_objects: int = 0
 
 
-class NamespaceList(Answer):
-    """``stats`` is about the namespaces of this page."""
+class NamespaceList(ResponseBody):
+    """A page of namespaces; ``stats`` covers the namespaces of this page."""
 
     model_config = example(
         {
@@ -153,6 +168,7 @@ class NamespaceList(Answer):
 
     @classmethod
     def of(cls, results: list[Namespace], total: int, pagination: Pagination) -> "NamespaceList":
+        """Return the response for a page of namespaces."""
         stats = NamespaceListStats(
             total_documents=sum(namespace.document_count for namespace in results),
             total_buckets=sum(namespace.bucket_count for namespace in results),
@@ -162,7 +178,9 @@ class NamespaceList(Answer):
         return cls(results=results, total_count=total, pagination=pagination, stats=stats)
 
 
-class NamespaceStats(Answer):
+class NamespaceStats(ResponseBody):
+    """Counts the contents of a namespace."""
+
     model_config = example(
         {
             "namespace_id": "ns_06h2k4v9c3f8m1q7r5tw",
@@ -182,8 +200,8 @@ class NamespaceStats(Answer):
     object_count: int
 
 
-class NamespaceDeletion(Answer):
-    """The task that deletes the namespace and everything in it."""
+class NamespaceDeletion(ResponseBody):
+    """Names the task that deletes the namespace and everything in it."""
 
     model_config = example(
         {

@@ -1,25 +1,26 @@
-"""Creating one object: new, or by policy into the one that has its key, or not at all because it was sent before."""
+"""Creates one object: a new one, by policy in place of the one with its key, or none if it was sent before."""
 
 import asyncio
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal, cast
 
+from bucketline.db.batches import new_auto_batch
 from bucketline.db.buckets import BucketDocument
 from bucketline.db.objects import ObjectDocument
 from bucketline.db.outbox_store import OutboxDocument, OutboxEntry
 from bucketline.domain.insertion_policy import Policy, key_not_found, key_taken, resolve_policy
 from bucketline.domain.status import Status
-from bucketline.errors import ApiError, ServiceUnavailable
+from bucketline.errors import ApiError, DependencyUnavailable, ServiceUnavailable
 from bucketline.events.cloudevents import CloudEvent
 from bucketline.events.models import ObjectCreated
+from bucketline.observability.logging import get_logger
 from bucketline.observability.metrics import OBJECTS
 from bucketline.observability.tracing import current_trace
 from bucketline_ingest_api.container import Container
-from bucketline_ingest_api.objects.auto_process import submit_auto_batches
 from bucketline_ingest_api.objects.schemas import CreateObject
 from bucketline_ingest_api.objects.staging import Staging, attach_uploads
-from bucketline_ingest_api.objects.update import update_object
+from bucketline_ingest_api.objects.update import merge_object
 from bucketline_ingest_api.objects.validation import (
     ObjectDraft,
     ensure_writable,
@@ -28,13 +29,15 @@ from bucketline_ingest_api.objects.validation import (
     validate_create,
 )
 
-Match = Literal["idempotency_key", "skip_duplicates"]
+log = get_logger(__name__)
 
-LARGE_BODY = 256 * 1024
-"""Bytes of a request above which checking it would hold up the others: it moves to a thread."""
+ReplayReason = Literal["idempotency_key", "skip_duplicates"]
 
-ATTEMPTS = 10
-"""Lost races for one key or one object before the caller is told to come back."""
+LARGE_BODY_BYTES = 256 * 1024
+"""Requests above this size are validated in a thread, so that they do not hold up others."""
+
+MAX_ATTEMPTS = 10
+"""Lost races for one key or one object before the request is refused with 503."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class WriteResult:
     """An object as a write left it. ``replayed_by`` says what matched when nothing was written."""
 
     document: ObjectDocument
-    replayed_by: Match | None = None
+    replayed_by: ReplayReason | None = None
 
 
 async def create_object(
@@ -54,24 +57,24 @@ async def create_object(
     auto_process: bool = False,
     size: int = 0,
 ) -> WriteResult:
-    """Stores what the producer sent; what is returned is durable, its event will be published.
+    """Store an object. The returned object is durable and its event will be published.
 
-    ``size`` is about how many bytes the request has. Raises the contract's errors: 400 without a policy where one is
-    needed, 404 and 409 by policy, 413, 422 with one row a fault.
+    ``size`` is the approximate size of the request in bytes. Raises the contract's errors: 400 without a policy where
+    one is needed, 404 and 409 by policy, 413, 422 with one row per fault.
     """
     ensure_writable(bucket)
     key = bucket["unique_key"]
     chosen = resolve_policy(policy, key["default_policy"], bucket_id=bucket["_id"]) if key is not None else None
-    if size > LARGE_BODY:
+    if size > LARGE_BODY_BYTES:
         draft = await asyncio.to_thread(validate_create, bucket, body, deps.settings, deps.ids)
     else:
         draft = validate_create(bucket, body, deps.settings, deps.ids)
     await attach_uploads(deps, bucket["_id"], draft.blobs or ())
-    if (known := await find_replay(deps, bucket, draft, chosen)) is not None:
-        return known
+    if (replayed := await find_replayed(deps, bucket, draft, chosen)) is not None:
+        return replayed
     staging = Staging(deps, draft.blobs or ())
     try:
-        written = await _by_policy(deps, bucket, draft, chosen, staging, auto_process, size)
+        written = await _write_by_policy(deps, bucket, draft, chosen, staging, auto_process, size)
     except ApiError:
         await staging.discard_unused(None)
         raise
@@ -79,28 +82,45 @@ async def create_object(
     return written
 
 
-async def find_replay(
+async def submit_auto_batches(deps: Container, objects: list[ObjectDocument]) -> None:
+    """Write the batches of one object each that ``auto_process`` asks for.
+
+    The objects are durable and hold the id of their batch. If the database fails here, the request still succeeds and
+    the batcher or the reconciler writes the batch later.
+    """
+    batches = [new_auto_batch(obj, batch_id) for obj in objects if (batch_id := obj.get("batch_id"))]
+    try:
+        if len(batches) == 1:
+            await deps.object_writes.insert_batch(batches[0])
+        elif batches:
+            await deps.batches.insert(batches)
+    except DependencyUnavailable as error:
+        log.warning("automatic batches not written", batches=len(batches), error=error.message)
+
+
+async def find_replayed(
     deps: Container, bucket: BucketDocument, draft: ObjectDraft, policy: Policy | None
 ) -> WriteResult | None:
-    """The object that an earlier request with the same idempotency key, or the same content, made.
+    """Return the object that an earlier request with the same idempotency key or the same content wrote.
 
-    A plain insert does not ask for its idempotency key beforehand: the unique index will tell. Content names an object
-    only where no unique key does: objects of different keys are different whatever they hold.
+    A plain insert does not look its idempotency key up beforehand: the unique index refuses a duplicate. Equal content
+    counts only in buckets without a unique key.
     """
     content = draft.content_key if draft.skip_duplicates and draft.unique_key is None else None
-    by_key = policy in ("update", "upsert") or content is not None
-    if by_key and (known := await replay_of_key(deps, bucket, draft)) is not None:
-        return known
-    found = None if content is None else await deps.objects.by_content_key(bucket["_id"], content)
-    return None if found is None else _replay(found, "skip_duplicates")
+    if policy in ("update", "upsert") or content is not None:
+        replayed = await find_by_idempotency_key(deps, bucket, draft)
+        if replayed is not None:
+            return replayed
+    existing = None if content is None else await deps.objects.by_content_key(bucket["_id"], content)
+    return None if existing is None else _replay(existing, "skip_duplicates")
 
 
-async def replay_of_key(deps: Container, bucket: BucketDocument, draft: ObjectDraft) -> WriteResult | None:
-    """The object that a request with the same idempotency key made or changed."""
+async def find_by_idempotency_key(deps: Container, bucket: BucketDocument, draft: ObjectDraft) -> WriteResult | None:
+    """Return the object that a request with the same idempotency key created or changed."""
     if draft.idempotency_key is None:
         return None
-    found = await deps.objects.by_idempotency_key(bucket["_id"], draft.idempotency_key)
-    return None if found is None else _replay(found, "idempotency_key")
+    existing = await deps.objects.by_idempotency_key(bucket["_id"], draft.idempotency_key)
+    return None if existing is None else _replay(existing, "idempotency_key")
 
 
 def build_object(
@@ -110,9 +130,9 @@ def build_object(
     object_id: str,
     *,
     auto_process: bool,
-    measured: bool,
+    check_size: bool,
 ) -> tuple[ObjectDocument, CloudEvent]:
-    """A new object with its event, not yet written. ``measured``: it may be too large and is looked at."""
+    """Return a new object with its event, not yet written. ``check_size``: raise 413 if it is too large."""
     now = deps.clock.now()
     document = new_object(
         bucket,
@@ -120,9 +140,9 @@ def build_object(
         object_id=object_id,
         batch_id=deps.ids.new("btch") if auto_process else None,
         now=now,
-        due_at=now + timedelta(seconds=deps.sweep.stale_after_seconds),
+        due_at=now + timedelta(seconds=deps.reconcile.stale_after_seconds),
     )
-    if measured:
+    if check_size:
         refuse_too_large(document)
     created = ObjectCreated(
         object_id=object_id,
@@ -143,7 +163,7 @@ def build_object(
     return document, event
 
 
-async def _by_policy(
+async def _write_by_policy(
     deps: Container,
     bucket: BucketDocument,
     draft: ObjectDraft,
@@ -152,51 +172,52 @@ async def _by_policy(
     auto_process: bool,
     size: int,
 ) -> WriteResult:
+    """Update the object with the key or insert a new one, as the policy says; start again when a race was lost."""
     object_id = deps.ids.new("obj")
-    for _ in range(ATTEMPTS):
+    for _ in range(MAX_ATTEMPTS):
         if policy in ("update", "upsert") and draft.unique_key is not None:
             existing = await deps.objects.by_unique_key(bucket["_id"], draft.unique_key.text)
             if existing is not None:
-                await staging.under(existing["_id"])
-                changed = await update_object(deps, existing, draft, auto_process=auto_process)
+                await staging.stage_for(existing["_id"])
+                changed = await merge_object(deps, existing, draft, auto_process=auto_process)
                 if changed is not None:
+                    if auto_process and changed is not existing:
+                        await submit_auto_batches(deps, [changed])
                     OBJECTS.labels("updated").inc()
                     return WriteResult(changed)
-                if (known := await find_replay(deps, bucket, draft, policy)) is not None:
-                    return known
+                if (replayed := await find_replayed(deps, bucket, draft, policy)) is not None:
+                    return replayed
                 continue
             if policy == "update":
                 raise key_not_found(draft.unique_key.values)
-        await staging.under(object_id)
+        await staging.stage_for(object_id)
         written = await _insert(deps, bucket, draft, object_id, auto_process, size)
+        if written is None and policy == "insert":
+            written = await _resolve_taken_key(deps, bucket, draft)
         if written is not None:
             return written
-        if policy == "insert":
-            written = await _refused(deps, bucket, draft)
-            if written is not None:
-                return written
     raise ServiceUnavailable("the same key is being written concurrently; try again", retry_after_seconds=1)
 
 
 async def _insert(
     deps: Container, bucket: BucketDocument, draft: ObjectDraft, object_id: str, auto_process: bool, size: int
 ) -> WriteResult | None:
-    """None: the unique key was taken, or the object that had the idempotency key is gone by now."""
+    """Insert the object; None if its unique key is taken, or its idempotency key was and the holder is gone by now."""
     document, event = build_object(
-        deps, bucket, draft, object_id, auto_process=auto_process, measured=size > LARGE_BODY
+        deps, bucket, draft, object_id, auto_process=auto_process, check_size=size > LARGE_BODY_BYTES
     )
     refused_by = await deps.object_writes.insert(document)
-    if refused_by is None:
-        deps.object_outbox.flush_soon([OutboxEntry(object_id, (event,))])
-        if auto_process:
-            await submit_auto_batches(deps, [document])
-        OBJECTS.labels("created").inc()
-        return WriteResult(document)
-    return await replay_of_key(deps, bucket, draft)
+    if refused_by is not None:
+        return await find_by_idempotency_key(deps, bucket, draft)
+    deps.object_outbox.flush_soon([OutboxEntry(object_id, (event,))])
+    if auto_process:
+        await submit_auto_batches(deps, [document])
+    OBJECTS.labels("created").inc()
+    return WriteResult(document)
 
 
-async def _refused(deps: Container, bucket: BucketDocument, draft: ObjectDraft) -> WriteResult | None:
-    """Who has the key: raises 409, or None when it was freed in the meantime."""
+async def _resolve_taken_key(deps: Container, bucket: BucketDocument, draft: ObjectDraft) -> WriteResult | None:
+    """Return a duplicate that has the unique key, raise 409 for another object, or return None if it is free again."""
     if draft.unique_key is None:
         return None
     existing = await deps.objects.by_unique_key(bucket["_id"], draft.unique_key.text)
@@ -208,6 +229,6 @@ async def _refused(deps: Container, bucket: BucketDocument, draft: ObjectDraft) 
     raise key_taken(existing["_id"], draft.unique_key.values)
 
 
-def _replay(found: ObjectDocument, by: Match) -> WriteResult:
+def _replay(existing: ObjectDocument, reason: ReplayReason) -> WriteResult:
     OBJECTS.labels("replayed").inc()
-    return WriteResult(found, by)
+    return WriteResult(existing, reason)

@@ -5,13 +5,23 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, JsonValue, SkipValidation
 
 from bucketline_ingest_api.documents.schemas import Document
-from bucketline_ingest_api.schemas.common import Answer, ErrorBody, Pagination, Request, example
-from bucketline_ingest_api.schemas.pagination import ListBody
+from bucketline_ingest_api.schemas import (
+    ErrorBody,
+    ListBody,
+    Pagination,
+    RequestBody,
+    ResponseBody,
+    Unsupported,
+    example,
+)
 
 MAX_BLOBS = 1000
 MAX_EDGES = 1000
 MAX_OBJECTS = 100
 MAX_SOFT_DELETED = 5000
+MAX_GROUP_FIELDS = 5
+MAX_AGGREGATIONS = 20
+MAX_GROUPS = 10_000
 
 _CREATE_EXAMPLE = {
     "key_prefix": "/2026/03/A-17",
@@ -58,7 +68,7 @@ _OBJECT_EXAMPLE = {
 KeyPrefix = Annotated[str, Field(max_length=1024)]
 
 
-class Strict(Request):
+class Strict(RequestBody):
     """A body whose values must have their JSON type: ``"1"`` is no number and ``1`` is not true."""
 
     model_config = ConfigDict(strict=True)
@@ -137,7 +147,7 @@ class PutObject(PatchObject):
     metadata: dict[str, JsonValue] | None = None
 
 
-class SoftDelete(Request):
+class SoftDelete(RequestBody):
     """For clients the objects are deleted; what they were is kept for 30 days, with the reason. There is no restore."""
 
     model_config = example({"object_ids": ["obj_06h2k4v9c3f8m1q7r5tx"], "reason": "sent twice by the importer"})
@@ -150,7 +160,7 @@ class SoftDelete(Request):
     source: str | None = Field(default=None, max_length=100, description="`bulk_purge` if left out.")
 
 
-class SoftDeleted(Answer):
+class SoftDeleted(ResponseBody):
     """``requested`` counts ids; those that are not in the bucket are not ``soft_deleted``."""
 
     model_config = example({"soft_deleted": 1, "requested": 1, "collections": 2})
@@ -160,7 +170,7 @@ class SoftDeleted(Answer):
     collections: int
 
 
-class BlobDetails(Answer):
+class BlobDetails(ResponseBody):
     """Known at once of inline content and uploads. ``mime_type`` is the declared one until the blob is mirrored."""
 
     filename: str | None = None
@@ -169,7 +179,7 @@ class BlobDetails(Answer):
     hash: str | None = None
 
 
-class Blob(Answer):
+class Blob(ResponseBody):
     blob_id: str
     property: str
     type: str
@@ -179,12 +189,12 @@ class Blob(Answer):
     details: BlobDetails | None = None
 
 
-class SourceDetail(Answer):
+class SourceDetail(ResponseBody):
     type: str
     source_id: str
 
 
-class Consistency(Answer):
+class Consistency(ResponseBody):
     """When what was written can be read as documents, and what to do until then."""
 
     retriever_visible: str
@@ -195,7 +205,7 @@ class Consistency(Answer):
     next_actions: list[dict[str, Any]] | None = None
 
 
-class ObjectInternal(Answer):
+class ObjectInternal(ResponseBody):
     """What the service adds to an object whose run has ended."""
 
     warnings: list[str] = Field(
@@ -204,7 +214,7 @@ class ObjectInternal(Answer):
     )
 
 
-class StoredObject(Answer):
+class StoredObject(ResponseBody):
     """An object; custom fields stand at its root. With ``select`` only the listed fields and the ids are there."""
 
     model_config = ConfigDict(extra="allow", **example(_OBJECT_EXAMPLE))
@@ -232,13 +242,13 @@ class SucceededObject(StoredObject):
     replayed_by: Literal["idempotency_key", "skip_duplicates"] | None = None
 
 
-class FailedObject(Answer):
+class FailedObject(ResponseBody):
     object_index: int
     error: str
     error_type: str
 
 
-class CreatedObjects(Answer):
+class CreatedObjects(ResponseBody):
     """One row for each object of the request, in its order."""
 
     succeeded: list[SucceededObject]
@@ -248,7 +258,7 @@ class CreatedObjects(Answer):
     failed_count: int
 
 
-class RefusedObjects(Answer):
+class RefusedObjects(ResponseBody):
     """A 422: either the request itself is at fault (the envelope), or every object in it (the usual result)."""
 
     success: Literal[False] | None = None
@@ -278,7 +288,7 @@ class ListObjects(ListBody):
     return_presigned_urls: bool = False
 
 
-class ObjectStats(Answer):
+class ObjectStats(ResponseBody):
     """Counts for this page, not for the bucket."""
 
     total_objects: int
@@ -287,15 +297,105 @@ class ObjectStats(Answer):
     objects_by_status: dict[str, int]
 
 
-class ObjectList(Answer):
+class ObjectList(ResponseBody):
     results: list[StoredObject]
     pagination: Pagination
     stats: ObjectStats
 
 
-class ObjectDocuments(Answer):
+class ObjectDocuments(ResponseBody):
     """Documents that collections made of the object."""
 
     object_id: str
     total_documents: int
     documents: list[Document]
+
+
+FieldPath = Annotated[str, Field(min_length=1, max_length=256)]
+Alias = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class GroupBy(RequestBody):
+    """A field to group by; objects without it are the group null."""
+
+    field: FieldPath
+    alias: Alias | None = Field(default=None, description="Its name in the rows; the field if left out.")
+    date_trunc: Unsupported = None
+    date_part: Unsupported = None
+
+    @property
+    def name(self) -> str:
+        return self.alias or self.field
+
+
+class Aggregation(RequestBody):
+    """``sum`` and ``avg`` look at numbers alone, ``min`` and ``max`` at whatever is not null; dates are moments."""
+
+    function: Literal["count", "sum", "avg", "min", "max"]
+    field: FieldPath | None = Field(default=None, description="Not needed for `count`, which counts objects.")
+    alias: Alias
+    distinct_field: Unsupported = None
+
+    @property
+    def name(self) -> str:
+        return self.alias
+
+
+class Having(RequestBody):
+    """Keeps groups whose metric compares like this."""
+
+    field: Alias
+    operator: Literal["eq", "ne", "gt", "gte", "lt", "lte"]
+    value: Annotated[int, Field(ge=-(2**63), lt=2**63)] | Annotated[float, Field(allow_inf_nan=False)] | str
+
+
+class AggregateObjects(RequestBody):
+    """Grouping, after ``filters`` and before ``having``, ``sort_by`` and ``limit``."""
+
+    model_config = example(
+        {
+            "group_by": [{"field": "state"}],
+            "aggregations": [
+                {"function": "count", "alias": "invoices"},
+                {"function": "sum", "field": "amount", "alias": "total"},
+            ],
+            "filters": {"AND": [{"field": "created_at", "operator": "gte", "value": "2026-03-01"}]},
+            "sort_by": "total",
+            "limit": 20,
+        }
+    )
+
+    group_by: list[GroupBy] = Field(min_length=1, max_length=MAX_GROUP_FIELDS)
+    aggregations: list[Aggregation] = Field(min_length=1, max_length=MAX_AGGREGATIONS)
+    filters: dict[str, Any] | None = None
+    having: list[Having] | None = Field(default=None, max_length=MAX_AGGREGATIONS)
+    unwind: Unsupported = None
+    range_buckets: Unsupported = None
+    sort_by: Alias | None = Field(default=None, description="A name in the rows; if left out, the groups.")
+    sort_direction: Literal["asc", "desc"] | None = Field(default="desc", description="Of `sort_by`.")
+    limit: int = Field(default=1000, ge=1, le=MAX_GROUPS)
+
+    @property
+    def direction(self) -> int:
+        return 1 if self.sort_direction == "asc" else -1
+
+
+class Row(ResponseBody):
+    group: dict[str, Any]
+    metrics: dict[str, Any]
+
+
+class Aggregates(ResponseBody):
+    """``query_info.truncated``: there are more groups than ``limit``."""
+
+    model_config = example(
+        {
+            "results": [{"group": {"state": "open"}, "metrics": {"invoices": 12, "total": 3400.5}}],
+            "total_groups": 1,
+            "query_info": {"limit": 20, "truncated": False},
+        }
+    )
+
+    results: list[Row]
+    total_groups: int
+    query_info: dict[str, Any]

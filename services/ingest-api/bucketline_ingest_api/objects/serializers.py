@@ -1,9 +1,10 @@
-"""An object as the contract shows it (section 1.3 and 1.4)."""
+"""Serializes objects for responses, as sections 1.3 and 1.4 of the contract define them."""
 
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal
 
 import orjson
+from starlette.responses import Response
 
 from bucketline.clock import wire_time
 from bucketline.db.batches import task_of
@@ -13,21 +14,24 @@ from bucketline.domain.field_validation import CREATE_FIELDS, RESERVED
 from bucketline.domain.filenames import safe_filename
 from bucketline.domain.status import FINAL
 
-PRESIGNED_SECONDS = 3600
-
 ALWAYS_SHOWN = ("object_id", "bucket_id")
 DECLARED = RESERVED | CREATE_FIELDS
 
 PollField = Literal["document_count", "status"]
-"""What a client polls after a write; :meth:`bucketline_ingest_api.container.Container.poll_field` chooses it."""
+"""The field that a client polls after a write, see :meth:`bucketline_ingest_api.container.Container.poll_field`."""
 
 UrlOf = Callable[[str], str]
-"""The ``s3://`` URL of a key of our store."""
+"""Returns the ``s3://`` URL of a key of our store."""
 
 
-def to_json(value: object) -> bytes:
-    """The bytes of an answer."""
-    return orjson.dumps(value)
+class JsonResponse(Response):
+    """A response whose content needs no validation: FastAPI would validate it against the response model again."""
+
+    media_type = "application/json"
+
+    def render(self, content: object) -> bytes:
+        """Return the content as JSON."""
+        return orjson.dumps(content)
 
 
 def serialize(
@@ -57,7 +61,7 @@ def serialize(
     if "edges" in obj:
         shown["edges"] = obj["edges"]
     if obj.get("warnings") and obj["status"] in FINAL:
-        # names with an underscore are reserved: this one meets no custom field
+        # Names that begin with an underscore are reserved, so this cannot be a custom field.
         shown["_internal"] = {"warnings": obj["warnings"]}
     return shown
 
@@ -69,20 +73,20 @@ def project(
     always: Collection[str] = ALWAYS_SHOWN,
     whole: Collection[str] = DECLARED,
 ) -> dict[str, Any]:
-    """Only these fields, and those in ``always``. Dots lead into custom fields; what is in ``whole`` is not cut."""
-    kept: dict[str, Any] = {name: shown[name] for name in always if name in shown}
+    """Keep these fields and those in ``always``. Dots select inside a field unless it is in ``whole``."""
+    projected: dict[str, Any] = {name: shown[name] for name in always if name in shown}
     for field in fields:
         root, *path = field.split(".")
-        if root in kept and (root in whole or not path):
-            kept[root] = shown[root]
+        if root in projected and (root in whole or not path):
+            projected[root] = shown[root]
         elif root in shown:
-            found = shown[root] if root in whole else _only(shown[root], path)
-            kept[root] = _joined(kept.get(root), found)
-    return kept
+            selected = shown[root] if root in whole else _select(shown[root], path)
+            projected[root] = _merge_selections(projected.get(root), selected)
+    return projected
 
 
 def written_headers(obj: ObjectDocument) -> dict[str, str]:
-    """Which batch and task a write with ``auto_process`` started."""
+    """Return the headers that name the batch and the task of a write with ``auto_process``."""
     batch_id = obj.get("batch_id") if obj["auto_process"] else None
     return {"X-Batch-Id": batch_id, "X-Task-Id": task_of(batch_id)} if batch_id else {}
 
@@ -130,7 +134,7 @@ def _blob(blob: BlobDocument, url_of: UrlOf, presigned_url: str | None) -> dict[
 
 
 def _details(blob: BlobDocument) -> Mapping[str, object] | None:
-    """What dedup found; before that, what is known of inline content and of uploads, and what the producer said."""
+    """Return what dedup found; before that, what is known of inline content and uploads, and what the producer sent."""
     if blob["details"] is not None:
         return {name: value for name, value in blob["details"].items() if name != "charset"}
     source = blob["source"] or {}
@@ -145,7 +149,7 @@ def _details(blob: BlobDocument) -> Mapping[str, object] | None:
 
 
 def _url(blob: BlobDocument, url_of: UrlOf) -> str | None:
-    """Where the bytes are: our copy, or where it will be, or (until there is one) where the producer has them."""
+    """Return the URL of our copy, or where it will be, or (until there is one) the producer's URL."""
     if blob["storage"] is not None:
         return blob["storage"]["url"]
     source = blob["source"] or {}
@@ -158,14 +162,15 @@ def _url(blob: BlobDocument, url_of: UrlOf) -> str | None:
     return url_of(str(source["key"])) if source.get("kind") == "upload" else None
 
 
-def _only(value: object, path: list[str]) -> object:
+def _select(value: object, path: list[str]) -> object:
+    """Return the part of a custom field that the path selects."""
     if not path or not isinstance(value, Mapping):
         return value
-    return {path[0]: _only(value[path[0]], path[1:])} if path[0] in value else {}
+    return {path[0]: _select(value[path[0]], path[1:])} if path[0] in value else {}
 
 
-def _joined(kept: object, found: object) -> object:
-    """Two selections of one field."""
-    if isinstance(kept, dict) and isinstance(found, dict):
-        return {**kept, **{name: _joined(kept.get(name), value) for name, value in found.items()}}
-    return found
+def _merge_selections(first: object, second: object) -> object:
+    """Return both selections of one field."""
+    if isinstance(first, dict) and isinstance(second, dict):
+        return {**first, **{name: _merge_selections(first.get(name), value) for name, value in second.items()}}
+    return second

@@ -1,4 +1,4 @@
-"""Bytes that an object refers to before it exists: confirmed uploads, and inline content too large for a document."""
+"""Resolves uploads that a request refers to, and stages inline content that is too large for a document in S3."""
 
 import asyncio
 from collections.abc import Sequence
@@ -10,18 +10,18 @@ from bucketline.domain.status import Status
 from bucketline.errors import BucketlineError, ValidationFailed, ValidationIssue
 from bucketline.observability.logging import get_logger
 from bucketline_ingest_api.container import Container
-from bucketline_ingest_api.objects.blobs import BlobDraft
+from bucketline_ingest_api.objects.validation import BlobDraft
 
 log = get_logger(__name__)
 
-CONCURRENT_PUTS = 8
+MAX_CONCURRENT_PUTS = 8
 _BYTES = "application/octet-stream"
 
 
 async def attach_uploads(deps: Container, bucket_id: str, drafts: Sequence[BlobDraft]) -> None:
-    """Gives each blob with an ``upload_id`` the place of its bytes.
+    """Set the source of each blob that has an ``upload_id``.
 
-    :class:`ValidationFailed` with one row for each upload that is not one of this bucket's, or not confirmed.
+    :class:`ValidationFailed` with one row for each upload that is not in this bucket or not confirmed.
     """
     wanted = {draft.source.upload_id for draft in drafts if isinstance(draft.source, UploadSource)}
     if not wanted:
@@ -29,13 +29,13 @@ async def attach_uploads(deps: Container, bucket_id: str, drafts: Sequence[BlobD
     rows = await deps.uploads.collection.find(
         {"_id": {"$in": sorted(wanted)}, "bucket_id": bucket_id}, limit=len(wanted)
     )
-    found = {row["_id"]: row for row in rows}
+    uploads = {row["_id"]: row for row in rows}
     faults = []
     for draft in drafts:
         if not isinstance(draft.source, UploadSource):
             continue
         at = (*draft.location, "upload_id")
-        upload = found.get(draft.source.upload_id)
+        upload = uploads.get(draft.source.upload_id)
         if upload is None:
             faults.append(ValidationIssue("upload_not_found", at, "there is no such upload in this bucket"))
         elif upload["status"] != Status.COMPLETED:
@@ -43,13 +43,13 @@ async def attach_uploads(deps: Container, bucket_id: str, drafts: Sequence[BlobD
                 ValidationIssue("upload_not_confirmed", at, f"the upload is {upload['status']}: confirm it first")
             )
         else:
-            known = f"sha256:{upload['sha256']}" if upload.get("sha256") else None
+            upload_hash = f"sha256:{upload['sha256']}" if upload.get("sha256") else None
             checksum = draft.document["checksum"]
-            if known and checksum and checksum.startswith("sha256:") and checksum != known:
+            if upload_hash and checksum and checksum.startswith("sha256:") and checksum != upload_hash:
                 faults.append(
                     ValidationIssue("checksum", (*draft.location, "checksum"), "the checksum is not the upload's")
                 )
-            draft.hash = known or draft.hash
+            draft.hash = upload_hash or draft.hash
             draft.document["source"] = {
                 "kind": "upload",
                 "upload_id": upload["_id"],
@@ -64,9 +64,9 @@ async def attach_uploads(deps: Container, bucket_id: str, drafts: Sequence[BlobD
 
 
 async def stage_large_blobs(deps: Container, object_id: str, drafts: Sequence[BlobDraft]) -> list[str]:
-    """Puts inline content into S3, the largest first, until the document can hold the rest; returns the keys.
+    """Put inline content into S3, the largest first, until the document can hold the rest; return the keys.
 
-    Each key is used once, so that a later version of the object never meets an earlier one's bytes.
+    Each key is used once, so that versions of an object never share staged content.
     """
     total = sum(draft.inline_size for draft in drafts)
     chosen = []
@@ -75,28 +75,28 @@ async def stage_large_blobs(deps: Container, object_id: str, drafts: Sequence[Bl
             break
         total -= draft.inline_size
         chosen.append(draft)
-    slots = asyncio.Semaphore(CONCURRENT_PUTS)
+    slots = asyncio.Semaphore(MAX_CONCURRENT_PUTS)
 
     async def put(draft: BlobDraft) -> str:
         source = draft.source
-        kept = draft.document["source"]
-        if not isinstance(source, InlineSource) or kept is None:
-            raise TypeError("only inline content is spilled")
+        stored = draft.document["source"]
+        if not isinstance(source, InlineSource) or stored is None:
+            raise TypeError("only inline content can be staged")
         key = f"{STAGED_INLINE}/{object_id}/{draft.document['blob_id']}"
         async with slots:
             content = await asyncio.to_thread(source.content)
-            await deps.blobstore.put_if_absent(key, content, sha256=str(kept["sha256"]), content_type=_BYTES)
-        known = {name: kept.get(name) for name in ("size", "sha256", "mime_type", "filename")}
-        draft.document["source"] = {"kind": "staged", "key": key, **known}
+            await deps.blobstore.put_if_absent(key, content, sha256=str(stored["sha256"]), content_type=_BYTES)
+        details = {name: stored.get(name) for name in ("size", "sha256", "mime_type", "filename")}
+        draft.document["source"] = {"kind": "staged", "key": key, **details}
         return key
 
     return list(await asyncio.gather(*(put(draft) for draft in chosen)))
 
 
 class Staging:
-    """Large inline content of one request, staged under the id of the object that will hold it.
+    """Stages the large inline content of one request under the id of the object that will hold it.
 
-    Which object that is may change while requests race for a key; content under another id would count as forgotten.
+    That object may change while requests race for a key; content under another id would be collected as garbage.
     """
 
     def __init__(self, deps: Container, drafts: Sequence[BlobDraft]) -> None:
@@ -105,29 +105,29 @@ class Staging:
         self._owner: str | None = None
         self._keys: list[str] = []
 
-    async def under(self, object_id: str) -> None:
-        """Puts what is too large under this object's id, unless it is there already."""
+    async def stage_for(self, object_id: str) -> None:
+        """Stage large content under this object's id, unless that is done already."""
         if self._owner != object_id:
             self._keys += await stage_large_blobs(self._deps, object_id, self._drafts)
             self._owner = object_id
 
     async def discard_unused(self, obj: ObjectDocument | None) -> None:
-        """Removes what the object does not refer to after all; None: nothing was written."""
+        """Delete what the object does not refer to after all. None: no object was written."""
         used = staged_keys(obj) if obj is not None else []
-        await discard(self._deps, [key for key in self._keys if key not in used])
+        await discard_staged(self._deps, [key for key in self._keys if key not in used])
 
 
 def staged_keys(obj: ObjectDocument) -> list[str]:
-    """Staged content that the object still refers to."""
+    """Return the keys of staged content that the object refers to."""
     sources = (blob["source"] for blob in obj["blobs"])
     return [str(source["key"]) for source in sources if source is not None and source.get("kind") == "staged"]
 
 
-async def discard(deps: Container, keys: Sequence[str]) -> None:
-    """Removes staged content whose object was not written. Best effort: what stays is found by its age."""
+async def discard_staged(deps: Container, keys: Sequence[str]) -> None:
+    """Delete staged content whose object was not written. What cannot be deleted is removed later, by its age."""
     if not keys:
         return
     try:
         await deps.blobstore.delete(keys)
     except BucketlineError as error:
-        log.warning("staged content stays behind", keys=len(keys), error=error.message)
+        log.warning("staged content not deleted", keys=len(keys), error=error.message)

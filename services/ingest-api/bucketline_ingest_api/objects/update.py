@@ -1,7 +1,7 @@
-"""Changing an object: by policy with a whole request, or some of its fields by PATCH and PUT.
+"""Updates objects: by policy with a whole request, or single fields by PATCH and PUT.
 
-Every change is a compare-and-set on the revision that was read, so that of two changes at a time the later sees the
-earlier one. The event is written with it; what the object owes is published in order.
+Every update is a compare-and-set on the revision that was read, so that no concurrent update is lost. Its event is
+written with it, and the events of an object are published in order.
 """
 
 from collections.abc import Mapping
@@ -22,38 +22,42 @@ from bucketline.events.models import ObjectUpdated
 from bucketline.observability.metrics import OBJECTS
 from bucketline.observability.tracing import current_trace
 from bucketline_ingest_api.container import Container
-from bucketline_ingest_api.objects.auto_process import submit_auto_batches
-from bucketline_ingest_api.objects.blobs import BlobDraft
 from bucketline_ingest_api.objects.schemas import PatchObject, PutObject
-from bucketline_ingest_api.objects.validation import ObjectDraft, ensure_writable, refuse_too_large, stored_blobs
+from bucketline_ingest_api.objects.validation import (
+    BlobDraft,
+    ObjectDraft,
+    ensure_writable,
+    refuse_too_large,
+    stored_blobs,
+)
 
-ATTEMPTS = 10
+MAX_ATTEMPTS = 10
 
 
-async def update_object(
+async def merge_object(
     deps: Container, existing: ObjectDocument, draft: ObjectDraft, *, auto_process: bool
 ) -> ObjectDocument | None:
-    """Merges a request into the object that has its key; None when somebody changed the object meanwhile.
+    """Merge a create request into the object that has its key; None if the object was changed concurrently.
 
-    Root fields that were sent replace their namesakes, a list of blobs that was sent replaces the stored one. An object
-    that changed is a draft again, or queued in a new run with ``auto_process``. Nothing new and nothing to run: the
-    object stays as it is, and no event is written.
+    Root fields that were sent replace their namesakes, a list of blobs that was sent replaces the stored one. A changed
+    object becomes a draft again, or is queued in a new run with ``auto_process``. If nothing changes and nothing has to
+    run, the object stays as it is and no event is written.
     """
     now = deps.clock.now()
-    changes = _merged(existing, draft)
-    replaced = draft.blobs is not None and not _same_blobs(existing["blobs"], draft.blobs)
+    changes = _changed_fields(existing, draft)
+    blobs_changed = draft.blobs is not None and not _same_blobs(existing["blobs"], draft.blobs)
     running = existing["status"] in OBJECT_IN_FLIGHT
-    if not changes and not replaced and (running or not auto_process):
+    if not changes and not blobs_changed and (running or not auto_process):
         return existing
     sets: dict[str, object] = {**changes, "error": None, "skip_duplicates": draft.skip_duplicates}
     unsets: dict[str, object] = {}
-    if replaced:
+    if blobs_changed:
         sets["blobs"] = stored_blobs(draft)
         sets["blobs_revision"] = existing["blobs_revision"] + 1
         sets["mirror"] = {
             "state": "pending",
             "attempts": 0,
-            "due_at": now + timedelta(seconds=deps.sweep.stale_after_seconds),
+            "due_at": now + timedelta(seconds=deps.reconcile.stale_after_seconds),
         }
         if (content := draft.content_key) is not None:
             sets["content_key"] = content
@@ -72,23 +76,20 @@ async def update_object(
         keys = [key for key in existing.get("idempotency_keys", []) if key != draft.idempotency_key]
         sets["idempotency_keys"] = [*keys, draft.idempotency_key][-MAX_IDEMPOTENCY_KEYS:]
     try:
-        changed = await _write(deps, existing, sets, unsets, now, blobs=replaced, auto_process=auto_process)
+        return await _write(deps, existing, sets, unsets, now, blobs_changed=blobs_changed, auto_process=auto_process)
     except DuplicateKey:
-        # another object got the idempotency key while this one was read: the caller looks again and replays it
+        # Another object got the idempotency key since: the caller looks it up and replays it.
         return None
-    if changed is not None and auto_process:
-        await submit_auto_batches(deps, [changed])
-    return changed
 
 
 async def patch_object(deps: Container, bucket: BucketDocument, object_id: str, body: PatchObject) -> ObjectDocument:
-    """Changes the fields that were sent. Nothing is processed, and the status stays."""
+    """Change the fields that were sent. The status stays, and nothing is processed."""
     ensure_writable(bucket)
-    for _ in range(ATTEMPTS):
+    for _ in range(MAX_ATTEMPTS):
         existing = await deps.objects.get(bucket["_id"], object_id)
         if existing is None:
             raise NotFound.of("object", object_id)
-        sent = _sent(bucket, existing, body)
+        sent = _read_fields(bucket, existing, body)
         custom = merged_fields(existing["custom"], sent)
         sets: dict[str, object] = {}
         if not same(custom, existing["custom"]):
@@ -97,16 +98,16 @@ async def patch_object(deps: Container, bucket: BucketDocument, object_id: str, 
             sets["key_prefix"] = body.key_prefix
         if body.skip_duplicates is not None and body.skip_duplicates != existing["skip_duplicates"]:
             sets["skip_duplicates"] = body.skip_duplicates
-        values = _moved_key(bucket, custom, sent, sets)
+        key_values_sent = _update_unique_key(bucket, custom, sent, sets)
         if not sets:
             return existing
         try:
-            changed = await _write(deps, existing, sets, {}, deps.clock.now(), blobs=False, auto_process=False)
+            changed = await _write(deps, existing, sets, {}, deps.clock.now(), blobs_changed=False, auto_process=False)
         except DuplicateKey as error:
             other = await deps.objects.by_unique_key(bucket["_id"], str(sets["unique_key"]))
             if other is None:
                 continue
-            raise key_taken(other["_id"], values) from error
+            raise key_taken(other["_id"], key_values_sent) from error
         if changed is not None:
             OBJECTS.labels("updated").inc()
             return changed
@@ -120,7 +121,7 @@ async def _write(
     unsets: Mapping[str, object],
     now: datetime,
     *,
-    blobs: bool,
+    blobs_changed: bool,
     auto_process: bool,
 ) -> ObjectDocument | None:
     refuse_too_large({**existing, **sets})  # type: ignore[typeddict-item]  # only measured
@@ -130,7 +131,7 @@ async def _write(
             bucket_id=existing["bucket_id"],
             namespace_id=existing["namespace_id"],
             revision=existing["revision"] + 1,
-            blobs_changed=blobs,
+            blobs_changed=blobs_changed,
             auto_process=auto_process,
             updated_at=now,
         )
@@ -146,8 +147,8 @@ async def _write(
     return changed
 
 
-def _merged(existing: ObjectDocument, draft: ObjectDraft) -> dict[str, object]:
-    """What a request changes apart from blobs."""
+def _changed_fields(existing: ObjectDocument, draft: ObjectDraft) -> dict[str, object]:
+    """Return what a create request changes, apart from blobs."""
     changes: dict[str, object] = {}
     custom = merged_fields(existing["custom"], draft.fields)
     if not same(custom, existing["custom"]):
@@ -164,7 +165,7 @@ def _same_blobs(stored: list[BlobDocument], sent: list[BlobDraft]) -> bool:
 
 
 def _same_blob(stored: BlobDocument, sent: BlobDraft) -> bool:
-    """Whether the blob says what is stored already: then it keeps its id, and nothing is fetched again."""
+    """Return whether the blob is the stored one: then it keeps its id, and nothing is fetched again."""
     new = sent.document
     if stored["state"] == "failed" or new["force"]:
         return False
@@ -174,20 +175,19 @@ def _same_blob(stored: BlobDocument, sent: BlobDraft) -> bool:
         return False
     if new["state"] == "none":
         return stored["state"] == "none"
-    given = new["source"] or {}
-    charset = charset_of(str(given.get("mime_type") or given.get("media_type") or ""))
-    details = stored["details"] if given.get("kind") != "text" else None
+    source = new["source"] or {}
+    charset = charset_of(str(source.get("mime_type") or source.get("media_type") or ""))
+    details = stored["details"] if source.get("kind") != "text" else None
     if details is not None and charset not in (None, details.get("charset")):
         return False
-    held = stored["source"] or {}
-    known = stored["details"]["hash"] if stored["details"] is not None else None
-    if known is None and (sha256 := held.get("sha256")):
-        known = f"sha256:{sha256}"
-    return known == sent.hash if known is not None else stored["source"] == new["source"]
+    stored_hash = stored["details"]["hash"] if stored["details"] is not None else None
+    if stored_hash is None and (sha256 := (stored["source"] or {}).get("sha256")):
+        stored_hash = f"sha256:{sha256}"
+    return stored_hash == sent.hash if stored_hash is not None else stored["source"] == new["source"]
 
 
-def _sent(bucket: BucketDocument, existing: ObjectDocument, body: PatchObject) -> dict[str, object]:
-    """The root fields that a PATCH or PUT sets; :class:`ValidationFailed` where they cannot be."""
+def _read_fields(bucket: BucketDocument, existing: ObjectDocument, body: PatchObject) -> dict[str, object]:
+    """Return the root fields that a PATCH or PUT sets; :class:`ValidationFailed` for invalid ones."""
     fields = dict(body.model_extra or {})
     faults = custom_faults(fields, schema_properties=properties(bucket["schema"]))
     if isinstance(body, PutObject) and body.metadata is not None:
@@ -195,17 +195,17 @@ def _sent(bucket: BucketDocument, existing: ObjectDocument, body: PatchObject) -
         faults += custom_faults(inner, location=("body", "metadata"))
         fields = {**inner, **fields}
     if not faults:
-        held = {blob["property"] for blob in existing["blobs"]}
-        faults = validate_fields(bucket["schema"], fields, blobs=held, partial=True)
+        blob_names = {blob["property"] for blob in existing["blobs"]}
+        faults = validate_fields(bucket["schema"], fields, blobs=blob_names, partial=True)
     if faults:
         raise ValidationFailed(faults)
     return fields
 
 
-def _moved_key(
+def _update_unique_key(
     bucket: BucketDocument, custom: Mapping[str, object], sent: Mapping[str, object], sets: dict[str, object]
 ) -> dict[str, str | int | float | bool]:
-    """Adds the unique key to ``sets`` when a field of it was sent; returns the key's values."""
+    """Add the unique key to ``sets`` if a field of it was sent; return the key's values."""
     key = bucket["unique_key"]
     if key is None or "custom" not in sets or not any(name in sent for name in key["fields"]):
         return {}

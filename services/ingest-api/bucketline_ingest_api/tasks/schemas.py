@@ -5,8 +5,7 @@ from typing import Any
 from pydantic import Field
 
 from bucketline.domain.status import Status
-from bucketline_ingest_api.schemas.common import Answer, Pagination, example
-from bucketline_ingest_api.schemas.pagination import ListBody
+from bucketline_ingest_api.schemas import ListBody, Pagination, ResponseBody, example
 
 _TASK = {
     "task_id": "task_06h2v9k1m3q5s7t9v1x3",
@@ -17,7 +16,7 @@ _TASK = {
 }
 
 
-class Task(Answer):
+class Task(ResponseBody):
     """Asynchronous work that a caller may follow."""
 
     model_config = example(_TASK)
@@ -41,7 +40,7 @@ class ListTasks(ListBody):
     task_type: str | None = Field(default=None, max_length=100)
 
 
-class TaskList(Answer):
+class TaskList(ResponseBody):
     model_config = example(
         {
             "results": [_TASK],

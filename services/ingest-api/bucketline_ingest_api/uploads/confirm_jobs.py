@@ -19,7 +19,7 @@ from bucketline.errors import (
     ValidationIssue,
 )
 from bucketline_ingest_api.container import Container
-from bucketline_ingest_api.tasks.runner import TaskExecution, TaskResult
+from bucketline_ingest_api.tasks.runner import TaskOutcome, TaskResult
 from bucketline_ingest_api.uploads.confirm import Confirmation, check, confirm, get_upload, require_policy
 from bucketline_ingest_api.uploads.schemas import ConfirmUploads
 
@@ -53,7 +53,7 @@ async def confirm_later(
         # somebody else was faster: their task, or their confirmation, is the one that counts
         await deps.tasks.drop(task["_id"])
         return await get_upload(deps, upload["namespace_id"], upload["_id"])
-    deps.runner.soon(task["_id"])
+    deps.runner.enqueue(task["_id"])
     return changed
 
 
@@ -75,11 +75,11 @@ async def confirm_many(
         inputs=ids,
         data={"bucket_id": bucket["_id"], "confirmations_count": len(ids), "request": rows},
     )
-    deps.runner.soon(task["_id"])
+    deps.runner.enqueue(task["_id"])
     return task
 
 
-async def one_turn(deps: Container, task: TaskDocument) -> TaskExecution:
+async def one_turn(deps: Container, task: TaskDocument) -> TaskOutcome:
     """Confirms one upload; what refuses it is told by the task and by the upload."""
     upload_id = task["inputs"][0]
     try:
@@ -92,7 +92,7 @@ async def one_turn(deps: Container, task: TaskDocument) -> TaskExecution:
     return TaskResult(outputs=_outputs([upload]), data=_result(upload))
 
 
-async def many_turn(deps: Container, task: TaskDocument) -> TaskExecution:
+async def many_turn(deps: Container, task: TaskDocument) -> TaskOutcome:
     """Confirms all of them, several side by side; one that is refused does not stop the others."""
     slots = asyncio.Semaphore(MAX_CONCURRENCY)
     rows = task["data"]["request"]

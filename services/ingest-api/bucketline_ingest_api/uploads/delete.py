@@ -57,7 +57,7 @@ async def sweep_uploads(deps: Container) -> int:
     put to uploads that had been deleted.
     """
     now = deps.clock.now()
-    due = await deps.uploads.due(now, limit=deps.sweep.batch_size)
+    due = await deps.uploads.due(now, limit=deps.reconcile.batch_size)
     if buried := {upload["_id"]: upload["key"] for upload in due if upload["status"] == DELETED}:
         await deps.blobstore.delete(buried.values())
         await deps.uploads.collection.delete_many({"_id": {"$in": list(buried)}})

@@ -9,9 +9,8 @@ from bucketline.db.uploads import UploadDocument
 from bucketline.errors import NotFound
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.dependencies import BucketDelete, BucketRead, BucketWrite, ContainerDep, NamespaceWrite
-from bucketline_ingest_api.schemas.common import errors
-from bucketline_ingest_api.schemas.pagination import Paging
-from bucketline_ingest_api.tasks.serializers import serialize_task
+from bucketline_ingest_api.schemas import Paging, errors
+from bucketline_ingest_api.tasks.service import serialize_task
 from bucketline_ingest_api.uploads.confirm import Confirmation, check, confirm, get_upload
 from bucketline_ingest_api.uploads.confirm_jobs import confirm_later, confirm_many, in_background
 from bucketline_ingest_api.uploads.create import create_upload, create_uploads

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 from bucketline.db.uploads import UploadDocument
 from bucketline.domain.filters import DATE_FIELDS
-from bucketline.domain.paging import UPLOADS
+from bucketline.domain.pagination import UPLOADS
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.pagination import ListSpec, Page, field_mapper, list_rows
-from bucketline_ingest_api.schemas.pagination import ListBody, ListQuery
+from bucketline_ingest_api.schemas import ListBody, ListQuery
 from bucketline_ingest_api.uploads.schemas import UploadStats
 
 KIND = ListSpec(

@@ -6,8 +6,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, JsonValue
 
 from bucketline.domain.status import Status
-from bucketline_ingest_api.schemas.common import Answer, Pagination, Request, Timestamp, example
-from bucketline_ingest_api.schemas.pagination import ListBody
+from bucketline_ingest_api.schemas import ListBody, Pagination, RequestBody, ResponseBody, Timestamp, example
 from bucketline_ingest_api.tasks.schemas import Task
 
 PROPERTY = re.compile(r"[A-Za-z0-9_]{1,100}")
@@ -49,7 +48,7 @@ def _media_type(value: str) -> str:
 Metadata = dict[str, JsonValue]
 
 
-class CreateUpload(Request):
+class CreateUpload(RequestBody):
     """What is checked before the URL is made. With ``create_object_on_confirm`` the schema must take the object."""
 
     model_config = example(
@@ -79,7 +78,7 @@ class CreateUpload(Request):
     skip_duplicates: bool = True
 
 
-class CreateUploads(Request):
+class CreateUploads(RequestBody):
     """What an upload sets itself overrides what is shared."""
 
     model_config = example(
@@ -95,7 +94,7 @@ class CreateUploads(Request):
     shared_object_metadata: Metadata | None = None
 
 
-class ConfirmUpload(Request):
+class ConfirmUpload(RequestBody):
     """All of it optional, and so is the body."""
 
     model_config = example({"etag": '"0a7d6da6ded06b0ef2e5a70776b4a306"', "file_size_bytes": 16384})
@@ -113,7 +112,7 @@ class ConfirmOfMany(ConfirmUpload):
     upload_id: str = Field(min_length=1, max_length=100)
 
 
-class ConfirmUploads(Request):
+class ConfirmUploads(RequestBody):
     model_config = example({"confirmations": [{"upload_id": "upl_06h2v9k1m3q5s7t9v1x3"}]})
 
     confirmations: list[ConfirmOfMany] = Field(min_length=1, max_length=100)
@@ -127,7 +126,7 @@ class ListUploads(ListBody):
     return_presigned_urls: bool = Field(default=False, description="A URL to download the bytes of each confirmed one.")
 
 
-class Upload(Answer):
+class Upload(ResponseBody):
     """``presigned_url``: where to PUT the bytes, shown once. Later, and if asked for, where to read them."""
 
     model_config = example(_UPLOAD)
@@ -163,12 +162,12 @@ class Upload(Answer):
     batch_id: str | None = None
 
 
-class UploadsCreated(Answer):
+class UploadsCreated(ResponseBody):
     uploads: list[Upload]
     total: int
 
 
-class Confirmed(Answer):
+class Confirmed(ResponseBody):
     """PROCESSING with a ``task_id``: the rest is done in the background."""
 
     model_config = example(
@@ -197,7 +196,7 @@ class Confirmed(Answer):
     message: str | None = None
 
 
-class ConfirmingMany(Answer):
+class ConfirmingMany(ResponseBody):
     task_id: str
     status: Status
     confirmations_count: int
@@ -205,7 +204,7 @@ class ConfirmingMany(Answer):
     message: str
 
 
-class UploadStats(Answer):
+class UploadStats(ResponseBody):
     """Counts for this page."""
 
     total_uploads: int
@@ -215,7 +214,7 @@ class UploadStats(Answer):
     unique_buckets: int
 
 
-class UploadList(Answer):
+class UploadList(ResponseBody):
     results: list[Upload]
     pagination: Pagination
     stats: UploadStats

@@ -2,12 +2,9 @@
 
 import pytest
 
-from bucketline.domain.cursors import Cursor, decode
-from bucketline.domain.filter_to_mongo import to_mongo
-from bucketline.domain.filters import fields_of, parse
-from bucketline.domain.keyset import Position
+from bucketline.domain.filters import fields_of, parse_filter, to_mongo
+from bucketline.domain.keyset import Cursor, Position, Sort
 from bucketline.domain.moments import MOMENTS, Moments, moment_key
-from bucketline.domain.sorting import Sort
 from bucketline.errors import ValidationFailed
 
 MOMENT = "2026-03-01 04:30:00.000000000"
@@ -86,30 +83,32 @@ def test_moments_computed_are_those_that_are_named() -> None:
 
 @pytest.mark.parametrize("operator", ["eq", "ne", "gt", "gte", "lt", "lte"])
 def test_filter_on_a_date_compares_the_moment(operator: str) -> None:
-    wanted = parse({"field": "when", "operator": operator, "value": "2026-03-01T10:00+05:30"}, moments=Moments(SCHEMA))
+    wanted = parse_filter(
+        {"field": "when", "operator": operator, "value": "2026-03-01T10:00+05:30"}, moments=Moments(SCHEMA)
+    )
     assert list(fields_of(wanted)) == [f"{MOMENTS}.when"]
     assert to_mongo(wanted, str) == {f"{MOMENTS}.when": {f"${operator}": MOMENT}}
 
 
 def test_filter_on_a_date_takes_lists_and_null() -> None:
     moments = Moments(SCHEMA)
-    wanted = parse({"OR": [{"field": "day", "operator": "in", "value": ["2026-03-01", None]}]}, moments=moments)
+    wanted = parse_filter({"OR": [{"field": "day", "operator": "in", "value": ["2026-03-01", None]}]}, moments=moments)
     key = moment_key("2026-03-01")
     assert to_mongo(wanted, str) == {"$or": [{f"{MOMENTS}.day": {"$in": [key, None]}}]}
-    assert to_mongo(parse({"when": None}, moments=moments), str) == {f"{MOMENTS}.when": {"$eq": None}}
+    assert to_mongo(parse_filter({"when": None}, moments=moments), str) == {f"{MOMENTS}.when": {"$eq": None}}
 
 
 @pytest.mark.parametrize("operator", ["contains", "starts_with", "exists", "is_null"])
 def test_filter_on_a_date_by_text_looks_at_the_text(operator: str) -> None:
     value = "2026-03" if operator in ("contains", "starts_with") else True
-    wanted = parse({"field": "when", "operator": operator, "value": value}, moments=Moments(SCHEMA))
+    wanted = parse_filter({"field": "when", "operator": operator, "value": value}, moments=Moments(SCHEMA))
     assert list(fields_of(wanted)) == ["when"]
 
 
 @pytest.mark.parametrize("value", ["yesterday", "2026-02-30", "2026-03-01T25:00"])
 def test_filter_on_a_date_with_other_text_is_refused(value: str) -> None:
     with pytest.raises(ValidationFailed) as caught:
-        parse({"when": value}, moments=Moments(SCHEMA))
+        parse_filter({"when": value}, moments=Moments(SCHEMA))
     assert caught.value.faults[0]["type"] == "datetime_type"
 
 
@@ -117,4 +116,4 @@ def test_cursor_of_a_sort_by_moments_is_read_again() -> None:
     name = "x" * 256
     for field in ("when", name):
         cursor = Cursor((Sort(f"{MOMENTS}.{field}"),), 10, Position((MOMENT,), "obj_1"))
-        assert decode(cursor.encode()) == cursor
+        assert Cursor.decode(cursor.encode()) == cursor

@@ -6,7 +6,7 @@ import pytest
 from tests.unit.ingest_api.objects.test_validation import draft, made
 
 from bucketline.db.objects import BlobDocument
-from bucketline_ingest_api.objects.update import _merged, _same_blobs
+from bucketline_ingest_api.objects.update import _changed_fields, _same_blobs
 
 NOTE: dict[str, Any] = {"property": "note", "data": "x", "metadata": {"author": "Ada"}}
 FAR: dict[str, Any] = {"property": "photo", "data": "https://a.example/b.png"}
@@ -73,8 +73,8 @@ def test_the_number_and_the_order_count() -> None:
 
 def test_only_what_differs_is_a_change() -> None:
     existing = made({"sku": "A", "key_prefix": "/a", "n": 1})
-    assert _merged(existing, draft({"sku": "A", "n": 1.0})) == {}
-    assert _merged(existing, draft({"key_prefix": None})) == {"key_prefix": None}
-    assert _merged(existing, draft({"n": True}))["custom"]["n"] is True  # type: ignore[index]
-    changed = _merged(existing, draft({"new": 2}))
+    assert _changed_fields(existing, draft({"sku": "A", "n": 1.0})) == {}
+    assert _changed_fields(existing, draft({"key_prefix": None})) == {"key_prefix": None}
+    assert _changed_fields(existing, draft({"n": True}))["custom"]["n"] is True  # type: ignore[index]
+    changed = _changed_fields(existing, draft({"new": 2}))
     assert changed == {"custom": {"sku": "A", "n": 1, "new": 2, "region": "eu"}}

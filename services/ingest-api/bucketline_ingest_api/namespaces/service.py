@@ -1,0 +1,139 @@
+"""Create, find, list and update namespaces."""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+from bucketline.db.mongo import Collection, DuplicateKey
+from bucketline.db.namespaces import NamespaceDocument, listing_filter
+from bucketline.domain.pagination import NAMESPACES
+from bucketline.errors import AlreadyExists, Forbidden, NotFound
+from bucketline_ingest_api.auth import Principal, can_access
+from bucketline_ingest_api.container import Container
+from bucketline_ingest_api.namespaces.deletion import schedule_expiry
+from bucketline_ingest_api.namespaces.schemas import CreateNamespace, UpdateNamespace
+from bucketline_ingest_api.pagination import ListSpec, Page, field_mapper, list_rows
+from bucketline_ingest_api.schemas import ListBody, ListQuery
+
+LIST_SPEC = ListSpec(
+    bounds=NAMESPACES,
+    field_path=field_mapper(
+        {"namespace_id": "_id", "namespace_name": "name"},
+        unchanged=("description", "mode", "created_at", "updated_at"),
+    ),
+    searched=("_id", "name", "description"),
+    exact=frozenset({"namespace_id"}),
+)
+MAX_CONCURRENCY = 4
+
+Counts = dict[str, int]
+
+
+async def find_namespace(
+    deps: Container, caller: Principal, identifier: str, *, deleting: bool = False
+) -> NamespaceDocument:
+    """Return the namespace with this id or name; one that is being deleted only if ``deleting``.
+
+    Raises :class:`NotFound`, also for a namespace that the key may not access.
+    """
+    namespace = await deps.namespaces.resolve(caller.organization_id, identifier)
+    if namespace is None or not can_access(caller, namespace) or (namespace.get("deleting") and not deleting):
+        raise NotFound.of("namespace", identifier)
+    return namespace
+
+
+async def find_namespaces(
+    deps: Container, caller: Principal, list_query: ListQuery, body: ListBody | None
+) -> Page[NamespaceDocument]:
+    """Return a page of the namespaces that the key may access, newest first."""
+    scope = listing_filter(caller.organization_id, caller.namespaces)
+    return await list_rows(deps.namespaces.collection, scope, LIST_SPEC, list_query, body)
+
+
+async def create_namespace(deps: Container, caller: Principal, body: CreateNamespace) -> NamespaceDocument:
+    """Create a namespace. Raises :class:`AlreadyExists` when its name or id is taken.
+
+    A key that is restricted to some namespaces cannot create others, since it could not access them.
+    """
+    if caller.namespaces:
+        raise Forbidden("this key is restricted to some namespaces and cannot create others")
+    now = deps.clock.now()
+    namespace: NamespaceDocument = {
+        "_id": body.namespace_id or deps.ids.new("ns"),
+        "name": body.namespace_name,
+        "organization_id": caller.organization_id,
+        "description": body.description,
+        "mode": body.mode,
+        "settings": {},
+        "created_at": now,
+        "updated_at": now,
+    }
+    if body.ttl_seconds is not None:
+        namespace["expires_at"] = now + timedelta(seconds=body.ttl_seconds)
+    await schedule_expiry(deps, namespace)
+    try:
+        await deps.namespaces.collection.insert(namespace)
+    except DuplicateKey as error:
+        if error.index == "name":
+            raise _name_taken(body.namespace_name) from error
+        raise AlreadyExists(
+            "a namespace with this id exists",
+            code="namespace_id_taken",
+            details={"namespace_id": namespace["_id"]},
+        ) from error
+    return namespace
+
+
+async def update_namespace(
+    deps: Container, caller: Principal, identifier: str, body: UpdateNamespace
+) -> NamespaceDocument:
+    """Set the fields that were sent and return the updated namespace."""
+    namespace = await find_namespace(deps, caller, identifier)
+    sent, now = body.model_fields_set, deps.clock.now()
+    changes: dict[str, object] = {"updated_at": now}
+    if body.namespace_name is not None:
+        changes["name"] = body.namespace_name
+    if "description" in sent:
+        changes["description"] = body.description
+    if "expires_at" in sent:
+        changes["expires_at"] = body.expires_at
+    elif "ttl_seconds" in sent:
+        changes["expires_at"] = None if body.ttl_seconds is None else now + timedelta(seconds=body.ttl_seconds)
+    if "expires_at" in changes:
+        await schedule_expiry(deps, {**namespace, **changes})  # type: ignore[typeddict-item]  # changes are its fields
+    try:
+        updated = await deps.namespaces.change(namespace["_id"], changes)
+    except DuplicateKey as error:
+        raise _name_taken(str(body.namespace_name)) from error
+    if updated is None:
+        raise NotFound.of("namespace", identifier)
+    deps.auth.forget()
+    return updated
+
+
+async def count_contents(deps: Container, namespaces: Sequence[NamespaceDocument]) -> list[Counts]:
+    """Count the contents of each namespace; exact up to 20,000 of a kind, above that at most ten seconds old."""
+    slots = asyncio.Semaphore(MAX_CONCURRENCY)
+    counted: dict[str, Collection[Any]] = {
+        "bucket_count": deps.buckets.collection,
+        "collection_count": deps.collections.collection,
+        "object_count": deps.objects.collection,
+        "document_count": deps.documents.collection,
+    }
+
+    async def count(namespace_id: str) -> Counts:
+        where = {"namespace_id": namespace_id}
+        async with slots:
+            counts = await asyncio.gather(
+                *(deps.counter.count(rows, where, key=f"{kind} {namespace_id}") for kind, rows in counted.items())
+            )
+        return dict(zip(counted, counts, strict=True))
+
+    return list(await asyncio.gather(*(count(namespace["_id"]) for namespace in namespaces)))
+
+
+def _name_taken(name: str) -> AlreadyExists:
+    return AlreadyExists(
+        "a namespace with this name exists", code="namespace_name_taken", details={"namespace_name": name}
+    )

@@ -1,0 +1,131 @@
+"""Deletes objects with their documents, staged content and unpublished events.
+
+The intent is durable before the object is deleted, and the event is published last: the reconciler finishes deletions
+that a crash interrupted. Batches that wait for a deleted object are left to the batcher, content that is no longer
+referenced to the garbage collection.
+"""
+
+from collections.abc import Sequence
+from typing import cast
+
+from pymongo import DeleteOne
+
+from bucketline.db.buckets import BucketDocument
+from bucketline.db.object_deletions import ObjectDeletionDocument
+from bucketline.db.objects import Deletion, ObjectDocument
+from bucketline.db.outbox_store import OutboxDocument, outbox_entry_of
+from bucketline.errors import NotFound, ServiceUnavailable
+from bucketline.events.models import ObjectDeleted
+from bucketline.observability.metrics import OBJECTS
+from bucketline_ingest_api.container import Container
+from bucketline_ingest_api.objects.staging import discard_staged, staged_keys
+from bucketline_ingest_api.objects.validation import ensure_writable
+
+MAX_ATTEMPTS = 10
+PAGE_SIZE = 500
+UNUSED_FIELDS = (
+    "custom",
+    "edges",
+    "blobs.properties",
+    "blobs.details",
+    "blobs.source.text",
+    "blobs.source.value",
+    "blobs.source.base64",
+)
+"""Fields of an object that a deletion does not read."""
+
+
+async def delete_object(deps: Container, bucket: BucketDocument, object_id: str) -> None:
+    """Delete one object; its unique key is free afterwards. :class:`NotFound` if it is not in this bucket."""
+    ensure_writable(bucket)
+    obj = await deps.objects.get(bucket["_id"], object_id)
+    if obj is None:
+        raise NotFound.of("object", object_id)
+    await finish_deletion(deps, obj, object_id)
+    OBJECTS.labels("deleted").inc()
+
+
+async def soft_delete_objects(
+    deps: Container, bucket: BucketDocument, object_ids: Sequence[str], deletion: Deletion
+) -> int:
+    """Delete the objects of this bucket among ``object_ids``; return how many there were.
+
+    Clients see an ordinary deletion. The objects are kept for :data:`~bucketline.db.objects.SOFT_DELETED_KEPT`, with
+    the reason. After a crash the request can be repeated: it continues where it stopped.
+    """
+    ensure_writable(bucket)
+    deleted, ids = 0, list(dict.fromkeys(object_ids))
+    for start in range(0, len(ids), PAGE_SIZE):
+        objects = await deps.objects.many(ids[start : start + PAGE_SIZE], without=UNUSED_FIELDS)
+        page = [obj for obj in objects.values() if obj["bucket_id"] == bucket["_id"]]
+        if page:
+            await deps.objects.retain(bucket["_id"], [obj["_id"] for obj in page], deletion)
+            deleted += await delete_objects(deps, page)
+    return deleted
+
+
+async def delete_objects(deps: Container, objects: Sequence[ObjectDocument]) -> int:
+    """Delete the objects in the revision in which they were read, with their documents; return how many.
+
+    The intents are durable before the first object is deleted. An object that has changed since is deleted on its own.
+    """
+    await deps.removals.begin([_intent(deps, obj) for obj in objects])
+    deletions = [DeleteOne({"_id": obj["_id"], "revision": obj["revision"]}) for obj in objects]
+    deleted = (await deps.objects.collection.bulk(deletions)).deleted
+    ids = [obj["_id"] for obj in objects]
+    changed = await deps.objects.many(ids) if deleted < len(ids) else {}
+    gone = [object_id for object_id in ids if object_id not in changed]
+    await deps.documents.collection.delete_many({"object_id": {"$in": gone}})
+    await _publish_deleted(deps, gone)
+    OBJECTS.labels("deleted").inc(deleted)
+    for object_id, obj in changed.items():
+        await finish_deletion(deps, obj, object_id)
+        OBJECTS.labels("deleted").inc()
+    return deleted + len(changed)
+
+
+async def finish_deletion(deps: Container, obj: ObjectDocument | None, object_id: str) -> None:
+    """Delete an object and everything that belongs to it. ``obj`` is None if only the rest is left to delete."""
+    for _ in range(MAX_ATTEMPTS):
+        if obj is None:
+            break
+        # The intent holds the unpublished events and the staged content of this very revision.
+        await deps.removals.begin([_intent(deps, obj)])
+        if await deps.objects.collection.delete_one({"_id": object_id, "revision": obj["revision"]}):
+            break
+        obj = await deps.objects.collection.get(object_id)
+    else:
+        raise ServiceUnavailable("the object is being modified concurrently; try again", retry_after_seconds=1)
+    await deps.documents.collection.delete_many({"object_id": object_id})
+    await _publish_deleted(deps, [object_id])
+
+
+def _intent(deps: Container, obj: ObjectDocument) -> ObjectDeletionDocument:
+    """Return what has to be known after the object is deleted, with the event to publish."""
+    now = deps.clock.now()
+    event = deps.seal(
+        ObjectDeleted(
+            object_id=obj["_id"],
+            bucket_id=obj["bucket_id"],
+            namespace_id=obj["namespace_id"],
+            revision=obj["revision"] + 1,
+            deleted_at=now,
+        )
+    )
+    return {
+        "_id": obj["_id"],
+        "bucket_id": obj["bucket_id"],
+        "namespace_id": obj["namespace_id"],
+        "revision": obj["revision"],
+        "created_at": now,
+        "carried": obj.get("pending", []),
+        "staged": staged_keys(obj),
+        "event": cast("OutboxDocument", event.to_document()),
+    }
+
+
+async def _publish_deleted(deps: Container, object_ids: Sequence[str]) -> None:
+    """Publish the deletions after the objects' earlier events, and delete content that was staged for them."""
+    deletions = await deps.removals.gone(object_ids, deps.clock.now())
+    await discard_staged(deps, [key for deletion in deletions for key in deletion["staged"]])
+    deps.removal_outbox.flush_soon([outbox_entry_of(deletion) for deletion in deletions])

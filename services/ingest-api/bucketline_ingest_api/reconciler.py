@@ -1,0 +1,194 @@
+"""Repairs what a crash or a lost event left behind: object statuses, unfinished deletions, overdue uploads.
+
+Every step is idempotent and looks at a bounded number of records, so that replicas may run it at the same time.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+
+from bucketline.db.batches import BatchDocument
+from bucketline.db.objects import ObjectDocument
+from bucketline.db.uploads import DELETED, UploadDocument
+from bucketline.db.work_units import WorkUnitDocument, items_filter
+from bucketline.domain.status import BATCH_ACTIVE, RANK_FINAL, Status
+from bucketline.errors import BucketlineError
+from bucketline.events.models import ObjectStatusChanged
+from bucketline.observability.logging import get_logger
+from bucketline.observability.metrics import SWEPT
+from bucketline_ingest_api.container import Container
+from bucketline_ingest_api.objects.create import submit_auto_batches
+from bucketline_ingest_api.objects.deletion import finish_deletion
+
+log = get_logger(__name__)
+
+MAX_UNITS = 2000
+OBJECT_FIELDS = ("bucket_id", "namespace_id", "revision", "run", "batch_id", "auto_process", "updated_at", "trace")
+
+UPLOAD_RETENTION = timedelta(days=30)
+"""How long the record of a failed upload is kept."""
+UPLOAD_EXPIRED = "not confirmed before it expired"
+PROCESSING_RECHECK = timedelta(minutes=5)
+
+
+class ObjectReconciler:
+    """Repairs objects whose batch has finished but whose status event was lost with the bus.
+
+    The status is derived from the work units and applied by the same compare-and-set as the event, which may still
+    arrive. Objects of active batches are skipped: they wait for their unit. A batch that does not exist has finished,
+    since only a finished one can be deleted; its units outlive it.
+    """
+
+    def __init__(self, deps: Container) -> None:
+        self._deps = deps
+        self._cursor: tuple[datetime, str] | None = None
+
+    async def reconcile_page(self) -> int:
+        """Look at the next page of objects that have not moved for a while; return how many were changed.
+
+        The cursor is in memory only, so that looking at an object writes nothing.
+        """
+        deps = self._deps
+        before = deps.clock.now() - timedelta(seconds=deps.reconcile.stale_after_seconds)
+        page = await deps.objects.stalled(
+            before, limit=deps.reconcile.batch_size, fields=OBJECT_FIELDS, after=self._cursor
+        )
+        self._cursor = (page[-1]["moved_at"], page[-1]["_id"]) if len(page) == deps.reconcile.batch_size else None
+        in_batch = [obj for obj in page if obj.get("batch_id")]
+        if not in_batch:
+            return 0
+        batches = await deps.batches.many(list({_batch_id(obj) for obj in in_batch}), fields=["status"])
+        await self._write_missing_batches(in_batch, batches)
+        stalled = [obj for obj in in_batch if _has_finished(obj, batches.get(_batch_id(obj)))]
+        if not stalled:
+            return 0
+        units = await deps.units.collection.find(
+            items_filter([_batch_id(obj) for obj in stalled], [obj["_id"] for obj in stalled]),
+            limit=MAX_UNITS,
+            fields=["items", "results", "state", "moved_at"],
+        )
+        events = list(_derive_events(stalled, batches, units, deps.clock.now()))
+        changed = await deps.objects.apply_statuses(events) if events else 0
+        SWEPT.labels("object status").inc(changed)
+        return changed
+
+    async def _write_missing_batches(
+        self, objects: Sequence[ObjectDocument], batches: Mapping[str, BatchDocument]
+    ) -> None:
+        """Write automatic batches that a crash kept from being written after their object."""
+        missing = [obj for obj in objects if obj["auto_process"] and _batch_id(obj) not in batches]
+        if missing:
+            await submit_auto_batches(self._deps, missing)
+            SWEPT.labels("batch of an object").inc(len(missing))
+
+
+def _derive_events(
+    objects: Sequence[ObjectDocument],
+    batches: Mapping[str, BatchDocument],
+    units: Sequence[WorkUnitDocument],
+    now: datetime,
+) -> Iterator[ObjectStatusChanged]:
+    """Yield the final status of each object that has one: its unit's result, or DRAFT after a cancellation."""
+    items = {
+        (item["batch_id"], item["object_id"]): (unit, index)
+        for unit in sorted(units, key=lambda unit: unit["moved_at"])
+        for index, item in enumerate(unit["items"])
+    }
+    for obj in objects:
+        batch_id = _batch_id(obj)
+        unit, index = items.get((batch_id, obj["_id"]), (None, 0))
+        if unit is not None and unit["items"][index]["run"] < obj["run"]["id"]:
+            unit = None  # of an earlier run of the object
+        result = unit["results"].get(str(index)) if unit is not None else None
+        if unit is not None and result is not None:
+            yield ObjectStatusChanged(
+                object_id=obj["_id"],
+                bucket_id=obj["bucket_id"],
+                namespace_id=obj["namespace_id"],
+                revision=obj["revision"],
+                batch_id=batch_id,
+                unit_id=unit["_id"],
+                item_index=index,
+                run_id=unit["items"][index]["run"],
+                sequence=RANK_FINAL,
+                status=Status(result["status"]),
+                error=result["error"],
+                documents_total=result["documents"],
+                occurred_at=now,
+            )
+        elif _is_canceled(batches.get(batch_id), unit):
+            yield ObjectStatusChanged(
+                object_id=obj["_id"],
+                bucket_id=obj["bucket_id"],
+                namespace_id=obj["namespace_id"],
+                revision=obj["revision"],
+                batch_id=batch_id,
+                run_id=obj["run"]["id"],
+                sequence=RANK_FINAL,
+                status=Status.DRAFT,
+                occurred_at=now,
+            )
+
+
+def _batch_id(obj: ObjectDocument) -> str:
+    return str(obj.get("batch_id"))
+
+
+def _has_finished(obj: ObjectDocument, batch: BatchDocument | None) -> bool:
+    """Return whether the object's batch has finished. A missing automatic batch was never written: it has not."""
+    return not obj["auto_process"] if batch is None else batch["status"] not in BATCH_ACTIVE
+
+
+def _is_canceled(batch: BatchDocument | None, unit: WorkUnitDocument | None) -> bool:
+    """Return whether the batch was canceled, or deleted since, and no processor works on the object."""
+    if batch is not None and batch["status"] != Status.CANCELED:
+        return False
+    return unit is None or unit["state"] == "canceled"
+
+
+async def reconcile_deletions(deps: Container) -> int:
+    """Finish object deletions that were begun and interrupted; return how many."""
+    before = deps.clock.now() - timedelta(seconds=deps.reconcile.stale_after_seconds)
+    unfinished = await deps.removals.unfinished(before, limit=deps.reconcile.batch_size)
+    for deletion in unfinished:
+        obj = await deps.objects.get(deletion["bucket_id"], deletion["_id"])
+        await finish_deletion(deps, obj, deletion["_id"])
+    SWEPT.labels("removal").inc(len(unfinished))
+    return len(unfinished)
+
+
+async def reconcile_uploads(deps: Container) -> int:
+    """Fail uploads that were not confirmed in time, delete records of old failed ones; return how many were due.
+
+    Their bytes are deleted both times, also those that were PUT after the upload was deleted.
+    """
+    now = deps.clock.now()
+    due = await deps.uploads.due(now, limit=deps.reconcile.batch_size)
+    if deleted := {upload["_id"]: upload["key"] for upload in due if upload["status"] == DELETED}:
+        await deps.blobstore.delete(deleted.values())
+        await deps.uploads.collection.delete_many({"_id": {"$in": list(deleted)}})
+    for upload in due:
+        if upload["_id"] in deleted:
+            continue
+        if upload["status"] == Status.PROCESSING:
+            # Its confirmation is a durable task, which ends by itself.
+            await deps.uploads.change(upload["_id"], [str(Status.PROCESSING)], {"due_at": now + PROCESSING_RECHECK})
+        elif upload["status"] == Status.PENDING:
+            changes = {"status": str(Status.FAILED), "message": UPLOAD_EXPIRED, "due_at": now + UPLOAD_RETENTION}
+            if await deps.uploads.change(upload["_id"], [str(Status.PENDING)], changes) is not None:
+                await _delete_upload_bytes(deps, upload)
+        elif (kept_until := upload["expires_at"] + UPLOAD_RETENTION) > now:
+            # Failed by its confirmation and not by its age: the record is kept as long as any other.
+            await deps.uploads.change(upload["_id"], [upload["status"]], {"due_at": kept_until})
+        elif await _delete_upload_bytes(deps, upload):
+            await deps.uploads.collection.delete_one({"_id": upload["_id"], "status": upload["status"]})
+    SWEPT.labels("upload").inc(len(due))
+    return len(due)
+
+
+async def _delete_upload_bytes(deps: Container, upload: UploadDocument) -> bool:
+    try:
+        await deps.blobstore.delete([upload["key"]])
+    except BucketlineError as error:
+        log.warning("upload bytes not deleted", upload_id=upload["_id"], error=error.message)
+        return False
+    return True
