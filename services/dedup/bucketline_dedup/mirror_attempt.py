@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 
+from bucketline.backoff import backoff_seconds
 from bucketline.db.blobs import FRESH, Blobs
 from bucketline.db.mirror_queue import MirrorQueue
 from bucketline.db.objects import BlobDocument, ObjectDocument
@@ -139,8 +140,12 @@ class MirrorAttempts:
             await self._dead_letter(obj, progress, error, attempts)
             return
         RETRIES.labels("source").inc()
-        backoff = self._backoff(
-            self._settings.initial_backoff_seconds, self._settings.max_backoff_seconds, attempts - 1
+        backoff = backoff_seconds(
+            attempts,
+            initial=self._settings.initial_backoff_seconds,
+            maximum=self._settings.max_backoff_seconds,
+            jitter=0.5,
+            draw=self._draw,
         )
         requested = max((failure.retry_after_seconds or 0.0 for failure in progress.failures), default=0.0)
         await self._queue.reschedule(
@@ -153,16 +158,15 @@ class MirrorAttempts:
     async def _postpone(self, obj: ObjectDocument, blobs: list[BlobDocument]) -> None:
         """Reschedule an object until our stores can take its content; other objects do not wait."""
         postponed = obj["mirror"].get("postponed", 0)
-        backoff = self._backoff(INITIAL_STORE_BACKOFF, MAX_STORE_BACKOFF, postponed)
+        backoff = backoff_seconds(
+            postponed + 1, initial=INITIAL_STORE_BACKOFF, maximum=MAX_STORE_BACKOFF, jitter=0.5, draw=self._draw
+        )
         await self._queue.reschedule(
             obj,
             due_at=self._context.clock.now() + timedelta(seconds=backoff),
             blobs=blobs,
             mirror={"postponed": postponed + 1},
         )
-
-    def _backoff(self, initial: float, maximum: float, failures: int) -> float:
-        return min(maximum, initial * 2.0 ** min(failures, 30)) * (0.5 + self._draw() / 2)
 
     async def _dead_letter(
         self, obj: ObjectDocument, progress: _Progress, error: SourceUnavailable, attempts: int
