@@ -3,22 +3,20 @@
 ::
 
     BucketlineError
-    ├── AddressRefused          reject   the URL or address is not allowed (:mod:`bucketline.http.ssrf`)
+    ├── AddressRefused          the URL or address is not allowed (:mod:`bucketline.http.ssrf`)
     └── SourceError
-        ├── SourceNotFound      reject   404, 410, no such key
-        ├── SourceTooLarge      reject   above the limit, as declared or counted
-        ├── ChecksumMismatch    reject   not the bytes that the producer announced
-        ├── SourceUnreadable    reject   any other refusal, unsupported encodings, broken redirects
-        └── SourceUnavailable   retry    5xx, 429, timeouts, broken connections
+        ├── SourceNotFound      404, 410, no such key
+        ├── SourceTooLarge      above the limit, as declared or counted
+        ├── ChecksumMismatch    not the bytes that the producer announced
+        ├── SourceUnreadable    any other refusal, unsupported encodings, broken redirects
+        └── SourceUnavailable   retryable: 5xx, 429, timeouts, broken connections
 
 ``message`` is stored on the object and read by the producer: it contains only what the producer sent and what the
 source answered in public (a status code). ``detail`` is for our own logs: host names, resolved addresses, reasons of
 the URL check. Never copy one into the other.
 """
 
-from typing import ClassVar
-
-from bucketline.errors import BucketlineError, RetryClass
+from bucketline.errors import BucketlineError
 
 MAX_RETRY_AFTER_SECONDS = 300.0
 MAX_DETAIL_CHARACTERS = 500
@@ -26,9 +24,9 @@ MAX_DETAIL_CHARACTERS = 500
 
 
 class SourceError(BucketlineError):
-    """The source cannot be read. Unless its class is ``retry``, only the producer can change that."""
+    """The source cannot be read. Unless it is retryable, only the producer can change that."""
 
-    retry_class: ClassVar[RetryClass] = "reject"
+    retryable = False
 
     def __init__(self, message: str, *, detail: str = "") -> None:
         super().__init__(message)
@@ -66,7 +64,7 @@ class SourceUnreadable(SourceError):
 class SourceUnavailable(SourceError):
     """Another attempt may succeed. ``retry_after_seconds`` is what the source asked for, at most five minutes."""
 
-    retry_class: ClassVar[RetryClass] = "retry"
+    retryable = True
 
     def __init__(self, message: str, *, detail: str = "", retry_after_seconds: float | None = None) -> None:
         super().__init__(message, detail=detail)

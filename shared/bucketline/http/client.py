@@ -12,13 +12,13 @@ import ssl
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import ClassVar, Protocol, Self
+from typing import Protocol, Self
 
 import orjson
 from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from bucketline.errors import BucketlineError, RetryClass
+from bucketline.errors import BucketlineError
 from bucketline.http.ssrf import AddressRefused, GuardPolicy, check_address, check_url
 
 MAX_ADDRESSES = 32
@@ -120,7 +120,7 @@ def open_guarded_session(
 class PostFailed(BucketlineError):
     """No response arrived. ``message`` is for the receiver's owner; ``detail`` is for our logs only."""
 
-    retry_class: ClassVar[RetryClass] = "reject"
+    retryable = False
 
     def __init__(self, message: str, *, detail: str = "") -> None:
         super().__init__(message)

@@ -15,14 +15,13 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import ClassVar
 from urllib.parse import quote, urljoin
 
 import idna
 from yarl import URL
 
 from bucketline.domain.blob_sources import MAX_URL_LENGTH
-from bucketline.errors import BucketlineError, RetryClass
+from bucketline.errors import BucketlineError
 
 IpAddress = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -35,7 +34,7 @@ class AddressRefused(BucketlineError):
     private network. ``detail`` is for our own logs.
     """
 
-    retry_class: ClassVar[RetryClass] = "reject"
+    retryable = False
 
     def __init__(self, *, detail: str) -> None:
         super().__init__("the address is not allowed")

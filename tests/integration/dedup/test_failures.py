@@ -86,7 +86,7 @@ async def test_an_object_that_was_to_be_processed_is_queued_again_by_the_replay(
         await mirror_objects([unwrap(value, headers.items())], bench.dedup.mirroring)
         await bench.mirrored(object_id)
         (queued,) = bench.bus.of(ObjectStatusChanged, object_id)
-        assert (queued.status, queued.run, queued.sequence) == ("QUEUED", 2, 1)
+        assert (queued.status, queued.run_id, queued.sequence) == ("QUEUED", 2, 1)
         assert queued.batch_id not in (None, "btch_1")
 
 

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Body, Query, Response
 from pydantic import JsonValue, ValidationError
 
 from bucketline.errors import ValidationFailed, ValidationIssue
-from bucketline_ingest_api.collections.lookup import document_count, live_collection
+from bucketline_ingest_api.collections.service import count_documents, find_collection
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.dependencies import ContainerDep, NamespaceDelete, NamespaceRead, NamespaceWrite
 from bucketline_ingest_api.documents.change import change_document
@@ -79,8 +79,8 @@ async def listing(
 
 @router.get("/count", summary="Count documents", responses=errors(400))
 async def count(deps: ContainerDep, scope: NamespaceRead, collection_identifier: str) -> DocumentCount:
-    collection = await live_collection(deps, scope.namespace_id, collection_identifier)
-    return DocumentCount(collection_id=collection["_id"], count=await document_count(deps, collection["_id"]))
+    collection = await find_collection(deps, scope.namespace_id, collection_identifier)
+    return DocumentCount(collection_id=collection["_id"], count=await count_documents(deps, collection["_id"]))
 
 
 @router.get("/{document_id}", summary="Get a document", responses=errors(400))
@@ -94,7 +94,7 @@ async def get(
     return_vectors: Vectors = None,  # noqa: ARG001 - refused
     return_vector_names: VectorNames = None,  # noqa: ARG001 - refused
 ) -> Document:
-    collection = await live_collection(deps, scope.namespace_id, collection_identifier)
+    collection = await find_collection(deps, scope.namespace_id, collection_identifier)
     document = await get_document(deps, collection["_id"], document_id)
     shown = Document.of(document, await presigned(deps, [document]) if return_presigned_urls else None)
     names = [name for name in (expand or "").split(",") if name]
@@ -111,13 +111,13 @@ async def change(
     In `metadata` each key is set for itself, and null removes one. What is changed here is lost when the object is
     processed again: always with `dedup_strategy` replace or force, and with skip once the object has changed.
     """
-    collection = await live_collection(deps, scope.namespace_id, collection_identifier)
+    collection = await find_collection(deps, scope.namespace_id, collection_identifier)
     return Document.of(await change_document(deps, collection["_id"], document_id, body))
 
 
 @router.delete("/{document_id}", summary="Delete a document", responses=errors(400))
 async def delete(deps: ContainerDep, scope: NamespaceDelete, collection_identifier: str, document_id: str) -> Deleted:
-    collection = await live_collection(deps, scope.namespace_id, collection_identifier)
+    collection = await find_collection(deps, scope.namespace_id, collection_identifier)
     await delete_document(deps, collection["_id"], document_id)
     return Deleted(message="document deleted")
 
@@ -125,7 +125,7 @@ async def delete(deps: ContainerDep, scope: NamespaceDelete, collection_identifi
 async def _list(
     deps: Container, namespace_id: str, identifier: str, asked: ListQuery, body: ListDocuments, presign: bool
 ) -> Response:
-    collection = await live_collection(deps, namespace_id, identifier)
+    collection = await find_collection(deps, namespace_id, identifier)
     listed = await list_documents(deps, collection, asked, body)
     urls = await presigned(deps, listed.rows) if presign else None
     blobs = sum(len(document["blobs"]) for document in listed.rows)
