@@ -18,7 +18,7 @@ from urllib.parse import unquote
 from aiohttp import ClientError, ClientResponse
 from aiohttp.http import HttpProcessingError
 
-from bucketline.domain.filenames import safe_filename
+from bucketline.domain.media_types import safe_filename
 from bucketline_dedup.content_coding import codings_of, decode
 from bucketline_dedup.errors import SourceError, SourceNotFound, SourceTooLarge, SourceUnavailable, SourceUnreadable
 from bucketline_dedup.media_type_tables import MEDIA_TYPE

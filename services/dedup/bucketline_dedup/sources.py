@@ -26,7 +26,7 @@ from bucketline.domain.blob_sources import (
     UrlSource,
     declared_type,
 )
-from bucketline.domain.filenames import safe_filename
+from bucketline.domain.media_types import safe_filename
 from bucketline_dedup.errors import (
     AddressRefused,
     SourceNotFound,

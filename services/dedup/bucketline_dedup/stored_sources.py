@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextman
 from pathlib import PurePosixPath
 
 from bucketline.blobs.store import AccessRefused, BlobStore, BlobStoreError, ContentTooLarge, ObjectMissing
-from bucketline.domain.filenames import safe_filename
+from bucketline.domain.media_types import safe_filename
 from bucketline.errors import DependencyUnavailable
 from bucketline_dedup.errors import (
     AddressRefused,
