@@ -81,10 +81,10 @@ def status(object_id: str, rank: int, status: Status) -> ObjectStatusChanged:
 
 
 async def test_processor_schedules_units() -> None:
-    works = Calls()
-    async with Service("processor", processor_subscribers.router, {"works": works}) as service:
+    scheduler = Calls()
+    async with Service("processor", processor_subscribers.router, {"scheduler": scheduler}) as service:
         await service.publish(WorkUnitReady(unit_id="unit_1", size=3))
-    assert works.made == [("offer", ({"unit_1": {}},))]
+    assert scheduler.made == [("submit", ({"unit_1": {}},))]
 
 
 async def test_dedup_mirrors_created_and_changed_objects_only() -> None:

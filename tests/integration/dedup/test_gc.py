@@ -25,7 +25,7 @@ from bucketline.db.job_cursors import BEGINNING, JobCursors
 from bucketline.db.mongo import Database
 from bucketline.devstack.stack import LocalStack
 from bucketline.extractors import DerivedBlob
-from bucketline_processor.derived_blobs import DerivedBlobs
+from bucketline_processor.documents import DerivedBlobs
 
 pytestmark = pytest.mark.stack
 
