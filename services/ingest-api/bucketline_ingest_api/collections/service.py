@@ -149,7 +149,7 @@ async def _find_extractor(deps: Container, config: FeatureExtractor) -> Extracto
         # The first lookup imports the extractor's libraries, which may take seconds.
         return await asyncio.to_thread(deps.extractors.find, config.feature_extractor_name, config.version)
     except UnknownExtractor as error:
-        raise ValidationFailed(error.faults, code="feature_extractor_not_found") from error
+        raise ValidationFailed(error.issues, code="feature_extractor_not_found") from error
 
 
 def _extractor_config(config: FeatureExtractor, extractor: Extractor) -> ExtractorConfig:

@@ -55,7 +55,7 @@ async def create_uploads(deps: Container, bucket: BucketDocument, body: CreateUp
                 )
             )
         except ValidationFailed as error:
-            faults += error.faults
+            faults += error.issues
     if faults:
         raise ValidationFailed(faults[:100])
     return await _create(deps, bucket, drafts)

@@ -118,7 +118,7 @@ def _object(
     try:
         draft = validate_create(bucket, object_body(name, "upl_later", metadata), settings, ids, location=location)
     except ValidationFailed as error:
-        return None, [fault for fault in error.faults if "blobs" not in _path(fault)]
+        return None, [fault for fault in error.issues if "blobs" not in _path(fault)]
     key = bucket["unique_key"]
     # An update completes an object that is there; whether there is one turns out when the upload is confirmed.
     may_update = key is not None and key["default_policy"] != "insert"
