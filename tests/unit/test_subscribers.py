@@ -88,14 +88,13 @@ async def test_processor_schedules_units() -> None:
 
 
 async def test_dedup_mirrors_created_and_changed_objects_only() -> None:
-    objects = Calls(many={})
-    mirroring = SimpleNamespace(objects=objects, mirror=Calls().mirror)
+    mirroring = Calls(load={})
     async with Service("dedup", dedup_subscribers.router, {"mirroring": mirroring}) as service:
         await service.publish(ObjectCreated(object_id="new", **OBJECT, created_at=AT))
         await service.publish(ObjectUpdated(object_id="changed", **OBJECT, blobs_changed=True, updated_at=AT))
         await service.publish(ObjectUpdated(object_id="renamed", **OBJECT, updated_at=AT))
         await service.publish(ObjectDeleted(object_id="gone", **OBJECT, deleted_at=AT))
-    assert objects.named("many") == [(["new"],), (["changed"],), ([],)]
+    assert mirroring.named("load") == [(["new"],), (["changed"],), ([],)]
 
 
 async def test_batcher_leaves_its_own_completions_and_processing_statuses_alone() -> None:
