@@ -111,7 +111,7 @@ async def test_several_crashing_objects_are_found_one_after_the_other():
     assert failed(fleet.completion) == killers
     assert set(fleet.completion.statuses().values()) == {"FAILED", "COMPLETED"}
     assert fleet.crashes == 2 + 2 * len(killers)
-    assert unit_attempts(fleet.units.rows["unit_1"]).crashes == 2, "crashes in isolation do not count towards unit_max_crashes"  # type: ignore[arg-type]
+    assert unit_attempts(fleet.units.rows["unit_1"]).crashes == 2, "isolated crashes do not count"  # type: ignore[arg-type]
 
 
 async def test_isolated_unit_runs_items_without_crashes_first():
@@ -241,7 +241,7 @@ async def test_leases_name_the_current_item_and_mark_other_units_idle(monkeypatc
         assert [fleet.current_item(f"unit_{n}") for n in (1, 2, 3)] == [0, NO_ITEM, NO_ITEM]
         extractions["obj_0"].end.set()
         await settled()
-        assert [fleet.current_item(f"unit_{n}") for n in (1, 2, 3)] == [NO_ITEM, NO_ITEM, 0], "the next isolated unit proceeds"
+        assert [fleet.current_item(f"unit_{n}") for n in (1, 2, 3)] == [NO_ITEM, NO_ITEM, 0], "the other unit proceeds"
         extractions["also_0"].end.set()
         await settled()
         assert [fleet.current_item(f"unit_{n}") for n in (1, 2, 3)] == [1, NO_ITEM, NO_ITEM]
