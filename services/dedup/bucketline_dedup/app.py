@@ -81,5 +81,5 @@ def wire(context: ServiceContext, settings: DedupSettings, *, fetcher: HttpFetch
     inline = InlineMirror(store, contents, records, settings, clock=clock)
     work_available = asyncio.Event()
     mirroring = MirrorService(queue, inline, outcomes, settings, clock=clock, work_available=work_available)
-    scheduler = MirrorScheduler(context, objects, mirroring, attempts, settings, work_available=work_available)
+    scheduler = MirrorScheduler(context, queue, mirroring, attempts, settings, work_available=work_available)
     return Dedup(mirroring, scheduler, contents, Reconciler(context, objects, settings))

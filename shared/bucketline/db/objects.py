@@ -290,7 +290,7 @@ class Objects(Repository[ObjectDocument]):
         """Return any objects of the bucket."""
         return await self.collection.find({"bucket_id": bucket_id}, limit=limit)
 
-    async def sizes(self, object_ids: Sequence[str]) -> dict[str, int]:
+    async def document_sizes(self, object_ids: Sequence[str]) -> dict[str, int]:
         """Return the size of each object's document in bytes."""
         rows = await self.collection.aggregate(
             [{"$match": {"_id": {"$in": list(object_ids)}}}, {"$project": {"size": {"$bsonSize": "$$ROOT"}}}],
