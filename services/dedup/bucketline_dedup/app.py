@@ -11,7 +11,7 @@ from bucketline.blobs.s3 import S3BlobStore
 from bucketline.blobs.store import BlobStore
 from bucketline.db.blobs import Blobs
 from bucketline.db.objects import Objects
-from bucketline.kafka.dead_letters import KafkaParking
+from bucketline.kafka.dead_letters import KafkaDeadLetters
 from bucketline.observability.health import Health
 from bucketline.service_context import ServiceContext, open_service_context
 from bucketline.settings import ServiceSettings
@@ -85,8 +85,8 @@ def wire(runtime: ServiceContext, settings: DedupSettings, *, fetcher: HttpFetch
     )
     blobs = BlobMirror(runtime.blobs, storing, opener, objects, records, settings, clock=clock)
     settling = MirrorOutcomes(runtime, objects)
-    parking = KafkaParking(runtime.bus.publisher, "dedup")
-    turns = MirrorAttempts(runtime, objects, blobs, records, settling, parking, settings)
+    dead_letters = KafkaDeadLetters(runtime.bus.publisher, "dedup")
+    turns = MirrorAttempts(runtime, objects, blobs, records, settling, dead_letters, settings)
     inline = InlineMirror(runtime, storing, records, settings)
     mirroring = MirrorService(runtime, objects, inline, settling, turns, settings)
     return Dedup(mirroring, storing, StagingCleanup(runtime, objects, settings))

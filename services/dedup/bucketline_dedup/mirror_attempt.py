@@ -17,7 +17,7 @@ from bucketline.domain.status import Status
 from bucketline.errors import DependencyUnavailable, RetryableError
 from bucketline.events.models import ObjectUpdated
 from bucketline.events.topics import OBJECTS
-from bucketline.kafka.dead_letters import KafkaParking, Reason
+from bucketline.kafka.dead_letters import FailureContext, KafkaDeadLetters
 from bucketline.observability.logging import get_logger
 from bucketline.observability.metrics import RETRIES
 from bucketline.service_context import ServiceContext
@@ -56,7 +56,7 @@ class MirrorAttempts:
         blobs: BlobMirror,
         records: Blobs,
         settling: MirrorOutcomes,
-        parking: KafkaParking,
+        dead_letters: KafkaDeadLetters,
         settings: DedupSettings,
         *,
         draw: Callable[[], float] = random.random,
@@ -66,7 +66,7 @@ class MirrorAttempts:
         self._blobs = blobs
         self._records = records
         self._settling = settling
-        self._parking = parking
+        self._dead_letters = dead_letters
         self._settings = settings
         self._draw = draw
 
@@ -160,11 +160,11 @@ class MirrorAttempts:
                 reached.away = True
 
     async def _again(self, obj: ObjectDocument, reached: _Reached) -> None:
-        """Back-off with jitter, or as the source wishes; parked once the attempts are used up."""
+        """Back-off with jitter, or as the source wishes; a dead letter once the attempts are used up."""
         attempts = obj["mirror"]["attempts"] + 1
         error = reached.transient[0]
         if attempts >= self._settings.max_attempts:
-            await self._park(obj, reached, error, attempts)
+            await self._dead_letter(obj, reached, error, attempts)
             return
         RETRIES.labels("source").inc()
         longest = min(self._settings.max_backoff_seconds, self._settings.initial_backoff_seconds * 2 ** (attempts - 1))
@@ -178,8 +178,10 @@ class MirrorAttempts:
         longest = min(MAX_STORE_PAUSE, STORE_PAUSE * 2 ** min(postponed, 10))
         await self.put_back(obj, blobs, seconds=longest * (0.5 + self._draw() / 2), postponed=postponed + 1)
 
-    async def _park(self, obj: ObjectDocument, reached: _Reached, error: SourceUnavailable, attempts: int) -> None:
-        """Parks an event of the object; its replay starts over. The object has failed until then."""
+    async def _dead_letter(
+        self, obj: ObjectDocument, reached: _Reached, error: SourceUnavailable, attempts: int
+    ) -> None:
+        """Write a dead letter for the object; its replay starts over. The object has failed until then."""
         now = self._runtime.clock.now()
         message = f"{error.message}; given up after {attempts} attempts"
         event = ObjectUpdated(
@@ -193,7 +195,7 @@ class MirrorAttempts:
         )
         envelope = self._runtime.seal(event, trace=obj.get("trace"))
         settings = self._runtime.settings.kafka
-        reason = Reason(
+        reason = FailureContext(
             error=error,
             attempts=attempts,
             group=settings.group_prefix + OBJECTS.group("dedup"),
@@ -201,14 +203,20 @@ class MirrorAttempts:
             at=now,
         )
         try:
-            await self._parking.park_event(settings.topic_prefix + OBJECTS.name, envelope, reason)
+            await self._dead_letters.send_event(settings.topic_prefix + OBJECTS.name, envelope, reason)
         except RetryableError:
             await self._postpone(obj, reached.blobs)
             return
-        log.error("parked an object", object_id=obj["_id"], attempts=attempts, error=error.message, detail=error.detail)
+        log.error(
+            "object sent to dead-letter topic",
+            object_id=obj["_id"],
+            attempts=attempts,
+            error=error.message,
+            detail=error.detail,
+        )
         blobs = [failed(blob, message) if blob["state"] == "pending" else blob for blob in reached.blobs]
         settled = with_outcome({**obj, "mirror": {**obj["mirror"], "attempts": attempts}}, blobs, now)
-        settled["mirror"]["parked"] = envelope.id
+        settled["mirror"]["dead_letter_event_id"] = envelope.id
         await self._finish(obj, settled)
 
     async def _settle(self, obj: ObjectDocument, blobs: list[BlobDocument]) -> None:

@@ -113,7 +113,7 @@ class MirrorOutcomes:
         events = [self._runtime.seal(mirrored, trace=trace)]
         # No batch will ever say these: they are about drafts.
         if obj["status"] == Status.DRAFT and mirror["state"] == "failed":
-            kind = "transient" if "parked" in mirror else "permanent"
+            kind = "transient" if "dead_letter_event_id" in mirror else "permanent"
             events.append(self._runtime.seal(self._final(obj, Status.FAILED, mirror.get("error"), kind), trace=trace))
         elif obj["status"] == Status.DRAFT and "duplicate_of" in mirror:
             why = f"skipped: {mirror['duplicate_of']} of this bucket has the same content"

@@ -53,8 +53,8 @@ class MirrorService:
         await self._settling.announce(settled + told, traces)
         await self._leave_to_lanes([obj for obj in pending if not is_inline(obj)])
 
-    async def redrive(self, objects: Sequence[ObjectDocument], parked: Mapping[str, str]) -> None:
-        """Starts over with objects that were parked. ``parked`` maps them to the replayed event's id."""
+    async def redrive(self, objects: Sequence[ObjectDocument], dead_letters: Mapping[str, str]) -> None:
+        """Mirror dead-lettered objects again. ``dead_letters`` maps them to the id of the replayed event."""
         now = self._runtime.clock.now()
         fresh: Mirror = {"state": "pending", "attempts": 0, "due_at": now}
         await self.objects.collection.bulk(
@@ -64,7 +64,7 @@ class MirrorService:
                         "_id": obj["_id"],
                         "blobs_revision": obj["blobs_revision"],
                         "mirror.state": "failed",
-                        "mirror.parked": parked[obj["_id"]],
+                        "mirror.dead_letter_event_id": dead_letters[obj["_id"]],
                     },
                     {"$set": {"mirror": fresh, "blobs": [_anew(blob) for blob in obj["blobs"]]}},
                 )

@@ -57,7 +57,7 @@ class DedupSettings(SettingsBase):
     """Shared by small content on its way; more has to wait."""
     # turns
     max_attempts: Count = 6
-    """Turns that a source may fail before the object is given up and parked."""
+    """Attempts after which an object whose source is unavailable becomes a dead letter."""
     initial_backoff_seconds: Seconds = 1.0
     """Before the second turn; doubles with each turn."""
     max_backoff_seconds: Seconds = 300.0

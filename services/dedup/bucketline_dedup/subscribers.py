@@ -33,7 +33,7 @@ async def mirror_objects(
     replayed = {
         object_id: record.id
         for object_id, record in wanted
-        if object_id in objects and objects[object_id]["mirror"].get("parked") == record.id
+        if object_id in objects and objects[object_id]["mirror"].get("dead_letter_event_id") == record.id
     }
     if replayed:
         await mirroring.redrive([objects.pop(object_id) for object_id in replayed], replayed)

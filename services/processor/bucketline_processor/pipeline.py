@@ -217,8 +217,8 @@ class Pipeline:
         if mirror["state"] == "pending":
             return _failure(obj, "its blobs were replaced while it was to be processed", "transient")
         if mirror["state"] == "failed":
-            # What was parked may be replayed once its source is back.
-            kind: ErrorKind = "transient" if "parked" in mirror else "permanent"
+            # The dead letter may be replayed once the source is available.
+            kind: ErrorKind = "transient" if "dead_letter_event_id" in mirror else "permanent"
             return _failure(obj, mirror.get("error") or "a blob failed", kind)
         if "duplicate_of" in mirror:
             why = f"skipped: {mirror['duplicate_of']} of this bucket has the same content"

@@ -12,7 +12,7 @@ from bucketline.clock import ManualClock
 from bucketline.db.blobs import Blobs
 from bucketline.db.objects import BlobDocument, ObjectDocument, Objects
 from bucketline.errors import DependencyUnavailable
-from bucketline.kafka.dead_letters import KafkaParking
+from bucketline.kafka.dead_letters import KafkaDeadLetters
 from bucketline.service_context import ServiceContext
 from bucketline_dedup.content_store import LargeTransferSlot
 from bucketline_dedup.mirror_attempt import MAX_STORE_PAUSE, STORE_PAUSE, MirrorAttempts
@@ -54,7 +54,7 @@ async def postponed(times: int) -> dict[str, Any]:
         cast("BlobMirror", BlobsMirror()),
         cast("Blobs", None),
         cast("MirrorOutcomes", None),
-        cast("KafkaParking", None),
+        cast("KafkaDeadLetters", None),
         DedupSettings(max_attempts=1),
         draw=lambda: 1.0,
     )

@@ -149,7 +149,7 @@ async def test_a_change_without_a_new_run_is_processed_as_it_is_now(processor: P
 MIRRORS = [
     ({"state": "failed", "error": "404"}, "FAILED", "permanent", "404"),
     ({"state": "failed"}, "FAILED", "permanent", "a blob failed"),
-    ({"state": "failed", "error": "503", "parked": True}, "FAILED", "transient", "503"),
+    ({"state": "failed", "error": "503", "dead_letter_event_id": "evt_1"}, "FAILED", "transient", "503"),
     (
         {"state": "done", "duplicate_of": "obj_9"},
         "SKIPPED",
