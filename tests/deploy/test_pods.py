@@ -175,7 +175,7 @@ def test_probes_ask_what_the_service_answers(target: str, name: str) -> None:
     for probe, path in paths.items():
         assert container[probe]["httpGet"] == {"path": path, "port": "http"}
         assert path in answered
-        assert container[probe]["timeoutSeconds"] > health.CHECK_SECONDS
+        assert container[probe]["timeoutSeconds"] > health.CHECK_TIMEOUT_SECONDS
     # a start may take a while (groups join, indexes are made); a service that hangs is found within a minute
     startup, live = container["startupProbe"], container["livenessProbe"]
     assert startup["periodSeconds"] * startup["failureThreshold"] >= 60

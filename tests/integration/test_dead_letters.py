@@ -168,7 +168,7 @@ async def test_discarded_record_is_neither_listed_nor_replayed(
     ]
     assert len(await admin.list(limit=2)) == 2, "a discarded record does not count"
     assert (await admin.replay(limit=2)).count == 2
-    assert [headers["ce_id"] for _, headers, _ in await sent(settings)] == [b"evt_0", b"evt_2"]
+    assert {headers["ce_id"] for _, headers, _ in await sent(settings)} == {b"evt_0", b"evt_2"}
     discarded = await admin.get(topic_name(settings), 0, 1)
     assert discarded is not None
     assert discarded.discarded
