@@ -12,9 +12,8 @@ from tests.waiting import eventually, over
 
 from bucketline.cli.client import ApiClient, Json
 from bucketline.db.mongo import Database
-from bucketline.devstack.service_specs import bucketline_services
 from bucketline.devstack.stack import LocalStack
-from bucketline.devstack.supervisor import Supervisor
+from bucketline.devstack.supervisor import Supervisor, bucketline_services
 from bucketline.settings import MongoSettings
 
 pytestmark = [pytest.mark.stack, pytest.mark.chaos, pytest.mark.timeout(420)]
@@ -51,7 +50,7 @@ async def deployment(stack: LocalStack) -> AsyncIterator[Deployment]:
         database.close()
 
 
-async def test_a_large_batch_survives_its_processors(deployment: Deployment) -> None:
+async def test_large_batch_completes_when_processors_are_killed(deployment: Deployment) -> None:
     api, database, supervisor = deployment.api, deployment.database, deployment.supervisor
     namespace = await api.namespace()
     client = api.client(namespace)

@@ -10,7 +10,7 @@ from datetime import datetime
 
 from bucketline.db.mirror_queue import MirrorQueue
 from bucketline.db.objects import BlobDocument, Mirror, ObjectDocument
-from bucketline.domain.fingerprint import content_key
+from bucketline.domain.blob_sources import content_key
 from bucketline.domain.status import RANK_FINAL, RANK_QUEUED, Status
 from bucketline.errors import BucketlineError
 from bucketline.events.cloudevents import CloudEvent
@@ -109,7 +109,7 @@ class MirrorOutcomes:
         if obj["status"] != Status.DRAFT:
             return events
         if mirror["state"] == "failed":
-            kind = "transient" if "parked" in mirror else "permanent"
+            kind = "transient" if "dead_letter_event_id" in mirror else "permanent"
             events.append(self._final_status(obj, trace, Status.FAILED, mirror.get("error"), kind))
         elif "duplicate_of" in mirror:
             reason = f"skipped: {mirror['duplicate_of']} of this bucket has the same content"

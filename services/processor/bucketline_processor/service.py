@@ -25,7 +25,7 @@ from bucketline.errors import DependencyUnavailable, RetryableError
 from bucketline.extractors import ErrorKind
 from bucketline.observability.logging import get_logger
 from bucketline.observability.metrics import RETRIES, UNITS
-from bucketline.observability.tracing import current_trace, same_trace, start_span
+from bucketline.observability.tracing import current_trace, is_same_trace, start_span
 from bucketline.service_context import ServiceContext
 from bucketline_processor.completion import CompletionWriter, ObjectResult, UnitItem, status_event
 from bucketline_processor.extraction import Extraction, ExtractionJob, ExtractionOutcome
@@ -169,7 +169,7 @@ class UnitProcessor:
         unit_trace = current_trace()
         own_trace = (obj.get("trace") if obj else None) or unit_trace
         # An object continues the trace that it came with; a different trace of its unit is linked.
-        is_same = same_trace(own_trace, unit_trace)
+        is_same = is_same_trace(own_trace, unit_trace)
         ids = {"object_id": item.object_id, "batch_id": item.item["batch_id"]}
         try:
             with (
@@ -222,7 +222,7 @@ class UnitProcessor:
             return _failure(obj, "its blobs were replaced while it was to be processed", "transient")
         if mirror["state"] == "failed":
             # A dead-lettered object may be replayed once its source is available.
-            kind: ErrorKind = "transient" if "parked" in mirror else "permanent"
+            kind: ErrorKind = "transient" if "dead_letter_event_id" in mirror else "permanent"
             return _failure(obj, mirror.get("error") or "a blob failed", kind)
         if "duplicate_of" in mirror:
             reason = f"skipped: {mirror['duplicate_of']} of this bucket has the same content"

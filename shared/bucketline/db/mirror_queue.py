@@ -78,7 +78,7 @@ class MirrorQueue:
                         "_id": object_id,
                         "blobs_revision": obj["blobs_revision"],
                         "mirror.state": "failed",
-                        "mirror.parked": event_ids[object_id],
+                        "mirror.dead_letter_event_id": event_ids[object_id],
                     },
                     {"$set": {"mirror": mirror, "blobs": [_reset_failed(blob) for blob in obj["blobs"]]}},
                 )

@@ -79,7 +79,7 @@ class Mirror(TypedDict):
 
     ``claim`` names the turn that works on it, until ``due_at``. ``lane`` is *large* once content turned out to need a
     long transfer. ``postponed`` counts turns that ended because a store of ours could not take the content. A source
-    that stayed away makes the state *failed* and ``parked`` the id of the event whose replay
+    that stayed away makes the state *failed* and ``dead_letter_event_id`` the id of the event whose replay
     starts over. ``duplicate_of`` is the older object of the bucket whose content is the same, under
     ``skip_duplicates``.
     """
@@ -92,7 +92,7 @@ class Mirror(TypedDict):
     claim: NotRequired[str]
     lane: NotRequired[Literal["large"]]
     postponed: NotRequired[int]
-    parked: NotRequired[str]
+    dead_letter_event_id: NotRequired[str]
     duplicate_of: NotRequired[str]
 
 

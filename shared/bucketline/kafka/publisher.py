@@ -15,15 +15,15 @@ from bucketline.errors import DependencyUnavailable, NonRetryableError, Retryabl
 from bucketline.events.cloudevents import CloudEvent
 from bucketline.kafka.client_config import client_options
 from bucketline.observability.logging import get_logger
-from bucketline.observability.messaging_spans import sending
 from bucketline.observability.metrics import PUBLISHED
+from bucketline.observability.tracing import start_producer_spans
 from bucketline.settings import KafkaSettings
 
 log = get_logger(__name__)
 
 CLOSE_SECONDS = 10.0
 MAX_RECORD = 2 * 1024 * 1024
-"""Bytes. Our events stay far below; a parked record of the usual limit, 1 MiB, must fit with its context."""
+"""Bytes. Our events stay far below; a dead letter of the usual limit, 1 MiB, must fit with its failure context."""
 
 
 class NotPublished(RetryableError, DependencyUnavailable):
@@ -80,7 +80,7 @@ class KafkaPublisher:
 
     async def publish(self, envelopes: Sequence[CloudEvent]) -> None:
         topics = [self._prefix + envelope.topic for envelope in envelopes]
-        with sending(topics, envelopes) as traces:
+        with start_producer_spans(topics, envelopes) as traces:
             await self.publish_raw(
                 (topic, envelope.key.encode(), envelope.data, envelope.headers(trace))
                 for topic, envelope, trace in zip(topics, envelopes, traces, strict=True)
