@@ -13,17 +13,15 @@ from bucketline.kafka.outbox import Outbox
 from bucketline.observability.health import Health
 from bucketline.service_context import ServiceContext, open_service_context
 from bucketline.settings import ServiceSettings
-from bucketline_batcher.batching_policies import BatchingPolicies
 from bucketline_batcher.cancel import Cancellation
-from bucketline_batcher.draft_scanner import DraftScanner
 from bucketline_batcher.planner import Planner
-from bucketline_batcher.progress import BatchProgressTracker
 from bucketline_batcher.publisher import BatchPublisher
 from bucketline_batcher.reconciler import BatchReconciler
+from bucketline_batcher.results import BatchProgressTracker
 from bucketline_batcher.settings import BatcherSettings
 from bucketline_batcher.subscribers import router
 from bucketline_batcher.webhooks import MAX_CONCURRENCY, Webhooks
-from bucketline_batcher.windows import WindowBatcher
+from bucketline_batcher.windows import BatchingPolicies, DraftScanner, WindowBatcher
 
 
 def create(settings: ServiceSettings) -> ASGIApp:

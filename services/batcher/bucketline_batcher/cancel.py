@@ -5,8 +5,8 @@ from bucketline.db.work_units import UnitEnd
 from bucketline.domain.status import BATCH_ACTIVE, Status
 from bucketline.service_context import ServiceContext
 from bucketline_batcher.planner import FIELDS, Planner
-from bucketline_batcher.progress import BatchProgressTracker
 from bucketline_batcher.publisher import BatchPublisher
+from bucketline_batcher.results import BatchProgressTracker
 
 RETURNED_TO_DRAFT: UnitEnd = {"status": str(Status.DRAFT), "error": None, "error_type": None}
 
@@ -43,16 +43,16 @@ class Cancellation:
         batch_id, turn = batch["_id"], batch.get("run", 1)
         now = self._clock.now()
         # First what has no unit: afterwards nothing can be planned any more. Then what has one and waits.
-        await self._planner.give_up(batch, RETURNED_TO_DRAFT)
+        await self._planner.cancel_unplanned(batch, RETURNED_TO_DRAFT)
         await self._planner.waiting.delete_of_batches([batch_id])
         units = self._planner.units
         await units.cancel_unleased(batch_id, turn, RETURNED_TO_DRAFT, now)
         await self._planner.batches.mark_planned(batch_id, turn, now)
         after = ""
         while page := await units.canceled(batch_id, turn, after=after, limit=self._page):
-            await self._voice.ended(page)
+            await self._voice.publish_final(page)
             after = page[-1]["_id"]
-        await self._progress.refresh(batch_id)
+        await self._progress.update(batch_id)
 
     async def _automatic(self, batch: BatchDocument) -> None:
         """The unit is shared with other batches: only this batch's item is given back, if no processor has it."""
@@ -61,8 +61,8 @@ class Cancellation:
             found = await self._planner.objects.many(batch["objects"][:1], fields=FIELDS)
             obj = found.get(batch["objects"][0])
             if obj is not None and obj.get("batch_id") == batch["_id"]:
-                await self._planner.give_up_auto(batch, obj, RETURNED_TO_DRAFT)
+                await self._planner.cancel_unplanned_auto(batch, obj, RETURNED_TO_DRAFT)
                 unit = await self._planner.units.of_automatic_batch(batch["_id"])
         if unit is not None and unit["state"] in ("ready", "canceled"):
-            await self._voice.ended([unit], only=batch["_id"])
-        await self._progress.settle_automatic([batch])
+            await self._voice.publish_final([unit], only=batch["_id"])
+        await self._progress.finish_auto_batches([batch])

@@ -1,24 +1,120 @@
-"""From objects to work units.
+"""Groups objects into items and work units, and stores the units.
 
-Whatever is planned is a document before anybody is told: a crash between the two is found by the sweeper. An object is
-in one unit a turn of its batch, because a unique index says so; two planners of the same objects share the work by
-chance. That holds for giving up as well: what a cancellation puts into a unit that nobody may take cannot be planned
-any more.
+Units are stored before their events are published: the reconciler repairs a crash in between. A unique index on (batch,
+object, turn) keeps an object in one unit for each turn of its batch, so concurrent planners share the work. Cancelling
+uses the same index: an object that is stored in a canceled unit cannot be planned any more.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from typing import Literal, NamedTuple
 
 from bucketline.clock import Clock
 from bucketline.db.batch_dependencies import BatchDependencies, BatchDependencyDocument
 from bucketline.db.batches import SUMMARY_FIELDS, UNPLANNED, BatchDocument, Batches, new_auto_batch
 from bucketline.db.objects import ObjectDocument, Objects
-from bucketline.db.work_units import Latest, UnitEnd, WorkUnitDocument, WorkUnits
-from bucketline.domain.status import BATCH_ACTIVE, FAILURES, Status
+from bucketline.db.work_units import Item, Latest, UnitEnd, WorkUnitDocument, WorkUnits
+from bucketline.domain.status import BATCH_ACTIVE, FAILURES, RANK_FINAL, Status
+from bucketline.ids import derived
 from bucketline.service_context import ServiceContext
 from bucketline_batcher.publisher import BatchPublisher, Trace
 from bucketline_batcher.settings import BatcherSettings
-from bucketline_batcher.unit_builder import SizedItem, grouped, run_of, sized, unit_of
+
+
+class SizedItem(NamedTuple):
+    """An item and the bytes of its object's blobs."""
+
+    item: Item
+    size_bytes: int
+
+
+def grouped(items: Iterable[SizedItem], *, most_objects: int, most_bytes: int) -> Iterator[list[Item]]:
+    """Cuts items into units of at most ``most_objects`` and ``most_bytes``; one larger object is a unit of its own.
+
+    A unit has objects of one namespace only: its turns are that namespace's.
+    """
+    unit: list[Item] = []
+    size = 0
+    for item, size_bytes in sorted(items, key=lambda one: one.item["namespace_id"]):
+        full = len(unit) >= most_objects or size + size_bytes > most_bytes
+        if unit and (full or unit[0]["namespace_id"] != item["namespace_id"]):
+            yield unit
+            unit, size = [], 0
+        unit.append(item)
+        size += size_bytes
+    if unit:
+        yield unit
+
+
+def run_of(obj: ObjectDocument, batch_id: str, turn: int) -> int:
+    """The run of this object in this turn: above every run that it had, the same however often it is asked for.
+
+    An object that is on its way in the turn already keeps the run that it got there.
+    """
+    run = obj["run"]
+    if obj.get("batch_id") == batch_id and run["id"] >= turn and run["rank"] < RANK_FINAL:
+        return run["id"]
+    return max(turn, run["id"] + 1)
+
+
+def sized(obj: ObjectDocument, batch_id: str, *, run: int, turn: int) -> SizedItem:
+    """The object as an item."""
+    item: Item = {
+        "object_id": obj["_id"],
+        "bucket_id": obj["bucket_id"],
+        "namespace_id": obj["namespace_id"],
+        "batch_id": batch_id,
+        "revision": obj["revision"],
+        "run": run,
+        "turn": turn,
+    }
+    if obj.get("batch_id") not in (None, batch_id):
+        item["again"] = True
+    return SizedItem(item, size_of(obj))
+
+
+def size_of(obj: ObjectDocument) -> int:
+    """Bytes of the object's blobs, as far as they are known."""
+    return sum(details["size_bytes"] for blob in obj["blobs"] if (details := blob.get("details")))
+
+
+def unit_of(
+    items: Sequence[Item],
+    *,
+    batch: BatchDocument | None,
+    state: Literal["held", "ready", "canceled"],
+    now: datetime,
+    ending: UnitEnd | None = None,
+) -> WorkUnitDocument:
+    """The work unit of these items, of one ``batch`` or of automatic ones in one namespace.
+
+    Its id is derived from the items: planning the same again makes the same unit.
+    """
+    parts = [f"{item['batch_id']}/{item['object_id']}/{item['turn']}" for item in items]
+    unit: WorkUnitDocument = {
+        "_id": derived("unit", *parts),
+        "batch_id": batch["_id"] if batch else None,
+        "turn": batch.get("run", 1) if batch else 0,
+        "items": list(items),
+        "size": len(items),
+        "state": state,
+        "results": {},
+        "finished": 0,
+        "failed": 0,
+        "documents": 0,
+        "collection_ids": batch["collection_ids"] if batch else None,
+        "dedup_strategy": batch["dedup_strategy"] if batch else "skip",
+        "attempts": 0,
+        "created_at": now,
+        "moved_at": now,
+        "group": batch["_id"] if batch else items[0]["namespace_id"],
+    }
+    if ending is not None:
+        unit["ending"] = ending
+    if batch is not None and (trace := batch.get("trace")):
+        unit["trace"] = trace
+    return unit
+
 
 FIELDS = (
     "bucket_id",
@@ -50,7 +146,7 @@ class Planner:
         self.units = WorkUnits(runtime.database)
         self.waiting = BatchDependencies(runtime.database)
 
-    async def auto(self, objects: Sequence[ObjectDocument], traces: Mapping[str, Trace]) -> int:
+    async def plan_auto(self, objects: Sequence[ObjectDocument], traces: Mapping[str, Trace]) -> int:
         """Plans objects that asked to be processed at once; returns how many were not planned before.
 
         Each has a batch of its own, named at its creation; their units are shared. ``traces`` maps an object to the
@@ -66,10 +162,10 @@ class Planner:
         batch_ids = [item["batch_id"] for unit in planned for item in unit["items"]]
         if batch_ids:
             await self.batches.update_unplanned(batch_ids, {"planned": True, **_started(now)})
-        await self._voice.wake(planned, traces)
+        await self._voice.publish_ready(planned, traces)
         return len(batch_ids)
 
-    async def submitted(self, batch_id: str, trace: Trace | None = None) -> None:
+    async def plan_batch(self, batch_id: str, trace: Trace | None = None) -> None:
         """Plans a submitted batch: units of what is mirrored, a waiting row for what is not yet. May be repeated.
 
         Ends early when there is nothing to plan any more: another replica was faster, or the batch is to be cancelled.
@@ -82,7 +178,7 @@ class Planner:
         began = self._clock.now()
         turn = batch.get("run", 1)
         members = await self.members(batch)
-        room = await self._room(batch)
+        room = await self._available_slots(batch)
         for start in range(0, len(members), self._settings.plan_page_size):
             now = self._clock.now()
             # It moves: otherwise the other replicas would plan it too, page by page.
@@ -102,12 +198,12 @@ class Planner:
             await self.waiting.remove([f"{batch_id}:{oid}" for oid in late if oid not in set(pending)])
             queued = [item for unit in planned for item in unit["items"]]
             traces = {oid: found["trace"] for oid, found in objects.items() if "trace" in found}
-            await self._voice.queued([*queued, *(items[oid].item for oid in pending)], traces, trace)
-            await self._voice.wake([unit for unit in planned if unit["state"] == "ready"], traces, trace)
+            await self._voice.publish_queued([*queued, *(items[oid].item for oid in pending)], traces, trace)
+            await self._voice.publish_ready([unit for unit in planned if unit["state"] == "ready"], traces, trace)
         started = {"planned": True, **_started(began), "moved_at": self._clock.now()}
         await self.batches.update_unplanned([batch_id], started, run=turn)
 
-    async def arrived(self, objects: Mapping[str, ObjectDocument], traces: Mapping[str, Trace]) -> set[str]:
+    async def plan_ready_objects(self, objects: Mapping[str, ObjectDocument], traces: Mapping[str, Trace]) -> set[str]:
         """Plans mirrored objects for the submitted batches that wait for them; returns which are in one now."""
         rows = await self.waiting.of_objects(list(objects), limit=MAX_ROWS)
         taken: set[str] = set()
@@ -125,14 +221,14 @@ class Planner:
                 turn = batch.get("run", 1)
                 arrivals = _of_bucket(batch, [objects[row["object_id"]] for row in mine])
                 items = [sized(o, batch_id, run=run_of(o, batch_id, turn), turn=turn) for o in arrivals]
-                planned = await self._insert(items, batch=batch, now=now, room=await self._room(batch))
+                planned = await self._insert(items, batch=batch, now=now, room=await self._available_slots(batch))
                 taken |= {o["_id"] for o in arrivals}
             # Before anybody is told: with a row left the batch would not be over when its last unit is.
             await self.waiting.remove([row["_id"] for row in mine])
-            await self._voice.wake([unit for unit in planned if unit["state"] == "ready"], traces)
+            await self._voice.publish_ready([unit for unit in planned if unit["state"] == "ready"], traces)
         return taken
 
-    async def give_up(self, batch: BatchDocument, ending: UnitEnd) -> None:
+    async def cancel_unplanned(self, batch: BatchDocument, ending: UnitEnd) -> None:
         """Puts every object of the batch that is in no unit yet into one that nobody may take. May be repeated."""
         now = self._clock.now()
         turn = batch.get("run", 1)
@@ -144,7 +240,7 @@ class Planner:
             items = [sized(o, batch["_id"], run=run_of(o, batch["_id"], turn), turn=turn) for o in objects.values()]
             await self._insert(items, batch=batch, now=now, ending=ending)
 
-    async def give_up_auto(self, batch: BatchDocument, obj: ObjectDocument, ending: UnitEnd) -> None:
+    async def cancel_unplanned_auto(self, batch: BatchDocument, obj: ObjectDocument, ending: UnitEnd) -> None:
         """The same for the object of an automatic batch."""
         item = sized(obj, batch["_id"], run=obj["run"]["id"], turn=obj["run"]["id"])
         await self._insert([item], batch=None, now=self._clock.now(), ending=ending)
@@ -162,7 +258,7 @@ class Planner:
         found = await self.objects.many(object_ids, fields=FIELDS)
         return {obj["_id"]: obj for obj in _of_bucket(batch, found.values())}
 
-    async def _room(self, batch: BatchDocument) -> int:
+    async def _available_slots(self, batch: BatchDocument) -> int:
         """How many more units of the batch may be in the works."""
         most = self._settings.max_active_units
         return most - await self.units.count(batch["_id"], batch.get("run", 1), ("ready", "leased"), limit=most)

@@ -25,7 +25,7 @@ class BatchPublisher:
         self._runtime = runtime
         self._objects = Objects(runtime.database)
 
-    async def wake(
+    async def publish_ready(
         self, units: Sequence[WorkUnitDocument], traces: Mapping[str, Trace] | None = None, trace: Trace | None = None
     ) -> None:
         """Tells the processors of units that are ready. ``traces`` maps objects to the trace that they are part of."""
@@ -46,7 +46,7 @@ class BatchPublisher:
         if envelopes:
             await self._runtime.bus.publisher.publish(envelopes)
 
-    async def queued(self, items: Sequence[Item], traces: Mapping[str, Trace], trace: Trace | None) -> None:
+    async def publish_queued(self, items: Sequence[Item], traces: Mapping[str, Trace], trace: Trace | None) -> None:
         """These objects are in a submitted batch. ``traces`` maps objects to the trace that they are part of."""
         now = self._runtime.clock.now()
         events = [
@@ -57,7 +57,7 @@ class BatchPublisher:
         ]
         await self._say([(event, traces.get(event.object_id, trace)) for event in events])
 
-    async def ended(self, units: Sequence[WorkUnitDocument], *, only: str | None = None) -> int:
+    async def publish_final(self, units: Sequence[WorkUnitDocument], *, only: str | None = None) -> int:
         """The ends of what is left in units that were given up; returns how many.
 
         ``only`` restricts it to the items of one batch, in a unit that others go on with: DRAFT then. These statuses

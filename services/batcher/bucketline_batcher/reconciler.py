@@ -14,8 +14,8 @@ from bucketline.service_context import ServiceContext
 from bucketline.settings import ReconcileSettings
 from bucketline_batcher.cancel import Cancellation
 from bucketline_batcher.planner import FIELDS, Planner
-from bucketline_batcher.progress import BatchProgressTracker
 from bucketline_batcher.publisher import BatchPublisher
+from bucketline_batcher.results import BatchProgressTracker
 from bucketline_batcher.settings import BatcherSettings
 
 BACKLOG_SECONDS = 15.0
@@ -64,7 +64,7 @@ class BatchReconciler:
         page = await self._planner.objects.stalled(self._before(), limit=limit, fields=FIELDS, after=self._object_place)
         self._object_place = (page[-1]["moved_at"], page[-1]["_id"]) if len(page) == limit else None
         due = [o for o in page if o["auto_process"] and o["status"] == Status.QUEUED]
-        planned = await self._planner.auto([o for o in due if o["mirror"]["state"] != "pending"], {})
+        planned = await self._planner.plan_auto([o for o in due if o["mirror"]["state"] != "pending"], {})
         SWEPT.labels("object without unit").inc(planned)
         return planned
 
@@ -77,11 +77,11 @@ class BatchReconciler:
         gone = [row for row in rows if row["object_id"] not in objects]
         await self._planner.waiting.remove([row["_id"] for row in gone])
         mirrored = {oid: o for oid, o in objects.items() if o["mirror"]["state"] != "pending"}
-        await self._planner.arrived(mirrored, {})
+        await self._planner.plan_ready_objects(mirrored, {})
         still = [row["_id"] for row in rows if row["object_id"] in objects and row["object_id"] not in mirrored]
         await self._planner.waiting.touch(still, self._clock.now())
         for batch_id in {row["batch_id"] for row in gone}:
-            await self._progress.refresh(batch_id)
+            await self._progress.update(batch_id)
         SWEPT.labels("waiting object").inc(len(mirrored) + len(gone))
         return len(mirrored) + len(gone)
 
@@ -98,8 +98,8 @@ class BatchReconciler:
             stale = self._sweep.stale_after_seconds
             pause = backoff_seconds(unit.get("wakes", 0) + 1, initial=stale, maximum=stale + MAX_QUIET) - stale
             await self._planner.units.postpone_announcement(unit, now + timedelta(seconds=pause))
-        await self._voice.ended([unit for unit in stalled if unit["state"] == "canceled"])
-        await self._voice.wake([unit for unit in stalled if unit["state"] != "canceled"])
+        await self._voice.publish_final([unit for unit in stalled if unit["state"] == "canceled"])
+        await self._voice.publish_ready([unit for unit in stalled if unit["state"] != "canceled"])
         # A ready one may just stand in the line of a busy processor: that is no repair.
         SWEPT.labels("unit").inc(sum(unit["state"] != "ready" for unit in stalled))
         return len(stalled)
@@ -111,7 +111,7 @@ class BatchReconciler:
         await self._planner.batches.touch(ids, self._clock.now())
         quiet = [batch["_id"] for batch in stalled if batch["auto"] and not batch.get("cancel_requested_at")]
         if quiet:
-            await self._progress.settle_automatic(list((await self._planner.batches.many(quiet)).values()))
+            await self._progress.finish_auto_batches(list((await self._planner.batches.many(quiet)).values()))
         late = 0
         for batch in stalled:
             if batch.get("cancel_requested_at") is not None:
@@ -121,8 +121,8 @@ class BatchReconciler:
             else:
                 if not batch.get("planned"):
                     late += 1
-                    await self._planner.submitted(batch["_id"])
-                await self._progress.refresh(batch["_id"])
+                    await self._planner.plan_batch(batch["_id"])
+                await self._progress.update(batch["_id"])
         # Most only wait for their units. What was repaired are those that nobody had planned, or had ended.
         found = await self._planner.batches.many(ids, fields=["status"])
         SWEPT.labels("batch").inc(late + sum(batch["status"] not in BATCH_ACTIVE for batch in found.values()))

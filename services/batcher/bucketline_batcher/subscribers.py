@@ -18,7 +18,7 @@ from bucketline.events.topics import BATCHES, MIRRORED, STATUS
 from bucketline.kafka.broker import Provided, event_router, publishes
 from bucketline_batcher.cancel import Cancellation
 from bucketline_batcher.planner import FIELDS, Planner
-from bucketline_batcher.progress import BatchProgressTracker
+from bucketline_batcher.results import BatchProgressTracker
 from bucketline_batcher.windows import WindowBatcher
 
 router = event_router()
@@ -35,10 +35,10 @@ async def plan_mirrored_objects(
     traces = {record.event.object_id: record.trace for record in records}
     objects = await planner.objects.many(list(traces), fields=FIELDS)
     mirrored = {object_id: found for object_id, found in objects.items() if found["mirror"]["state"] != "pending"}
-    await planner.auto(list(mirrored.values()), traces)
-    planned = await planner.arrived(mirrored, traces)
+    await planner.plan_auto(list(mirrored.values()), traces)
+    planned = await planner.plan_ready_objects(mirrored, traces)
     # These may belong to a batch already: its event may not be applied to them yet. The window checks that.
-    await windowing.collect([found for object_id, found in mirrored.items() if object_id not in planned])
+    await windowing.add_drafts([found for object_id, found in mirrored.items() if object_id not in planned])
 
 
 @router.subscriber(BATCHES.name, group_id=BATCHES.group("batcher"), batch=True, ack_policy=AckPolicy.MANUAL)
@@ -57,9 +57,9 @@ async def plan_submitted_batches(
             await canceling.cancel(record.event.batch_id)
     submitted = [(record.event, record.trace) for record in records if isinstance(record.event, BatchSubmitted)]
     for event, trace in sorted(submitted, key=lambda row: row[0].object_count):
-        await planner.submitted(event.batch_id, trace)
+        await planner.plan_batch(event.batch_id, trace)
         # Its units may have ended by now, and there are none if all of its objects were deleted.
-        await progress.refresh(event.batch_id)
+        await progress.update(event.batch_id)
 
 
 @router.subscriber(STATUS.name, group_id=STATUS.group("batcher"), batch=True, ack_policy=AckPolicy.MANUAL)
@@ -68,4 +68,4 @@ async def count_progress(
 ) -> None:
     """Count the objects that have ended, and complete their batches. Other statuses are no progress."""
     if ended := [record for record in records if record.event.sequence == RANK_FINAL]:
-        await progress.record(ended)
+        await progress.apply_results(ended)

@@ -16,7 +16,7 @@ async def test_units_that_run_end_and_the_others_are_given_back(world: World) ->
     replica = world.replica(unit_max_objects=2, max_active_units=3)
     ids = await world.drafts(10)
     batch_id = await world.submitted(ids)
-    await replica.planner.submitted(batch_id)
+    await replica.planner.plan_batch(batch_id)
     running = await world.worked(most=1)
     world.bus.take(WorkUnitReady)
     await world.ask_to_cancel(batch_id)
@@ -38,7 +38,7 @@ async def test_a_batch_nobody_has_planned(world: World) -> None:
     ids = await world.drafts(5) + await world.drafts(2, mirrored=False)
     batch_id = await world.submitted(ids)
     await world.ask_to_cancel(batch_id)
-    await replica.planner.submitted(batch_id)
+    await replica.planner.plan_batch(batch_id)
     assert await world.units_of(batch_id) == []
     await replica.canceling.cancel(batch_id)
     await world.run(replica)
@@ -56,7 +56,7 @@ async def test_planning_and_cancelling_at_once(world: World) -> None:
         await world.ask_to_cancel(batch_id)
         # the batch was read before the request came
         await world.batches.collection.update_one({"_id": batch_id}, {"$unset": {"cancel_requested_at": ""}})
-        planning = asyncio.create_task(replicas[0].planner.submitted(batch_id))
+        planning = asyncio.create_task(replicas[0].planner.plan_batch(batch_id))
         await asyncio.sleep(0)
         await world.ask_to_cancel(batch_id)
         await asyncio.gather(planning, replicas[1].canceling.cancel(batch_id))
@@ -81,7 +81,7 @@ async def test_who_cancels_may_die_at_any_write(world: World, after: bool) -> No
         ids = await world.drafts(9)
         batch_id = await world.submitted(ids)
         replica = world.replica(unit_max_objects=2, max_active_units=2)
-        await replica.planner.submitted(batch_id)
+        await replica.planner.plan_batch(batch_id)
         await world.ask_to_cancel(batch_id)
         world.bus.take(WorkUnitReady)
         with dying(at, after=after) as writes:

@@ -22,7 +22,7 @@ async def test_units_are_bounded_by_count_and_bytes(world: World) -> None:
     planner = world.replica(unit_max_objects=10, unit_max_bytes=100).planner
     small, large = await world.drafts(25, size=1), await world.drafts(4, size=60)
     batch_id = await world.submitted(small + large)
-    await planner.submitted(batch_id)
+    await planner.plan_batch(batch_id)
     sizes = sorted(unit["size"] for unit in await world.units_of(batch_id))
     assert sum(sizes) == 29
     assert max(sizes) == 10
@@ -34,7 +34,7 @@ async def test_two_planners_at_once_share_the_work(world: World) -> None:
     for _ in range(5):
         batch_id = await world.submitted(ids)
         replicas = [world.replica(unit_max_objects=7 + n, plan_page_size=50) for n in range(3)]
-        await asyncio.gather(*(replica.planner.submitted(batch_id) for replica in replicas))
+        await asyncio.gather(*(replica.planner.plan_batch(batch_id) for replica in replicas))
         assert await members(world, batch_id) == Counter(ids)
         world.clock.advance(1)
 
@@ -48,7 +48,7 @@ async def test_a_planner_may_die_at_any_write(world: World, after: bool) -> None
         replica = world.replica(unit_max_objects=4, plan_page_size=10)
         with dying(at, after=after) as writes:
             with suppress(Killed):
-                await replica.planner.submitted(batch_id)
+                await replica.planner.plan_batch(batch_id)
             finished = writes() < at
         heir = world.replica(unit_max_objects=5, plan_page_size=10)
         world.clock.advance(60)
@@ -68,7 +68,7 @@ async def test_late_objects_hold_back_only_themselves(world: World) -> None:
     replica = world.replica()
     early, late = await world.drafts(3), await world.drafts(2, mirrored=False)
     batch_id = await world.submitted(early + late)
-    await replica.planner.submitted(batch_id)
+    await replica.planner.plan_batch(batch_id)
     await world.run(replica)
     batch = await world.batch(batch_id)
     assert batch["status"] == Status.PROCESSING
@@ -87,7 +87,7 @@ async def test_the_last_object_to_arrive_ends_every_batch_however_fast_it_is(
     late = await world.drafts(1, mirrored=False)
     batches = [await world.submitted(late) for _ in range(3)]
     for batch_id in batches:
-        await replica.planner.submitted(batch_id)
+        await replica.planner.plan_batch(batch_id)
     wake = replica.planner._voice.wake
 
     async def done_at_once(*args: Any) -> None:
@@ -103,7 +103,7 @@ async def test_what_was_mirrored_unheard_is_found(world: World) -> None:
     replica = world.replica()
     late = await world.drafts(3, mirrored=False)
     batch_id = await world.submitted(late)
-    await replica.planner.submitted(batch_id)
+    await replica.planner.plan_batch(batch_id)
     await world.mirror(late)
     world.clock.advance(60)
     await replica.sweeper.waiting()
@@ -116,7 +116,7 @@ async def test_deleted_objects_are_missing_and_not_failed(world: World) -> None:
     ids, late = await world.drafts(4), await world.drafts(2, mirrored=False)
     batch_id = await world.submitted(ids + late)
     await world.objects.collection.delete_one({"_id": ids[0]})
-    await replica.planner.submitted(batch_id)
+    await replica.planner.plan_batch(batch_id)
     await world.objects.collection.delete_one({"_id": late[0]})
     await world.run(replica)
     await on_mirrored(await world.mirror(late[1:]), replica)
@@ -138,7 +138,7 @@ async def test_objects_of_another_bucket_are_none_of_a_batchs_business(world: Wo
         await world.ask_to_cancel(batch_id)
         await replica.canceling.cancel(batch_id)
     else:
-        await replica.planner.submitted(batch_id)
+        await replica.planner.plan_batch(batch_id)
     await on_mirrored(await world.mirror(late), replica)
     await world.run(replica)
     batch = await world.batch(batch_id)
@@ -174,8 +174,8 @@ async def test_a_batch_of_nothing_but_deleted_objects_is_over_at_once(world: Wor
 async def test_a_large_batch_leaves_room_for_a_small_one(world: World) -> None:
     replica = world.replica(unit_max_objects=2, max_active_units=3)
     large, small = await world.submitted(await world.drafts(40)), await world.submitted(await world.drafts(1))
-    await replica.planner.submitted(large)
-    await replica.planner.submitted(small)
+    await replica.planner.plan_batch(large)
+    await replica.planner.plan_batch(small)
     assert len(world.bus.take(WorkUnitReady)) == 4
     taken = 0
     for _ in range(100):
@@ -229,7 +229,7 @@ async def test_a_batch_that_is_being_planned_is_left_to_its_planner(
         return await insert(*args, **options)
 
     monkeypatch.setattr(replica.planner, "_insert", slow)
-    await replica.planner.submitted(batch_id)
+    await replica.planner.plan_batch(batch_id)
     assert [batches for batches, _ in swept] == [0] * 5
     batch = await world.batch(batch_id)
     assert (batch["status"], batch["moved_at"]) == (Status.PROCESSING, world.clock.now())
@@ -247,7 +247,7 @@ async def test_planning_stops_when_the_batch_is_to_be_cancelled(world: World, mo
 
     with monkeypatch.context() as patched:
         patched.setattr(replica.planner, "_insert", meanwhile)
-        await replica.planner.submitted(batch_id)
+        await replica.planner.plan_batch(batch_id)
     assert (await members(world, batch_id)).total() == 10
     await replica.canceling.cancel(batch_id)
     await world.run(replica)
@@ -293,11 +293,11 @@ async def test_objects_in_two_batches_at_a_time_end_in_both(world: World) -> Non
     replica = world.replica()
     ids = await world.drafts(3)
     first = await world.submitted(ids)
-    await replica.planner.submitted(first)
+    await replica.planner.plan_batch(first)
     await world.apply(world.bus.take(ObjectStatusChanged))
     earlier = (await world.batch(first))["run"] - 5000
     second = await world.submitted(ids, run=earlier)
-    await replica.planner.submitted(second)
+    await replica.planner.plan_batch(second)
     await world.run(replica)
     for batch_id in (first, second):
         assert (await world.batch(batch_id))["status"] == Status.COMPLETED

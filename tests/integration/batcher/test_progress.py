@@ -43,7 +43,7 @@ async def test_the_end_does_not_depend_on_order_or_duplicates(world: World, data
         world.clock.advance(1)
         replicas = [world.replica(unit_max_objects=3) for _ in range(2)]
         batch_id = await world.submitted(ids)
-        await replicas[0].planner.submitted(batch_id)
+        await replicas[0].planner.plan_batch(batch_id)
         world.bus.take(ObjectStatusChanged)
         records = await world.worked(lambda oid: by_id[oid])
         if shuffled:
@@ -64,7 +64,7 @@ async def test_the_first_end_of_an_object_counts(world: World) -> None:
     replica = world.replica()
     ids = await world.drafts(2)
     batch_id = await world.submitted(ids)
-    await replica.planner.submitted(batch_id)
+    await replica.planner.plan_batch(batch_id)
     [unit] = await world.units_of(batch_id)
     bad = world.results(unit, lambda _: (Status.FAILED, 0, "transient"))
     await on_status(bad + world.results(unit), replica)
@@ -76,11 +76,11 @@ async def test_documents_count_that_the_batch_wrote_and_not_those_that_were_ther
     replica = world.replica()
     ids = await world.drafts(3, auto=auto)
     if auto:
-        await replica.planner.auto(list((await world.objects.many(ids)).values()), {})
+        await replica.planner.plan_auto(list((await world.objects.many(ids)).values()), {})
         batch_ids = [str(obj.get("batch_id")) for obj in (await world.objects.many(ids)).values()]
     else:
         batch_ids = [await world.submitted(ids)]
-        await replica.planner.submitted(batch_ids[0])
+        await replica.planner.plan_batch(batch_ids[0])
     says = {ids[0]: 0, ids[1]: 2, ids[2]: None}  # the last by a processor of an older release
     records = [
         replace(record, event=record.event.model_copy(update={"documents_written": says[record.event.object_id]}))
@@ -101,7 +101,7 @@ async def test_a_batcher_may_die_while_it_finishes(world: World, after: bool) ->
     for at in range(1, 50):
         ids, replica = await world.drafts(4), world.replica(unit_max_objects=2)
         batch_id = await world.submitted(ids)
-        await replica.planner.submitted(batch_id)
+        await replica.planner.plan_batch(batch_id)
         world.bus.take(ObjectStatusChanged)
         records = await world.worked()
         with dying(at, after=after) as writes:
@@ -123,7 +123,7 @@ async def test_many_say_the_end_and_it_is_told_once(world: World) -> None:
     ids = await world.drafts(20)
     batch_id = await world.submitted(ids)
     replicas = [world.replica(unit_max_objects=5) for _ in range(4)]
-    await replicas[0].planner.submitted(batch_id)
+    await replicas[0].planner.plan_batch(batch_id)
     records = await world.worked()
     await asyncio.gather(*(on_status(records, replica) for replica in replicas))
     world.clock.advance(60)
@@ -142,7 +142,7 @@ async def test_an_object_that_arrives_while_its_batch_is_counted_is_counted(
     replica = world.replica()
     early, late = await world.drafts(3), await world.drafts(1, mirrored=False)
     batch_id = await world.submitted(early + late)
-    await replica.planner.submitted(batch_id)
+    await replica.planner.plan_batch(batch_id)
     world.bus.take(ObjectStatusChanged)
     records = await world.worked()
     tally = replica.planner.units.tally
@@ -163,20 +163,20 @@ async def test_an_object_that_arrives_while_its_batch_is_counted_is_counted(
 
 async def test_progress_is_shown_on_the_way_and_never_goes_back(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "bucketline_batcher.progress.TALLY_SHARE", 0
+        "bucketline_batcher.results.TALLY_SHARE", 0
     )  # on a loaded machine it would be shown at the end only
     replica = world.replica(unit_max_objects=2, progress_refresh_seconds=0.0001)
     ids = await world.drafts(20)
     batch_id = await world.submitted(ids)
-    await replica.planner.submitted(batch_id)
+    await replica.planner.plan_batch(batch_id)
     shown = []
     while records := await world.worked(most=1):
         world.bus.take(WorkUnitReady)
         await on_status(records, replica)
-        await replica.progress.refresh(batch_id)
+        await replica.progress.update(batch_id)
         shown.append((await world.batch(batch_id)).get("processed", 0))
         ready = await world.units.collection.find({"batch_id": batch_id, "state": "ready"}, limit=100)
-        await replica.progress._voice.wake(ready)
+        await replica.progress._voice.publish_ready(ready)
     assert shown == sorted(shown)
     assert shown[-1] == 20
     assert len(set(shown)) > 2, "it is shown before the end"
@@ -186,7 +186,7 @@ async def test_the_first_error_is_told_on_the_way(world: World) -> None:
     replica = world.replica(unit_max_objects=2)
     ids = await world.drafts(4)
     batch_id = await world.submitted(ids)
-    await replica.planner.submitted(batch_id)
+    await replica.planner.plan_batch(batch_id)
     bad = await world.worked(lambda _: (Status.FAILED, 0, "permanent"), most=1)
     await on_status(bad, replica)
     batch = await world.batch(batch_id)
@@ -203,7 +203,7 @@ async def test_a_retry_adds_to_what_there_was(world: World) -> None:
         ids[2]: (Status.FAILED, 0, "permanent"),
     }
     batch_id = await world.submitted(ids)
-    await replica.planner.submitted(batch_id)
+    await replica.planner.plan_batch(batch_id)
     await world.run(replica, lambda oid: plan[oid])
     first = await world.batch(batch_id)
     assert (first["status"], first["failed"], first["documents_written"]) == (Status.COMPLETED_WITH_ERRORS, 3, 4)
@@ -211,7 +211,7 @@ async def test_a_retry_adds_to_what_there_was(world: World) -> None:
 
     world.clock.advance(10)
     await retry(world, batch_id, kept=4, failed=1, documents=3, mode="transient_only")
-    await replica.planner.submitted(batch_id)
+    await replica.planner.plan_batch(batch_id)
     await on_status(old, replica)  # late records of the first turn
     await world.run(replica)
     batch = await world.batch(batch_id)
@@ -237,7 +237,7 @@ async def test_an_error_that_looks_like_an_expression_is_kept_as_it_is(world: Wo
     replica = world.replica()
     ids = await world.drafts(1)
     batch_id = await world.submitted(ids)
-    await replica.planner.submitted(batch_id)
+    await replica.planner.plan_batch(batch_id)
     [unit] = await world.units_of(batch_id)
     records = [with_error(record, "$total is not a number") for record in world.results(unit)]
     await on_status(records, replica)

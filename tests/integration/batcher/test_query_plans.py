@@ -42,7 +42,7 @@ async def test_no_plan_scans_a_collection(world: World, monkeypatch: pytest.Monk
     late, automatic = await world.drafts(2, mirrored=False), await world.drafts(3, auto=True)
     batches.append(await world.submitted(late))
     for batch_id in batches:
-        await replica.planner.submitted(batch_id)
+        await replica.planner.plan_batch(batch_id)
     await world.ask_to_cancel(batches[1])
     await replica.canceling.cancel(batches[1])
     windowed = await world.drafts(5, bucket_id=bucket)
@@ -77,7 +77,7 @@ async def test_looking_for_some_objects_of_a_large_batch_reads_no_others(world: 
     replica = world.replica(unit_max_objects=5)
     ids = await world.drafts(200)
     batch_id = await world.submitted(ids)
-    await replica.planner.submitted(batch_id)
+    await replica.planner.plan_batch(batch_id)
     wanted = ids[20:22]
     found = await world.units.collection._raw.find(items_filter([batch_id], wanted)).explain()
     assert "COLLSCAN" not in stages(found["queryPlanner"]["winningPlan"])

@@ -22,7 +22,7 @@ async def test_a_unit_that_kills_every_processor_is_given_up(world: World) -> No
     replica = world.replica(unit_max_crashes=3)
     ids = await world.drafts(3)
     batch_id = await world.submitted(ids)
-    await replica.planner.submitted(batch_id)
+    await replica.planner.plan_batch(batch_id)
     world.bus.take(ObjectStatusChanged)
     [unit] = await world.units_of(batch_id)
     for attempt in range(3):
@@ -56,7 +56,7 @@ async def died(world: World, unit_id: str, trying: int | None = None) -> bool:
 async def test_what_one_object_did_is_not_laid_to_its_unit_up_to_a_limit(world: World) -> None:
     replica = world.replica(unit_max_crashes=3, unit_max_isolated_crashes=4)
     batch_id = await world.submitted(await world.drafts(3))
-    await replica.planner.submitted(batch_id)
+    await replica.planner.plan_batch(batch_id)
     [unit] = await world.units_of(batch_id)
     for trying in (None, None, 0, 2, NO_ITEM, NO_ITEM, 0):
         assert await died(world, unit["_id"], trying)
@@ -77,7 +77,7 @@ async def test_what_one_object_did_is_not_laid_to_its_unit_up_to_a_limit(world: 
 async def test_processors_that_ended_for_another_reason_still_count(world: World) -> None:
     replica = world.replica(unit_max_crashes=3)
     batch_id = await world.submitted(await world.drafts(2))
-    await replica.planner.submitted(batch_id)
+    await replica.planner.plan_batch(batch_id)
     [unit] = await world.units_of(batch_id)
     for trying in (None, None, 1, None):
         assert await died(world, unit["_id"], trying)
@@ -88,7 +88,7 @@ async def test_processors_that_ended_for_another_reason_still_count(world: World
 async def test_a_lease_that_was_given_back_says_nothing_of_who_was_tried(world: World) -> None:
     replica = world.replica()
     batch_id = await world.submitted(await world.drafts(2))
-    await replica.planner.submitted(batch_id)
+    await replica.planner.plan_batch(batch_id)
     [unit] = await world.units_of(batch_id)
     now = world.clock.now()
     assert await world.units.lease(unit["_id"], "p1", now=now, until=now + timedelta(seconds=30))
@@ -104,7 +104,7 @@ async def test_a_lease_that_was_given_back_says_nothing_of_who_was_tried(world: 
 async def test_who_is_set_aside_is_so_until_the_owner_says_otherwise(world: World) -> None:
     replica = world.replica(unit_max_objects=1)
     batch_id = await world.submitted(await world.drafts(2))
-    await replica.planner.submitted(batch_id)
+    await replica.planner.plan_batch(batch_id)
     mine, others = await world.units_of(batch_id)
     now = world.clock.now()
     for unit, owner in ((mine, "p1"), (others, "p2")):
@@ -122,7 +122,7 @@ async def test_who_is_set_aside_is_so_until_the_owner_says_otherwise(world: Worl
 async def test_what_a_processor_gives_back_is_no_attempt(world: World) -> None:
     replica = world.replica(unit_max_crashes=2, unit_max_releases=5)
     batch_id = await world.submitted(await world.drafts(1))
-    await replica.planner.submitted(batch_id)
+    await replica.planner.plan_batch(batch_id)
     [unit] = await world.units_of(batch_id)
     for returned in range(6):
         now = world.clock.now()
@@ -138,7 +138,7 @@ async def test_what_a_processor_gives_back_is_no_attempt(world: World) -> None:
 async def test_units_that_nobody_takes_are_announced_less_and_less_often(world: World) -> None:
     replica = world.replica()
     batch_id = await world.submitted(await world.drafts(1))
-    await replica.planner.submitted(batch_id)
+    await replica.planner.plan_batch(batch_id)
     world.bus.take(WorkUnitReady)
     told = []
     for second in range(600):
@@ -207,7 +207,7 @@ async def test_a_batch_whose_object_went_another_way_is_over(world: World, delet
 async def test_the_backlog_is_what_processors_have_or_may_take_also_when_it_is_off_the_bus(world: World) -> None:
     replica = world.replica(unit_max_objects=1, max_active_units=4)
     batch_id = await world.submitted(await world.drafts(7))
-    await replica.planner.submitted(batch_id)
+    await replica.planner.plan_batch(batch_id)
     units = await world.units_of(batch_id)
     now = world.clock.now()
     ready = [unit for unit in units if unit["state"] == "ready"]
@@ -226,7 +226,7 @@ def swept(what: str) -> float:
 async def test_what_only_waits_is_not_told_as_stalled(world: World) -> None:
     replica = world.replica(unit_max_objects=1, max_active_units=2)
     batch_id = await world.submitted(await world.drafts(4))
-    await replica.planner.submitted(batch_id)
+    await replica.planner.plan_batch(batch_id)
     dead, waiting = [unit for unit in await world.units_of(batch_id) if unit["state"] == "ready"]
     units, batches = swept("unit"), swept("batch")
     for _ in range(3):  # nobody has room for them, for minutes
@@ -243,7 +243,7 @@ async def test_what_only_waits_is_not_told_as_stalled(world: World) -> None:
 async def test_a_batch_that_nobody_planned_and_one_that_nobody_ended_are_told_as_stalled(world: World) -> None:
     replica = world.replica()
     unplanned, unended = await world.submitted(await world.drafts(1)), await world.submitted(await world.drafts(1))
-    await replica.planner.submitted(unended)
+    await replica.planner.plan_batch(unended)
     [unit] = await world.units_of(unended)
     await world.units.record({unit["_id"]: {0: DONE}}, now=world.clock.now())
     before = swept("batch")
@@ -260,7 +260,7 @@ async def test_what_is_said_of_an_object_is_in_the_trace_that_it_came_with(world
     ids, own, batchs = await world.drafts(2), {"traceparent": "00-own"}, {"traceparent": "00-batch"}
     await world.objects.collection.update_one({"_id": ids[0]}, {"$set": {"trace": own}})
     batch_id = await world.submitted(ids, trace=batchs)
-    await replica.planner.submitted(batch_id, batchs)
+    await replica.planner.plan_batch(batch_id, batchs)
     [unit] = await world.units_of(batch_id)
     if how == "given up":
         assert await died(world, unit["_id"])

@@ -48,7 +48,7 @@ def local(port: int) -> GuardPolicy:
 async def ended(world: World, url: str) -> str:
     replica = world.replica()
     batch_id = await world.submitted(await world.drafts(2), webhook_url=url)
-    await replica.planner.submitted(batch_id)
+    await replica.planner.plan_batch(batch_id)
     await world.run(replica)
     return batch_id
 

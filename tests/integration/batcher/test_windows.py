@@ -15,7 +15,7 @@ from bucketline.errors import DependencyUnavailable
 from bucketline.events.cloudevents import ReceivedEvent
 from bucketline.events.models import BatchSubmitted
 from bucketline_batcher.app import Batcher
-from bucketline_batcher.draft_scanner import ScanCursor
+from bucketline_batcher.windows import ScanCursor
 
 pytestmark = pytest.mark.stack
 
@@ -225,7 +225,7 @@ async def test_a_draft_that_was_submitted_by_name_is_not_submitted_again(world: 
     named, changed, deleted, left = ids
     await on_mirrored(await world.mirror(ids), replica)
     batch_id = await world.submitted([named], bucket_id=bucket_id)
-    await replica.planner.submitted(batch_id)
+    await replica.planner.plan_batch(batch_id)
     await world.run(replica)
     await world.objects.collection.update_one({"_id": changed}, {"$set": {"run": {"id": 1, "rank": 0}}})
     await world.objects.collection.delete_one({"_id": deleted})
@@ -242,7 +242,7 @@ async def test_a_window_of_which_nothing_is_left_makes_no_batch(world: World) ->
     ids = await world.drafts(2, bucket_id=bucket_id)
     await on_mirrored(await world.mirror(ids), replica)
     batch_id = await world.submitted(ids, bucket_id=bucket_id)
-    await replica.planner.submitted(batch_id)
+    await replica.planner.plan_batch(batch_id)
     await world.run(replica)
     world.clock.advance(31)
     await replica.windowing.close_due()
@@ -256,7 +256,7 @@ async def test_an_object_for_which_a_batch_waited_joins_no_window(world: World) 
     replica = world.replica()
     ids = await world.drafts(1, bucket_id=bucket_id, mirrored=False)
     batch_id = await world.submitted(ids, bucket_id=bucket_id)
-    await replica.planner.submitted(batch_id)
+    await replica.planner.plan_batch(batch_id)
     await on_mirrored(await world.mirror(ids), replica)
     assert [row["_id"] for row in await world.batches.collection.find({}, limit=5)] == [batch_id]
 

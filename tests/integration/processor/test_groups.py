@@ -56,7 +56,7 @@ async def plenty(world: World) -> None:
     replica = world.replica()
     ids = await world.drafts(MANY // UNITS, auto=True)
     objects = await world.objects.many(ids, fields=FIELDS)
-    await replica.planner.auto(list(objects.values()), {})
+    await replica.planner.plan_auto(list(objects.values()), {})
     [unit] = await world.units.collection.find({}, limit=2)
     for start in range(1, UNITS):
         items = [{**item, "object_id": f"obj_{start}_{n}"} for n, item in enumerate(unit["items"])]
@@ -67,7 +67,7 @@ async def test_batch_of_one_behind_100_000_automatic_objects_is_reclaimed(world:
     await plenty(world)
     world.bus.take(WorkUnitReady)
     batch_id = await world.submitted(await world.drafts(1))
-    await world.replica().planner.submitted(batch_id)
+    await world.replica().planner.plan_batch(batch_id)
     [small] = await world.units_of(batch_id)
     world.bus.take(ObjectStatusChanged)
 

@@ -7,9 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bucketline.db.buckets import Batching
-from bucketline_batcher.batching_policies import default_policy, policy_of
 from bucketline_batcher.settings import BatcherSettings
-from bucketline_batcher.windows import WindowDraft, drafts_that_fit, is_full, is_new_draft
+from bucketline_batcher.windows import WindowDraft, default_policy, drafts_that_fit, is_full, is_new_draft, policy_of
 
 POLICY: Batching = {"max_objects": 3, "max_bytes": 100, "max_wait_seconds": 5.0}
 

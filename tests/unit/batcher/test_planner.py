@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from bucketline.clock import ManualClock
 from bucketline.db.work_units import group_of
 from bucketline.domain.status import RANK_FINAL, RANK_NEW, RANK_QUEUED
-from bucketline_batcher.unit_builder import SizedItem, grouped, run_of, size_of, sized, unit_of
+from bucketline_batcher.planner import SizedItem, grouped, run_of, size_of, sized, unit_of
 
 
 def obj(

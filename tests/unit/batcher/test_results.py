@@ -8,7 +8,7 @@ from bucketline.clock import ManualClock
 from bucketline.db.batches import objects_to_process
 from bucketline.db.work_units import Result, Tally
 from bucketline.domain.status import Status
-from bucketline_batcher.batch_result import automatic_end, explicit_end, superseded
+from bucketline_batcher.results import automatic_end, explicit_end, superseded
 
 NOW = ManualClock().now()
 

@@ -1,27 +1,110 @@
-"""From status changes to finished batches.
+"""Records the final statuses of objects, updates the progress of batches and finishes them.
 
-The first final status of an item is recorded in its unit, so a batch counts distinct objects however often and in
-whatever order statuses arrive. A batch is finished by compare-and-set, and its ``batch.completed`` event is written
-with that.
+The first final status of an item is stored in its unit, so a batch counts distinct objects regardless of the number and
+the order of status events. A batch is finished by compare-and-set, and `batch.completed` is part of the same write.
 """
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
-from bucketline.db.batches import SUMMARY_FIELDS, BatchDocument, FailedObject, failed_row
+from bucketline.db.batches import SUMMARY_FIELDS, BatchDocument, FailedObject, failed_row, webhook_host
 from bucketline.db.outbox_store import outbox_entry_of
-from bucketline.db.work_units import OPEN_STATES, Result, Tally, WorkUnitDocument
-from bucketline.domain.status import BATCH_ACTIVE, FAILURES
+from bucketline.db.work_units import OPEN_STATES, Result, Tally, WorkUnitDocument, written
+from bucketline.domain.status import BATCH_ACTIVE, FAILURES, Status, batch_outcome
 from bucketline.events.cloudevents import ReceivedEvent
 from bucketline.events.models import BatchCompleted, ObjectStatusChanged
 from bucketline.kafka.outbox import Outbox
 from bucketline.observability.metrics import UNITS
 from bucketline.service_context import ServiceContext
-from bucketline_batcher.batch_result import MAX_ERROR, Completion, automatic_end, explicit_end, superseded
 from bucketline_batcher.planner import Planner
 from bucketline_batcher.publisher import BatchPublisher, Trace
 from bucketline_batcher.settings import BatcherSettings
+
+MAX_ERROR = 500
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A batch, its final status, and the fields that say so."""
+
+    batch: BatchDocument
+    status: Status
+    changes: Mapping[str, object]
+    failed: int
+    documents: int
+
+
+def explicit_end(batch: BatchDocument, tally: Tally, failures: Sequence[FailedObject], now: datetime) -> Completion:
+    """The end of a batch none of whose units is open: the sums of its turn on top of what was there before.
+
+    Objects that no unit took were deleted before: they are ``missing`` and no failures. Those that an earlier turn gave
+    back and a retry leaves alone are neither.
+    """
+    base = batch.get("base")
+    finished = tally.finished + (base["finished"] if base else 0)
+    failed = tally.failed + (base["failed"] if base else 0)
+    documents = tally.documents + (base["documents"] if base else 0)
+    given_back = base.get("given_back", 0) if base else 0
+    missing = max(0, batch["total"] - tally.objects - (base["finished"] if base else 0) - given_back)
+    canceled = batch.get("cancel_requested_at") is not None
+    status = Status.CANCELED if canceled else batch_outcome(batch["total"] - missing - given_back, failed)
+    changes = {
+        "processed": finished,
+        "failed": failed,
+        "documents_written": documents,
+        "missing": missing,
+        "failed_objects": list(failures),
+        "first_error": failures[0]["error"][:MAX_ERROR] if failures else None,
+        **_reason(status, failures[0]["error"] if failures else None),
+    }
+    return _completion(batch, status, changes, failed, documents, now)
+
+
+def automatic_end(batch: BatchDocument, result: Result, now: datetime) -> Completion:
+    """The end of the batch of one ``auto_process`` object."""
+    given_back = result["status"] == Status.DRAFT
+    failed = int(result["status"] in FAILURES)
+    status = Status(result["status"])
+    if status is Status.SKIPPED:
+        status = Status.COMPLETED
+    if given_back:
+        status = Status.CANCELED
+    object_id = batch["objects"][0]
+    changes = {
+        "processed": int(not given_back),
+        "failed": failed,
+        "documents_written": written(result),
+        "failed_objects": [failed_row(object_id, result, now)] if failed else [],
+        "first_error": (result["error"] or "")[:MAX_ERROR] or None,
+        **_reason(status, result["error"]),
+    }
+    return _completion(batch, status, changes, failed, written(result), now)
+
+
+def superseded(batch: BatchDocument, now: datetime, *, deleted: bool) -> Completion:
+    """The end of an automatic batch whose object never got to it."""
+    reason = "the object was deleted" if deleted else "the object was changed, or is processed in another batch"
+    changes = {"processed": 0, "failed": 0, "missing": 1, "failure_reason": f"{reason} before it was processed"}
+    return _completion(batch, Status.CANCELED, changes, 0, 0, now)
+
+
+def _reason(status: Status, first_error: str | None) -> dict[str, object]:
+    if status is not Status.FAILED:
+        return {"failure_reason": None, "failure_category": None}
+    told = f"every object failed; the first: {first_error}" if first_error else "every object failed"
+    return {"failure_reason": told[:MAX_ERROR], "failure_category": "pipeline"}
+
+
+def _completion(
+    batch: BatchDocument, status: Status, changes: Mapping[str, object], failed: int, documents: int, now: datetime
+) -> Completion:
+    shared: dict[str, object] = {"status": str(status), "completed_at": now, "updated_at": now, "moved_at": now}
+    if url := batch.get("webhook_url"):
+        shared["webhook"] = {"due_at": now, "host": webhook_host(url)}
+    return Completion(batch, status, {**changes, **shared}, failed, documents)
+
 
 TALLY_SHARE = 20
 """A tally is taken at most every so many times the time that it takes."""
@@ -47,7 +130,7 @@ class BatchProgressTracker:
         self._settings = settings
         self._next_tally: dict[str, float] = {}
 
-    async def record(self, records: Sequence[ReceivedEvent[ObjectStatusChanged]]) -> None:
+    async def apply_results(self, records: Sequence[ReceivedEvent[ObjectStatusChanged]]) -> None:
         """Record final statuses."""
         results: dict[str, dict[int, Result]] = {}
         traces: dict[str, Trace] = {}
@@ -68,9 +151,9 @@ class BatchProgressTracker:
             await self._finish_automatic(automatic, results, traces)
         ended = {unit["batch_id"] for unit in done}
         for batch_id in {unit["batch_id"] for unit in units.values()} - {None}:
-            await self.refresh(str(batch_id), at_once=batch_id in ended)
+            await self.update(str(batch_id), at_once=batch_id in ended)
 
-    async def refresh(self, batch_id: str, *, at_once: bool = True) -> None:
+    async def update(self, batch_id: str, *, at_once: bool = True) -> None:
         """Brings an explicit batch's progress up to date, lets its next units go, and finishes it when all is done.
 
         Without ``at_once`` only if the last look was long enough ago.
@@ -81,7 +164,7 @@ class BatchProgressTracker:
         if batch is None or batch["status"] not in BATCH_ACTIVE or batch["auto"]:
             self._next_tally.pop(batch_id, None)
             return
-        busy = await self._let_go(batch)
+        busy = await self._release_blocked(batch)
         if busy and time.monotonic() < self._next_tally.get(batch_id, 0.0):
             return
         # Before the tally: a row goes after its unit is there, so that a tally taken without rows sees every unit.
@@ -90,7 +173,7 @@ class BatchProgressTracker:
         if complete and not tally.held and not tally.open:
             await self._finish(batch, tally)
 
-    async def settle_automatic(self, batches: Sequence[BatchDocument]) -> None:
+    async def finish_auto_batches(self, batches: Sequence[BatchDocument]) -> None:
         """Finishes automatic batches whose item has its result, or whose object is gone or went on without them."""
         now = self._runtime.clock.now()
         ids = [batch["_id"] for batch in batches]
@@ -109,7 +192,7 @@ class BatchProgressTracker:
                 ends.append(superseded(batch, now, deleted=obj is None))
         await self._complete(ends, now, {})
 
-    async def _let_go(self, batch: BatchDocument) -> bool:
+    async def _release_blocked(self, batch: BatchDocument) -> bool:
         """Makes held units ready as far as the window allows; whether anything of the turn is still to come."""
         units, turn, most = self._planner.units, batch.get("run", 1), self._settings.max_active_units
         taken = await units.count(batch["_id"], turn, ("ready", "leased"), limit=most)
@@ -117,7 +200,7 @@ class BatchProgressTracker:
         if taken < most and not batch.get("cancel_requested_at"):
             now = self._runtime.clock.now()
             released = await units.release_held(batch["_id"], turn, most - taken, now)
-            await self._voice.wake(released)
+            await self._voice.publish_ready(released)
         return bool(taken or released) or await units.count(batch["_id"], turn, (*OPEN_STATES, "held"), limit=1) > 0
 
     async def _tally(self, batch: BatchDocument) -> Tally:
