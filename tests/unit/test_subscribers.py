@@ -108,23 +108,23 @@ async def test_batcher_leaves_its_own_completions_and_processing_statuses_alone(
         await service.publish(BatchSubmitted(batch_id="b1", **BATCH, object_count=2, submitted_at=AT))
         await service.publish(BatchCanceled(batch_id="b2", **BATCH, canceled_at=AT))
         await service.publish(status("done", RANK_FINAL, Status.COMPLETED))
-    assert planner.made == [("submitted", ("b1", {}))]
+    assert planner.made == [("plan_batch", ("b1", {}))]
     assert canceling.made == [("cancel", ("b2",))]
-    assert progress.named("refresh") == [("b1",)]
+    assert progress.named("update") == [("b1",)]
     ((records,),) = progress.named("record")
     assert [record.event.object_id for record in records] == ["done"]
 
 
-async def test_batcher_plans_mirrored_objects_and_collects_the_other_drafts() -> None:
+async def test_batcher_plans_mirrored_objects_and_adds_other_drafts_to_windows() -> None:
     found = {"a": {"mirror": {"state": "done"}}, "b": {"mirror": {"state": "pending"}}}
-    planner = Calls(arrived=set())
+    planner = Calls(plan_ready_objects=set())
     planner.objects = Calls(many=found)
     windowing = Calls()
     dependencies = {"planner": planner, "canceling": Calls(), "progress": Calls(), "windowing": windowing}
     async with Service("batcher", batcher_subscribers.router, dependencies) as service:
         await service.publish(ObjectMirrored(object_id="a", **OBJECT))
-    assert planner.named("auto") == [([found["a"]], {"a": {}})]
-    assert windowing.named("collect") == [([found["a"]],)]
+    assert planner.named("plan_auto") == [([found["a"]], {"a": {}})]
+    assert windowing.named("add_drafts") == [([found["a"]],)]
 
 
 async def test_ingest_api_applies_statuses_of_known_objects() -> None:
