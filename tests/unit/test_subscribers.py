@@ -111,7 +111,7 @@ async def test_batcher_leaves_its_own_completions_and_processing_statuses_alone(
     assert planner.made == [("plan_batch", ("b1", {}))]
     assert canceling.made == [("cancel", ("b2",))]
     assert progress.named("update") == [("b1",)]
-    ((records,),) = progress.named("record")
+    ((records,),) = progress.named("apply_results")
     assert [record.event.object_id for record in records] == ["done"]
 
 
