@@ -32,7 +32,7 @@ BATCH_SECONDS = Histogram(
 )
 BATCH_SIZE = Histogram("bucketline_consumer_batch_size", "Records in a micro-batch.", ["topic"], buckets=_SIZES)
 RETRIES = Counter("bucketline_retries_total", "Attempts after the first one, by operation.", ["what"])
-PARKED = Counter("bucketline_dead_letters_total", "Records sent to a dead-letter topic.", ["topic", "group"])
+DEAD_LETTERS = Counter("bucketline_dead_letters_total", "Records sent to a dead-letter topic.", ["topic", "group"])
 LAG = Gauge("bucketline_consumer_lag", "Records that the consumer has not processed yet.", ["topic"])
 JOINED = Gauge(
     "bucketline_consumer_joined",
