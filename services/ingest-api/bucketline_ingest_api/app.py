@@ -67,7 +67,19 @@ EXPOSED_HEADERS = (
 )
 """Response headers that pages of other origins may read (CORS)."""
 
-ROUTERS = (health, namespaces, buckets, objects, batches, collections, documents, tasks, uploads, api_keys)
+ROUTERS = (
+    objects.create_router,  # first, since the routes are matched in this order
+    objects.router,
+    health.router,
+    namespaces.router,
+    buckets.router,
+    batches.router,
+    collections.router,
+    documents.router,
+    tasks.router,
+    uploads.router,
+    api_keys.router,
+)
 
 
 def create(settings: ServiceSettings) -> ASGIApp:
@@ -163,8 +175,8 @@ def build(lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
         telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False},
     )
     exception_handlers.install(app)
-    for module in ROUTERS:
-        app.include_router(module.router)
+    for router in ROUTERS:
+        app.include_router(router)
     return app
 
 
