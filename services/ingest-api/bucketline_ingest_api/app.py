@@ -7,7 +7,6 @@ from typing import Any
 from cachetools import TTLCache
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
-from fastapi.utils import generate_unique_id
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Lifespan
 
@@ -156,7 +155,7 @@ class Api(FastAPI):
 
 def operation_id(route: APIRoute) -> str:
     """Return the name of the endpoint function, as the operation id of the OpenAPI document."""
-    return route.name if route.tags[0] in ("objects", "health") else generate_unique_id(route)
+    return route.name
 
 
 def build(lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:

@@ -19,8 +19,8 @@ def register(deps: Container) -> None:
         namespaces.EXPIRY_TASK_TYPE: namespaces.execute_expiry,
         collections.KIND: collections.collection_deletion_turn,
         trigger.KIND: trigger.trigger_turn,
-        uploads.ONE: uploads.one_turn,
-        uploads.MANY: uploads.many_turn,
+        uploads.CONFIRM_TASK_TYPE: uploads.execute_confirmation,
+        uploads.CONFIRM_MANY_TASK_TYPE: uploads.execute_confirmations,
     }
     for task_type, step in steps.items():
         deps.runner.register(task_type, partial(step, deps))
