@@ -1,59 +1,61 @@
-"""The tree of errors. Those that every layer needs are here, the others beside what raises them.
+"""The tree of errors. Those that several layers need are defined here, the others in the module that raises them.
 
 ::
 
-    BucketlineError
-    ├── ApiError                      has a place in the HTTP envelope
-    │   ├── BadRequest            400 BadRequestError
-    │   ├── Unauthorized          401 UnauthorizedError
-    │   ├── Forbidden             403 ForbiddenError
-    │   ├── NotFound              404 NotFoundError
-    │   ├── MethodNotAllowed      405 MethodNotAllowedError
-    │   ├── AlreadyExists         409 AlreadyExistsError
-    │   ├── PayloadTooLarge       413 PayloadTooLargeError
-    │   ├── ValidationFailed      422 ValidationError
-    │   │   └── UnknownExtractor          in ``extraction.registry``
-    │   ├── TooManyRequests       429 TooManyRequestsError
-    │   ├── HeadersTooLarge       431 RequestHeaderFieldsTooLargeError
-    │   ├── SearchTooSlow         503 SearchTooSlowError
-    │   └── ServiceUnavailable    503 ServiceUnavailableError
-    ├── RecordError                   decides what happens to a record on the bus
-    │   ├── Transient                 retry: the same record may succeed in a moment
-    │   ├── Poison                    park: it never will
-    │   └── UnknownType               an event of a newer release, in ``events.envelope``
-    ├── InvalidSetting                a setting turned out to be wrong when it was used; the message names it
-    ├── StoreUnavailable              MongoDB or S3 did not answer; 503 over HTTP, retry on the bus
-    │   ├── NotPublished              Kafka did not; also Transient, in ``messaging.publisher``
-    │   ├── TimeIsUp                  in ``storage.deadline``
-    │   └── WriteConflict             in ``storage.s3_faults``
-    ├── LocalStackError               a part of the local stack cannot be had or did not start
-    ├── DuplicateKey, TooMuch         what MongoDB refused, in ``storage.mongo``
-    ├── BlobStoreError                what S3 refused, in ``storage.blobstore`` and ``storage.s3_faults``
-    ├── ExtractionError               why an object fails, in ``extraction.errors``
-    ├── AddressRefused, PostFailed    in ``outbound.errors``
-    ├── Stuck                         a consumer, in ``messaging.watchdog``
-    ├── NotOurs                       a bucket, in ``maintenance.ownership``
-    └── ApiFailure                    what the command line was answered, in ``cli.client``
+    BucketlineError                       500 InternalServerError                  retryable
+    ├── ApiError                          the response to a request                not retryable
+    │   ├── BadRequest                    400 BadRequestError
+    │   ├── Unauthorized                  401 UnauthorizedError
+    │   ├── Forbidden                     403 ForbiddenError
+    │   ├── NotFound                      404 NotFoundError
+    │   ├── MethodNotAllowed              405 MethodNotAllowedError
+    │   ├── AlreadyExists                 409 AlreadyExistsError
+    │   ├── PayloadTooLarge               413 PayloadTooLargeError
+    │   ├── ValidationFailed              422 ValidationError
+    │   │   └── UnknownExtractor          extractors.registry
+    │   ├── TooManyRequests               429 TooManyRequestsError
+    │   ├── HeadersTooLarge               431 RequestHeaderFieldsTooLargeError
+    │   ├── SearchTooSlow                 503 SearchTooSlowError
+    │   └── ServiceUnavailable            503 ServiceUnavailableError
+    ├── DependencyUnavailable             503 ServiceUnavailableError              retryable
+    │   ├── NotPublished                  kafka.publisher; also a RetryableError
+    │   ├── QueryTimeout                  db.mongo
+    │   ├── WriteConflict                 blobs.s3_errors
+    │   └── QueueFull                     bucketline_processor; not retryable
+    ├── ProcessingError                   handling a Kafka record
+    │   ├── RetryableError                retryable
+    │   ├── NonRetryableError             not retryable
+    │   └── UnknownEventType              events.cloudevents; not retryable
+    ├── DuplicateKey, ResultTooLarge      db.mongo; not retryable
+    ├── BlobStoreError                    blobs.store; not retryable
+    │   └── ObjectMissing, ChecksumRefused, ContentTooLarge, AccessRefused, KeyTaken
+    ├── ExtractionError                   extractors.errors; why an object fails
+    │   └── TransientError (retryable), PermanentError, ResourceError
+    ├── SourceError                       bucketline_dedup.errors; why a blob fails; not retryable
+    │   └── SourceUnavailable (retryable), SourceNotFound, SourceTooLarge, ChecksumMismatch, SourceUnreadable, …
+    ├── AddressRefused, PostFailed        http.errors; not retryable
+    ├── InvalidSetting, LocalStackError   not retryable
+    ├── ForeignBucketError                admin.deployment_id; not retryable
+    └── ApiFailure                        cli.client; an error response that the command line received
 
-Errors of one service are in that service: those of sources in ``bucketline_dedup.errors``.
-
-``retry_class`` of an error says what a consumer does with the record that raised it: ``retry`` with
-back-off and then park, ``park`` at once, or ``reject`` (answer the caller, nothing to keep).
+Every error knows its HTTP status and the ``type`` of its envelope (contract, section 2), and whether it is
+``retryable``: a Kafka subscriber handles a record again, with backoff, after a retryable error, and writes it to the
+dead-letter topic when the attempts are used up or the error is not retryable.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal
-
-RetryClass = Literal["retry", "park", "reject"]
+from typing import ClassVar
 
 Json = str | int | float | bool | None | Mapping[str, "Json"] | Sequence["Json"]
 """A JSON value as it may appear in ``error.details``."""
 
 
 class BucketlineError(Exception):
-    """Base of every error raised on purpose."""
+    """Base of every error that is raised on purpose."""
 
-    retry_class: ClassVar[RetryClass] = "retry"
+    status: int = 500
+    type: str = "InternalServerError"
+    retryable: ClassVar[bool] = True
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -61,14 +63,12 @@ class BucketlineError(Exception):
 
 
 class ApiError(BucketlineError):
-    """An answer that is not a 2xx.
+    """A response other than 2xx.
 
-    ``message`` and ``details`` reach the client as they are: name no host, no collection, no stack in them.
+    ``message`` and ``details`` reach the client unchanged: they must not name hosts, collections or stack traces.
     """
 
-    status: ClassVar[int] = 500
-    type: ClassVar[str] = "InternalServerError"
-    retry_class: ClassVar[RetryClass] = "reject"
+    retryable = False
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class ApiError(BucketlineError):
         self.headers = dict(headers or {})
 
     def envelope(self) -> dict[str, object]:
-        """The body of the answer, section 2 of the contract."""
+        """Return the body of the response (contract, section 2)."""
         error: dict[str, object] = {"message": self.message, "type": self.type}
         if self.code is not None:
             error["code"] = self.code
@@ -94,11 +94,15 @@ class ApiError(BucketlineError):
 
 
 class BadRequest(ApiError):
+    """A parameter is invalid, or the state of the resource does not allow the change."""
+
     status = 400
     type = "BadRequestError"
 
 
 class Unauthorized(ApiError):
+    """The API key is missing or invalid."""
+
     status = 401
     type = "UnauthorizedError"
 
@@ -107,31 +111,41 @@ class Unauthorized(ApiError):
 
 
 class Forbidden(ApiError):
+    """The API key does not permit the request."""
+
     status = 403
     type = "ForbiddenError"
 
 
 class NotFound(ApiError):
+    """The resource or route does not exist, or the caller may not know that it does."""
+
     status = 404
     type = "NotFoundError"
 
     @classmethod
     def of(cls, resource: str, identifier: str) -> "NotFound":
-        """The 404 of one resource, as the contract words it."""
+        """Return the 404 of one resource in the contract's words."""
         return cls(f"{resource} not found", details={"resource": resource, "id": identifier})
 
 
 class MethodNotAllowed(ApiError):
+    """The route exists, but not for this method."""
+
     status = 405
     type = "MethodNotAllowedError"
 
 
 class AlreadyExists(ApiError):
+    """A name or unique key is taken, or the resource is in use."""
+
     status = 409
     type = "AlreadyExistsError"
 
 
 class PayloadTooLarge(ApiError):
+    """The body is larger than the limit."""
+
     status = 413
     type = "PayloadTooLargeError"
 
@@ -144,28 +158,32 @@ class ValidationIssue(dict[str, Json]):
 
 
 class ValidationFailed(ApiError):
-    """The request is well-formed HTTP but says something we cannot accept; one row a fault."""
+    """The request has values that cannot be accepted; ``issues`` has one row for each mistake."""
 
     status = 422
     type = "ValidationError"
 
-    def __init__(self, faults: Sequence[ValidationIssue], *, code: str | None = None) -> None:
-        super().__init__("Validation error", code=code, details={"validation_errors": list(faults)})
-        self.faults = list(faults)
+    def __init__(self, issues: Sequence[ValidationIssue], *, code: str | None = None) -> None:
+        super().__init__("Validation error", code=code, details={"validation_errors": list(issues)})
+        self.issues = list(issues)
 
 
 class TooManyRequests(ApiError):
+    """The rate limit of the API key is exhausted."""
+
     status = 429
     type = "TooManyRequestsError"
 
 
 class ServiceUnavailable(ApiError):
-    """Something we depend on is away. Nothing of the request was kept, unless it went away while it was asked."""
+    """A dependency is unavailable. Nothing of the request was stored, unless the connection broke during a write."""
 
     status = 503
     type = "ServiceUnavailableError"
 
-    def __init__(self, message: str = "storage is away, try again", *, retry_after_seconds: int = 5) -> None:
+    def __init__(
+        self, message: str = "storage is unavailable: try again later", *, retry_after_seconds: int = 5
+    ) -> None:
         super().__init__(
             message,
             details={"retryable": True, "retry_after_seconds": retry_after_seconds},
@@ -174,12 +192,14 @@ class ServiceUnavailable(ApiError):
 
 
 class HeadersTooLarge(ApiError):
+    """The headers of the request are larger than the limit."""
+
     status = 431
     type = "RequestHeaderFieldsTooLargeError"
 
 
 class SearchTooSlow(ApiError):
-    """What was looked for was not found in time. It would not be the next time either: no client should repeat it."""
+    """A search exceeded its time limit. It would do so again, so the response tells clients not to repeat it."""
 
     status = 503
     type = "SearchTooSlowError"
@@ -193,34 +213,33 @@ class SearchTooSlow(ApiError):
 
 
 class ProcessingError(BucketlineError):
-    """Raised while a record of the bus is handled."""
+    """Base of errors that are raised while a Kafka record is handled."""
 
 
 class RetryableError(ProcessingError):
-    """The same record may succeed in a moment."""
-
-    retry_class = "retry"
+    """Handling the same record again may succeed."""
 
 
 class NonRetryableError(ProcessingError):
-    """The record can never be handled: it is parked with its context, and may be replayed after a fix."""
+    """The record can never be handled. It goes to the dead-letter topic and can be replayed after a fix."""
 
-    retry_class = "park"
+    retryable = False
 
 
 class DependencyUnavailable(BucketlineError):
-    """MongoDB or S3 did not answer in time. What was asked may or may not have happened."""
+    """MongoDB, Kafka or S3 did not answer in time. The operation may or may not have taken effect."""
 
-    retry_class = "retry"
+    status = 503
+    type = "ServiceUnavailableError"
 
 
 class InvalidSetting(BucketlineError):
-    """A setting turned out to be wrong when it was used. The message names the variable, and shows nothing secret."""
+    """A setting turned out to be invalid when it was used. The message names the variable and shows no secrets."""
 
-    retry_class = "reject"
+    retryable = False
 
 
 class LocalStackError(BucketlineError):
-    """A part of the local stack cannot be had or did not start; the message says what to do."""
+    """A part of the local stack is not available or did not start; the message says what to do."""
 
-    retry_class = "reject"
+    retryable = False

@@ -1,17 +1,14 @@
-"""Settings of every service, read once from ``BUCKETLINE_*`` in ``app.py`` and frozen.
+"""Settings that all services share, read once from ``BUCKETLINE_*`` variables in ``app.py`` and then frozen.
 
-Each block may be set by environment variables or a ``.env`` file; the defaults start the local stack. What is below a
-field is its description. Only settings classes read configuration from the environment. Elsewhere it is touched for
-what is handed on to child processes (``cli.local``, ``local.process``, ``bucketline_processor.worker_process``), for
-the
-variables of the running local stack (``cli.environment``) and for ``XDG_CACHE_HOME`` (``local.cache``).
+Each group of settings is read from the environment or a ``.env`` file; the defaults fit the local stack. The text below
+a field is its description. Only settings classes read configuration from the environment.
 """
 
 import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 ServiceName = Literal["ingest-api", "dedup", "batcher", "processor"]
 SERVICES: tuple[ServiceName, ...] = ("ingest-api", "dedup", "batcher", "processor")
@@ -24,13 +21,13 @@ def _check_bootstrap_servers(value: str) -> str:
     for server in value.split(","):
         port = re.fullmatch(r"(?:\[[^\]]+\]|[^:\s]+)(?::([0-9]{1,5}))?", server.strip())
         if port is None or not 0 < int(port[1] or 9092) < 65536:
-            raise ValueError(f"{server.strip()!r} is not host:port")
+            raise ValueError(f"{server.strip()!r} is not of the form host:port")
     return value
 
 
 def _check_http_url(value: str) -> str:
     if value and not re.match(r"https?://[^/\s]", value):
-        raise ValueError("it has to begin with http:// or https:// and a host")
+        raise ValueError("it must start with http:// or https:// and a host")
     return value
 
 
@@ -39,121 +36,142 @@ HttpUrl = Annotated[str, AfterValidator(_check_http_url)]
 
 
 class SettingsBase(BaseSettings):
-    """A group of settings with its own prefix. The text below each field is its description."""
+    """A group of settings with its own prefix. The text below each field is its description.
+
+    Unknown variables are ignored, because all groups read the same environment and ``.env`` file. An unknown keyword
+    argument is an error: it is a misspelt setting in code.
+    """
 
     model_config = SettingsConfigDict(
         frozen=True, extra="ignore", env_file=".env", env_file_encoding="utf-8", use_attribute_docstrings=True
     )
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Keep the default sources and their order, and refuse unknown keyword arguments."""
+        if isinstance(init_settings, InitSettingsSource):
+            fields = settings_cls.model_fields
+            names = fields.keys() | {str(field.validation_alias) for field in fields.values() if field.validation_alias}
+            if unknown := init_settings.init_kwargs.keys() - names:
+                raise TypeError(f"{settings_cls.__name__} has no settings named {', '.join(sorted(unknown))}")
+        return init_settings, env_settings, dotenv_settings, file_secret_settings
+
 
 class MongoSettings(SettingsBase):
-    """Where objects live."""
+    """Connection to MongoDB, which must be a replica set."""
 
     model_config = SettingsConfigDict(env_prefix="BUCKETLINE_MONGODB_")
 
     url: SecretStr = SecretStr("mongodb://127.0.0.1:27017/?directConnection=true")
-    """A replica set: majority writes are what makes a 200 durable."""
+    """Connection string of the replica set. Writes are acknowledged by a majority of its members."""
     database: str = "bucketline"
-    """The database of this deployment."""
+    """Name of the database of this deployment."""
     max_pool_size: Count = 64
-    """Most connections of a process."""
+    """Maximum number of connections per process."""
     server_selection_timeout_seconds: Seconds = 5.0
-    """How long a primary is looked for before MongoDB counts as away."""
+    """Seconds to look for a primary before MongoDB counts as unavailable."""
     timeout_seconds: Seconds = 20.0
-    """The time of one call, retries of the driver included."""
+    """Seconds that one call may take, including the driver's retries."""
 
 
 class KafkaSettings(SettingsBase):
-    """The bus."""
+    """Connection to Kafka, topic names and consumer behaviour."""
 
     model_config = SettingsConfigDict(env_prefix="BUCKETLINE_KAFKA_")
 
     bootstrap_servers: BootstrapServers = "127.0.0.1:9092"
-    """``host:port`` of one or several brokers, separated by commas."""
+    """``host:port`` of one or more brokers, separated by commas."""
     topic_prefix: str = "bucketline."
-    """In front of the name of every topic."""
+    """Prefix of all topic names."""
     group_prefix: str = "bucketline."
-    """In front of the name of every consumer group."""
+    """Prefix of all consumer group names."""
     enable_idempotence: bool = True
-    """Idempotent producing. Off for brokers without InitProducerId, as the local one."""
+    """Use the idempotent producer. Turn it off for brokers that lack it, such as the local one."""
     fetch_max_wait_ms: Count = 500
-    """How long the broker may hold a fetch. Kafka wakes a waiting fetch at once, so 500 costs nothing there; the local
-    broker does not, so the local stack asks for far less."""
+    """Milliseconds that the broker may hold a fetch without data. Kafka answers a waiting fetch as soon as there is
+    data; the local broker does not, so the local stack sets a much lower value."""
     session_timeout_ms: Count = 30_000
-    """After so long without a heartbeat a consumer is dead and others take its partitions."""
+    """Milliseconds without a heartbeat after which a consumer counts as dead and its partitions are reassigned."""
     heartbeat_interval_ms: Count = 3_000
-    """How often a consumer tells the broker that it is alive."""
+    """Milliseconds between the heartbeats of a consumer."""
     request_timeout_ms: Count = 15_000
-    """How long a request to a broker may take."""
+    """Milliseconds that a request to a broker may take."""
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     """Whether the connection is encrypted (SSL) and authenticated (SASL)."""
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
-    """How the password is proven; only with SASL."""
+    """Mechanism of the authentication; only used with SASL."""
     sasl_username: str | None = None
-    """Required with SASL."""
+    """User name; required with SASL."""
     sasl_password: SecretStr | None = None
-    """Required with SASL."""
+    """Password; required with SASL."""
     ssl_cafile: str | None = None
-    """PEM file with the authorities to trust; unset, those of the system."""
+    """Path of a PEM file with trusted certificate authorities; unset uses those of the system."""
     create_topics: bool = False
-    """Make missing topics at the start. For the local stack; elsewhere topics are the operator's."""
+    """Create missing topics at startup. Meant for the local stack; elsewhere the operator creates topics."""
     replication_factor: Count = 1
-    """Of topics that are made here."""
+    """Replicas of each topic that is created at startup."""
     max_batch_size: Count = 500
-    """Most records that are handled together."""
+    """Maximum number of records that a subscriber handles together."""
     retry_max_attempts: Count = 5
-    """Attempts for records whose failure is transient, before they are parked."""
+    """Attempts to handle records whose failure is retryable, before they go to the dead-letter topic."""
     retry_timeout_seconds: Seconds = 20.0
-    """How long those attempts may take together, waits included."""
+    """Seconds that all these attempts may take together, including the waits between them."""
 
 
 class S3Settings(SettingsBase):
-    """Where blobs live."""
+    """Connection to S3 and the bucket that holds blobs."""
 
     model_config = SettingsConfigDict(env_prefix="BUCKETLINE_S3_")
 
     endpoint_url: HttpUrl | None = None
-    """The S3 API; unset, that of AWS."""
+    """URL of the S3 API; unset uses AWS."""
     public_endpoint_url: HttpUrl | None = None
-    """The address that presigned URLs are signed for; unset, the endpoint."""
+    """URL of the S3 API as clients reach it, used in presigned URLs; unset uses ``endpoint_url``."""
     region: str = "us-east-1"
-    """What requests are signed for."""
+    """Region that requests are signed for."""
     bucket: str = "bucketline"
-    """The one bucket of this deployment."""
+    """Name of the bucket of this deployment."""
     access_key: str | None = None
-    """Unset, with ``secret_key``: the driver's own search (instance role, profile)."""
+    """Access key. Unset, with ``secret_key``: the driver looks for credentials itself (instance role, profile)."""
     secret_key: SecretStr | None = None
-    """Belongs to ``access_key``."""
+    """Secret key that belongs to ``access_key``."""
     addressing_style: Literal["path", "virtual"] = "path"
-    """Whether the bucket stands in the path or in the host name of a URL."""
+    """Whether URLs have the bucket in their path or in their host name."""
     create_bucket: bool = True
-    """Make the bucket at the start when it is missing."""
+    """Create the bucket at startup if it is missing."""
     max_pool_connections: Count = 64
-    """Most connections of a process."""
+    """Maximum number of connections per process."""
     connect_timeout_seconds: Seconds = 5.0
-    """How long a connection may take to open."""
+    """Seconds to wait for a connection."""
     read_timeout_seconds: Seconds = 60.0
-    """How long the store may be silent."""
+    """Seconds to wait for the next data of a response."""
     part_size_bytes: Annotated[int, Field(ge=5 * 1024 * 1024)] = 8 * 1024 * 1024
-    """Bytes of a part of a multipart upload. S3 takes none below 5 MiB, except the last."""
+    """Bytes per part of a multipart upload. S3 accepts no less than 5 MiB, except for the last part."""
 
 
 class HttpSettings(SettingsBase):
-    """The service's own HTTP port: the API for ingest-api, probes and metrics for the others."""
+    """The HTTP server of a service: the API of ingest-api, and probes and metrics of the others."""
 
     model_config = SettingsConfigDict(env_prefix="BUCKETLINE_HTTP_")
 
     host: str = "127.0.0.1"
-    """The address to listen on."""
+    """Address to listen on."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
-    """The port to listen on; 0 for any that is free."""
+    """Port to listen on; 0 selects a free one."""
     max_body_bytes: Count = 64 * 1024 * 1024
-    """A larger body is refused with a 413."""
+    """Maximum bytes of a request body; a larger one gets a 413 response."""
     max_inflight_body_bytes: Count = 128 * 1024 * 1024
-    """Most bytes of bodies above 1 MiB that are handled at once; further ones wait for room. Each byte costs five of
-    memory until its request is answered."""
+    """Maximum total bytes of request bodies above 1 MiB that are processed at the same time; further requests wait.
+    Each byte takes about five bytes of memory until its request is answered."""
     shutdown_timeout_seconds: Seconds = 10.0
-    """How long running requests may take when the service stops."""
+    """Seconds that running requests may take after the service was asked to stop."""
 
 
 class ObservabilitySettings(SettingsBase):
@@ -162,35 +180,35 @@ class ObservabilitySettings(SettingsBase):
     model_config = SettingsConfigDict(env_prefix="BUCKETLINE_", populate_by_name=True)
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    """The lowest level that is logged."""
+    """Lowest level that is logged."""
     log_format: Literal["auto", "json", "console"] = "auto"
-    """``auto``: aligned lines on a terminal, JSON otherwise."""
+    """``auto`` writes aligned lines to a terminal and JSON otherwise."""
     otlp_endpoint: str | None = Field(default=None, validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT")
-    """The OTLP/HTTP collector that receives spans. Unset: spans are not exported; logs and events still carry trace
-    ids."""
+    """URL of the OTLP/HTTP collector that receives spans. Unset: spans are not exported, but logs and events still
+    carry trace ids."""
     sample_ratio: Annotated[float, Field(ge=0, le=1)] = Field(default=1.0, validation_alias="OTEL_TRACES_SAMPLER_ARG")
-    """The share of the traces that begin in this process and are exported."""
+    """Share of the traces started in this process that are exported, from 0 to 1."""
 
 
 class ReconcileSettings(SettingsBase):
-    """When state that should have moved is looked at again."""
+    """The reconciler, which repairs work whose event was lost."""
 
     model_config = SettingsConfigDict(env_prefix="BUCKETLINE_RECONCILE_")
 
     interval_seconds: Seconds = 2.0
-    """Between two looks."""
+    """Seconds between two runs of the reconciler."""
     outbox_delay_seconds: Seconds = 3.0
-    """An event that is still owed after so long is published by a sweeper."""
+    """Age in seconds after which the reconciler publishes an outbox entry that is still unpublished."""
     stale_after_seconds: Seconds = 15.0
-    """State that has not moved for so long is driven again."""
+    """Seconds without progress after which the reconciler drives stored work again."""
     batch_size: Count = 500
-    """Most rows of one look."""
+    """Maximum number of documents that one run handles."""
 
 
 class ServiceSettings(BaseModel):
-    """What every service is made of. Read with :func:`read_settings`."""
+    """The settings that every service has. Read them with :func:`read_settings`."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     service: ServiceName
     mongo: MongoSettings
@@ -202,7 +220,7 @@ class ServiceSettings(BaseModel):
 
 
 def read_settings(service: ServiceName) -> ServiceSettings:
-    """The shared blocks from the environment. Raises pydantic's ``ValidationError`` naming what is off."""
+    """Read the shared settings from the environment. Raises pydantic's ``ValidationError`` for an invalid value."""
     return ServiceSettings(
         service=service,
         mongo=MongoSettings(),

@@ -156,7 +156,7 @@ async def _mirror(stack: LocalStack) -> AsyncIterator[_Mirror]:
                 secret_key=SecretStr(stack.s3_secret_key),
                 bucket=f"bench-{secrets.token_hex(4)}",
             ),
-            "sweep": ReconcileSettings(),
+            "reconcile": ReconcileSettings(),
         }
     )
     database = Database(settings.mongo)

@@ -250,7 +250,7 @@ async def test_regex_that_only_mongodb_refuses_is_a_validation_error(rows: Colle
     await fill(rows, [INVOICE])
     with pytest.raises(ValidationFailed) as caught:
         await select(rows, {"field": "title", "operator": "regex", "value": pattern})
-    assert caught.value.faults[0]["type"] == "regex"
+    assert caught.value.issues[0]["type"] == "regex"
     assert await asyncio.wait_for(select(rows, {}), 5) == ["obj_0000"]
 
 

@@ -165,7 +165,7 @@ async def test_poison_is_parked_with_its_context_and_what_comes_behind_it_is_han
         if int(about["offset"]) in poison:
             # The broker of the local stack keeps an empty value as none.
             assert (row.value or None) == (poison[int(about["offset"])] or None)
-            assert about["error-type"] == "Poison"
+            assert about["error-type"] == "NonRetryableError"
             assert about["attempts"] == "1"
     assert contexts[refused]["error-type"] == "ValueError"
     assert int(contexts[refused]["attempts"]) > 1
@@ -186,7 +186,7 @@ async def test_an_event_of_a_newer_version_is_passed_over_and_not_parked(bench: 
     await bench.send(b"{", GOOD)
 
     parked = await bench.parked(1)
-    assert [context(row)["error-type"] for row in parked] == ["Poison"]
+    assert [context(row)["error-type"] for row in parked] == ["NonRetryableError"]
     assert [row.value for row in parked] == [b"{"]
     assert bench.handled == ["o"]
 

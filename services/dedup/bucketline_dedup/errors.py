@@ -16,9 +16,7 @@ and what the source answered in public (a status code). ``detail`` is for our ow
 addresses, reasons of the guard. Never copy one into the other.
 """
 
-from typing import ClassVar
-
-from bucketline.errors import BucketlineError, RetryClass
+from bucketline.errors import BucketlineError
 
 MAX_RETRY_AFTER_SECONDS = 300.0
 # a client's exception may quote what the source sent, and that may be long
@@ -28,7 +26,7 @@ MAX_DETAIL_CHARACTERS = 500
 class SourceError(BucketlineError):
     """Unless it is one to ``retry``, the same source can never succeed without the producer changing something."""
 
-    retry_class: ClassVar[RetryClass] = "reject"
+    retryable = False
 
     def __init__(self, message: str, *, detail: str = "") -> None:
         super().__init__(message)
@@ -72,7 +70,7 @@ class SourceUnreadable(SourceError):
 class SourceUnavailable(SourceError):
     """Trying again may help. ``retry_after_seconds`` is the source's own wish, at most five minutes."""
 
-    retry_class: ClassVar[RetryClass] = "retry"
+    retryable = True
 
     def __init__(self, message: str, *, detail: str = "", retry_after_seconds: float | None = None) -> None:
         super().__init__(message, detail=detail)

@@ -1,7 +1,7 @@
 """Which collections an object goes through, in which order, and all about them that need not be found out again."""
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -10,7 +10,7 @@ from cachetools import TTLCache
 
 from bucketline.clock import Clock
 from bucketline.db.collections import CollectionDocument, Collections, FieldPassthrough, includes_all, target_of
-from bucketline.domain.collection_depth import TIERS_FOLLOWED
+from bucketline.domain.collection_graph import ids_with_sources, topological_order
 from bucketline.domain.dotted_path import get_path, set_path
 from bucketline.errors import ValidationFailed
 from bucketline.extractors import (
@@ -114,10 +114,14 @@ class ExtractionPlans:
             known.result.add_done_callback(partial(self._read_was, bucket_id))
             self._cache[bucket_id] = known
         found = known.result.result() if known.result.done() else await asyncio.shield(known.result)
-        return found if only is None else select_stages(found, only)
+        if only is None:
+            return found
+        needed = ids_with_sources((step.collection for step in found), only)
+        return tuple(step for step in found if step.id in needed)
 
     async def _read(self, bucket_id: str) -> tuple[PipelineStage, ...]:
-        ordered = topological_order(await self._reached(bucket_id))
+        tiers = await self._collections.tiers_of_bucket(bucket_id)
+        ordered = topological_order(collection for tier in tiers for collection in tier)
         # the first look at an extractor imports its libraries, which takes its time
         return await asyncio.to_thread(lambda: tuple(map(self._step, ordered)))
 
@@ -134,17 +138,6 @@ class ExtractionPlans:
         )
         return {collection["_id"] for collection in found}
 
-    async def _reached(self, bucket_id: str) -> list[CollectionDocument]:
-        reached: dict[str, CollectionDocument] = {}
-        tier = await self._collections.reading_bucket(bucket_id)
-        for _ in range(TIERS_FOLLOWED):
-            fresh = [collection for collection in tier if collection["_id"] not in reached]
-            if not fresh:
-                break
-            reached |= {collection["_id"]: collection for collection in fresh}
-            tier = await self._collections.reading_collections([collection["_id"] for collection in fresh])
-        return list(reached.values())
-
     def _step(self, collection: CollectionDocument) -> PipelineStage:
         config = collection["extractor"]
         extractor: Extractor | None = None
@@ -157,7 +150,7 @@ class ExtractionPlans:
             # During a roll-out another processor may have it already.
             problem = TransientError(f"the extractor {config['name']} {config['version']} is not installed here")
         except ValidationFailed as error:
-            faults = "; ".join(str(fault["message"]) for fault in error.faults)
+            faults = "; ".join(str(fault["message"]) for fault in error.issues)
             problem = PermanentError(f"the extractor no longer takes the collection's parameters: {faults}")
         rules = tuple(config["field_passthrough"])
         return PipelineStage(
@@ -169,28 +162,6 @@ class ExtractionPlans:
             includes_all=includes_all(config),
             rules=rules,
         )
-
-
-def topological_order(collections: Sequence[CollectionDocument]) -> list[CollectionDocument]:
-    """Each after all of its sources that are among them; otherwise in the order given."""
-    left = {collection["_id"]: collection for collection in collections}
-    ordered: list[CollectionDocument] = []
-    while left:
-        ready = [c for c in left.values() if not left.keys() & set(c["source"]["collection_ids"])]
-        # A circle cannot be made over the API. Should there be one, it is cut rather than run for ever.
-        ordered += ready or list(left.values())[:1]
-        left = {key: c for key, c in left.items() if c not in ordered}
-    return ordered
-
-
-def select_stages(steps: Iterable[PipelineStage], only: Sequence[str]) -> tuple[PipelineStage, ...]:
-    """The steps named by id or by name, and what feeds them."""
-    ordered = list(steps)
-    needed = set(only)
-    for step in reversed(ordered):
-        if step.id in needed or step.collection["name"] in needed:
-            needed |= {step.id, *step.sources}
-    return tuple(step for step in ordered if step.id in needed)
 
 
 def copy_json(value: object) -> object:

@@ -45,7 +45,7 @@ STOPPING_PAUSE = 0.5
 class QueueFull(DependencyUnavailable):
     """The line is full, or the service stops. The record goes back to the bus and comes again."""
 
-    retry_class = "reject"  # type: ignore[assignment]  # the base names a value, not a type; waiting was done here
+    retryable = False
 
 
 @dataclass(frozen=True)

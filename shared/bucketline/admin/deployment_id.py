@@ -33,7 +33,7 @@ MANY = 10
 class ForeignBucketError(BucketlineError):
     """The bucket holds what this database does not know. Nothing was changed."""
 
-    retry_class = "reject"
+    retryable = False
 
 
 class NameDocument(TypedDict):

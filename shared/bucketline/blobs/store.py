@@ -34,7 +34,7 @@ PRESIGNED_URL_LIMIT = 2083
 class BlobStoreError(BucketlineError):
     """The store answered, and another try would get the same answer."""
 
-    retry_class = "park"
+    retryable = False
 
 
 class ObjectMissing(BlobStoreError):

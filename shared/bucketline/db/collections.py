@@ -2,18 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Literal, NotRequired, TypedDict
+from typing import NotRequired, TypedDict
 
 from bucketline.db import named_resources
 from bucketline.db.mongo import Collection, Database, Index
-
-
-class CollectionSource(TypedDict):
-    """What a collection reads."""
-
-    type: Literal["bucket", "collection"]
-    bucket_ids: list[str]
-    collection_ids: list[str]
+from bucketline.domain.collection_graph import CollectionSource, walk_tiers
 
 
 class FieldPassthrough(TypedDict):
@@ -78,7 +71,7 @@ INDEXES = (
     Index("by_collection", [("source.collection_ids", 1)]),
 )
 
-MAX_COLLECTIONS_A_SOURCE = 100
+MAX_COLLECTIONS_PER_SOURCE = 100
 """So many collections may read one bucket, or one collection. More are refused where collections are made; whoever
 reads them relies on that.
 """
@@ -120,6 +113,23 @@ class Collections:
         """The enabled collections that read any of these collections, oldest first."""
         return await self._reading({"source.collection_ids": {"$in": list(collection_ids)}}, len(collection_ids))
 
+    async def tiers_of_bucket(self, bucket_id: str) -> list[list[CollectionDocument]]:
+        """Return the enabled collections that objects of the bucket reach, in tiers."""
+        return await self.downstream(await self.reading_bucket(bucket_id))
+
+    async def downstream(self, collections: Sequence[CollectionDocument]) -> list[list[CollectionDocument]]:
+        """Return these collections and, in further tiers, the enabled ones that read them."""
+        return await walk_tiers(collections, lambda tier: self.reading_collections([row["_id"] for row in tier]))
+
+    async def upstream(self, collections: Sequence[CollectionDocument]) -> list[list[CollectionDocument]]:
+        """Return these collections and, in further tiers, those that they read."""
+
+        async def read_sources(tier: list[CollectionDocument]) -> list[CollectionDocument]:
+            ids = sorted({source for row in tier for source in row["source"]["collection_ids"]})
+            return await self.collection.find({"_id": {"$in": ids}}, limit=len(ids)) if ids else []
+
+        return await walk_tiers(collections, read_sources)
+
     async def read_by_more(self, source: CollectionSource, than: int) -> list[str]:
         """Which buckets or collections of the source more than ``than`` live collections read, enabled or not."""
         field = "bucket_ids" if source["type"] == "bucket" else "collection_ids"
@@ -139,6 +149,6 @@ class Collections:
     async def _reading(self, where: dict[str, object], sources: int) -> list[CollectionDocument]:
         return await self.collection.find(
             {**where, "enabled": True, "deleting": {"$ne": True}},
-            limit=MAX_COLLECTIONS_A_SOURCE * max(1, sources),
+            limit=MAX_COLLECTIONS_PER_SOURCE * max(1, sources),
             sort=[("created_at", 1), ("_id", 1)],
         )

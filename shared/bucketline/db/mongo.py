@@ -67,7 +67,7 @@ D = TypeVar("D", bound=Mapping[str, Any])
 class DuplicateKey(BucketlineError):
     """A unique index refused the write. ``index`` is the index's name."""
 
-    retry_class = "reject"
+    retryable = False
 
     def __init__(self, index: str) -> None:
         super().__init__(f"duplicate key in index {index}")
@@ -77,7 +77,7 @@ class DuplicateKey(BucketlineError):
 class ResultTooLarge(BucketlineError):
     """What was to be read is larger than the ``limit`` in bytes that the caller set."""
 
-    retry_class = "reject"
+    retryable = False
 
     def __init__(self, limit: int) -> None:
         super().__init__(f"more than {limit} bytes were found")

@@ -142,7 +142,7 @@ Events: TypeAlias = Annotated[Sequence[ReceivedEvent[E]], _EventPayload()]
 class UnknownEventType(ProcessingError):
     """An event of ours whose type this version does not know: a newer version, running beside this one, said it."""
 
-    retry_class = "reject"
+    retryable = False
 
     def __init__(self, kind: str) -> None:
         super().__init__(f"events of type {kind} are not known here")

@@ -13,7 +13,7 @@ and name no host, path or class of the service.
 
 from typing import ClassVar, Literal
 
-from bucketline.errors import BucketlineError, RetryClass
+from bucketline.errors import BucketlineError
 
 ErrorKind = Literal["transient", "permanent", "resource"]
 
@@ -21,7 +21,7 @@ ErrorKind = Literal["transient", "permanent", "resource"]
 class ExtractionError(BucketlineError):
     """Raise one of the three subclasses; anything else an extractor raises counts as permanent."""
 
-    retry_class: ClassVar[RetryClass] = "reject"
+    retryable = False
     kind: ClassVar[ErrorKind] = "permanent"
 
     @staticmethod
@@ -33,7 +33,7 @@ class ExtractionError(BucketlineError):
 class TransientError(ExtractionError):
     """Trying again later may help."""
 
-    retry_class = "retry"
+    retryable = True
     kind = "transient"
 
 

@@ -1,8 +1,6 @@
 """Why a request to a stranger's address was not made, or not answered."""
 
-from typing import ClassVar
-
-from bucketline.errors import BucketlineError, RetryClass
+from bucketline.errors import BucketlineError
 
 MAX_DETAIL_CHARACTERS = 500
 
@@ -13,7 +11,7 @@ class AddressRefused(BucketlineError):
     ``detail`` is for our own logs.
     """
 
-    retry_class: ClassVar[RetryClass] = "reject"
+    retryable = False
 
     def __init__(self, *, detail: str) -> None:
         super().__init__("the address is not allowed")
@@ -23,7 +21,7 @@ class AddressRefused(BucketlineError):
 class PostFailed(BucketlineError):
     """There was no answer. ``message`` names nothing but what its receiver could see; ``detail`` is for our logs."""
 
-    retry_class: ClassVar[RetryClass] = "reject"
+    retryable = False
 
     def __init__(self, message: str, *, detail: str = "") -> None:
         super().__init__(message)

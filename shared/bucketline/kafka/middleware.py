@@ -357,5 +357,5 @@ def _decisive(group: ExceptionGroup[Exception]) -> Exception:
 
 def _is_retryable(error: BaseException) -> bool:
     if isinstance(error, BucketlineError):
-        return error.retry_class == "retry"
+        return error.retryable
     return isinstance(error, Exception)

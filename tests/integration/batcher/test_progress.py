@@ -83,7 +83,7 @@ async def test_documents_count_that_the_batch_wrote_and_not_those_that_were_ther
         await replica.planner.submitted(batch_ids[0])
     says = {ids[0]: 0, ids[1]: 2, ids[2]: None}  # the last by a processor of an older release
     records = [
-        replace(record, event=record.event.model_copy(update={"written": says[record.event.object_id]}))
+        replace(record, event=record.event.model_copy(update={"documents_written": says[record.event.object_id]}))
         for record in await world.worked(lambda _: (Status.COMPLETED, 5, None))
         if isinstance(record.event, ObjectStatusChanged)
     ]

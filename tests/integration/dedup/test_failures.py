@@ -58,7 +58,7 @@ async def test_a_source_that_stays_away_is_parked_and_replayed(opened: Open, sou
         obj = await bench.mirrored(object_id)
         assert (obj["mirror"]["state"], await bench.content(obj)) == ("done", b"back again")
         back = bench.bus.of(ObjectStatusChanged, object_id)[-1]
-        assert (back.status, back.run, back.error) == ("DRAFT", 1, None)
+        assert (back.status, back.run_id, back.error) == ("DRAFT", 1, None)
         assert [event.failed for event in bench.bus.of(ObjectMirrored, object_id)] == [True, True, False]
         # and a second replay of it changes nothing
         await mirror_objects([parked], bench.dedup.mirroring)
@@ -86,7 +86,7 @@ async def test_an_object_that_was_to_be_processed_is_queued_again_by_the_replay(
         await mirror_objects([unwrap(value, headers.items())], bench.dedup.mirroring)
         await bench.mirrored(object_id)
         (queued,) = bench.bus.of(ObjectStatusChanged, object_id)
-        assert (queued.status, queued.run, queued.rank) == ("QUEUED", 2, 1)
+        assert (queued.status, queued.run_id, queued.sequence) == ("QUEUED", 2, 1)
         assert queued.batch_id not in (None, "btch_1")
 
 

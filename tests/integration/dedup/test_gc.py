@@ -180,13 +180,13 @@ async def test_sigterm_ends_a_run_after_its_page_and_the_next_one_goes_on(bench:
         "import bucketline.admin.gc as gc\n"
         "from bucketline.cli.main import app\n"
         "gc.PAGE = 1\n"
-        "page = gc.Collector._page\n"
+        "page = gc.GarbageCollector._page\n"
         "async def terminated(*arguments):\n"
         "    await page(*arguments)\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
         "    for _ in range(10):\n"  # the loop hears of a signal in one of its next rounds
         "        await asyncio.sleep(0)\n"
-        "gc.Collector._page = terminated\n"
+        "gc.GarbageCollector._page = terminated\n"
         "app(['gc', '--no-orphans', '--minutes', '10'])\n"
     )
     for left in (1, 0):

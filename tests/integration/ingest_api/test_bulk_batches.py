@@ -6,8 +6,8 @@ import pytest
 from tests.integration.ingest_api.conftest import Replica
 
 from bucketline.clock import ManualClock
-from bucketline_ingest_api.batches import many
-from bucketline_ingest_api.batches.create import draft_of
+from bucketline_ingest_api.batches import bulk
+from bucketline_ingest_api.batches.service import new_draft
 
 pytestmark = pytest.mark.stack
 
@@ -36,7 +36,7 @@ async def batches(replica: Replica, path: str) -> list[dict[str, Any]]:
 async def test_submit_all_submits_the_drafts_of_the_bucket(
     replica: Replica, clock: ManualClock, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(many, "MAX_DRAFTS", 2)
+    monkeypatch.setattr(bulk, "MAX_DRAFTS", 2)
     ids = await objects(replica, path, 4)
     drafts = []
     for object_id in ids[:3]:
@@ -48,7 +48,7 @@ async def test_submit_all_submits_the_drafts_of_the_bucket(
     other = await replica.make("/v1/buckets/other/batches", {"object_ids": others}, namespace="home")
     bucket: Any = await replica.deps.buckets.collection.find_one({"name": "b"})
     await replica.deps.batches.collection.insert(
-        draft_of(bucket, [], batch_id="btch_empty", now=replica.deps.clock.now())
+        new_draft(bucket["namespace_id"], bucket["_id"], [], batch_id="btch_empty", now=replica.deps.clock.now())
     )
     first = await replica.make(f"{path}/batches/submit-all", None, namespace="home")
     assert (first["submitted"], first["failed"], first["empty"], first["has_more"]) == (2, 0, 1, True)
@@ -69,7 +69,7 @@ async def test_submit_all_submits_the_drafts_of_the_bucket(
 async def test_bulk_submit_puts_every_object_into_one_batch(
     replica: Replica, path: str, monkeypatch: pytest.MonkeyPatch, size: int, chunks: list[int]
 ) -> None:
-    monkeypatch.setattr(many, "PAGE", 2)
+    monkeypatch.setattr(bulk, "PAGE_SIZE", 2)
     ids = await objects(replica, path, 7)
     await objects(replica, "/v1/buckets/other", 1)
     answer = await replica.make(f"{path}/batches/bulk-submit", {"chunk_size": size}, namespace="home")
@@ -106,7 +106,7 @@ async def test_bulk_submit_takes_filters_and_a_maximum(replica: Replica, path: s
 async def test_bulk_submit_of_too_much_makes_nothing(
     replica: Replica, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(many, "MAX_BATCHES", 2)
+    monkeypatch.setattr(bulk, "MAX_BATCHES", 2)
     await objects(replica, path, 5)
     answer = await replica.call("POST", f"{path}/batches/bulk-submit", {"chunk_size": 2}, namespace="home")
     assert (answer.status, answer.body["error"]["code"]) == (400, "bulk_submit_too_large")

@@ -1,4 +1,4 @@
-"""How many collections may read one source, whoever makes them at the same moment."""
+"""The limit on collections that read one source, also under concurrent requests, and the limit on tiers."""
 
 import asyncio
 from typing import Any
@@ -7,7 +7,8 @@ import pytest
 from tests.integration.ingest_api.conftest import Answer, Replica, World
 
 from bucketline.db import collections as stored
-from bucketline_ingest_api.collections import create
+from bucketline.domain.collection_graph import MAX_TIERS
+from bucketline_ingest_api.collections import service
 
 pytestmark = pytest.mark.stack
 
@@ -30,12 +31,12 @@ def reads(*bucket_ids: str) -> dict[str, Any]:
 
 
 @pytest.fixture(autouse=True)
-def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (stored, create):
-        monkeypatch.setattr(module, "MOST_COLLECTIONS_A_SOURCE", 3)
+def low_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (stored, service):
+        monkeypatch.setattr(module, "MAX_COLLECTIONS_PER_SOURCE", 3)
 
 
-async def test_a_source_that_all_read_who_may_is_named(replica: Replica) -> None:
+async def test_create_above_the_limit_of_a_source_names_the_source(replica: Replica) -> None:
     await replica.make("/v1/namespaces", {"namespace_name": "demo"})
     full, other = await bucket(replica, "full"), await bucket(replica, "other")
     for number in range(3):
@@ -49,27 +50,42 @@ async def test_a_source_that_all_read_who_may_is_named(replica: Replica) -> None
     assert (await collection(replica, "col-1", reads(full))).status == 200
 
 
-async def test_those_who_come_at_once_are_not_more_than_may_read(world: World) -> None:
+async def test_concurrent_creates_do_not_exceed_the_limit(world: World) -> None:
     replicas = [world.replica() for _ in range(2)]
     await replicas[0].make("/v1/namespaces", {"namespace_name": "demo"})
-    found = await bucket(replicas[0], "full")
+    source = await bucket(replicas[0], "full")
     answers = await asyncio.gather(
-        *(collection(replicas[number % 2], f"col-{number}", reads(found)) for number in range(8))
+        *(collection(replicas[number % 2], f"col-{number}", reads(source)) for number in range(8))
     )
-    kept = [answer.body["collection_id"] for answer in answers if answer.status == 200]
-    there = await replicas[0].deps.collections.reading_bucket(found)
+    created = [answer.body["collection_id"] for answer in answers if answer.status == 200]
+    readers = await replicas[0].deps.collections.reading_bucket(source)
     count = await replicas[0].deps.collections.collection.count({})
-    assert sorted(kept) == sorted(row["_id"] for row in there)
-    assert len(kept) == count <= 3
+    assert sorted(created) == sorted(row["_id"] for row in readers)
+    assert len(created) == count <= 3
 
 
-async def test_a_tier_has_all_that_read_any_of_the_tier_above(replica: Replica) -> None:
+async def test_a_tier_has_every_reader_of_the_tier_above(replica: Replica) -> None:
     await replica.make("/v1/namespaces", {"namespace_name": "demo"})
-    found = await bucket(replica, "b")
-    parents = [(await collection(replica, f"parent-{n}", reads(found))).body["collection_id"] for n in range(2)]
+    source = await bucket(replica, "b")
+    parents = [(await collection(replica, f"parent-{n}", reads(source))).body["collection_id"] for n in range(2)]
     for number in range(6):
-        source = {"type": "collection", "collection_ids": [parents[number % 2]]}
-        assert (await collection(replica, f"reader-{number}", source)).status == 200
-    assert len(await replica.deps.collections.reading_collections(parents)) == 6
+        config = {"type": "collection", "collection_ids": [parents[number % 2]]}
+        assert (await collection(replica, f"reader-{number}", config)).status == 200
+    assert [len(tier) for tier in await replica.deps.collections.tiers_of_bucket(source)] == [2, 6]
     refused = await collection(replica, "reader-7", {"type": "collection", "collection_id": parents[0]})
     assert refused.body["error"]["details"] == {"limit": 3, "collection_ids": [parents[0]]}
+
+
+async def test_create_below_the_deepest_tier_returns_422(replica: Replica) -> None:
+    await replica.make("/v1/namespaces", {"namespace_name": "demo"})
+    first = await collection(replica, "tier-1", reads(await bucket(replica, "b")))
+    names = ["tier-1"]
+    assert first.status == 200
+    for number in range(2, MAX_TIERS + 1):
+        # A second source makes the shortest path to the bucket shorter than the longest, which is what counts.
+        sources = {"type": "collection", "collection_ids": [names[-1], names[len(names) // 2]]}
+        assert (await collection(replica, f"tier-{number}", sources)).status == 200
+        names.append(f"tier-{number}")
+    refused = await collection(replica, "too-deep", {"type": "collection", "collection_id": names[-1]})
+    assert refused.status == 422
+    assert "10 tiers" in str(refused.body["error"])

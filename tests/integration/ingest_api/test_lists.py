@@ -8,7 +8,7 @@ from tests.integration.ingest_api.conftest import Replica, World
 
 from bucketline.db.mongo import Collection
 from bucketline_ingest_api import pagination, search_timeout
-from bucketline_ingest_api.batches.create import draft_of
+from bucketline_ingest_api.batches.service import new_draft
 
 pytestmark = pytest.mark.stack
 
@@ -96,7 +96,10 @@ async def test_a_list_of_tasks_does_not_read_the_objects_of_batches(
     path = await bucket(replica)
     stored: Any = await replica.deps.buckets.collection.get(path.rpartition("/")[2])
     ids = [f"obj_{number:020}" for number in range(20_000)]
-    drafts = [draft_of(stored, ids, batch_id=f"btch_{n}", now=world.clock.now()) for n in range(3)]
+    drafts = [
+        new_draft(stored["namespace_id"], stored["_id"], ids, batch_id=f"btch_{n}", now=world.clock.now())
+        for n in range(3)
+    ]
     await replica.deps.batches.insert([{**draft, "status": "PENDING"} for draft in drafts])
     sizes = []
     aggregate = Collection.aggregate
@@ -128,7 +131,9 @@ async def furnish_tasks(world: World, replica: Replica) -> set[str]:
         )
         ids.add(task["_id"])
         world.clock.advance(1)
-        draft = draft_of(stored, ["obj_1"], batch_id=f"btch_{number}", now=world.clock.now())
+        draft = new_draft(
+            stored["namespace_id"], stored["_id"], ["obj_1"], batch_id=f"btch_{number}", now=world.clock.now()
+        )
         await replica.deps.batches.insert([{**draft, "status": "COMPLETED" if number % 2 else "PENDING"}])
     return ids
 

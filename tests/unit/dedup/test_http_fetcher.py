@@ -240,7 +240,7 @@ class TestAddresses:
             ):
                 error = await failure(fetcher(source, networks=()), url)
                 assert isinstance(error, AddressRefused)
-                assert error.retry_class == "reject"
+                assert not error.retryable
                 assert error.message == "the address is not allowed"
             assert source.requests == []
 
@@ -429,7 +429,7 @@ class TestStatus:
         async with serve(answer(f"{head}\r\nContent-Length: 0")) as source:
             raised = await failure(fetcher(source), source.url())
             assert isinstance(raised, error)
-            assert (raised.retry_class == "reject") is permanent
+            assert raised.retryable is not permanent
 
     @pytest.mark.parametrize(
         ("header", "seconds"),

@@ -179,7 +179,7 @@ async def feed(value: object, *, announce: bool) -> None:
 async def test_wide_body_is_refused(value: object, announce: bool) -> None:
     with pytest.raises(ValidationFailed) as refused:
         await feed(value, announce=announce)
-    assert [fault["type"] for fault in refused.value.faults] == ["too_many_values"]
+    assert [fault["type"] for fault in refused.value.issues] == ["too_many_values"]
 
 
 @pytest.mark.parametrize("value", NARROW.values(), ids=NARROW)

@@ -165,10 +165,10 @@ def test_operator_of_the_sdk_is_supported_or_refused_by_name(operator: FilterOpe
         return
     with pytest.raises(ValidationFailed) as caught:
         parse_filter({"AND": [condition]})
-    assert [fault["location"] for fault in caught.value.faults] == [["body", "filters", "AND", 0, "operator"]]
+    assert [fault["location"] for fault in caught.value.issues] == [["body", "filters", "AND", 0, "operator"]]
 
 
 def test_value_that_names_a_field_is_refused() -> None:
     with pytest.raises(ValidationFailed) as caught:
         parse_filter({"AND": [{"field": "sku", "operator": "eq", "value": {"type": "dynamic", "field": "INPUT.sku"}}]})
-    assert [fault["location"] for fault in caught.value.faults] == [["body", "filters", "AND", 0, "value"]]
+    assert [fault["location"] for fault in caught.value.issues] == [["body", "filters", "AND", 0, "value"]]

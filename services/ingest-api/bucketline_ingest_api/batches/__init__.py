@@ -1,1 +1,1 @@
-"""Use cases of batches: drafted and submitted here, carried out by the batcher."""
+"""Batches: objects that are processed together."""

@@ -1,19 +1,13 @@
-"""``/v1/buckets/{bucket_identifier}/batches`` and ``/v1/batches``."""
+"""Endpoints of ``/v1/buckets/{bucket_identifier}/batches`` and ``/v1/batches``."""
 
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Query
 
 from bucketline.db.batches import BatchDocument
-from bucketline_ingest_api.batches.audit import audit_batch
-from bucketline_ingest_api.batches.cancel import MAX_REASON, cancel_batch
-from bucketline_ingest_api.batches.collection_tiers import Tiers, tiers_of
-from bucketline_ingest_api.batches.create import create_batch, get_batch, resolve_collections
-from bucketline_ingest_api.batches.failed_objects import failures_of
-from bucketline_ingest_api.batches.listing import everywhere, list_batches
-from bucketline_ingest_api.batches.lookup import find_batch
-from bucketline_ingest_api.batches.many import bulk_submit, submit_drafts
-from bucketline_ingest_api.batches.retry import resubmit_batch, retry_batch
+from bucketline.domain.collection_graph import select_tiers
+from bucketline_ingest_api.batches import bulk, results, service, submission
+from bucketline_ingest_api.batches import retry as retries
 from bucketline_ingest_api.batches.schemas import (
     AddObjects,
     Batch,
@@ -33,20 +27,17 @@ from bucketline_ingest_api.batches.schemas import (
     UpdateBatch,
 )
 from bucketline_ingest_api.batches.serializers import (
-    audit_answer,
-    batch_answer,
-    drafts_answer,
-    failed_answer,
-    group_answer,
-    resubmission_answer,
-    retry_answer,
+    serialize_audit,
+    serialize_batch,
+    serialize_failures,
+    serialize_resubmission,
+    serialize_retry,
 )
-from bucketline_ingest_api.batches.submit import submit_batch
-from bucketline_ingest_api.batches.update import add_objects, delete_batch, patch_batch
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.dependencies import (
     BucketDelete,
     BucketRead,
+    BucketScope,
     BucketWrite,
     ContainerDep,
     NamespaceHeader,
@@ -64,11 +55,11 @@ router = APIRouter(tags=["batches"])
 BUCKET = "/v1/buckets/{bucket_identifier}/batches"
 BATCH = BUCKET + "/{batch_id}"
 
-SkipValidation = Annotated[bool, Query(description="Do not check the ids; objects of another bucket are left alone.")]
-AutoSubmit = Annotated[bool | None, Query(description="Submit at once; wins over the body.")]
+SkipValidation = Annotated[bool, Query(description="Do not check the ids; objects of other buckets are ignored.")]
+AutoSubmit = Annotated[bool | None, Query(description="Submit at once; takes precedence over the body.")]
 OtherSubmit = Annotated[bool | None, Query(description="Alias for `auto_submit`.")]
-Force = Annotated[bool, Query(description="Accepted; batches never exclude each other here.")]
-Reason = Annotated[str | None, Query(max_length=MAX_REASON, description="Kept with the batch.")]
+Force = Annotated[bool, Query(description="Accepted without effect: batches never exclude each other.")]
+Reason = Annotated[str | None, Query(max_length=submission.MAX_REASON_LENGTH, description="Kept with the batch.")]
 TierNumber = Annotated[int | None, Query(ge=0, le=100)]
 CollectionName = Annotated[str | None, Query(max_length=200, description="Id or name.")]
 Limit = Annotated[int, Query(ge=1, le=1000)]
@@ -76,7 +67,7 @@ Offset = Annotated[int, Query(ge=0, le=100_000)]
 
 
 @router.post(BUCKET, summary="Create a batch", responses=errors(400))
-async def create(
+async def create_batch(
     deps: ContainerDep,
     scope: BucketWrite,
     body: CreateBatch,
@@ -84,115 +75,123 @@ async def create(
     auto_submit: AutoSubmit = None,
     trigger_processing: OtherSubmit = None,
 ) -> Batch:
-    """A DRAFT of up to 50,000 objects, by id or by filter; submitted at once with `auto_submit`."""
-    submit = _first(auto_submit, trigger_processing, body.auto_submit, body.trigger_processing) or False
-    batch = await create_batch(deps, scope.bucket, body, skip_validation=skip_validation, submit=submit)
-    return await _answer(deps, batch)
+    """A draft of up to 50,000 objects, by id or by filter; submitted at once with `auto_submit`."""
+    submit = _first_given(auto_submit, trigger_processing, body.auto_submit, body.trigger_processing)
+    batch = await service.create_batch(deps, scope.bucket, body, skip_validation=skip_validation, submit=submit is True)
+    return await _respond(deps, batch)
 
 
 @router.post(BUCKET + "/list", summary="List a bucket's batches", responses=errors(400))
-async def listing(deps: ContainerDep, scope: BucketRead, asked: Paging, body: ListBatches | None = None) -> BatchList:
+async def list_batches(
+    deps: ContainerDep, scope: BucketRead, list_query: Paging, body: ListBatches | None = None
+) -> BatchList:
     """Newest first."""
-    return await _answer_list(deps, await list_batches(deps, {"bucket_id": scope.bucket_id}, asked, body))
+    page = await service.find_batches(deps, {"bucket_id": scope.bucket_id}, list_query, body)
+    return await _respond_list(deps, page)
 
 
 @router.post(BUCKET + "/submit-all", summary="Submit all drafts of a bucket", responses=errors(400))
-async def submit_all(deps: ContainerDep, scope: BucketWrite) -> SubmittedDrafts:
-    """Up to 1,000 drafts, oldest first; `has_more` says that some are left. Empty drafts stay."""
-    return drafts_answer(await submit_drafts(deps, scope.bucket))
+async def submit_all_batches(deps: ContainerDep, scope: BucketWrite) -> SubmittedDrafts:
+    """Up to 1,000 drafts, oldest first; `has_more` is true if others remain. Empty drafts stay."""
+    return await bulk.submit_drafts(deps, scope.bucket)
 
 
 @router.post(BUCKET + "/bulk-submit", summary="Submit a whole bucket in batches", responses=errors(400))
-async def bulk(
+async def bulk_submit_batches(
     deps: ContainerDep, scope: BucketWrite, body: Annotated[BulkSubmit | None, Body()] = None
 ) -> BulkSubmitted:
-    """Batches of `chunk_size` objects, made and submitted: up to 1,000,000 objects in up to 1,000 batches.
+    """Batches of `chunk_size` objects, created and submitted: up to 1,000,000 objects in up to 1,000 batches.
 
-    After a 503 the batches that were submitted stay. Sent again, objects that are processed by then are skipped.
+    After a 503 the batches that were submitted stay. A repeated request skips objects that have been processed by then.
     """
-    asked = body or BulkSubmit()
-    return group_answer(await bulk_submit(deps, scope.bucket, asked), asked.chunk_size)
+    return await bulk.bulk_submit(deps, scope.bucket, body or BulkSubmit())
 
 
 @router.get(BATCH, summary="Get a batch", responses=errors(400))
-async def get(deps: ContainerDep, scope: BucketRead, batch_id: str) -> Batch:
-    return await _answer(deps, await get_batch(deps, scope.namespace_id, batch_id, scope.bucket_id))
+async def get_batch(deps: ContainerDep, scope: BucketRead, batch_id: str) -> Batch:
+    """With its progress and all its objects."""
+    return await _respond(deps, await _find(deps, scope, batch_id))
 
 
 @router.post(BATCH + "/objects", summary="Add objects to a draft", responses=errors(400))
-async def add(
+async def add_objects_to_batch(
     deps: ContainerDep, scope: BucketWrite, batch_id: str, body: AddObjects, skip_validation: SkipValidation = False
 ) -> Batch:
-    batch = await get_batch(deps, scope.namespace_id, batch_id, scope.bucket_id)
-    return await _answer(deps, await add_objects(deps, scope.bucket, batch, body, skip_validation=skip_validation))
+    """Objects that the draft has already are ignored."""
+    batch = await _find(deps, scope, batch_id)
+    updated = await service.add_objects(deps, scope.bucket, batch, body, skip_validation=skip_validation)
+    return await _respond(deps, updated)
 
 
 @router.post(BATCH + "/submit", summary="Submit a batch", responses=errors(400))
-async def submit(
+async def submit_batch(
     deps: ContainerDep,
     scope: BucketWrite,
     batch_id: str,
     body: Annotated[SubmitBatch | None, Body()] = None,
     force: Force = False,  # noqa: ARG001 - part of the contract
 ) -> Task:
-    """From here on the batch is processed; its task shows how it goes."""
-    asked = body or SubmitBatch()
-    batch = await get_batch(deps, scope.namespace_id, batch_id, scope.bucket_id)
-    collections = await resolve_collections(deps, scope.bucket, asked.collection_ids)
-    return serialize_batch_task(await submit_batch(deps, batch, asked, collection_ids=collections))
+    """The batch is processed from here on; its task shows the progress."""
+    request = body or SubmitBatch()
+    batch = await _find(deps, scope, batch_id)
+    collection_ids = await service.resolve_collections(deps, scope.bucket, request.collection_ids)
+    submitted = await submission.submit_batch(
+        deps, batch, collection_ids=collection_ids, webhook_url=request.webhook_url
+    )
+    return serialize_batch_task(submitted)
 
 
 @router.post(BATCH + "/cancel", summary="Cancel a batch", responses=errors(400))
-async def cancel(deps: ContainerDep, scope: BucketWrite, batch_id: str, reason: Reason = None) -> Task:
-    """Work that has not started is given up and its objects are drafts again; work that is running ends by itself."""
-    batch = await get_batch(deps, scope.namespace_id, batch_id, scope.bucket_id)
-    canceled, reached = await cancel_batch(deps, batch, reason)
-    return serialize_batch_task(canceled, cancellation=reached)
+async def cancel_batch(deps: ContainerDep, scope: BucketWrite, batch_id: str, reason: Reason = None) -> Task:
+    """Work that has not started is dropped and its objects become drafts again; work that is running completes."""
+    canceled, unit_counts = await submission.cancel_batch(deps, await _find(deps, scope, batch_id), reason)
+    return serialize_batch_task(canceled, cancellation=unit_counts)
 
 
 @router.patch(BATCH, summary="Change a batch's metadata", responses=errors(400))
-async def patch(deps: ContainerDep, scope: BucketWrite, batch_id: str, body: UpdateBatch) -> Batch:
-    batch = await get_batch(deps, scope.namespace_id, batch_id, scope.bucket_id)
-    return await _answer(deps, await patch_batch(deps, batch, body))
+async def update_batch(deps: ContainerDep, scope: BucketWrite, batch_id: str, body: UpdateBatch) -> Batch:
+    """The metadata is replaced, in any state of the batch."""
+    return await _respond(deps, await service.update_batch(deps, await _find(deps, scope, batch_id), body))
 
 
 @router.delete(BATCH, summary="Delete a batch", responses=errors(400))
-async def delete(deps: ContainerDep, scope: BucketDelete, batch_id: str) -> Deleted:
-    """Refused while the batch runs. Its objects and documents stay."""
-    await delete_batch(deps, await get_batch(deps, scope.namespace_id, batch_id, scope.bucket_id))
+async def delete_batch(deps: ContainerDep, scope: BucketDelete, batch_id: str) -> Deleted:
+    """Rejected while the batch is running. Its objects and documents stay."""
+    await service.delete_batch(deps, await _find(deps, scope, batch_id))
     return Deleted(message="batch deleted")
 
 
 @router.post(BATCH + "/retry", summary="Retry what failed in a batch", responses=errors(400))
-async def retry(
+async def retry_batch(
     deps: ContainerDep, scope: BucketWrite, batch_id: str, body: Annotated[RetryBatch | None, Body()] = None
 ) -> Retry:
-    """Runs the failed objects once more. After 30 days it is not known which failed: `batch_results_expired`."""
-    asked = body or RetryBatch()
-    batch = await get_batch(deps, scope.namespace_id, batch_id, scope.bucket_id)
-    return retry_answer(await retry_batch(deps, scope.bucket, batch, asked), asked)
+    """Runs the failed objects again. After 30 days it is not known which failed: `batch_results_expired`."""
+    request = body or RetryBatch()
+    batch = await _find(deps, scope, batch_id)
+    retried, count = await retries.retry_batch(deps, scope.bucket, batch, request)
+    return serialize_retry(retried, count, request)
 
 
 @router.post(BATCH + "/resubmit", summary="Run a batch again", responses=errors(400))
-async def resubmit(
+async def resubmit_batch(
     deps: ContainerDep,
     scope: BucketWrite,
     batch_id: str,
     body: Annotated[ResubmitBatch | None, Body()] = None,
     auto_submit: AutoSubmit = None,
     trigger_processing: OtherSubmit = None,
-    from_tier: TierNumber = None,  # noqa: ARG001 - tiers that are done are skipped by the batch's dedup_strategy
+    from_tier: TierNumber = None,  # noqa: ARG001 - the batch's dedup_strategy skips tiers that are done
 ) -> Resubmission:
-    """A batch that is over is a DRAFT again with all its objects, and submitted unless told not to."""
-    given = body or ResubmitBatch()
-    submit = _first(auto_submit, trigger_processing, given.auto_submit, given.trigger_processing)
-    batch = await get_batch(deps, scope.namespace_id, batch_id, scope.bucket_id)
-    again = await resubmit_batch(deps, scope.bucket, batch, submit=submit is not False)
-    return resubmission_answer(again, previous=batch)
+    """A finished batch becomes a draft with all its objects, and is submitted unless `auto_submit` is false."""
+    request = body or ResubmitBatch()
+    submit = _first_given(auto_submit, trigger_processing, request.auto_submit, request.trigger_processing)
+    batch = await _find(deps, scope, batch_id)
+    resubmitted = await retries.resubmit_batch(deps, scope.bucket, batch, submit=submit is not False)
+    return serialize_resubmission(resubmitted, previous=batch)
 
 
-@router.get(BATCH + "/failed-documents", summary="What failed in a batch", responses=errors(400))
-async def failed_documents(
+@router.get(BATCH + "/failed-documents", summary="List what failed in a batch", responses=errors(400))
+async def list_failed_documents(
     deps: ContainerDep,
     scope: BucketRead,
     batch_id: str,
@@ -201,47 +200,48 @@ async def failed_documents(
     limit: Limit = 100,
     offset: Offset = 0,
 ) -> FailedDocuments:
-    """Every object that failed; 30 days later the first thousand, as the batch shows them."""
-    batch = await get_batch(deps, scope.namespace_id, batch_id, scope.bucket_id)
+    """Every object that failed; after 30 days the first thousand, as the batch shows them."""
+    batch = await _find(deps, scope, batch_id)
     tiers = await _tiers(deps, batch)
-    failures = await failures_of(deps, batch, tiers, tier_num=tier_num, collection=collection_id)
-    return failed_answer(batch, failures, limit=limit, offset=offset)
+    failures = await results.find_failures(deps, batch, tiers, tier=tier_num, collection=collection_id)
+    return serialize_failures(batch, failures, limit=limit, offset=offset)
 
 
-@router.get(BATCH + "/audit", summary="Audit of a batch", responses=errors(400))
-async def audit(deps: ContainerDep, scope: BucketRead, batch_id: str) -> BatchAudit:
-    """Counted from the objects and work units themselves; 30 days later, from the batch's sums."""
-    batch = await get_batch(deps, scope.namespace_id, batch_id, scope.bucket_id)
-    return audit_answer(batch, await audit_batch(deps, batch), await _tiers(deps, batch))
+@router.get(BATCH + "/audit", summary="Audit a batch", responses=errors(400))
+async def audit_batch(deps: ContainerDep, scope: BucketRead, batch_id: str) -> BatchAudit:
+    """Counted from the objects and work units themselves; after 30 days, from the totals of the batch."""
+    batch = await _find(deps, scope, batch_id)
+    return serialize_audit(batch, await results.audit_batch(deps, batch), await _tiers(deps, batch))
 
 
 @router.post("/v1/batches/list", summary="List batches of any bucket", responses=errors(400))
-async def listing_everywhere(
+async def search_batches(
     deps: ContainerDep,
     caller: ReadPrincipal,
-    asked: Paging,
+    list_query: Paging,
     body: ListBatches | None = None,
     namespace: NamespaceHeader = None,
     fallback: NamespaceQuery = None,
 ) -> BatchList:
-    """Newest first; without a namespace, those of all namespaces that the key may see."""
-    scope = await everywhere(deps, caller, body, namespace or fallback)
-    return await _answer_list(deps, await list_batches(deps, scope, asked, body))
+    """Newest first; without a namespace, those of all namespaces that the key may access."""
+    scope = await service.scope_of_all_buckets(deps, caller, body, namespace or fallback)
+    return await _respond_list(deps, await service.find_batches(deps, scope, list_query, body))
 
 
 @router.get("/v1/batches/{batch_id}", summary="Get a batch by its id", responses=errors(400))
-async def get_anywhere(
+async def get_batch_by_id(
     deps: ContainerDep,
     caller: ReadPrincipal,
     batch_id: str,
     namespace: NamespaceHeader = None,
     fallback: NamespaceQuery = None,
 ) -> Batch:
-    return await _answer(deps, await find_batch(deps, caller, batch_id, namespace or fallback))
+    """With its progress and all its objects."""
+    return await _respond(deps, await service.find_batch_by_id(deps, caller, batch_id, namespace or fallback))
 
 
 @router.post("/v1/batches/{batch_id}/cancel", summary="Cancel a batch by its id", responses=errors(400))
-async def cancel_anywhere(
+async def cancel_batch_by_id(
     deps: ContainerDep,
     caller: WritePrincipal,
     batch_id: str,
@@ -249,31 +249,37 @@ async def cancel_anywhere(
     namespace: NamespaceHeader = None,
     fallback: NamespaceQuery = None,
 ) -> Task:
-    batch = await find_batch(deps, caller, batch_id, namespace or fallback)
-    canceled, reached = await cancel_batch(deps, batch, reason)
-    return serialize_batch_task(canceled, cancellation=reached)
+    """Work that has not started is dropped and its objects become drafts again; work that is running completes."""
+    batch = await service.find_batch_by_id(deps, caller, batch_id, namespace or fallback)
+    canceled, unit_counts = await submission.cancel_batch(deps, batch, reason)
+    return serialize_batch_task(canceled, cancellation=unit_counts)
 
 
-async def _tiers(deps: Container, batch: BatchDocument) -> Tiers:
-    return await tiers_of(deps, batch["bucket_id"], batch["collection_ids"])
+async def _find(deps: Container, scope: BucketScope, batch_id: str) -> BatchDocument:
+    return await service.find_batch(deps, scope.namespace_id, scope.bucket_id, batch_id)
 
 
-async def _answer(deps: Container, batch: BatchDocument) -> Batch:
-    return batch_answer(batch, await _tiers(deps, batch), deps.clock)
+async def _tiers(deps: Container, batch: BatchDocument) -> results.Tiers:
+    """Return the collections that the batch's objects reach."""
+    tiers = await deps.collections.tiers_of_bucket(batch["bucket_id"])
+    return tiers if batch["collection_ids"] is None else select_tiers(tiers, batch["collection_ids"])
 
 
-async def _answer_list(deps: Container, listed: Page[BatchDocument]) -> BatchList:
-    known: dict[tuple[str, tuple[str, ...] | None], Tiers] = {}
+async def _respond(deps: Container, batch: BatchDocument) -> Batch:
+    return serialize_batch(batch, await _tiers(deps, batch), deps.clock)
+
+
+async def _respond_list(deps: Container, page: Page[BatchDocument]) -> BatchList:
+    tiers_of_bucket = {
+        bucket_id: await deps.collections.tiers_of_bucket(bucket_id)
+        for bucket_id in dict.fromkeys(batch["bucket_id"] for batch in page.rows)
+    }
     rows = []
-    for batch in listed.rows:
-        only = batch["collection_ids"]
-        key = (batch["bucket_id"], None if only is None else tuple(only))
-        if key not in known:
-            known[key] = await _tiers(deps, batch)
-        rows.append(batch_answer(batch, known[key], deps.clock))
-    return BatchList(results=rows, total_count=listed.total, pagination=listed.pagination)
+    for batch in page.rows:
+        tiers, selected = tiers_of_bucket[batch["bucket_id"]], batch["collection_ids"]
+        rows.append(serialize_batch(batch, tiers if selected is None else select_tiers(tiers, selected), deps.clock))
+    return BatchList(results=rows, total_count=page.total, pagination=page.pagination)
 
 
-def _first(*flags: bool | None) -> bool | None:
-    """The first flag that was given."""
+def _first_given(*flags: bool | None) -> bool | None:
     return next((flag for flag in flags if flag is not None), None)

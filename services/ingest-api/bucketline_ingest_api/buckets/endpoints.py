@@ -51,7 +51,7 @@ async def get_bucket(deps: ContainerDep, scope: NamespaceRead, bucket_identifier
 
 
 @router.patch("/{bucket_identifier}", summary="Change a bucket", responses=errors(400, 409))
-@router.put("/{bucket_identifier}", summary="Update a bucket", responses=errors(400, 409))
+@router.put("/{bucket_identifier}", summary="Update a bucket", responses=errors(400, 409), name="replace_bucket")
 async def update_bucket(
     deps: ContainerDep,
     scope: NamespaceWrite,

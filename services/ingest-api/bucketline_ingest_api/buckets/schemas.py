@@ -1,4 +1,4 @@
-"""RequestBody and response bodies of the bucket endpoints."""
+"""Request and response bodies of the bucket endpoints."""
 
 from typing import Any, Literal
 

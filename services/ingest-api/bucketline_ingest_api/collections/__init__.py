@@ -1,1 +1,1 @@
-"""Use cases of collections, one module each: create, change, delete, trigger, listing."""
+"""Collections: turn objects of buckets, or documents of other collections, into documents."""

@@ -1,14 +1,12 @@
-"""``/v1/collections``."""
+"""Endpoints of ``/v1/collections``."""
 
 from typing import Annotated
 
 from fastapi import APIRouter, Query
 
 from bucketline.db.collections import CollectionDocument
-from bucketline_ingest_api.collections.create import create_collection
-from bucketline_ingest_api.collections.delete import delete_collection
-from bucketline_ingest_api.collections.listing import list_collections
-from bucketline_ingest_api.collections.lookup import document_count, live_collection
+from bucketline_ingest_api.collections import deletion, service
+from bucketline_ingest_api.collections import trigger as triggers
 from bucketline_ingest_api.collections.schemas import (
     Collection,
     CollectionDeleted,
@@ -19,8 +17,6 @@ from bucketline_ingest_api.collections.schemas import (
     Triggered,
     UpdateCollection,
 )
-from bucketline_ingest_api.collections.trigger import trigger_collection
-from bucketline_ingest_api.collections.update import change_collection
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.dependencies import ContainerDep, NamespaceDelete, NamespaceRead, NamespaceWrite
 from bucketline_ingest_api.pagination import Page
@@ -29,52 +25,62 @@ from bucketline_ingest_api.schemas import Paging, UnsupportedText, errors
 router = APIRouter(prefix="/v1/collections", tags=["collections"])
 
 Search = Annotated[str | None, Query(max_length=1000, description="Text in the id, the name or the description.")]
-
-IncludeSystem = Annotated[bool, Query(description="There are no system collections here.")]
-OtherNamespace = Annotated[UnsupportedText, Query(description="Refused: set the `X-Namespace` header.")]
+IncludeSystem = Annotated[bool, Query(description="Accepted without effect: there are no system collections.")]
+OtherNamespace = Annotated[UnsupportedText, Query(description="Rejected: set the `X-Namespace` header.")]
 
 
 @router.post("", summary="Create a collection", responses=errors(400, 409))
-async def create(deps: ContainerDep, scope: NamespaceWrite, body: CreateCollection) -> Collection:
-    collection, warnings = await create_collection(deps, scope.namespace_id, body)
+async def create_collection(deps: ContainerDep, scope: NamespaceWrite, body: CreateCollection) -> Collection:
+    """The name must be unique in the namespace; the sources must exist."""
+    collection, warnings = await service.create_collection(deps, scope.namespace_id, body)
     return Collection.of(collection, 0, warnings)
 
 
 @router.get("", summary="List collections", responses=errors(400))
-async def listing(
+async def list_collections(
     deps: ContainerDep,
     scope: NamespaceRead,
-    asked: Paging,
-    search: Search = None,  # noqa: ARG001 - read from the query
-    include_system: IncludeSystem = False,  # noqa: ARG001 - there are none
-    namespace_id: OtherNamespace = None,  # noqa: ARG001 - refused
+    list_query: Paging,
+    search: Search = None,  # noqa: ARG001 - read from the query string
+    include_system: IncludeSystem = False,  # noqa: ARG001 - has no effect
+    namespace_id: OtherNamespace = None,  # noqa: ARG001 - rejected by its type
 ) -> CollectionList:
-    return await _answer_list(deps, await list_collections(deps, scope.namespace_id, asked, None))
+    """Newest first."""
+    return await _respond_list(deps, await service.find_collections(deps, scope.namespace_id, list_query, None))
 
 
 @router.post("/list", summary="List collections, with filters", responses=errors(400))
-async def filtered(
-    deps: ContainerDep, scope: NamespaceRead, asked: Paging, body: ListCollections | None = None
+async def search_collections(
+    deps: ContainerDep, scope: NamespaceRead, list_query: Paging, body: ListCollections | None = None
 ) -> CollectionList:
-    return await _answer_list(deps, await list_collections(deps, scope.namespace_id, asked, body))
+    """Newest first, unless the body sorts them."""
+    return await _respond_list(deps, await service.find_collections(deps, scope.namespace_id, list_query, body))
 
 
 @router.get("/{collection_identifier}", summary="Get a collection", responses=errors(400))
-async def get(deps: ContainerDep, scope: NamespaceRead, collection_identifier: str) -> Collection:
-    return await _answer(deps, await live_collection(deps, scope.namespace_id, collection_identifier))
+async def get_collection(deps: ContainerDep, scope: NamespaceRead, collection_identifier: str) -> Collection:
+    """By id or name."""
+    return await _respond(deps, await service.find_collection(deps, scope.namespace_id, collection_identifier))
 
 
 @router.patch("/{collection_identifier}", summary="Change a collection", responses=errors(400, 409))
-async def change(
+async def update_collection(
     deps: ContainerDep, scope: NamespaceWrite, collection_identifier: str, body: UpdateCollection
 ) -> Collection:
-    return await _answer(deps, await change_collection(deps, scope.namespace_id, collection_identifier, body))
+    """Only the fields that are sent change."""
+    collection = await service.update_collection(deps, scope.namespace_id, collection_identifier, body)
+    return await _respond(deps, collection)
 
 
 @router.delete("/{collection_identifier}", summary="Delete a collection with its documents", responses=errors(400))
-async def delete(deps: ContainerDep, scope: NamespaceDelete, collection_identifier: str) -> CollectionDeleted:
+async def delete_collection(
+    deps: ContainerDep, scope: NamespaceDelete, collection_identifier: str
+) -> CollectionDeleted:
+    """Rejected while other collections read this one."""
     organization_id = scope.caller.organization_id
-    collection, task = await delete_collection(deps, organization_id, scope.namespace_id, collection_identifier)
+    collection, task = await deletion.delete_collection(
+        deps, organization_id, scope.namespace_id, collection_identifier
+    )
     return CollectionDeleted(collection_id=collection["_id"], task_id=task["_id"])
 
 
@@ -84,19 +90,20 @@ async def delete(deps: ContainerDep, scope: NamespaceDelete, collection_identifi
     summary="Run a collection on the existing objects of its sources",
     responses=errors(400),
 )
-async def trigger(
+async def trigger_collection(
     deps: ContainerDep, scope: NamespaceWrite, collection_identifier: str, body: TriggerCollection | None = None
 ) -> Triggered:
+    """Up to 50,000 objects of one bucket are submitted as one batch at once; more by a task, in several batches."""
     organization_id = scope.caller.organization_id
-    return await trigger_collection(
+    return await triggers.trigger_collection(
         deps, organization_id, scope.namespace_id, collection_identifier, body or TriggerCollection()
     )
 
 
-async def _answer(deps: Container, collection: CollectionDocument) -> Collection:
-    return Collection.of(collection, await document_count(deps, collection["_id"]))
+async def _respond(deps: Container, collection: CollectionDocument) -> Collection:
+    return Collection.of(collection, await service.count_documents(deps, collection["_id"]))
 
 
-async def _answer_list(deps: Container, listed: Page[CollectionDocument]) -> CollectionList:
-    rows = [await _answer(deps, collection) for collection in listed.rows]
-    return CollectionList.of(rows, listed.total, listed.pagination)
+async def _respond_list(deps: Container, page: Page[CollectionDocument]) -> CollectionList:
+    rows = [await _respond(deps, collection) for collection in page.rows]
+    return CollectionList.of(rows, page.total, page.pagination)

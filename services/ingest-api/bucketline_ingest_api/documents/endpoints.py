@@ -7,7 +7,7 @@ from fastapi import APIRouter, Body, Query, Response
 from pydantic import JsonValue, ValidationError
 
 from bucketline.errors import ValidationFailed, ValidationIssue
-from bucketline_ingest_api.collections.lookup import document_count, live_collection
+from bucketline_ingest_api.collections import service as collections
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.dependencies import ContainerDep, NamespaceDelete, NamespaceRead, NamespaceWrite
 from bucketline_ingest_api.documents import service
@@ -82,8 +82,10 @@ async def search_documents(
 @router.get("/count", summary="Count documents", responses=errors())
 async def count_documents(deps: ContainerDep, scope: NamespaceRead, collection_identifier: str) -> DocumentCount:
     """Return the number of documents of the collection."""
-    collection = await live_collection(deps, scope.namespace_id, collection_identifier)
-    return DocumentCount(collection_id=collection["_id"], count=await document_count(deps, collection["_id"]))
+    collection = await collections.find_collection(deps, scope.namespace_id, collection_identifier)
+    return DocumentCount(
+        collection_id=collection["_id"], count=await collections.count_documents(deps, collection["_id"])
+    )
 
 
 @router.get("/{document_id}", summary="Get a document", responses=errors())
@@ -98,7 +100,7 @@ async def get_document(
     return_vector_names: VectorNames = None,  # noqa: ARG001 - refused
 ) -> Document:
     """Return one document, with the documents it refers to if `expand` names them."""
-    collection = await live_collection(deps, scope.namespace_id, collection_identifier)
+    collection = await collections.find_collection(deps, scope.namespace_id, collection_identifier)
     document = await service.get_document(deps, collection["_id"], document_id)
     response = Document.of(document, await service.presign_blobs(deps, [document]) if return_presigned_urls else None)
     names = [name for name in (expand or "").split(",") if name]
@@ -115,7 +117,7 @@ async def update_document(
     In `metadata` each key is set on its own, and null removes one. The change is lost when the object is processed
     again: always with `dedup_strategy` replace or force, and with skip once the object has changed.
     """
-    collection = await live_collection(deps, scope.namespace_id, collection_identifier)
+    collection = await collections.find_collection(deps, scope.namespace_id, collection_identifier)
     return Document.of(await service.update_document(deps, collection["_id"], document_id, body))
 
 
@@ -124,7 +126,7 @@ async def delete_document(
     deps: ContainerDep, scope: NamespaceDelete, collection_identifier: str, document_id: str
 ) -> Deleted:
     """Delete one document. It is created again if its object is processed again."""
-    collection = await live_collection(deps, scope.namespace_id, collection_identifier)
+    collection = await collections.find_collection(deps, scope.namespace_id, collection_identifier)
     await service.delete_document(deps, collection["_id"], document_id)
     return Deleted(message="document deleted")
 
@@ -132,7 +134,7 @@ async def delete_document(
 async def _list(
     deps: Container, namespace_id: str, identifier: str, query: ListQuery, body: ListDocuments, presign: bool
 ) -> Response:
-    collection = await live_collection(deps, namespace_id, identifier)
+    collection = await collections.find_collection(deps, namespace_id, identifier)
     page = await service.list_documents(deps, collection, query, body)
     urls = await service.presign_blobs(deps, page.rows) if presign else None
     blobs = sum(len(document["blobs"]) for document in page.rows)

@@ -126,9 +126,9 @@ def merge_fields(stored: Mapping[str, object], sent: Mapping[str, object]) -> di
     metadata = sent.get("metadata")
     if isinstance(metadata, dict):
         existing = stored.get("metadata")
-        fields["metadata"] = (existing if isinstance(existing, dict) else {}) | metadata
+        merged = {**existing, **metadata} if isinstance(existing, dict) else metadata
         fields["metadata"] = {
-            name: value for name, value in fields["metadata"].items() if metadata.get(name, value) is not None
+            name: value for name, value in merged.items() if value is not None or name not in metadata
         }
     return fields
 

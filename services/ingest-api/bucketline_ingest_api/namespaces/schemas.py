@@ -1,4 +1,4 @@
-"""RequestBody and response bodies of the namespace endpoints."""
+"""Request and response bodies of the namespace endpoints."""
 
 from typing import Annotated, Any, Literal
 

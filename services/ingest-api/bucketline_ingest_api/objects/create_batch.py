@@ -177,7 +177,7 @@ def _error_line(error: ApiError) -> str:
     """Return everything that is wrong with an object in one line."""
     if not isinstance(error, ValidationFailed):
         return error.message
-    return "; ".join(f"{'.'.join(map(str, _path_in_object(fault)))}: {fault['message']}" for fault in error.faults)
+    return "; ".join(f"{'.'.join(map(str, _path_in_object(fault)))}: {fault['message']}" for fault in error.issues)
 
 
 def _path_in_object(fault: ValidationIssue) -> Sequence[object]:

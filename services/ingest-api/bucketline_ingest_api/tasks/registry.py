@@ -3,7 +3,7 @@
 from functools import partial
 
 from bucketline_ingest_api.buckets import deletion as buckets
-from bucketline_ingest_api.collections import delete as collections
+from bucketline_ingest_api.collections import deletion as collections
 from bucketline_ingest_api.collections import trigger
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.namespaces import deletion as namespaces
@@ -17,8 +17,8 @@ def register(deps: Container) -> None:
         buckets.FINAL_SWEEP: buckets.execute_final_sweep,
         namespaces.TASK_TYPE: namespaces.execute_namespace_deletion,
         namespaces.EXPIRY_TASK_TYPE: namespaces.execute_expiry,
-        collections.KIND: collections.collection_deletion_turn,
-        trigger.KIND: trigger.trigger_turn,
+        collections.TASK_TYPE: collections.execute_collection_deletion,
+        trigger.TASK_TYPE: trigger.execute_trigger,
         uploads.CONFIRM_TASK_TYPE: uploads.execute_confirmation,
         uploads.CONFIRM_MANY_TASK_TYPE: uploads.execute_confirmations,
     }

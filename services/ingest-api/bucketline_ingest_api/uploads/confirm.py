@@ -14,9 +14,8 @@ from bucketline.domain.insertion_policy import Refuse, decide, resolve_policy
 from bucketline.domain.status import Status
 from bucketline.errors import ApiError, BadRequest
 from bucketline.ids import derived
-from bucketline_ingest_api.batches.create import draft_of
-from bucketline_ingest_api.batches.schemas import SubmitBatch
-from bucketline_ingest_api.batches.submit import submit_batch
+from bucketline_ingest_api.batches.service import new_draft
+from bucketline_ingest_api.batches.submission import submit_batch
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.objects.create import create_object
 from bucketline_ingest_api.objects.schemas import CreateObject
@@ -131,12 +130,14 @@ async def _create_object(
 async def _submit_batch(deps: Container, bucket: BucketDocument, upload: UploadDocument) -> UploadDocument:
     """Submit a batch of the upload's object. If it is refused, everything so far stays and the error names it."""
     batch_id = derived("btch", upload["_id"])
-    draft = draft_of(bucket, [upload["object_id"]], batch_id=batch_id, now=deps.clock.now())
+    draft = new_draft(
+        bucket["namespace_id"], bucket["_id"], [upload["object_id"]], batch_id=batch_id, now=deps.clock.now()
+    )
     await deps.batches.insert([draft])
     try:
         batch = await deps.batches.get(batch_id) or draft
         if batch["status"] == Status.DRAFT:
-            batch = await submit_batch(deps, batch, SubmitBatch())
+            batch = await submit_batch(deps, batch)
     except ApiError as error:
         created = {"upload_id": upload["_id"], "object_id": upload["object_id"], "batch_id": batch_id}
         error.details = {**(error.details or {}), **created}

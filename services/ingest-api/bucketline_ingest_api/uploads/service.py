@@ -94,7 +94,7 @@ async def create_uploads(deps: Container, bucket: BucketDocument, body: CreateUp
                 location=("body", "uploads", index),
             )
         except ValidationFailed as error:
-            faults += error.faults
+            faults += error.issues
         else:
             drafts.append(draft)
     if faults:

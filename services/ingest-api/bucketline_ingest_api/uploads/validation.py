@@ -120,7 +120,7 @@ def _validate_object(
     try:
         draft = validate_create(bucket, object_body(name, "upl_later", metadata), settings, ids, location=location)
     except ValidationFailed as error:
-        return None, [fault for fault in error.faults if "blobs" not in _path(fault)]
+        return None, [fault for fault in error.issues if "blobs" not in _path(fault)]
     key = bucket["unique_key"]
     # An update may complete an existing object; whether there is one is only known when the upload is confirmed.
     may_update = key is not None and key["default_policy"] != "insert"

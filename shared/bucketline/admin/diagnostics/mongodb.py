@@ -20,7 +20,9 @@ PATIENCE_SECONDS = 5.0
 
 async def mongodb(settings: MongoSettings, clock: Clock) -> AsyncIterator[CheckResult]:
     # A person is waiting: what takes longer than this is not well either.
-    database = Database(settings.model_copy(update={"timeout": min(settings.timeout_seconds, PATIENCE_SECONDS)}))
+    database = Database(
+        settings.model_copy(update={"timeout_seconds": min(settings.timeout_seconds, PATIENCE_SECONDS)})
+    )
     try:
         before = clock.now()
         info = await database.server_info()

@@ -131,14 +131,14 @@ def test_dates_of_ours_are_compared_as_dates(text: str, moment: datetime) -> Non
 def test_what_is_wrong_is_one_row(raw: object, kind: str, where: list[object]) -> None:
     with pytest.raises(ValidationFailed) as caught:
         parse_filter(raw)
-    (fault,) = caught.value.faults
+    (fault,) = caught.value.issues
     assert (fault["type"], fault["location"]) == (kind, ["body", "filters", *where])
 
 
 def test_all_faults_are_told_at_once() -> None:
     with pytest.raises(ValidationFailed) as caught:
         parse_filter({"AND": [{"field": "a", "operator": "x", "value": 1}, {"b": []}], "NOT": [5], "$c": 1})
-    assert len(caught.value.faults) == 4
+    assert len(caught.value.issues) == 4
 
 
 def nested(levels: int) -> dict[str, Any]:
@@ -161,7 +161,7 @@ def test_depth_and_size_are_bounded() -> None:
     ):
         with pytest.raises(ValidationFailed) as caught:
             parse_filter(raw)
-        assert len(caught.value.faults) <= MAX_FAULTS
+        assert len(caught.value.issues) <= MAX_FAULTS
     parse_filter({"OR": [{"field": "a", "value": 1}] * MAX_CONDITIONS})
 
 
@@ -184,7 +184,7 @@ def test_any_json_is_a_filter_or_rows_of_faults(raw: object) -> None:
     try:
         parsed = parse_filter(raw)
     except ValidationFailed as error:
-        faults = error.faults
+        faults = error.issues
     else:
         faults = []
         assert isinstance(parsed, Condition | Group)

@@ -47,7 +47,7 @@ def test_no_policy_on_confirm_is_422() -> None:
     with pytest.raises(ValidationFailed) as caught:
         resolve_policy(None, None, bucket_id="bkt_1", missing=422)
     assert caught.value.code == "policy_required"
-    assert caught.value.faults[0]["location"] == ["query", "policy"]
+    assert caught.value.issues[0]["location"] == ["query", "policy"]
 
 
 @pytest.mark.parametrize("word", ["replace", "", "INSERT", "x" * 9999])

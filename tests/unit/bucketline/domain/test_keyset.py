@@ -87,7 +87,7 @@ def test_resolve_sorts_with_valid_entries_returns_them_ascending_by_default(
 def test_resolve_sorts_with_invalid_entry_reports_one_issue(sort: object, kind: str, location: list[object]) -> None:
     with pytest.raises(ValidationFailed) as caught:
         resolve_sorts(sort)
-    (issue,) = caught.value.faults
+    (issue,) = caught.value.issues
     assert (issue["type"], issue["location"]) == (kind, location)
 
 

@@ -109,7 +109,7 @@ def test_filter_on_a_date_by_text_looks_at_the_text(operator: str) -> None:
 def test_filter_on_a_date_with_other_text_is_refused(value: str) -> None:
     with pytest.raises(ValidationFailed) as caught:
         parse_filter({"when": value}, moments=Moments(SCHEMA))
-    assert caught.value.faults[0]["type"] == "datetime_type"
+    assert caught.value.issues[0]["type"] == "datetime_type"
 
 
 def test_cursor_of_a_sort_by_moments_is_read_again() -> None:

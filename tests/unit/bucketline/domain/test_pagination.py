@@ -119,7 +119,7 @@ def test_what_is_out_of_range_is_one_row(
 ) -> None:
     with pytest.raises(ValidationFailed) as caught:
         resolve_page(query, body, BUCKETS)
-    assert [fault["location"] for fault in caught.value.faults] == [location]
+    assert [fault["location"] for fault in caught.value.issues] == [location]
 
 
 def test_a_bad_cursor_is_400_and_all_bad_numbers_are_told_at_once() -> None:
@@ -127,7 +127,7 @@ def test_a_bad_cursor_is_400_and_all_bad_numbers_are_told_at_once() -> None:
         resolve_page({"cursor": "b2Zmc2V0OjE="}, None, OBJECTS)
     with pytest.raises(ValidationFailed) as caught:
         resolve_page({"limit": "0", "offset": "-1", "include_total": "x"}, None, OBJECTS)
-    assert len(caught.value.faults) == 3
+    assert len(caught.value.issues) == 3
 
 
 def test_the_order_is_named_or_carried_by_the_cursor_or_the_default() -> None:

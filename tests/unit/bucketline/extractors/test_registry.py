@@ -170,7 +170,7 @@ def test_every_fault_has_its_place():
     with pytest.raises(ValidationFailed) as caught:
         validate_parameters(Good.info, {"size": 0, "nested": {"deep": 5}})
 
-    places = {tuple(fault["location"]) for fault in caught.value.faults}
+    places = {tuple(fault["location"]) for fault in caught.value.issues}
     base = ("body", "feature_extractor", "parameters")
     assert places == {base, (*base, "size"), (*base, "nested", "deep")}
 

@@ -1,10 +1,9 @@
-"""What a retry takes up and what it leaves alone, without a server."""
+"""The totals that a retry carries over from earlier runs."""
 
 from typing import Any
 
 from bucketline.db.work_units import Latest
-from bucketline_ingest_api.batches.collection_tiers import restricted
-from bucketline_ingest_api.batches.retry import base_of
+from bucketline_ingest_api.batches.retry import carried_totals
 
 
 def last(status: str | None, documents: int = 0, kind: str | None = None) -> Latest:
@@ -12,7 +11,7 @@ def last(status: str | None, documents: int = 0, kind: str | None = None) -> Lat
     return Latest(1, "unit_1", result or None)
 
 
-def test_what_is_left_alone_is_summed() -> None:
+def test_carried_totals_count_objects_that_are_not_retried() -> None:
     kept = {
         "obj_1": last("COMPLETED", 2),
         "obj_2": last("SKIPPED"),
@@ -21,16 +20,7 @@ def test_what_is_left_alone_is_summed() -> None:
         "obj_5": last("DRAFT"),
         "obj_6": last(None),
     }
-    base = base_of(kept)
+    base = carried_totals(kept)
     assert (base["finished"], base["failed"], base["documents"]) == (4, 2, 3)
     assert base["given_back"] == 1
     assert [row["error_type"] for row in base["failed_objects"]] == ["permanent", "resource"]
-
-
-def test_named_collections_bring_those_that_feed_them() -> None:
-    def collection(name: str, *parents: str) -> Any:
-        return {"_id": name, "source": {"collection_ids": list(parents)}}
-
-    tiers = [[collection("a"), collection("b")], [collection("c", "a"), collection("d", "b")]]
-    assert [[c["_id"] for c in tier] for tier in restricted(tiers, ["c"])] == [["a"], ["c"]]
-    assert restricted(tiers, []) == []

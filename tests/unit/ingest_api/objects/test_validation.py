@@ -63,7 +63,7 @@ def made(body: dict[str, Any], batch_id: str | None = None, **changes: Any) -> O
 def faults(body: dict[str, Any], **changes: Any) -> list[list[object]]:
     with pytest.raises(ValidationFailed) as caught:
         made(body, **changes)
-    return [list(fault["location"]) for fault in caught.value.faults]  # type: ignore[arg-type]
+    return [list(fault["location"]) for fault in caught.value.issues]  # type: ignore[arg-type]
 
 
 def test_a_new_object_is_a_draft_that_waits_for_its_mirror() -> None:

@@ -58,7 +58,7 @@ def test_the_property_without_a_name(properties: dict[str, Any], name: str) -> N
 def test_faults_say_where_they_are(body: dict[str, Any], place: str) -> None:
     with pytest.raises(ValidationFailed) as refused:
         read(bucket(), **body)
-    assert place in {str(part) for fault in refused.value.faults for part in fault["location"]}  # type: ignore[union-attr]
+    assert place in {str(part) for fault in refused.value.issues for part in fault["location"]}  # type: ignore[union-attr]
 
 
 def test_without_an_object_the_schema_says_nothing() -> None:

@@ -1,30 +1,31 @@
-"""Deleting a collection: it is gone from every route at once; its documents follow, usually before the answer."""
+"""Delete a collection with its documents, by a durable task that usually ends before the response is sent."""
 
 from datetime import timedelta
 
 from bucketline.db.collections import CollectionDocument
 from bucketline.db.tasks import TaskDocument
 from bucketline.errors import BadRequest, NotFound
-from bucketline_ingest_api.collections.lookup import live_collection
+from bucketline_ingest_api.collections.service import find_collection
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.tasks.runner import Reschedule, TaskOutcome, TaskResult
 
-KIND = "api_collections_documents_bulk_delete"
-PAGE = 5000
-TURN = timedelta(seconds=15)
-PATIENCE = 10.0
-"""Seconds that the answer waits for the documents to go."""
+TASK_TYPE = "api_collections_documents_bulk_delete"
+PAGE_SIZE = 5000
+MAX_EXECUTION_TIME = timedelta(seconds=15)
+MAX_RESPONSE_WAIT_SECONDS = 10.0
 
-STRAGGLERS_AFTER = timedelta(seconds=30)
-"""A processor that had begun before may write documents until then; they are removed as well. One that takes longer
-than a few seconds looks again when it has written, and removes them itself."""
+LATE_WRITES = timedelta(seconds=30)
+"""A processor that started before the deletion may write documents for this long; they are removed too.
+
+One that takes longer checks the collection again after it has written, and removes its documents itself.
+"""
 
 
 async def delete_collection(
     deps: Container, organization_id: str, namespace_id: str, identifier: str
 ) -> tuple[CollectionDocument, TaskDocument]:
-    """Refused while other collections read it: they would never get anything again."""
-    collection = await live_collection(deps, namespace_id, identifier)
+    """Start the deletion and wait some seconds for it. Rejected while other collections read this one."""
+    collection = await find_collection(deps, namespace_id, identifier)
     readers = await deps.collections.collection.find(
         {"source.collection_ids": collection["_id"], "deleting": {"$ne": True}}, limit=100, fields=["name"]
     )
@@ -35,7 +36,7 @@ async def delete_collection(
             details={"collection_id": collection["_id"], "read_by": [reader["_id"] for reader in readers]},
         )
     task = await deps.runner.create(
-        KIND,
+        TASK_TYPE,
         organization_id=organization_id,
         namespace_id=namespace_id,
         inputs=[collection["_id"]],
@@ -46,30 +47,32 @@ async def delete_collection(
         raise NotFound.of("collection", identifier)
     deps.forget_buckets()
     deps.runner.enqueue(task["_id"])
-    await deps.runner.wait(task["_id"], PATIENCE)
+    await deps.runner.wait(task["_id"], MAX_RESPONSE_WAIT_SECONDS)
     return collection, task
 
 
-async def collection_deletion_turn(deps: Container, task: TaskDocument) -> TaskOutcome:
-    """One turn of the task: as many documents as go in a while."""
+async def execute_collection_deletion(deps: Container, task: TaskDocument) -> TaskOutcome:
+    """Remove as many documents as fit in one execution."""
     collection_id = task["inputs"][0]
     collection = await deps.collections.collection.get(collection_id)
     if collection is None:
         return TaskResult(outputs=[collection_id])
     now = deps.clock.now()
     await deps.collections.mark_deleting(collection_id, task["_id"], now)
-    known = task["data"].get("documents_deleted")
-    removed = known if isinstance(known, int) else 0
-    while deps.clock.now() < now + TURN:
-        page = await deps.documents.collection.find({"collection_id": collection_id}, limit=PAGE, fields=["_id"])
-        if not page:
+    removed_before = task["data"].get("documents_deleted")
+    removed = removed_before if isinstance(removed_before, int) else 0
+    while deps.clock.now() < now + MAX_EXECUTION_TIME:
+        documents = await deps.documents.collection.find(
+            {"collection_id": collection_id}, limit=PAGE_SIZE, fields=["_id"]
+        )
+        if not documents:
             break
-        ids = [document["_id"] for document in page]
+        ids = [document["_id"] for document in documents]
         removed += await deps.documents.collection.delete_many({"_id": {"$in": ids}})
     else:
         return Reschedule(deps.clock.now(), {"documents_deleted": removed})
-    settled = collection.get("deleting_since", now) + STRAGGLERS_AFTER
-    if deps.clock.now() < settled:
-        return Reschedule(settled, {"documents_deleted": removed})
+    settled_at = collection.get("deleting_since", now) + LATE_WRITES
+    if deps.clock.now() < settled_at:
+        return Reschedule(settled_at, {"documents_deleted": removed})
     await deps.collections.collection.delete_one({"_id": collection_id})
     return TaskResult(outputs=[collection_id], data={"documents_deleted": removed})

@@ -1,0 +1,351 @@
+"""Create, find, list, update and delete batches."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from bucketline.db.batches import SUMMARY_FIELDS, BatchDocument, task_of
+from bucketline.db.buckets import BucketDocument
+from bucketline.db.outbox_store import outbox_entry_of
+from bucketline.domain.collection_graph import bucket_ids_of
+from bucketline.domain.pagination import BATCHES
+from bucketline.domain.status import BATCH_ACTIVE, Status
+from bucketline.errors import (
+    ApiError,
+    BadRequest,
+    NotFound,
+    RetryableError,
+    ServiceUnavailable,
+    ValidationFailed,
+    ValidationIssue,
+)
+from bucketline_ingest_api.auth import Principal, can_access
+from bucketline_ingest_api.batches.schemas import (
+    MAX_OBJECTS,
+    AddObjects,
+    CreateBatch,
+    DedupStrategy,
+    ListBatches,
+    UpdateBatch,
+)
+from bucketline_ingest_api.batches.submission import not_a_draft, submit_batch
+from bucketline_ingest_api.container import Container
+from bucketline_ingest_api.objects.service import list_spec
+from bucketline_ingest_api.objects.validation import ensure_writable
+from bucketline_ingest_api.pagination import ListSpec, Page, field_mapper, list_rows, selection
+from bucketline_ingest_api.schemas import ListQuery
+from bucketline_ingest_api.search_timeout import search_timeout
+
+MAX_UPDATE_ATTEMPTS = 10
+MAX_IDS_IN_ERROR = 100
+PAGE_SIZE = 5000
+LISTED_OBJECTS = 100
+"""A list shows this many objects of each batch; the endpoint of a single batch shows all."""
+
+LIST_SPEC = ListSpec(
+    bounds=BATCHES,
+    field_path=field_mapper(
+        {"batch_id": "_id", "object_ids": "objects", "failed_object_count": "failed"},
+        unchanged=(
+            "bucket_id",
+            "namespace_id",
+            "batch_name",
+            "status",
+            "collection_ids",
+            "dedup_strategy",
+            "metadata",
+            "task_id",
+            "documents_written",
+            "failure_reason",
+            "retry_count",
+            "created_at",
+            "updated_at",
+        ),
+    ),
+    searched=("_id", "batch_name"),
+    exact=frozenset({"batch_id", "bucket_id", "namespace_id", "status", "task_id", "object_ids", "collection_ids"}),
+    fields=SUMMARY_FIELDS,
+)
+
+
+async def find_batch(deps: Container, namespace_id: str, bucket_id: str, batch_id: str) -> BatchDocument:
+    """Return the batch of this bucket. Raises :class:`NotFound`."""
+    batch = await deps.batches.get(batch_id)
+    if batch is None or (batch["namespace_id"], batch["bucket_id"]) != (namespace_id, bucket_id):
+        raise NotFound.of("batch", batch_id)
+    return batch
+
+
+async def find_batch_by_id(deps: Container, caller: Principal, batch_id: str, namespace: str | None) -> BatchDocument:
+    """Return the batch if the caller may access it. Raises :class:`NotFound`, also if it is in another namespace."""
+    scope = await deps.auth.namespace(caller, namespace) if namespace else None
+    batch = await deps.batches.get(batch_id)
+    if batch is not None and (scope is None or batch["namespace_id"] == scope["_id"]):
+        owner = scope or await deps.namespaces.collection.get(batch["namespace_id"])
+        if owner is not None and can_access(caller, owner):
+            return batch
+    raise NotFound.of("batch", batch_id)
+
+
+async def find_batches(
+    deps: Container, scope: Mapping[str, object], list_query: ListQuery, body: ListBatches | None
+) -> Page[BatchDocument]:
+    """Return a page of the batches within ``scope``, newest first, each with the first of its objects."""
+    conditions: list[Mapping[str, object]] = [scope]
+    if body is not None and body.status is not None:
+        conditions.append({"status": str(body.status)})
+    if body is not None and body.collection_id is not None:
+        conditions.append(await _reaching(deps, body.collection_id))
+    where = conditions[0] if len(conditions) == 1 else {"$and": conditions}
+    page = await list_rows(deps.batches.collection, where, LIST_SPEC, list_query, body)
+    ids = [batch["_id"] for batch in page.rows]
+    rows = await deps.batches.collection.aggregate(
+        [{"$match": {"_id": {"$in": ids}}}, {"$project": {"objects": {"$slice": ["$objects", LISTED_OBJECTS]}}}],
+        limit=max(1, len(ids)),
+    )
+    objects = {row["_id"]: row["objects"] for row in rows}
+    for batch in page.rows:
+        batch["objects"] = objects.get(batch["_id"], [])
+    return page
+
+
+async def scope_of_all_buckets(
+    deps: Container, caller: Principal, body: ListBatches | None, namespace: str | None
+) -> Mapping[str, object]:
+    """Return the condition for a list across buckets: one namespace or bucket, or all that the caller may access."""
+    scope = await deps.auth.namespace(caller, namespace) if namespace else None
+    if body is not None and body.namespace_id is not None:
+        requested = await deps.auth.namespace(caller, body.namespace_id)
+        if scope is not None and requested["_id"] != scope["_id"]:
+            raise BadRequest("X-Namespace and namespace_id name different namespaces", code="namespace_conflict")
+        scope = requested
+    if body is not None and body.bucket_id is not None:
+        bucket = await deps.buckets.collection.get(body.bucket_id)
+        owner = await deps.namespaces.collection.get(bucket["namespace_id"]) if bucket is not None else None
+        visible = owner is not None and can_access(caller, owner) and (scope is None or owner["_id"] == scope["_id"])
+        return {"bucket_id": body.bucket_id} if visible else {"bucket_id": {"$in": []}}
+    if scope is not None:
+        return {"namespace_id": scope["_id"]}
+    ids = sorted(caller.namespaces) or await deps.namespaces.ids(caller.organization_id)
+    return {"namespace_id": {"$in": ids}}
+
+
+async def create_batch(
+    deps: Container, bucket: BucketDocument, body: CreateBatch, *, skip_validation: bool, submit: bool
+) -> BatchDocument:
+    """Create a batch of the bucket's objects, and submit it if ``submit``.
+
+    Raises :class:`NotFound` for unknown objects or collections. When the draft was created and its submission was
+    rejected, the draft stays and the error has its id in ``details``.
+    """
+    ensure_writable(bucket)
+    collection_ids = await resolve_collections(deps, bucket, body.collection_ids)
+    if body.object_ids is None:
+        object_ids = await _search_objects(deps, bucket, body)
+    else:
+        object_ids = list(dict.fromkeys(body.object_ids))
+        if not skip_validation:
+            await _require_objects(deps, bucket["_id"], object_ids)
+    batch = new_draft(
+        bucket["namespace_id"],
+        bucket["_id"],
+        object_ids,
+        batch_id=deps.ids.new("btch"),
+        now=deps.clock.now(),
+        name=body.batch_name,
+        collection_ids=collection_ids,
+        strategy=body.dedup_strategy,
+        metadata=dict(body.metadata or {}),
+    )
+    await deps.batches.collection.insert(batch)
+    if not submit:
+        return batch
+    try:
+        return await submit_batch(deps, batch)
+    except ApiError as error:
+        error.details = {**(error.details or {}), "batch_id": batch["_id"]}
+        raise
+
+
+def new_draft(
+    namespace_id: str,
+    bucket_id: str,
+    object_ids: list[str],
+    *,
+    batch_id: str,
+    now: datetime,
+    name: str | None = None,
+    collection_ids: list[str] | None = None,
+    strategy: DedupStrategy = "skip",
+    metadata: dict[str, object] | None = None,
+) -> BatchDocument:
+    """Return the document of a new draft."""
+    return {
+        "_id": batch_id,
+        "namespace_id": namespace_id,
+        "bucket_id": bucket_id,
+        "batch_name": name,
+        "status": str(Status.DRAFT),
+        "objects": object_ids,
+        "total": len(object_ids),
+        "collection_ids": collection_ids,
+        "dedup_strategy": strategy,
+        "metadata": metadata or {},
+        "task_id": task_of(batch_id),
+        "auto": False,
+        "created_at": now,
+        "updated_at": now,
+    }
+
+
+async def resolve_collections(
+    deps: Container, bucket: BucketDocument, identifiers: Sequence[str] | None
+) -> list[str] | None:
+    """Return the ids of collections given by id or name; None, for all that read the bucket, when none is given."""
+    if not identifiers:
+        return None
+    collection_ids: dict[str, None] = {}
+    for index, identifier in enumerate(identifiers):
+        collection = await deps.collections.resolve(bucket["namespace_id"], identifier)
+        if collection is None or collection.get("deleting"):
+            raise NotFound.of("collection", identifier)
+        if bucket["_id"] not in bucket_ids_of(await deps.collections.upstream([collection])):
+            location = ("body", "collection_ids", index)
+            message = "the collection does not read this bucket"
+            raise ValidationFailed([ValidationIssue("collection_source", location, message)])
+        collection_ids[collection["_id"]] = None
+    return list(collection_ids)
+
+
+async def add_objects(
+    deps: Container, bucket: BucketDocument, batch: BatchDocument, body: AddObjects, *, skip_validation: bool
+) -> BatchDocument:
+    """Add objects to a draft and return it; objects that it has already are ignored.
+
+    The write is a compare-and-set on the number of objects, which only grows, so concurrent additions are all kept.
+    """
+    ensure_writable(bucket)
+    object_ids = list(dict.fromkeys(body.object_ids))
+    if batch["status"] != Status.DRAFT:
+        raise not_a_draft(batch)
+    if not skip_validation:
+        await _require_objects(deps, bucket["_id"], object_ids)
+    for _ in range(MAX_UPDATE_ATTEMPTS):
+        existing = set(batch["objects"])
+        added = [object_id for object_id in object_ids if object_id not in existing]
+        if not added:
+            return batch
+        total = batch["total"] + len(added)
+        if total > MAX_OBJECTS:
+            raise BadRequest(
+                f"a batch has at most {MAX_OBJECTS} objects",
+                code="batch_too_large",
+                details={"batch_id": batch["_id"], "limit": MAX_OBJECTS, "object_count": total},
+            )
+        updated = await deps.batches.change(
+            batch["_id"],
+            [str(Status.DRAFT)],
+            {"$push": {"objects": {"$each": added}}, "$set": {"total": total, "updated_at": deps.clock.now()}},
+            total=batch["total"],
+        )
+        if updated is not None:
+            return updated
+        current = await deps.batches.get(batch["_id"])
+        if current is None:
+            raise NotFound.of("batch", batch["_id"])
+        if current["status"] != Status.DRAFT:
+            raise not_a_draft(current)
+        batch = current
+    raise ServiceUnavailable("the batch is being modified concurrently; try again", retry_after_seconds=1)
+
+
+async def update_batch(deps: Container, batch: BatchDocument, body: UpdateBatch) -> BatchDocument:
+    """Replace the metadata, in any state of the batch, and return the updated batch."""
+    if body.metadata is None:
+        return batch
+    updated = await deps.batches.collection.find_and_update(
+        {"_id": batch["_id"]}, {"$set": {"metadata": dict(body.metadata), "updated_at": deps.clock.now()}}
+    )
+    if updated is None:
+        raise NotFound.of("batch", batch["_id"])
+    return updated
+
+
+async def delete_batch(deps: Container, batch: BatchDocument) -> None:
+    """Delete a batch that is not running, once its events have been published. Its objects and documents stay."""
+    active = [str(status) for status in BATCH_ACTIVE]
+    deletable = {"status": {"$nin": active}, "pending_since": {"$exists": False}}
+    for _ in range(MAX_UPDATE_ATTEMPTS):
+        if await deps.batches.collection.delete_one({"_id": batch["_id"], **deletable}):
+            return
+        current = await deps.batches.get(batch["_id"], fields=["status", "pending"])
+        if current is None:
+            return
+        if current["status"] in active:
+            raise BadRequest(
+                "the batch is running: cancel it first",
+                code="batch_running",
+                details={"batch_id": batch["_id"], "status": current["status"]},
+            )
+        try:
+            await deps.batch_outbox.flush([outbox_entry_of(current)])
+        except RetryableError:
+            break
+    raise ServiceUnavailable(
+        "the batch has finished but its completion event has not been published yet; try again", retry_after_seconds=1
+    )
+
+
+async def _require_objects(deps: Container, bucket_id: str, object_ids: Sequence[str]) -> None:
+    """Raise :class:`NotFound` unless every object is in the bucket."""
+    existing = await existing_objects(deps, bucket_id, object_ids)
+    missing = [object_id for object_id in object_ids if object_id not in existing]
+    if missing:
+        raise NotFound(
+            f"{len(missing)} objects are not in this bucket",
+            code="objects_not_found",
+            details={"resource": "object", "ids": missing[:MAX_IDS_IN_ERROR], "missing_count": len(missing)},
+        )
+
+
+async def existing_objects(deps: Container, bucket_id: str, object_ids: Sequence[str]) -> set[str]:
+    """Return the ids of those objects that are in the bucket."""
+    existing: set[str] = set()
+    for start in range(0, len(object_ids), PAGE_SIZE):
+        ids = list(object_ids[start : start + PAGE_SIZE])
+        rows = await deps.objects.collection.find(
+            {"_id": {"$in": ids}, "bucket_id": bucket_id}, limit=len(ids), fields=["_id"]
+        )
+        existing |= {row["_id"] for row in rows}
+    return existing
+
+
+async def _search_objects(deps: Container, bucket: BucketDocument, body: CreateBatch) -> list[str]:
+    """Return the oldest objects that match the filters. Without a limit, reject more than a batch can hold."""
+    selected = selection({"bucket_id": bucket["_id"]}, list_spec(bucket), body.filters)
+    with search_timeout():
+        rows = await deps.objects.collection.find(
+            selected.where,
+            limit=body.limit or MAX_OBJECTS + 1,
+            sort=[("created_at", 1), ("_id", 1)],
+            fields=["_id"],
+            computed=selected.computed,
+        )
+    if not rows:
+        raise BadRequest("no object matches the filters", code="batch_empty")
+    if len(rows) > MAX_OBJECTS:
+        raise BadRequest(
+            f"more than {MAX_OBJECTS} objects match the filters: set a limit, or narrow the filters",
+            code="batch_too_large",
+            details={"limit": MAX_OBJECTS},
+        )
+    return [row["_id"] for row in rows]
+
+
+async def _reaching(deps: Container, collection_id: str) -> Mapping[str, object]:
+    """Return the condition for batches whose objects reach the collection: by its id, or because none is named."""
+    named: Mapping[str, object] = {"collection_ids": collection_id}
+    collection = await deps.collections.collection.get(collection_id)
+    if collection is None:
+        return named
+    bucket_ids = bucket_ids_of(await deps.collections.upstream([collection]))
+    return {"$or": [named, {"collection_ids": None, "bucket_id": {"$in": bucket_ids}}]}
