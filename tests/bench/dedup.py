@@ -33,7 +33,7 @@ from bucketline.observability.health import Health
 from bucketline.service_context import ServiceContext
 from bucketline.settings import MongoSettings, ReconcileSettings, S3Settings, read_settings
 from bucketline_dedup.app import wire
-from bucketline_dedup.content_store import ContentStore, PutRequest, StoredContent
+from bucketline_dedup.content_store import ContentStore, LargeTransferSlot, PutRequest, StoredContent
 from bucketline_dedup.http_fetcher import HttpFetcher
 from bucketline_dedup.settings import DedupSettings
 
@@ -44,26 +44,18 @@ MOST_MEMORY = 100 * MIB
 LEAST_RATIO = 1 / 1.25
 
 
-class _Anywhere:
-    """Room for large content, always."""
-
-    @asynccontextmanager
-    async def large(self) -> AsyncIterator[None]:
-        yield
-
-
 class _Mirror:
     """Dedup's own path from a URL to stored content, without the objects around it."""
 
-    def __init__(self, storing: ContentStore, fetcher: HttpFetcher, store: S3BlobStore) -> None:
-        self._storing = storing
+    def __init__(self, contents: ContentStore, fetcher: HttpFetcher, store: S3BlobStore) -> None:
+        self._contents = contents
         self._fetcher = fetcher
         self.store = store
 
     async def __call__(self, url: str) -> StoredContent:
-        wanted = PutRequest(staging=f"staging/dedup/obj_bench/{secrets.token_hex(4)}/blob")
+        request = PutRequest(staging_key=f"staging/dedup/obj_bench/{secrets.token_hex(4)}/blob")
         async with self._fetcher.open(url, max_bytes=10 * 1024 * MIB) as stream:
-            return await self._storing.stream(stream, wanted, _Anywhere())
+            return await self._contents.store_stream(stream, request, LargeTransferSlot(asyncio.Semaphore(), wait=True))
 
 
 async def memory(stack: LocalStack, *, sizes: tuple[int, ...] = (50 * MIB, 2048 * MIB)) -> list[Row]:
@@ -172,8 +164,8 @@ async def _mirror(stack: LocalStack) -> AsyncIterator[_Mirror]:
                 health=Health(),
                 clock=SystemClock(),
             )
-            dedup = wire(runtime, own, fetcher=fetcher, foreign=store)
-            yield _Mirror(dedup.storing, fetcher, store)
+            dedup = wire(runtime, own, fetcher=fetcher, external=store)
+            yield _Mirror(dedup.contents, fetcher, store)
             await store.delete([row.key for row in await store.list("blobs/", limit=1000)])
     finally:
         await database.drop()

@@ -1,4 +1,4 @@
-"""What remains in S3 after the network or the store failed at a chosen moment: one object, whole, and nothing else."""
+"""Faults of the network and of S3 at chosen moments leave one whole object and nothing else."""
 
 import asyncio
 import hashlib
@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 from pydantic import SecretStr
+from tenacity import wait_fixed
 from tests.faults.proxy import Fault, FaultyProxy
 
 from bucketline.blobs.s3 import S3BlobStore
-from bucketline.blobs.s3_errors import Backoff
 from bucketline.blobs.store import ChecksumRefused, ObjectMissing
 from bucketline.errors import DependencyUnavailable
 from bucketline.settings import S3Settings
@@ -49,14 +49,14 @@ def through(proxy: FaultyProxy, stack: Any, *, read_timeout: float = 1) -> S3Blo
         connect_timeout_seconds=1,
         read_timeout_seconds=read_timeout,
     )
-    return S3BlobStore(settings, backoff=Backoff(base=0.01, cap=0.02))
+    return S3BlobStore(settings, retry_wait=wait_fixed(0.01))
 
 
 @pytest.fixture
 async def store(stack: Any, proxy: FaultyProxy) -> AsyncIterator[S3BlobStore]:
     async with through(proxy, stack) as store:
         await store.ensure_bucket()
-        # From here on a connection is reused, as in production: that is where clients like to repeat on their own.
+        # From here on a connection is reused, as in production, where HTTP clients may resend on their own.
         await store.put_if_absent("warm", b"up", sha256=sha(b"up"), content_type="text/plain")
         proxy.seen.clear()
         yield store
@@ -85,17 +85,17 @@ async def is_whole(store: S3BlobStore, key: str, data: bytes) -> bool:
 
 @pytest.mark.parametrize("size", [10_000, MIB])
 @pytest.mark.parametrize("kind", ["drop_reply", "hang"])
-async def test_a_reply_that_never_came_is_looked_up(
+async def test_put_with_a_lost_response_checks_the_object(
     store: S3BlobStore, proxy: FaultyProxy, kind: Any, size: int
 ) -> None:
     key, data = fresh() + "k", os.urandom(size)
     proxy.plan(Fault(kind, method=PUT))
     await put(store, key, data)
-    assert proxy.count(PUT) == 1, "the object was there: nothing is sent twice"
+    assert proxy.count(PUT) == 1, "the object exists, so it is not sent twice"
     assert await is_whole(store, key, data)
 
 
-async def test_a_second_lost_reply_is_looked_up_too(store: S3BlobStore, proxy: FaultyProxy) -> None:
+async def test_put_with_two_lost_responses_checks_the_object(store: S3BlobStore, proxy: FaultyProxy) -> None:
     key, data = fresh() + "k", os.urandom(10_000)
     proxy.plan(Fault("cut_request", method=PUT, after=100), Fault("drop_reply", method=PUT))
     await put(store, key, data)
@@ -116,7 +116,7 @@ async def test_a_second_lost_reply_is_looked_up_too(store: S3BlobStore, proxy: F
     ids=lambda fault: f"{fault.kind}-{fault.status}",
 )
 @pytest.mark.parametrize("size", [10_000, MIB])
-async def test_a_refused_or_broken_put_is_repeated_once(
+async def test_put_refused_for_now_is_sent_again(
     store: S3BlobStore, proxy: FaultyProxy, fault: Fault, size: int
 ) -> None:
     key, data = fresh() + "k", os.urandom(size)
@@ -126,7 +126,7 @@ async def test_a_refused_or_broken_put_is_repeated_once(
     assert await is_whole(store, key, data)
 
 
-async def test_already_there_is_no_reason_to_try_again(store: S3BlobStore, proxy: FaultyProxy) -> None:
+async def test_put_of_an_existing_key_is_sent_once(store: S3BlobStore, proxy: FaultyProxy) -> None:
     key, data = fresh() + "k", os.urandom(10_000)
     proxy.plan(Fault("answer", method=PUT, status=412, code="PreconditionFailed"))
     assert not await put(store, key, data)
@@ -134,7 +134,7 @@ async def test_already_there_is_no_reason_to_try_again(store: S3BlobStore, proxy
     assert proxy.count("HEAD") == 0
 
 
-async def test_other_content_at_the_key_is_noticed_after_a_lost_reply(store: S3BlobStore, proxy: FaultyProxy) -> None:
+async def test_put_with_a_lost_response_and_other_content_is_refused(store: S3BlobStore, proxy: FaultyProxy) -> None:
     key = fresh() + "k"
     await put(store, key, b"not what the key says")
     proxy.plan(Fault("drop_reply", method=PUT))
@@ -151,7 +151,7 @@ async def test_other_content_at_the_key_is_noticed_after_a_lost_reply(store: S3B
     ],
     ids=lambda value: getattr(value, "kind", ""),
 )
-async def test_tries_are_bounded(store: S3BlobStore, proxy: FaultyProxy, fault: Fault, most: int) -> None:
+async def test_put_attempts_are_bounded(store: S3BlobStore, proxy: FaultyProxy, fault: Fault, most: int) -> None:
     prefix = fresh()
     proxy.plan(Fault(fault.kind, times=99, method=PUT, status=fault.status))
     with pytest.raises(DependencyUnavailable):
@@ -160,19 +160,21 @@ async def test_tries_are_bounded(store: S3BlobStore, proxy: FaultyProxy, fault: 
     assert await everything(store, prefix) == []
 
 
-async def test_replicas_with_lost_replies_store_one_object(store: S3BlobStore, proxy: FaultyProxy, stack: Any) -> None:
+async def test_put_by_replicas_with_lost_responses_stores_one_object(
+    store: S3BlobStore, proxy: FaultyProxy, stack: Any
+) -> None:
     key, data = fresh() + "k", os.urandom(10_000)
     proxy.plan(Fault("drop_reply", times=2, method=PUT), Fault("answer", times=2, method=PUT, status=409))
     async with AsyncExitStack() as replicas:
-        # SeaweedFS lets writers of one key wait for each other for seconds.
+        # SeaweedFS makes writers of one key wait for each other for seconds.
         stores = [await replicas.enter_async_context(through(proxy, stack, read_timeout=20)) for _ in range(6)]
         results = await asyncio.gather(*(put(each, key, data) for each in stores))
     assert results.count(True) <= 1
-    assert proxy.count(PUT) <= 6 + 2, "only the refused are sent again"
+    assert proxy.count(PUT) <= 6 + 2, "only refused requests are sent again"
     assert await is_whole(store, key, data)
 
 
-async def test_who_waits_for_another_writer_writes_if_that_one_fails(store: S3BlobStore, proxy: FaultyProxy) -> None:
+async def test_put_waiting_for_a_failed_writer_writes_itself(store: S3BlobStore, proxy: FaultyProxy) -> None:
     key, data = fresh() + "k", os.urandom(10_000)
     proxy.plan(Fault("answer", times=4, method=PUT, status=503))
     results = await asyncio.gather(*(put(store, key, data) for _ in range(3)), return_exceptions=True)
@@ -182,11 +184,11 @@ async def test_who_waits_for_another_writer_writes_if_that_one_fails(store: S3Bl
     assert await is_whole(store, key, data)
 
 
-async def test_a_store_that_is_away_is_told_in_time(stack: Any, proxy: FaultyProxy) -> None:
+async def test_unreachable_store_raises_in_time(stack: Any, proxy: FaultyProxy) -> None:
     settings = S3Settings(
         endpoint_url="http://127.0.0.1:9", access_key="a", secret_key=SecretStr("b"), connect_timeout_seconds=1
     )
-    async with S3BlobStore(settings, backoff=Backoff(base=0.01, cap=0.02)) as away:
+    async with S3BlobStore(settings, retry_wait=wait_fixed(0.01)) as away:
         for call in (put(away, "k", b"x"), away.head("k"), away.read("k", limit=1), away.ping()):
             with pytest.raises(DependencyUnavailable):
                 await asyncio.wait_for(call, 20)
@@ -209,11 +211,11 @@ async def test_a_store_that_is_away_is_told_in_time(stack: Any, proxy: FaultyPro
     ],
     ids=lambda fault: f"{fault.kind}-{fault.method}-{fault.path}-{fault.status}",
 )
-async def test_a_stream_survives(store: S3BlobStore, proxy: FaultyProxy, fault: Fault) -> None:
+async def test_upload_with_a_fault_succeeds(store: S3BlobStore, proxy: FaultyProxy, fault: Fault) -> None:
     prefix, data = fresh(), os.urandom(3 * PART + 10)
     proxy.plan(Fault(**vars(fault)))
     await stream(store, prefix, data)
-    assert any(request.fault for request in proxy.seen), "the fault has happened"
+    assert any(request.fault for request in proxy.seen), "the fault did not happen"
     assert sha(await store.read(prefix + "final", limit=len(data))) == sha(data)
     assert await everything(store, prefix) == [prefix + "final"]
 
@@ -228,7 +230,7 @@ async def test_a_stream_survives(store: S3BlobStore, proxy: FaultyProxy, fault: 
     ],
     ids=lambda fault: f"{fault.kind}-{fault.method}-{fault.path}",
 )
-async def test_a_stream_that_fails_leaves_nothing(store: S3BlobStore, proxy: FaultyProxy, fault: Fault) -> None:
+async def test_upload_with_a_lasting_fault_leaves_nothing(store: S3BlobStore, proxy: FaultyProxy, fault: Fault) -> None:
     prefix, data = fresh(), os.urandom(3 * PART + 10)
     proxy.plan(Fault(**vars(fault)))
     with pytest.raises(DependencyUnavailable):
@@ -238,7 +240,7 @@ async def test_a_stream_that_fails_leaves_nothing(store: S3BlobStore, proxy: Fau
         await store.head(prefix + "final")
 
 
-async def test_an_interrupted_read_goes_on_where_it_stopped(store: S3BlobStore, proxy: FaultyProxy) -> None:
+async def test_read_with_broken_connections_resumes(store: S3BlobStore, proxy: FaultyProxy) -> None:
     key, data = fresh() + "k", os.urandom(4 * MIB)
     await put(store, key, data)
     proxy.plan(
@@ -252,7 +254,7 @@ async def test_an_interrupted_read_goes_on_where_it_stopped(store: S3BlobStore, 
     assert all(span is not None and span > "bytes=0" for span in ranges[1:])
 
 
-async def test_a_read_never_mixes_two_contents(store: S3BlobStore, proxy: FaultyProxy) -> None:
+async def test_read_of_a_replaced_object_raises(store: S3BlobStore, proxy: FaultyProxy) -> None:
     key, data = fresh() + "k", os.urandom(4 * MIB)
     await put(store, key, data)
     proxy.plan(Fault("cut_reply", method="GET", after=MIB))
@@ -270,7 +272,7 @@ async def test_a_read_never_mixes_two_contents(store: S3BlobStore, proxy: Faulty
     assert data.startswith(bytes(got))
 
 
-async def test_a_slow_store_is_waited_for(store: S3BlobStore, proxy: FaultyProxy) -> None:
+async def test_put_to_a_slow_store_succeeds(store: S3BlobStore, proxy: FaultyProxy) -> None:
     key = fresh() + "k"
     proxy.plan(Fault("delay", method=PUT, seconds=0.3))
     assert await put(store, key, b"content")

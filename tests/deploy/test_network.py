@@ -8,8 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from tests.deploy.rendering import OVERLAYS, Manifest, environment, named, of_kind, pods, selects
 
-from bucketline.http.errors import AddressRefused
-from bucketline.http.ssrf import GuardPolicy, check_address
+from bucketline.http.ssrf import AddressRefused, GuardPolicy, check_address
 from bucketline.settings import SERVICES
 
 UNREACHED = ("toolbox", "Job/bucketline-setup", "CronJob/bucketline-gc")

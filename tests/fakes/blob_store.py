@@ -4,11 +4,9 @@ import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from bucketline.blobs.s3_urls import split_s3_url
 from bucketline.blobs.store import (
     PRESIGNED_URL_LIMIT,
     AccessRefused,
@@ -22,6 +20,7 @@ from bucketline.blobs.store import (
     ObjectMissing,
     ObjectSummary,
     OpenUpload,
+    split_s3_url,
 )
 from bucketline.clock import Clock, SystemClock
 from bucketline.errors import DependencyUnavailable
@@ -44,7 +43,7 @@ class Stored:
 class MemoryBlobStore:
     """The fake. ``objects`` may be looked at; ``puts`` counts writes; ``available`` off makes every call fail.
 
-    ``foreign`` maps the URLs that :meth:`open_foreign` may read to their content; ``part_size`` is from where on an
+    ``external`` maps the URLs that :meth:`open_external` may read to their content; ``part_size`` is from where on an
     upload leaves an open multipart upload behind while it runs.
     """
 
@@ -52,7 +51,7 @@ class MemoryBlobStore:
         self,
         bucket: str = "memory",
         *,
-        foreign: Mapping[str, bytes] | None = None,
+        external: Mapping[str, bytes] | None = None,
         clock: Clock | None = None,
         part_size: int = 8 * 1024 * 1024,
         chunk_size: int = 64 * 1024,
@@ -62,7 +61,7 @@ class MemoryBlobStore:
         self.puts = 0
         self.available = True
         self._bucket = bucket
-        self._foreign = dict(foreign or {})
+        self._external = dict(external or {})
         self._clock = clock or SystemClock()
         self._part_size = part_size
         self._chunk_size = chunk_size
@@ -196,14 +195,14 @@ class MemoryBlobStore:
         return key if bucket == self._bucket and key else None
 
     @asynccontextmanager
-    async def open_foreign(self, url: str, *, limit: int) -> AsyncIterator[Content]:
+    async def open_external(self, url: str, *, limit: int) -> AsyncIterator[Content]:
         self._check()
         bucket, key = split_s3_url(url)
-        if not any(split_s3_url(known)[0] == bucket for known in self._foreign):
+        if not any(split_s3_url(known)[0] == bucket for known in self._external):
             raise AccessRefused("the bucket is not configured as a source")
-        if url not in self._foreign:
+        if url not in self._external:
             raise ObjectMissing(key)
-        data = self._foreign[url]
+        data = self._external[url]
         if len(data) > limit:
             raise ContentTooLarge(limit)
         head = ObjectInfo(len(data), _sha256(data)[:32], None, "application/octet-stream", self._clock.now())
@@ -225,14 +224,6 @@ class MemoryBlobStore:
     def _check(self) -> None:
         if not self.available:
             raise DependencyUnavailable("S3 did not answer: switched off by the test")
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return None
 
 
 class _Upload:

@@ -81,21 +81,20 @@ def status(object_id: str, rank: int, status: Status) -> ObjectStatusChanged:
 
 
 async def test_processor_schedules_units() -> None:
-    works = Calls()
-    async with Service("processor", processor_subscribers.router, {"works": works}) as service:
+    scheduler = Calls()
+    async with Service("processor", processor_subscribers.router, {"scheduler": scheduler}) as service:
         await service.publish(WorkUnitReady(unit_id="unit_1", size=3))
-    assert works.made == [("offer", ({"unit_1": {}},))]
+    assert scheduler.made == [("submit", ({"unit_1": {}},))]
 
 
 async def test_dedup_mirrors_created_and_changed_objects_only() -> None:
-    objects = Calls(many={})
-    mirroring = SimpleNamespace(objects=objects, mirror=Calls().mirror)
+    mirroring = Calls(load={})
     async with Service("dedup", dedup_subscribers.router, {"mirroring": mirroring}) as service:
         await service.publish(ObjectCreated(object_id="new", **OBJECT, created_at=AT))
         await service.publish(ObjectUpdated(object_id="changed", **OBJECT, blobs_changed=True, updated_at=AT))
         await service.publish(ObjectUpdated(object_id="renamed", **OBJECT, updated_at=AT))
         await service.publish(ObjectDeleted(object_id="gone", **OBJECT, deleted_at=AT))
-    assert objects.named("many") == [(["new"],), (["changed"],), ([],)]
+    assert mirroring.named("load") == [(["new"],), (["changed"],), ([],)]
 
 
 async def test_batcher_leaves_its_own_completions_and_processing_statuses_alone() -> None:

@@ -7,8 +7,8 @@ from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
 from bucketline.db.batches import Batches
+from bucketline.http.client import WebhookClient
 from bucketline.http.settings import OutboundSettings
-from bucketline.http.webhook_client import WebhookClient
 from bucketline.kafka.outbox import Outbox
 from bucketline.observability.health import Health
 from bucketline.service_context import ServiceContext, open_service_context

@@ -12,7 +12,7 @@ from bucketline.clock import wire_time
 from bucketline.db.batches import BatchDocument, Batches, objects_to_process, webhook_host
 from bucketline.domain.progress import percent
 from bucketline.errors import DependencyUnavailable
-from bucketline.http.webhook_client import PostFailed, WebhookClient
+from bucketline.http.client import PostFailed, WebhookClient
 from bucketline.observability.logging import get_logger
 from bucketline.service_context import ServiceContext
 

@@ -1,0 +1,1 @@
+"""Mirrors blobs of objects into S3, once per content."""

@@ -1,5 +1,6 @@
-"""Dedup, wired: the only place where its clients are built."""
+"""Composition root of the dedup service."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from starlette.types import ASGIApp
 from bucketline.blobs.s3 import S3BlobStore
 from bucketline.blobs.store import BlobStore
 from bucketline.db.blobs import Blobs
+from bucketline.db.mirror_queue import MirrorQueue
 from bucketline.db.objects import Objects
 from bucketline.kafka.dead_letters import KafkaParking
 from bucketline.observability.health import Health
@@ -20,30 +22,30 @@ from bucketline_dedup.content_store import ContentStore
 from bucketline_dedup.http_fetcher import HttpFetcher
 from bucketline_dedup.mirror_attempt import MirrorAttempts
 from bucketline_dedup.mirror_blob import BlobMirror
-from bucketline_dedup.mirror_inline import InlineMirror
 from bucketline_dedup.outcomes import MirrorOutcomes
-from bucketline_dedup.service import MirrorService
+from bucketline_dedup.reconciler import Reconciler
+from bucketline_dedup.scheduler import MirrorScheduler
+from bucketline_dedup.service import InlineMirror, MirrorService
 from bucketline_dedup.settings import DedupSettings
 from bucketline_dedup.sources import SourceOpener
-from bucketline_dedup.staging_cleanup import StagingCleanup
-from bucketline_dedup.stored_sources import ExternalObjects, OwnObjects
 from bucketline_dedup.subscribers import router
 
-BACKLOG_SECONDS = 15.0
-"""Between two counts of what is due: about as often as anybody reads them."""
+BACKLOG_INTERVAL_SECONDS = 15.0
+"""Time between two updates of the backlog metric, about as often as it is scraped."""
 
 
 @dataclass(frozen=True)
 class Dedup:
-    """The service without its clients. Enter ``mirroring.lanes`` for as long as it is to fetch."""
+    """The parts of the service. The scheduler is a context manager and fetches while it is entered."""
 
     mirroring: MirrorService
-    storing: ContentStore
-    tidy: StagingCleanup
+    scheduler: MirrorScheduler
+    contents: ContentStore
+    reconciler: Reconciler
 
 
 def create(settings: ServiceSettings) -> ASGIApp:
-    """The ASGI application with the probes; it consumes, fetches and sweeps from its start to its stop."""
+    """Return the ASGI application with the probes; it consumes and fetches during its lifespan."""
     own = DedupSettings()
     health = Health()
 
@@ -51,42 +53,33 @@ def create(settings: ServiceSettings) -> ASGIApp:
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         async with (
             HttpFetcher(own.policy(), own.limits(), decode_content=own.decode_content) as fetcher,
-            S3BlobStore(settings.s3, foreign=own.access()) as foreign,
-            open_service_context(settings, health=health) as runtime,
+            S3BlobStore(settings.s3, external_buckets=own.access()) as external,
+            open_service_context(settings, health=health) as context,
         ):
-            dedup = wire(runtime, own, fetcher=fetcher, foreign=foreign)
-            runtime.bus.include(router, mirroring=dedup.mirroring)
-            async with runtime.running(), dedup.mirroring.lanes:
-                runtime.background.every(own.staging_cleanup_interval_seconds, "tidy staging", dedup.tidy.step)
-                runtime.background.every(BACKLOG_SECONDS, "count due", dedup.mirroring.lanes.backlog)
+            dedup = wire(context, own, fetcher=fetcher, external=external)
+            context.bus.include(router, mirroring=dedup.mirroring)
+            async with context.running(), dedup.scheduler:
+                interval = own.staging_cleanup_interval_seconds
+                context.background.every(interval, "reconcile staging", dedup.reconciler.reconcile_staging)
+                context.background.every(BACKLOG_INTERVAL_SECONDS, "count due", dedup.scheduler.update_backlog_metric)
                 yield
 
     return Starlette(routes=health.routes(), lifespan=lifespan)
 
 
-def wire(runtime: ServiceContext, settings: DedupSettings, *, fetcher: HttpFetcher, foreign: BlobStore) -> Dedup:
-    """``fetcher`` opens http(s), ``foreign`` the buckets that are not ours; both belong to the caller."""
-    database, clock = runtime.database, runtime.clock
-    objects, records = Objects(database), Blobs(database)
-    uploads = database.collection("uploads")
-
-    async def key_of_upload(upload_id: str) -> str | None:
-        upload = await uploads.find_one({"_id": upload_id}, fields=["key"])
-        return str(upload["key"]) if upload and upload.get("key") else None
-
-    opener = SourceOpener(
-        urls=fetcher,
-        objects=ExternalObjects(foreign),
-        uploads=OwnObjects(runtime.blobs, key_of_upload),
-        file_roots=settings.file_roots,
-    )
-    storing = ContentStore(
-        runtime.blobs, records, settings, clock=clock, budget=WeightedSemaphore(settings.memory_bytes)
-    )
-    blobs = BlobMirror(runtime.blobs, storing, opener, objects, records, settings, clock=clock)
-    settling = MirrorOutcomes(runtime, objects)
-    parking = KafkaParking(runtime.bus.publisher, "dedup")
-    turns = MirrorAttempts(runtime, objects, blobs, records, settling, parking, settings)
-    inline = InlineMirror(runtime, storing, records, settings)
-    mirroring = MirrorService(runtime, objects, inline, settling, turns, settings)
-    return Dedup(mirroring, storing, StagingCleanup(runtime, objects, settings))
+def wire(context: ServiceContext, settings: DedupSettings, *, fetcher: HttpFetcher, external: BlobStore) -> Dedup:
+    """Build the service. ``external`` reads the buckets of others; the caller closes it and ``fetcher``."""
+    clock, store = context.clock, context.blobs
+    queue, records, objects = MirrorQueue(context.database), Blobs(context.database), Objects(context.database)
+    opener = SourceOpener(fetcher=fetcher, store=store, external=external, file_roots=settings.file_roots)
+    budget = WeightedSemaphore(settings.memory_bytes)
+    contents = ContentStore(store, records, settings, clock=clock, budget=budget)
+    outcomes = MirrorOutcomes(context, queue)
+    blobs = BlobMirror(store, contents, opener, queue, records, settings, clock=clock)
+    dead_letters = KafkaParking(context.bus.publisher, "dedup")
+    attempts = MirrorAttempts(context, queue, blobs, records, outcomes, dead_letters, settings)
+    inline = InlineMirror(store, contents, records, settings, clock=clock)
+    work_available = asyncio.Event()
+    mirroring = MirrorService(queue, inline, outcomes, settings, clock=clock, work_available=work_available)
+    scheduler = MirrorScheduler(context, objects, mirroring, attempts, settings, work_available=work_available)
+    return Dedup(mirroring, scheduler, contents, Reconciler(context, objects, settings))

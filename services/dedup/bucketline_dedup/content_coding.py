@@ -1,8 +1,8 @@
-"""Undoes content codings (RFC 9110, section 8.4) that a source applied although none was asked for.
+"""Undoes content codings (RFC 9110, section 8.4) that a source applied although none was requested.
 
-What is stored is the content itself, as browsers and ``curl --compressed`` would save it. Output is bounded at every
+The stored bytes are the content itself, as browsers and ``curl --compressed`` would save it. Output is bounded at every
 step, and by ``max_bytes`` after each of several stacked codings, so a decompression bomb costs no more than content of
-that size. gzip and zstd may consist of several members; bytes behind the last one are ignored, as browsers do.
+that size. gzip and zstd may consist of several members; bytes after the last one are ignored, as browsers do.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ else:
 MAX_CODINGS = 5
 """The limit of curl and urllib3."""
 SLICE_BYTES = 16 * 1024
-"""Input of one step. Behind each member the rest is copied, so with larger steps tiny members would take long."""
+"""Input of one step. The rest is copied after each member, so larger steps would make tiny members slow."""
 PIECE_BYTES = 256 * 1024
 CHUNK_BYTES = 512 * 1024
 ZSTD_WINDOW_LOG = 23
@@ -33,7 +33,7 @@ ZSTD_WINDOW_LOG = 23
 
 @dataclass(frozen=True, slots=True)
 class _Format:
-    """A file format that is a content coding as well, and how to recognise a file of it."""
+    """A file format that is a content coding as well, and how to recognize a file of it."""
 
     media_types: frozenset[str] = frozenset()
     suffixes: tuple[str, ...] = ()
@@ -54,14 +54,14 @@ _FORMATS = {
     "deflate": _Format(),
 }
 _ALIASES = {"x-gzip": "gzip"}
-# registered with IANA: the body is not what its media type says, and we cannot undo it
+# Registered with IANA, but not supported: the body is not what its media type says.
 _UNSUPPORTED = frozenset({"aes128gcm", "compress", "x-compress", "dcb", "dcz", "exi", "pack200-gzip"})
 
 
 def codings_of(headers: Iterable[str]) -> tuple[str, ...]:
     """Return the codings that ``Content-Encoding`` lists, in the order in which they were applied.
 
-    What is no content coding ("utf-8", "none", "aws-chunked") is skipped, as browsers do. Raises
+    Values that are not content codings ("utf-8", "none", "aws-chunked") are skipped, as browsers do. Raises
     :class:`SourceUnreadable` for codings that are not supported, and for more than five.
     """
     names = [name.strip().lower() for header in headers for name in header.split(",")]
@@ -69,7 +69,7 @@ def codings_of(headers: Iterable[str]) -> tuple[str, ...]:
     if unsupported := next((name for name in names if name in _UNSUPPORTED), None):
         raise SourceUnreadable(f"the source sent the content encoding {unsupported!r}, which is not supported")
     if len(codings) > MAX_CODINGS:
-        raise SourceUnreadable(f"the source sent more than {MAX_CODINGS} content encodings, one upon the other")
+        raise SourceUnreadable(f"the source sent more than {MAX_CODINGS} stacked content encodings")
     return codings
 
 
@@ -93,7 +93,7 @@ async def decode(
                 codings = codings[1:]
             stages = [_Stage(coding, max_bytes) for coding in reversed(codings)]
         pieces = _through(stages, chunk)
-        # in a thread: a small chunk may become a gigabyte
+        # In a thread, because a small chunk may decode to a gigabyte.
         while content := await asyncio.to_thread(_gather, pieces):
             yield content
     for stage in stages or ():
@@ -102,21 +102,21 @@ async def decode(
 
 
 def _is_file_of(coding: str, content_type: str | None, filename: str | None) -> bool:
-    """Whether type or name say that the content itself is, for instance, a ``.tar.gz``.
+    """Return whether the type or the name says that the content itself is, for instance, a ``.tar.gz``.
 
-    Servers are known to send such a file as it is and to announce its format as a ``Content-Encoding`` too (Apache's
-    ``AddEncoding x-gzip .gz``). Firefox goes by the type, Wget by the name.
+    Some servers send such a file as it is and announce its format as a ``Content-Encoding`` too (Apache's
+    ``AddEncoding x-gzip .gz``). Firefox checks the type, Wget the name.
     """
-    known = _FORMATS[coding]
+    file_format = _FORMATS[coding]
     kind = (content_type or "").partition(";")[0].strip().lower()
-    if kind in known.media_types:
+    if kind in file_format.media_types:
         return True
     is_text = kind.startswith("text/") or kind.endswith(("json", "xml", "javascript"))
-    return not is_text and (filename or "").lower().endswith(known.suffixes or "\0")
+    return not is_text and (filename or "").lower().endswith(file_format.suffixes or "\0")
 
 
 def _is_encoded_file(first: bytes, codings: Sequence[str]) -> bool:
-    """Whether such a file was really encoded once more: then it is still one when all codings are undone."""
+    """Return whether such a file was really encoded once more, so that it is still one after decoding."""
     signature = _FORMATS[codings[0]].signature
     try:
         start = next(_through([_Stage(coding, PIECE_BYTES) for coding in reversed(codings)], first[:SLICE_BYTES]), b"")
@@ -126,7 +126,7 @@ def _is_encoded_file(first: bytes, codings: Sequence[str]) -> bool:
 
 
 class _Member(Protocol):
-    """What the decompressors of :mod:`zlib` and zstd have in common: they stop at the end of one member."""
+    """The common interface of the decompressors of :mod:`zlib` and zstd, which stop at the end of one member."""
 
     @property
     def eof(self) -> bool: ...
@@ -163,12 +163,12 @@ class _Members:
             except (zlib.error, ZstdError):
                 if not self._ended:
                     raise
-                # no further member, but padding
+                # Padding, not another member.
                 self._member, self._ignoring = None, True
                 return
             if piece:
                 yield piece
-            # zlib returns what it has not read yet, zstd keeps it
+            # zlib returns unread input, zstd keeps it.
             rest = getattr(self._member, "unconsumed_tail", b"")
             if self._member.eof:
                 rest = self._member.unused_data
@@ -178,7 +178,7 @@ class _Members:
                 yield from self._flush(self._member, len(piece))
 
     def _flush(self, member: _Member, last: int) -> Iterator[bytes]:
-        """Yield what a full piece left inside the decompressor."""
+        """Yield the output that remains in the decompressor after a full piece."""
         while last == PIECE_BYTES and not member.eof:
             piece = member.decompress(b"", PIECE_BYTES)
             last = len(piece)
@@ -215,7 +215,7 @@ def _gzip(_: bytes) -> _Member:
 
 
 def _deflate(start: bytes) -> _Member | None:
-    """The zlib format; some servers leave out its header, and every client reads both."""
+    """Decode the zlib format; some servers omit its header, and every client accepts both."""
     if len(start) < 2:
         return None
     has_header = start[0] & 0x0F == 8 and int.from_bytes(start[:2]) % 31 == 0
@@ -268,7 +268,7 @@ def _through(stages: Sequence[_Stage], chunk: bytes) -> Iterator[bytes]:
 
 
 def _gather(pieces: Iterator[bytes]) -> bytes:
-    """The next pieces together, nothing at their end."""
+    """Join the next pieces; empty at their end."""
     gathered: list[bytes] = []
     size = 0
     for piece in pieces:

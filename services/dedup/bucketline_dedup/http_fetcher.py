@@ -1,12 +1,7 @@
-"""Download what a stranger named, without becoming the stranger's way into our network.
+"""Downloads URLs of producers without giving them access to the private network.
 
-The guard decides; this module makes sure that nothing happens past it:
-
-* the URL is taken apart once, by the guard, and the client gets the parts;
-* the only name resolution is ours, inside the connector: **every** answer must pass, and the socket goes to those
-  very addresses, while Host and SNI stay those of the URL. No second look-up, so nothing to rebind;
-* redirects are followed by hand, each one through the whole check;
-* no proxies or credentials from the environment, no cookies, no credentials at all.
+:mod:`bucketline.http.ssrf` checks every URL and redirect, and the session of :mod:`bucketline.http.client` connects
+only to addresses that passed. Redirects are followed here, each one through all checks. No credentials are ever sent.
 """
 
 import asyncio
@@ -22,27 +17,22 @@ from typing import Self
 from aiohttp import (
     ClientConnectorCertificateError,
     ClientConnectorDNSError,
+    ClientError,
     ClientResponse,
     ClientResponseError,
     ClientSession,
     ClientTimeout,
-    DummyCookieJar,
     InvalidURL,
-    TCPConnector,
 )
-from aiohttp import ClientError as HttpClientError
-from aiohttp.abc import ResolveResult
 
-from bucketline.http.resolver import GuardedResolver, Resolver, SystemResolver
-from bucketline_dedup.errors import AddressRefused, SourceError, SourceUnavailable, SourceUnreadable
-from bucketline_dedup.http_stream import FetchLimits, HttpStream, check_transfer_coding, status_error
-from bucketline_dedup.url_guard import CheckedUrl, GuardPolicy, check_redirect, check_url, refusals
-
-__all__ = ["FetchLimits", "HttpFetcher", "HttpStream", "Resolver", "SystemResolver"]
+from bucketline.http.client import Resolver, open_guarded_session
+from bucketline.http.ssrf import AddressRefused, CheckedUrl, GuardPolicy, check_redirect, check_url
+from bucketline_dedup.errors import SourceError, SourceNotFound, SourceUnavailable, SourceUnreadable
+from bucketline_dedup.http_stream import FetchLimits, HttpStream
 
 READ_BUFFER_BYTES = 256 * 1024
 MAX_HEADER_BYTES = 64 * 1024
-"""Of one header: large policies, cookies and links are sent. aiohttp reads at most 128 of them."""
+"""Maximum size of one header: servers send large policies, cookies and links. aiohttp reads at most 128 headers."""
 USER_AGENT = "bucketline-dedup/1"
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -50,10 +40,10 @@ _NO_SUCH_NAME = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", sock
 
 
 class HttpFetcher:
-    """Opens http(s) sources. One for the whole service; ``aclose`` it at the end.
+    """Opens http(s) sources. One for the whole service; use as a context manager.
 
-    There is no limit on how many may be open at once: that is for the caller, who knows its memory.
-    ``decode_content`` undoes content codings; ``tls`` replaces the system's trust store (a private CA).
+    The number of concurrent downloads is limited by the caller, who knows its memory. ``decode_content`` undoes content
+    codings; ``tls`` replaces the system's trust store (a private CA).
     """
 
     def __init__(
@@ -68,47 +58,54 @@ class HttpFetcher:
         self._policy = policy
         self._limits = limits or FetchLimits()
         self._decode_content = decode_content
-        self._resolver = resolver or SystemResolver()
+        self._resolver = resolver
         self._tls = tls
         self._session: ClientSession | None = None
 
     async def __aenter__(self) -> Self:
+        connect = self._limits.connect
+        self._session = open_guarded_session(
+            self._policy,
+            # The stream times its reads itself, because it knows when its consumer is the one that waits.
+            timeout=ClientTimeout(total=None, connect=connect, sock_connect=connect, sock_read=None),
+            headers={"User-Agent": USER_AGENT, "Accept": "*/*", "Accept-Encoding": "identity"},
+            resolver=self._resolver,
+            tls=self._tls,
+            read_buffer_bytes=READ_BUFFER_BYTES,
+            max_header_bytes=MAX_HEADER_BYTES,
+        )
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
-
-    async def aclose(self) -> None:
         if self._session is not None:
             await self._session.close()
 
     @asynccontextmanager
     async def open(self, url: str, *, max_bytes: int) -> AsyncIterator[HttpStream]:
-        """The body behind ``url``, at most ``max_bytes`` of it.
+        """Open the body behind ``url``, at most ``max_bytes`` of it.
 
-        Raises :class:`SourceError`, here or while the stream is read. One attempt, but for resumed transfers:
-        retrying what may succeed later is for the caller.
+        Raises :class:`SourceError` or :class:`AddressRefused`, here or while the stream is read. This is one attempt,
+        except that broken transfers are resumed; retrying later is up to the caller.
         """
-        began = time.monotonic()
+        started = time.monotonic()
 
-        async def request(headers: Mapping[str, str]) -> tuple[ClientResponse, CheckedUrl]:
-            return await self._request(url, headers)
+        async def request(headers: Mapping[str, str]) -> ClientResponse:
+            return (await self._request(url, headers))[0]
 
         try:
             async with asyncio.timeout(self._limits.total):
-                response, final = await request({})
+                response, final = await self._request(url, {})
         except TimeoutError:
             raise SourceUnavailable("the source did not answer in time", detail="total time") from None
         try:
             if response.status == 206:
                 raise SourceUnreadable("the source answered 206", detail="partial content was not asked for")
-            spent = time.monotonic() - began
             stream = HttpStream(
                 response,
                 final,
                 max_bytes=max_bytes,
                 limits=self._limits,
-                spent=spent,
+                elapsed=time.monotonic() - started,
                 request=request,
                 decode_content=self._decode_content,
             )
@@ -121,76 +118,60 @@ class HttpFetcher:
             stream.close()
 
     async def _request(self, url: str, headers: Mapping[str, str]) -> tuple[ClientResponse, CheckedUrl]:
-        """The answer at the end of the redirects, with a status that carries content."""
+        """Follow redirects; return the response with content and its URL."""
         target = check_url(url, self._policy)
-        for _ in range(self._policy.max_redirects + 1):
+        for _ in range(self._limits.max_redirects + 1):
             response = await self._get(target, headers)
             try:
                 if response.status not in _REDIRECTS:
-                    if error := status_error(response.status, _retry_after(response)):
-                        raise error
-                    check_transfer_coding(response)
+                    _check_response(response)
                     return response, target
                 location = response.headers.get("Location")
                 if location is None:
-                    raise SourceUnreadable("the source redirects to nowhere")
+                    raise SourceUnreadable("the source sent a redirect without a Location header")
                 target = check_redirect(target, location, self._policy)
-            except SourceError:
+            except (SourceError, AddressRefused):
                 response.close()
                 raise
             response.close()
         raise SourceUnreadable("the source redirects too often", detail=str(target))
 
     async def _get(self, target: CheckedUrl, headers: Mapping[str, str]) -> ClientResponse:
+        if self._session is None:
+            raise RuntimeError("HttpFetcher has not been entered")
         try:
-            # the headers may drip as well, so the time is for all of them together
+            # Headers may arrive slowly too, so the timeout is for all of them together.
             async with asyncio.timeout(self._limits.connect + self._limits.read):
-                return await self._client().get(target.to_yarl(), headers=headers, allow_redirects=False)
-        except SourceError:
-            raise
-        except (HttpClientError, OSError, ValueError) as error:
-            raise _as_source_error(error) from error
-
-    def _client(self) -> ClientSession:
-        if self._session is None:  # not in the constructor: it needs the running loop
-            limits = self._limits
-            self._session = ClientSession(
-                connector=TCPConnector(
-                    resolver=_GuardedResolver(self._resolver, self._policy),
-                    use_dns_cache=False,
-                    limit=0,
-                    ssl=self._tls or True,
-                ),
-                cookie_jar=DummyCookieJar(),
-                trust_env=False,
-                auto_decompress=False,
-                read_bufsize=READ_BUFFER_BYTES,
-                max_field_size=MAX_HEADER_BYTES,
-                headers={"User-Agent": USER_AGENT, "Accept": "*/*", "Accept-Encoding": "identity"},
-                # reading is timed by the stream, which knows when it is the consumer that waits
-                timeout=ClientTimeout(total=None, connect=limits.connect, sock_connect=limits.connect, sock_read=None),
-            )
-        return self._session
+                return await self._session.get(target.to_yarl(), headers=headers, allow_redirects=False)
+        except (ClientError, OSError, ValueError) as error:
+            raise _error_for_exception(error) from error
 
 
-class _GuardedResolver(GuardedResolver):
-    """As every guarded client's; a refusal is the error of a source."""
+def _check_response(response: ClientResponse) -> None:
+    """Raise the error that the status means, if it means one."""
+    status, detail = response.status, f"status {response.status}"
+    if status in {404, 410}:
+        raise SourceNotFound(detail=detail)
+    if status >= 500 or status in {408, 416, 425, 429}:
+        raise SourceUnavailable(
+            f"the source answered {status}", detail=detail, retry_after_seconds=_retry_after(response)
+        )
+    if status not in {200, 203, 206}:
+        raise SourceUnreadable(f"the source answered {status}", detail=detail)
+    # aiohttp undoes chunked only; other transfer codings were not requested.
+    transfer = response.headers.get("Transfer-Encoding", "").strip().lower()
+    if transfer not in {"", "chunked", "identity"}:
+        raise SourceUnreadable("the source sent a transfer encoding that was not asked for", detail=repr(transfer))
 
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        with refusals():
-            return await super().resolve(host, port, family)
 
-
-def _as_source_error(error: Exception) -> SourceError:
+def _error_for_exception(error: Exception) -> SourceError | AddressRefused:
     detail = repr(error)
-    if isinstance(error, ClientConnectorDNSError) and error.os_error.errno in _NO_SUCH_NAME:
+    if isinstance(error, InvalidURL) or (
+        isinstance(error, ClientConnectorDNSError) and error.os_error.errno in _NO_SUCH_NAME
+    ):
         return AddressRefused(detail=detail)
     if isinstance(error, ClientConnectorCertificateError | ssl.SSLCertVerificationError):
         return SourceUnreadable("the TLS certificate of the source is not valid", detail=detail)
-    if isinstance(error, InvalidURL):
-        return AddressRefused(detail=detail)
     if isinstance(error, TimeoutError):
         return SourceUnavailable("the source did not answer in time", detail=detail)
     if isinstance(error, ClientResponseError | ValueError):
@@ -199,7 +180,7 @@ def _as_source_error(error: Exception) -> SourceError:
 
 
 def _retry_after(response: ClientResponse) -> float | None:
-    """Seconds or an HTTP date; anything else is ignored."""
+    """Return the seconds of ``Retry-After``, which may be an HTTP date; None if it is neither."""
     value = response.headers.get("Retry-After", "").strip()
     if value.isascii() and value.isdigit() and len(value) < 10:
         return float(value)

@@ -1,7 +1,7 @@
-"""One HTTP body on its way in: bounded, paced, counted, and resumed where the source allows it.
+"""Reads one HTTP body: bounded, paced, counted, and resumed where the source supports it.
 
-Only time spent *waiting for the source* counts against it. A consumer that takes its time (an S3 upload) slows
-the source down through TCP, and must not make it look slow.
+Only time spent *waiting for the source* counts against it. A slow consumer (an S3 upload) slows the source down through
+TCP, and must not make it look slow.
 """
 
 import asyncio
@@ -19,10 +19,10 @@ from aiohttp import ClientError, ClientResponse
 from aiohttp.http import HttpProcessingError
 
 from bucketline.domain.filenames import safe_filename
+from bucketline.http.ssrf import CheckedUrl
 from bucketline_dedup.content_coding import codings_of, decode
-from bucketline_dedup.errors import SourceError, SourceNotFound, SourceTooLarge, SourceUnavailable, SourceUnreadable
-from bucketline_dedup.media_type_tables import MEDIA_TYPE
-from bucketline_dedup.url_guard import CheckedUrl
+from bucketline_dedup.errors import SourceTooLarge, SourceUnavailable
+from bucketline_dedup.media_type import MEDIA_TYPE
 
 MIN_CHUNK_BYTES = 64 * 1024
 MAX_CHUNK_BYTES = 1024 * 1024
@@ -30,11 +30,11 @@ MAX_CHUNK_BYTES = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class FetchLimits:
-    """How long a source may take. Seconds, bytes, and bytes a second.
+    """How long a source may take, in seconds, bytes, and bytes per second.
 
-    ``total`` is the whole allowance of a small file. Each ``sustained_rate`` bytes that arrived earn one more
-    second, so a large file has the time it needs at that speed and a dripping one is ended soon after
-    ``total``. ``min_rate`` must be kept over every ``min_rate_window``.
+    ``total`` is the time for a small file. Each ``sustained_rate`` bytes received add one second, so a large file gets
+    the time that it needs at that rate, and a very slow source is aborted soon after ``total``. ``min_rate`` must be
+    kept over every ``min_rate_window``.
     """
 
     connect: float = 5.0
@@ -43,21 +43,22 @@ class FetchLimits:
     sustained_rate: int = 256_000
     min_rate: int = 10_000
     min_rate_window: float = 20.0
+    max_redirects: int = 3
     max_resumes: int = 3
     resume_delay: float = 0.5
 
 
-class Pace:
-    """The clock of one transfer. Pure: it is told how long was waited for how many bytes."""
+class TransferPace:
+    """Applies the limits to one transfer. It has no clock: it is given the time waited and the bytes received."""
 
-    def __init__(self, limits: FetchLimits, *, spent: float = 0.0) -> None:
+    def __init__(self, limits: FetchLimits, *, elapsed: float = 0.0) -> None:
         self._limits = limits
-        self._waited, self._bytes = spent, 0
+        self._waited, self._bytes = elapsed, 0
         self._window_waited, self._window_bytes = 0.0, 0
         self._idle = 0.0
 
-    def patience(self) -> float:
-        """How long the next read may wait until something has to be decided."""
+    def next_timeout(self) -> float:
+        """Return how long the next read may wait until a limit has to be checked."""
         limits = self._limits
         return max(
             0.001,
@@ -65,10 +66,11 @@ class Pace:
         )
 
     def remaining(self) -> float:
+        """Return the seconds that are left of the total time."""
         return self._limits.total + self._bytes / self._limits.sustained_rate - self._waited
 
-    def waited(self, seconds: float, received: int) -> None:
-        """Raise :class:`SourceUnavailable` when the source is too slow."""
+    def record(self, seconds: float, received: int) -> None:
+        """Count a read; raise :class:`SourceUnavailable` if the source is too slow."""
         self._waited += seconds
         self._bytes += received
         self._window_waited += seconds
@@ -85,29 +87,30 @@ class Pace:
             self._window_waited, self._window_bytes = 0.0, 0
 
     @property
-    def silent(self) -> bool:
-        """Nothing came for as long as one read may take."""
+    def timed_out(self) -> bool:
+        """Whether the source has sent nothing for the read timeout."""
         return self._idle >= self._limits.read
 
-    def resumed(self) -> None:
-        """A new connection starts with fresh patience; the allowance as a whole goes on."""
+    def restart_window(self) -> None:
+        """Start a new rate window for a new connection; the total time goes on."""
         self._idle = 0.0
         self._window_waited, self._window_bytes = 0.0, 0
 
 
-Request = Callable[[Mapping[str, str]], Awaitable[tuple[ClientResponse, CheckedUrl]]]
-"""Ask the source again, through every check, with these headers added."""
+Request = Callable[[Mapping[str, str]], Awaitable[ClientResponse]]
+"""Requests the source again, through every check, with these headers added."""
 
 
 class HttpStream:
-    """The body of one answer, to be iterated once.
+    """The body of one response, to be iterated once.
 
-    Chunks are at most 1 MiB. Never more than ``max_bytes`` are handed on. The iteration ends normally only when the
-    body is complete: as long as announced, or properly ended. Otherwise it raises a :class:`SourceError`, and what was
-    handed on so far is worthless.
+    Chunks are at most 1 MiB, and never more than ``max_bytes`` in all. The iteration ends normally only when the body
+    is complete: as long as announced, or properly ended. Otherwise it raises a
+    :class:`~bucketline_dedup.errors.SourceError`, and the bytes yielded so far must be discarded.
 
-    With ``decode_content`` a ``Content-Encoding`` is undone on the way, see :mod:`bucketline_dedup.content_coding`.
-    ``content_length`` is None then: that of the content is not known. ``received`` counts the bytes as they were sent.
+    With ``decode_content`` a ``Content-Encoding`` is undone, see :mod:`bucketline_dedup.content_coding`, and
+    ``content_length`` is None because the length of the decoded content is not known. ``received`` counts the bytes as
+    sent.
     """
 
     def __init__(
@@ -117,7 +120,7 @@ class HttpStream:
         *,
         max_bytes: int,
         limits: FetchLimits,
-        spent: float,
+        elapsed: float,
         request: Request,
         decode_content: bool = True,
     ) -> None:
@@ -130,14 +133,14 @@ class HttpStream:
         self.etag = response.headers.get("ETag")
         self.received = 0
         self._response = response
-        # held here because the answer lets go of it at its end, just when it is asked about
+        # Kept because the response drops it at its end, when it is needed.
         self._protocol = response.connection.protocol if response.connection else None
-        self._end = self._end_of_connection()
+        self._closed = self._connection_closed()
         self._max_bytes = max_bytes
         self._limits = limits
-        self._pace = Pace(limits, spent=spent)
+        self._pace = TransferPace(limits, elapsed=elapsed)
         self._request = request
-        self._resumes_left = limits.max_resumes if self._resumable() else 0
+        self._remaining_resumes = limits.max_resumes if self._resumable() else 0
         if self._length is not None and self._length > max_bytes:
             raise SourceTooLarge(max_bytes, detail=f"Content-Length {self._length}")
 
@@ -156,7 +159,7 @@ class HttpStream:
                 yield chunk
 
     async def _body(self) -> AsyncGenerator[bytes]:
-        """Chunks of at least 64 KiB but for the last."""
+        """Yield chunks of at least 64 KiB except for the last."""
         pieces: list[bytes] = []
         size = 0
         while piece := await self._read(MAX_CHUNK_BYTES - size):
@@ -169,40 +172,40 @@ class HttpStream:
             yield b"".join(pieces)
 
     def close(self) -> None:
-        """Give the connection up. A body that was read to its end has already returned it to the pool."""
+        """Close the connection. A body that was read to its end has already returned it to the pool."""
         self._response.close()
 
-    async def _read(self, most: int) -> bytes:
-        """The next bytes, or nothing at the end."""
+    async def _read(self, size: int) -> bytes:
+        """Return the next bytes, at most ``size``; empty at the end."""
         while True:
-            # one byte above the limit is enough to know
-            wanted = min(most, self._max_bytes - self.received + 1)
-            began = time.monotonic()
-            piece, broken = b"", ""
+            # One byte above the limit is enough to detect that the body is too large.
+            allowed = min(size, self._max_bytes - self.received + 1)
+            started = time.monotonic()
+            piece, failure = b"", ""
             try:
-                async with asyncio.timeout(self._pace.patience()):
-                    piece = await self._response.content.read(wanted)
+                async with asyncio.timeout(self._pace.next_timeout()):
+                    piece = await self._response.content.read(allowed)
             except TimeoutError:
-                self._pace.waited(time.monotonic() - began, 0)
-                if not self._pace.silent:
+                self._pace.record(time.monotonic() - started, 0)
+                if not self._pace.timed_out:
                     continue
-                broken = "silence"
+                failure = "read timeout"
             except (ClientError, OSError) as error:
-                broken = repr(error)
+                failure = repr(error)
             if piece:
-                self._pace.waited(time.monotonic() - began, len(piece))
+                self._pace.record(time.monotonic() - started, len(piece))
                 self.received += len(piece)
                 if self.received > self._max_bytes:
                     raise SourceTooLarge(self._max_bytes, detail="counted")
                 return piece
             if self._length is None:
-                if broken or (broken := self._reset()):
-                    raise SourceUnavailable("the transfer was interrupted", detail=broken)
+                if failure or (failure := self._connection_error()):
+                    raise SourceUnavailable("the transfer was interrupted", detail=failure)
                 return b""
             if self.received == self._length:
                 self._check_no_more()
                 return b""
-            await self._resume(broken or f"ended after {self.received} of {self._length} bytes")
+            await self._resume(failure or f"ended after {self.received} of {self._length} bytes")
 
     def _resumable(self) -> bool:
         headers = self._response.headers
@@ -210,54 +213,53 @@ class HttpStream:
         strong = self.etag is not None and self.etag.startswith('"')
         return ranges and strong and self._length is not None
 
-    async def _resume(self, why: str) -> None:
+    async def _resume(self, failure: str) -> None:
         self._response.close()
         delay = self._limits.resume_delay
-        while self._resumes_left > 0 and self.etag is not None:
-            self._resumes_left -= 1
-            began = time.monotonic()
+        while self._remaining_resumes > 0 and self.etag is not None:
+            self._remaining_resumes -= 1
+            started = time.monotonic()
             try:
                 async with asyncio.timeout(max(self._pace.remaining(), 0.001)):
-                    response, _ = await self._request({"Range": f"bytes={self.received}-", "If-Range": self.etag})
+                    response = await self._request({"Range": f"bytes={self.received}-", "If-Range": self.etag})
             except (SourceUnavailable, TimeoutError) as error:
-                why = f"{why}; resuming: {getattr(error, 'detail', '') or error!r}"
+                failure = f"{failure}; resuming: {getattr(error, 'detail', '') or error!r}"
                 await asyncio.sleep(delay)
                 delay *= 2
-                self._pace.waited(time.monotonic() - began, 0)
+                self._pace.record(time.monotonic() - started, 0)
                 continue
             self._response = response
             self._protocol = response.connection.protocol if response.connection else None
             self._check_continuation(response)
-            self._pace.waited(time.monotonic() - began, 0)
-            self._pace.resumed()
+            self._pace.record(time.monotonic() - started, 0)
+            self._pace.restart_window()
             return
-        raise SourceUnavailable("the transfer was interrupted", detail=why)
+        raise SourceUnavailable("the transfer was interrupted", detail=failure)
 
-    def _end_of_connection(self) -> "asyncio.Future[None] | None":
-        """What will tell how the connection ended, where its end is the end of the body."""
+    def _connection_closed(self) -> "asyncio.Future[None] | None":
+        """Return the future of the connection's end where that is the end of the body, else None."""
         if self._protocol is None or self._length is not None or self._response.headers.get("Transfer-Encoding"):
             return None
-        end = self._protocol.closed
-        if end is not None:
-            # asked or not, its exception counts as seen
-            end.add_done_callback(lambda done: done.cancelled() or done.exception())
-        return end
+        closed = self._protocol.closed
+        if closed is not None:
+            # Mark its exception as retrieved in any case.
+            closed.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return closed
 
-    def _reset(self) -> str:
-        """Why the end of the connection was not that of the body: the parser takes every end for one, a reset too.
+    def _connection_error(self) -> str:
+        """Return why the connection ended, or nothing if it was closed in order.
 
-        Empty where it was closed in order, which is all that can be known then.
+        Without a length aiohttp's parser takes every end of the connection, even a reset, for the end of the body.
         """
-        if self._end is None or not self._end.done() or self._end.cancelled():
+        if self._closed is None or not self._closed.done() or self._closed.cancelled():
             return ""
-        error = self._end.exception()
+        error = self._closed.exception()
         return repr(error) if error is not None else ""
 
     def _check_no_more(self) -> None:
-        """Bytes right behind the announced ones make the parser fail, after it has ended the body.
+        """Raise if bytes followed the announced ones, which makes the parser fail after the end of the body.
 
-        Noticed as a rule, not always: for HTTP the body is over, and what comes later (or was followed by the
-        close of the connection before this is asked) belongs to nobody.
+        This is best effort: for HTTP the body has ended, and later bytes may arrive after this check.
         """
         error = self._protocol.exception() if self._protocol is not None else None
         if isinstance(error, HttpProcessingError):
@@ -266,56 +268,35 @@ class HttpStream:
     def _check_continuation(self, response: ClientResponse) -> None:
         total = self._length or 0
         expected = f"bytes {self.received}-{total - 1}/{total}"
-        found = response.headers.get("Content-Range", "").strip()
-        same = (
+        actual = response.headers.get("Content-Range", "").strip()
+        unchanged = (
             response.headers.get("ETag") == self.etag
             and response.headers.getall("Content-Encoding", []) == self._encoding
         )
-        if response.status != 206 or found != expected or not same:
+        if response.status != 206 or actual != expected or not unchanged:
             raise SourceUnavailable(
                 "the source changed while it was read",
-                detail=f"{response.status}, Content-Range {found!r} instead of {expected!r}",
+                detail=f"{response.status}, Content-Range {actual!r} instead of {expected!r}",
             )
 
 
-def check_transfer_coding(response: ClientResponse) -> None:
-    """Refuse a transfer coding other than chunked. It was not asked for, and aiohttp does not undo it."""
-    transfer = response.headers.get("Transfer-Encoding", "").strip().lower()
-    if transfer not in {"", "chunked", "identity"}:
-        raise SourceUnreadable("the source sent a transfer encoding that was not asked for", detail=repr(transfer))
-
-
-def status_error(status: int, retry_after_seconds: float | None) -> SourceError | None:
-    """What an answer other than the content means; None for the content itself."""
-    if status in {200, 203, 206}:
-        return None
-    detail = f"status {status}"
-    if status in {404, 410}:
-        return SourceNotFound(detail=detail)
-    if status >= 500 or status in {408, 416, 425, 429}:
-        return SourceUnavailable(
-            f"the source answered {status}", detail=detail, retry_after_seconds=retry_after_seconds
-        )
-    return SourceUnreadable(f"the source answered {status}", detail=detail)
-
-
 def _media_type(header: str | None) -> str | None:
-    """Return the header with its parameters, of which ``charset`` counts, where it names a media type."""
+    """Return the header with its parameters (``charset`` is used later) if it names a media type."""
     value = (header or "").strip()
     return value if MEDIA_TYPE.fullmatch(value.partition(";")[0].strip().lower()) else None
 
 
 def _filename(disposition: str | None, url: CheckedUrl) -> str | None:
-    """The name in ``Content-Disposition`` (RFC 6266), else the last part of the URL's path."""
+    """Return the name in ``Content-Disposition`` (RFC 6266), else the last part of the URL's path."""
     named = safe_filename(_disposition_filename(_as_text(disposition))) if disposition else None
     return named or safe_filename(unquote(url.target.partition("?")[0].rpartition("/")[2], errors="replace"))
 
 
 def _disposition_filename(disposition: str) -> str | None:
-    """``filename*`` if it can be read, else ``filename``.
+    """Return ``filename*`` if it can be decoded, else ``filename``.
 
-    The parser of :mod:`email` is the lenient one: it takes unquoted blanks and commas, and backslashes of paths, which
-    those of aiohttp and Werkzeug do not. But it knows no order between the two parameters.
+    The parser of :mod:`email` is lenient: unlike those of aiohttp and Werkzeug it accepts unquoted blanks and commas,
+    and backslashes of paths. But it knows no precedence between the two parameters.
     """
     message = Message()
     message["Content-Disposition"] = disposition
@@ -340,7 +321,7 @@ def _disposition_filename(disposition: str) -> str | None:
 
 
 def _decode_words(name: str) -> str:
-    """Undo the encoded words of RFC 2047, which do not belong in HTTP but are sent, and read by browsers."""
+    """Decode the encoded words of RFC 2047, which HTTP does not allow but servers send and browsers read."""
     if "=?" not in name:
         return name
     try:

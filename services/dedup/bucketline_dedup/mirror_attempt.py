@@ -1,186 +1,178 @@
-"""One turn of one object whose content has to be fetched: as far as it gets, and when it is tried again.
+"""Runs one attempt to mirror an object whose content has to be fetched, and reschedules it if it did not succeed.
 
-A turn never holds up the bus. What it reached is kept, so the next turn begins with the blobs that are left.
+An attempt never blocks the consumer. Blobs that it mirrored are kept, so the next attempt continues with the others.
 """
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from pymongo import UpdateOne
-
+from bucketline.backoff import backoff_seconds
 from bucketline.db.blobs import FRESH, Blobs
-from bucketline.db.objects import BlobDocument, ObjectDocument, Objects
+from bucketline.db.mirror_queue import MirrorQueue
+from bucketline.db.objects import BlobDocument, ObjectDocument
 from bucketline.domain.status import Status
 from bucketline.errors import DependencyUnavailable, RetryableError
 from bucketline.events.models import ObjectUpdated
 from bucketline.events.topics import OBJECTS
+from bucketline.http.ssrf import AddressRefused
 from bucketline.kafka.dead_letters import KafkaParking, Reason
 from bucketline.observability.logging import get_logger
 from bucketline.observability.metrics import RETRIES
 from bucketline.service_context import ServiceContext
 from bucketline_dedup.content_store import ContentBeingDeleted, LargeTransferSlot, NeedsLargeQueue
 from bucketline_dedup.errors import SourceError, SourceUnavailable
-from bucketline_dedup.mirror_blob import BlobMirror, failed, hash_of
+from bucketline_dedup.mirror_blob import BlobMirror, failed_blob
 from bucketline_dedup.outcomes import MirrorOutcomes, with_outcome
 from bucketline_dedup.settings import DedupSettings
 
 log = get_logger(__name__)
 
-BLOBS_AT_ONCE = 4
-STORE_PAUSE, MAX_STORE_PAUSE = 5.0, 60.0
-"""Seconds until an object that waits for a store of ours gets its next turn, doubling. Its attempts are not used up."""
+MAX_CONCURRENT_BLOBS = 4
+INITIAL_STORE_BACKOFF, MAX_STORE_BACKOFF = 5.0, 60.0
+"""Seconds before the next attempt when our own stores are unavailable, doubling. They do not count as failures."""
 
-INTERNAL = "the content could not be stored because of an internal error"
+INTERNAL_ERROR = "the content could not be stored because of an internal error"
 
 
 @dataclass
-class _Reached:
-    """How far a turn got. ``blobs`` are in the object's order."""
+class _Progress:
+    """How far an attempt got. ``blobs`` are in the object's order."""
 
     blobs: list[BlobDocument]
-    away: bool = False
-    large: bool = False
-    transient: list[SourceUnavailable] = field(default_factory=list)
+    store_unavailable: bool = False
+    needs_large_queue: bool = False
+    failures: list[SourceUnavailable] = field(default_factory=list)
 
 
 class MirrorAttempts:
-    """Drives claimed objects. ``draw`` gives the jitter of the back-off, in [0, 1)."""
+    """Mirrors claimed objects. ``draw`` returns the jitter of the backoff, in [0, 1)."""
 
     def __init__(
         self,
-        runtime: ServiceContext,
-        objects: Objects,
+        context: ServiceContext,
+        queue: MirrorQueue,
         blobs: BlobMirror,
         records: Blobs,
-        settling: MirrorOutcomes,
-        parking: KafkaParking,
+        outcomes: MirrorOutcomes,
+        dead_letters: KafkaParking,
         settings: DedupSettings,
         *,
         draw: Callable[[], float] = random.random,
     ) -> None:
-        self._runtime = runtime
-        self._objects = objects
+        self._context = context
+        self._queue = queue
         self._blobs = blobs
         self._records = records
-        self._settling = settling
-        self._parking = parking
+        self._outcomes = outcomes
+        self._dead_letters = dead_letters
         self._settings = settings
         self._draw = draw
 
-    async def take(self, obj: ObjectDocument, room: LargeTransferSlot) -> None:
-        """Mirrors what is left of a claimed object, and settles it or puts it back. Never raises for its content."""
-        began = self._runtime.clock.now()
-        reached = await self._mirror(obj, room)
-        if self._runtime.clock.now() - began > FRESH:
-            await self._renew(obj, reached)
-        if any(blob["state"] == "failed" for blob in reached.blobs):
-            await self._settle(obj, reached.blobs)
-        elif reached.away:
-            await self._postpone(obj, reached.blobs)
-        elif reached.transient:
-            await self._again(obj, reached)
-        elif reached.large:
-            await self.put_back(obj, reached.blobs, seconds=0, lane=True)
+    async def run(self, obj: ObjectDocument, slot: LargeTransferSlot) -> None:
+        """Mirror the pending blobs of a claimed object, then finish or reschedule it; errors of sources are handled."""
+        started = self._context.clock.now()
+        progress = await self._mirror_blobs(obj, slot)
+        if self._context.clock.now() - started > FRESH:
+            await self._claim_again(obj, progress)
+        if any(blob["state"] == "failed" for blob in progress.blobs):
+            await self._finish(obj, progress.blobs)
+        elif progress.store_unavailable:
+            await self._postpone(obj, progress.blobs)
+        elif progress.failures:
+            await self._retry_or_dead_letter(obj, progress)
+        elif progress.needs_large_queue:
+            now = self._context.clock.now()
+            await self._queue.reschedule(obj, due_at=now, blobs=progress.blobs, mirror={"lane": "large"})
         else:
-            await self._settle(obj, reached.blobs)
+            await self._finish(obj, progress.blobs)
 
-    async def put_back(
-        self,
-        obj: ObjectDocument,
-        blobs: Sequence[BlobDocument] | None = None,
-        *,
-        seconds: float,
-        lane: bool = False,
-        error: str | None = None,
-        postponed: int | None = None,
-    ) -> None:
-        """Gives the claim back; the object is due in ``seconds``. With ``error`` this counts as a failed attempt."""
-        changes: dict[str, object] = {"mirror.due_at": self._runtime.clock.now() + timedelta(seconds=seconds)}
-        if blobs is not None:
-            changes["blobs"] = list(blobs)
-        if lane:
-            changes["mirror.lane"] = "large"
-        if postponed is not None:
-            changes["mirror.postponed"] = postponed
-        if error is not None:
-            changes |= {"mirror.attempts": obj["mirror"]["attempts"] + 1, "mirror.error": error}
-        await self._objects.collection.bulk(
-            [
-                UpdateOne(
-                    {
-                        "_id": obj["_id"],
-                        "blobs_revision": obj["blobs_revision"],
-                        "mirror.claim": obj["mirror"].get("claim"),
-                    },
-                    {"$set": changes, "$unset": {"mirror.claim": ""}},
-                )
-            ]
-        )
+    async def release(self, obj: ObjectDocument) -> None:
+        """Give up the claim of an object whose attempt was interrupted; it is due at once."""
+        await self._queue.reschedule(obj, due_at=self._context.clock.now())
 
-    async def _mirror(self, obj: ObjectDocument, room: LargeTransferSlot) -> _Reached:
-        slots = asyncio.Semaphore(BLOBS_AT_ONCE)
-        reached = _Reached(list(obj["blobs"]))
+    async def _mirror_blobs(self, obj: ObjectDocument, slot: LargeTransferSlot) -> _Progress:
+        semaphore = asyncio.Semaphore(MAX_CONCURRENT_BLOBS)
+        progress = _Progress(list(obj["blobs"]))
+        token = obj["mirror"].get("claim", "")
 
-        async def one(place: int, blob: BlobDocument) -> None:
-            async with slots:
+        async def mirror_blob(index: int, blob: BlobDocument) -> None:
+            async with semaphore:
                 try:
-                    turn = obj["mirror"].get("claim", "")
-                    reached.blobs[place] = await self._blobs.mirror(obj, blob, turn, room)
+                    progress.blobs[index] = await self._blobs.mirror(obj, blob, token, slot)
                 except NeedsLargeQueue:
-                    reached.large = True
+                    progress.needs_large_queue = True
                 except (DependencyUnavailable, ContentBeingDeleted) as error:
-                    log.info("waiting for a store", object_id=obj["_id"], error=error.message)
-                    reached.away = True
+                    log.info("mirroring postponed", object_id=obj["_id"], error=error.message)
+                    progress.store_unavailable = True
                 except SourceUnavailable as error:
-                    log.info("source away", object_id=obj["_id"], error=error.message, detail=error.detail)
-                    reached.transient.append(error)
-                except SourceError as error:
-                    log.info("source refused", object_id=obj["_id"], error=error.message, detail=error.detail)
-                    reached.blobs[place] = failed(blob, error.message)
+                    log.info("source unavailable", object_id=obj["_id"], error=error.message, detail=error.detail)
+                    progress.failures.append(error)
+                except (SourceError, AddressRefused) as error:
+                    log.info("source rejected", object_id=obj["_id"], error=error.message, detail=error.detail)
+                    progress.blobs[index] = failed_blob(blob, error.message)
                 except Exception:
-                    log.exception("a blob was not mirrored", object_id=obj["_id"], blob_id=blob["blob_id"])
-                    reached.transient.append(SourceUnavailable(INTERNAL))
+                    log.exception("blob not mirrored", object_id=obj["_id"], blob_id=blob["blob_id"])
+                    progress.failures.append(SourceUnavailable(INTERNAL_ERROR))
 
         async with asyncio.TaskGroup() as group:
-            for place, blob in enumerate(obj["blobs"]):
+            for index, blob in enumerate(obj["blobs"]):
                 if blob["state"] == "pending":
-                    group.create_task(one(place, blob))
-        return reached
+                    group.create_task(mirror_blob(index, blob))
+        return progress
 
-    async def _renew(self, obj: ObjectDocument, reached: _Reached) -> None:
-        """After a long turn: what its first blobs claimed may be old by now, and is claimed again before it is said."""
-        hashes = {blob["blob_id"]: hash_of(blob) for blob in reached.blobs if blob["state"] == "stored"}
-        claimed = await self._records.claim(set(filter(None, hashes.values())), self._runtime.clock.now())
-        for place, (old, new) in enumerate(zip(obj["blobs"], reached.blobs, strict=True)):
-            if new["state"] == "stored" and old["state"] == "pending" and hash_of(new) not in claimed.held:
-                reached.blobs[place] = old
-                reached.away = True
+    async def _claim_again(self, obj: ObjectDocument, progress: _Progress) -> None:
+        """Renew the claims on content after a long attempt; content that was deleted since is mirrored again."""
+        hashes = {_sha256(blob) for blob in progress.blobs if blob["state"] == "stored"}
+        claimed = await self._records.claim(set(filter(None, hashes)), self._context.clock.now())
+        for index, (before, after) in enumerate(zip(obj["blobs"], progress.blobs, strict=True)):
+            if after["state"] == "stored" and before["state"] == "pending" and _sha256(after) not in claimed.held:
+                progress.blobs[index] = before
+                progress.store_unavailable = True
 
-    async def _again(self, obj: ObjectDocument, reached: _Reached) -> None:
-        """Back-off with jitter, or as the source wishes; parked once the attempts are used up."""
+    async def _retry_or_dead_letter(self, obj: ObjectDocument, progress: _Progress) -> None:
+        """Reschedule with backoff and jitter, or as the source asked for; dead-letter after the last attempt."""
         attempts = obj["mirror"]["attempts"] + 1
-        error = reached.transient[0]
+        error = progress.failures[0]
         if attempts >= self._settings.max_attempts:
-            await self._park(obj, reached, error, attempts)
+            await self._dead_letter(obj, progress, error, attempts)
             return
         RETRIES.labels("source").inc()
-        longest = min(self._settings.max_backoff_seconds, self._settings.initial_backoff_seconds * 2 ** (attempts - 1))
-        wish = max((e.retry_after_seconds or 0.0 for e in reached.transient), default=0.0)
-        pause = max(longest * (0.5 + self._draw() / 2), wish)
-        await self.put_back(obj, reached.blobs, seconds=pause, error=error.message)
+        backoff = backoff_seconds(
+            attempts,
+            initial=self._settings.initial_backoff_seconds,
+            maximum=self._settings.max_backoff_seconds,
+            jitter=0.5,
+            draw=self._draw,
+        )
+        requested = max((failure.retry_after_seconds or 0.0 for failure in progress.failures), default=0.0)
+        await self._queue.reschedule(
+            obj,
+            due_at=self._context.clock.now() + timedelta(seconds=max(backoff, requested)),
+            blobs=progress.blobs,
+            mirror={"attempts": attempts, "error": error.message},
+        )
 
-    async def _postpone(self, obj: ObjectDocument, blobs: Sequence[BlobDocument]) -> None:
-        """Put the object back until a store of ours may take its content; only this object waits."""
+    async def _postpone(self, obj: ObjectDocument, blobs: list[BlobDocument]) -> None:
+        """Reschedule an object until our stores can take its content; other objects do not wait."""
         postponed = obj["mirror"].get("postponed", 0)
-        longest = min(MAX_STORE_PAUSE, STORE_PAUSE * 2 ** min(postponed, 10))
-        await self.put_back(obj, blobs, seconds=longest * (0.5 + self._draw() / 2), postponed=postponed + 1)
+        backoff = backoff_seconds(
+            postponed + 1, initial=INITIAL_STORE_BACKOFF, maximum=MAX_STORE_BACKOFF, jitter=0.5, draw=self._draw
+        )
+        await self._queue.reschedule(
+            obj,
+            due_at=self._context.clock.now() + timedelta(seconds=backoff),
+            blobs=blobs,
+            mirror={"postponed": postponed + 1},
+        )
 
-    async def _park(self, obj: ObjectDocument, reached: _Reached, error: SourceUnavailable, attempts: int) -> None:
-        """Parks an event of the object; its replay starts over. The object has failed until then."""
-        now = self._runtime.clock.now()
+    async def _dead_letter(
+        self, obj: ObjectDocument, progress: _Progress, error: SourceUnavailable, attempts: int
+    ) -> None:
+        """Send an event of the object to the dead-letter topic and fail the object; replaying the event starts over."""
+        now = self._context.clock.now()
         message = f"{error.message}; given up after {attempts} attempts"
         event = ObjectUpdated(
             object_id=obj["_id"],
@@ -191,60 +183,53 @@ class MirrorAttempts:
             auto_process=obj["auto_process"],
             updated_at=obj["updated_at"],
         )
-        envelope = self._runtime.seal(event, trace=obj.get("trace"))
-        settings = self._runtime.settings.kafka
+        envelope = self._context.seal(event, trace=obj.get("trace"))
+        kafka = self._context.settings.kafka
         reason = Reason(
             error=error,
             attempts=attempts,
-            group=settings.group_prefix + OBJECTS.group("dedup"),
+            group=kafka.group_prefix + OBJECTS.group("dedup"),
             first_at=obj["updated_at"],
             at=now,
         )
         try:
-            await self._parking.park_event(settings.topic_prefix + OBJECTS.name, envelope, reason)
+            await self._dead_letters.park_event(kafka.topic_prefix + OBJECTS.name, envelope, reason)
         except RetryableError:
-            await self._postpone(obj, reached.blobs)
+            await self._postpone(obj, progress.blobs)
             return
-        log.error("parked an object", object_id=obj["_id"], attempts=attempts, error=error.message, detail=error.detail)
-        blobs = [failed(blob, message) if blob["state"] == "pending" else blob for blob in reached.blobs]
-        settled = with_outcome({**obj, "mirror": {**obj["mirror"], "attempts": attempts}}, blobs, now)
-        settled["mirror"]["parked"] = envelope.id
-        await self._finish(obj, settled)
-
-    async def _settle(self, obj: ObjectDocument, blobs: list[BlobDocument]) -> None:
-        settled = with_outcome(obj, blobs, self._runtime.clock.now())
-        if settled["mirror"]["state"] == "done":
-            twin = await self._twin(settled)
-            if twin is not None:
-                settled["mirror"]["duplicate_of"] = twin
-            if obj["status"] == Status.FAILED:
-                await self._settling.give_back(obj)
-        await self._finish(obj, settled)
-
-    async def _finish(self, obj: ObjectDocument, settled: ObjectDocument) -> None:
-        until = self._runtime.clock.now() + timedelta(seconds=self._settings.lease_seconds)
-        told = await self._settling.settle([settled], owing_until=until)
-        try:
-            await self._settling.announce(told, {})
-        except RetryableError as error:
-            log.warning("not announced yet", object_id=obj["_id"], error=error.message)
-            return
-        if told:
-            await self._settling.forget_staged(obj, settled)
-        await self._settling.announced(told)
-
-    async def _twin(self, obj: ObjectDocument) -> str | None:
-        """The oldest object of the bucket with the same content, under ``skip_duplicates``.
-
-        Only where no unique key tells objects apart. Of two that are mirrored at the same moment, neither may see the
-        other: then both stay.
-        """
-        content = obj.get("content_key")
-        if not obj["skip_duplicates"] or "unique_key" in obj or content is None:
-            return None
-        found = await self._objects.collection.find_one(
-            {"bucket_id": obj["bucket_id"], "content_key": content, "_id": {"$lt": obj["_id"]}},
-            fields=["_id"],
-            sort=[("_id", 1)],
+        log.error(
+            "object dead-lettered", object_id=obj["_id"], attempts=attempts, error=error.message, detail=error.detail
         )
-        return found["_id"] if found else None
+        blobs = [failed_blob(blob, message) if blob["state"] == "pending" else blob for blob in progress.blobs]
+        finished = with_outcome({**obj, "mirror": {**obj["mirror"], "attempts": attempts}}, blobs, now)
+        finished["mirror"]["parked"] = envelope.id
+        await self._save_and_publish(obj, finished)
+
+    async def _finish(self, obj: ObjectDocument, blobs: list[BlobDocument]) -> None:
+        finished = with_outcome(obj, blobs, self._context.clock.now())
+        if finished["mirror"]["state"] == "done":
+            # A unique key distinguishes objects itself. Of two objects that are mirrored at the same moment neither may
+            # see the other: then both stay.
+            if obj["skip_duplicates"] and "unique_key" not in obj:
+                duplicate_of = await self._queue.find_older_duplicate(finished)
+                if duplicate_of is not None:
+                    finished["mirror"]["duplicate_of"] = duplicate_of
+            if obj["status"] == Status.FAILED:
+                await self._outcomes.publish_recovery(obj)
+        await self._save_and_publish(obj, finished)
+
+    async def _save_and_publish(self, obj: ObjectDocument, finished: ObjectDocument) -> None:
+        publish_by = self._context.clock.now() + timedelta(seconds=self._settings.lease_seconds)
+        saved = await self._outcomes.save([finished], publish_by=publish_by)
+        try:
+            await self._outcomes.publish(saved)
+        except RetryableError as error:
+            log.warning("outcome not published", object_id=obj["_id"], error=error.message)
+            return
+        if saved:
+            await self._outcomes.delete_staged(obj, finished)
+        await self._outcomes.mark_published(saved)
+
+
+def _sha256(blob: BlobDocument) -> str | None:
+    return blob["details"]["hash"].removeprefix("sha256:") if blob["details"] is not None else None

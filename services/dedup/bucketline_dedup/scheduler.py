@@ -1,13 +1,11 @@
-"""Fetching beside the bus: what is due is claimed from MongoDB and carried by a bounded number of turns.
+"""Claims objects that are due from MongoDB and runs a bounded number of attempts to mirror them.
 
-The queue is the objects themselves (``mirror.due_at``), so nothing is lost with a process: its claims run out, and
-another replica takes over. Large content has a lane of its own and waits there for others of its size; small content
-never waits for it.
+The queue is the objects themselves (``mirror.due_at``), so it survives a process: its claims expire, and another
+replica takes over. Large content has a queue of its own, so that small content never waits for it.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from types import TracebackType
 from typing import Literal, Self
@@ -15,16 +13,17 @@ from typing import Literal, Self
 import structlog
 from pymongo import UpdateOne
 
+from bucketline.db.mirror_queue import UNUSED_FIELDS
 from bucketline.db.objects import ObjectDocument, Objects
 from bucketline.errors import BucketlineError
 from bucketline.observability.logging import get_logger
 from bucketline.observability.metrics import OBJECTS_DUE, SWEPT
 from bucketline.observability.tracing import Attribute, start_span
 from bucketline.service_context import ServiceContext
-from bucketline_dedup.content_store import NeedsLargeQueue
+from bucketline_dedup.content_store import LargeTransferSlot
 from bucketline_dedup.mirror_attempt import MirrorAttempts
-from bucketline_dedup.mirror_inline import is_inline
-from bucketline_dedup.outcomes import OTHERS_FIELDS
+from bucketline_dedup.mirror_blob import needs_fetching
+from bucketline_dedup.service import MirrorService
 from bucketline_dedup.settings import DedupSettings
 
 log = get_logger(__name__)
@@ -32,40 +31,43 @@ log = get_logger(__name__)
 QueueName = Literal["small", "large"]
 QUEUES: tuple[QueueName, ...] = ("small", "large")
 
-PAGE = 200
-"""Objects that are read in one go. Each may hold up to 256 KiB of inline content."""
+PAGE_SIZE = 200
+"""Objects that are read at a time. Each may hold up to 256 KiB of inline content."""
 
 MAX_COUNTED = 10_000
 
-Bulk = Callable[[Sequence[ObjectDocument]], Awaitable[None]]
-"""Deals with claimed objects that need no fetching, or owe nothing but their events."""
-
 
 class MirrorScheduler:
-    """Use as a context manager. Leaving it gives every claim back within ``stop_grace`` seconds."""
+    """Runs attempts while it is entered; leaving it releases every claim within ``shutdown_grace_seconds``.
+
+    ``work_available`` makes it look for due objects at once. Objects that need no fetching go to ``mirroring`` in bulk.
+    """
 
     def __init__(
-        self, runtime: ServiceContext, objects: Objects, turns: MirrorAttempts, bulk: Bulk, settings: DedupSettings
+        self,
+        context: ServiceContext,
+        objects: Objects,
+        mirroring: MirrorService,
+        attempts: MirrorAttempts,
+        settings: DedupSettings,
+        *,
+        work_available: asyncio.Event,
     ) -> None:
-        self._runtime = runtime
+        self._context = context
         self._objects = objects
-        self._turns = turns
-        self._bulk = bulk
+        self._mirroring = mirroring
+        self._attempts = attempts
         self._settings = settings
-        self._large = asyncio.Semaphore(settings.max_large_transfers)
+        self._large_slots = asyncio.Semaphore(settings.max_large_transfers)
         self._running: dict[str, tuple[ObjectDocument, asyncio.Task[None]]] = {}
         self._counts = dict.fromkeys(QUEUES, 0)
-        self._wake = asyncio.Event()
+        self._work_available = work_available
         self._loops: list[asyncio.Task[None]] = []
-        for lane in QUEUES:
-            OBJECTS_DUE.labels(lane)
-
-    def wake(self) -> None:
-        """Something became due."""
-        self._wake.set()
+        for queue in QUEUES:
+            OBJECTS_DUE.labels(queue)
 
     async def __aenter__(self) -> Self:
-        self._loops = [asyncio.create_task(self._pump()), asyncio.create_task(self._keep())]
+        self._loops = [asyncio.create_task(self._claim_loop()), asyncio.create_task(self._renew_loop())]
         return self
 
     async def __aexit__(
@@ -81,77 +83,77 @@ class MirrorScheduler:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
 
-    async def step(self) -> int:
-        """Claims and begins what is due and has room; returns how many objects."""
+    async def claim_due(self) -> int:
+        """Claim due objects up to the capacity and start their attempts; return how many."""
         return await self._claim("small") + await self._claim("large")
 
-    async def backlog(self) -> int:
-        """Tells how many objects of each lane are due and in nobody's hands; the index alone answers."""
-        counted = 0
-        for lane in QUEUES:
-            waiting = await self._objects.collection.count(self._due(lane), limit=MAX_COUNTED)
-            OBJECTS_DUE.labels(lane).set(waiting)
-            counted += waiting
-        return counted
+    async def update_backlog_metric(self) -> int:
+        """Count the objects of each queue that are due and not claimed, using the index only."""
+        total = 0
+        for queue in QUEUES:
+            due = await self._objects.collection.count(self._due(queue), limit=MAX_COUNTED)
+            OBJECTS_DUE.labels(queue).set(due)
+            total += due
+        return total
 
-    def _due(self, lane: QueueName) -> Mapping[str, object]:
+    def _due(self, queue: QueueName) -> Mapping[str, object]:
         return {
-            "mirror.lane": None if lane == "small" else lane,
-            "mirror.due_at": {"$lte": self._runtime.clock.now()},
+            "mirror.lane": None if queue == "small" else queue,
+            "mirror.due_at": {"$lte": self._context.clock.now()},
         }
 
-    async def _pump(self) -> None:
+    async def _claim_loop(self) -> None:
         while True:
-            self._wake.clear()
+            self._work_available.clear()
             try:
-                begun = await self.step()
+                claimed = await self.claim_due()
             except BucketlineError as error:
-                log.warning("nothing could be claimed", error=error.message)
-                begun = 0
-            if begun < PAGE:
+                log.warning("objects not claimed", error=error.message)
+                claimed = 0
+            if claimed < PAGE_SIZE:
                 try:
-                    async with asyncio.timeout(self._runtime.settings.reconcile.interval_seconds):
-                        await self._wake.wait()
+                    async with asyncio.timeout(self._context.settings.reconcile.interval_seconds):
+                        await self._work_available.wait()
                 except TimeoutError:
                     pass
 
-    async def _claim(self, lane: QueueName) -> int:
-        room = self._settings.max_concurrency if lane == "small" else self._settings.max_large_transfers
-        room -= self._counts[lane]
-        if lane == "large" and self._large.locked():
-            room = 0
-        if room <= 0:
+    async def _claim(self, queue: QueueName) -> int:
+        capacity = self._settings.max_concurrency if queue == "small" else self._settings.max_large_transfers
+        capacity -= self._counts[queue]
+        if queue == "large" and self._large_slots.locked():
+            capacity = 0
+        if capacity <= 0:
             return 0
         due = await self._objects.collection.find(
-            self._due(lane),
-            limit=PAGE if lane == "small" else room,
+            self._due(queue),
+            limit=PAGE_SIZE if queue == "small" else capacity,
             sort=[("mirror.due_at", 1)],
-            without=OTHERS_FIELDS,
+            without=UNUSED_FIELDS,
         )
         chosen = []
         for obj in due:
-            if _needs_a_turn(obj):
-                room -= 1
-                if room < 0:
+            if _needs_attempt(obj):
+                capacity -= 1
+                if capacity < 0:
                     continue
             chosen.append(obj)
-        mine = await self._claimed(chosen)
+        mine = await self._claim_all(chosen)
         for obj in mine:
-            if _needs_a_turn(obj):
-                self._begin(obj, lane)
-        # afterwards: it may fail, and the turns must not wait until their claims run out
-        bulk = [obj for obj in mine if not _needs_a_turn(obj)]
-        if bulk:
-            SWEPT.labels("mirror").inc(len(bulk))
-            await self._bulk(bulk)
+            if _needs_attempt(obj):
+                self._start(obj, queue)
+        # Last, because it may fail, and attempts must not wait until their claims expire.
+        finishable = [obj for obj in mine if not _needs_attempt(obj)]
+        if finishable:
+            SWEPT.labels("mirror").inc(len(finishable))
+            await self._mirroring.finish_claimed(finishable)
         return len(mine)
 
-    async def _claimed(self, objects: Sequence[ObjectDocument]) -> list[ObjectDocument]:
-        """Those that nobody else took in the meantime, with our claim in them."""
+    async def _claim_all(self, objects: Sequence[ObjectDocument]) -> list[ObjectDocument]:
+        """Claim objects that no other replica has claimed since they were read; return them with our claim."""
         if not objects:
             return []
-        token = self._runtime.ids.new("req")
-        until = self._runtime.clock.now() + timedelta(seconds=self._settings.lease_seconds)
+        token = self._context.ids.new("req")
+        until = self._context.clock.now() + timedelta(seconds=self._settings.lease_seconds)
         outcome = await self._objects.collection.bulk(
             [
                 UpdateOne(
@@ -177,67 +179,67 @@ class MirrorScheduler:
             if obj["_id"] in ids
         ]
 
-    def _begin(self, obj: ObjectDocument, lane: QueueName) -> None:
-        known = self._running.get(obj["_id"])
-        if known is not None:
-            # our own lease ran out: the older turn has lost the object to this one
-            known[1].cancel()
-        self._counts[lane] += 1
-        task = asyncio.create_task(self._turn(obj, _Capacity(self._large, waits=lane == "large")))
+    def _start(self, obj: ObjectDocument, queue: QueueName) -> None:
+        previous = self._running.get(obj["_id"])
+        if previous is not None:
+            # Our own lease expired: the older attempt has lost the object to this one.
+            previous[1].cancel()
+        self._counts[queue] += 1
+        task = asyncio.create_task(self._attempt(obj, LargeTransferSlot(self._large_slots, wait=queue == "large")))
         self._running[obj["_id"]] = (obj, task)
-        task.add_done_callback(lambda done: self._ended(obj, lane, done))
+        task.add_done_callback(lambda done: self._on_done(obj, queue, done))
 
-    def _ended(self, obj: ObjectDocument, lane: QueueName, task: "asyncio.Task[None]") -> None:
-        self._counts[lane] -= 1
+    def _on_done(self, obj: ObjectDocument, queue: QueueName, task: "asyncio.Task[None]") -> None:
+        self._counts[queue] -= 1
         if self._running.get(obj["_id"], (None, None))[1] is task:
             del self._running[obj["_id"]]
-        self._wake.set()
+        self._work_available.set()
 
-    async def _turn(self, obj: ObjectDocument, room: "_Capacity") -> None:
-        about: dict[str, Attribute] = {
+    async def _attempt(self, obj: ObjectDocument, slot: LargeTransferSlot) -> None:
+        attributes: dict[str, Attribute] = {
             "bucketline.object_id": obj["_id"],
             "bucketline.attempt": obj["mirror"]["attempts"] + 1,
         }
         try:
             with (
                 structlog.contextvars.bound_contextvars(object_id=obj["_id"]),
-                start_span("mirror object", parent=obj.get("trace"), attributes=about),
+                start_span("mirror object", parent=obj.get("trace"), attributes=attributes),
             ):
-                await self._turns.take(obj, room)
+                await self._attempts.run(obj, slot)
         except asyncio.CancelledError:
-            await self._give_up(obj)
+            await self._release(obj)
             raise
         except Exception as error:
-            # the claim runs out, and the object is taken up again
-            log.warning("a turn was broken off", object_id=obj["_id"], error=repr(error))
+            # The claim expires, and the object is due again.
+            log.warning("mirror attempt failed", object_id=obj["_id"], error=repr(error))
 
-    async def _give_up(self, obj: ObjectDocument) -> None:
+    async def _release(self, obj: ObjectDocument) -> None:
         try:
             async with asyncio.timeout(2):
-                await self._turns.put_back(obj, seconds=0)
+                await self._attempts.release(obj)
         except (BucketlineError, TimeoutError) as error:
-            log.info("a claim was left to run out", object_id=obj["_id"], error=repr(error))
+            log.info("claim not released", object_id=obj["_id"], error=repr(error))
 
-    async def _keep(self) -> None:
-        """Renews the claims of running turns, and ends the turns of objects that were changed or taken."""
+    async def _renew_loop(self) -> None:
+        """Renew the claims of running attempts, and cancel the attempts of objects that were changed or taken."""
         while True:
             await asyncio.sleep(self._settings.lease_seconds / 3)
             try:
                 await self._renew()
             except BucketlineError as error:
-                log.warning("claims were not renewed", error=error.message)
+                log.warning("claims not renewed", error=error.message)
 
     async def _renew(self) -> None:
-        turns = dict(self._running)
-        if not turns:
+        running = dict(self._running)
+        if not running:
             return
-        until = self._runtime.clock.now() + timedelta(seconds=self._settings.lease_seconds)
+        until = self._context.clock.now() + timedelta(seconds=self._settings.lease_seconds)
         rows = await self._objects.collection.find(
-            {"_id": {"$in": list(turns)}}, limit=len(turns), fields=["mirror.claim", "blobs_revision"]
+            {"_id": {"$in": list(running)}}, limit=len(running), fields=["mirror.claim", "blobs_revision"]
         )
         held = {row["_id"]: row for row in rows}
         kept = []
-        for object_id, (obj, task) in turns.items():
+        for object_id, (obj, task) in running.items():
             row = held.get(object_id)
             if (
                 row is None
@@ -259,21 +261,6 @@ class MirrorScheduler:
         )
 
 
-class _Capacity:
-    """A place for large content: at once or not at all in the small lane, by waiting in the large one."""
-
-    def __init__(self, large: asyncio.Semaphore, *, waits: bool) -> None:
-        self._large = large
-        self._waits = waits
-
-    @asynccontextmanager
-    async def large(self) -> AsyncIterator[None]:
-        if self._large.locked() and not self._waits:
-            raise NeedsLargeQueue("large content waits for its lane")
-        async with self._large:
-            yield
-
-
-def _needs_a_turn(obj: ObjectDocument) -> bool:
+def _needs_attempt(obj: ObjectDocument) -> bool:
     mirror = obj["mirror"]
-    return mirror["state"] == "pending" and (mirror["attempts"] > 0 or not is_inline(obj))
+    return mirror["state"] == "pending" and (mirror["attempts"] > 0 or needs_fetching(obj))

@@ -1,139 +1,260 @@
-"""Mirroring: every blob of an object gets into our S3 under the hash of its bytes, once.
+"""Mirroring: stores every blob of an object once, under the hash of its bytes.
 
-What came with its object is dealt with at once, in bulk. What has to be fetched is made due and left to the lanes, so
-that the bus goes on.
+Inline content is stored in bulk. Objects whose content has to be fetched are queued for the scheduler, so that the
+consumer is never blocked.
 """
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 
-from pymongo import UpdateOne
-
-from bucketline.db.objects import BlobDocument, Mirror, ObjectDocument, Objects
-from bucketline.errors import RetryableError
+from bucketline.blobs.store import BlobStore
+from bucketline.clock import Clock
+from bucketline.db.blobs import Blobs, NewContent
+from bucketline.db.mirror_queue import MirrorQueue
+from bucketline.db.objects import BlobDocument, ObjectDocument
+from bucketline.domain.blob_sources import InlineSource, declared_type, from_document
+from bucketline.domain.filenames import safe_filename
+from bucketline.domain.text_encodings import charset_of
+from bucketline.errors import BucketlineError, RetryableError
 from bucketline.observability.logging import get_logger
-from bucketline.service_context import ServiceContext
-from bucketline_dedup.mirror_attempt import MirrorAttempts
-from bucketline_dedup.mirror_inline import InlineMirror, is_inline
-from bucketline_dedup.outcomes import MirrorOutcomes, Traces
-from bucketline_dedup.scheduler import MirrorScheduler
+from bucketline.observability.metrics import BLOB_BYTES
+from bucketline_dedup.content_store import ContentStore, StoredContent, StreamHasher
+from bucketline_dedup.errors import SourceError
+from bucketline_dedup.media_type import HEAD_BYTES, media_type
+from bucketline_dedup.mirror_blob import (
+    blob_without_bytes,
+    count_content,
+    failed_blob,
+    is_link_only,
+    linked_blob,
+    needs_fetching,
+    stored_blob,
+)
+from bucketline_dedup.outcomes import MirrorOutcomes, Traces, with_outcome
 from bucketline_dedup.settings import DedupSettings
 
 log = get_logger(__name__)
 
+THREAD_THRESHOLD_BYTES = 256 * 1024
+PUT_TIMEOUT_SECONDS = 20.0
+"""How long a micro-batch waits for one write. An object whose content takes longer gets an attempt of its own."""
+
 
 class MirrorService:
-    """The use case behind the records, and the lanes behind it."""
+    """Mirrors objects of events and of the queue; ``work_available`` tells the scheduler that objects were queued."""
 
     def __init__(
         self,
-        runtime: ServiceContext,
-        objects: Objects,
-        inline: InlineMirror,
-        settling: MirrorOutcomes,
-        turns: MirrorAttempts,
+        queue: MirrorQueue,
+        inline: "InlineMirror",
+        outcomes: MirrorOutcomes,
         settings: DedupSettings,
+        *,
+        clock: Clock,
+        work_available: asyncio.Event,
     ) -> None:
-        self._runtime = runtime
+        self._queue = queue
         self._inline = inline
-        self._settling = settling
+        self._outcomes = outcomes
         self._settings = settings
-        self.objects = objects
-        self.lanes = MirrorScheduler(runtime, objects, turns, self._swept, settings)
+        self._clock = clock
+        self._work_available = work_available
+
+    async def load(self, object_ids: Sequence[str]) -> dict[str, ObjectDocument]:
+        """Return the existing objects by id."""
+        return await self._queue.get_many(object_ids)
 
     async def mirror(self, objects: Sequence[ObjectDocument], traces: Traces) -> None:
-        """Mirrors inline content, leaves the rest to the lanes, and announces every object that is settled.
+        """Mirror inline content, queue the rest, and publish the events of every finished object.
 
-        An object that is settled already is announced again: its record may have come for want of that.
+        Objects that had finished before are published again, because their record may be a redelivery after a crash.
         """
         pending = [obj for obj in objects if obj["mirror"]["state"] == "pending"]
-        inline = [obj for obj in pending if is_inline(obj)]
-        told = await self._settle_inline(inline, owing=False)
-        settled = [obj for obj in objects if obj["mirror"]["state"] != "pending"]
-        await self._settling.announce(settled + told, traces)
-        await self._leave_to_lanes([obj for obj in pending if not is_inline(obj)])
+        inline = [obj for obj in pending if not needs_fetching(obj)]
+        saved = await self._mirror_inline(inline, claimed=False)
+        finished = [obj for obj in objects if obj["mirror"]["state"] != "pending"]
+        await self._outcomes.publish(finished + saved, traces)
+        await self._enqueue([obj for obj in pending if needs_fetching(obj)])
 
-    async def redrive(self, objects: Sequence[ObjectDocument], parked: Mapping[str, str]) -> None:
-        """Starts over with objects that were parked. ``parked`` maps them to the replayed event's id."""
-        now = self._runtime.clock.now()
-        fresh: Mirror = {"state": "pending", "attempts": 0, "due_at": now}
-        await self.objects.collection.bulk(
-            [
-                UpdateOne(
-                    {
-                        "_id": obj["_id"],
-                        "blobs_revision": obj["blobs_revision"],
-                        "mirror.state": "failed",
-                        "mirror.parked": parked[obj["_id"]],
-                    },
-                    {"$set": {"mirror": fresh, "blobs": [_anew(blob) for blob in obj["blobs"]]}},
-                )
-                for obj in objects
-            ]
-        )
-        self.lanes.wake()
+    async def retry_dead_lettered(self, objects: Mapping[str, ObjectDocument], event_ids: Mapping[str, str]) -> None:
+        """Start over with dead-lettered objects. ``event_ids`` are those of the replayed events, by object."""
+        await self._queue.restart(objects, event_ids, self._clock.now())
+        self._work_available.set()
 
-    async def _settle_inline(self, objects: Sequence[ObjectDocument], *, owing: bool) -> list[ObjectDocument]:
+    async def finish_claimed(self, objects: Sequence[ObjectDocument]) -> None:
+        """Finish claimed objects that need no fetching: their event was never consumed, or theirs not published."""
+        saved = await self._mirror_inline([o for o in objects if o["mirror"]["state"] == "pending"], claimed=True)
+        saved += [obj for obj in objects if obj["mirror"]["state"] != "pending"]
+        try:
+            await self._outcomes.publish(saved)
+        except RetryableError as error:
+            log.warning("outcomes not published", objects=len(saved), error=error.message)
+            return
+        await self._outcomes.mark_published(saved)
+
+    async def _mirror_inline(self, objects: Sequence[ObjectDocument], *, claimed: bool) -> list[ObjectDocument]:
         if not objects:
             return []
-        done, blocked = await self._inline.mirror(objects)
-        until = self._runtime.clock.now() + timedelta(seconds=self._settings.lease_seconds)
-        told = await self._settling.settle(done, owing_until=until if owing else None) if done else []
+        finished, blocked = await self._inline.mirror(objects)
+        now = self._clock.now()
+        publish_by = now + timedelta(seconds=self._settings.lease_seconds) if claimed else None
+        saved = await self._outcomes.save(finished, publish_by=publish_by) if finished else []
         if blocked:
-            await self._leave_to_lanes(blocked, blocked=True)
-        return told
+            due_at = now + timedelta(seconds=self._settings.initial_backoff_seconds)
+            await self._queue.requeue(blocked, due_at=due_at, large=self._large_objects(blocked))
+            self._work_available.set()
+        return saved
 
-    async def _leave_to_lanes(self, objects: Sequence[ObjectDocument], *, blocked: bool = False) -> None:
-        """Makes objects due. One that is being worked on, or that was changed, is left alone.
+    async def _enqueue(self, objects: Sequence[ObjectDocument]) -> None:
+        if objects:
+            await self._queue.enqueue(objects, due_at=self._clock.now(), large=self._large_objects(objects))
+            self._work_available.set()
 
-        ``blocked`` objects get turns of their own, which end, although there is nothing to fetch for them.
+    def _large_objects(self, objects: Sequence[ObjectDocument]) -> set[str]:
+        """Return the objects with content that is known to be large and has to be read."""
+        return {
+            obj["_id"]
+            for obj in objects
+            for blob in obj["blobs"]
+            if (source := blob["source"])
+            and isinstance(size := source.get("size"), int)
+            and size > self._settings.small_bytes
+            and not source.get("sha256")
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Content:
+    """Inline content, decoded and hashed."""
+
+    data: bytes
+    sha256: str
+    mime_type: str
+    filename: str | None
+    charset: str | None
+
+
+class InlineMirror:
+    """Mirrors the inline content of many objects: one lookup, one PUT for each new hash, one write of records."""
+
+    def __init__(
+        self, store: BlobStore, contents: ContentStore, records: Blobs, settings: DedupSettings, *, clock: Clock
+    ) -> None:
+        self._store = store
+        self._contents = contents
+        self._records = records
+        self._slots = asyncio.Semaphore(settings.max_concurrency)
+        self._clock = clock
+
+    async def mirror(self, objects: Sequence[ObjectDocument]) -> tuple[list[ObjectDocument], list[ObjectDocument]]:
+        """Return the finished objects, not yet saved, and the objects whose content could not be stored now.
+
+        Raises ``DependencyUnavailable`` when MongoDB or S3 as a whole does not answer. A key that S3 cannot write only
+        delays the objects with that content. This can be repeated.
         """
-        if not objects:
-            return
-        due = self._runtime.clock.now() + timedelta(seconds=self._settings.initial_backoff_seconds if blocked else 0)
-        await self.objects.collection.bulk(
-            [
-                UpdateOne(
-                    {
-                        "_id": obj["_id"],
-                        "blobs_revision": obj["blobs_revision"],
-                        "mirror.state": "pending",
-                        "mirror.claim": obj["mirror"].get("claim") if blocked else None,
-                    },
-                    {
-                        "$set": {"mirror.due_at": due, **self._lane(obj)},
-                        "$max": {"mirror.attempts": 1 if blocked else 0},
-                        "$unset": {"mirror.claim": ""},
-                    },
-                )
-                for obj in objects
+        contents = await self._read(objects)
+        by_hash = {content.sha256: content for content in contents.values() if isinstance(content, _Content)}
+        forced = {
+            content.sha256
+            for obj in objects
+            for blob in obj["blobs"]
+            if blob["force"] and isinstance(content := contents.get(blob["blob_id"]), _Content)
+        }
+        claimed = await self._records.claim(by_hash.keys(), self._clock.now())
+        new = [
+            content
+            for sha256, content in by_hash.items()
+            if sha256 not in claimed.leaving and (sha256 not in claimed.held or sha256 in forced)
+        ]
+        results = await asyncio.gather(*(self._put(content, content.sha256 in forced) for content in new))
+        written = {content.sha256: ours for content, ours in zip(new, results, strict=True) if ours is not None}
+        if new and not written:
+            await self._contents.check_store()
+        rows = [NewContent(c.sha256, len(c.data), c.mime_type, c.charset) for c in new if c.sha256 in written]
+        leaving = await self._records.record(rows, self._clock.now()) if rows else frozenset()
+        usable = (claimed.held.keys() | written.keys()) - leaving
+        first_copies = {sha256 for sha256, ours in written.items() if ours}
+        finished, blocked = [], []
+        for obj in objects:
+            results_by_blob = [
+                self._finish_blob(blob, contents.get(blob["blob_id"]), usable, first_copies) for blob in obj["blobs"]
             ]
+            blobs = [blob for blob in results_by_blob if blob is not None]
+            if len(blobs) == len(results_by_blob):
+                finished.append(with_outcome(obj, blobs, self._clock.now()))
+            else:
+                blocked.append(obj)
+        return finished, blocked
+
+    def _finish_blob(
+        self, blob: BlobDocument, content: _Content | SourceError | None, usable: set[str], first_copies: set[str]
+    ) -> BlobDocument | None:
+        """Return the blob as it is afterwards; None if its content could not be stored."""
+        if blob["state"] != "pending":
+            return blob
+        if isinstance(content, SourceError):
+            return failed_blob(blob, content.message)
+        if content is None:
+            return linked_blob(blob) if is_link_only(blob) else blob_without_bytes(blob)
+        if content.sha256 not in usable:
+            return None
+        # Of several equal blobs in one micro-batch, only the first is the original.
+        duplicate = content.sha256 not in first_copies
+        first_copies.discard(content.sha256)
+        stored = StoredContent(
+            content.sha256, len(content.data), content.mime_type, content.filename, duplicate, content.charset
         )
-        self.lanes.wake()
+        count_content(stored)
+        return stored_blob(blob, stored, self._store)
 
-    def _lane(self, obj: ObjectDocument) -> dict[str, str]:
-        """Content that is known to be large, and to need reading, begins in the large lane."""
-        for blob in obj["blobs"]:
-            source = blob["source"] or {}
-            size = source.get("size")
-            if isinstance(size, int) and size > self._settings.small_bytes and not source.get("sha256"):
-                return {"mirror.lane": "large"}
-        return {}
+    async def _put(self, content: _Content, force: bool) -> bool | None:
+        """Return whether this call stored the content; None if it could not be stored."""
+        async with self._slots:
+            try:
+                async with asyncio.timeout(PUT_TIMEOUT_SECONDS):
+                    return await self._contents.put(content.data, content.sha256, content.mime_type, force=force)
+            except BucketlineError as error:
+                log.warning("content not stored", sha256=content.sha256, error=error.message)
+            except TimeoutError:
+                log.warning(
+                    "content not stored", sha256=content.sha256, error=f"no answer in {PUT_TIMEOUT_SECONDS:g} s"
+                )
+            return None
 
-    async def _swept(self, objects: Sequence[ObjectDocument]) -> None:
-        """Claimed objects that need no fetching: records that never came, and events that were not published."""
-        told = await self._settle_inline([o for o in objects if o["mirror"]["state"] == "pending"], owing=True)
-        told += [obj for obj in objects if obj["mirror"]["state"] != "pending"]
+    async def _read(self, objects: Sequence[ObjectDocument]) -> dict[str, _Content | SourceError]:
+        """Return the pending content by blob id, hashed; in a thread if it is large."""
+        sources = {
+            blob["blob_id"]: (source, blob["checksum"])
+            for obj in objects
+            for blob in obj["blobs"]
+            if blob["state"] == "pending" and isinstance(source := from_document(blob["source"] or {}), InlineSource)
+        }
+        size = sum(len(text) for obj in objects for blob in obj["blobs"] for text in _texts(blob))
+        if size < THREAD_THRESHOLD_BYTES:
+            return _read_all(sources)
+        return await asyncio.to_thread(_read_all, sources)
+
+
+def _texts(blob: BlobDocument) -> Iterator[str]:
+    return (value for value in (blob["source"] or {}).values() if isinstance(value, str))
+
+
+def _read_all(sources: Mapping[str, tuple[InlineSource, str | None]]) -> dict[str, _Content | SourceError]:
+    contents: dict[str, _Content | SourceError] = {}
+    for blob_id, (source, checksum) in sources.items():
         try:
-            await self._settling.announce(told, {})
-        except RetryableError as error:
-            log.warning("not announced yet", objects=len(told), error=error.message)
-            return
-        await self._settling.announced(told)
+            contents[blob_id] = _read_content(source, checksum)
+        except SourceError as error:
+            contents[blob_id] = error
+    return contents
 
 
-def _anew(blob: BlobDocument) -> BlobDocument:
-    """A failed blob is fetched again; the others stay as they are."""
-    if blob["state"] != "failed" or blob["source"] is None:
-        return blob
-    return {**blob, "state": "pending", "error": None}
+def _read_content(source: InlineSource, checksum: str | None) -> _Content:
+    data = source.content()
+    BLOB_BYTES.labels("hashed").inc(len(data))
+    filename = safe_filename(getattr(source, "filename", None))
+    declared = declared_type(source)
+    mime_type = media_type(data[:HEAD_BYTES], declared=declared, filename=filename)
+    return _Content(data, StreamHasher(checksum).hash_all(data), mime_type, filename, charset_of(declared))

@@ -1,16 +1,15 @@
-"""One way to open whatever a producer pointed at: an async stream of bounded chunks, never more than asked for.
-
-What is behind each kind of source is a Protocol, so that mirroring knows nothing about HTTP or S3.
-"""
+"""Opens any kind of source as an async stream of bounded chunks."""
 
 import asyncio
 import os
 import stat
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from pathlib import Path
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import Protocol
 
+from bucketline.blobs.store import AccessRefused, BlobStore, BlobStoreError, ContentTooLarge, ObjectMissing
 from bucketline.domain.blob_sources import (
     Base64Source,
     DataUriSource,
@@ -22,123 +21,131 @@ from bucketline.domain.blob_sources import (
     Source,
     StagedSource,
     TextSource,
-    UploadSource,
     UrlSource,
     declared_type,
 )
 from bucketline.domain.filenames import safe_filename
-from bucketline_dedup.errors import (
-    AddressRefused,
-    SourceNotFound,
-    SourceTooLarge,
-    SourceUnavailable,
-    SourceUnreadable,
-)
+from bucketline.errors import DependencyUnavailable
+from bucketline.http.ssrf import AddressRefused
+from bucketline_dedup.errors import SourceNotFound, SourceTooLarge, SourceUnavailable, SourceUnreadable
+from bucketline_dedup.http_fetcher import HttpFetcher
 
 CHUNK_BYTES = 1024 * 1024
 
 
 class ByteStream(Protocol):
-    """Bytes on their way in, iterated once, in chunks of at most 1 MiB.
+    """Bytes of a source, iterated once, in chunks of at most 1 MiB.
 
-    ``content_length`` is what was announced, None when nothing was; ``content_type`` is a claim, not a finding;
-    ``filename`` is safe to store. The end of the iteration means that everything arrived; otherwise
-    a :class:`bucketline_dedup.errors.SourceError` is raised.
+    ``content_length`` is the announced length, if any; ``content_type`` is a claim of the source; ``filename`` is safe
+    to store. The iteration ends only when everything arrived; otherwise it raises a
+    :class:`~bucketline_dedup.errors.SourceError`.
     """
 
     @property
-    def content_length(self) -> int | None: ...
+    def content_length(self) -> int | None:
+        """Announced length in bytes."""
+        ...
+
     @property
-    def content_type(self) -> str | None: ...
+    def content_type(self) -> str | None:
+        """Declared media type."""
+        ...
+
     @property
-    def filename(self) -> str | None: ...
+    def filename(self) -> str | None:
+        """Declared file name."""
+        ...
+
     def __aiter__(self) -> AsyncIterator[bytes]: ...
 
 
-class UrlOpener(Protocol):
-    """http(s); :class:`bucketline_dedup.http_fetcher.HttpFetcher`."""
+@dataclass(frozen=True)
+class SizedStream:
+    """A stream of known length."""
 
-    def open(self, url: str, *, max_bytes: int) -> AbstractAsyncContextManager[ByteStream]: ...
+    chunks: AsyncIterator[bytes]
+    content_length: int
+    content_type: str | None = None
+    filename: str | None = None
 
-
-class ObjectOpener(Protocol):
-    """Objects in S3, our own bucket or another's. Raises the errors of :mod:`bucketline_dedup.errors`."""
-
-    def open(self, bucket: str, key: str, *, max_bytes: int) -> AbstractAsyncContextManager[ByteStream]: ...
-
-
-class UploadOpener(Protocol):
-    """Confirmed uploads and staged bytes, which lie in our own bucket."""
-
-    def open_upload(self, upload_id: str, *, max_bytes: int) -> AbstractAsyncContextManager[ByteStream]: ...
-    def open_staged(self, key: str, *, max_bytes: int) -> AbstractAsyncContextManager[ByteStream]: ...
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self.chunks
 
 
 class SourceOpener:
-    """Opens every kind of source. What is not configured (``None``, no ``file_roots``) is refused.
+    """Opens sources: ``fetcher`` reads URLs, ``store`` our own bucket, ``external`` the configured other buckets.
 
-    ``file_roots`` are the only directories that ``file://`` may read, symbolic links resolved.
+    ``file_roots`` are the only directories that ``file://`` may read, symbolic links resolved. What is not configured
+    is refused.
     """
 
     def __init__(
-        self,
-        *,
-        urls: UrlOpener | None = None,
-        objects: ObjectOpener | None = None,
-        uploads: UploadOpener | None = None,
-        file_roots: Sequence[Path] = (),
+        self, *, fetcher: HttpFetcher, store: BlobStore, external: BlobStore, file_roots: Sequence[Path] = ()
     ) -> None:
-        self._urls = urls
-        self._objects = objects
-        self._uploads = uploads
+        self._fetcher = fetcher
+        self._store = store
+        self._external = external
         self._file_roots = tuple(root.resolve() for root in file_roots)
 
     def open(self, source: Source, *, max_bytes: int) -> AbstractAsyncContextManager[ByteStream]:
-        """Enter the result to get the stream; leaving gives connections and files back.
+        """Return a context manager of the stream; leaving it closes connections and files.
 
-        :class:`PropertiesSource` has no bytes: asking for them is a mistake of the caller.
+        Uploads are opened as the :class:`StagedSource` of their key. :class:`PropertiesSource` has no bytes, and
+        opening it is a programming error.
         """
         match source:
             case TextSource() | JsonSource() | DataUriSource() | Base64Source():
-                return _inline(source, max_bytes)
-            case UrlSource(url) if self._urls is not None:
-                return self._urls.open(url, max_bytes=max_bytes)
-            case S3Source() if self._objects is not None:
-                return self._objects.open(source.bucket, source.key, max_bytes=max_bytes)
-            case UploadSource(upload_id) if self._uploads is not None:
-                return self._uploads.open_upload(upload_id, max_bytes=max_bytes)
-            case StagedSource(key) if self._uploads is not None:
-                return self._uploads.open_staged(key, max_bytes=max_bytes)
+                return _open_inline(source, max_bytes)
+            case UrlSource(url):
+                return self._fetcher.open(url, max_bytes=max_bytes)
+            case S3Source():
+                return self._open_external(source.bucket, source.key, max_bytes)
+            case StagedSource(key):
+                return self._open_staged(key, max_bytes)
             case FileSource(path):
-                return _file(path, self._file_roots, max_bytes)
+                return _open_file(path, self._file_roots, max_bytes)
             case PropertiesSource():
                 raise ValueError("properties have no bytes to open")
             case _:
-                raise AddressRefused(detail=f"sources of kind {source.kind!r} are not configured")
+                raise SourceNotFound("the upload is gone", detail=repr(source))
 
+    @asynccontextmanager
+    async def _open_staged(self, key: str, max_bytes: int) -> AsyncIterator[ByteStream]:
+        with _own_store_errors(key, max_bytes):
+            info = await self._store.head(key)
+            if info.size > max_bytes:
+                raise ContentTooLarge(max_bytes)
 
-class _Chunks:
-    """A stream over something that yields bytes by itself."""
+        async def chunks() -> AsyncGenerator[bytes, None]:
+            with _own_store_errors(key, max_bytes):
+                async with aclosing(self._store.get(key, limit=max_bytes)) as content:
+                    async for chunk in content:
+                        yield chunk
 
-    def __init__(
-        self,
-        chunks: AsyncIterator[bytes],
-        *,
-        content_length: int | None,
-        content_type: str | None = None,
-        filename: str | None = None,
-    ) -> None:
-        self._chunks = chunks
-        self.content_length = content_length
-        self.content_type = content_type
-        self.filename = filename
+        async with aclosing(chunks()) as stream:
+            yield SizedStream(stream, info.size, info.content_type, _key_name(key))
 
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self._chunks
+    @asynccontextmanager
+    async def _open_external(self, bucket: str, key: str, max_bytes: int) -> AsyncIterator[ByteStream]:
+        # Only opening and reading are mapped: errors of the caller's block, which pass through here too, are not the
+        # source's fault.
+        async with AsyncExitStack() as stack:
+            with _external_store_errors(key, max_bytes):
+                content = await stack.enter_async_context(
+                    self._external.open_external(f"s3://{bucket}/{key}", limit=max_bytes)
+                )
+
+            async def chunks() -> AsyncGenerator[bytes, None]:
+                with _external_store_errors(key, max_bytes):
+                    async for chunk in content.chunks:
+                        yield chunk
+
+            stream = await stack.enter_async_context(aclosing(chunks()))
+            yield SizedStream(stream, content.info.size, content.info.content_type, _key_name(key))
 
 
 @asynccontextmanager
-async def _inline(source: InlineSource, max_bytes: int) -> AsyncIterator[ByteStream]:
+async def _open_inline(source: InlineSource, max_bytes: int) -> AsyncIterator[ByteStream]:
     content = source.content()
     if len(content) > max_bytes:
         raise SourceTooLarge(max_bytes)
@@ -148,41 +155,41 @@ async def _inline(source: InlineSource, max_bytes: int) -> AsyncIterator[ByteStr
             yield content[start : start + CHUNK_BYTES]
 
     name = safe_filename(source.filename) if isinstance(source, Base64Source) else None
-    yield _Chunks(chunks(), content_length=len(content), content_type=declared_type(source), filename=name)
+    yield SizedStream(chunks(), len(content), declared_type(source), name)
 
 
 @asynccontextmanager
-async def _file(path: str, roots: tuple[Path, ...], max_bytes: int) -> AsyncIterator[ByteStream]:
-    file, size = await asyncio.to_thread(_open_regular, path, roots)
+async def _open_file(path: str, roots: tuple[Path, ...], max_bytes: int) -> AsyncIterator[ByteStream]:
+    file, size = await asyncio.to_thread(_open_regular_file, path, roots)
     try:
         if size > max_bytes:
             raise SourceTooLarge(max_bytes)
 
         async def chunks() -> AsyncIterator[bytes]:
-            seen = 0
+            position = 0
             while chunk := await asyncio.to_thread(os.read, file, CHUNK_BYTES):
-                seen += len(chunk)
-                if seen > size:
+                position += len(chunk)
+                if position > size:
                     break
                 yield chunk
-            if seen != size:
-                raise SourceUnavailable("the source changed while it was read", detail=f"{seen} of {size} bytes")
+            if position != size:
+                raise SourceUnavailable("the source changed while it was read", detail=f"{position} of {size} bytes")
 
-        yield _Chunks(chunks(), content_length=size, filename=safe_filename(Path(path).name))
+        yield SizedStream(chunks(), size, filename=safe_filename(Path(path).name))
     finally:
         os.close(file)
 
 
-def _open_regular(path: str, roots: tuple[Path, ...]) -> tuple[int, int]:
-    """A descriptor below one of ``roots`` and its size.
+def _open_regular_file(path: str, roots: tuple[Path, ...]) -> tuple[int, int]:
+    """Return a descriptor of a file below one of ``roots`` and its size.
 
-    Judged twice: the path as resolved, and what was really opened (someone may swap a link in between).
+    Both the resolved path and the opened file are checked, because a link may be swapped in between.
     """
     try:
         resolved = Path(path).resolve()
         if not any(resolved.is_relative_to(root) for root in roots):
             raise AddressRefused(detail=f"{resolved} is outside the allowed directories")
-        # a FIFO must not block the thread
+        # O_NONBLOCK: a FIFO must not block the thread.
         file = os.open(resolved, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except (FileNotFoundError, NotADirectoryError):
         raise SourceNotFound(detail=path) from None
@@ -195,3 +202,34 @@ def _open_regular(path: str, roots: tuple[Path, ...]) -> tuple[int, int]:
         os.close(file)
         raise AddressRefused(detail=f"{path} is not a regular file below an allowed directory")
     return file, status.st_size
+
+
+@contextmanager
+def _own_store_errors(key: str, max_bytes: int) -> Iterator[None]:
+    """Map the errors of our own bucket; if it is unreachable, that is not the source's fault."""
+    try:
+        yield
+    except ObjectMissing as error:
+        raise SourceNotFound("the uploaded content is gone", detail=key) from error
+    except ContentTooLarge as error:
+        raise SourceTooLarge(max_bytes, detail=key) from error
+
+
+@contextmanager
+def _external_store_errors(key: str, max_bytes: int) -> Iterator[None]:
+    try:
+        yield
+    except AccessRefused as error:
+        raise AddressRefused(detail=f"{key}: {error.message}") from error
+    except ObjectMissing as error:
+        raise SourceNotFound(detail=key) from error
+    except ContentTooLarge as error:
+        raise SourceTooLarge(max_bytes, detail=key) from error
+    except DependencyUnavailable as error:
+        raise SourceUnavailable("the source cannot be reached", detail=error.message) from error
+    except BlobStoreError as error:
+        raise SourceUnreadable("the source cannot be read", detail=error.message) from error
+
+
+def _key_name(key: str) -> str | None:
+    return safe_filename(PurePosixPath(key).name)

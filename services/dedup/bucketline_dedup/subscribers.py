@@ -1,4 +1,4 @@
-"""What dedup consumes and publishes: it mirrors the blobs of created and changed objects."""
+"""Subscribers of the dedup service: they mirror the blobs of created and changed objects."""
 
 from typing import Annotated
 
@@ -8,7 +8,6 @@ from bucketline.events.cloudevents import REPLAY, Events
 from bucketline.events.models import ObjectCreated, ObjectMirrored, ObjectStatusChanged, ObjectUpdated
 from bucketline.events.topics import OBJECTS
 from bucketline.kafka.broker import Provided, event_router, publishes
-from bucketline_dedup.outcomes import OTHERS_FIELDS
 from bucketline_dedup.service import MirrorService
 
 router = event_router()
@@ -23,21 +22,22 @@ async def mirror_objects(
 
     Blobs of deleted objects are left to garbage collection.
     """
-    wanted = [
+    relevant = [
         (record.event.object_id, record)
         for record in records
         if isinstance(event := record.event, ObjectCreated) or event.blobs_changed or event.auto_process
     ]
-    traces = {object_id: record.trace for object_id, record in wanted}
-    objects = await mirroring.objects.many(list(traces), without=OTHERS_FIELDS)
+    traces = {object_id: record.trace for object_id, record in relevant}
+    objects = await mirroring.load(list(traces))
     replayed = {
         object_id: record.id
-        for object_id, record in wanted
+        for object_id, record in relevant
         if object_id in objects and objects[object_id]["mirror"].get("parked") == record.id
     }
     if replayed:
-        await mirroring.redrive([objects.pop(object_id) for object_id in replayed], replayed)
-    fresh = {object_id for object_id, record in wanted if record.source != REPLAY}
-    # An object that is settled has been announced before, and the event replay announces it itself.
-    announced = {o for o, obj in objects.items() if o not in fresh and obj["mirror"]["state"] != "pending"}
-    await mirroring.mirror([obj for o, obj in objects.items() if o not in announced], traces)
+        await mirroring.retry_dead_lettered({object_id: objects.pop(object_id) for object_id in replayed}, replayed)
+    # An object that has finished is only published again for a redelivery; the event replay publishes its own events.
+    fresh = {object_id for object_id, record in relevant if record.source != REPLAY}
+    await mirroring.mirror(
+        [obj for object_id, obj in objects.items() if object_id in fresh or obj["mirror"]["state"] == "pending"], traces
+    )

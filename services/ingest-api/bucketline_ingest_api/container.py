@@ -29,9 +29,9 @@ from bucketline.observability.tracing import current_trace
 from bucketline.settings import ReconcileSettings
 from bucketline_ingest_api.auth import Auth
 from bucketline_ingest_api.buckets.stats import BucketCounts
-from bucketline_ingest_api.capped_count import CappedCounter
 from bucketline_ingest_api.objects.bulk_writer import ObjectBulkWriter
 from bucketline_ingest_api.objects.serializers import PollField
+from bucketline_ingest_api.pagination import CappedCounter
 from bucketline_ingest_api.settings import ApiSettings
 from bucketline_ingest_api.tasks.runner import TaskRunner
 

@@ -1,52 +1,60 @@
-"""The one way a list is answered: scope, filters, search, order and page, in one query that an index bounds."""
+"""Lists, their totals and time limits: every list is one query over scope, filters, search, order and page."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
-from bucketline.db.mongo import Collection, ResultTooLarge
+from cachetools import TTLCache
+
+from bucketline.db.mongo import Collection, QueryTimeout, ResultTooLarge, query_timeout
 from bucketline.domain.filters import DATE_FIELDS, NO_MOMENTS, fields_of, literal_pattern, parse_filter, to_mongo
 from bucketline.domain.keyset import FieldPath, Partition, Sort, mongo_sort, resolve_sorts, rows_after, with_ties
 from bucketline.domain.moments import Moments
 from bucketline.domain.pagination import Bounds, build_pagination, resolve_page, split_page
 from bucketline.domain.schema import Location
-from bucketline.errors import BadRequest
+from bucketline.errors import BadRequest, SearchTooSlow
 from bucketline_ingest_api.schemas import ListBody, ListQuery, Pagination
-from bucketline_ingest_api.search_timeout import search_timeout
 
 D = TypeVar("D", bound=Mapping[str, Any])
 
 NEWEST_FIRST = (Sort("created_at", descending=True),)
 OLDEST_FIRST = (Sort("created_at"),)
 
-MAX_BYTES = 64 * 1024 * 1024
-"""Of the rows of a page as they are stored."""
+MAX_PAGE_BYTES = 64 * 1024 * 1024
+"""Limit on the size of a page's rows as they are stored."""
+
+MAX_SEARCH_SECONDS = 10.0
+
+MAX_EXACT_COUNT = 20_000
+COUNT_CACHE_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
 class ListSpec:
-    """How one noun is listed.
+    """Defines how a resource is listed.
 
-    ``field_path`` turns a name on the wire into a stored path. ``searched`` are the stored paths that ``search`` looks
-    at. ``counted``: the total is told even where nobody asked for it, as the contract wants for short lists.
-    ``dates`` and ``exact`` are wire names of our own dates, and of ids. ``simple`` are stored paths where every row has
-    one value of one kind: an index can be entered there. ``ties`` are wire names; they order what the list's own fields
-    leave equal, in the direction of the last of those. ``search`` replaces looking at ``searched``; it is given the
-    pattern. ``moments`` are the dates of the producer's, whose text is stored below ``under``. ``partitioned`` is the
-    condition of a partition, where lists of this noun are read in parts. ``fields`` are the stored ones that are read;
-    None: all but those in ``without``.
+    - ``bounds`` limit the page size and the offset.
+    - ``field_path`` maps wire names to stored paths.
+    - ``searched`` are the stored paths that ``search`` looks at; a function builds the condition from the pattern.
+    - ``order`` is the default order; ``ties`` are wire names that order rows which the other sort fields leave equal.
+    - ``counted``: count all rows even if the request does not ask for the total.
+    - ``dates`` and ``exact`` are wire names of dates, and of ids that are compared exactly.
+    - ``simple`` are stored paths that hold one value of one type in every row, so that an index bounds a page.
+    - ``moments`` are the dates in the producer's fields, which are stored as text below ``under``.
+    - ``partitioned`` builds the condition of a partition, for lists that can be read in parallel.
+    - ``fields`` are the stored fields to read; None reads all but those in ``without``.
     """
 
     bounds: Bounds
     field_path: FieldPath
-    searched: tuple[str, ...]
+    searched: tuple[str, ...] | Callable[[str], Mapping[str, object]]
     order: tuple[Sort, ...] = NEWEST_FIRST
     ties: tuple[str, ...] = ()
     counted: bool = True
     dates: frozenset[str] = DATE_FIELDS
     exact: frozenset[str] = frozenset()
     simple: tuple[str, ...] = ("_id", "created_at")
-    search: Callable[[str], Mapping[str, object]] | None = None
     moments: Moments = NO_MOMENTS
     under: str = ""
     partitioned: Callable[[Partition], Mapping[str, object]] | None = None
@@ -56,7 +64,7 @@ class ListSpec:
 
 @dataclass(frozen=True)
 class Selection:
-    """Which rows: a condition, and what the server has to compute before it can be asked."""
+    """Selects rows by a condition, with the fields that the server has to compute first."""
 
     where: Mapping[str, object]
     computed: Mapping[str, object]
@@ -64,7 +72,7 @@ class Selection:
 
 @dataclass(frozen=True)
 class Page(Generic[D]):
-    """One page. ``total`` where it was counted."""
+    """One page of rows. ``total`` is 0 where it was not counted."""
 
     rows: list[D]
     pagination: Pagination
@@ -89,91 +97,124 @@ def field_mapper(renamed: Mapping[str, str], *, unchanged: Sequence[str] = (), u
 async def list_rows(
     collection: Collection[D],
     scope: Mapping[str, object],
-    kind: ListSpec,
-    asked: ListQuery,
+    spec: ListSpec,
+    list_query: ListQuery,
     body: ListBody | None,
     partition: Partition | None = None,
 ) -> Page[D]:
-    """The page of the rows within ``scope`` that the request wants; of the ``partition`` only, where it names one."""
+    """Return the requested page of the rows within ``scope``, and within the ``partition`` if one is given."""
     given = body.model_dump(exclude_none=True) if body else {}
-    page = resolve_page(asked.query, given, kind.bounds)
-    named = resolve_sorts(given.get("sort"), given.get("sorts"))
-    named = named and tuple(replace(sort, field=kind.moments.path(sort.field) or sort.field) for sort in named)
-    sorts = page.sorts(named and with_ties(named, kind.ties), with_ties(kind.order, kind.ties))
-    selected = build_query(scope, kind, asked, given, order=[sort.field for sort in sorts])
+    page = resolve_page(list_query.query, given, spec.bounds)
+    requested = resolve_sorts(given.get("sort"), given.get("sorts"))
+    requested = requested and tuple(
+        replace(sort, field=spec.moments.path(sort.field) or sort.field) for sort in requested
+    )
+    sorts = page.sorts(requested and with_ties(requested, spec.ties), with_ties(spec.order, spec.ties))
+    selected = _select_requested(scope, spec, list_query, given, order=[sort.field for sort in sorts])
     where = selected.where
     part = page.partition(partition)
-    if part is not None and kind.partitioned is not None:
-        where = {"$and": [where, kind.partitioned(part)]}
-    following = where
+    if part is not None and spec.partitioned is not None:
+        where = {"$and": [where, spec.partitioned(part)]}
+    remaining = where
     if page.cursor is not None and page.cursor.position is not None:
-        after = rows_after(page.cursor.position, sorts, kind.field_path, simple=kind.simple)
-        following = {"$and": [where, after]}
+        after = rows_after(page.cursor.position, sorts, spec.field_path, simple=spec.simple)
+        remaining = {"$and": [where, after]}
     with search_timeout():
         try:
-            fetched = await collection.find(
-                following,
-                sort=mongo_sort(sorts, kind.field_path),
+            rows = await collection.find(
+                remaining,
+                sort=mongo_sort(sorts, spec.field_path),
                 skip=page.skip,
                 limit=page.size + 1,
-                fields=kind.fields,
-                without=kind.without,
-                most_bytes=MAX_BYTES,
+                fields=spec.fields,
+                without=spec.without,
+                most_bytes=MAX_PAGE_BYTES,
                 computed=selected.computed,
             )
         except ResultTooLarge as error:
-            raise _too_large(page.size) from error
-        total = await collection.count(where, computed=selected.computed) if kind.counted or page.include_total else 0
-    count, next_cursor = split_page(fetched, page, sorts, kind.field_path, part)
+            raise BadRequest(
+                f"the rows of this page have more than {MAX_PAGE_BYTES} bytes: ask for fewer with limit",
+                code="page_too_large",
+                details={"limit_bytes": MAX_PAGE_BYTES, "page_size": page.size},
+            ) from error
+        total = await collection.count(where, computed=selected.computed) if spec.counted or page.include_total else 0
+    count, next_cursor = split_page(rows, page, sorts, spec.field_path, part)
     shown = build_pagination(
-        page, next_cursor, path=asked.path, query=asked.query, total=total if page.include_total else None
+        page,
+        next_cursor,
+        path=list_query.path,
+        query=list_query.query,
+        total=total if page.include_total else None,
     )
-    return Page(fetched[:count], Pagination.model_validate(shown), total)
+    return Page(rows[:count], Pagination.model_validate(shown), total)
 
 
-def build_query(
+def select_rows(
     scope: Mapping[str, object],
-    kind: ListSpec,
-    asked: ListQuery,
-    given: Mapping[str, Any],
-    *,
-    order: Sequence[str] = (),
-) -> Selection:
-    """The rows of the whole list: its scope, what is searched for, what is filtered by. ``order`` is sorted by."""
-    filters = given.get("filters")
-    tree = {**filters, "case_sensitive": True} if filters and given.get("case_sensitive") else filters
-    selected = selection(scope, kind, tree, order=order)
-    search = given.get("search") or asked.query.get("search")
-    if not search:
-        return selected
-    pattern = literal_pattern(search, case_sensitive=bool(given.get("case_sensitive")))
-    found = kind.search(pattern) if kind.search else search_condition(pattern, kind.searched)
-    return replace(selected, where={"$and": [selected.where, found]})
-
-
-def selection(
-    scope: Mapping[str, object],
-    kind: ListSpec,
+    spec: ListSpec,
     filters: object,
     *,
     order: Sequence[str] = (),
     location: Location = ("body", "filters"),
 ) -> Selection:
-    """The rows within ``scope`` that ``filters`` (JSON) hold for; raises ``ValidationFailed`` for what are none."""
-    wanted = parse_filter(filters, location=location, dates=kind.dates, exact=kind.exact, moments=kind.moments)
-    condition = to_mongo(wanted, kind.field_path)
-    computed = kind.moments.computed([*fields_of(wanted), *order], under=kind.under)
+    """Return the selection of the rows within ``scope`` that match ``filters`` (JSON), to be ordered by ``order``.
+
+    Raises :class:`~bucketline.errors.ValidationFailed` for invalid filters.
+    """
+    parsed = parse_filter(filters, location=location, dates=spec.dates, exact=spec.exact, moments=spec.moments)
+    condition = to_mongo(parsed, spec.field_path)
+    computed = spec.moments.computed([*fields_of(parsed), *order], under=spec.under)
     return Selection({"$and": [scope, condition]} if condition else scope, computed)
 
 
-def _too_large(size: int) -> BadRequest:
-    return BadRequest(
-        f"the rows of this page have more than {MAX_BYTES} bytes together: ask for fewer with limit",
-        code="page_too_large",
-        details={"limit_bytes": MAX_BYTES, "page_size": size},
-    )
-
-
 def search_condition(pattern: str, paths: Sequence[str]) -> Mapping[str, object]:
-    """Rows that hold the pattern in one of these stored paths."""
+    """Return the condition for rows that match the pattern in one of the stored paths."""
     return {"$or": [{path: {"$regex": pattern}} for path in paths]}
+
+
+@contextmanager
+def search_timeout() -> Iterator[None]:
+    """Limit the queries of one search to :data:`MAX_SEARCH_SECONDS` together. Raises :class:`SearchTooSlow`."""
+    try:
+        with query_timeout(MAX_SEARCH_SECONDS):
+            yield
+    except QueryTimeout as error:
+        raise SearchTooSlow(MAX_SEARCH_SECONDS) from error
+
+
+class CappedCounter:
+    """Counts rows along an index: exactly up to :data:`MAX_EXACT_COUNT`; larger counts are cached for some seconds."""
+
+    def __init__(self) -> None:
+        self._large: TTLCache[str, int] = TTLCache(10_000, COUNT_CACHE_SECONDS)
+
+    async def count(self, collection: Collection[Any], where: Mapping[str, object], *, key: str) -> int:
+        """Count the rows; ``key`` identifies the count in the cache."""
+        count = await collection.count(where, limit=MAX_EXACT_COUNT + 1)
+        if count <= MAX_EXACT_COUNT:
+            return count
+        cached = self._large.get(key)
+        if cached is None:
+            cached = self._large[key] = await collection.count(where)
+        return cached
+
+
+def _select_requested(
+    scope: Mapping[str, object],
+    spec: ListSpec,
+    list_query: ListQuery,
+    given: Mapping[str, Any],
+    *,
+    order: Sequence[str],
+) -> Selection:
+    """Return the selection of all rows of a list, by its scope, its filters and its search text."""
+    filters = given.get("filters")
+    if filters and given.get("case_sensitive"):
+        filters = {**filters, "case_sensitive": True}
+    selected = select_rows(scope, spec, filters, order=order)
+    search = given.get("search") or list_query.query.get("search")
+    if not search:
+        return selected
+    pattern = literal_pattern(search, case_sensitive=bool(given.get("case_sensitive")))
+    match = spec.searched(pattern) if callable(spec.searched) else search_condition(pattern, spec.searched)
+    return replace(selected, where={"$and": [selected.where, match]})

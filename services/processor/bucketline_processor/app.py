@@ -1,4 +1,4 @@
-"""The processor, wired: the only place where its clients are built."""
+"""Composition root of the processor: builds its clients and wires them."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,20 +15,22 @@ from bucketline.observability.health import Health
 from bucketline.service_context import ServiceContext, open_service_context
 from bucketline.settings import ServiceSettings
 from bucketline_processor.completion import CompletionWriter
-from bucketline_processor.derived_blobs import DerivedBlobs
+from bucketline_processor.documents import DerivedBlobs
 from bucketline_processor.extraction import Extraction
-from bucketline_processor.extraction_plan import ExtractionPlans
-from bucketline_processor.extractor_runner import Extractors
+from bucketline_processor.extractor_runner import ExtractorRunner
+from bucketline_processor.isolation import Isolation
 from bucketline_processor.leases import Leases
-from bucketline_processor.pipeline import Pipeline
+from bucketline_processor.plan import ExtractionPlans
+from bucketline_processor.reconciler import UnitReconciler
+from bucketline_processor.scheduler import UnitScheduler
+from bucketline_processor.service import UnitProcessor
 from bucketline_processor.settings import ProcessorSettings
 from bucketline_processor.subscribers import router
-from bucketline_processor.unit_scheduler import UnitScheduler
 from bucketline_processor.worker_pool import WorkerPool
 
 
 def create(settings: ServiceSettings) -> ASGIApp:
-    """The ASGI application with the probes; it consumes from its start to its stop."""
+    """Return the ASGI application with the probes; it consumes for as long as it runs."""
     own = ProcessorSettings()
     health = Health()
 
@@ -41,36 +43,41 @@ def create(settings: ServiceSettings) -> ASGIApp:
                 memory_bytes=own.worker_memory_bytes,
                 time_limit=own.worker_timeout_seconds,
                 temp_dir=own.temp_dir,
-            ) as sandbox,
+            ) as workers,
         ):
-            works = _works(runtime, sandbox, own)
-            runtime.bus.include(router, works=works, max_records=own.prefetch_units)
+            units = WorkUnits(runtime.database)
+            leases = Leases(units, runtime.owner, clock=runtime.clock, seconds=own.lease_seconds)
+            isolation = Isolation(units, leases)
+            processor = _unit_processor(runtime, workers, isolation, own)
+            scheduler = UnitScheduler(units, leases, isolation, processor, clock=runtime.clock, settings=own)
+            reconciler = UnitReconciler(units, scheduler, clock=runtime.clock, settings=own)
+            runtime.bus.include(router, scheduler=scheduler, max_records=own.prefetch_units)
             async with runtime.running():
-                works.start(runtime.background, interval=settings.reconcile.interval_seconds)
+                runtime.background.every(leases.interval, "renew leases", scheduler.heartbeat)
+                runtime.background.every(settings.reconcile.interval_seconds, "reclaim units", reconciler.reclaim)
                 try:
                     yield
                 finally:
-                    # While leases are still extended and the sandbox is open: what runs may finish, and nothing
+                    # Leases are still renewed and workers still run: what was started may complete, and no object
                     # fails because the service stops.
-                    await works.stop()
+                    await scheduler.stop()
 
     return Starlette(routes=health.routes(), lifespan=lifespan)
 
 
-def _works(runtime: ServiceContext, sandbox: WorkerPool, own: ProcessorSettings) -> UnitScheduler:
+def _unit_processor(
+    runtime: ServiceContext, workers: WorkerPool, isolation: Isolation, own: ProcessorSettings
+) -> UnitProcessor:
     documents = Documents(runtime.database)
-    units = WorkUnits(runtime.database)
     plans = ExtractionPlans(Collections(runtime.database), ExtractorRegistry(), own.outbound(), clock=runtime.clock)
     extraction = Extraction(
         plans=plans,
-        extractors=Extractors(sandbox, at_once=own.max_concurrent_objects),
-        stored=documents,
-        derived=DerivedBlobs(runtime),
+        runner=ExtractorRunner(workers, max_concurrency=own.max_concurrent_objects),
+        documents=documents,
+        derived_blobs=DerivedBlobs(runtime),
         blobs=runtime.blobs,
         clock=runtime.clock,
         settings=own,
     )
-    leases = Leases(units, runtime.owner, clock=runtime.clock, seconds=own.lease_seconds)
-    finisher = CompletionWriter(runtime, documents, plans)
-    pipeline = Pipeline(runtime, Objects(runtime.database), extraction, finisher, leases, own)
-    return UnitScheduler(units, leases, pipeline, clock=runtime.clock, settings=own)
+    completion = CompletionWriter(runtime, documents, plans)
+    return UnitProcessor(runtime, Objects(runtime.database), extraction, completion, isolation, own)

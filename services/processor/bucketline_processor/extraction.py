@@ -1,13 +1,13 @@
-"""One object through its collections, each after those that it reads."""
+"""Runs one object through its collections, each after the collections that it reads."""
 
-import asyncio
-import random
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from bucketline.blobs.store import BlobStore
 from bucketline.clock import Clock
@@ -18,43 +18,45 @@ from bucketline.domain.status import Status
 from bucketline.extractors import ErrorKind, ExtractionError, ObjectView, ResourceError, TransientError
 from bucketline.observability.metrics import DOCUMENTS, EXTRACTION_SECONDS, RETRIES
 from bucketline.observability.tracing import start_span
-from bucketline_processor.derived_blobs import DerivedBlobs
-from bucketline_processor.documents import DocumentBuilder
-from bucketline_processor.extraction_plan import ExtractionPlans, PipelineStage
-from bucketline_processor.extractor_runner import Extractors
-from bucketline_processor.extractor_views import document_view, object_view
-from bucketline_processor.pausable_timeout import PausableTimeout
+from bucketline_processor.documents import DerivedBlobs, DocumentBuilder
+from bucketline_processor.extractor_runner import ExtractorRunner, PausableTimeout, document_view, object_view
+from bucketline_processor.plan import ExtractionPlans, PipelineStage, select_stages
 from bucketline_processor.settings import ProcessorSettings
 from bucketline_processor.spooled_documents import SpooledDocuments
 
 MAX_WARNINGS = 20
 """Warnings of an object; the last one counts those that were left out."""
 
-SLOW_SECONDS = 5.0
-"""After so long a collection may have been deleted meanwhile: it is looked at again. Far below the time for which its
-deletion waits for those that had begun before."""
+OUTDATED_SECONDS = 5.0
+"""Time after which a collection may have been deleted since it was read. Far below the time for which its deletion
+waits for objects in progress."""
 
-Strategy = Literal["skip", "replace", "force"]
+MIN_BACKOFF_SECONDS = 0.1
+MAX_BACKOFF_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
 class ExtractionJob:
-    """One object that is to be processed, as an item of a unit that was planned at ``since``.
+    """One object to process, as an item of a unit that was planned at ``since``.
 
-    ``group`` is with whom it shares its turns; ``lease`` is the number of the lease under which this is.
+    ``only`` are the ids or names of collections, None for all. ``group`` is the group with which it shares slots;
+    ``lease`` is the number of the unit's lease.
     """
 
     obj: ObjectDocument
     item: Item
     only: Sequence[str] | None
-    strategy: Strategy
+    strategy: Literal["skip", "replace", "force"]
     group: str
     since: datetime
     lease: int
 
     @property
     def again(self) -> bool:
-        """Whether an earlier run may have made documents. Wrong only while what is said of that is still on the bus."""
+        """Return whether an earlier run may have made documents.
+
+        It is wrong only while the status events of that run are still on the bus.
+        """
         obj = self.obj
         if self.item.get("again") or obj.get("document_count") is not None or obj["revision"] > 1:
             return True
@@ -63,11 +65,11 @@ class ExtractionJob:
 
 @dataclass
 class ExtractionOutcome:
-    """What became of one object. ``made`` is still to be stored, by collection; close it when it is.
+    """The outcome of one object. ``made`` are the documents to store, by collection; close it after that.
 
-    ``count`` are the documents made, and those that were there and were left alone. After an ``again`` there may be
-    others, which it does not count. ``known_at`` is when the collections were last known to be there, on the monotonic
-    clock. ``warnings`` are for the producer: what was not done although nothing failed.
+    ``count`` are the documents made and those of skipped collections. After an ``again`` there may be others, which it
+    does not count. ``read_at`` is when the collections were read, on the monotonic clock. ``warnings`` tell the
+    producer what was not processed although nothing failed.
     """
 
     status: Status
@@ -77,193 +79,202 @@ class ExtractionOutcome:
     error: str | None = None
     error_type: ErrorKind | None = None
     warnings: Sequence[str] = ()
-    known_at: float = field(default_factory=time.monotonic)
+    read_at: float = field(default_factory=time.monotonic)
 
     @property
     def outdated(self) -> bool:
-        """Whether some of the collections may have been deleted meanwhile."""
-        return time.monotonic() - self.known_at > SLOW_SECONDS
+        """Return whether some of the collections may have been deleted since they were read."""
+        return time.monotonic() - self.read_at > OUTDATED_SECONDS
 
     def close(self) -> None:
+        """Delete the documents that are kept for storing."""
         for spool in self.made.values():
             spool.close()
         self.made.clear()
 
 
 class Extraction:
-    """Runs the collections of an object."""
+    """Runs the collections of objects."""
 
     def __init__(
         self,
         *,
         plans: ExtractionPlans,
-        extractors: Extractors,
-        stored: Documents,
-        derived: DerivedBlobs,
+        runner: ExtractorRunner,
+        documents: Documents,
+        derived_blobs: DerivedBlobs,
         blobs: BlobStore,
         clock: Clock,
         settings: ProcessorSettings,
     ) -> None:
-        self._plans = plans
-        self._extractors = extractors
-        self._stored = stored
-        self._derived = derived
-        self._blobs = blobs
-        self._clock = clock
-        self._settings = settings
+        self.plans = plans
+        self.runner = runner
+        self.documents = documents
+        self.derived_blobs = derived_blobs
+        self.blobs = blobs
+        self.clock = clock
+        self.settings = settings
 
-    async def run(self, task: ExtractionJob) -> ExtractionOutcome:
-        """The object through every collection that it feeds.
+    async def run(self, job: ExtractionJob) -> ExtractionOutcome:
+        """Run the object through every collection that it feeds.
 
-        A collection that fails does not stop the others, only those that read nothing else. Raises
-        ``StoreUnavailable`` when nothing can be said about the object now.
+        A collection that fails does not stop the others, except those that read nothing else. Raises
+        ``DependencyUnavailable`` when the object cannot be processed now.
         """
-        steps = await self._plans.steps(task.obj["bucket_id"], task.only, since=task.since)
-        view = object_view(task.obj, self._blobs, self._settings.temp_dir)
-        every = steps
-        if task.only is not None:
-            every = await self._plans.steps(task.obj["bucket_id"], None, since=task.since)
-        outcome = ExtractionOutcome(Status.COMPLETED, again=task.again, warnings=unread(task.obj, view, every))
-        failed: dict[str, ExtractionError | None] = {}
-        skipped: set[str] = set()
-        known = {step.id for step in steps}
-        there: Mapping[str, int] = {}
-        if outcome.again and task.strategy == "skip":
-            there = await self._stored.made(task.obj["_id"], [step.id for step in steps], task.obj["revision"])
+        plan = await self.plans.get(job.obj["bucket_id"], since=job.since)
+        view = object_view(job.obj, self.blobs, self.settings.temp_dir)
+        outcome = ExtractionOutcome(Status.COMPLETED, again=job.again, warnings=find_unread(job.obj, view, plan))
+        stages = plan if job.only is None else select_stages(plan, job.only)
+        complete: Mapping[str, int] = {}
+        if outcome.again and job.strategy == "skip":
+            ids = [stage.id for stage in stages]
+            complete = await self.documents.made(job.obj["_id"], ids, job.obj["revision"])
         try:
-            for step in steps:
-                sources = [source for source in step.sources if source in known]
-                if sources and failed.keys() >= set(sources):
-                    failed[step.id] = None  # there is nothing to read, and its source has said why
-                    continue
-                if step.id in there and skipped.issuperset(sources):
-                    skipped.add(step.id)
-                    outcome.count += there[step.id]
-                else:
-                    about = {"bucketline.collection_id": step.id, "bucketline.extractor": _label(step)}
-                    with start_span("extract", attributes=about):
-                        await self._step(step, task, view, outcome, failed, skipped)
-            if outcome.outdated and outcome.made:
-                await self._forget_deleted(outcome)
+            await _ObjectRun(self, job, view, outcome).run(stages, complete)
         except BaseException:
             outcome.close()
             raise
-        _conclude(outcome, steps, failed, skipped)
         return outcome
 
-    async def _step(
-        self,
-        step: PipelineStage,
-        task: ExtractionJob,
-        view: ObjectView,
-        outcome: ExtractionOutcome,
-        failed: dict[str, ExtractionError | None],
-        skipped: set[str],
-    ) -> None:
-        """Adds the collection's documents to ``outcome``, or its error to ``failed``."""
-        spool = SpooledDocuments(self._settings.temp_dir, most_bytes=self._settings.max_document_bytes_per_object)
-        label = _label(step)
-        began = time.perf_counter()
-        now = self._clock.now()  # of all of them: what an object has in a collection stands together in a list
+
+class _ObjectRun:
+    """The run of one object through the stages; it fills in the outcome."""
+
+    def __init__(self, extraction: Extraction, job: ExtractionJob, view: ObjectView, outcome: ExtractionOutcome):
+        self._extraction = extraction
+        self._settings = extraction.settings
+        self._job = job
+        self._view = view
+        self._outcome = outcome
+        self._failed: dict[str, ExtractionError | None] = {}
+        self._skipped: set[str] = set()
+
+    async def run(self, stages: Sequence[PipelineStage], complete: Mapping[str, int]) -> None:
+        """Run the stages, except those whose documents are ``complete`` and whose sources were skipped too."""
+        included = {stage.id for stage in stages}
+        for stage in stages:
+            sources = included.intersection(stage.sources)
+            if sources and self._failed.keys() >= sources:
+                self._failed[stage.id] = None  # There is nothing to read; its sources have reported the error.
+            elif stage.id in complete and self._skipped.issuperset(sources):
+                self._skipped.add(stage.id)
+                self._outcome.count += complete[stage.id]
+            else:
+                about = {"bucketline.collection_id": stage.id, "bucketline.extractor": stage.extractor_id}
+                with start_span("extract", attributes=about):
+                    await self._run_stage(stage)
+        self._set_status(stages)
+
+    async def _run_stage(self, stage: PipelineStage) -> None:
+        """Add the collection's documents to the outcome, or record its error."""
+        spool = SpooledDocuments(self._settings.temp_dir, max_bytes=self._settings.max_document_bytes_per_object)
+        started = time.perf_counter()
+        now = self._extraction.clock.now()  # One time for all, so that they stand together in lists.
         result = "completed"
         try:
             async with PausableTimeout(self._settings.object_timeout_seconds) as deadline:
-                if step.collection["source"]["type"] == "bucket":
-                    await self._source(step, task, view, None, spool, deadline, now)
+                if stage.collection["source"]["type"] == "bucket":
+                    await self._run_source(stage, self._view, None, spool, deadline, now)
                 else:
-                    async with aclosing(self._parents(step, task, outcome.made, skipped)) as parents:
+                    async with aclosing(self._source_documents(stage)) as parents:
                         async for parent in parents:
-                            await self._source(step, task, document_view(parent, view), parent, spool, deadline, now)
+                            view = document_view(parent, self._view)
+                            await self._run_source(stage, view, parent, spool, deadline, now)
         except ExtractionError as error:
             spool.close()
             result = error.kind
-            failed[step.id] = error
+            self._failed[stage.id] = error
         except BaseException:
             spool.close()
             result = "interrupted"
             raise
         else:
-            outcome.made[step.id] = spool
-            outcome.count += spool.count
-            DOCUMENTS.labels(label).inc(spool.count)
+            self._outcome.made[stage.id] = spool
+            self._outcome.count += spool.count
+            DOCUMENTS.labels(stage.extractor_id).inc(spool.count)
         finally:
-            EXTRACTION_SECONDS.labels(label, result).observe(time.perf_counter() - began)
+            EXTRACTION_SECONDS.labels(stage.extractor_id, result).observe(time.perf_counter() - started)
 
-    async def _source(
+    async def _run_source(
         self,
-        step: PipelineStage,
-        task: ExtractionJob,
+        stage: PipelineStage,
         view: ObjectView,
         parent: DocumentDocument | None,
         spool: SpooledDocuments,
         deadline: PausableTimeout,
         now: datetime,
     ) -> None:
-        """The documents of one source. What a failed attempt yielded does not count."""
-        fields = step.passed_through(view.fields)
-        origin = DocumentBuilder(task.obj, step, parent=parent, fields=fields, run=task.item["run"], now=now)
-        before = spool.mark()
-        for attempt in range(1, self._settings.object_max_attempts + 1):
-            try:
-                await self._attempt(step, task, view, origin, spool, deadline)
-            except TransientError:
-                if attempt == self._settings.object_max_attempts or step.problem is not None:
-                    raise
-                spool.rewind(before)
-                RETRIES.labels("extraction").inc()
-                await asyncio.sleep(random.uniform(0.1, min(5.0, 0.2 * 2**attempt)))  # noqa: S311 - jitter
-            else:
-                return
+        """Append the documents of one source to the spool; those of failed attempts are removed again."""
+        job = self._job
+        builder = DocumentBuilder(
+            job.obj,
+            stage,
+            parent=parent,
+            fields=stage.pass_through(view.fields),
+            run=job.item["run"],
+            lease=job.lease,
+            now=now,
+        )
+        start = spool.mark()
 
-    async def _attempt(
-        self,
-        step: PipelineStage,
-        task: ExtractionJob,
-        view: ObjectView,
-        origin: DocumentBuilder,
-        spool: SpooledDocuments,
-        deadline: PausableTimeout,
-    ) -> None:
-        ordinal = 0
-        async with aclosing(self._extractors.documents(step, view, task.group, deadline)) as documents:
-            async for made in documents:
-                if spool.count >= self._settings.max_documents_per_object:
-                    raise ResourceError(f"more than {self._settings.max_documents_per_object} documents of one object")
-                derived = await self._derived.store(made.blobs) if made.blobs else []
-                document = origin.document(made, ordinal, derived, place=spool.count)
-                document["lease"] = task.lease
-                await spool.add(document)
-                ordinal += 1
+        async def extract() -> None:
+            number = 0
+            async with aclosing(self._extraction.runner.run(stage, view, job.group, deadline)) as documents:
+                async for document in documents:
+                    if spool.count >= self._settings.max_documents_per_object:
+                        limit = self._settings.max_documents_per_object
+                        raise ResourceError(f"more than {limit} documents of one object")
+                    blobs = await self._extraction.derived_blobs.store(document.blobs) if document.blobs else []
+                    await spool.add(builder.build(document, number, blobs, ordinal=spool.count))
+                    number += 1
 
-    async def _parents(
-        self, step: PipelineStage, task: ExtractionJob, made: Mapping[str, SpooledDocuments], skipped: set[str]
-    ) -> AsyncGenerator[DocumentDocument, None]:
-        """The documents that the collection reads: those just made, and those that were left as they are."""
-        for source in step.sources:
-            if source in made:
-                async for document in made[source].documents():
+        def undo(_: RetryCallState) -> None:
+            spool.rewind(start)
+            RETRIES.labels("extraction").inc()
+
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(TransientError),
+            stop=stop_after_attempt(self._settings.object_max_attempts if stage.problem is None else 1),
+            wait=wait_random_exponential(multiplier=0.4, min=MIN_BACKOFF_SECONDS, max=MAX_BACKOFF_SECONDS),
+            before_sleep=undo,
+            reraise=True,
+        )
+        await retrying(extract)
+
+    async def _source_documents(self, stage: PipelineStage) -> AsyncGenerator[DocumentDocument, None]:
+        """Yield the documents that the collection reads: those of this run, and those of skipped collections."""
+        for source in stage.sources:
+            if source in self._outcome.made:
+                async for document in self._outcome.made[source].documents():
                     yield document
-            elif source in skipped:
-                where = {"object_id": task.obj["_id"], "collection_id": source, "revision": task.obj["revision"]}
-                async for document in self._stored.collection.stream(where, sort=[("run", 1), ("ordinal", 1)]):
+            elif source in self._skipped:
+                obj = self._job.obj
+                where = {"object_id": obj["_id"], "collection_id": source, "revision": obj["revision"]}
+                stored = self._extraction.documents.collection.stream(where, sort=[("run", 1), ("ordinal", 1)])
+                async for document in stored:
                     yield document
 
-    async def _forget_deleted(self, outcome: ExtractionOutcome) -> None:
-        now = time.monotonic()
-        live = await self._plans.live(list(outcome.made))
-        outcome.known_at = now
-        for collection_id in outcome.made.keys() - live:
-            spool = outcome.made.pop(collection_id)
-            outcome.count -= spool.count
-            spool.close()
+    def _set_status(self, stages: Sequence[PipelineStage]) -> None:
+        outcome = self._outcome
+        if self._failed:
+            names = {stage.id: stage.collection["name"] for stage in stages}
+            errors = {names[key]: error for key, error in self._failed.items() if error is not None}
+            all_failed = len(self._failed) == len(stages)
+            outcome.status = Status.FAILED if all_failed else Status.COMPLETED_WITH_ERRORS
+            outcome.error = "; ".join(f"{name}: {error.message}" for name, error in errors.items())
+            kinds: set[ErrorKind] = {error.kind for error in errors.values()}
+            # A retry of transient errors must include the object although another collection fails permanently.
+            outcome.error_type = "transient" if "transient" in kinds else next(iter(errors.values())).kind
+        elif stages and len(self._skipped) == len(stages):
+            outcome.status = Status.SKIPPED
 
 
-def unread(obj: ObjectDocument, view: ObjectView, steps: Sequence[PipelineStage]) -> list[str]:
+def find_unread(obj: ObjectDocument, view: ObjectView, plan: Sequence[PipelineStage]) -> list[str]:
     """Return a warning for each blob that no collection of the bucket reads."""
     warnings = [
         f"{blob.describe()} ({blob.mime_type}) is read by no collection of the bucket"
         for blob in view.blobs
-        if not any(step.reads(blob) for step in steps)
+        if not any(stage.reads(blob) for stage in plan)
     ]
     warnings += [
         f"the blob in '{blob['property']}' is only linked: extractors read what canonicalize_source has copied"
@@ -273,25 +284,3 @@ def unread(obj: ObjectDocument, view: ObjectView, steps: Sequence[PipelineStage]
     if len(warnings) > MAX_WARNINGS:
         warnings[MAX_WARNINGS - 1 :] = [f"and {len(warnings) - MAX_WARNINGS + 1} more"]
     return warnings
-
-
-def _label(step: PipelineStage) -> str:
-    return step.collection["extractor"]["id"]
-
-
-def _conclude(
-    outcome: ExtractionOutcome,
-    steps: Sequence[PipelineStage],
-    failed: Mapping[str, ExtractionError | None],
-    skipped: set[str],
-) -> None:
-    if failed:
-        names = {step.id: step.collection["name"] for step in steps}
-        errors = {names[key]: error for key, error in failed.items() if error is not None}
-        outcome.status = Status.FAILED if len(failed) == len(steps) else Status.COMPLETED_WITH_ERRORS
-        outcome.error = "; ".join(f"{name}: {error.message}" for name, error in errors.items())
-        kinds: set[ErrorKind] = {error.kind for error in errors.values()}
-        # A retry of what is transient must find the object also when something else of it is beyond help.
-        outcome.error_type = "transient" if "transient" in kinds else next(iter(errors.values())).kind
-    elif steps and len(skipped) == len(steps):
-        outcome.status = Status.SKIPPED

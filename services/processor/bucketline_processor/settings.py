@@ -13,62 +13,61 @@ MIB = 1024 * 1024
 
 
 class ProcessorSettings(SettingsBase):
-    """What is worked on at once, and what one object may use.
+    """Concurrency of the processor and limits for one object.
 
-    Of ``units``, ``objects`` and ``objects_bytes`` a batch uses no more than it leaves free: alone about half.
+    Of units, objects and bytes in flight, one batch uses no more than it leaves free: alone, about half.
     """
 
     model_config = SettingsConfigDict(env_prefix="BUCKETLINE_PROCESSOR_")
 
     max_concurrent_units: Count = 8
-    """Units that are worked on side by side."""
+    """Units that are processed concurrently."""
     prefetch_units: Count = 8
-    """Units that stand in line behind them."""
+    """Units that are queued behind them."""
     max_concurrent_objects: Count = 64
-    """Extractions that run in the event loop at once."""
+    """Extractions that run in the event loop concurrently."""
     max_inflight_bytes: Count = 64 * MIB
-    """What the objects that are being worked on take at most of the database's bytes."""
+    """Bytes of the objects in progress, as they are stored in MongoDB."""
     lease_seconds: Seconds = 30.0
-    """After so long a dead processor's units are taken over."""
+    """Time after which other processors take the units of a processor that died."""
     orphan_claim_delay_seconds: Seconds = 3.0
-    """A processor with nothing to do takes up what nobody has had for so long."""
+    """Time for which a unit must have had no holder before a processor with free slots claims it."""
     isolate_after_crashes: Count = 2
-    """A unit with which so many processors died is worked on one object at a time; less than the batcher's
-    ``unit_attempts``, or it never is."""
+    """Crashes after which a unit is processed one object at a time; must be less than the batcher's
+    ``unit_max_crashes`` to take effect."""
     shutdown_grace_seconds: Seconds = 5.0
-    """For what is being extracted when the service stops; the rest is given back."""
+    """Time that running objects have to complete when the service stops; other units are released."""
     object_max_attempts: Count = 3
     """Attempts for an object whose error is transient."""
     object_timeout_seconds: Seconds = 900.0
-    """For an object in each collection, all attempts together, without the time in which it waits for its turn."""
+    """Time limit for an object in each collection, for all attempts together, without waiting for a slot."""
     max_document_bytes_per_object: Count = 4096 * MIB
-    """Most bytes of the documents that a collection makes of an object."""
+    """Bytes of the documents that a collection makes of an object."""
     max_documents_per_object: Count = 1_000_000
-    """Most documents that a collection makes of an object."""
+    """Documents that a collection makes of an object."""
     worker_processes: Count = 2
     """Processes for CPU-bound extractors."""
     worker_memory_bytes: Count = 1024 * MIB
-    """Most bytes of such a process, libraries included."""
+    """Memory of such a process, libraries included."""
     worker_timeout_seconds: Seconds = 120.0
-    """For an object in such a process, without the time that its blobs take to arrive."""
+    """Time limit for an object in such a process, without the time that its blobs take to arrive."""
     temp_dir: Path | None = None
-    """Where blobs and documents are kept while they are worked on; unset, where the system keeps such files."""
+    """Folder for blobs and documents in progress; unset, the system's temporary folder."""
     http_extractor_allowed_urls: StringList = ()
     """URL prefixes that the http extractor may call, separated by commas."""
     http_extractor_signing_secret: SecretStr | None = None
-    """Signs what is sent to model servers; unset, nothing is signed."""
+    """Secret that signs requests to model servers; unset, they are not signed."""
     http_extractor_timeout_seconds: Seconds = 60.0
-    """For an attempt of a model server; a collection may ask for less."""
+    """Time limit for a request to a model server; a collection may set a shorter one."""
     http_extractor_max_response_bytes: Count = 16 * MIB
-    """Most bytes of a model server's answer, which are held in memory."""
+    """Bytes of a model server's response, which is held in memory."""
 
     def outbound(self) -> OutboundPolicy:
-        """What extractors may call, and how."""
+        """Return what extractors may call, and how."""
+        secret = self.http_extractor_signing_secret
         return OutboundPolicy(
             allowed_endpoints=self.http_extractor_allowed_urls,
-            signing_secret=self.http_extractor_signing_secret.get_secret_value()
-            if self.http_extractor_signing_secret
-            else None,
+            signing_secret=secret.get_secret_value() if secret else None,
             max_response_bytes=self.http_extractor_max_response_bytes,
             timeout=self.http_extractor_timeout_seconds,
         )

@@ -1,8 +1,8 @@
-"""The documents of one object in one collection, until all of them are there.
+"""Buffers the documents of one object in one collection, in memory and on disk, until the extractor has ended.
 
-They are stored only when the extractor has come to its end: an object that fails half-way leaves nothing behind, and
-what an earlier run made stays. The first document is kept as it is, which is all that most objects have; the others
-are encoded, a megabyte of them in memory and the rest on disk, so memory stays flat whatever a file yields.
+They are stored only then: an object that fails half-way leaves no documents, and those of an earlier run stay. The
+first document, the only one of most objects, is kept as it is. The others are encoded, a megabyte of them in memory and
+the rest on disk, so memory stays flat however many a file yields.
 """
 
 import asyncio
@@ -20,27 +20,27 @@ from bson.raw_bson import RawBSONDocument
 from bucketline.db.documents import DocumentDocument
 from bucketline.extractors import PermanentError, ResourceError, TransientError
 
-KEPT_BYTES = 1024 * 1024
+MAX_MEMORY_BYTES = 1024 * 1024
 MAX_DOCUMENT_BYTES = 16 * 1024 * 1024 - 16 * 1024
-"""What MongoDB takes, less its own."""
+"""The limit of MongoDB, less room for its own fields."""
 
 _OPTIONS: CodecOptions[dict[str, object]] = CodecOptions(tz_aware=True, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A place to which a spool can be rewound."""
+    """A position to which a spool can be rewound."""
 
     count: int
     size: int
 
 
 class SpooledDocuments:
-    """Append only, read as often as needed. Close it, or its file stays open until it is collected."""
+    """An append-only buffer that can be read repeatedly. Close it, or its file stays open."""
 
-    def __init__(self, folder: Path | None, *, most_bytes: int) -> None:
+    def __init__(self, folder: Path | None, *, max_bytes: int) -> None:
         self._folder = folder
-        self._most_bytes = most_bytes
+        self._max_bytes = max_bytes
         self._tail = bytearray()
         self._file: IO[bytes] | None = None
         self._written = 0
@@ -49,27 +49,28 @@ class SpooledDocuments:
 
     @property
     def size(self) -> int:
-        """Bytes of all documents but the first."""
+        """Return the bytes of all documents but the first."""
         return self._written + len(self._tail)
 
     async def add(self, document: DocumentDocument) -> None:
-        """Appends. :class:`PermanentError` for what cannot be stored, :class:`ResourceError` for what is too large."""
-        encoded = _encoded(document)  # the first only to know that it can be: it is written after all the others
+        """Append a document; raise :class:`PermanentError` or :class:`ResourceError` if it cannot be stored."""
+        encoded = _encode(document)  # This also checks the first document, which is written after the others.
         if self.first is None:
             self.first = document
         else:
-            if self.size + len(encoded) > self._most_bytes:
-                raise ResourceError(f"the documents of this object take more than {self._most_bytes >> 20} MiB")
+            if self.size + len(encoded) > self._max_bytes:
+                raise ResourceError(f"the documents of this object take more than {self._max_bytes >> 20} MiB")
             self._tail += encoded
-            if len(self._tail) > KEPT_BYTES:
+            if len(self._tail) > MAX_MEMORY_BYTES:
                 await self._spill()
         self.count += 1
 
     def mark(self) -> Mark:
+        """Return the current end."""
         return Mark(self.count, self.size)
 
     def rewind(self, mark: Mark) -> None:
-        """Forgets what was added after ``mark``."""
+        """Remove the documents that were added after ``mark``."""
         if mark.count == 0:
             self.first = None
         if mark.size >= self._written:
@@ -82,19 +83,20 @@ class SpooledDocuments:
         self.count = mark.count
 
     async def rest(self) -> AsyncIterator[list[DocumentDocument]]:
-        """All but the first, as they were encoded, in groups of about a megabyte."""
+        """Yield all documents but the first, still encoded, in groups of about a megabyte."""
         async for group in self._groups():
-            yield [cast("DocumentDocument", RawBSONDocument(one)) for one in group]
+            yield [cast("DocumentDocument", RawBSONDocument(encoded)) for encoded in group]
 
     async def documents(self) -> AsyncIterator[DocumentDocument]:
-        """Every document, in order."""
+        """Yield all documents, in order."""
         if self.first is not None:
             yield self.first
         async for group in self._groups():
-            for one in group:
-                yield cast("DocumentDocument", bson.decode(one, _OPTIONS))
+            for encoded in group:
+                yield cast("DocumentDocument", bson.decode(encoded, _OPTIONS))
 
     def close(self) -> None:
+        """Delete the buffer."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -103,7 +105,7 @@ class SpooledDocuments:
     async def _spill(self) -> None:
         tail, self._tail = self._tail, bytearray()
         try:
-            # a disk that stalls must not stall the heartbeats
+            # A slow disk must not delay the heartbeats.
             await asyncio.to_thread(self._write, tail)
         except OSError as error:
             raise TransientError("there is no room to keep the object's documents right now") from error
@@ -111,7 +113,7 @@ class SpooledDocuments:
 
     def _write(self, data: bytearray) -> None:
         if self._file is None:
-            self._file = tempfile.TemporaryFile(prefix="bucketline-", dir=self._folder)  # noqa: SIM115 - kept open
+            self._file = tempfile.TemporaryFile(prefix="bucketline-", dir=self._folder)  # noqa: SIM115 - closed by close()
         self._file.seek(self._written)
         self._file.write(data)
 
@@ -121,20 +123,20 @@ class SpooledDocuments:
         while self._file is not None and position < self._written:
             data = await asyncio.to_thread(self._read, position)
             position += len(data)
-            whole, carried = _split(carried + data)
-            if whole:
-                yield whole
-        whole, _ = _split(carried + bytes(self._tail))
-        if whole:
-            yield whole
+            complete, carried = _split(carried + data)
+            if complete:
+                yield complete
+        complete, _ = _split(carried + bytes(self._tail))
+        if complete:
+            yield complete
 
     def _read(self, position: int) -> bytes:
-        assert self._file is not None  # noqa: S101  looked at before
+        assert self._file is not None  # noqa: S101  The caller checked it.
         self._file.seek(position)
-        return self._file.read(min(KEPT_BYTES, self._written - position))
+        return self._file.read(min(MAX_MEMORY_BYTES, self._written - position))
 
 
-def _encoded(document: DocumentDocument) -> bytes:
+def _encode(document: DocumentDocument) -> bytes:
     try:
         encoded = bson.encode(document)
     except (bson.errors.BSONError, OverflowError, UnicodeEncodeError, TypeError) as error:
@@ -145,13 +147,13 @@ def _encoded(document: DocumentDocument) -> bytes:
 
 
 def _split(data: bytes) -> tuple[list[bytes], bytes]:
-    """The documents that are whole, and the beginning of the next."""
-    whole = []
+    """Return the encoded documents that are complete, and the beginning of the next."""
+    complete = []
     start = 0
     while len(data) - start >= 4:
         length = int.from_bytes(data[start : start + 4], "little")
         if len(data) - start < length:
             break
-        whole.append(data[start : start + length])
+        complete.append(data[start : start + length])
         start += length
-    return whole, data[start:]
+    return complete, data[start:]

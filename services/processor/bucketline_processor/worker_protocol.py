@@ -1,13 +1,13 @@
-"""What the service and its worker processes say to each other, over pipes.
+"""Protocol between the service and its worker processes, over pipes.
 
-A frame is a kind, a JSON part and a binary part. No pickle: a worker that read a hostile file may say
-anything, and the service must be able to parse it without running it.
+A frame is a type, a JSON part and a binary part. It is not pickle: a worker that has read a hostile file may send
+anything, and the service must be able to parse that without executing it.
 """
 
 import enum
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import orjson
@@ -28,13 +28,17 @@ MAX_DOCUMENT_BYTES = 12 * 1024 * 1024
 MAX_DERIVED_BYTES = 32 * 1024 * 1024
 MAX_FRAME_BYTES = 64 * 1024 * 1024
 
+_BLOB_FIELDS = [field.name for field in fields(BlobView) if field.name != "source"]
+_OBJECT_FIELDS = [field.name for field in fields(ObjectView) if field.name != "blobs"]
+_DERIVED_FIELDS = [field.name for field in fields(DerivedBlob) if field.name != "data"]
+
 
 class FrameType(enum.IntEnum):
-    """Who says it: the worker (``READY`` to ``ERROR``) or the service (``RUN``, ``BLOB``)."""
+    """Types of frames; the worker sends ``READY`` to ``ERROR``, the service sends ``RUN`` and ``BLOB``."""
 
     READY = 1
     STARTED = 2
-    NEED = 3
+    BLOB_REQUEST = 3
     DOCUMENTS = 4
     DONE = 5
     ERROR = 6
@@ -44,82 +48,72 @@ class FrameType(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    kind: FrameType
+    """A frame that was received."""
+
+    type: FrameType
     body: dict[str, object]
     binary: bytes = b""
 
 
-class WireError(Exception):
-    """What arrived is no frame."""
+class ProtocolError(Exception):
+    """The other side sent something that is not a valid frame."""
 
 
-def pack(kind: FrameType, body: Mapping[str, object], binary: bytes = b"") -> bytes:
-    """The frame's bytes. Raises ``TypeError`` for what is no JSON."""
+def pack(frame_type: FrameType, body: Mapping[str, object], binary: bytes = b"") -> bytes:
+    """Return the bytes of a frame. Raises ``TypeError`` when the body is not JSON."""
     text = orjson.dumps(body, option=orjson.OPT_NON_STR_KEYS, default=str)
-    return HEADER.pack(kind, len(text), len(binary)) + text + binary
+    return HEADER.pack(frame_type, len(text), len(binary)) + text + binary
 
 
-def frame_sizes(header: bytes) -> tuple[FrameType, int, int]:
-    """Kind and lengths of what follows. Raises :class:`WireError`, also for more than 64 MiB."""
+def parse_header(header: bytes) -> tuple[FrameType, int, int]:
+    """Return the type of a frame and the lengths of its two parts. Raises :class:`ProtocolError`."""
     number, text, binary = HEADER.unpack(header)
     if text + binary > MAX_FRAME_BYTES:
-        raise WireError(f"a frame of {text + binary} bytes")
+        raise ProtocolError(f"a frame of {text + binary} bytes")
     try:
         return FrameType(number), text, binary
     except ValueError as error:
-        raise WireError(f"a frame of the unknown kind {number}") from error
+        raise ProtocolError(f"a frame of the unknown type {number}") from error
 
 
-def unpack(kind: FrameType, text: bytes, binary: bytes) -> Frame:
-    """The frame. Raises :class:`WireError`."""
+def parse_frame(frame_type: FrameType, text: bytes, binary: bytes) -> Frame:
+    """Return the frame. Raises :class:`ProtocolError`."""
     try:
         body = orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        raise WireError("a frame that is not JSON") from error
+        raise ProtocolError("a frame that is not JSON") from error
     if not isinstance(body, dict):
-        raise WireError("a frame that is not an object")
-    return Frame(kind, body, binary)
+        raise ProtocolError("a frame that is not an object")
+    return Frame(frame_type, body, binary)
 
 
 def run_body(extractor_id: str, obj: ObjectView, context: ExtractionContext) -> dict[str, object]:
-    """All of the run but the blobs' content; ``context.outbound`` stays here, its secret is not for
-    workers.
+    """Return the body of ``RUN``: everything but the content of blobs.
+
+    ``context.outbound`` is left out, because workers must not have its secret.
     """
     return {
         "extractor": extractor_id,
-        "object": {
-            "object_id": obj.object_id,
-            "bucket_id": obj.bucket_id,
-            "namespace_id": obj.namespace_id,
-            "key_prefix": obj.key_prefix,
-            "fields": obj.fields,
-        },
+        "object": {name: getattr(obj, name) for name in _OBJECT_FIELDS},
         "own": [blob.blob_id for blob in obj.blobs],
-        "blobs": [_blob_body(blob) for blob in known_blobs(obj, context).values()],
+        "blobs": [{name: getattr(blob, name) for name in _BLOB_FIELDS} for blob in run_blobs(obj, context).values()],
         "parameters": context.parameters,
-        "inputs": {name: _input_body(value) for name, value in context.inputs.items()},
+        "inputs": {name: _encode_input(value) for name, value in context.inputs.items()},
     }
 
 
-def read_run(
-    body: Mapping[str, object], source: Callable[[str], BlobSource]
+def parse_run(
+    body: Mapping[str, Any], source: Callable[[str], BlobSource]
 ) -> tuple[str, ObjectView, ExtractionContext]:
-    """The other side of :func:`run_body`; ``source`` makes the content of a blob."""
-    blobs = {str(raw["blob_id"]): BlobView(source=source(str(raw["blob_id"])), **raw) for raw in _rows(body["blobs"])}
-    own = body["own"]
-    raw = body["object"]
-    assert isinstance(own, list)  # noqa: S101  the service wrote it
-    assert isinstance(raw, dict)  # noqa: S101
-    obj = ObjectView(blobs=tuple(blobs[blob_id] for blob_id in own), **raw)
-    parameters, inputs = body["parameters"], body["inputs"]
-    assert isinstance(parameters, dict)  # noqa: S101
-    assert isinstance(inputs, dict)  # noqa: S101
-    context = ExtractionContext(parameters, {name: _read_input(value, blobs) for name, value in inputs.items()})
-    return str(body["extractor"]), obj, context
+    """Return the arguments of :func:`run_body`; ``source`` provides the content of a blob."""
+    blobs = {blob["blob_id"]: BlobView(source=source(blob["blob_id"]), **blob) for blob in body["blobs"]}
+    obj = ObjectView(blobs=tuple(blobs[blob_id] for blob_id in body["own"]), **body["object"])
+    inputs = {name: _decode_input(value, blobs) for name, value in body["inputs"].items()}
+    return body["extractor"], obj, ExtractionContext(body["parameters"], inputs)
 
 
-def known_blobs(obj: ObjectView, context: ExtractionContext) -> dict[str, BlobView]:
-    """The blobs that a run may ask for: the object's, and those among the inputs."""
+def run_blobs(obj: ObjectView, context: ExtractionContext) -> dict[str, BlobView]:
+    """Return the blobs that a run may request: those of the object and those among the inputs."""
     mapped = [
         item
         for value in context.inputs.values()
@@ -129,28 +123,14 @@ def known_blobs(obj: ObjectView, context: ExtractionContext) -> dict[str, BlobVi
     return {blob.blob_id: blob for blob in (*obj.blobs, *mapped)}
 
 
-def document_parts(document: Document) -> tuple[bytes, bytes]:
-    """The JSON and the binary part of a document.
+def encode_document(document: Document) -> tuple[bytes, bytes]:
+    """Return the JSON part and the binary part of a document.
 
-    Raises ``PermanentError`` when the fields are no JSON, ``ResourceError`` when it is too large to be
-    stored.
+    Raises ``PermanentError`` when the fields are not JSON, ``ResourceError`` when it is too large to be stored.
     """
-    body = {
-        "fields": document.fields,
-        "source_blobs": document.source_blobs,
-        "blobs": [
-            {
-                "field": blob.field,
-                "filename": blob.filename,
-                "media_type": blob.media_type,
-                "role": blob.role,
-                "size": len(blob.data),
-            }
-            for blob in document.blobs
-        ],
-    }
+    blobs = [{**{name: getattr(b, name) for name in _DERIVED_FIELDS}, "size": len(b.data)} for b in document.blobs]
     try:
-        text = orjson.dumps(body)
+        text = orjson.dumps({"fields": document.fields, "source_blobs": document.source_blobs, "blobs": blobs})
     except TypeError as error:
         raise PermanentError(f"the extractor made a document that is not JSON: {error}") from error
     binary = b"".join(blob.data for blob in document.blobs)
@@ -159,59 +139,38 @@ def document_parts(document: Document) -> tuple[bytes, bytes]:
     return text, binary
 
 
-def read_documents(frame: Frame) -> list[Document]:
-    """The documents of a frame. Raises :class:`WireError`."""
-    documents, position = [], 0
-    try:
-        for raw in _rows(frame.body["documents"]):
-            blobs = []
-            for entry in raw["blobs"]:
-                end = position + int(entry["size"])
-                data = frame.binary[position:end]
-                position = end
-                blobs.append(DerivedBlob(entry["field"], entry["filename"], entry["media_type"], data, entry["role"]))
-            documents.append(Document(dict(raw["fields"]), tuple(blobs), tuple(raw["source_blobs"])))
-    except (KeyError, TypeError, ValueError) as error:
-        raise WireError("documents that are not well-formed") from error
-    return documents
-
-
 def pack_documents(texts: Sequence[bytes], binaries: Sequence[bytes]) -> bytes:
-    """One frame of what :func:`document_parts` made."""
+    """Return one frame of the parts that :func:`encode_document` made."""
     text, binary = b'{"documents":[' + b",".join(texts) + b"]}", b"".join(binaries)
     return HEADER.pack(FrameType.DOCUMENTS, len(text), len(binary)) + text + binary
 
 
-def _blob_body(blob: BlobView) -> dict[str, object]:
-    return {
-        "blob_id": blob.blob_id,
-        "property": blob.property,
-        "type": blob.type,
-        "filename": blob.filename,
-        "mime_type": blob.mime_type,
-        "size_bytes": blob.size_bytes,
-        "sha256": blob.sha256,
-        "metadata": blob.metadata,
-        "charset": blob.charset,
-    }
+def parse_documents(frame: Frame) -> list[Document]:
+    """Return the documents of a frame. Raises :class:`ProtocolError`."""
+    documents, position = [], 0
+    rows: Any = frame.body.get("documents")
+    try:
+        for row in rows:
+            blobs = []
+            for entry in row["blobs"]:
+                end = position + int(entry.pop("size"))
+                blobs.append(DerivedBlob(data=frame.binary[position:end], **entry))
+                position = end
+            documents.append(Document(dict(row["fields"]), tuple(blobs), tuple(row["source_blobs"])))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ProtocolError("documents that are not well-formed") from error
+    return documents
 
 
-def _input_body(value: object) -> dict[str, object]:
+def _encode_input(value: object) -> dict[str, object]:
     if isinstance(value, BlobView):
         return {"blob": value.blob_id}
     if isinstance(value, list | tuple):
-        return {"list": [_input_body(item) for item in value]}
+        return {"list": [_encode_input(item) for item in value]}
     return {"value": value}
 
 
-def _read_input(body: dict[str, object], blobs: Mapping[str, BlobView]) -> object:
+def _decode_input(body: Mapping[str, Any], blobs: Mapping[str, BlobView]) -> object:
     if "blob" in body:
-        return blobs[str(body["blob"])]
-    items = body.get("list")
-    return [_read_input(item, blobs) for item in items] if isinstance(items, list) else body["value"]
-
-
-def _rows(value: object) -> list[dict[str, Any]]:
-    if not isinstance(value, list):
-        raise TypeError("not a list")
-    return value
+        return blobs[body["blob"]]
+    return [_decode_input(item, blobs) for item in body["list"]] if "list" in body else body["value"]

@@ -1,73 +1,129 @@
-"""What an answer of S3 that is not a success means, whichever client received it."""
+"""Maps the responses of S3, from whichever client, to errors and metrics."""
 
-import asyncio
-import random
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import perf_counter
+
+import aiohttp
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectTimeoutError,
+    EndpointConnectionError,
+    HTTPClientError,
+    ParamValidationError,
+)
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt
+from tenacity.wait import wait_base
 
 from bucketline.blobs.store import AccessRefused, BlobStoreError, ChecksumRefused, ObjectMissing
 from bucketline.errors import BucketlineError, DependencyUnavailable
-from bucketline.observability.metrics import RETRIES
+from bucketline.observability.client_spans import s3_call
+from bucketline.observability.metrics import RETRIES, S3_SECONDS
 
+MAX_ATTEMPTS = 4
 CHECKSUM_CODES = frozenset(
     {"BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch", "IncompleteBody"}
 )
 ACCESS_STATUSES = frozenset({301, 307, 401, 403})
-NOT_STORED = frozenset({409, 429, 503})
-"""Statuses after which nothing was written and another try may succeed. Other 5xx leave it open."""
+NOT_WRITTEN_STATUSES = frozenset({409, 429, 503})
+"""Statuses after which nothing was written and another attempt may succeed. Other 5xx leave it open."""
 
 
-class KeyTaken(BlobStoreError):
-    """A condition of the request did not hold: there is something at the key, or the source has changed."""
+class ConditionFailed(BlobStoreError):
+    """A condition of the request did not hold: the key exists, or the source has changed."""
 
 
-class WriteConflict(DependencyUnavailable):
-    """Somebody else is writing the same key right now; the store wants us to try again."""
+class ObjectChanged(DependencyUnavailable):
+    """The object was replaced while it was read. Reading it from the start may succeed."""
 
 
-def error_for(status: int, code: str, key: str, *, foreign: bool = False) -> BucketlineError:
-    """The error for an answer. ``code`` is S3's own name for it, empty where the answer has no body."""
+class NotWritten(DependencyUnavailable):
+    """The store refused a write for now. Nothing was written; another attempt may succeed."""
+
+
+class WriteConflict(NotWritten):
+    """Another request is writing the same key."""
+
+
+def error_for(status: int, code: str, key: str, *, external: bool = False) -> BucketlineError:
+    """Return the error for a response. ``code`` is S3's error code, empty if the response has no body."""
     if status == 412:
-        return KeyTaken("a condition of the request did not hold")
+        return ConditionFailed("a condition of the request did not hold")
     if code in CHECKSUM_CODES:
         return ChecksumRefused("the bytes do not have the announced checksum")
-    if status == 404 and (foreign or code != "NoSuchBucket"):
+    if status == 404 and (external or code != "NoSuchBucket"):
         return ObjectMissing(key)
     if status == 409:
-        return WriteConflict(f"S3 reports a conflict: {code or status}")
-    if foreign and status in ACCESS_STATUSES:
+        return WriteConflict(f"S3 reported a conflict: {code or status}")
+    if external and status in ACCESS_STATUSES:
         return AccessRefused("the bucket refuses our credentials")
-    if status >= 500 or status in ACCESS_STATUSES or status in NOT_STORED or code in {"RequestTimeout", "NoSuchBucket"}:
-        return DependencyUnavailable(f"S3 did not serve us: {code or status}")
+    if status in NOT_WRITTEN_STATUSES or code == "RequestTimeout":
+        return NotWritten(f"S3 refused the request for now: {code or status}")
+    if status >= 500 or status in ACCESS_STATUSES or code == "NoSuchBucket":
+        return DependencyUnavailable(f"S3 did not serve the request: {code or status}")
     return BlobStoreError(f"S3 refused the request: {code or status}")
 
 
-def metric_outcome(status: int) -> str:
-    """What the metrics call an answer.
+def retrying(wait: wait_base, *errors: type[BucketlineError]) -> AsyncRetrying:
+    """Return the retry loop of S3: up to :data:`MAX_ATTEMPTS`, on exactly these errors."""
+    return AsyncRetrying(
+        stop=stop_after_attempt(MAX_ATTEMPTS),
+        wait=wait,
+        retry=retry_if_exception(lambda error: isinstance(error, errors) and not isinstance(error, ObjectChanged)),
+        before_sleep=lambda _: RETRIES.labels("s3").inc(),
+        reraise=True,
+    )
 
-    ``ok``, ``exists`` (a condition did not hold), ``missing``, ``busy`` (nothing was done, try again), ``failed`` (the
-    server's fault), ``refused`` (ours). Without an answer: ``unreachable`` if it was never sent, else ``lost``.
+
+def metric_outcome(status: int) -> str:
+    """Return the metrics' label for a status.
+
+    ``ok``, ``exists`` (a condition did not hold), ``missing``, ``busy`` (nothing was written, try again), ``failed``
+    (a server error) or ``refused`` (a client error). Without a response the label is ``unreachable`` if the request was
+    never sent, else ``lost``.
     """
     if 200 <= status < 300:
         return "ok"
-    if status in NOT_STORED:
+    if status in NOT_WRITTEN_STATUSES:
         return "busy"
     return {404: "missing", 412: "exists"}.get(status, "failed" if status >= 500 or status == 0 else "refused")
 
 
-@dataclass(frozen=True)
-class Backoff:
-    """Bounded tries with exponential back-off and full jitter; times in seconds."""
+@contextmanager
+def s3_request(operation: str, bucket: str, key: str = "", *, external: bool = False) -> Iterator[None]:
+    """Trace and time one call of the driver and map its errors. ``operation`` is the name in S3's API."""
+    started, outcome = perf_counter(), "ok"
+    try:
+        with s3_call(operation, bucket, key), map_driver_errors(key, external=external):
+            yield
+    except BucketlineError as error:
+        outcome = _driver_outcome(error.__cause__)
+        raise
+    finally:
+        S3_SECONDS.labels(operation, outcome).observe(perf_counter() - started)
 
-    attempts: int = 4
-    base: float = 0.1
-    cap: float = 2.0
-    draw: Callable[[], float] = random.random
 
-    async def tries(self) -> AsyncIterator[int]:
-        """Counts attempts from 0 and waits before each but the first."""
-        for attempt in range(self.attempts):
-            if attempt:
-                RETRIES.labels("s3").inc()
-                await asyncio.sleep(self.draw() * min(self.cap, self.base * 2 ** (attempt - 1)))
-            yield attempt
+@contextmanager
+def map_driver_errors(key: str = "", *, external: bool = False) -> Iterator[None]:
+    """Raise the errors of :mod:`bucketline.blobs.store` for those of the driver."""
+    try:
+        yield
+    except ClientError as error:
+        code = str(error.response.get("Error", {}).get("Code", ""))
+        raise error_for(_status(error), code, key, external=external) from error
+    except ParamValidationError:
+        raise
+    except (BotoCoreError, HTTPClientError, aiohttp.ClientError, TimeoutError, OSError) as error:
+        raise DependencyUnavailable(f"S3 did not answer: {type(error).__name__}") from error
+
+
+def _driver_outcome(cause: BaseException | None) -> str:
+    if isinstance(cause, ClientError):
+        return metric_outcome(_status(cause))
+    never_sent = (EndpointConnectionError, ConnectTimeoutError, aiohttp.ClientConnectorError)
+    return "unreachable" if isinstance(cause, never_sent) else "lost"
+
+
+def _status(error: ClientError) -> int:
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))

@@ -1,17 +1,18 @@
-"""Blob storage as the services see it: one bucket of an S3 API that knows conditional writes and SHA-256 checksums.
+"""Blob storage as the services see it: one bucket of an S3 API with conditional writes and SHA-256 checksums.
 
 Content lives at a key made of its hash, so "already there" is success and nothing is ever overwritten. SHA-256 is
-lower-case hex here, sizes are bytes, times are aware and in UTC. Every method may raise
-:class:`~bucketline.errors.DependencyUnavailable` once its own bounded retries are used up; the caller may then try the
-same call again, because each of them is idempotent. The other errors are permanent::
+lower-case hex, sizes are bytes, times are aware and in UTC. Every method may raise
+:class:`~bucketline.errors.DependencyUnavailable` once its own bounded retries are used up. Each method is idempotent,
+so the caller may repeat the call. The other errors are permanent::
 
     BlobStoreError
-    ├── ObjectMissing      no such key
-    ├── ChecksumRefused    the bytes are not those that the checksum or the size promised; nothing was stored
-    ├── ContentTooLarge    more bytes than the caller's limit
-    └── AccessRefused      a foreign bucket that is not configured, or that refuses the credentials for it
+    ├── ObjectMissing      the key does not exist
+    ├── ChecksumRefused    the bytes do not have the announced checksum or size; nothing was stored
+    ├── ContentTooLarge    the content exceeds the caller's limit
+    └── AccessRefused      an external bucket is not configured, or refuses its credentials
 
-Our own bucket refusing us is a fault of the installation, not of what a producer sent, hence StoreUnavailable too.
+A refusal by our own bucket is a fault of the installation, not of what a producer sent, and therefore raises
+``DependencyUnavailable`` too.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
@@ -19,8 +20,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from fnmatch import fnmatchcase
-from types import TracebackType
-from typing import Literal, Protocol, Self
+from typing import Literal, Protocol
 
 from bucketline.errors import BucketlineError
 
@@ -28,17 +28,17 @@ ByteRange = tuple[int, int]
 """First and last byte, both included, as HTTP counts them."""
 
 PRESIGNED_URL_LIMIT = 2083
-"""The longest URL that a response may carry."""
+"""Maximum length of a URL in a response."""
 
 
 class BlobStoreError(BucketlineError):
-    """The store answered, and another try would get the same answer."""
+    """The store answered, and would give the same answer again."""
 
     retryable = False
 
 
 class ObjectMissing(BlobStoreError):
-    """There is nothing at ``key``."""
+    """The store has no object at ``key``."""
 
     def __init__(self, key: str) -> None:
         super().__init__("there is no such object in the store")
@@ -46,7 +46,7 @@ class ObjectMissing(BlobStoreError):
 
 
 class ChecksumRefused(BlobStoreError):
-    """The bytes do not have the checksum or the size that they were announced with. Nothing was stored."""
+    """The bytes do not have the announced checksum or size. Nothing was stored."""
 
 
 class ContentTooLarge(BlobStoreError):
@@ -58,15 +58,15 @@ class ContentTooLarge(BlobStoreError):
 
 
 class AccessRefused(BlobStoreError):
-    """A foreign bucket that the configuration does not cover, or that refuses the credentials given for it."""
+    """The external bucket is not configured, or refuses the credentials that are configured for it."""
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """What the store knows of an object.
+    """Describes a stored object.
 
-    ``sha256`` is there only if the store itself verified it over the whole content; it may be trusted without reading.
-    ``etag`` has no quotes; it changes with the content and says nothing else.
+    ``sha256`` is set only if the store itself verified it over the whole content, so it can be trusted without
+    reading. ``etag`` has no quotes; it changes with the content and means nothing else.
     """
 
     size: int
@@ -78,7 +78,7 @@ class ObjectInfo:
 
 @dataclass(frozen=True, slots=True)
 class ObjectSummary:
-    """A row of a listing."""
+    """One row of a listing."""
 
     key: str
     size: int
@@ -97,17 +97,17 @@ class OpenUpload:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """An object being read. ``chunks`` may be read once; ``head.size`` is the size of the whole object."""
+    """An object being read. ``chunks`` can be iterated once; ``info.size`` is the size of the whole object."""
 
-    head: ObjectInfo
+    info: ObjectInfo
     chunks: AsyncIterator[bytes]
 
 
 @dataclass(frozen=True)
 class ExternalBucket:
-    """How buckets that are not ours are read. ``buckets`` are names or shell patterns; the first match decides.
+    """How to read buckets of others. ``buckets`` are names or shell patterns; the first match decides.
 
-    Without keys the default credential chain is used, or none at all if ``anonymous``.
+    Without keys the default credential chain is used, or no credentials at all if ``anonymous``.
     """
 
     buckets: Sequence[str]
@@ -119,14 +119,25 @@ class ExternalBucket:
     anonymous: bool = False
 
     def covers(self, bucket: str) -> bool:
+        """Return whether this entry applies to the bucket."""
         return any(fnmatchcase(bucket, pattern) for pattern in self.buckets)
 
 
+def split_s3_url(url: str) -> tuple[str, str]:
+    """Return bucket and key of ``s3://bucket/key``; the key is taken literally and may be empty."""
+    scheme, separator, rest = url.partition("://")
+    if scheme.lower() != "s3" or not separator:
+        raise BlobStoreError("not an s3:// URL")
+    bucket, _, key = rest.partition("/")
+    return bucket, key
+
+
 class MultipartUpload(Protocol):
-    """Content of unknown length on its way to the store; made by :meth:`BlobStore.upload`.
+    """Content of unknown length on its way to the store; created by :meth:`BlobStore.upload`.
 
     Left without :meth:`finish_to` (an error, a cancellation) it is aborted: neither parts nor a staging object remain,
-    unless the store was away, which :meth:`BlobStore.list_multipart` and :meth:`BlobStore.list` then show to a sweeper.
+    unless the store was unreachable; a reconciler then finds them with :meth:`BlobStore.list_multipart` and
+    :meth:`BlobStore.list`.
     """
 
     @property
@@ -135,19 +146,19 @@ class MultipartUpload(Protocol):
         ...
 
     async def write(self, chunk: bytes) -> None:
-        """Takes the next bytes, in order; not safe for concurrent callers.
+        """Append the next bytes; not safe for concurrent callers.
 
-        Waits while as many parts as allowed are on the wire, so memory stays at (parts in flight + 1) parts whatever
-        the size. Raises what went wrong with an earlier part.
+        Waits while the allowed number of parts is in flight, so memory stays at (parts in flight + 1) parts whatever
+        the size. Raises the error of an earlier part.
         """
         ...
 
     async def finish_to(self, final_key: str, *, sha256: str, size: int, content_type: str) -> bool:
-        """Puts the content at ``final_key`` if nothing is there. True: by us. False: it was there already.
+        """Store the content at ``final_key`` unless the key exists; return whether this call stored it.
 
-        ``sha256`` is the caller's hash of everything written. Each part was verified by the store on its own checksum,
-        and ``size`` must agree with what was written, otherwise :class:`ChecksumRefused`. The staging object is gone
-        afterwards in any case. Content of at most one part never becomes a multipart upload.
+        ``sha256`` is the caller's hash of everything written. The store has verified each part with a checksum of its
+        own, and ``size`` must agree with what was written, otherwise :class:`ChecksumRefused`. The staging object is
+        deleted in any case. Content of at most one part never becomes a multipart upload.
         """
         ...
 
@@ -156,18 +167,18 @@ class BlobStore(Protocol):
     """One bucket. Safe for concurrent use by the tasks of one event loop."""
 
     async def put_if_absent(self, key: str, data: bytes, *, sha256: str, content_type: str) -> bool:
-        """Stores ``data`` unless the key is taken. True: written by us. False: it was already there.
+        """Store ``data`` unless the key exists; return whether this call stored it.
 
-        Of any number of concurrent callers exactly one gets True, except after a reply that never came, where a caller
-        cannot know whether the content it finds is its own: it is told False. The store verifies ``sha256``;
-        :class:`ChecksumRefused` if it does not fit ``data``. A conflict, a refusal for load, a timeout or a lost reply
-        is tried again with jitter, never writing a second copy: after a reply that never came the object is looked at,
-        and its size and checksum compared. What other writers put at the key is trusted, for keys are hashes.
+        Of any number of concurrent callers exactly one gets True, except after a lost response, where a caller cannot
+        know whether the content is its own and gets False. The store verifies ``sha256``; :class:`ChecksumRefused` if
+        it does not fit ``data``. Conflicts, throttling, timeouts and lost responses are retried with jitter without
+        writing a second copy: after a lost response the size and checksum of the object are compared first. Content of
+        other writers at the key is trusted, because keys are hashes.
         """
         ...
 
     def upload(self, staging_key: str) -> AbstractAsyncContextManager[MultipartUpload]:
-        """Starts content of unknown length. ``staging_key`` belongs to this attempt alone."""
+        """Start content of unknown length. ``staging_key`` belongs to this attempt alone."""
         ...
 
     async def copy_if_absent(
@@ -180,54 +191,52 @@ class BlobStore(Protocol):
         sha256: str | None = None,
         source_etag: str | None = None,
     ) -> bool:
-        """Server-side copy within the bucket, unless the key is taken. True: written by us. False: it was there.
+        """Copy within the bucket, on the server, unless the key exists; return whether this call stored it.
 
-        The bytes are not read by us, whatever their size. With ``source_etag`` only that very content is copied, so
-        that nobody swaps it between a check and the copy; a changed source, a wrong ``size``, or a ``sha256`` that
-        disagrees with what the store computed is :class:`ChecksumRefused`. The source stays. Of concurrent callers one
-        gets True; for content so large that it is copied in parts several may, on stores that do not complete uploads
-        atomically, and the content is the same whoever was last.
+        With ``source_etag`` only that very content is copied, so that it cannot be swapped between a check and the
+        copy. A changed source, a wrong ``size``, or a ``sha256`` that disagrees with the one the store computed raises
+        :class:`ChecksumRefused`. The source stays. Of concurrent callers one gets True; for content so large that it
+        is copied in parts several may, on stores that do not complete uploads atomically.
         """
         ...
 
     def get(self, key: str, *, limit: int, range: ByteRange | None = None) -> AsyncGenerator[bytes, None]:  # noqa: A002
-        """The content in chunks of no promised size, or the part of it that ``range`` names.
+        """Yield the content, or its ``range``, in chunks of no promised size.
 
-        :class:`ContentTooLarge` before the first chunk if more than ``limit`` bytes would come. A connection that
-        breaks midway is resumed where it stopped, on the same content. Who stops early closes the generator
-        (``aclosing``).
+        Raises :class:`ContentTooLarge` before the first chunk if it is longer than ``limit`` bytes. A broken
+        connection is resumed on the same content. Close the generator (``aclosing``) to stop early.
         """
         ...
 
     async def read(self, key: str, *, limit: int) -> bytes:
-        """The whole content at once; the same errors as :meth:`get`."""
+        """Return the whole content; the same errors as :meth:`get`."""
         ...
 
     async def head(self, key: str) -> ObjectInfo:
-        """What is at ``key``; :class:`ObjectMissing` if nothing."""
+        """Describe the object; :class:`ObjectMissing` if there is none."""
         ...
 
     async def delete(self, keys: Collection[str]) -> None:
-        """Removes the objects; keys with nothing at them are fine. Not atomic: on an error some may be gone."""
+        """Delete objects; missing keys are ignored. Not atomic: after an error some may be deleted."""
         ...
 
     async def list(self, prefix: str, *, limit: int, after: str | None = None) -> Sequence[ObjectSummary]:
-        """At most ``limit`` objects in key order, beginning behind ``after`` (pass the last key for the next page)."""
+        """List at most ``limit`` objects in key order, starting after ``after`` (the last key of the page before)."""
         ...
 
     async def list_multipart(self, prefix: str, *, limit: int = 1000) -> Sequence[OpenUpload]:
-        """At most ``limit`` uploads that are open, ours or anybody's."""
+        """List at most ``limit`` open uploads, whoever started them."""
         ...
 
     async def abort_multipart(self, key: str, upload_id: str) -> None:
-        """Drops an open upload and its parts; one that is not open any more is fine."""
+        """Discard an open upload and its parts; an upload that is no longer open is ignored."""
         ...
 
     async def presign_get(self, key: str, *, expires: int, filename: str | None = None, public: bool = True) -> str:
-        """A URL that reads ``key`` for ``expires`` seconds, at most 2,083 characters.
+        """Return a URL that reads ``key`` for ``expires`` seconds, at most 2,083 characters long.
 
-        Signed for the public endpoint, or with ``public=False`` for the one that we use. ``filename`` is what a browser
-        saves it as. Says nothing about whether the object exists.
+        It is signed for the public endpoint, or with ``public=False`` for the internal one. Browsers save the content
+        as ``filename``. The object need not exist.
         """
         ...
 
@@ -240,43 +249,37 @@ class BlobStore(Protocol):
         size: int | None = None,
         sha256: str | None = None,
     ) -> str:
-        """A URL that writes ``key`` with one PUT, for ``expires`` seconds, at most 2,083 characters.
+        """Return a URL that writes ``key`` with one PUT for ``expires`` seconds, at most 2,083 characters long.
 
-        What is given is bound by the signature: a PUT with another ``Content-Type`` or length is refused by the store,
-        and other content than ``sha256`` as well. The checksum is part of the URL; the client sends no header for it
-        (the store refuses ``x-amz-*`` headers that were not signed). It may be used more than once until it expires.
+        The signature binds the given values: the store refuses another ``Content-Type`` or length, and content with
+        another ``sha256``. The checksum is part of the URL; the client sends no header for it (the store refuses
+        ``x-amz-*`` headers that were not signed). The URL can be used repeatedly until it expires.
         """
         ...
 
     async def ensure_bucket(self) -> None:
-        """Makes the bucket if it is missing and the settings allow it; ``StoreUnavailable`` if it is missing still."""
+        """Create the bucket if it is missing and the settings allow it, else raise ``DependencyUnavailable``."""
         ...
 
     async def ping(self) -> None:
-        """Returns when the store answered for our bucket."""
+        """Return if the store answers for our bucket, else raise ``DependencyUnavailable``."""
         ...
 
     def url_of(self, key: str) -> str:
-        """``s3://bucket/key``."""
+        """Return ``s3://bucket/key``."""
         ...
 
     def key_of(self, url: str) -> str | None:
-        """The key that an ``s3://`` URL names in our own bucket; None if it names another bucket.
+        """Return the key of an ``s3://`` URL in our own bucket; None for other buckets.
 
         Whether a producer may read that key is the caller's decision.
         """
         ...
 
-    def open_foreign(self, url: str, *, limit: int) -> AbstractAsyncContextManager[Content]:
-        """Reads ``s3://bucket/key`` of a bucket that the configuration covers, with the endpoint and credentials there.
+    def open_external(self, url: str, *, limit: int) -> AbstractAsyncContextManager[Content]:
+        """Read ``s3://bucket/key`` of a configured external bucket, with its own endpoint and credentials.
 
-        :class:`AccessRefused` for every other bucket, our own included unless it is configured as foreign too;
-        :class:`ContentTooLarge` before the first chunk if the object is longer than ``limit``.
+        Raises :class:`AccessRefused` for every other bucket, including our own unless it is configured as external
+        too, and :class:`ContentTooLarge` before the first chunk if the object is longer than ``limit``.
         """
         ...
-
-    async def __aenter__(self) -> Self: ...
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...

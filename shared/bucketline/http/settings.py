@@ -1,11 +1,11 @@
-"""Where callbacks may go."""
+"""Settings of clients that request URLs of producers."""
 
 import json
 from collections.abc import Sequence
 from ipaddress import ip_network
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.networks import IPvAnyNetwork
 from pydantic_settings import NoDecode, SettingsConfigDict
 
@@ -14,7 +14,7 @@ from bucketline.settings import SettingsBase
 
 
 def split_list(value: object) -> object:
-    """A list in the environment: JSON, or words with commas in between."""
+    """Parse a list from the environment: JSON, or comma-separated words."""
     if not isinstance(value, str):
         return value
     if value.lstrip().startswith("["):
@@ -23,12 +23,12 @@ def split_list(value: object) -> object:
 
 
 def _ports(value: object) -> object:
-    """Ports as numbers, as ranges (``8000-8999``), or ``*`` for all."""
-    found: list[int] = []
+    """Parse port numbers, ranges (``8000-8999``), or ``*`` for all ports."""
+    ports: list[int] = []
     for word in value if isinstance(value := split_list(value), Sequence | frozenset) else [value]:
         first, _, last = ("1", "-", "65535") if word == "*" else str(word).partition("-")
-        found += range(int(first), int(last or first) + 1)
-    return frozenset(found)
+        ports += range(int(first), int(last or first) + 1)
+    return frozenset(ports)
 
 
 StringList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_list)]
@@ -36,25 +36,32 @@ Networks = Annotated[tuple[IPvAnyNetwork, ...], NoDecode, BeforeValidator(split_
 Ports = Annotated[frozenset[Annotated[int, Field(ge=1, le=65535)]], NoDecode, BeforeValidator(_ports)]
 
 
-class OutboundSettings(SettingsBase):
-    """Public addresses on the usual ports, unless more is allowed here. See :class:`GuardPolicy`."""
+class GuardFields(BaseModel):
+    """The settings of a :class:`~bucketline.http.ssrf.GuardPolicy`: public addresses on ports 80 and 443 by default."""
 
-    model_config = SettingsConfigDict(env_prefix="BUCKETLINE_OUTBOUND_")
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     allow_hosts: StringList = ()
-    """Names or patterns (``*.example``) that may resolve to private addresses, never to link-local or metadata ones."""
+    """Host names or patterns (``*.example``) that may resolve to private addresses, but never to link-local or metadata
+    addresses."""
     allow_networks: Networks = ()
     """Networks that may be reached although they are not public."""
     host_allowlist: StringList = ()
-    """If set, no other host may be called."""
+    """If set, the only hosts that a URL may name."""
     allowed_ports: Ports = frozenset({80, 443})
     """Ports, ranges (``8000-8999``), or ``*``."""
 
     def policy(self) -> GuardPolicy:
+        """Return the policy for :mod:`bucketline.http.ssrf`."""
         return GuardPolicy(
             allowed_ports=self.allowed_ports,
             allow_hosts=self.allow_hosts,
             allow_networks=tuple(ip_network(str(network)) for network in self.allow_networks),
             only_hosts=self.host_allowlist,
-            max_redirects=0,
         )
+
+
+class OutboundSettings(GuardFields, SettingsBase):
+    """URLs that webhooks may call."""
+
+    model_config = SettingsConfigDict(env_prefix="BUCKETLINE_OUTBOUND_")

@@ -1,14 +1,13 @@
-"""May this address be fetched? The decision only: no look-up, no socket, nothing but its arguments.
+"""Decides which URLs and addresses may be requested. It resolves no names and opens no sockets.
 
-A string never proves an address harmless, so there are three questions, asked at different times:
+A string never proves an address harmless, so three checks run at different times:
 
 * :func:`check_url` when the producer's string is read, and again for every redirect;
-* :func:`check_address` for **every** address that a look-up gave, right before the connection is made
-  to that very address;
-* :func:`check_redirect` for a hop: everything of ``check_url``, and https never falls back to http.
+* :func:`check_address` for **every** address that a lookup returned, right before connecting to that very address;
+* :func:`check_redirect` for a redirect: everything of ``check_url``, and https never falls back to http.
 
-Odd spellings of a numeric host (decimal, octal, hex, short) are turned into the address they mean and judged
-as that address. Each function raises :class:`AddressRefused`, whose reason is for our logs only.
+Unusual spellings of a numeric host (decimal, octal, hexadecimal, shortened) are converted to the address they mean and
+checked as that address. Each function raises :class:`AddressRefused`, whose reason is for our logs only.
 """
 
 import re
@@ -22,20 +21,34 @@ import idna
 from yarl import URL
 
 from bucketline.domain.blob_sources import MAX_URL_LENGTH
-from bucketline.http.errors import AddressRefused
+from bucketline.errors import BucketlineError
 
 IpAddress = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
 
+class AddressRefused(BucketlineError):
+    """The URL or address is not allowed.
+
+    There is one message for every reason, including a host that does not exist: which part was refused would map the
+    private network. ``detail`` is for our own logs.
+    """
+
+    retryable = False
+
+    def __init__(self, *, detail: str) -> None:
+        super().__init__("the address is not allowed")
+        self.detail = detail[:500]
+
+
 @dataclass(frozen=True, slots=True)
 class GuardPolicy:
-    """What may be fetched. The defaults are for strangers on the public internet.
+    """The allowed URLs and addresses. The default is the public internet.
 
-    ``allow_hosts`` ("files.corp.example" or "*.corp.example") may resolve to private and loopback addresses,
-    but never to link-local or metadata ones: a name is under the control of whoever runs its zone.
-    ``allow_networks`` opens any address inside, whatever the name. ``only_hosts``, when not empty, are
-    the only hosts that may be named at all; their addresses are judged as everyone else's.
+    ``allow_hosts`` ("files.corp.example" or "*.corp.example") may resolve to private and loopback addresses, but never
+    to link-local or metadata addresses, because the owner of the DNS zone controls a name. ``allow_networks`` allows
+    every address inside, whatever the name. ``only_hosts``, when not empty, are the only hosts that a URL may name;
+    their addresses are checked like all others.
     """
 
     allowed_schemes: frozenset[str] = frozenset({"http", "https"})
@@ -44,15 +57,14 @@ class GuardPolicy:
     allow_networks: tuple[Network, ...] = ()
     only_hosts: tuple[str, ...] = ()
     max_url_length: int = MAX_URL_LENGTH
-    max_redirects: int = 3
 
 
 @dataclass(frozen=True, slots=True)
 class CheckedUrl:
-    """A URL taken apart once; the parts, not the string, are what the client is given.
+    """A URL, parsed once; the client gets the parts, not the string.
 
-    ``host`` is lower-case ASCII without brackets; ``address`` is set when the host is itself an address,
-    which was judged already. ``target`` is path and query, percent-encoded, without the fragment.
+    ``host`` is lower-case ASCII without brackets; ``address`` is set, and has been checked, if the host is an address.
+    ``target`` is path and query, percent-encoded, without the fragment.
     """
 
     scheme: str
@@ -63,7 +75,7 @@ class CheckedUrl:
 
     @property
     def netloc_host(self) -> str:
-        """The host as URLs write it: an IPv6 address is in brackets."""
+        """The host as in a URL: an IPv6 address in brackets."""
         return f"[{self.host}]" if ":" in self.host else self.host
 
     def __str__(self) -> str:
@@ -71,7 +83,7 @@ class CheckedUrl:
         return f"{self.scheme}://{self.netloc_host}{port}{self.target}"
 
     def to_yarl(self) -> URL:
-        """Return the URL for aiohttp, built from the checked parts and not parsed again."""
+        """Return the URL for aiohttp, built from the checked parts without parsing it again."""
         path, _, query = self.target.partition("?")
         return URL.build(
             scheme=self.scheme,
@@ -84,7 +96,7 @@ class CheckedUrl:
 
 
 def check_url(url: str, policy: GuardPolicy) -> CheckedUrl:
-    """Take ``url`` apart, more strictly than any client would, so that no two readers can disagree about it."""
+    """Parse ``url`` more strictly than any client does, so that no two parsers can disagree about it."""
     if len(url) > policy.max_url_length:
         raise AddressRefused(detail=f"URL of {len(url)} characters")
     if any(c == "\\" or unicodedata.category(c) in _UNPRINTABLE for c in url):
@@ -107,13 +119,13 @@ def check_url(url: str, policy: GuardPolicy) -> CheckedUrl:
     if address is not None:
         address = check_address(address, policy, host=host)
     path = parts["path"] or "/"
-    # everything that is legal stays byte for byte: a signed URL must not be "normalised"
+    # Legal characters stay byte for byte: a signed URL must not be normalized.
     target = quote(path, safe=_LEGAL) + quote(parts["query"] or "", safe=_LEGAL + "?")
     return CheckedUrl(scheme=scheme, host=host, port=port, target=target, address=address)
 
 
 def check_address(address: IpAddress | str, policy: GuardPolicy, *, host: str = "") -> IpAddress:
-    """The address, if a connection to it may be made for ``host``. Any doubt is a no."""
+    """Return the address if a connection to it is allowed for ``host``. Refuse in doubt."""
     if isinstance(address, str):
         try:
             address = ip_address(address)
@@ -122,7 +134,7 @@ def check_address(address: IpAddress | str, policy: GuardPolicy, *, host: str = 
     if isinstance(address, IPv6Address):
         if address.scope_id is not None:
             raise AddressRefused(detail=f"{address} has a zone")
-        # an opened transition prefix (64:ff9b::/96 behind DNS64) opens nothing behind the gateway
+        # An allowed transition prefix (64:ff9b::/96 behind DNS64) allows nothing behind the gateway.
         for embedded in _embedded(address):
             check_address(embedded, policy, host=host)
     if any(address.version == net.version and address in net for net in policy.allow_networks):
@@ -139,11 +151,11 @@ def check_address(address: IpAddress | str, policy: GuardPolicy, *, host: str = 
 
 
 def check_redirect(source: CheckedUrl, location: str, policy: GuardPolicy) -> CheckedUrl:
-    """Where ``Location`` leads from ``source``, checked as if a producer had sent it."""
+    """Return the target of ``Location``, checked as if a producer had sent it."""
     if len(location) > policy.max_url_length or any(
         c == "\\" or unicodedata.category(c) in _UNPRINTABLE for c in location
     ):
-        # before urljoin, which silently drops tabs and newlines
+        # Before urljoin, which silently drops tabs and newlines.
         raise AddressRefused(detail="unacceptable Location")
     try:
         joined = urljoin(str(source), location)
@@ -163,7 +175,7 @@ def _host(raw: str) -> tuple[str, IpAddress | None]:
             raise AddressRefused(detail="malformed IPv6 host") from None
         return str(literal), literal
     try:
-        # UTS 46 also folds what only looks like a dot or a digit: 127。0。0。1, ①②⑦.⓪.⓪.①
+        # UTS 46 also maps lookalikes of dots and digits: 127。0。0。1, ①②⑦.⓪.⓪.①
         host = idna.uts46_remap(raw, std3_rules=False, transitional=False)
         if not host.isascii():
             host = idna.encode(host).decode("ascii")
@@ -180,7 +192,7 @@ def _host(raw: str) -> tuple[str, IpAddress | None]:
 
 
 def _legacy_ipv4(labels: list[str]) -> IPv4Address:
-    """What inet_aton and browsers make of 2130706433, 0x7f.1 or 0177.0.0.1."""
+    """Parse 2130706433, 0x7f.1 or 0177.0.0.1 as inet_aton and browsers do."""
     if len(labels) > 4 or not all(_NUMBER.fullmatch(label) for label in labels):
         raise AddressRefused(detail="malformed numeric host")
     try:
@@ -199,16 +211,16 @@ def _number(label: str) -> int:
 
 
 def _embedded(address: IPv6Address) -> Iterator[IPv4Address]:
-    """Every IPv4 address that a host or a gateway may take out of ``address``."""
+    """Yield every IPv4 address that a host or a gateway may extract from ``address``."""
     value = int(address)
     low = IPv4Address(value & 0xFFFFFFFF)
-    if _within(address, _LOW_32_BITS) and value > 1:  # :: and ::1 are no embedded addresses
+    if _within(address, _LOW_32_BITS) and value > 1:  # :: and ::1 embed no address
         yield low
     if address.sixtofour is not None:
         yield address.sixtofour
     if address.teredo is not None:
         yield from address.teredo
-    if address in _NAT64_LOCAL:  # RFC 6052 puts the four bytes around bits 64..71
+    if address in _NAT64_LOCAL:  # RFC 6052 splits the four bytes around bits 64..71
         yield low
         yield IPv4Address(((value >> 64) & 0xFFFF) << 16 | (value >> 40) & 0xFFFF)
     if (value >> 32) & 0xFFFFFFFF & ~0x02000000 == 0x00005EFE:  # ISATAP, RFC 5214
@@ -221,8 +233,8 @@ def _within(address: IpAddress, networks: tuple[Network, ...]) -> bool:
 
 def _host_matches(host: str, patterns: tuple[str, ...]) -> bool:
     for pattern in patterns:
-        wanted = pattern.lower().removesuffix(".")
-        if host == wanted or (wanted.startswith("*.") and host.endswith(wanted[1:])):
+        normalized = pattern.lower().removesuffix(".")
+        if host == normalized or (normalized.startswith("*.") and host.endswith(normalized[1:])):
             return True
     return False
 
@@ -248,7 +260,7 @@ _LOW_32_BITS = _networks("::/96", "::ffff:0:0/96", "::ffff:0:0:0/96", "64:ff9b::
 _PRIVATE = _networks(
     "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "127.0.0.0/8", "fc00::/7", "::1/128"
 )
-# where clouds hand out credentials: AWS, Alibaba, Oracle, Azure's host agent (which is a public address)
+# Metadata services, which hand out credentials: AWS, Alibaba, Oracle, and Azure's host agent (a public address).
 _METADATA = frozenset(
     ip_address(a)
     for a in ("169.254.169.254", "fd00:ec2::254", "fd20:ce::254", "100.100.100.200", "192.0.0.192", "168.63.129.16")

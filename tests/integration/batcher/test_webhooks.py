@@ -16,8 +16,8 @@ from bucketline.clock import wire_time
 from bucketline.db.batches import webhook_host
 from bucketline.domain.status import Status
 from bucketline.errors import DependencyUnavailable
+from bucketline.http.client import WebhookClient
 from bucketline.http.ssrf import GuardPolicy
-from bucketline.http.webhook_client import WebhookClient
 from bucketline_batcher.webhooks import PER_HOST, Webhooks
 
 pytestmark = pytest.mark.stack

@@ -47,7 +47,7 @@ async def opened(stack: LocalStack, database: Database, mongo: MongoSettings) ->
 
     @asynccontextmanager
     async def replica(
-        *, s3_endpoint: str | None = None, lanes: bool = True, s3: dict[str, Any] | None = None, **changes: Any
+        *, s3_endpoint: str | None = None, scheduler: bool = True, s3: dict[str, Any] | None = None, **changes: Any
     ) -> AsyncIterator[Bench]:
         settings = ServiceSettings(
             service="dedup",
@@ -79,7 +79,7 @@ async def opened(stack: LocalStack, database: Database, mongo: MongoSettings) ->
         bus = KeptBus()
         async with (
             S3BlobStore(settings.s3) as store,
-            S3BlobStore(settings.s3, foreign=own.access()) as foreign,
+            S3BlobStore(settings.s3, external_buckets=own.access()) as external,
             HttpFetcher(own.policy(), own.limits()) as fetcher,
         ):
             await store.ensure_bucket()
@@ -91,10 +91,10 @@ async def opened(stack: LocalStack, database: Database, mongo: MongoSettings) ->
                 health=Health(),
                 clock=SystemClock(),
             )
-            dedup = wire(runtime, own, fetcher=fetcher, foreign=foreign)
+            dedup = wire(runtime, own, fetcher=fetcher, external=external)
             bench = Bench(dedup, runtime, bus, own)
-            if lanes:
-                async with dedup.mirroring.lanes:
+            if scheduler:
+                async with dedup.scheduler:
                     yield bench
             else:
                 yield bench

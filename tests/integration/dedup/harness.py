@@ -13,7 +13,7 @@ from typing import Any, cast
 from tests.waiting import eventually
 
 from bucketline.blobs.s3 import S3BlobStore
-from bucketline.db.objects import ObjectDocument
+from bucketline.db.objects import ObjectDocument, Objects
 from bucketline.errors import RetryableError
 from bucketline.events.cloudevents import CloudEvent, ReceivedEvent, unwrap
 from bucketline.events.models import Event, ObjectCreated
@@ -63,6 +63,10 @@ class Bench:
     bucket: str = "bkt_test"
 
     @property
+    def objects(self) -> Objects:
+        return Objects(self.runtime.database)
+
+    @property
     def store(self) -> S3BlobStore:
         return cast("S3BlobStore", self.runtime.blobs)
 
@@ -106,7 +110,7 @@ class Bench:
             "auto_process": False,
             **changes,
         }
-        await self.dedup.mirroring.objects.collection.insert(cast("ObjectDocument", document))
+        await self.objects.collection.insert(cast("ObjectDocument", document))
         return str(document["_id"])
 
     async def created(self, *object_ids: str) -> None:
@@ -124,7 +128,7 @@ class Bench:
         return ReceivedEvent(event=event, id=f"evt_{secrets.token_hex(6)}", source="/bucketline/ingest-api", trace={})
 
     async def get(self, object_id: str) -> ObjectDocument:
-        found = await self.dedup.mirroring.objects.collection.get(object_id)
+        found = await self.objects.collection.get(object_id)
         assert found is not None
         return found
 

@@ -48,7 +48,7 @@ async def test_a_source_that_stays_away_is_parked_and_replayed(opened: Open, sou
         assert (topic, key) == ("bucketline.objects.v1.parked.dedup", object_id.encode())
         assert headers["bucketline-parked-topic"] == b"bucketline.objects.v1"
         assert headers["bucketline-parked-error"] == b"the source answered 503"
-        await bench.dedup.mirroring.objects.apply_statuses([failed])
+        await bench.objects.apply_statuses([failed])
 
         # the record that made the object may come again; only the parked one starts over
         await bench.created(object_id)
@@ -79,7 +79,7 @@ async def test_an_object_that_was_to_be_processed_is_queued_again_by_the_replay(
         await bench.mirrored(object_id)
         # of an object in a batch, the processor says that it has failed
         assert bench.bus.of(ObjectStatusChanged, object_id) == []
-        await bench.dedup.mirroring.objects.collection.update_one(
+        await bench.objects.collection.update_one(
             {"_id": object_id}, {"$set": {"status": "FAILED", "run": {"id": 1, "rank": 3}}}
         )
         (_, _, value, headers) = bench.bus.raw[0]
@@ -155,7 +155,7 @@ async def test_s3_faults_in_a_streamed_upload(
 
         # a reply that was lost may have carried the id of an upload: only the sweeper finds that one
         async def tidied() -> bool:
-            await bench.dedup.tidy.step()
+            await bench.dedup.reconciler.reconcile_staging()
             return not await bench.leftovers()
 
         await eventually(tidied, deadline=10)
@@ -234,7 +234,7 @@ async def test_while_the_bus_is_away_the_announcement_is_owed(bench: Bench, sour
     assert bench.bus.of(ObjectMirrored, object_id) == []
     bench.bus.away = False
     # what the end of a lease does
-    await bench.dedup.mirroring.objects.collection.update_one(
+    await bench.objects.collection.update_one(
         {"_id": object_id}, {"$set": {"mirror.due_at": bench.runtime.clock.now()}}
     )
     await bench.mirrored(object_id)
@@ -256,7 +256,7 @@ async def test_a_change_during_the_transfer_wins(bench: Bench, sources: Sources)
         "blobs_revision": 2,
         "mirror": {"state": "pending", "attempts": 0, "due_at": bench.runtime.clock.now()},
     }
-    await bench.dedup.mirroring.objects.collection.update_one({"_id": object_id}, {"$set": fresh})
+    await bench.objects.collection.update_one({"_id": object_id}, {"$set": fresh})
     await bench.created(object_id)
     gate.set()
     obj = await bench.mirrored(object_id)

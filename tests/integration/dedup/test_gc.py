@@ -25,7 +25,7 @@ from bucketline.db.job_cursors import BEGINNING, JobCursors
 from bucketline.db.mongo import Database
 from bucketline.devstack.stack import LocalStack
 from bucketline.extractors import DerivedBlob
-from bucketline_processor.derived_blobs import DerivedBlobs
+from bucketline_processor.documents import DerivedBlobs
 
 pytestmark = pytest.mark.stack
 
@@ -90,7 +90,7 @@ async def test_only_what_nothing_refers_to_goes_after_its_grace(bench: Bench) ->
         }
     )
     for obj in (gone, shared[0]):
-        await bench.dedup.mirroring.objects.collection.delete_one({"_id": obj["_id"]})
+        await bench.objects.collection.delete_one({"_id": obj["_id"]})
     report = await collector(bench).run()
     assert (report.examined, report.removed) == (0, 0), "within its grace nothing goes"
     await age(bench)
@@ -119,7 +119,7 @@ async def test_the_command(bench: Bench, stack: LocalStack) -> None:
     assert await said("--references", sha(b"by command")) == (0, "1 objects and 0 documents refer to it\n")
     code, output = await said()
     assert (code, output.splitlines()[0]) == (0, "0 blobs (0 bytes) removed")
-    await bench.dedup.mirroring.objects.collection.delete_one({"_id": obj["_id"]})
+    await bench.objects.collection.delete_one({"_id": obj["_id"]})
     assert (await said("--dry-run"))[1].splitlines()[0] == "1 blobs (10 bytes) would be removed"
     assert (await said())[1].splitlines()[0] == "1 blobs (10 bytes) removed"
     assert await held(bench) == set()
@@ -148,7 +148,7 @@ async def test_runs_without_time_get_through_everything_one_after_the_other(
         await bench.one({"kind": "text", "text": f"kept {number}"})
     for number in range(3):
         obj = await bench.one({"kind": "text", "text": f"gone {number}"})
-        await bench.dedup.mirroring.objects.collection.delete_one({"_id": obj["_id"]})
+        await bench.objects.collection.delete_one({"_id": obj["_id"]})
     orphan = b"without a record"
     await bench.store.put_if_absent(blob_key(sha(orphan)), orphan, sha256=sha(orphan), content_type="text/plain")
     await age(bench)
@@ -172,7 +172,7 @@ async def test_runs_without_time_get_through_everything_one_after_the_other(
 async def test_sigterm_ends_a_run_after_its_page_and_the_next_one_goes_on(bench: Bench, stack: LocalStack) -> None:
     for text in ("one", "two"):
         obj = await bench.one({"kind": "text", "text": text})
-        await bench.dedup.mirroring.objects.collection.delete_one({"_id": obj["_id"]})
+        await bench.objects.collection.delete_one({"_id": obj["_id"]})
     await age(bench)
     environment = settings_of(bench, stack)
     program = (
@@ -206,7 +206,7 @@ async def test_content_that_comes_back_after_it_went(bench: Bench) -> None:
         obj = await bench.one({"kind": "text", "text": "back"})
         assert not obj["blobs"][0]["storage"]["duplicate"]  # type: ignore[index]
         assert await bench.content(obj) == b"back"
-        await bench.dedup.mirroring.objects.collection.delete_one({"_id": obj["_id"]})
+        await bench.objects.collection.delete_one({"_id": obj["_id"]})
         await age(bench)
         assert (await collector(bench).run()).removed == 1
 
@@ -315,14 +315,14 @@ def later(bench: Bench, days: float, database: Database | None = None) -> Garbag
 
 
 def _hesitate(bench: Bench, chance: random.Random) -> None:
-    settling = bench.dedup.mirroring._settling
-    settle = settling.settle
+    outcomes = bench.dedup.mirroring._outcomes
+    save = outcomes.save
 
-    async def later(objects, *, owing_until):  # type: ignore[no-untyped-def]
+    async def later(objects, *, publish_by):  # type: ignore[no-untyped-def]
         await asyncio.sleep(chance.random() * 0.1)
-        return await settle(objects, owing_until=owing_until)
+        return await save(objects, publish_by=publish_by)
 
-    settling.settle = later  # type: ignore[method-assign]
+    outcomes.save = later  # type: ignore[method-assign]
 
 
 class _SlowStore:
@@ -346,7 +346,7 @@ class _SlowStore:
 @pytest.mark.parametrize("kind", ["text", "base64"])
 async def test_an_object_that_comes_while_its_content_goes_waits_and_stores_it_anew(bench: Bench, kind: str) -> None:
     obj = await bench.one({"kind": "text", "text": "leaving"})
-    await bench.dedup.mirroring.objects.collection.delete_one({"_id": obj["_id"]})
+    await bench.objects.collection.delete_one({"_id": obj["_id"]})
     await age(bench)
     slow = _SlowStore(bench)
     run = asyncio.create_task(collector(bench, slow).run(orphans=False))
@@ -365,7 +365,7 @@ async def test_an_object_that_comes_while_its_content_goes_waits_and_stores_it_a
 async def test_a_reference_written_between_the_look_and_the_mark_is_seen(bench: Bench) -> None:
     """The writer had touched the content long ago; its object appears at the worst moment."""
     obj = await bench.one({"kind": "text", "text": "late"})
-    await bench.dedup.mirroring.objects.collection.delete_one({"_id": obj["_id"]})
+    await bench.objects.collection.delete_one({"_id": obj["_id"]})
     await age(bench)
     running = collector(bench)
     looked = running._referenced
@@ -373,7 +373,7 @@ async def test_a_reference_written_between_the_look_and_the_mark_is_seen(bench: 
     async def and_then_it_appears(hashes):  # type: ignore[no-untyped-def]
         found = await looked(hashes)
         running._referenced = looked  # type: ignore[method-assign]
-        await bench.dedup.mirroring.objects.collection.insert(obj)
+        await bench.objects.collection.insert(obj)
         return found
 
     running._referenced = and_then_it_appears  # type: ignore[method-assign]
@@ -389,7 +389,7 @@ async def test_what_a_dead_collector_left_is_finished_or_taken_into_use(bench: B
     records = Blobs(bench.runtime.database)
     for text in ("finished", "used"):
         obj = await bench.one({"kind": "text", "text": text})
-        await bench.dedup.mirroring.objects.collection.delete_one({"_id": obj["_id"]})
+        await bench.objects.collection.delete_one({"_id": obj["_id"]})
     await age(bench)
     slow = _SlowStore(bench)
     slow.fail = True
@@ -431,7 +431,7 @@ async def test_writers_and_collectors_in_any_order_lose_nothing(opened: Open) ->
 
             async def drop(object_id: str) -> None:
                 await asyncio.sleep(chance.random() * 0.2)
-                await first.dedup.mirroring.objects.collection.delete_one({"_id": object_id})
+                await first.objects.collection.delete_one({"_id": object_id})
 
             async def collect(bench: Bench) -> None:
                 for _ in range(6):

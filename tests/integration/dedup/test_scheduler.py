@@ -33,7 +33,7 @@ async def test_a_thousand_small_ones_do_not_wait_for_a_large_one(bench: Bench, s
     for start in range(0, len(ids), 500):
         async with asyncio.timeout(20):
             await bench.created(*ids[start : start + 500])
-    states = await bench.dedup.mirroring.objects.many(small, fields=["mirror"])
+    states = await bench.objects.many(small, fields=["mirror"])
     assert {o["mirror"]["state"] for o in states.values()} == {"done"}
     for object_id in fetched:
         await bench.mirrored(object_id)
@@ -54,7 +54,7 @@ async def test_more_large_ones_than_places_leave_the_small_lane_free(opened: Ope
         await bench.created(*large)
 
         async def sorted_out() -> bool:
-            found = await bench.dedup.mirroring.objects.many(large, fields=["mirror"])
+            found = await bench.objects.many(large, fields=["mirror"])
             return sum(o["mirror"].get("lane") == "large" for o in found.values()) == 3
 
         await eventually(sorted_out)
@@ -79,7 +79,7 @@ async def test_twenty_at_once_store_one_copy(opened: Open, sources: Sources, kin
         found = [await first.mirrored(object_id) for object_id in ids]
         assert sum(not o["blobs"][0]["storage"]["duplicate"] for o in found) == 1  # type: ignore[index]
         assert [row.key for row in await first.store.list("blobs/", limit=10)] == [blob_key(sha(data))]
-        count = await first.dedup.mirroring.objects.collection.count({"blobs.details.hash": f"sha256:{sha(data)}"})
+        count = await first.objects.collection.count({"blobs.details.hash": f"sha256:{sha(data)}"})
         assert count == 20
 
 
@@ -98,7 +98,10 @@ async def test_a_replica_that_dies_is_replaced_and_swept_up_after(opened: Open, 
     """It stands still in the middle of a transfer, as a killed process does: its claim runs out."""
     gate = asyncio.Event()
     page = Page(size=20 * MIB, gate=gate)
-    async with opened(lanes=False) as dying, opened(lease_seconds=1.5, staging_cleanup_min_age_seconds=0.1) as living:
+    async with (
+        opened(scheduler=False) as dying,
+        opened(lease_seconds=1.5, staging_cleanup_min_age_seconds=0.1) as living,
+    ):
         object_id = await dying.add(dying.blob({"kind": "url", "url": sources.put("/f", page)}))
         upload = dying.store.upload(f"staging/dedup/{object_id}/req_dead/blob_1")
         half = await upload.__aenter__()
@@ -109,7 +112,7 @@ async def test_a_replica_that_dies_is_replaced_and_swept_up_after(opened: Open, 
             return len(await living.leftovers()) == 1
 
         await eventually(begun)
-        await dying.dedup.mirroring.objects.collection.update_one(
+        await dying.objects.collection.update_one(
             {"_id": object_id},
             {"$set": {"mirror.claim": "req_dead", "mirror.due_at": dying.runtime.clock.now()}},
         )
@@ -118,7 +121,7 @@ async def test_a_replica_that_dies_is_replaced_and_swept_up_after(opened: Open, 
         assert obj["blobs"][0]["details"]["size_bytes"] == 20 * MIB  # type: ignore[index]
 
         async def swept() -> bool:
-            await living.dedup.tidy.step()
+            await living.dedup.reconciler.reconcile_staging()
             return not await living.leftovers()
 
         await eventually(swept)
@@ -136,7 +139,7 @@ async def test_the_sweeper_leaves_alone_what_is_in_use(opened: Open, sources: So
         for each in (key, orphan):
             await bench.store.put_if_absent(each, b"staged", sha256=sha(b"staged"), content_type="text/plain")
         blob = bench.blob({"kind": "staged", "key": key})
-        await bench.dedup.mirroring.objects.collection.update_one({"_id": waiting}, {"$set": {"blobs": [blob]}})
+        await bench.objects.collection.update_one({"_id": waiting}, {"$set": {"blobs": [blob]}})
         await bench.created(object_id)
 
         async def open_uploads() -> list[Any]:
@@ -146,7 +149,7 @@ async def test_the_sweeper_leaves_alone_what_is_in_use(opened: Open, sources: So
         began = time.monotonic()
 
         async def swept_for_long_enough() -> bool:
-            await bench.dedup.tidy.step()
+            await bench.dedup.reconciler.reconcile_staging()
             return time.monotonic() - began > 2.5  # S3 tells ages in seconds
 
         await eventually(swept_for_long_enough)
@@ -185,7 +188,7 @@ async def test_a_long_transfer_keeps_its_claim(opened: Open, sources: Sources) -
 async def test_a_stop_gives_claims_back_and_leaves_nothing_behind(opened: Open, sources: Sources) -> None:
     gate = asyncio.Event()
     page = Page(size=20 * MIB, gate=gate)
-    async with opened(lanes=False) as watching:
+    async with opened(scheduler=False) as watching:
         async with opened(shutdown_grace_seconds=0.1) as stopping:
             object_id = await stopping.add(stopping.blob({"kind": "url", "url": sources.put("/f", page)}))
             await stopping.created(object_id)
@@ -249,7 +252,7 @@ async def test_what_is_due_is_told_although_its_records_are_done_with(opened: Op
         await bench.created(*slow, *large)
 
         async def told(small: int, large: int) -> bool:
-            await bench.dedup.mirroring.lanes.backlog()
+            await bench.dedup.scheduler.update_backlog_metric()
             found = [
                 REGISTRY.get_sample_value("bucketline_mirror_queue_depth", {"lane": lane})
                 for lane in ("small", "large")

@@ -166,7 +166,7 @@ async def test_url_of_content_that_is_not_stored_yet_is_tried_again(opened: Open
         await bench.created(later)
 
         async def tried() -> bool:
-            found = await bench.dedup.mirroring.objects.many([later])
+            found = await bench.objects.many([later])
             return found[later]["mirror"]["attempts"] > 0
 
         assert await eventually(tried)

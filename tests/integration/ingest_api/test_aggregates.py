@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from tests.integration.ingest_api.conftest import Replica
 
-from bucketline_ingest_api import search_timeout
+from bucketline_ingest_api import pagination
 
 pytestmark = pytest.mark.stack
 
@@ -115,7 +115,7 @@ async def test_aggregate_with_a_fault_returns_422(
 async def test_aggregate_that_takes_too_long_returns_503(
     replica: Replica, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(search_timeout, "SECONDS", 0.000001)
+    monkeypatch.setattr(pagination, "MAX_SEARCH_SECONDS", 0.000001)
     asked = {"group_by": [{"field": "state"}], "aggregations": [COUNT]}
     answer = await replica.call("POST", path, asked, namespace="home")
     assert (answer.status, answer.body["error"]["type"]) == (503, "SearchTooSlowError")

@@ -7,7 +7,7 @@ import pytest
 from tests.integration.ingest_api.conftest import Replica, World
 
 from bucketline.db.mongo import Collection
-from bucketline_ingest_api import pagination, search_timeout
+from bucketline_ingest_api import pagination
 from bucketline_ingest_api.batches.service import new_draft
 
 pytestmark = pytest.mark.stack
@@ -48,7 +48,7 @@ async def test_a_search_that_takes_too_long_says_what_to_do(
         body = {"source_filters": nowhere}
     url = {"list": f"{path}/objects/list", "batch": f"{path}/batches", "trigger": "/v1/collections/docs/trigger"}[what]
     assert (await replica.call("POST", url, body, namespace="home")).status in (200, 400), "in time it is answered"
-    monkeypatch.setattr(search_timeout, "SECONDS", 0.01)
+    monkeypatch.setattr(pagination, "MAX_SEARCH_SECONDS", 0.01)
     answer = await replica.call("POST", url, body, namespace="home")
     error = answer.body["error"]
     assert (answer.status, error["type"]) == (503, "SearchTooSlowError")
@@ -61,7 +61,7 @@ async def test_a_page_has_a_size_in_bytes(replica: Replica, monkeypatch: pytest.
     path = await bucket(replica)
     rows = [{"name": "x" * 1000} for _ in range(30)]
     await replica.make(f"{path}/objects/batch", {"objects": rows}, namespace="home")
-    monkeypatch.setattr(pagination, "MAX_BYTES", 20_000)
+    monkeypatch.setattr(pagination, "MAX_PAGE_BYTES", 20_000)
     refused = await replica.call("GET", f"{path}/objects?limit=30", namespace="home")
     error = refused.body["error"]
     assert (refused.status, error["code"]) == (400, "page_too_large")
@@ -84,7 +84,7 @@ async def test_a_list_of_objects_does_not_read_their_inline_content(
         {"property": "note", "data": "https://example.com/a.txt"},
     ]
     made = await replica.make(f"{path}/objects", {"blobs": blobs}, namespace="home")
-    monkeypatch.setattr(pagination, "MAX_BYTES", 10_000)
+    monkeypatch.setattr(pagination, "MAX_PAGE_BYTES", 10_000)
     [row] = (await replica.call("GET", f"{path}/objects", namespace="home")).body["results"]
     assert row["blobs"] == made["blobs"]
     assert row["blobs"][2]["properties"]["url"] == "https://example.com/a.txt"

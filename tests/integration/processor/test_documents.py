@@ -31,7 +31,7 @@ async def there(documents: Documents) -> dict[str, tuple[int, int | None]]:
 
 
 async def outcome(folder: Path, rows: Sequence[DocumentDocument]) -> ExtractionOutcome:
-    spool = SpooledDocuments(folder, most_bytes=10**9)
+    spool = SpooledDocuments(folder, max_bytes=10**9)
     for row in rows:
         await spool.add(row)
     return ExtractionOutcome(Status.COMPLETED, False, len(rows), {"col_1": spool})

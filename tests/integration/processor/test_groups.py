@@ -15,9 +15,11 @@ from bucketline.clock import ManualClock
 from bucketline.db.mongo import Database
 from bucketline.events.models import ObjectStatusChanged, WorkUnitReady
 from bucketline_batcher.planner import FIELDS
+from bucketline_processor.isolation import Isolation
 from bucketline_processor.leases import Leases
+from bucketline_processor.reconciler import UnitReconciler
+from bucketline_processor.scheduler import UnitScheduler
 from bucketline_processor.settings import ProcessorSettings
-from bucketline_processor.unit_scheduler import UnitScheduler
 
 pytestmark = pytest.mark.stack
 
@@ -71,20 +73,22 @@ async def test_a_batch_of_one_behind_a_hundred_thousand_automatic_objects(world:
 
     pipeline, own = Busy(), ProcessorSettings()
     leases = Leases(world.units, "processor", clock=world.clock, seconds=own.lease_seconds)
-    works = UnitScheduler(world.units, leases, pipeline, clock=world.clock, settings=own)  # type: ignore[arg-type]  # a fake
+    isolation = Isolation(world.units, leases)
+    scheduler = UnitScheduler(world.units, leases, isolation, pipeline, clock=world.clock, settings=own)  # type: ignore[arg-type]  # a fake
+    reconciler = UnitReconciler(world.units, scheduler, clock=world.clock, settings=own)
     found = await world.units.collection.find({"batch_id": None}, limit=UNITS, fields=["_id"])
     assert len(found) == UNITS
-    consumer = asyncio.create_task(works.offer({unit["_id"]: {} for unit in (*found, small)}))
+    consumer = asyncio.create_task(scheduler.submit({unit["_id"]: {} for unit in (*found, small)}))
     try:
         await eventually(lambda: begun(pipeline, "ns_1"))
         world.clock.advance(own.orphan_claim_delay_seconds + 0.1)
-        assert await works.look_around() == 1
+        assert await reconciler.reclaim() == 1
         await eventually(lambda: begun(pipeline, batch_id))
         assert not consumer.done(), "its record is still behind all the others"
         assert pipeline.groups.count("ns_1") == own.max_concurrent_units // 2
     finally:
         consumer.cancel()
-        await works.stop()
+        await scheduler.stop()
 
 
 async def test_units_of_the_groups_here_are_not_read_to_find_another(world: World) -> None:

@@ -1,7 +1,7 @@
-"""Streams into the store in memory: what is kept, what is refused, and what is left over."""
+"""Streams into the in-memory store."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import cast
 
@@ -12,7 +12,13 @@ from bucketline.clock import ManualClock
 from bucketline.db.blobs import BlobRecord, Blobs, Claimed, NewContent, blob_key
 from bucketline.errors import DependencyUnavailable
 from bucketline.weighted_semaphore import WeightedSemaphore
-from bucketline_dedup.content_store import ContentBeingDeleted, ContentStore, NeedsLargeQueue, PutRequest
+from bucketline_dedup.content_store import (
+    ContentBeingDeleted,
+    ContentStore,
+    LargeTransferSlot,
+    NeedsLargeQueue,
+    PutRequest,
+)
 from bucketline_dedup.errors import ChecksumMismatch, SourceUnavailable
 from bucketline_dedup.settings import DedupSettings
 
@@ -37,7 +43,7 @@ class Records:
 
 
 class Source:
-    """Bytes on their way; ``breaks`` after all of them."""
+    """A stream; it raises at its end if it ``breaks``."""
 
     filename = "a.txt"
     content_type = "text/plain"
@@ -58,15 +64,8 @@ class Source:
             self.closed = True
 
 
-class Room:
-    def __init__(self, *, free: bool = True) -> None:
-        self._free = free
-
-    @asynccontextmanager
-    async def large(self) -> AsyncIterator[None]:
-        if not self._free:
-            raise NeedsLargeQueue("full")
-        yield
+def slot(*, free: bool = True) -> LargeTransferSlot:
+    return LargeTransferSlot(asyncio.Semaphore(1 if free else 0), wait=False)
 
 
 @pytest.fixture
@@ -80,81 +79,85 @@ def records() -> Records:
 
 
 @pytest.fixture
-def storing(store: MemoryBlobStore, records: Records) -> ContentStore:
+def contents(store: MemoryBlobStore, records: Records) -> ContentStore:
     settings = DedupSettings(small_bytes=SMALL)
     return ContentStore(store, cast("Blobs", records), settings, clock=ManualClock(), budget=WeightedSemaphore(SMALL))
 
 
 @pytest.mark.parametrize("announced", [True, False])
 @pytest.mark.parametrize("size", [0, 1, SMALL - 1, SMALL, SMALL + 1, 5 * SMALL])
-async def test_every_size(storing: ContentStore, store: MemoryBlobStore, size: int, announced: bool) -> None:
+async def test_store_of_any_size_stores_the_content_once(
+    contents: ContentStore, store: MemoryBlobStore, size: int, announced: bool
+) -> None:
     data = bytes(n % 251 for n in range(size))
-    stored = await storing.stream(Source(data, announced=announced), PutRequest("staging/x"), Room())
+    stored = await contents.store_stream(Source(data, announced=announced), PutRequest("staging/x"), slot())
     assert (stored.size_bytes, stored.duplicate) == (size, False)
     assert store.objects[blob_key(stored.sha256)].data == data
     assert (len(store.objects), store.open_uploads) == (1, {})
-    again = await storing.stream(Source(data, announced=announced), PutRequest("staging/y"), Room())
+    again = await contents.store_stream(Source(data, announced=announced), PutRequest("staging/y"), slot())
     assert (again.duplicate, store.puts) == (True, 1)
 
 
 @pytest.mark.parametrize("announced", [True, False])
-async def test_large_content_waits_where_there_is_no_room(
-    storing: ContentStore, store: MemoryBlobStore, announced: bool
+async def test_store_of_large_content_without_a_slot_needs_the_large_queue(
+    contents: ContentStore, store: MemoryBlobStore, announced: bool
 ) -> None:
     source = Source(bytes(2 * SMALL), announced=announced)
     with pytest.raises(NeedsLargeQueue):
-        await storing.stream(source, PutRequest("staging/x"), Room(free=False))
+        await contents.store_stream(source, PutRequest("staging/x"), slot(free=False))
     assert store.puts == 0
-    small = await storing.stream(Source(bytes(SMALL)), PutRequest("staging/x"), Room(free=False))
+    small = await contents.store_stream(Source(bytes(SMALL)), PutRequest("staging/x"), slot(free=False))
     assert not small.duplicate
 
 
 @pytest.mark.parametrize("size", [10, 5 * SMALL])
-async def test_what_goes_wrong_leaves_nothing(storing: ContentStore, store: MemoryBlobStore, size: int) -> None:
+async def test_store_with_an_error_leaves_nothing(contents: ContentStore, store: MemoryBlobStore, size: int) -> None:
     broken = Source(bytes(size), breaks=True)
     with pytest.raises(SourceUnavailable):
-        await storing.stream(broken, PutRequest("staging/x"), Room())
+        await contents.store_stream(broken, PutRequest("staging/x"), slot())
     assert broken.closed
     with pytest.raises(ChecksumMismatch):
-        await storing.stream(Source(bytes(size)), PutRequest("staging/x", checksum="md5:00"), Room())
+        await contents.store_stream(Source(bytes(size)), PutRequest("staging/x", checksum="md5:00"), slot())
     store.available = False
     with pytest.raises(DependencyUnavailable):
-        await storing.stream(Source(bytes(size)), PutRequest("staging/x"), Room())
+        await contents.store_stream(Source(bytes(size)), PutRequest("staging/x"), slot())
     assert (store.objects, store.open_uploads) == ({}, {})
     store.available = True
-    # the budget was given back each time
-    assert not (await storing.stream(Source(bytes(SMALL)), PutRequest("staging/x"), Room())).duplicate
+    # The memory budget was released each time.
+    assert not (await contents.store_stream(Source(bytes(SMALL)), PutRequest("staging/x"), slot())).duplicate
 
 
 @pytest.mark.parametrize("size", [10, 5 * SMALL])
-async def test_content_that_is_being_removed_is_not_referred_to(
-    storing: ContentStore, store: MemoryBlobStore, records: Records, size: int
+async def test_store_of_content_being_deleted_raises(
+    contents: ContentStore, store: MemoryBlobStore, records: Records, size: int
 ) -> None:
-    stored = await storing.stream(Source(bytes(size)), PutRequest("staging/x"), Room())
+    stored = await contents.store_stream(Source(bytes(size)), PutRequest("staging/x"), slot())
     records.leaving.add(stored.sha256)
     with pytest.raises(ContentBeingDeleted):
-        await storing.stream(Source(bytes(size)), PutRequest("staging/x"), Room())
+        await contents.store_stream(Source(bytes(size)), PutRequest("staging/x"), slot())
     assert store.open_uploads == {}
 
 
-async def test_force_puts_again_and_mends_what_is_broken(storing: ContentStore, store: MemoryBlobStore) -> None:
-    stored = await storing.stream(Source(b"right"), PutRequest("staging/x"), Room())
+async def test_store_with_force_replaces_a_broken_object(contents: ContentStore, store: MemoryBlobStore) -> None:
+    stored = await contents.store_stream(Source(b"right"), PutRequest("staging/x"), slot())
     key = blob_key(stored.sha256)
     store.put(key, b"broken!")
-    assert (await storing.stream(Source(b"right"), PutRequest("staging/x"), Room())).duplicate
+    assert (await contents.store_stream(Source(b"right"), PutRequest("staging/x"), slot())).duplicate
     assert store.objects[key].data == b"broken!"
-    await storing.stream(Source(b"right"), PutRequest("staging/x", force=True), Room())
+    await contents.store_stream(Source(b"right"), PutRequest("staging/x", force=True), slot())
     assert store.objects[key].data == b"right"
 
 
-async def test_verified_content_is_copied_without_being_read(storing: ContentStore, store: MemoryBlobStore) -> None:
+async def test_adopt_verified_copies_only_what_the_store_has_verified(
+    contents: ContentStore, store: MemoryBlobStore
+) -> None:
     store.put("uploads/a", b"verified", checked=True)
     store.put("uploads/b", b"unverified")
-    taken = await storing.verified(
-        "uploads/a", await storing.head("uploads/a"), PutRequest("s", mime_type="text/plain")
+    content = await contents.adopt_verified(
+        "uploads/a", await contents.head("uploads/a"), PutRequest("s", mime_type="text/plain")
     )
-    assert taken is not None
-    assert (taken.mime_type, store.objects[blob_key(taken.sha256)].data) == ("text/plain", b"verified")
-    assert await storing.verified("uploads/b", await storing.head("uploads/b"), PutRequest("s")) is None
+    assert content is not None
+    assert (content.mime_type, store.objects[blob_key(content.sha256)].data) == ("text/plain", b"verified")
+    assert await contents.adopt_verified("uploads/b", await contents.head("uploads/b"), PutRequest("s")) is None
     md5 = PutRequest("s", checksum="md5:00")
-    assert await storing.verified("uploads/a", await storing.head("uploads/a"), md5) is None
+    assert await contents.adopt_verified("uploads/a", await contents.head("uploads/a"), md5) is None

@@ -1,4 +1,4 @@
-"""What an operator writes into the environment."""
+"""Settings from the environment."""
 
 from ipaddress import ip_network
 from pathlib import Path
@@ -6,18 +6,18 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from bucketline.http.ssrf import GuardPolicy
 from bucketline_dedup.http_stream import FetchLimits
 from bucketline_dedup.settings import DedupSettings
-from bucketline_dedup.url_guard import GuardPolicy
 
 
-def test_the_defaults_are_those_of_the_guard_and_the_fetcher() -> None:
+def test_defaults_are_those_of_guard_and_fetcher() -> None:
     assert DedupSettings().policy() == GuardPolicy()
     assert DedupSettings().limits() == FetchLimits()
     assert DedupSettings().file_roots == ()
 
 
-def test_lists_are_words_or_json(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lists_are_read_from_words_or_json(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BUCKETLINE_DEDUP_ALLOW_HOSTS", "files.corp.example, *.lan")
     monkeypatch.setenv("BUCKETLINE_DEDUP_ALLOW_NETWORKS", '["10.0.0.0/8", "fd00::/8"]')
     monkeypatch.setenv("BUCKETLINE_DEDUP_ALLOWED_PORTS", "80,443,8000-8002")
@@ -31,7 +31,7 @@ def test_lists_are_words_or_json(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.file_roots == (Path("/srv/in"),)
 
 
-def test_all_ports(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ports_star_allows_all_ports(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BUCKETLINE_DEDUP_ALLOWED_PORTS", "*")
     assert len(DedupSettings().allowed_ports) == 65535
 
@@ -47,13 +47,13 @@ def test_all_ports(monkeypatch: pytest.MonkeyPatch) -> None:
         ("EXTERNAL_BUCKETS", '[{"buckets":["a"],"secert_key":"x"}]'),
     ],
 )
-def test_mistakes_are_told_at_the_start(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+def test_invalid_setting_raises_validation_error(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(f"BUCKETLINE_DEDUP_{name}", value)
     with pytest.raises(ValidationError):
         DedupSettings()
 
 
-def test_keys_of_foreign_buckets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secret_of_external_bucket_is_not_in_repr(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(
         "BUCKETLINE_DEDUP_EXTERNAL_BUCKETS", '[{"buckets":["partner-*"],"access_key":"id","secret_key":"hush"}]'
     )

@@ -1,9 +1,13 @@
+"""Opening of sources of every kind."""
+
 import os
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import cast
 
 import pytest
+from tests.fakes.blob_store import MemoryBlobStore
 
 from bucketline.domain.blob_sources import (
     Base64Source,
@@ -18,36 +22,33 @@ from bucketline.domain.blob_sources import (
     UploadSource,
     UrlSource,
 )
-from bucketline_dedup.errors import AddressRefused, SourceError, SourceNotFound, SourceTooLarge
+from bucketline.http.ssrf import AddressRefused
+from bucketline_dedup.errors import SourceError, SourceNotFound, SourceTooLarge
+from bucketline_dedup.http_fetcher import HttpFetcher
 from bucketline_dedup.sources import ByteStream, SourceOpener
 
 MB = 1024 * 1024
 
 
-async def read(opener: SourceOpener, source: Source, *, max_bytes: int = MB) -> bytes:
-    async with opener.open(source, max_bytes=max_bytes) as stream:
+async def read(sources: SourceOpener, source: Source, *, max_bytes: int = MB) -> bytes:
+    async with sources.open(source, max_bytes=max_bytes) as stream:
         return b"".join([chunk async for chunk in stream])
 
 
-class Elsewhere:
-    """Stands for HTTP, S3 and uploads: notes what it was asked for, and answers with it."""
-
-    def __init__(self) -> None:
-        self.inline = SourceOpener()
-
-    def open(self, *names: str, max_bytes: int) -> AbstractAsyncContextManager[ByteStream]:
-        return self._answer("|".join(names), max_bytes)
-
-    def open_upload(self, upload_id: str, *, max_bytes: int) -> AbstractAsyncContextManager[ByteStream]:
-        return self._answer(f"upload {upload_id}", max_bytes)
-
-    def open_staged(self, key: str, *, max_bytes: int) -> AbstractAsyncContextManager[ByteStream]:
-        return self._answer(f"staged {key}", max_bytes)
+class Fetcher:
+    """Answers with the URL."""
 
     @asynccontextmanager
-    async def _answer(self, text: str, max_bytes: int) -> AsyncIterator[ByteStream]:
-        async with self.inline.open(TextSource(text), max_bytes=max_bytes) as stream:
+    async def open(self, url: str, *, max_bytes: int) -> AsyncIterator[ByteStream]:
+        async with opener().open(TextSource(url), max_bytes=max_bytes) as stream:
             yield stream
+
+
+def opener(*roots: Path) -> SourceOpener:
+    """Opens sources in a store with ``staging/1`` and an external bucket with ``a/b c``."""
+    store, external = MemoryBlobStore(), MemoryBlobStore(external={"s3://bucket/a/b c": b"external"})
+    store.put("staging/1", b"staged")
+    return SourceOpener(fetcher=cast("HttpFetcher", Fetcher()), store=store, external=external, file_roots=roots)
 
 
 @pytest.mark.parametrize(
@@ -61,39 +62,53 @@ class Elsewhere:
         (Base64Source("aGk=", "image/png", "../b.png"), b"hi", "image/png", "b.png"),
     ],
 )
-async def test_inline_content(source: Source, content: bytes, kind: str | None, filename: str | None) -> None:
-    async with SourceOpener().open(source, max_bytes=10) as stream:
+async def test_open_inline_describes_and_yields_the_content(
+    source: Source, content: bytes, kind: str | None, filename: str | None
+) -> None:
+    async with opener().open(source, max_bytes=10) as stream:
         assert (stream.content_length, stream.content_type, stream.filename) == (len(content), kind, filename)
         assert b"".join([chunk async for chunk in stream]) == content
 
 
-async def test_inline_content_has_limits_and_bounded_chunks() -> None:
+async def test_open_inline_has_limits_and_bounded_chunks() -> None:
     source = TextSource("x" * (2 * MB + 5))
     with pytest.raises(SourceTooLarge):
-        await read(SourceOpener(), source, max_bytes=2 * MB)
-    async with SourceOpener().open(source, max_bytes=3 * MB) as stream:
+        await read(opener(), source, max_bytes=2 * MB)
+    async with opener().open(source, max_bytes=3 * MB) as stream:
         assert [len(chunk) async for chunk in stream] == [MB, MB, 5]
 
 
 @pytest.mark.parametrize(
-    ("source", "asked"),
+    ("source", "content"),
     [
         (UrlSource("https://files.example/a"), b"https://files.example/a"),
-        (S3Source("s3://bucket/a/b c"), b"bucket|a/b c"),
-        (UploadSource("upl_1"), b"upload upl_1"),
-        (StagedSource("staging/1"), b"staged staging/1"),
+        (S3Source("s3://bucket/a/b c"), b"external"),
+        (StagedSource("staging/1"), b"staged"),
     ],
 )
-async def test_each_kind_is_opened_where_it_lies(source: Source, asked: bytes) -> None:
-    there = Elsewhere()
-    assert await read(SourceOpener(urls=there, objects=there, uploads=there), source) == asked
-    with pytest.raises(AddressRefused):
-        await read(SourceOpener(), source)
+async def test_open_of_each_kind_reads_the_content(source: Source, content: bytes) -> None:
+    assert await read(opener(), source) == content
+    with pytest.raises(SourceTooLarge):
+        await read(opener(), source, max_bytes=len(content) - 1)
 
 
-async def test_properties_have_no_bytes() -> None:
+@pytest.mark.parametrize(
+    ("source", "error"),
+    [
+        (S3Source("s3://other/a"), AddressRefused),
+        (S3Source("s3://bucket/missing"), SourceNotFound),
+        (StagedSource("staging/missing"), SourceNotFound),
+        (UploadSource("upl_1"), SourceNotFound),
+    ],
+)
+async def test_open_of_what_is_missing_or_not_configured_is_refused(source: Source, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        await read(opener(), source)
+
+
+async def test_open_of_properties_raises_value_error() -> None:
     with pytest.raises(ValueError, match="properties"):
-        await read(SourceOpener(), PropertiesSource({}))
+        await read(opener(), PropertiesSource({}))
 
 
 class TestFiles:
@@ -108,12 +123,12 @@ class TestFiles:
         os.mkfifo(root / "pipe")
         return root
 
-    async def test_below_an_allowed_directory(self, root: Path) -> None:
-        opener = SourceOpener(file_roots=[root])
-        async with opener.open(FileSource(f"{root}/a.txt"), max_bytes=6) as stream:
+    async def test_open_file_below_an_allowed_directory_reads_it(self, root: Path) -> None:
+        files = opener(root)
+        async with files.open(FileSource(f"{root}/a.txt"), max_bytes=6) as stream:
             assert (stream.content_length, stream.filename) == (6, "a.txt")
             assert [chunk async for chunk in stream] == [b"inside"]
-        assert await read(opener, FileSource(f"{root}/near.txt")) == b"inside"
+        assert await read(files, FileSource(f"{root}/near.txt")) == b"inside"
 
     @pytest.mark.parametrize(
         "path",
@@ -121,26 +136,26 @@ class TestFiles:
          "{root}-other/a",
          "/no/such/file", "/proc/self/environ", "a.txt"],
     )  # fmt: skip
-    async def test_nothing_else_and_no_hint_whether_it_exists(self, root: Path, path: str) -> None:
+    async def test_open_file_elsewhere_is_refused_without_a_hint(self, root: Path, path: str) -> None:
         with pytest.raises(AddressRefused) as refused:
-            await read(SourceOpener(file_roots=[root]), FileSource(path.format(root=root)))
+            await read(opener(root), FileSource(path.format(root=root)))
         assert refused.value.message == "the address is not allowed"
 
-    async def test_without_directories_none_may_be_read(self, root: Path) -> None:
+    async def test_open_file_without_directories_is_refused(self, root: Path) -> None:
         with pytest.raises(AddressRefused):
-            await read(SourceOpener(), FileSource(f"{root}/a.txt"))
+            await read(opener(), FileSource(f"{root}/a.txt"))
 
-    async def test_missing_and_too_large(self, root: Path) -> None:
-        opener = SourceOpener(file_roots=[root])
+    async def test_open_file_missing_or_too_large_raises(self, root: Path) -> None:
+        files = opener(root)
         with pytest.raises(SourceNotFound):
-            await read(opener, FileSource(f"{root}/missing.txt"))
+            await read(files, FileSource(f"{root}/missing.txt"))
         with pytest.raises(SourceTooLarge):
-            await read(opener, FileSource(f"{root}/a.txt"), max_bytes=5)
+            await read(files, FileSource(f"{root}/a.txt"), max_bytes=5)
 
     @pytest.mark.parametrize("becomes", [b"insi", b"inside and more"])
-    async def test_a_file_that_changes_while_it_is_read(self, root: Path, becomes: bytes) -> None:
-        opener = SourceOpener(file_roots=[root])
-        async with opener.open(FileSource(f"{root}/a.txt"), max_bytes=MB) as stream:
+    async def test_open_file_that_changes_raises(self, root: Path, becomes: bytes) -> None:
+        files = opener(root)
+        async with files.open(FileSource(f"{root}/a.txt"), max_bytes=MB) as stream:
             (root / "a.txt").write_bytes(becomes)
             with pytest.raises(SourceError, match="changed"):
                 b"".join([chunk async for chunk in stream])

@@ -17,8 +17,9 @@ from bucketline.errors import DependencyUnavailable
 from bucketline.events.cloudevents import wrap
 from bucketline_processor.completion import ObjectResult
 from bucketline_processor.extraction import ExtractionJob, ExtractionOutcome
+from bucketline_processor.isolation import Isolation
 from bucketline_processor.leases import Leases
-from bucketline_processor.pipeline import Pipeline
+from bucketline_processor.service import UnitProcessor
 from bucketline_processor.settings import ProcessorSettings
 
 Behaviour = Callable[[ExtractionJob], Awaitable[ExtractionOutcome]]
@@ -121,14 +122,16 @@ class Processor:
         self.ends = ends or Ends()
         self.publisher = RecordingPublisher()
         self.owner = owner
-        self.leases = Leases(self.units, owner, clock=self.clock, seconds=30)  # type: ignore[arg-type]
+        units_repository: Any = self.units
+        self.leases = Leases(units_repository, owner, clock=self.clock, seconds=30)
+        self.isolation = Isolation(units_repository, self.leases)
         runtime: Any = SimpleNamespace(
             clock=self.clock,
             bus=SimpleNamespace(publisher=self.publisher),
             seal=lambda event, trace: wrap(event, id="evt_1", source="/test", at=self.clock.now(), trace=trace),
         )
-        parts: Any = (runtime, self.objects, self.extractions, self.ends, self.leases)
-        self.pipeline = Pipeline(*parts, ProcessorSettings(**settings))
+        parts: Any = (runtime, self.objects, self.extractions, self.ends, self.isolation)
+        self.processor = UnitProcessor(*parts, ProcessorSettings(**settings))
 
     def unit(self, count: int, unit_id: str = "unit_1", *, prefix: str = "obj", **changes: Any) -> str:
         """A ready unit of so many objects, ``<prefix>_0`` and on."""
@@ -140,9 +143,10 @@ class Processor:
 
     async def work(self, unit_id: str = "unit_1") -> bool:
         """Takes the unit and works on it; whether it was finished."""
-        unit = await self.leases.take(unit_id)
+        async with self.isolation.shared():
+            unit = await self.leases.acquire(unit_id)
         assert unit is not None
-        return await self.pipeline.run(unit, {})
+        return await self.processor.run(unit, {})
 
     def started(self) -> list[str]:
         """The objects of which PROCESSING was said."""

@@ -16,8 +16,8 @@ from bucketline.clock import ManualClock
 from bucketline.domain.status import Status
 from bucketline.errors import DependencyUnavailable, RetryableError
 from bucketline.events.cloudevents import wrap
-from bucketline_processor.completion import CompletionWriter, ObjectResult
-from bucketline_processor.extraction import SLOW_SECONDS, ExtractionOutcome
+from bucketline_processor.completion import CompletionWriter, ObjectResult, UnitItem
+from bucketline_processor.extraction import OUTDATED_SECONDS, ExtractionOutcome
 from bucketline_processor.spooled_documents import SpooledDocuments
 
 
@@ -69,7 +69,7 @@ class Bench:
         )
         self.deleted: set[str] = set()
         plans: Any = SimpleNamespace(live=self._live)
-        self.finisher = CompletionWriter(runtime, self.documents, plans)
+        self.completion = CompletionWriter(runtime, self.documents, plans)
         self.folder = tmp_path
 
     async def _live(self, collection_ids: Sequence[str]) -> set[str]:
@@ -85,10 +85,10 @@ class Bench:
             "run": 7,
         }
         row: Any = {"_id": "unit_1", "items": [item], "attempts": attempts, **unit}
-        await self.finisher.finish(ObjectResult(row, 0, outcome, {}, 12.5))
+        await self.completion.finish(ObjectResult(UnitItem(row, 0, {}), outcome, {}, 12.5))
 
     async def outcome(self, number: int, count: int, *, again: bool = False, **fields: Any) -> ExtractionOutcome:
-        spool = SpooledDocuments(self.folder, most_bytes=10**9)
+        spool = SpooledDocuments(self.folder, max_bytes=10**9)
         for place in range(count):
             await spool.add(a_document(number * 1000 + place, **fields))
         return ExtractionOutcome(Status.COMPLETED, again, count, {"col_1": spool})
@@ -159,7 +159,7 @@ async def test_a_write_whose_object_was_interrupted_still_drops_what_it_replaced
 
 async def test_what_was_written_for_long_into_a_collection_that_was_deleted_goes_again(bench: Bench):
     slow, quick = await bench.outcome(1, 3), await bench.outcome(2, 3)
-    slow.known_at -= SLOW_SECONDS
+    slow.read_at -= OUTDATED_SECONDS
     bench.deleted = {"col_1"}
     await asyncio.gather(bench.finish(1, slow), bench.finish(2, quick))
     assert bench.documents.calls == ["insert", "drop from [('obj_1', 'col_1')]"]
@@ -168,7 +168,7 @@ async def test_what_was_written_for_long_into_a_collection_that_was_deleted_goes
 
 async def test_what_was_written_for_long_into_a_collection_that_is_there_stays(bench: Bench):
     slow = await bench.outcome(1, 3)
-    slow.known_at -= SLOW_SECONDS
+    slow.read_at -= OUTDATED_SECONDS
     await bench.finish(1, slow)
     assert bench.documents.calls == ["insert"]
     assert bench.said()[0]["documents_total"] == 3

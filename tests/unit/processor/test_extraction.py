@@ -13,7 +13,7 @@ from bson import DBRef
 from tests.fakes.blob_store import MemoryBlobStore
 from tests.unit.processor.factories import NOW, SHA256, a_blob, a_collection, an_object, rule
 from tests.unit.processor.fakes import settled
-from tests.unit.processor.test_extraction_plan import Stored
+from tests.unit.processor.test_plan import Stored
 
 from bucketline.clock import ManualClock
 from bucketline.domain.status import Status
@@ -32,9 +32,9 @@ from bucketline.extractors import (
     selected_blobs,
 )
 from bucketline_processor.extraction import MAX_WARNINGS, Extraction, ExtractionJob, ExtractionOutcome
-from bucketline_processor.extraction_plan import ExtractionPlans
-from bucketline_processor.extractor_runner import Extractors
+from bucketline_processor.extractor_runner import ExtractorRunner
 from bucketline_processor.extractors.passthrough import PassthroughExtractor
+from bucketline_processor.plan import ExtractionPlans
 from bucketline_processor.settings import ProcessorSettings
 
 Behaviour = Callable[[ObjectView, ExtractionContext], AsyncIterator[Document]]
@@ -95,13 +95,11 @@ class Harness:
         registry: Any = SimpleNamespace(find=self._find)
         own = ProcessorSettings(**settings)
         stored: Any = Stored(*collections)
-        stored.collection = SimpleNamespace(find=self._live)
-        self.deleted: set[str] = set()
         self.extraction = Extraction(
             plans=ExtractionPlans(stored, registry, OutboundPolicy(), clock=ManualClock(NOW)),
-            extractors=Extractors(SimpleNamespace(run=self._sandboxed), at_once=4),  # type: ignore[arg-type]
-            stored=self.made,  # type: ignore[arg-type]
-            derived=Derived(),  # type: ignore[arg-type]
+            runner=ExtractorRunner(SimpleNamespace(run=self._run_in_worker), max_concurrency=4),  # type: ignore[arg-type]
+            documents=self.made,  # type: ignore[arg-type]
+            derived_blobs=Derived(),  # type: ignore[arg-type]
             blobs=self.store,
             clock=Ticking(),
             settings=own,
@@ -114,10 +112,7 @@ class Harness:
             return PassthroughExtractor()
         raise UnknownExtractor(name, [])
 
-    async def _live(self, where: Any, **_: Any) -> list[Any]:
-        return [{"_id": key} for key in where["_id"]["$in"] if key not in self.deleted]
-
-    async def _sandboxed(self, _id: str, view: Any, context: Any, *, waiting: Any, **_: Any) -> Any:
+    async def _run_in_worker(self, _id: str, view: Any, context: Any, *, waiting: Any, **_: Any) -> Any:
         with waiting():
             pass
         async for document in self.told.extract(view, context):
@@ -159,7 +154,8 @@ async def fields(outcome: ExtractionOutcome, collection_id: str = "a") -> list[d
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bucketline_processor.extraction.random.uniform", lambda *_: 0.0)
+    monkeypatch.setattr("bucketline_processor.extraction.MIN_BACKOFF_SECONDS", 0.0)
+    monkeypatch.setattr("bucketline_processor.extraction.MAX_BACKOFF_SECONDS", 0.0)
 
 
 async def test_a_bucket_that_nobody_reads_completes_with_nothing():
@@ -421,14 +417,6 @@ async def test_what_another_batch_may_be_making_is_looked_for():
     harness.made.counts = {"a": 7}
     outcome = await harness.run(again=True)
     assert (outcome.count, list(outcome.made), outcome.again) == (8, ["b"], True)
-
-
-async def test_documents_of_a_collection_that_was_deleted_meanwhile_are_dropped(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("bucketline_processor.extraction.SLOW_SECONDS", 0.0)
-    harness = Harness(a_collection("a"), a_collection("b"))
-    harness.deleted = {"a"}
-    outcome = await harness.run()
-    assert (list(outcome.made), outcome.count) == (["b"], 1)
 
 
 async def test_a_batch_for_one_collection_runs_that_one():

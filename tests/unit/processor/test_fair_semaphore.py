@@ -9,11 +9,11 @@ from bucketline_processor.fair_semaphore import FairSemaphore
 
 @asynccontextmanager
 async def held(shares: FairSemaphore, group: str, amount: int) -> AsyncIterator[None]:
-    await shares.take(group, amount)
+    await shares.acquire(group, amount)
     try:
         yield
     finally:
-        shares.give(group, amount)
+        shares.release(group, amount)
 
 
 async def queue(shares: FairSemaphore, order: list[str], group: str, amount: int = 1) -> asyncio.Task[None]:
@@ -29,10 +29,10 @@ async def queue(shares: FairSemaphore, order: list[str], group: str, amount: int
 async def test_a_newcomer_waits_for_one_turn_and_not_for_all_who_were_there_before():
     shares = FairSemaphore(1)
     order: list[str] = []
-    await shares.take("big")
+    await shares.acquire("big")
     waiting = [await queue(shares, order, "big") for _ in range(5)]
     waiting.append(await queue(shares, order, "small"))
-    shares.give("big")
+    shares.release("big")
     await asyncio.gather(*waiting)
     assert order.index("small") == 1
 
@@ -51,17 +51,17 @@ async def test_no_more_shares_are_out_than_there_are():
 
     await asyncio.gather(*(one(n % 3 + 1) for n in range(30)))
     assert most == 3
-    assert shares.take_now("g", 3)
+    assert shares.try_acquire("g", 3)
 
 
 async def test_a_large_amount_is_not_starved_and_one_beyond_the_size_gets_all():
     shares = FairSemaphore(10)
     order: list[str] = []
-    await shares.take("a", 9)
+    await shares.acquire("a", 9)
     large = await queue(shares, order, "large", 50)
     small = await queue(shares, order, "small", 1)
     assert order == []
-    shares.give("a", 9)
+    shares.release("a", 9)
     await asyncio.gather(large, small)
     assert order == ["large", "small"]
 
@@ -69,39 +69,39 @@ async def test_a_large_amount_is_not_starved_and_one_beyond_the_size_gets_all():
 async def test_who_gives_up_waiting_leaves_the_turn_to_the_next():
     shares = FairSemaphore(1)
     order: list[str] = []
-    await shares.take("a")
+    await shares.acquire("a")
     gone, next_one = await queue(shares, order, "b"), await queue(shares, order, "c")
     gone.cancel()
-    shares.give("a")
+    shares.release("a")
     with pytest.raises(asyncio.CancelledError):
         await gone
     await next_one
     assert order == ["c"]
-    assert shares.take_now("a")
+    assert shares.try_acquire("a")
 
 
 async def test_who_is_cancelled_while_the_share_arrives_gives_it_back():
     shares = FairSemaphore(1)
-    await shares.take("a")
+    await shares.acquire("a")
     order: list[str] = []
     late = await queue(shares, order, "b")
-    shares.give("a")
+    shares.release("a")
     late.cancel()
     with pytest.raises(asyncio.CancelledError):
         await late
-    assert shares.take_now("a")
+    assert shares.try_acquire("a")
 
 
 async def test_a_group_that_keeps_what_it_has_leaves_some_to_every_next_one():
-    shares = FairSemaphore(64, spare=True)
+    shares = FairSemaphore(64, reserve=True)
     order: list[str] = []
-    waiting = [asyncio.create_task(shares.take("hanging")) for _ in range(400)]
+    waiting = [asyncio.create_task(shares.acquire("hanging")) for _ in range(400)]
     await asyncio.sleep(0)
     assert sum(task.done() for task in waiting) == 32
     others = [await queue(shares, order, f"other {number}") for number in range(4) for _ in range(100)]
     await asyncio.wait_for(asyncio.gather(*others), 5)
     waiting[0].result()
-    shares.give("hanging")
+    shares.release("hanging")
     await asyncio.sleep(0)
     assert sum(task.done() for task in waiting) == 33, "what it gives back is the next of its own to have"
     for task in waiting:
@@ -109,15 +109,15 @@ async def test_a_group_that_keeps_what_it_has_leaves_some_to_every_next_one():
 
 
 async def test_groups_that_all_want_more_have_the_same():
-    shares = FairSemaphore(60, spare=True)
+    shares = FairSemaphore(60, reserve=True)
     held = dict.fromkeys("abc", 0)
 
     async def one(group: str) -> None:
-        await shares.take(group)
+        await shares.acquire(group)
         held[group] += 1
         await asyncio.sleep(0)
         held[group] -= 1
-        shares.give(group)
+        shares.release(group)
 
     tasks = [asyncio.create_task(one(group)) for group in "abc" for _ in range(200)]
     seen = []
@@ -125,4 +125,4 @@ async def test_groups_that_all_want_more_have_the_same():
         await asyncio.sleep(0)
         seen.append(tuple(held.values()))
     assert (15, 15, 15) in seen
-    assert shares.take_now("d", 60)
+    assert shares.try_acquire("d", 60)

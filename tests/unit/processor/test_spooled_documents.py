@@ -5,12 +5,12 @@ import pytest
 from tests.unit.processor.factories import a_document
 
 from bucketline.extractors import PermanentError, ResourceError
-from bucketline_processor.spooled_documents import KEPT_BYTES, SpooledDocuments
+from bucketline_processor.spooled_documents import MAX_MEMORY_BYTES, SpooledDocuments
 
 
 @pytest.fixture
 def spool(tmp_path: Path) -> Iterator[SpooledDocuments]:
-    made = SpooledDocuments(tmp_path, most_bytes=64 * 1024 * 1024)
+    made = SpooledDocuments(tmp_path, max_bytes=64 * 1024 * 1024)
     yield made
     made.close()
 
@@ -35,8 +35,8 @@ async def test_every_document_comes_back_in_order_as_often_as_asked(spool: Spool
 
 async def test_memory_holds_a_megabyte_and_the_disk_the_rest(spool: SpooledDocuments):
     await fill(spool, range(300), 20_000)
-    assert spool.size > 5 * KEPT_BYTES
-    assert len(spool._tail) <= KEPT_BYTES
+    assert spool.size > 5 * MAX_MEMORY_BYTES
+    assert len(spool._tail) <= MAX_MEMORY_BYTES
 
 
 @pytest.mark.parametrize("before", [0, 1, 5, 150])
@@ -60,7 +60,7 @@ async def test_what_mongodb_cannot_hold_is_an_error_of_the_object(spool: Spooled
 
 
 async def test_a_document_and_all_documents_are_bounded(tmp_path: Path):
-    spool = SpooledDocuments(tmp_path, most_bytes=30_000_000)
+    spool = SpooledDocuments(tmp_path, max_bytes=30_000_000)
     await fill(spool, range(1))
     with pytest.raises(ResourceError, match="too large"):
         await spool.add(a_document(1, value="x" * 17_000_000))

@@ -12,8 +12,7 @@ from bucketline_ingest_api.batches.submission import submit_batch
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.objects.service import list_spec
 from bucketline_ingest_api.objects.validation import ensure_writable
-from bucketline_ingest_api.pagination import Selection, selection
-from bucketline_ingest_api.search_timeout import search_timeout
+from bucketline_ingest_api.pagination import Selection, search_timeout, select_rows
 
 MAX_DRAFTS = 1000
 MAX_BATCHES = 1000
@@ -50,7 +49,7 @@ async def bulk_submit(deps: Container, bucket: BucketDocument, body: BulkSubmit)
     """
     ensure_writable(bucket)
     collection_ids = await resolve_collections(deps, bucket, body.collection_ids)
-    selected = selection({"bucket_id": bucket["_id"]}, list_spec(bucket), body.filters)
+    selected = select_rows({"bucket_id": bucket["_id"]}, list_spec(bucket), body.filters)
     limit = await _count(deps, selected, body)
     group_id, batches = deps.ids.new("btch"), []
     async for object_ids in _chunks(deps, selected, body.chunk_size, limit):

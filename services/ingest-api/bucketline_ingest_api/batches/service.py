@@ -31,9 +31,8 @@ from bucketline_ingest_api.batches.submission import not_a_draft, submit_batch
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.objects.service import list_spec
 from bucketline_ingest_api.objects.validation import ensure_writable
-from bucketline_ingest_api.pagination import ListSpec, Page, field_mapper, list_rows, selection
+from bucketline_ingest_api.pagination import ListSpec, Page, field_mapper, list_rows, search_timeout, select_rows
 from bucketline_ingest_api.schemas import ListQuery
-from bucketline_ingest_api.search_timeout import search_timeout
 
 MAX_UPDATE_ATTEMPTS = 10
 MAX_IDS_IN_ERROR = 100
@@ -321,7 +320,7 @@ async def existing_objects(deps: Container, bucket_id: str, object_ids: Sequence
 
 async def _search_objects(deps: Container, bucket: BucketDocument, body: CreateBatch) -> list[str]:
     """Return the oldest objects that match the filters. Without a limit, reject more than a batch can hold."""
-    selected = selection({"bucket_id": bucket["_id"]}, list_spec(bucket), body.filters)
+    selected = select_rows({"bucket_id": bucket["_id"]}, list_spec(bucket), body.filters)
     with search_timeout():
         rows = await deps.objects.collection.find(
             selected.where,

@@ -29,8 +29,7 @@ from bucketline_ingest_api.collections.schemas import TriggerCollection, Trigger
 from bucketline_ingest_api.collections.service import find_collection
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.objects.service import LIST_SPEC as OBJECTS
-from bucketline_ingest_api.pagination import Selection, selection
-from bucketline_ingest_api.search_timeout import search_timeout
+from bucketline_ingest_api.pagination import Selection, search_timeout, select_rows
 from bucketline_ingest_api.tasks.runner import Reschedule, TaskOutcome, TaskResult
 
 TASK_TYPE = "api_collections_trigger"
@@ -165,7 +164,7 @@ async def _plan(deps: Container, collection: CollectionDocument, body: TriggerCo
         bucket_ids = [bucket_id for bucket_id in bucket_ids if bucket_id in included]
     scope: Mapping[str, object] = {} if body.object_ids is None else {"_id": {"$in": body.object_ids}}
     spec = replace(OBJECTS, moments=Moments(merged([bucket["schema"] for bucket in buckets])))
-    selected = selection(scope, spec, body.source_filters, location=("body", "source_filters"))
+    selected = select_rows(scope, spec, body.source_filters, location=("body", "source_filters"))
     tiers = await deps.collections.downstream([collection])
     return TriggerPlan(collection, bucket_ids, [row["_id"] for tier in tiers for row in tier], len(tiers), selected)
 

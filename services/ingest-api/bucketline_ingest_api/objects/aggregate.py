@@ -11,8 +11,7 @@ from bucketline.errors import ValidationFailed, ValidationIssue
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.objects.schemas import AggregateObjects, Aggregates, Aggregation, Row
 from bucketline_ingest_api.objects.service import list_spec
-from bucketline_ingest_api.pagination import ListSpec, selection
-from bucketline_ingest_api.search_timeout import search_timeout
+from bucketline_ingest_api.pagination import ListSpec, search_timeout, select_rows
 
 
 async def aggregate_objects(deps: Container, bucket: BucketDocument, body: AggregateObjects) -> Aggregates:
@@ -21,7 +20,7 @@ async def aggregate_objects(deps: Container, bucket: BucketDocument, body: Aggre
     _validate(body)
     fields = [group.field for group in body.group_by] + [operation.field or "" for operation in body.aggregations]
     paths = [_path(spec, field) for field in fields]
-    selected = selection({"bucket_id": bucket["_id"]}, spec, body.filters, order=paths)
+    selected = select_rows({"bucket_id": bucket["_id"]}, spec, body.filters, order=paths)
     pipeline: list[Mapping[str, object]] = [{"$set": selected.computed}] if selected.computed else []
     pipeline += [{"$match": selected.where}, {"$group": _group_stage(spec, body)}]
     if body.having:

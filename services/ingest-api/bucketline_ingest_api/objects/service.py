@@ -129,7 +129,7 @@ async def list_objects(
     """Return a page of the bucket's objects, oldest first unless the body sorts them."""
     if body is not None:
         body = body.model_copy(update={"sort": _indexed_sort(body.sort)})
-    spec = replace(list_spec(bucket), search=partial(_search_condition, bucket))
+    spec = replace(list_spec(bucket), searched=partial(_search_condition, bucket))
     return await list_rows(deps.objects.collection, {"bucket_id": bucket["_id"]}, spec, query, body)
 
 

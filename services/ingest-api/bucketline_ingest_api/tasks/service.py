@@ -19,9 +19,8 @@ from bucketline.domain.status import BATCH_ACTIVE, FINAL, Status
 from bucketline.errors import NotFound, ValidationFailed, ValidationIssue
 from bucketline_ingest_api.auth import Principal, can_access
 from bucketline_ingest_api.container import Container
-from bucketline_ingest_api.pagination import NEWEST_FIRST, field_mapper, search_condition
+from bucketline_ingest_api.pagination import NEWEST_FIRST, field_mapper, search_condition, search_timeout
 from bucketline_ingest_api.schemas import ListQuery, Pagination
-from bucketline_ingest_api.search_timeout import search_timeout
 from bucketline_ingest_api.tasks.schemas import ListTasks, Task, TaskList
 
 BATCH_TASK_TYPE = "api_buckets_batches_process"

@@ -1,6 +1,8 @@
+"""Errors for the responses of S3."""
+
 import pytest
 
-from bucketline.blobs.s3_errors import Backoff, KeyTaken, WriteConflict, error_for
+from bucketline.blobs.s3_errors import ConditionFailed, NotWritten, WriteConflict, error_for
 from bucketline.blobs.store import AccessRefused, BlobStoreError, ChecksumRefused, ObjectMissing
 from bucketline.errors import DependencyUnavailable
 
@@ -8,7 +10,7 @@ from bucketline.errors import DependencyUnavailable
 @pytest.mark.parametrize(
     ("status", "code", "expected"),
     [
-        (412, "PreconditionFailed", KeyTaken),
+        (412, "PreconditionFailed", ConditionFailed),
         (400, "BadDigest", ChecksumRefused),
         (400, "XAmzContentSHA256Mismatch", ChecksumRefused),
         (404, "NoSuchKey", ObjectMissing),
@@ -16,15 +18,15 @@ from bucketline.errors import DependencyUnavailable
         (404, "NoSuchBucket", DependencyUnavailable),
         (403, "SignatureDoesNotMatch", DependencyUnavailable),
         (409, "ConditionalRequestConflict", WriteConflict),
-        (400, "RequestTimeout", DependencyUnavailable),
-        (429, "", DependencyUnavailable),
+        (400, "RequestTimeout", NotWritten),
+        (429, "", NotWritten),
         (500, "InternalError", DependencyUnavailable),
-        (503, "SlowDown", DependencyUnavailable),
+        (503, "SlowDown", NotWritten),
         (400, "InvalidArgument", BlobStoreError),
         (416, "InvalidRange", BlobStoreError),
     ],
 )
-def test_an_answer_of_our_own_bucket(status: int, code: str, expected: type[Exception]) -> None:
+def test_error_for_our_bucket_has_the_expected_class(status: int, code: str, expected: type[Exception]) -> None:
     assert type(error_for(status, code, "key")) is expected
 
 
@@ -34,15 +36,8 @@ def test_an_answer_of_our_own_bucket(status: int, code: str, expected: type[Exce
         (403, "AccessDenied", AccessRefused),
         (301, "PermanentRedirect", AccessRefused),
         (404, "NoSuchBucket", ObjectMissing),
-        (503, "SlowDown", DependencyUnavailable),
+        (503, "SlowDown", NotWritten),
     ],
 )
-def test_a_foreign_bucket_that_refuses_is_the_producers_matter(
-    status: int, code: str, expected: type[Exception]
-) -> None:
-    assert type(error_for(status, code, "key", foreign=True)) is expected
-
-
-async def test_tries_end() -> None:
-    backoff = Backoff(attempts=3, base=0, draw=lambda: 1.0)
-    assert [attempt async for attempt in backoff.tries()] == [0, 1, 2]
+def test_error_for_an_external_bucket_has_the_expected_class(status: int, code: str, expected: type[Exception]) -> None:
+    assert type(error_for(status, code, "key", external=True)) is expected

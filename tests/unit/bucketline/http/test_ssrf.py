@@ -4,8 +4,7 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from bucketline.http.errors import AddressRefused
-from bucketline.http.ssrf import CheckedUrl, GuardPolicy, check_address, check_redirect, check_url
+from bucketline.http.ssrf import AddressRefused, CheckedUrl, GuardPolicy, check_address, check_redirect, check_url
 
 STRANGERS = GuardPolicy()
 

@@ -4,7 +4,6 @@ import asyncio
 import hashlib
 from collections.abc import Sequence
 from datetime import datetime
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -15,11 +14,10 @@ from bucketline.clock import ManualClock
 from bucketline.db.blobs import Blobs, Claimed, NewContent, blob_key
 from bucketline.db.objects import ObjectDocument
 from bucketline.errors import DependencyUnavailable
-from bucketline.service_context import ServiceContext
 from bucketline.weighted_semaphore import WeightedSemaphore
-from bucketline_dedup import mirror_inline
+from bucketline_dedup import service
 from bucketline_dedup.content_store import ContentStore
-from bucketline_dedup.mirror_inline import InlineMirror
+from bucketline_dedup.service import InlineMirror
 from bucketline_dedup.settings import DedupSettings
 
 
@@ -56,8 +54,8 @@ class Records:
 
 def mirror_into(store: MemoryBlobStore) -> InlineMirror:
     clock, settings, records = ManualClock(), DedupSettings(), cast("Blobs", Records())
-    storing = ContentStore(store, records, settings, clock=clock, budget=WeightedSemaphore(1))
-    return InlineMirror(cast("ServiceContext", SimpleNamespace(clock=clock, blobs=store)), storing, records, settings)
+    contents = ContentStore(store, records, settings, clock=clock, budget=WeightedSemaphore(1))
+    return InlineMirror(store, contents, records, settings, clock=clock)
 
 
 def obj(name: str, *texts: str) -> ObjectDocument:
@@ -88,7 +86,7 @@ IDS = ["5xx", "refused", "hanging"]
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mirror_inline, "PUT_SECONDS", 0.05)
+    monkeypatch.setattr(service, "PUT_TIMEOUT_SECONDS", 0.05)
 
 
 @pytest.mark.parametrize("error", FAULTS, ids=IDS)

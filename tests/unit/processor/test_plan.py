@@ -1,3 +1,5 @@
+"""Plans: the collections of an object, their order, and the fields that they pass through."""
+
 import asyncio
 
 import pytest
@@ -8,7 +10,7 @@ from bucketline.db.collections import CollectionDocument
 from bucketline.domain.collection_graph import walk_tiers
 from bucketline.errors import DependencyUnavailable
 from bucketline.extractors import ExtractorRegistry, OutboundPolicy, PermanentError
-from bucketline_processor.extraction_plan import ExtractionPlans
+from bucketline_processor.plan import ExtractionPlans, select_stages
 
 
 class Stored:
@@ -35,49 +37,49 @@ def plans(*collections: CollectionDocument) -> ExtractionPlans:
     return ExtractionPlans(Stored(*collections), ExtractorRegistry(), OutboundPolicy(), clock=ManualClock(NOW))  # type: ignore[arg-type]
 
 
-async def test_each_collection_comes_after_all_that_it_reads():
+async def test_plan_orders_collections_after_their_sources():
     made = plans(
         a_collection("c", reads=["a", "b"]), a_collection("b", reads=["a"]), a_collection("a"), a_collection("d")
     )
-    order = [step.id for step in await made.steps("bkt_1", None, since=NOW)]
+    order = [stage.id for stage in await made.get("bkt_1", since=NOW)]
     assert order.index("a") < order.index("b") < order.index("c")
     assert sorted(order) == ["a", "b", "c", "d"]
 
 
 @pytest.mark.parametrize("named", ["b", "name of b"])
-async def test_a_batch_for_some_collections_runs_them_and_what_feeds_them(named: str):
+async def test_select_stages_adds_the_sources_of_the_selected_collections(named: str):
     made = plans(a_collection("a"), a_collection("b", reads=["a"]), a_collection("c", reads=["b"]), a_collection("d"))
-    assert [step.id for step in await made.steps("bkt_1", [named], since=NOW)] == ["a", "b"]
+    assert [stage.id for stage in select_stages(await made.get("bkt_1", since=NOW), [named])] == ["a", "b"]
 
 
-async def test_many_objects_at_once_read_the_plan_once_and_a_failure_is_not_kept():
+async def test_plan_with_concurrent_readers_is_read_once_and_failures_are_not_cached():
     stored = Stored(a_collection("a"))
     made = ExtractionPlans(stored, ExtractorRegistry(), OutboundPolicy(), clock=ManualClock(NOW))  # type: ignore[arg-type]
     stored.away = True
-    answers = await asyncio.gather(*(made.steps("bkt_1", None, since=NOW) for _ in range(5)), return_exceptions=True)
+    answers = await asyncio.gather(*(made.get("bkt_1", since=NOW) for _ in range(5)), return_exceptions=True)
     assert {type(answer) for answer in answers} == {DependencyUnavailable}
     stored.away = False
-    await asyncio.gather(*(made.steps("bkt_1", None, since=NOW) for _ in range(50)))
+    await asyncio.gather(*(made.get("bkt_1", since=NOW) for _ in range(50)))
     assert stored.reads == 2
 
 
-async def test_a_collection_that_was_there_when_the_work_was_planned_is_in_the_plan():
+async def test_plan_older_than_the_unit_is_read_again():
     stored = Stored(a_collection("a"))
     clock = ManualClock(NOW)
     made = ExtractionPlans(stored, ExtractorRegistry(), OutboundPolicy(), clock=clock)  # type: ignore[arg-type]
-    await made.steps("bkt_1", None, since=NOW)
+    await made.get("bkt_1", since=NOW)
     stored.collections = (*stored.collections, a_collection("new"))
     clock.advance(0.5)
-    assert [step.id for step in await made.steps("bkt_1", None, since=clock.now())] == ["a", "new"]
-    await made.steps("bkt_1", None, since=NOW)
+    assert [stage.id for stage in await made.get("bkt_1", since=clock.now())] == ["a", "new"]
+    await made.get("bkt_1", since=NOW)
     assert stored.reads == 2
 
 
-async def test_a_collection_that_cannot_be_run_says_why():
+async def test_plan_with_an_unusable_extractor_has_a_problem():
     made = plans(
         a_collection("a", extractor="unheard_of"), a_collection("b", extractor="text_extractor", parameters={"x": 1})
     )
-    missing, wrong = await made.steps("bkt_1", None, since=NOW)
+    missing, wrong = await made.get("bkt_1", since=NOW)
     assert missing.problem is not None
     assert (missing.problem.kind, "not installed" in missing.problem.message) == ("transient", True)
     assert wrong.problem is not None
@@ -105,16 +107,14 @@ async def test_a_collection_that_cannot_be_run_says_why():
         ),
     ],
 )
-async def test_the_fields_that_are_passed_through(config: dict[str, object], fields: dict[str, object]):
-    [step] = await plans(a_collection("a", **config)).steps("bkt_1", None, since=NOW)
+async def test_pass_through_returns_the_configured_fields(config: dict[str, object], fields: dict[str, object]):
+    [stage] = await plans(a_collection("a", **config)).get("bkt_1", since=NOW)
     custom = an_object()["custom"]
-    assert step.passed_through(custom) == fields
+    assert stage.pass_through(custom) == fields
     assert custom == an_object()["custom"], "the object's own fields must stay as they are"
 
 
-async def test_a_required_field_that_is_missing_is_an_error_of_the_object():
-    [step] = await plans(a_collection("a", field_passthrough=[rule("none", required=True)])).steps(
-        "bkt_1", None, since=NOW
-    )
+async def test_pass_through_without_a_required_field_raises_permanent_error():
+    [stage] = await plans(a_collection("a", field_passthrough=[rule("none", required=True)])).get("bkt_1", since=NOW)
     with pytest.raises(PermanentError, match="'none' is required"):
-        step.passed_through(an_object()["custom"])
+        stage.pass_through(an_object()["custom"])

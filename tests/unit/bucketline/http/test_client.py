@@ -5,9 +5,8 @@ from ipaddress import ip_network
 
 import pytest
 
-from bucketline.http.errors import PostFailed
+from bucketline.http.client import PostFailed, WebhookClient
 from bucketline.http.ssrf import GuardPolicy
-from bucketline.http.webhook_client import WebhookClient
 
 
 @pytest.mark.parametrize(("address", "host"), [("::1", "[::1]"), ("127.0.0.1", "127.0.0.1")])

@@ -3,7 +3,7 @@ import asyncio
 import pytest
 
 from bucketline.extractors import ResourceError
-from bucketline_processor.pausable_timeout import PausableTimeout
+from bucketline_processor.extractor_runner import PausableTimeout
 
 
 async def test_what_takes_too_long_is_an_error_of_the_object():

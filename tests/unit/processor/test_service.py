@@ -8,14 +8,15 @@ from tests.unit.processor.fakes import Processor, completed, settled
 
 from bucketline.domain.status import RANK_FINAL, RANK_PROCESSING, RANK_QUEUED, Status
 from bucketline.errors import DependencyUnavailable
+from bucketline_processor.completion import UnitItem
 from bucketline_processor.extraction import ExtractionJob, ExtractionOutcome
-from bucketline_processor.unit_items import PAGE_OBJECTS
+from bucketline_processor.service import PAGE_BYTES, PAGE_OBJECTS, split_pages
 
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bucketline_processor.pipeline.MAX_PAUSE", 0.0)
-    monkeypatch.setattr("bucketline_processor.pipeline.MIRROR_PAUSE", 0.0)
+    monkeypatch.setattr("bucketline_processor.service.MAX_BACKOFF_SECONDS", 0.0)
+    monkeypatch.setattr("bucketline_processor.service.MIRROR_POLL_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -107,7 +108,7 @@ async def test_a_page_that_cannot_be_read_is_left_and_what_was_read_ends():
     assert sorted(processor.ends.statuses()) == ["obj_0", "obj_1"]
 
     processor.objects.failing.clear()
-    await processor.leases.give_back("unit_1")
+    await processor.leases.release("unit_1")
     assert await processor.work(), "the memory of what was not read was given back"
 
 
@@ -198,7 +199,7 @@ async def test_blobs_that_are_being_replaced_are_waited_for(processor: Processor
 async def test_blobs_that_take_too_long_to_replace_fail_the_object_for_now(
     processor: Processor, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("bucketline_processor.pipeline.MIRROR_SECONDS", 0.0)
+    monkeypatch.setattr("bucketline_processor.service.MIRROR_SECONDS", 0.0)
     processor.unit(1)
     processor.objects.rows["obj_0"]["mirror"]["state"] = "pending"
     assert await processor.work()
@@ -224,7 +225,7 @@ async def test_what_was_extracted_is_not_extracted_again_to_be_stored(processor:
 async def test_an_object_whose_store_stays_away_is_left_and_the_others_end(
     processor: Processor, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("bucketline_processor.pipeline.TRIES", 4)
+    monkeypatch.setattr("bucketline_processor.service.MAX_ATTEMPTS", 4)
     processor.unit(3)
     processor.extractions.told["obj_1"] = away = Away()
     assert not await processor.work(), "the unit is to be given back"
@@ -233,7 +234,7 @@ async def test_an_object_whose_store_stays_away_is_left_and_the_others_end(
 
 
 async def test_an_end_that_cannot_be_said_leaves_the_object(processor: Processor, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("bucketline_processor.pipeline.TRIES", 4)
+    monkeypatch.setattr("bucketline_processor.service.MAX_ATTEMPTS", 4)
     closed: list[str] = []
 
     class Closing(ExtractionOutcome):
@@ -272,7 +273,7 @@ async def test_a_service_that_stops_finishes_what_has_begun_and_leaves_the_rest(
     working = asyncio.create_task(processor.work())
     await settled()
     assert processor.extractions.running == {"obj_0"}
-    processor.pipeline.stop()
+    processor.processor.stop()
     held.end.set()
     assert not await working, "the unit is to be given back"
     assert processor.ends.statuses() == {"obj_0": "COMPLETED"}
@@ -283,7 +284,7 @@ async def test_a_service_that_stops_waits_for_no_store(processor: Processor, mon
     processor.unit(1)
 
     async def away(_: ExtractionJob) -> ExtractionOutcome:
-        processor.pipeline.stop()
+        processor.processor.stop()
         raise DependencyUnavailable("away")
 
     processor.extractions.told["obj_0"] = away
@@ -302,3 +303,24 @@ async def test_dropped_work_gives_its_memory_back():
     await asyncio.gather(dropped, return_exceptions=True)
     assert await processor.work("unit_2")
     assert sorted(processor.ends.statuses()) == ["second_0", "second_1"]
+
+
+def paged(size: int, sizes: dict[str, int]) -> list[tuple[int, int]]:
+    """Split a unit of so many objects; return the length and the bytes of each page."""
+    unit: Any = {"items": [{"object_id": f"obj_{number}"} for number in range(size)]}
+    items = [UnitItem(unit, index, {}) for index in range(size)]
+    return [(len(page), total) for page, total in split_pages(items, sizes)]
+
+
+def test_page_is_bounded_by_count():
+    assert paged(2 * PAGE_OBJECTS + 1, {}) == [(PAGE_OBJECTS, 0), (PAGE_OBJECTS, 0), (1, 0)]
+
+
+def test_page_is_bounded_by_bytes_and_a_larger_object_has_its_own():
+    half = PAGE_BYTES // 2
+    sizes = {"obj_0": half, "obj_1": half, "obj_2": 1, "obj_3": 3 * PAGE_BYTES, "obj_4": 1}
+    assert paged(5, sizes) == [(2, 2 * half), (1, 1), (1, 3 * PAGE_BYTES), (1, 1)]
+
+
+def test_no_items_give_no_page():
+    assert paged(0, {}) == []

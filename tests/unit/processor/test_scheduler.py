@@ -10,12 +10,14 @@ from tests.unit.processor.fake_units import StoredUnits
 
 from bucketline.clock import ManualClock
 from bucketline.errors import DependencyUnavailable
+from bucketline_processor.isolation import Isolation
 from bucketline_processor.leases import Leases
+from bucketline_processor.reconciler import UnitReconciler
+from bucketline_processor.scheduler import QueueFull, UnitScheduler
 from bucketline_processor.settings import ProcessorSettings
-from bucketline_processor.unit_scheduler import QueueFull, UnitScheduler
 
 
-class HandPipeline:
+class ManualProcessor:
     """Units end when the test says so."""
 
     def __init__(self) -> None:
@@ -46,15 +48,20 @@ class Setup:
     def __init__(self, **settings: Any) -> None:
         self.clock = ManualClock()
         self.units = StoredUnits(self.clock)
-        self.pipeline = HandPipeline()
+        self.processor = ManualProcessor()
         own = ProcessorSettings(
             **{"max_concurrent_units": 4, "prefetch_units": 2, "shutdown_grace_seconds": 0.01, **settings}
         )
-        self.leases = Leases(self.units, "me", clock=self.clock, seconds=30)  # type: ignore[arg-type]
-        self.works = UnitScheduler(self.units, self.leases, self.pipeline, clock=self.clock, settings=own)  # type: ignore[arg-type]
+        units: Any = self.units
+        processor: Any = self.processor
+        self.leases = Leases(units, "me", clock=self.clock, seconds=30)
+        self.scheduler = UnitScheduler(
+            units, self.leases, Isolation(units, self.leases), processor, clock=self.clock, settings=own
+        )
+        self.reconciler = UnitReconciler(units, self.scheduler, clock=self.clock, settings=own)
 
-    async def offer(self, *unit_ids: str) -> None:
-        await self.works.offer({unit_id: {} for unit_id in unit_ids})
+    async def submit(self, *unit_ids: str) -> None:
+        await self.scheduler.submit({unit_id: {} for unit_id in unit_ids})
         await settled()
 
     def state(self, unit_id: str) -> tuple[str, int]:
@@ -70,84 +77,84 @@ async def settled() -> None:
 async def setup() -> AsyncIterator[Setup]:
     made = Setup()
     yield made
-    await made.works.stop()
+    await made.scheduler.stop()
 
 
 async def test_a_record_is_done_with_when_its_unit_is_leased_and_not_when_the_unit_is(setup: Setup):
-    await setup.offer(setup.units.add("u1"))
+    await setup.submit(setup.units.add("u1"))
     assert setup.state("u1") == ("leased", 1)
-    assert list(setup.pipeline.running) == ["u1"]
+    assert list(setup.processor.running) == ["u1"]
 
 
 async def test_one_batch_leaves_room_for_the_next(setup: Setup):
-    await setup.offer(*(setup.units.add(f"big{n}", "big") for n in range(4)))
-    assert sorted(setup.pipeline.running) == ["big0", "big1"]
-    setup.pipeline.end("big0")
+    await setup.submit(*(setup.units.add(f"big{n}", "big") for n in range(4)))
+    assert sorted(setup.processor.running) == ["big0", "big1"]
+    setup.processor.end("big0")
     await settled()
-    await setup.offer(setup.units.add("small", "small"))
-    assert "small" in setup.pipeline.running
+    await setup.submit(setup.units.add("small", "small"))
+    assert "small" in setup.processor.running
 
 
 @pytest.mark.parametrize(("groups", "each"), [(1, [4]), (2, [3, 2]), (3, [2, 2, 2]), (4, [2, 2, 1, 1]), (9, [1] * 8)])
 async def test_so_many_batches_use_so_many_slots(groups: int, each: list[int]):
     """One leaves half of the slots free, two a third, three a quarter, four a fifth."""
     setup = Setup(max_concurrent_units=8, prefetch_units=400)
-    await setup.offer(*(setup.units.add(f"{n}-{g}", f"batch{g}") for n in range(40) for g in range(groups)))
+    await setup.submit(*(setup.units.add(f"{n}-{g}", f"batch{g}") for n in range(40) for g in range(groups)))
     for place in range(20):
         # whoever came first took more before the others were known
-        setup.pipeline.end(sorted(setup.pipeline.running)[place % len(setup.pipeline.running)])
+        setup.processor.end(sorted(setup.processor.running)[place % len(setup.processor.running)])
         await settled()
-    running = Counter(unit_id.partition("-")[2] for unit_id in setup.pipeline.running)
+    running = Counter(unit_id.partition("-")[2] for unit_id in setup.processor.running)
     assert sorted(running.values(), reverse=True) == each
-    await setup.works.stop()
+    await setup.scheduler.stop()
 
 
 async def test_who_comes_second_has_a_share_before_the_first_gives_any_back():
     setup = Setup(max_concurrent_units=8, prefetch_units=100)
-    await setup.offer(*(setup.units.add(f"big{n}", "big") for n in range(10)))
-    assert len(setup.pipeline.running) == 4
-    await setup.offer(*(setup.units.add(f"small{n}", "small") for n in range(4)))
-    assert len([unit_id for unit_id in setup.pipeline.running if unit_id.startswith("small")]) == 2
-    await setup.works.stop()
+    await setup.submit(*(setup.units.add(f"big{n}", "big") for n in range(10)))
+    assert len(setup.processor.running) == 4
+    await setup.submit(*(setup.units.add(f"small{n}", "small") for n in range(4)))
+    assert len([unit_id for unit_id in setup.processor.running if unit_id.startswith("small")]) == 2
+    await setup.scheduler.stop()
 
 
 async def test_a_full_line_makes_the_bus_wait_and_nothing_is_lost(setup: Setup, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("bucketline_processor.unit_scheduler.MAX_WAIT", 0.02)
+    monkeypatch.setattr("bucketline_processor.scheduler.MAX_QUEUE_SECONDS", 0.02)
     units = [setup.units.add(f"u{n}") for n in range(6)]
     with pytest.raises(QueueFull):
-        await setup.offer(*units)
+        await setup.submit(*units)
     assert setup.state("u5") == ("ready", 0)
-    waiting = asyncio.create_task(setup.offer(*units[:5]))
+    waiting = asyncio.create_task(setup.submit(*units[:5]))
     await settled()
-    setup.pipeline.end("u0")
+    setup.processor.end("u0")
     await waiting
-    assert setup.pipeline.order == ["u0", "u1", "u2"]
+    assert setup.processor.order == ["u0", "u1", "u2"]
 
 
 async def test_the_same_record_again_changes_nothing(setup: Setup):
     unit = setup.units.add("u1")
     for _ in range(3):
-        await setup.offer(unit)
-    assert setup.pipeline.order == ["u1"]
+        await setup.submit(unit)
+    assert setup.processor.order == ["u1"]
 
 
 @pytest.mark.parametrize("state", ["done", "canceled", "held"])
 async def test_units_that_are_over_or_not_due_are_left_alone(setup: Setup, state: str):
-    await setup.offer(setup.units.add("u1", state=state))
-    assert setup.pipeline.order == []
+    await setup.submit(setup.units.add("u1", state=state))
+    assert setup.processor.order == []
 
 
 async def test_a_unit_that_is_not_finished_is_given_back_at_once(setup: Setup):
-    await setup.offer(*(setup.units.add(f"u{n}") for n in range(2)))
-    setup.pipeline.end("u0", finished=False)
-    setup.pipeline.end("u1", DependencyUnavailable("away"))
+    await setup.submit(*(setup.units.add(f"u{n}") for n in range(2)))
+    setup.processor.end("u0", finished=False)
+    setup.processor.end("u1", DependencyUnavailable("away"))
     await settled()
     assert setup.state("u0") == setup.state("u1") == ("ready", 0)
 
 
 async def test_a_fault_of_ours_gives_the_unit_back(setup: Setup):
-    await setup.offer(setup.units.add("u1"))
-    setup.pipeline.end("u1", ZeroDivisionError("ours"))
+    await setup.submit(setup.units.add("u1"))
+    setup.processor.end("u1", ZeroDivisionError("ours"))
     await settled()
     assert setup.state("u1") == ("ready", 0)
 
@@ -155,96 +162,98 @@ async def test_a_fault_of_ours_gives_the_unit_back(setup: Setup):
 async def test_stopping_gives_back_what_does_not_finish_in_time_and_takes_nothing_more(
     setup: Setup, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("bucketline_processor.unit_scheduler.STOPPING_PAUSE", 0.0)
-    await setup.offer(*(setup.units.add(f"u{n}") for n in range(4)))
-    await setup.works.stop()
+    monkeypatch.setattr("bucketline_processor.scheduler.STOPPING_PAUSE", 0.0)
+    await setup.submit(*(setup.units.add(f"u{n}") for n in range(4)))
+    await setup.scheduler.stop()
     assert {setup.state(f"u{n}") for n in range(4)} == {("ready", 0)}
-    assert setup.pipeline.stopped
+    assert setup.processor.stopped
     with pytest.raises(QueueFull):
-        await setup.offer(setup.units.add("late"))
+        await setup.submit(setup.units.add("late"))
     assert setup.state("late") == ("ready", 0)
 
 
 async def test_stopping_lets_what_is_nearly_finished_finish():
     setup = Setup(shutdown_grace_seconds=10)
-    await setup.offer(setup.units.add("u1"))
-    stopping = asyncio.create_task(setup.works.stop())
+    await setup.submit(setup.units.add("u1"))
+    stopping = asyncio.create_task(setup.scheduler.stop())
     await settled()
-    setup.pipeline.end("u1")
+    setup.processor.end("u1")
     await stopping
     assert setup.state("u1")[0] == "leased", "its results finish it, not the processor"
 
 
 async def test_work_on_a_unit_that_another_has_is_dropped_and_not_given_back(setup: Setup):
-    await setup.offer(*(setup.units.add(f"u{n}") for n in range(2)))
+    await setup.submit(*(setup.units.add(f"u{n}") for n in range(2)))
     setup.units.rows["u0"]["lease"]["owner"] = "another"
-    await setup.works.beat()
+    await setup.scheduler.heartbeat()
     await settled()
-    assert list(setup.pipeline.running) == ["u1"]
+    assert list(setup.processor.running) == ["u1"]
     assert setup.units.rows["u0"]["lease"]["owner"] == "another"
 
 
 async def test_the_heartbeat_keeps_what_takes_long(setup: Setup):
-    await setup.offer(setup.units.add("u1"))
+    await setup.submit(setup.units.add("u1"))
     for _ in range(5):
         setup.clock.advance(20)
-        await setup.works.beat()
+        await setup.scheduler.heartbeat()
     assert setup.units.rows["u1"]["lease"]["until"] > setup.clock.now()
-    assert list(setup.pipeline.running) == ["u1"]
+    assert list(setup.processor.running) == ["u1"]
 
 
 async def test_an_idle_processor_takes_up_what_nobody_has(setup: Setup):
     setup.units.add("forgotten")
     setup.units.add("orphan", state="leased", lease={"owner": "dead", "until": setup.clock.now()})
     setup.units.add("over", state="canceled")
-    assert await setup.works.look_around() == 0, "others may be about to take it"
+    assert await setup.reconciler.reclaim() == 0, "others may be about to take it"
     setup.clock.advance(10)
-    assert await setup.works.look_around() == 2
+    assert await setup.reconciler.reclaim() == 2
     await settled()
-    assert sorted(setup.pipeline.running) == ["forgotten", "orphan"]
+    assert sorted(setup.processor.running) == ["forgotten", "orphan"]
 
 
 async def test_a_busy_processor_leaves_it_to_others(setup: Setup):
-    await setup.offer(*(setup.units.add(f"u{n}", f"batch{n}") for n in range(4)))
-    assert len(setup.pipeline.running) == 4
+    await setup.submit(*(setup.units.add(f"u{n}", f"batch{n}") for n in range(4)))
+    assert len(setup.processor.running) == 4
     setup.units.add("forgotten", "other")
     setup.clock.advance(10)
-    await setup.works.beat()
-    assert await setup.works.look_around() == 0
+    await setup.scheduler.heartbeat()
+    assert await setup.reconciler.reclaim() == 0
 
 
 @pytest.mark.parametrize("before", [None, "large"])
 async def test_who_stands_behind_thousands_on_the_bus_has_a_slot_within_seconds(setup: Setup, before: str | None):
     """A thousand units, those of 100,000 automatic objects or of a large batch, and then the unit of a batch of one."""
     many = [setup.units.add(f"u{n}", before) for n in range(1000)]
-    consumer = asyncio.create_task(setup.works.offer({unit_id: {} for unit_id in (*many, setup.units.add("small"))}))
+    consumer = asyncio.create_task(
+        setup.scheduler.submit({unit_id: {} for unit_id in (*many, setup.units.add("small"))})
+    )
     await settled()
     assert not consumer.done(), "the line is full"
-    assert "small" not in setup.pipeline.running
+    assert "small" not in setup.processor.running
     setup.clock.advance(ProcessorSettings().orphan_claim_delay_seconds + 0.1)
-    assert await setup.works.look_around() == 1
+    assert await setup.reconciler.reclaim() == 1
     await settled()
-    assert "small" in setup.pipeline.running
-    assert await setup.works.look_around() == 0, "no more of those that have their share"
+    assert "small" in setup.processor.running
+    assert await setup.reconciler.reclaim() == 0, "no more of those that have their share"
     consumer.cancel()
 
 
 async def test_groups_that_wait_behind_others_take_turns(setup: Setup):
-    await setup.offer(*(setup.units.add(f"big{n}", "big") for n in range(4)))
+    await setup.submit(*(setup.units.add(f"big{n}", "big") for n in range(4)))
     for number in range(6):
         setup.units.add(f"a{number}", f"batch{number}")
     begun: list[str] = []
     for _ in range(3):
         setup.clock.advance(5)
-        await setup.works.beat()
-        await setup.works.look_around()
+        await setup.scheduler.heartbeat()
+        await setup.reconciler.reclaim()
         await settled()
-        fresh = [unit_id for unit_id in setup.pipeline.running if unit_id.startswith("a")]
+        fresh = [unit_id for unit_id in setup.processor.running if unit_id.startswith("a")]
         begun += fresh
         for unit_id in fresh:
             setup.units.rows[unit_id]["state"] = "done"
             setup.units.add(f"{unit_id}+", setup.units.rows[unit_id]["batch_id"])
-            setup.pipeline.end(unit_id)
+            setup.processor.end(unit_id)
         await settled()
     assert len({setup.units.rows[unit_id]["batch_id"] for unit_id in begun}) == 6, begun
 
@@ -253,10 +262,10 @@ async def test_a_unit_that_cannot_be_leased_now_comes_again(setup: Setup):
     unit = setup.units.add("u1")
     setup.units.away = True
     with pytest.raises(DependencyUnavailable):
-        await setup.offer(unit)
+        await setup.submit(unit)
     setup.units.away = False
-    await setup.offer(unit)
-    assert list(setup.pipeline.running) == ["u1"]
+    await setup.submit(unit)
+    assert list(setup.processor.running) == ["u1"]
 
 
 class Gate:
@@ -290,11 +299,11 @@ async def every_slot_is_usable(setup: Setup) -> None:
     """Check that no ended unit still counts: four batches get the four slots, and each slot can be used again."""
     for turn in range(2):
         units = [setup.units.add(f"check{turn}-{n}", f"check{turn}-{n}") for n in range(4)]
-        await setup.offer(*units)
-        assert sorted(setup.pipeline.running) == units
+        await setup.submit(*units)
+        assert sorted(setup.processor.running) == units
         for unit_id in units:
             setup.units.rows[unit_id]["state"] = "done"
-            setup.pipeline.end(unit_id)
+            setup.processor.end(unit_id)
         await settled()
 
 
@@ -307,51 +316,51 @@ async def test_a_unit_that_the_scan_takes_while_the_offer_reads_it_runs_once(
         unit = setup.units.add(f"u{number}", "batch")
         with monkeypatch.context() as patch:
             gate = Gate(setup, patch, "many")
-            offer = asyncio.create_task(setup.works.offer({unit: {}}))
+            offer = asyncio.create_task(setup.scheduler.submit({unit: {}}))
             await gate.entered()
             setup.clock.advance(10)
-            await setup.works.beat()
-            assert await setup.works.look_around() == 1
+            await setup.scheduler.heartbeat()
+            assert await setup.reconciler.reclaim() == 1
             await settled()
             if ends_before:
                 setup.units.rows[unit]["state"] = "done"
-                setup.pipeline.end(unit)
+                setup.processor.end(unit)
                 await settled()
             gate.open()
             await offer
         await settled()
-        assert setup.pipeline.order.count(unit) == 1
+        assert setup.processor.order.count(unit) == 1
         if not ends_before:
             setup.units.rows[unit]["state"] = "done"
-            setup.pipeline.end(unit)
+            setup.processor.end(unit)
             await settled()
-    assert setup.pipeline.running == {}
+    assert setup.processor.running == {}
     await every_slot_is_usable(setup)
 
 
 async def test_a_unit_that_the_scan_takes_while_its_record_waits_for_room_runs_once(setup: Setup) -> None:
     big = [setup.units.add(f"big{n}", "big") for n in range(4)]
-    await setup.offer(*big)
+    await setup.submit(*big)
     last = setup.units.add("small", "small")
-    offer = asyncio.create_task(setup.works.offer({setup.units.add("big4", "big"): {}, last: {}}))
+    offer = asyncio.create_task(setup.scheduler.submit({setup.units.add("big4", "big"): {}, last: {}}))
     await settled()
     assert not offer.done(), "the queue is full"
     setup.clock.advance(10)
-    await setup.works.beat()
-    assert await setup.works.look_around() == 1
+    await setup.scheduler.heartbeat()
+    assert await setup.reconciler.reclaim() == 1
     for _ in range(2):
-        running = next(unit_id for unit_id in setup.pipeline.running if unit_id.startswith("big"))
+        running = next(unit_id for unit_id in setup.processor.running if unit_id.startswith("big"))
         setup.units.rows[running]["state"] = "done"
-        setup.pipeline.end(running)
+        setup.processor.end(running)
         await settled()
     await offer
-    assert setup.pipeline.order.count(last) == 1
-    while setup.pipeline.running:
-        for unit_id in list(setup.pipeline.running):
+    assert setup.processor.order.count(last) == 1
+    while setup.processor.running:
+        for unit_id in list(setup.processor.running):
             setup.units.rows[unit_id]["state"] = "done"
-            setup.pipeline.end(unit_id)
+            setup.processor.end(unit_id)
         await settled()
-    assert Counter(setup.pipeline.order) == dict.fromkeys((*big, "big4", last), 1)
+    assert Counter(setup.processor.order) == dict.fromkeys((*big, "big4", last), 1)
     await every_slot_is_usable(setup)
 
 
@@ -363,15 +372,15 @@ async def test_a_unit_that_a_record_brings_while_the_scan_reads_it_runs_once(
     setup.clock.advance(10)
     with monkeypatch.context() as patch:
         gate = Gate(setup, patch, scans)
-        scan = asyncio.create_task(setup.works.look_around())
+        scan = asyncio.create_task(setup.reconciler.reclaim())
         await gate.entered() if scans == "next_of_other_groups" else await settled()
-        await setup.offer(unit)
+        await setup.submit(unit)
         gate.open()
         await scan
     await settled()
-    assert setup.pipeline.order == [unit]
+    assert setup.processor.order == [unit]
     setup.units.rows[unit]["state"] = "done"
-    setup.pipeline.end(unit)
+    setup.processor.end(unit)
     await settled()
     await every_slot_is_usable(setup)
 
@@ -380,12 +389,12 @@ async def test_the_same_unit_in_two_records_at_once_runs_once(setup: Setup, monk
     unit = setup.units.add("u1")
     with monkeypatch.context() as patch:
         gate = Gate(setup, patch, "many")
-        offers = [asyncio.create_task(setup.works.offer({unit: {}})) for _ in range(3)]
+        offers = [asyncio.create_task(setup.scheduler.submit({unit: {}})) for _ in range(3)]
         await gate.entered()
         gate.open()
         await asyncio.gather(*offers)
     await settled()
-    assert setup.pipeline.order == [unit]
+    assert setup.processor.order == [unit]
 
 
 async def test_an_offer_that_is_canceled_or_fails_leaves_the_unit_to_the_next(
@@ -395,16 +404,16 @@ async def test_an_offer_that_is_canceled_or_fails_leaves_the_unit_to_the_next(
     for error in (None, DependencyUnavailable("away")):
         with monkeypatch.context() as patch:
             gate = Gate(setup, patch, "many")
-            offer = asyncio.create_task(setup.works.offer({unit: {}}))
+            offer = asyncio.create_task(setup.scheduler.submit({unit: {}}))
             await gate.entered()
             if error is None:
                 offer.cancel()
             gate.open(error)
             (outcome,) = await asyncio.gather(offer, return_exceptions=True)
             assert isinstance(outcome, asyncio.CancelledError if error is None else DependencyUnavailable)
-        assert setup.pipeline.order == []
-    await setup.offer(unit)
-    assert setup.pipeline.order == [unit]
+        assert setup.processor.order == []
+    await setup.submit(unit)
+    assert setup.processor.order == [unit]
 
 
 @pytest.mark.parametrize("error", [DependencyUnavailable("no answer"), ZeroDivisionError("ours"), None])
@@ -415,15 +424,15 @@ async def test_a_lease_whose_answer_is_lost_is_released_and_its_slot_is_free(
     unit = setup.units.add("u1")
     with monkeypatch.context() as patch:
         gate = Gate(setup, patch, "lease")
-        await setup.offer(unit)
+        await setup.submit(unit)
         await gate.entered()
         assert setup.state(unit) == ("leased", 1)
         if error is None:
-            await setup.works.stop()
+            await setup.scheduler.stop()
         gate.open(error)
         await settled()
     assert setup.state(unit) == ("ready", 0)
-    assert setup.pipeline.order == []
+    assert setup.processor.order == []
     if error is not None:
         setup.units.rows[unit]["state"] = "done"
         await every_slot_is_usable(setup)
@@ -433,7 +442,7 @@ async def test_a_second_cancellation_does_not_interrupt_the_release(
     setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unit = setup.units.add("u1")
-    await setup.offer(unit)
+    await setup.submit(unit)
     released = asyncio.Event()
     release = setup.units.release
 
@@ -443,7 +452,7 @@ async def test_a_second_cancellation_does_not_interrupt_the_release(
 
     with monkeypatch.context() as patch:
         patch.setattr(setup.units, "release", slow_release)
-        task = setup.works._running[unit]
+        task = setup.scheduler._running[unit]
         for _ in range(2):
             task.cancel()
             await settled()
