@@ -70,8 +70,6 @@ async def get_namespace_stats(deps: ContainerDep, caller: ReadPrincipal, namespa
 @router.put(
     "/{namespace_identifier}", summary="Update a namespace", responses=errors(400, 409), name="replace_namespace"
 )
-    "/{namespace_identifier}", summary="Update a namespace", responses=errors(400, 409), name="replace_namespace"
-)
 async def update_namespace(
     deps: ContainerDep, caller: WritePrincipal, namespace_identifier: str, body: UpdateNamespace
 ) -> Namespace:
