@@ -22,7 +22,7 @@ from bucketline.domain.pagination import DOCUMENTS
 from bucketline.domain.schema import MAX_FAULTS, same
 from bucketline.errors import NotFound, PayloadTooLarge, ServiceUnavailable, ValidationFailed, ValidationIssue
 from bucketline.ids import bound
-from bucketline_ingest_api.collections.output_schema import OURS
+from bucketline_ingest_api.collections.output_schema import RESERVED_NAMES
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.documents.schemas import ListDocuments
 from bucketline_ingest_api.pagination import OLDEST_FIRST, ListSpec, Page, list_rows
@@ -137,7 +137,7 @@ def _validate_fields(sent: Mapping[str, object]) -> list[ValidationIssue]:
     faults: list[ValidationIssue] = []
     for name, value in sent.items():
         at = ("body", shown(name))
-        if name in OURS or name.startswith("_"):
+        if name in RESERVED_NAMES or name.startswith("_"):
             faults.append(ValidationIssue("reserved", at, f"{shown(name)!r} is set by the server"))
         elif (reason := name_fault(name)) is not None:
             faults.append(ValidationIssue("field_name", at, reason))
