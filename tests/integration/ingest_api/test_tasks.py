@@ -146,7 +146,7 @@ async def test_a_deletion_that_failed_begins_anew_when_it_is_asked_for_again(
         raise RuntimeError("a fault of ours")
 
     with monkeypatch.context() as patched:
-        patched.setattr(bucket_deletion, "remove_objects", broken)
+        patched.setattr(bucket_deletion, "delete_objects", broken)
         deleted = (await replica.call("DELETE", path, namespace=within)).body
         await replica.settle()
         for _ in range(running.MAX_ATTEMPTS):

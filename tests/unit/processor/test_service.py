@@ -148,7 +148,7 @@ async def test_object_changed_without_a_new_run_is_processed_in_its_current_revi
 MIRRORS = [
     ({"state": "failed", "error": "404"}, "FAILED", "permanent", "404"),
     ({"state": "failed"}, "FAILED", "permanent", "a blob failed"),
-    ({"state": "failed", "error": "503", "parked": True}, "FAILED", "transient", "503"),
+    ({"state": "failed", "error": "503", "dead_letter_event_id": "evt_1"}, "FAILED", "transient", "503"),
     (
         {"state": "done", "duplicate_of": "obj_9"},
         "SKIPPED",

@@ -28,7 +28,7 @@ async def expand_fields(
     if len(ids) > MAX_REFERENCES:
         message = f"the page refers to {len(ids)} documents; at most {MAX_REFERENCES} are expanded: set a lower limit"
         raise ValidationFailed([ValidationIssue("too_long", ("body", "expand"), message)])
-    rows = await deps.documents.collection.find(
+    rows = await deps.documents.search(
         {"_id": {"$in": sorted(ids)}, "namespace_id": namespace_id}, limit=MAX_REFERENCES
     )
     documents_by_id = {row["_id"]: _serialize(row) for row in rows}
@@ -64,7 +64,7 @@ async def _ancestors(deps: Container, document: DocumentDocument) -> list[dict[s
     chain = lineage.get("chain") if isinstance(lineage, Mapping) else None
     ids = [str(link.get("document_id")) for link in chain or () if isinstance(link, Mapping)]
     ancestor_ids = [identifier for identifier in ids if identifier != document["_id"]]
-    rows = await deps.documents.collection.find(
+    rows = await deps.documents.search(
         {"_id": {"$in": ancestor_ids}, "namespace_id": document["namespace_id"]}, limit=len(ancestor_ids) or 1
     )
     ancestors = {row["_id"]: _serialize(row) for row in rows}
@@ -73,7 +73,7 @@ async def _ancestors(deps: Container, document: DocumentDocument) -> list[dict[s
 
 async def _children(deps: Container, document: DocumentDocument) -> list[dict[str, Any]]:
     where = {"object_id": document["object_id"], "source_document_id": document["_id"]}
-    rows = await deps.documents.collection.find(
+    rows = await deps.documents.search(
         where, limit=MAX_CHILDREN, sort=[("collection_id", 1), ("run", 1), ("ordinal", 1)]
     )
     return [_serialize(row) for row in rows]

@@ -83,7 +83,7 @@ LIST_SPEC = ListSpec(
 
 async def get_document(deps: Container, collection_id: str, document_id: str) -> DocumentDocument:
     """Return the document; :class:`NotFound` also for one of another collection."""
-    document = await deps.documents.collection.get(document_id)
+    document = await deps.documents.get_by_id(document_id)
     if document is None or document["collection_id"] != collection_id:
         raise NotFound.of("document", document_id)
     return document
@@ -97,7 +97,7 @@ async def list_documents(
     partition = Partition(requested.index, requested.count) if requested is not None else None
     spec = replace(LIST_SPEC, moments=Moments(collection["output_schema"]))
     scope = {"collection_id": collection["_id"]}
-    return await list_rows(deps.documents.collection, scope, spec, query, body, partition)
+    return await list_rows(deps.documents, scope, spec, query, body, partition)
 
 
 async def update_document(
@@ -159,7 +159,7 @@ def _refuse_too_large(fields: Mapping[str, object]) -> None:
 
 async def delete_document(deps: Container, collection_id: str, document_id: str) -> None:
     """Delete one document. Processing its object again creates it again."""
-    if not await deps.documents.collection.delete_one({"_id": document_id, "collection_id": collection_id}):
+    if not await deps.documents.delete_from(collection_id, document_id):
         raise NotFound.of("document", document_id)
 
 

@@ -65,7 +65,7 @@ async def schedule_confirmations(
     ids = [entry.upload_id for entry in body.confirmations]
     if len(set(ids)) < len(ids):
         raise ValidationFailed([ValidationIssue("duplicate", ("body", "confirmations"), "an upload is named twice")])
-    uploads = await deps.uploads.collection.find({"_id": {"$in": ids}, "bucket_id": bucket["_id"]}, limit=len(ids))
+    uploads = await deps.uploads.many_in_bucket(bucket["_id"], ids)
     for upload in uploads:
         require_policy(bucket, upload, policy)
     rows = [asdict(Confirmation.of(entry, policy)) | {"upload_id": entry.upload_id} for entry in body.confirmations]
@@ -133,7 +133,7 @@ async def _check_and_confirm(
     deps: Container, task: TaskDocument, upload_id: str, confirmation: Confirmation
 ) -> UploadDocument:
     bucket_id = str(task["data"]["bucket_id"])
-    bucket = await deps.buckets.collection.get(bucket_id)
+    bucket = await deps.buckets.get_by_id(bucket_id)
     if bucket is None:
         raise NotFound.of("bucket", bucket_id)
     upload = await get_upload(deps, bucket["namespace_id"], upload_id, bucket_id)

@@ -189,7 +189,7 @@ async def list_uploads(
     deps: Container, bucket_id: str, query: ListQuery, body: ListBody | None
 ) -> Page[UploadDocument]:
     """Return a page of the bucket's uploads, newest first."""
-    return await list_rows(deps.uploads.collection, {"bucket_id": bucket_id}, LIST_SPEC, query, body)
+    return await list_rows(deps.uploads, {"bucket_id": bucket_id}, LIST_SPEC, query, body)
 
 
 def page_stats(uploads: Sequence[UploadDocument]) -> UploadStats:
@@ -211,7 +211,7 @@ async def delete_upload(deps: Container, upload: UploadDocument, *, delete_bytes
     refer to it.
     """
     if not await deps.uploads.bury([upload], grace=CONFIRM_GRACE, but=UNDELETABLE_STATUSES):
-        current = await deps.uploads.collection.find_one({"_id": upload["_id"]}, fields=["status"])
+        current = await deps.uploads.get_by_id(upload["_id"], fields=["status"])
         if current is not None:
             raise BadRequest(
                 f"the upload is {current['status']} and cannot be deleted",
@@ -227,7 +227,7 @@ async def delete_bucket_uploads(deps: Container, uploads: Sequence[UploadDocumen
     await deps.blobstore.delete([upload["key"] for upload in uploads])
     expired_before = deps.clock.now() - CONFIRM_GRACE
     expired = [upload["_id"] for upload in uploads if upload["expires_at"] < expired_before]
-    await deps.uploads.collection.delete_many({"_id": {"$in": expired}})
+    await deps.uploads.delete_by_ids(expired)
     await deps.uploads.bury(
         [upload for upload in uploads if upload["expires_at"] >= expired_before], grace=CONFIRM_GRACE
     )
