@@ -146,7 +146,7 @@ async def test_repeated_delete_restarts_a_failed_deletion(
         raise RuntimeError("a fault of ours")
 
     with monkeypatch.context() as patched:
-        patched.setattr(bucket_deletion, "remove_objects", broken)
+        patched.setattr(bucket_deletion, "delete_objects", broken)
         deleted = (await replica.call("DELETE", path, namespace=within)).body
         await replica.settle()
         for _ in range(running.MAX_ATTEMPTS):
