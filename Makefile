@@ -14,7 +14,7 @@ SHELL       := bash
 help:  ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
-demo: $(VENV)/.run  ## Start everything, push sample files (FILES="…"), show what happened, stop everything
+demo: $(VENV)/.run  ## Start everything, upload sample files (FILES="…"), show the result, stop everything
 	@$(BIN)/bucketline demo $(FILES)
 
 up: $(VENV)/.run  ## Start everything and keep it running until Ctrl-C (BUCKETLINE_PORT, BUCKETLINE_API_KEY, BUCKETLINE_DATA)

@@ -23,9 +23,8 @@ from bucketline.cli.client import ApiClient, Json
 from bucketline.clock import ManualClock
 from bucketline.db.indexes import ensure_indexes
 from bucketline.db.mongo import Database
-from bucketline.devstack.service_specs import bucketline_services
 from bucketline.devstack.stack import Broker, LocalStack
-from bucketline.devstack.supervisor import Supervisor
+from bucketline.devstack.supervisor import Supervisor, bucketline_services
 from bucketline.settings import MongoSettings
 
 # Properties are tested with the same examples in every run, and not failed for the load of the machine they run on.

@@ -17,9 +17,8 @@ from tests.brokers import LIGHT
 from tests.conftest import ADMIN_KEY, Api
 
 from bucketline.db.mongo import Database
-from bucketline.devstack.service_specs import bucketline_services
 from bucketline.devstack.stack import Broker, LocalStack
-from bucketline.devstack.supervisor import Supervisor
+from bucketline.devstack.supervisor import Supervisor, bucketline_services
 from bucketline.settings import MongoSettings
 
 PROCESSORS = 2

@@ -13,9 +13,8 @@ from tests.waiting import eventually, over
 
 from bucketline.cli.client import ApiClient, Json
 from bucketline.db.mongo import Database
-from bucketline.devstack.service_specs import Event, Exited, RestartPolicy, bucketline_services
 from bucketline.devstack.stack import LocalStack
-from bucketline.devstack.supervisor import Supervisor
+from bucketline.devstack.supervisor import Event, Exited, RestartPolicy, Supervisor, bucketline_services
 from bucketline.settings import MongoSettings
 
 pytestmark = [pytest.mark.stack, pytest.mark.chaos, pytest.mark.timeout(180)]
@@ -86,7 +85,7 @@ async def deployment(stack: LocalStack, site: Path) -> AsyncIterator[Deployment]
     supervisor = Supervisor(
         bucketline_services(environment, replicas={"processor": 2}),
         on_event=on_event,
-        patience=RestartPolicy(first_delay=0.1, longest_delay=0.1, attempts=50),
+        policy=RestartPolicy(first_delay=0.1, longest_delay=0.1, start_attempts=50),
     )
     try:
         async with supervisor:

@@ -16,9 +16,8 @@ from tests.waiting import eventually
 from bucketline.cli.client import ApiClient, Json
 from bucketline.db.documents import Documents
 from bucketline.db.mongo import Database
-from bucketline.devstack.service_specs import bucketline_services
 from bucketline.devstack.stack import Broker, LocalStack
-from bucketline.devstack.supervisor import Supervisor
+from bucketline.devstack.supervisor import Supervisor, bucketline_services
 from bucketline.errors import BucketlineError
 from bucketline.settings import SERVICES, MongoSettings
 

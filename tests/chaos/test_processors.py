@@ -12,9 +12,8 @@ from tests.waiting import eventually, over
 
 from bucketline.cli.client import ApiClient, Json
 from bucketline.db.mongo import Database
-from bucketline.devstack.service_specs import bucketline_services
 from bucketline.devstack.stack import LocalStack
-from bucketline.devstack.supervisor import Supervisor
+from bucketline.devstack.supervisor import Supervisor, bucketline_services
 from bucketline.settings import MongoSettings
 
 pytestmark = [pytest.mark.stack, pytest.mark.chaos, pytest.mark.timeout(420)]

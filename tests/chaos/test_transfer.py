@@ -17,9 +17,8 @@ from yarl import URL
 
 from bucketline.blobs.s3 import S3BlobStore
 from bucketline.db.mongo import Database
-from bucketline.devstack.service_specs import bucketline_services
 from bucketline.devstack.stack import LocalStack
-from bucketline.devstack.supervisor import Supervisor
+from bucketline.devstack.supervisor import Supervisor, bucketline_services
 from bucketline.settings import MongoSettings, S3Settings
 
 pytestmark = [pytest.mark.stack, pytest.mark.chaos, pytest.mark.timeout(180)]

@@ -21,7 +21,7 @@ from tests.deploy.rendering import (
     render,
 )
 
-from bucketline.cli.lazy_group import ENTRIES, load_command
+from bucketline.cli.main import ENTRIES, load_command
 from bucketline.observability import health
 from bucketline.server import DRAIN_SECONDS
 from bucketline.settings import SERVICES, HttpSettings
@@ -175,7 +175,7 @@ def test_probes_ask_what_the_service_answers(target: str, name: str) -> None:
     for probe, path in paths.items():
         assert container[probe]["httpGet"] == {"path": path, "port": "http"}
         assert path in answered
-        assert container[probe]["timeoutSeconds"] > health.CHECK_SECONDS
+        assert container[probe]["timeoutSeconds"] > health.CHECK_TIMEOUT_SECONDS
     # a start may take a while (groups join, indexes are made); a service that hangs is found within a minute
     startup, live = container["startupProbe"], container["livenessProbe"]
     assert startup["periodSeconds"] * startup["failureThreshold"] >= 60
@@ -215,9 +215,9 @@ def test_unused_content_is_collected_every_night_by_runs_that_end(target: str) -
     assert "command" not in container
     options = parsed("gc", container["args"])
     # the run stops by itself, keeps its place, and is ended from outside only if it hangs
-    assert options["minutes"] * 60 + 5 * 60 <= job["activeDeadlineSeconds"]
+    assert options["max_minutes"] * 60 + 5 * 60 <= job["activeDeadlineSeconds"]
     assert options["grace_hours"] >= 24
-    assert options["orphans"] is True
+    assert options["scan_bucket"] is True
     assert options["dry_run"] is False
     assert {v["name"] for v in container["env"] if "S3" in v["name"]} == {
         "BUCKETLINE_S3_ACCESS_KEY",

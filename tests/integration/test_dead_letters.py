@@ -1,4 +1,4 @@
-"""Parked records on a real broker: listed, shown, replayed once, and again only when asked for by place."""
+"""Dead letters on a real broker: listed, shown, replayed once, discarded."""
 
 import secrets
 from datetime import UTC, datetime
@@ -18,7 +18,7 @@ from bucketline.errors import NonRetryableError
 from bucketline.events.cloudevents import wrap
 from bucketline.events.models import ObjectUpdated
 from bucketline.events.topics import OBJECTS
-from bucketline.kafka.dead_letter_admin import GROUP, ParkedRecords
+from bucketline.kafka.dead_letter_admin import GROUP, DeadLetterAdmin
 from bucketline.kafka.dead_letters import INCOMPLETE, KafkaParking, Reason
 from bucketline.kafka.publisher import KafkaPublisher
 from bucketline.kafka.topic_admin import ensure_topics
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.stack
 
 @pytest.fixture
 async def settings(stack: LocalStack) -> KafkaSettings:
-    """Topics of this test's own."""
+    """Return settings with topics that no other test uses."""
     own = kafka_settings(
         stack, topic_prefix=f"t{secrets.token_hex(4)}.", group_prefix=f"g{secrets.token_hex(4)}.", fetch_max_wait_ms=5
     )
@@ -38,8 +38,8 @@ async def settings(stack: LocalStack) -> KafkaSettings:
 
 
 @pytest.fixture
-async def parked(settings: KafkaSettings) -> list[str]:
-    """Three parked events; their ids."""
+async def dead_letters(settings: KafkaSettings) -> list[str]:
+    """Write three dead letters and return the ids of their events."""
     clock = SystemClock()
     ids = []
     async with KafkaPublisher(settings) as publisher:
@@ -58,7 +58,7 @@ async def parked(settings: KafkaSettings) -> list[str]:
 
 
 async def sent(settings: KafkaSettings) -> list[tuple[bytes | None, dict[str, bytes | None], bytes | None]]:
-    """Everything in the topic of objects."""
+    """Return all records of the objects topic."""
     topic = settings.topic_prefix + OBJECTS.name
     partitions = [TopicPartition(topic, number) for number in range(OBJECTS.partitions)]
     consumer = AIOKafkaConsumer(
@@ -79,55 +79,59 @@ async def sent(settings: KafkaSettings) -> list[tuple[bytes | None, dict[str, by
 
 
 @pytest.fixture
-def places(database: Database) -> JobCursors:
+def cursors(database: Database) -> JobCursors:
     return JobCursors(database)
 
 
-async def test_list_tells_what_waits(settings: KafkaSettings, places: JobCursors, parked: list[str]) -> None:
-    rows = await ParkedRecords(settings, places).waiting(limit=10)
+async def test_list_returns_the_records_that_were_not_replayed(
+    settings: KafkaSettings, cursors: JobCursors, dead_letters: list[str]
+) -> None:
+    rows = await DeadLetterAdmin(settings, cursors).list_records(limit=10)
     assert [row.context["error"] for row in rows] == ["number 0", "number 1", "number 2"]
     assert {row.topic for row in rows} == {settings.topic_prefix + OBJECTS.name}
     assert {row.type for row in rows} == {ObjectUpdated.type}
-    assert len(await ParkedRecords(settings, places).waiting(limit=2)) == 2
-    assert await ParkedRecords(settings, places, only="batches").waiting(limit=2) == []
+    assert len(await DeadLetterAdmin(settings, cursors).list_records(limit=2)) == 2
+    assert await DeadLetterAdmin(settings, cursors, topic_filter="batches").list_records(limit=2) == []
 
 
-async def test_a_replay_sends_each_record_once_as_it_was(
-    settings: KafkaSettings, places: JobCursors, parked: list[str]
+async def test_replay_publishes_each_record_once_unchanged(
+    settings: KafkaSettings, cursors: JobCursors, dead_letters: list[str]
 ) -> None:
-    records = ParkedRecords(settings, places)
-    assert (await records.replay(limit=2)).count == 2
-    assert [row.replayed for row in await records.waiting(limit=10, replayed=True)] == [True, True, False]
-    assert (await records.replay(limit=10)).topics == {settings.topic_prefix + OBJECTS.name: 1}
-    assert (await records.replay(limit=10)).count == 0
-    assert await records.waiting(limit=10) == []
+    admin = DeadLetterAdmin(settings, cursors)
+    assert (await admin.replay(limit=2)).count == 2
+    assert [row.replayed for row in await admin.list_records(limit=10, include_all=True)] == [True, True, False]
+    assert (await admin.replay(limit=10)).topics == {settings.topic_prefix + OBJECTS.name: 1}
+    assert (await admin.replay(limit=10)).count == 0
+    assert await admin.list_records(limit=10) == []
     rows = await sent(settings)
     assert sorted(headers["ce_id"] for _, headers, _ in rows) == [b"evt_0", b"evt_1", b"evt_2"]  # type: ignore[type-var]
     assert not [name for _, headers, _ in rows for name in headers if name.startswith("bucketline-parked")]
     assert all(orjson.loads(value or b"")["object_id"].encode() == key for key, _, value in rows)
 
 
-async def test_one_record_by_its_place(settings: KafkaSettings, places: JobCursors, parked: list[str]) -> None:
-    records = ParkedRecords(settings, places)
-    row = await records.get(parking(settings), 0, 1)
-    assert row is not None
-    await records.replay_one(row)
-    assert [headers["ce_id"] for _, headers, _ in await sent(settings)] == [b"evt_1"]
-    assert len(await records.waiting(limit=10)) == 3
-    assert await records.get(parking(settings), 0, 99) is None
-    assert await records.get("no.such.topic", 0, 0) is None
-
-
-async def test_the_place_of_the_replays_outlives_what_the_broker_remembers_of_a_group(
-    settings: KafkaSettings, places: JobCursors, parked: list[str]
+async def test_replay_one_publishes_a_single_record(
+    settings: KafkaSettings, cursors: JobCursors, dead_letters: list[str]
 ) -> None:
-    assert (await ParkedRecords(settings, places).replay(limit=2)).count == 2
+    admin = DeadLetterAdmin(settings, cursors)
+    row = await admin.get(parking(settings), 0, 1)
+    assert row is not None
+    await admin.replay_one(row)
+    assert [headers["ce_id"] for _, headers, _ in await sent(settings)] == [b"evt_1"]
+    assert len(await admin.list_records(limit=10)) == 3
+    assert await admin.get(parking(settings), 0, 99) is None
+    assert await admin.get("no.such.topic", 0, 0) is None
+
+
+async def test_replay_position_does_not_depend_on_committed_offsets(
+    settings: KafkaSettings, cursors: JobCursors, dead_letters: list[str]
+) -> None:
+    assert (await DeadLetterAdmin(settings, cursors).replay(limit=2)).count == 2
     forgotten = settings.model_copy(update={"group_prefix": f"g{secrets.token_hex(4)}."})
-    assert [row.offset for row in await ParkedRecords(forgotten, places).waiting(limit=10)] == [2]
+    assert [row.offset for row in await DeadLetterAdmin(forgotten, cursors).list_records(limit=10)] == [2]
 
 
-async def test_a_place_that_a_release_before_left_with_the_broker_counts(
-    settings: KafkaSettings, places: JobCursors, parked: list[str]
+async def test_replay_position_of_an_earlier_release_is_used(
+    settings: KafkaSettings, cursors: JobCursors, dead_letters: list[str]
 ) -> None:
     partition = TopicPartition(parking(settings), 0)
     group = f"{settings.group_prefix}{GROUP}"
@@ -136,40 +140,71 @@ async def test_a_place_that_a_release_before_left_with_the_broker_counts(
     consumer.assign([partition])
     await consumer.commit({partition: 2})
     await consumer.stop()
-    assert [row.offset for row in await ParkedRecords(settings, places).waiting(limit=10)] == [2]
-    assert (await ParkedRecords(settings, places).replay(limit=10)).count == 1
-    assert await ParkedRecords(settings, places).waiting(limit=10) == []
+    assert [row.offset for row in await DeadLetterAdmin(settings, cursors).list_records(limit=10)] == [2]
+    assert (await DeadLetterAdmin(settings, cursors).replay(limit=10)).count == 1
+    assert await DeadLetterAdmin(settings, cursors).list_records(limit=10) == []
 
 
 @pytest.mark.parametrize("place", [(2, 1), (99, 1)], ids=["another record is there", "beyond the end"])
-async def test_a_place_in_a_log_that_the_broker_lost_does_not_count(
-    settings: KafkaSettings, places: JobCursors, parked: list[str], place: tuple[int, int]
+async def test_replay_position_in_a_lost_log_is_ignored(
+    settings: KafkaSettings, cursors: JobCursors, dead_letters: list[str], place: tuple[int, int]
 ) -> None:
-    await places.put(f"replay {parking(settings)}:0", GcCursor(logged=place))
-    assert len(await ParkedRecords(settings, places).waiting(limit=10)) == 3
+    await cursors.put(f"replay {parking(settings)}:0", GcCursor(logged=place))
+    assert len(await DeadLetterAdmin(settings, cursors).list_records(limit=10)) == 3
 
 
-async def test_what_was_not_parked_whole_is_told_of_and_not_sent(
-    settings: KafkaSettings, places: JobCursors, parked: list[str]
+async def test_replay_with_an_incomplete_record_skips_it(
+    settings: KafkaSettings, cursors: JobCursors, dead_letters: list[str]
 ) -> None:
     row = (parking(settings), b"k", b"{", [(INCOMPLETE, b"cut, the value had 3000000 bytes")])
     async with KafkaPublisher(settings) as publisher:
         await publisher.publish_raw([row])
-    records = ParkedRecords(settings, places)
-    (cut,) = [row for row in await records.waiting(limit=10) if row.incomplete]
+    admin = DeadLetterAdmin(settings, cursors)
+    (cut,) = [row for row in await admin.list_records(limit=10) if row.incomplete]
     with pytest.raises(NonRetryableError):
-        await records.replay_one(cut)
-    outcome = await records.replay(limit=10)
-    assert (outcome.count, outcome.passed) == (3, 1)
+        await admin.replay_one(cut)
+    report = await admin.replay(limit=10)
+    assert (report.count, report.incomplete) == (3, 1)
     assert len(await sent(settings)) == 3
-    assert await records.waiting(limit=10) == []
+    assert await admin.list_records(limit=10) == []
+
+
+async def test_discarded_record_is_neither_listed_nor_replayed(
+    settings: KafkaSettings, cursors: JobCursors, dead_letters: list[str]
+) -> None:
+    admin = DeadLetterAdmin(settings, cursors)
+    row = await admin.get(parking(settings), 0, 1)
+    assert row is not None
+    await admin.discard(row)
+    assert [row.offset for row in await admin.list_records(limit=10)] == [0, 2]
+    assert [row.state for row in await admin.list_records(limit=10, include_all=True)] == [
+        "to replay",
+        "discarded",
+        "to replay",
+    ]
+    assert len(await admin.list_records(limit=2)) == 2, "a discarded record does not count"
+    assert (await admin.replay(limit=2)).count == 2
+    assert {headers["ce_id"] for _, headers, _ in await sent(settings)} == {b"evt_0", b"evt_2"}
+    discarded = await admin.get(parking(settings), 0, 1)
+    assert discarded is not None
+    assert discarded.discarded
+
+
+async def test_discard_in_a_lost_log_is_ignored(
+    settings: KafkaSettings, cursors: JobCursors, dead_letters: list[str]
+) -> None:
+    """The broker has lost its data, and another record has the address of the discarded one."""
+    await cursors.put(f"discard {parking(settings)}:0:1", GcCursor(logged=(1, 1)))
+    assert [row.offset for row in await DeadLetterAdmin(settings, cursors).list_records(limit=10)] == [0, 1, 2]
 
 
 def parking(settings: KafkaSettings) -> str:
     return f"{settings.topic_prefix}{OBJECTS.name}.parked.dedup"
 
 
-def test_the_command(stack: LocalStack, settings: KafkaSettings, parked: list[str]) -> None:
+def test_dlq_commands_list_show_replay_and_discard(
+    stack: LocalStack, settings: KafkaSettings, dead_letters: list[str]
+) -> None:
     environment = {
         **stack.environment(),
         "BUCKETLINE_KAFKA_TOPIC_PREFIX": settings.topic_prefix,
@@ -177,15 +212,20 @@ def test_the_command(stack: LocalStack, settings: KafkaSettings, parked: list[st
         "COLUMNS": "250",
     }
     runner = CliRunner(env=environment)
-    place = f"{parking(settings)}:0:1"
+    address = f"{parking(settings)}:0:1"
     listed = runner.invoke(app, ["list"])
     assert listed.exit_code == 0, listed.output
-    assert place in listed.output
+    assert address in listed.output
     assert "ValueError: number 1" in listed.output
-    shown = runner.invoke(app, ["show", place])
+    shown = runner.invoke(app, ["show", address])
     assert orjson.loads(shown.output)["value"]["object_id"] == "obj_1"
-    assert "3 records replayed" in runner.invoke(app, ["replay"]).output
-    assert "nothing waits" in runner.invoke(app, ["list"]).output
+    unconfirmed = runner.invoke(app, ["discard", address], input="n\n")
+    assert unconfirmed.exit_code == 1
+    assert address in runner.invoke(app, ["list"]).output
+    assert "discarded" in runner.invoke(app, ["discard", address, "--yes"]).output
+    assert address not in runner.invoke(app, ["list"]).output
+    assert "2 records replayed" in runner.invoke(app, ["replay"]).output
+    assert "no dead letters to replay" in runner.invoke(app, ["list"]).output
     assert runner.invoke(app, ["show", "nonsense"]).exit_code == 2
     assert runner.invoke(app, ["show", "no:0:0"]).exit_code == 1
-    assert datetime.fromisoformat(orjson.loads(shown.output)["parked"]["at"]) <= datetime.now(UTC)
+    assert datetime.fromisoformat(orjson.loads(shown.output)["failure"]["at"]) <= datetime.now(UTC)

@@ -26,10 +26,10 @@ from pymongo import AsyncMongoClient
 from tests.brokers import EACH_BROKER, needs_java
 from tests.waiting import eventually
 
-from bucketline.devstack.ports import claim
-from bucketline.devstack.seaweedfs import SeaweedFS
-from bucketline.devstack.service_specs import Event, Exited, Ready
-from bucketline.devstack.stack import Broker, LocalStack, S3Endpoint
+from bucketline.devstack.reservations import reserve_port
+from bucketline.devstack.servers import S3Endpoint, SeaweedFS
+from bucketline.devstack.stack import Broker, LocalStack
+from bucketline.devstack.supervisor import Event, Exited, Ready
 from bucketline.errors import LocalStackError
 
 pytestmark = pytest.mark.stack
@@ -274,7 +274,7 @@ async def test_data_and_free_ports_survive_a_restart_and_nothing_is_left(broker:
         assert set(seen.values()) == {run + 1}
         port = urlsplit(addresses[0]["BUCKETLINE_MONGODB_URL"]).port
         if run == 0:
-            taken.callback(claim(port or 0).release)
+            taken.callback(reserve_port(port or 0).release)
     taken.close()
     first, second = addresses
     assert {name for name in first if first[name] != second[name]} == {"BUCKETLINE_MONGODB_URL"}

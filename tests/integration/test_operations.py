@@ -18,7 +18,8 @@ from tests.conftest import Api, Services
 from tests.waiting import completed, eventually
 
 from bucketline.db.indexes import INDEXES
-from bucketline.devstack.stack import LocalStack, S3Endpoint
+from bucketline.devstack.servers import S3Endpoint
+from bucketline.devstack.stack import LocalStack
 from bucketline.events.topics import MIRRORED, OBJECTS, STATUS
 from bucketline.kafka.topic_admin import denied_groups, wanted
 from bucketline.settings import KafkaSettings
@@ -46,7 +47,7 @@ async def bucketline(environment: Mapping[str, str], *arguments: str) -> tuple[i
     return process.returncode or 0, out.decode(), err.decode()
 
 
-async def test_the_doctor_finds_the_local_stack_in_good_health(services: Services) -> None:
+async def test_doctor_on_the_local_stack_finds_no_failure(services: Services) -> None:
     code, out, err = await bucketline(services.environment, "doctor", "--json")
     rows = {(row["part"], row["what"]): row for row in json.loads(out)}
     assert code == 0, (out, err)
@@ -72,7 +73,7 @@ async def test_the_doctor_finds_the_local_stack_in_good_health(services: Service
     assert all(row["advice"] for row in rows.values() if row["verdict"] != "ok")
 
 
-async def test_the_doctor_says_what_is_missing_and_ends_with_1(services: Services) -> None:
+async def test_doctor_with_missing_dependencies_exits_with_1(services: Services) -> None:
     broken = {
         **services.environment,
         "BUCKETLINE_KAFKA_TOPIC_PREFIX": "nobody.",
@@ -88,7 +89,7 @@ async def test_the_doctor_says_what_is_missing_and_ends_with_1(services: Service
     assert "Traceback" not in out
 
 
-async def test_the_doctor_gives_advice_for_each_thing_that_is_away(services: Services) -> None:
+async def test_doctor_with_unreachable_dependencies_gives_advice_for_each(services: Services) -> None:
     """None of them hides another, and nobody waits for long."""
     away = {
         **services.environment,
@@ -106,7 +107,7 @@ async def test_the_doctor_gives_advice_for_each_thing_that_is_away(services: Ser
         assert f"BUCKETLINE_{variable}" in bad[part]["advice"]
 
 
-async def test_topics_are_checked_made_and_left_alone(services: Services) -> None:
+async def test_topics_create_creates_what_check_reports_missing(services: Services) -> None:
     prefix = f"made-{secrets.token_hex(4)}."
     own = {**services.environment, "BUCKETLINE_KAFKA_TOPIC_PREFIX": prefix}
     names = [name for name, _, _ in wanted(KafkaSettings(topic_prefix=prefix))]
@@ -116,15 +117,15 @@ async def test_topics_are_checked_made_and_left_alone(services: Services) -> Non
     assert "bucketline topics create" in err
     code, out, err = await bucketline(own, "topics", "create")
     assert code == 0, err
-    assert set(re.findall(r"made (\S+)", out)) == set(names)
+    assert set(re.findall(r"created (\S+)", out)) == set(names)
     code, out, err = await bucketline(own, "topics", "check")
     assert (code, "missing" in out) == (0, False), (out, err)
     code, out, _ = await bucketline(own, "topics", "create")
-    assert (code, out) == (0, "nothing was missing\n")
+    assert (code, out) == (0, "no topic is missing\n")
 
 
 @needs_java
-async def test_topics_that_have_too_little_are_named_with_what_helps(tmp_path: Path) -> None:
+async def test_topics_check_with_too_low_values_gives_advice(tmp_path: Path) -> None:
     async with LocalStack(
         tmp_path, broker="kafka", mongodb_url="mongodb://127.0.0.1:1/", s3=S3Endpoint("http://127.0.0.1:1", "", "")
     ) as kafka:
@@ -146,8 +147,8 @@ async def test_topics_that_have_too_little_are_named_with_what_helps(tmp_path: P
         assert code == 1
         assert "0.0416667 d of 7 d" in rows[f"bucketline.{OBJECTS.name}"]
         assert f"1 of {MIRRORED.partitions}" in rows[f"bucketline.{MIRRORED.name}"]
-        assert "for ever" in rows[f"bucketline.{MIRRORED.name}"]
-        assert sum("too little" in row for row in rows.values()) == 2, "the others are as they were made"
+        assert "unlimited" in rows[f"bucketline.{MIRRORED.name}"]
+        assert sum("too low" in row for row in rows.values()) == 2, "the others are as they were made"
         assert "kafka-configs.sh" in err
         assert "kafka-topics.sh" in err
         assert "topics create" not in err
@@ -160,16 +161,16 @@ async def test_topics_that_have_too_little_are_named_with_what_helps(tmp_path: P
         assert await denied_groups(KafkaSettings(bootstrap_servers=kafka.kafka_bootstrap), ["a.group"]) == []
 
 
-async def test_indexes_are_made_once(services: Services) -> None:
+async def test_indexes_run_twice_creates_them_once(services: Services) -> None:
     own = {**services.environment, "BUCKETLINE_MONGODB_DATABASE": f"made-{secrets.token_hex(4)}"}
     total = sum(map(len, INDEXES.values()))
     code, out, err = await bucketline(own, "indexes")
-    assert (code, f"{total} indexes are there, {total} of them new" in out) == (0, True), (out, err)
+    assert (code, f"{total} indexes exist, {total} of them are new" in out) == (0, True), (out, err)
     code, out, _ = await bucketline(own, "indexes")
-    assert (code, out) == (0, f"{total} indexes are there, 0 of them new\n")
+    assert (code, out) == (0, f"{total} indexes exist, 0 of them are new\n")
 
 
-async def test_a_replay_tells_a_new_subscriber_of_stored_objects(api: Api, services: Services) -> None:
+async def test_events_replay_publishes_the_events_of_stored_objects(api: Api, services: Services) -> None:
     namespace = await api.namespace()
     client = api.client(namespace)
     bucket = await api.bucket(namespace)
@@ -190,9 +191,9 @@ async def test_a_replay_tells_a_new_subscriber_of_stored_objects(api: Api, servi
     await subscriber.start()
     try:
         where = ("--namespace", namespace, "--bucket", bucket, "--since", "1h")
-        code, out, err = await bucketline(services.environment, "replay", *where, "--dry-run")
-        assert (code, "3 objects" in out) == (0, True), (out, err)
-        code, out, err = await bucketline(services.environment, "replay", *where)
+        code, out, err = await bucketline(services.environment, "events", "replay", *where, "--dry-run")
+        assert (code, "3 objects found" in out) == (0, True), (out, err)
+        code, out, err = await bucketline(services.environment, "events", "replay", *where)
         assert code == 0, (out, err)
         assert "9 events of 3 objects" in out
 
@@ -216,16 +217,16 @@ async def test_a_replay_tells_a_new_subscriber_of_stored_objects(api: Api, servi
         assert (found["status"], found["document_count"]) == ("COMPLETED", 1)
 
 
-async def test_a_replay_of_a_bucket_that_does_not_exist_says_so(api: Api, services: Services) -> None:
+async def test_events_replay_of_an_unknown_bucket_fails(api: Api, services: Services) -> None:
     namespace = await api.namespace()
     where = ("--namespace", namespace, "--bucket", "nobody", "--since", "1h")
-    code, _, err = await bucketline(services.environment, "replay", *where)
+    code, _, err = await bucketline(services.environment, "events", "replay", *where)
     assert code == 1
     assert "no bucket 'nobody'" in err
     assert "Traceback" not in err
 
 
-async def test_a_key_is_made_used_rotated_and_revoked(api: Api, services: Services) -> None:
+async def test_keys_create_rotate_and_revoke_take_effect(api: Api, services: Services) -> None:
     code, out, err = await bucketline(services.environment, "keys", "create", "from-the-shell", "--permission", "READ")
     assert code == 0, err
     key = out.strip()

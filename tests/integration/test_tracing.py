@@ -12,9 +12,8 @@ from tests.integration import conventions
 from tests.integration.collector import Collector, Exported
 from tests.waiting import eventually
 
-from bucketline.devstack.service_specs import bucketline_services
 from bucketline.devstack.stack import LocalStack
-from bucketline.devstack.supervisor import Supervisor
+from bucketline.devstack.supervisor import Supervisor, bucketline_services
 
 pytestmark = pytest.mark.stack
 

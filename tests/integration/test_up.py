@@ -15,7 +15,7 @@ import psutil
 import pytest
 from tests.waiting import eventually
 
-from bucketline.devstack.ports import reserve
+from bucketline.devstack.reservations import reserve_ports
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(240)]
 
@@ -85,7 +85,7 @@ async def command(folder: Path, *arguments: str) -> str:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_up_that_is_stopped_while_it_starts_ends_in_order(number: signal.Signals, tmp_path: Path) -> None:
-    lease = reserve(1)
+    lease = reserve_ports(1)
     (port,) = lease.ports
     lease.release()
     async with up(tmp_path, port) as running:
@@ -97,11 +97,11 @@ async def test_up_that_is_stopped_while_it_starts_ends_in_order(number: signal.S
         _, alive = psutil.wait_procs(family, timeout=20)
         assert not alive, f"left behind: {alive}"
     assert "Traceback" not in running.output
-    assert "stopped; the data stays in" in running.output
+    assert "stopped; the data is kept in" in running.output
 
 
 async def test_two_side_by_side_one_crash_and_a_clean_end(tmp_path: Path) -> None:
-    lease = reserve(2)
+    lease = reserve_ports(2)
     first_port, second_port = lease.ports
     lease.release()
     async with up(tmp_path, first_port) as first, up(tmp_path, second_port) as second:
@@ -120,9 +120,11 @@ async def test_two_side_by_side_one_crash_and_a_clean_end(tmp_path: Path) -> Non
         folder = tmp_path / str(first_port)
         sample = tmp_path / "note.txt"
         sample.write_text("a note")
-        await command(folder, "push", str(sample), "--bucket", "notes")
-        assert "events of 1 objects published" in await command(folder, "replay", "--bucket", "notes", "--since", "1h")
-        assert "0 records replayed" in await command(folder, "parked", "replay")
+        await command(folder, "upload", str(sample), "--bucket", "notes")
+        assert "events of 1 objects published" in await command(
+            folder, "events", "replay", "--bucket", "notes", "--since", "1h"
+        )
+        assert "0 records replayed" in await command(folder, "dlq", "replay")
         found = json.loads(await command(folder, "doctor", "--json"))
         assert {row["part"] for row in found} == {"MongoDB", "Kafka", "S3", "Bucketline"}
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from bucketline.devstack.service_specs import Service
+from bucketline.devstack.supervisor import Service
 from bucketline.settings import SERVICES, ServiceName
 
 PREVIOUS = "ca955baf419a2902881c87ada9e126a31118d4e8"

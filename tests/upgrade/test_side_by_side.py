@@ -26,7 +26,7 @@ from bucketline.db.mongo import Database
 from bucketline.devstack.stack import LocalStack
 from bucketline.devstack.supervisor import Supervisor
 from bucketline.events.topics import consumed_by
-from bucketline.kafka.dead_letter_admin import ParkedRecords
+from bucketline.kafka.dead_letter_admin import DeadLetterAdmin
 from bucketline.settings import SERVICES, KafkaSettings, MongoSettings
 
 pytestmark = [pytest.mark.stack, pytest.mark.chaos, pytest.mark.timeout(420)]
@@ -182,5 +182,5 @@ async def parked(upgrade: Upgrade) -> list[str]:
         topic_prefix=upgrade.environment["BUCKETLINE_KAFKA_TOPIC_PREFIX"],
         group_prefix=upgrade.environment["BUCKETLINE_KAFKA_GROUP_PREFIX"],
     )
-    waiting = await ParkedRecords(settings, JobCursors(upgrade.database)).waiting(limit=100)
+    waiting = await DeadLetterAdmin(settings, JobCursors(upgrade.database)).list_records(limit=100)
     return [f"{row.topic}: {row.context}" for row in waiting]

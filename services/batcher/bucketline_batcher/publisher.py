@@ -9,7 +9,7 @@ from bucketline.db.objects import Objects
 from bucketline.db.work_units import Item, WorkUnitDocument
 from bucketline.domain.status import RANK_FINAL, RANK_QUEUED, Status
 from bucketline.events.models import ObjectStatusChanged, WorkUnitReady
-from bucketline.observability.tracing import Attribute, shared
+from bucketline.observability.tracing import Attribute, start_shared_span
 from bucketline.service_context import ServiceContext
 
 Trace = Mapping[str, str]
@@ -38,7 +38,7 @@ class BatchPublisher:
             joined = [found for item in items if (found := known.get(item["object_id"]))]
             # A unit takes objects of several traces: it is part of one, and linked to the others.
             about: dict[str, Attribute] = {"bucketline.unit_id": unit["_id"], "bucketline.unit_size": unit["size"]}
-            with shared("plan unit", [cause, *joined], attributes=about) as own:
+            with start_shared_span("plan unit", [cause, *joined], attributes=about) as own:
                 sealed = own or cause or next(iter(joined), None)
                 envelopes.append(
                     self._runtime.seal(WorkUnitReady(unit_id=unit["_id"], size=unit["size"]), trace=sealed)

@@ -22,8 +22,7 @@ from bucketline.errors import ApiError, DependencyUnavailable, HeadersTooLarge, 
 from bucketline.ids import Ids
 from bucketline.observability.logging import get_logger
 from bucketline.observability.metrics import HTTP_SECONDS
-from bucketline.observability.server_spans import ended, method_of, serving
-from bucketline.observability.tracing import current_trace_id
+from bucketline.observability.tracing import current_trace_id, http_method, record_response, start_server_span
 from bucketline_ingest_api.auth import Auth
 from bucketline_ingest_api.body_limit import BodyLimiter
 from bucketline_ingest_api.rate_limit import RateLimiter
@@ -97,7 +96,7 @@ class EdgeMiddleware:
         parent = {name: value for name in ("traceparent", "tracestate") if (value := headers.get(name))}
         with (
             structlog.contextvars.bound_contextvars(request_id=request_id),
-            serving(asked, parent) as opened,
+            start_server_span(asked, parent) as opened,
         ):
             try:
                 _refuse_large_headers(scope)
@@ -117,10 +116,10 @@ class EdgeMiddleware:
             finally:
                 route = _route(scope)
                 status = answered.get("status", 500)
-                ended(opened, asked, route, status)
+                record_response(opened, asked, route, status)
                 if scope["path"] not in PROBES:
                     seconds = time.perf_counter() - started
-                    HTTP_SECONDS.labels(method_of(asked), route or "unmatched", str(status)).observe(seconds)
+                    HTTP_SECONDS.labels(http_method(asked), route or "unmatched", str(status)).observe(seconds)
 
 
 def respond_to(error: Exception) -> Response:

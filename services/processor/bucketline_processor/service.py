@@ -25,7 +25,7 @@ from bucketline.errors import DependencyUnavailable, RetryableError
 from bucketline.extractors import ErrorKind
 from bucketline.observability.logging import get_logger
 from bucketline.observability.metrics import RETRIES, UNITS
-from bucketline.observability.tracing import current_trace, same_trace, start_span
+from bucketline.observability.tracing import current_trace, is_same_trace, start_span
 from bucketline.service_context import ServiceContext
 from bucketline_processor.completion import CompletionWriter, ObjectResult, UnitItem, status_event
 from bucketline_processor.extraction import Extraction, ExtractionJob, ExtractionOutcome
@@ -173,7 +173,7 @@ class UnitProcessor:
         unit_trace = current_trace()
         own_trace = (obj.get("trace") if obj else None) or unit_trace
         # An object continues the trace that it came with; a different trace of its unit is linked.
-        is_same = same_trace(own_trace, unit_trace)
+        is_same = is_same_trace(own_trace, unit_trace)
         ids = {"object_id": item.object_id, "batch_id": item.item["batch_id"]}
         try:
             with (

@@ -18,8 +18,8 @@ from tenacity.wait import wait_base
 
 from bucketline.blobs.store import AccessRefused, BlobStoreError, ChecksumRefused, ObjectMissing
 from bucketline.errors import BucketlineError, DependencyUnavailable
-from bucketline.observability.client_spans import s3_call
 from bucketline.observability.metrics import RETRIES, S3_SECONDS
+from bucketline.observability.tracing import start_s3_span
 
 MAX_ATTEMPTS = 4
 CHECKSUM_CODES = frozenset(
@@ -95,7 +95,7 @@ def s3_request(operation: str, bucket: str, key: str = "", *, external: bool = F
     """Trace and time one call of the driver and map its errors. ``operation`` is the name in S3's API."""
     started, outcome = perf_counter(), "ok"
     try:
-        with s3_call(operation, bucket, key), map_driver_errors(key, external=external):
+        with start_s3_span(operation, bucket, key), map_driver_errors(key, external=external):
             yield
     except BucketlineError as error:
         outcome = _driver_outcome(error.__cause__)

@@ -28,8 +28,8 @@ from bucketline.blobs.s3_errors import (
 )
 from bucketline.blobs.store import ChecksumRefused, ObjectInfo, ObjectMissing
 from bucketline.errors import DependencyUnavailable
-from bucketline.observability.client_spans import s3_call
 from bucketline.observability.metrics import S3_SECONDS
+from bucketline.observability.tracing import start_s3_span
 from bucketline.settings import S3Settings
 
 KEEPALIVE_SECONDS = 15.0
@@ -139,7 +139,7 @@ class SignedPutClient:
         async with self._slots:
             # Signed once a connection is available: a signature is valid for minutes only.
             url, signed = await self._sign(key, headers, sha256)
-            with s3_call("PutObject", self._bucket, key):
+            with start_s3_span("PutObject", self._bucket, key):
                 status, code = await self._exchange(url, signed, data)
         if status == 200:
             return

@@ -1,4 +1,4 @@
-"""``bucketline demo``: the main job on real files, on real servers, from nothing to nothing."""
+"""``bucketline demo``: ingest real files on real servers, and leave nothing behind."""
 
 from __future__ import annotations
 
@@ -13,107 +13,99 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bucketline.cli.output import progress_reporter, run_until_signal, wide_console
-from bucketline.cli.upload_body import MAX_INLINE, SAMPLES, SCHEMA, object_of
+from bucketline.cli.terminal import report_progress, run_until_signal, wide_console
+from bucketline.cli.upload import BUCKET_SCHEMA, SAMPLES_DIR, build_object, check_file_sizes
 from bucketline.errors import BucketlineError
 
 if TYPE_CHECKING:
     from bucketline.cli.client import Json
-    from bucketline.devstack.service_specs import Event
+    from bucketline.devstack.supervisor import Event
 
-KEY = "sk_demo"
-LINES_SHOWN = 40
-TELL_EVERY_SECONDS = 4.0
-INTERRUPTED = 130
-COLUMNS = {"file": 0, "object": 0, "status": 0, "sha256": 100, "bytes": 0, "storage key": 132, "documents": 0}
-"""What is shown of an object, and how wide a terminal must be for it."""
+API_KEY = "sk_demo"
+MAX_LOG_LINES = 40
+REPORT_INTERVAL_SECONDS = 4.0
+EXIT_INTERRUPTED = 130
+COLUMNS = {"File": 0, "Object": 0, "Status": 0, "SHA-256": 100, "Bytes": 0, "Storage key": 132, "Documents": 0}
+"""Columns of the result, and the width of a terminal from which each is shown."""
 
 
 def demo(
     files: Annotated[
         list[Path] | None,
-        typer.Argument(
-            help="Files to push; the samples that come along if none is named.", exists=True, dir_okay=False
-        ),
+        typer.Argument(help="Files to upload; sample files if none is given.", exists=True, dir_okay=False),
     ] = None,
 ) -> None:
-    """Start everything, push files, follow them to COMPLETED, show what happened, stop everything.
+    """Start everything, upload files, follow them to COMPLETED, stop everything. Show what happened.
 
     Example: [cyan]bucketline demo report.pdf photo.png[/]
     """
-    console = wide_console()
-    chosen = files or sorted(path for path in SAMPLES.iterdir() if path.is_file() and path.suffix != ".py")
-    for path in chosen:
-        if path.stat().st_size > MAX_INLINE:
-            raise typer.BadParameter(f"{path} is above 10 MB, which is what the demo sends inline")
-    lines: deque[str] = deque(maxlen=LINES_SHOWN)
+    chosen = files or sorted(path for path in SAMPLES_DIR.iterdir() if path.is_file() and path.suffix != ".py")
+    check_file_sizes(chosen)
+    log_lines: deque[str] = deque(maxlen=MAX_LOG_LINES)
     try:
-        good = run_until_signal(_demo(console, chosen, lines))
+        succeeded = run_until_signal(_run_demo(wide_console(), chosen, log_lines))
     except BucketlineError:
-        for line in lines:
+        for line in log_lines:
             Console(stderr=True, style="dim").print(line, highlight=False, markup=False)
         raise
-    raise typer.Exit(INTERRUPTED if good is None else 0 if good else 1)
+    raise typer.Exit(EXIT_INTERRUPTED if succeeded is None else 0 if succeeded else 1)
 
 
-async def _demo(console: Console, files: list[Path], lines: deque[str]) -> bool:
-    from bucketline.cli.local_stack import local_stack, service_environment
-    from bucketline.devstack.service_specs import Waiting, bucketline_services
-    from bucketline.devstack.supervisor import Supervisor
+async def _run_demo(console: Console, files: list[Path], log_lines: deque[str]) -> bool:
+    from bucketline.cli.up import build_service_environment, create_local_stack
+    from bucketline.devstack.supervisor import Supervisor, Waiting, bucketline_services
 
     started = time.monotonic()
-    with ExitStack() as start:
-        folder = start.enter_context(tempfile.TemporaryDirectory(prefix="bucketline-demo-"))
-        status = start.enter_context(ExitStack())
-        tell = status.enter_context(progress_reporter("starting MongoDB, Kafka and S3", every=TELL_EVERY_SECONDS))
+    with tempfile.TemporaryDirectory(prefix="bucketline-demo-") as folder, ExitStack() as progress:
+        report = progress.enter_context(
+            report_progress("starting MongoDB, Kafka and S3", interval=REPORT_INTERVAL_SECONDS)
+        )
 
         def on_event(event: Event) -> None:
             if isinstance(event, Waiting):
-                tell(f"waiting for {', '.join(event.instances)} ({event.seconds:.0f} s)")
+                report(f"waiting for {', '.join(event.instances)} ({event.seconds:.0f} s)")
 
-        async with local_stack(Path(folder), tell) as stack:
-            tell("MongoDB, Kafka and S3 are up; starting the services")
-            services = bucketline_services(service_environment(stack, KEY))
-            supervisor = Supervisor(
-                services, on_line=lambda name, line: lines.append(f"{name} │ {line}"), on_event=on_event
-            )
-            async with supervisor:
-                status.close()
+        async with create_local_stack(Path(folder), report) as stack:
+            report("MongoDB, Kafka and S3 are running; starting the services")
+            services = bucketline_services(build_service_environment(stack, API_KEY))
+            async with Supervisor(
+                services, on_line=lambda name, line: log_lines.append(f"{name} │ {line}"), on_event=on_event
+            ) as supervisor:
+                progress.close()
                 console.print(
-                    f"MongoDB, Kafka, S3 and {len(services)} services are up after {time.monotonic() - started:.1f} s"
+                    f"MongoDB, Kafka, S3 and {len(services)} services started in {time.monotonic() - started:.1f} s"
                 )
-                good = await _job(console, supervisor.url("ingest-api"), files)
-    console.print(f"Everything is stopped. The whole demo took {time.monotonic() - started:.1f} s.")
-    return good
+                succeeded = await _ingest(console, supervisor.url("ingest-api"), files)
+    console.print(f"Everything is stopped. The demo took {time.monotonic() - started:.1f} s.")
+    return succeeded
 
 
-async def _job(console: Console, url: str, files: list[Path]) -> bool:
-    from bucketline.cli.client import ApiClient
-    from bucketline.cli.watch import follow
+async def _ingest(console: Console, url: str, files: list[Path]) -> bool:
+    from bucketline.cli.client import ApiClient, follow_objects
 
-    async with ApiClient(url, KEY) as client:
+    async with ApiClient(url, API_KEY) as client:
         await client.post("/v1/namespaces", {"namespace_name": "demo"})
-    async with ApiClient(url, KEY, "demo") as client:
-        bucket = await client.post("/v1/buckets", {"bucket_name": "files", "bucket_schema": SCHEMA})
-        await client.post("/v1/collections", _collection(bucket["bucket_id"]))
-        place = f"/v1/buckets/{bucket['bucket_id']}"
+    async with ApiClient(url, API_KEY, "demo") as client:
+        bucket = await client.post("/v1/buckets", {"bucket_name": "files", "bucket_schema": BUCKET_SCHEMA})
+        await client.post("/v1/collections", _build_collection(bucket["bucket_id"]))
+        bucket_path = f"/v1/buckets/{bucket['bucket_id']}"
 
         first, *rest = files
-        at_once = await client.post(f"{place}/objects", object_of(first), auto_process="true")
-        console.print(f"pushed {first.name} with auto_process")
-        drafts = [await client.post(f"{place}/objects", object_of(path)) for path in [*rest, first]]
-        console.print(f"pushed {len(drafts)} drafts, the last of them {first.name} for a second time")
-        batch = await client.post(f"{place}/batches", {"object_ids": [draft["object_id"] for draft in drafts]})
-        await client.post(f"{place}/batches/{batch['batch_id']}/submit")
-        console.print(f"submitted them as batch {batch['batch_id']}")
+        processed = await client.post(f"{bucket_path}/objects", build_object(first), auto_process="true")
+        console.print(f"uploaded {first.name} with auto_process")
+        drafts = [await client.post(f"{bucket_path}/objects", build_object(path)) for path in [*rest, first]]
+        console.print(f"uploaded {len(drafts)} drafts, the last of them {first.name} for the second time")
+        batch = await client.post(f"{bucket_path}/batches", {"object_ids": [draft["object_id"] for draft in drafts]})
+        await client.post(f"{bucket_path}/batches/{batch['batch_id']}/submit")
+        console.print(f"submitted the drafts as batch {batch['batch_id']}")
 
-        ids = [obj["object_id"] for obj in (at_once, *drafts)]
-        objects = await follow(console, client, bucket["bucket_id"], ids)
-        _show(console, [first, *rest, first], objects)
-        return _verdict(console, objects)
+        ids = [obj["object_id"] for obj in (processed, *drafts)]
+        objects = await follow_objects(console, client, bucket["bucket_id"], ids)
+        console.print(_build_table(console.width, [first, *rest, first], objects))
+        return _check_result(console, objects)
 
 
-def _collection(bucket_id: str) -> Json:
+def _build_collection(bucket_id: str) -> Json:
     return {
         "collection_name": "everything",
         "source": {"type": "bucket", "bucket_ids": [bucket_id]},
@@ -125,41 +117,37 @@ def _collection(bucket_id: str) -> Json:
     }
 
 
-def _show(console: Console, files: list[Path], objects: list[Json]) -> None:
-    """A row an object, in one line each: what a narrow terminal has no room for is left out."""
-    table = Table(title="What happened", title_justify="left")
-    columns = [heading for heading, room in COLUMNS.items() if console.width >= room]
+def _build_table(width: int, files: list[Path], objects: list[Json]) -> Table:
+    """Build a table with one line per object. A narrow terminal gets fewer columns."""
+    table = Table(title="Result", title_justify="left")
+    columns = [heading for heading, min_width in COLUMNS.items() if width >= min_width]
     for heading in columns:
-        table.add_column(heading, no_wrap=True, justify="right" if heading in ("bytes", "documents") else "left")
+        table.add_column(heading, no_wrap=True, justify="right" if heading in ("Bytes", "Documents") else "left")
     for path, obj in zip(files, objects, strict=True):
         blob = obj["blobs"][0]
         details = blob.get("details") or {}
         key = (blob["properties"].get("url") or "").removeprefix("s3://").partition("/")[2]
         color = "green" if obj["status"] == "COMPLETED" else "red"
         row = {
-            "file": path.name,
-            "object": obj["object_id"],
-            "status": f"[{color}]{obj['status']}[/]",
-            "sha256": str(details.get("hash", "")).removeprefix("sha256:")[:12],
-            "bytes": str(details.get("size_bytes", "")),
-            "storage key": _short(key),
-            "documents": str(obj["document_count"]),
+            "File": path.name,
+            "Object": obj["object_id"],
+            "Status": f"[{color}]{obj['status']}[/]",
+            "SHA-256": str(details.get("hash", "")).removeprefix("sha256:")[:12],
+            "Bytes": str(details.get("size_bytes", "")),
+            "Storage key": f"{key[:31]}…" if len(key) > 32 else key,
+            "Documents": str(obj["document_count"]),
         }
         table.add_row(*(row[heading] for heading in columns))
-    console.print(table)
+    return table
 
 
-def _short(key: str) -> str:
-    """A content key without the middle of its hash: the hash stands beside it."""
-    return f"{key[:31]}…" if len(key) > 32 else key
-
-
-def _verdict(console: Console, objects: list[Json]) -> bool:
-    completed = all(obj["status"] == "COMPLETED" and obj["document_count"] == 1 for obj in objects)
+def _check_result(console: Console, objects: list[Json]) -> bool:
+    """Return whether every object is completed and the duplicate is stored only once."""
+    is_completed = all(obj["status"] == "COMPLETED" and obj["document_count"] == 1 for obj in objects)
     urls = [obj["blobs"][0]["properties"].get("url") for obj in objects]
-    once = urls[0] is not None and urls[0] == urls[-1]
-    stored = len(set(urls))
-    console.print(f"{len(objects)} objects, {stored} blobs stored" + (": the duplicate is stored once" if once else ""))
-    if not completed:
-        console.print("[red]not every object was completed[/]")
-    return completed and once
+    is_stored_once = urls[0] is not None and urls[0] == urls[-1]
+    suffix = ": the duplicate is stored once" if is_stored_once else ""
+    console.print(f"{len(objects)} objects, {len(set(urls))} blobs stored{suffix}")
+    if not is_completed:
+        console.print("[red]some objects are not completed[/]")
+    return is_completed and is_stored_once

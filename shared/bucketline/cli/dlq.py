@@ -1,4 +1,4 @@
-"""``bucketline parked``: records that could not be handled, and how they get another chance."""
+"""``bucketline dlq``: inspect dead letters, replay them or discard them."""
 
 from __future__ import annotations
 
@@ -9,142 +9,162 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from bucketline.cli.output import fail, running, wide_console
+from bucketline.cli.terminal import fail, run_quietly, wide_console
 
 if TYPE_CHECKING:
-    from bucketline.kafka.dead_letter_admin import Parked, ParkedRecords
+    from bucketline.kafka.dead_letter_admin import DeadLetter, DeadLetterAdmin
 
 T = TypeVar("T")
 
 MAX_RECORDS = 10_000
-"""As :data:`bucketline.kafka.dead_letter_admin.MOST`, which takes a second to import."""
+"""The same as :data:`bucketline.kafka.dead_letter_admin.MAX_RECORDS`, which takes a second to import."""
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
-Only = Annotated[str | None, typer.Option("--topic", help="Only parking topics whose name contains this.")]
-RecordAddress = Annotated[str, typer.Argument(metavar="TOPIC:PARTITION:OFFSET", help="As `parked list` shows it.")]
+TopicFilter = Annotated[str | None, typer.Option("--topic", help="Only dead-letter topics whose name contains this.")]
+Address = Annotated[str, typer.Argument(metavar="TOPIC:PARTITION:OFFSET", help="As shown by `dlq list`.")]
 
 
 @app.callback()
-def parked() -> None:
-    """Parked records: list them, look at one, replay them.
+def dlq() -> None:
+    """List, show, replay and discard dead letters: records that a service could not process.
 
-    Example: [cyan]bucketline parked list[/]
+    Example: [cyan]bucketline dlq list[/]
     """
 
 
 @app.command("list")
 def list_(
-    topic: Only = None,
-    limit: Annotated[int, typer.Option(help="Show at most this many.", min=1, max=MAX_RECORDS)] = 50,
-    replayed: Annotated[bool, typer.Option("--all", help="Show those that were replayed, too.")] = False,
+    topic: TopicFilter = None,
+    limit: Annotated[int, typer.Option(help="Maximum number of records.", min=1, max=MAX_RECORDS)] = 50,
+    include_all: Annotated[bool, typer.Option("--all", help="Include replayed and discarded records.")] = False,
 ) -> None:
-    """Show what is parked and waits for a replay.
+    """List the dead letters that have been neither replayed nor discarded.
 
-    Example: [cyan]bucketline parked list --topic objects.v1[/]
+    Example: [cyan]bucketline dlq list --topic objects.v1[/]
     """
-    rows = _run(lambda records: records.waiting(limit=limit, replayed=replayed), only=topic)
+    rows = _run(lambda admin: admin.list_records(limit=limit, include_all=include_all), topic_filter=topic)
     if not rows:
-        wide_console().print("nothing is parked" if replayed else "nothing waits for a replay")
+        wide_console().print("no dead letters" if include_all else "no dead letters to replay")
         return
-    table = Table("record", "key", "event", "error", "attempts", "parked at", "replayed")
+    table = Table("Record", "Key", "Event", "Error", "Attempts", "Failed at", "State")
     for row in rows:
         table.add_row(
-            escape(f"{row.parking}:{row.partition}:{row.offset}"),
-            escape(_shown(row.key)),
+            escape(row.address),
+            escape(_decode(row.key)),
             escape(row.type),
             escape(f"{row.context.get('error-type', '?')}: {row.context.get('error', '')}"),
             escape(row.context.get("attempts", "?")),
             escape(row.context.get("at", "?")),
-            "cannot be" if row.incomplete else "yes" if row.replayed else "",
+            row.state,
         )
     wide_console().print(table)
 
 
 @app.command()
-def show(place: RecordAddress) -> None:
-    """Show one parked record with its headers and its value, as JSON.
+def show(address: Address) -> None:
+    """Show a dead letter with its headers and its value, as JSON.
 
-    If it was not parked whole, `incomplete` says what is missing and why.
+    If the record was too large to be stored whole, `incomplete` in its failure context says what is missing.
 
-    Example: [cyan]bucketline parked show bucketline.objects.v1.parked.dedup:0:12[/]
+    Example: [cyan]bucketline dlq show bucketline.objects.v1.dedup.dlq:0:12[/]
     """
     import orjson
 
-    row = _found(place)
+    row = _find(address)
     document = {
         "topic": row.topic,
-        "key": _shown(row.key),
-        "parked": row.context,
-        "replayed": row.replayed,
-        "headers": {name: None if value is None else _shown(value) for name, value in row.headers},
-        "value": _value(row.value),
+        "key": _decode(row.key),
+        "failure": row.context,
+        "state": row.state,
+        "headers": {name: None if value is None else _decode(value) for name, value in row.headers},
+        "value": _decode_json(row.value),
     }
     typer.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode())
 
 
 @app.command()
 def replay(
-    place: Annotated[
-        str | None, typer.Argument(metavar="[TOPIC:PARTITION:OFFSET]", help="One record; without it all that wait.")
+    address: Annotated[
+        str | None, typer.Argument(metavar="[TOPIC:PARTITION:OFFSET]", help="One record; all if not given.")
     ] = None,
-    topic: Only = None,
-    limit: Annotated[int, typer.Option(help="Replay at most this many.", min=1, max=MAX_RECORDS)] = 1000,
+    topic: TopicFilter = None,
+    limit: Annotated[int, typer.Option(help="Maximum number of records.", min=1, max=MAX_RECORDS)] = 1000,
 ) -> None:
-    """Send parked records back to the topics they came from. What fails again is parked again.
+    """Publish dead letters to the topics that they came from. What fails again becomes a dead letter again.
 
-    What was too large to be parked whole is passed and counted: it can only come from its producer again.
+    Discarded records are skipped. Incomplete records are skipped and counted: their producer has to send them again.
 
-    Example: [cyan]bucketline parked replay --topic objects.v1[/]
+    Example: [cyan]bucketline dlq replay --topic objects.v1[/]
     """
-    if place is not None:
-        row = _found(place)
-        _run(lambda records: records.replay_one(row))
-        wide_console().print(f"replayed to {row.topic}")
+    console = wide_console()
+    if address is not None:
+        row = _find(address)
+        _run(lambda admin: admin.replay_one(row))
+        console.print(f"replayed to {row.topic}")
         return
-    outcome = _run(lambda records: records.replay(limit=limit), only=topic)
-    for name, count in sorted(outcome.topics.items()):
-        wide_console().print(f"{name}: {count}")
-    wide_console().print(f"{outcome.count} records replayed")
-    if outcome.passed:
-        wide_console().print(f"{outcome.passed} not: they were not parked whole, see parked list --all")
+    result = _run(lambda admin: admin.replay(limit=limit), topic_filter=topic)
+    for name, count in sorted(result.topics.items()):
+        console.print(f"{name}: {count}")
+    console.print(f"{result.count} records replayed")
+    if result.incomplete:
+        console.print(f"{result.incomplete} incomplete records skipped, see `dlq list --all`")
 
 
-def _found(place: str) -> Parked:
-    parking, _, rest = place.partition(":")
+@app.command()
+def discard(
+    address: Address,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
+) -> None:
+    """Discard a dead letter: it is no longer listed, and `dlq replay` skips it. The record itself is kept.
+
+    Example: [cyan]bucketline dlq discard bucketline.objects.v1.dedup.dlq:0:12 --yes[/]
+    """
+    row = _find(address)
+    if not yes:
+        error = f"{row.context.get('error-type', '?')}: {row.context.get('error', '')}"
+        typer.confirm(
+            f"{row.type or 'A record'} with the key {_decode(row.key)!r} failed with {error}. Discard it?", abort=True
+        )
+    _run(lambda admin: admin.discard(row))
+    wide_console().print(f"discarded {escape(address)}")
+
+
+def _find(address: str) -> DeadLetter:
+    topic, _, rest = address.partition(":")
     partition, _, offset = rest.partition(":")
-    if not (parking and partition.isdigit() and offset.isdigit()):
-        raise typer.BadParameter("TOPIC:PARTITION:OFFSET is expected")
-    row = _run(lambda records: records.get(parking, int(partition), int(offset)))
+    if not (topic and partition.isdigit() and offset.isdigit()):
+        raise typer.BadParameter(f"{address!r} is not TOPIC:PARTITION:OFFSET")
+    row = _run(lambda admin: admin.get(topic, int(partition), int(offset)))
     if row is None:
-        fail(f"there is no record at {place}")
+        fail(f"there is no dead letter at {address}")
     return row
 
 
-def _run(work: Callable[[ParkedRecords], Awaitable[T]], only: str | None = None) -> T:
+def _run(work: Callable[[DeadLetterAdmin], Awaitable[T]], topic_filter: str | None = None) -> T:
     async def run() -> T:
         from bucketline.db.job_cursors import JobCursors
         from bucketline.db.mongo import Database
-        from bucketline.kafka.dead_letter_admin import ParkedRecords
+        from bucketline.kafka.dead_letter_admin import DeadLetterAdmin
         from bucketline.settings import KafkaSettings, MongoSettings
 
         database = Database(MongoSettings())
         try:
-            return await work(ParkedRecords(KafkaSettings(), JobCursors(database), only=only))
+            return await work(DeadLetterAdmin(KafkaSettings(), JobCursors(database), topic_filter=topic_filter))
         finally:
             database.close()
 
-    return running(run())
+    return run_quietly(run())
 
 
-def _shown(value: bytes | None) -> str:
+def _decode(value: bytes | None) -> str:
     return "" if value is None else value.decode(errors="backslashreplace")
 
 
-def _value(value: bytes | None) -> object:
+def _decode_json(value: bytes | None) -> object:
     import orjson
 
     try:
         return orjson.loads(value or b"null")
     except orjson.JSONDecodeError:
-        return _shown(value)
+        return _decode(value)

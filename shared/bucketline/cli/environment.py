@@ -1,8 +1,8 @@
-"""The env file of a running local stack: ``bucketline up`` writes it, the other commands read it.
+"""``bucketline env``, and the env file of a running local stack: `up` writes it, the other commands read it.
 
-It is in the data folder of the run, ``.bucketline/8080/env``; ``.bucketline/env`` links to that of the last run that
-was started. It holds keys, so only its user may read it, and it is removed when ``up`` stops. A file that a killed
-``up`` left behind is ignored: the lock of its data folder is free.
+The file is in the data folder of the run, ``.bucketline/8080/env``; ``.bucketline/env`` links to the file of the run
+that was started last. It contains keys, so only its user may read it. It is removed when ``up`` stops. A file that a
+killed ``up`` left behind is ignored, because nothing holds the lock of its data folder.
 """
 
 import contextlib
@@ -12,53 +12,71 @@ import shlex
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Annotated
 
-from bucketline.devstack.cache import LOCK, try_lock
+import typer
 
 DATA_VARIABLE = "BUCKETLINE_DATA"
-DEFAULT_DATA = Path(".bucketline")
-NAME = "env"
+DEFAULT_DATA_DIR = Path(".bucketline")
+ENV_FILE = "env"
 MARKER = "BUCKETLINE_LOCAL_STACK"
-"""Set by an env file to the data folder of its run: shows that the other variables come from there."""
+"""Set in an env file to the data folder of its run: shows where the other variables come from."""
 
 _HEADER = """\
-# The running local stack, written by `bucketline up` and removed when it stops. It holds keys.
-# Read by the other bucketline commands; for a shell: . {path}
+# The running local stack, written by `bucketline up` and removed when it stops. It contains keys.
+# The other bucketline commands read it; for a shell: . {path}
 """
 
 
+def env(
+    data: Annotated[
+        Path, typer.Option(envvar=DATA_VARIABLE, help="The data folder of `bucketline up`.")
+    ] = DEFAULT_DATA_DIR,
+) -> None:
+    """Print the variables of the running local stack, for a shell. They contain its keys.
+
+    Example: [cyan]eval "$(bucketline env)"[/]
+    """
+    from bucketline.cli.terminal import fail
+
+    path = find_env_file(data)
+    if path is None:
+        fail(f"no local stack is running with its data in {data}", advice="Start one: [cyan]bucketline up[/].")
+    typer.echo(path.read_text(), nl=False)
+
+
 @contextlib.contextmanager
-def written(data: Path, folder: Path, variables: Mapping[str, str]) -> Iterator[Path]:
-    """Write the env file of the run whose data is in ``folder``, and remove it in the end; yield its path."""
-    own, link = folder / NAME, data / NAME
+def write_env_file(data: Path, folder: Path, variables: Mapping[str, str]) -> Iterator[Path]:
+    """Write the env file of the run whose data is in ``folder``, and remove it at the end. Yield its path."""
+    path, link = folder / ENV_FILE, data / ENV_FILE
     exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in sorted(variables.items()))
     with tempfile.NamedTemporaryFile("w", dir=folder, prefix=".env-", delete=False) as file:  # its mode is 0600
-        file.write(_HEADER.format(path=shlex.quote(str(own))) + exports)
-    Path(file.name).replace(own)
-    _link(link, folder)
+        file.write(_HEADER.format(path=shlex.quote(str(path))) + exports)
+    Path(file.name).replace(path)
+    _link_env_file(link, folder)
     try:
-        yield own
+        yield path
     finally:
-        own.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
         if link.is_symlink() and not link.exists():
             other = next((run for run in sorted(data.iterdir()) if run != folder and _is_running(run)), None)
             if other is None:
                 link.unlink(missing_ok=True)
             else:
-                _link(link, other)
+                _link_env_file(link, other)
 
 
-def find(data: Path | None = None) -> Path | None:
-    """Return the env file of the running stack in ``data``; None when none runs there."""
-    link = (data or Path(os.environ.get(DATA_VARIABLE) or DEFAULT_DATA)) / NAME
+def find_env_file(data: Path | None = None) -> Path | None:
+    """Return the env file of the running stack in ``data``; None when none is running there."""
+    link = (data or Path(os.environ.get(DATA_VARIABLE) or DEFAULT_DATA_DIR)) / ENV_FILE
     try:
-        own = link.resolve(strict=True)
+        path = link.resolve(strict=True)
     except OSError:
         return None
-    return own if _is_running(own.parent) else None
+    return path if _is_running(path.parent) else None
 
 
-def read(path: Path) -> dict[str, str]:
+def read_env_file(path: Path) -> dict[str, str]:
     """Return the variables of an env file."""
     words = shlex.split(path.read_text(), comments=True)
     return dict(word.split("=", 1) for word in words if "=" in word)
@@ -67,23 +85,23 @@ def read(path: Path) -> dict[str, str]:
 def use_running_stack() -> tuple[Path, list[str]] | None:
     """Set the variables of the running stack that neither the environment nor ``.env`` sets.
 
-    Return the stack's data folder and the names that were set before; None when no stack runs or all were.
+    Return the stack's data folder and the names that were set before; None when no stack is running or all were set.
     """
-    path = find()
+    path = find_env_file()
     if path is None:
         return None
     try:
-        variables = read(path)
-    except FileNotFoundError:  # it stops right now
+        variables = read_env_file(path)
+    except FileNotFoundError:  # the stack has just stopped
         return None
-    given = variables.keys() & (os.environ.keys() | _dotenv_names())
-    if given == variables.keys():
+    kept = variables.keys() & (os.environ.keys() | _read_dotenv_names())
+    if kept == variables.keys():
         return None
-    os.environ.update({name: value for name, value in variables.items() if name not in given})
-    return path.parent, sorted(given)
+    os.environ.update({name: value for name, value in variables.items() if name not in kept})
+    return path.parent, sorted(kept)
 
 
-def _dotenv_names() -> set[str]:
+def _read_dotenv_names() -> set[str]:
     try:
         text = Path(".env").read_text(errors="replace")
     except OSError:
@@ -91,19 +109,21 @@ def _dotenv_names() -> set[str]:
     return {name.upper() for name in re.findall(r"(?m)^\s*(?:export\s+)?(\w+)\s*=", text)}
 
 
-def _link(link: Path, folder: Path) -> None:
-    fresh = link.with_name(f".{NAME}-{os.getpid()}")
-    fresh.unlink(missing_ok=True)
-    fresh.symlink_to(Path(os.path.relpath(folder, link.parent)) / NAME)
-    fresh.replace(link)
+def _link_env_file(link: Path, folder: Path) -> None:
+    temporary = link.with_name(f".{ENV_FILE}-{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(Path(os.path.relpath(folder, link.parent)) / ENV_FILE)
+    temporary.replace(link)
 
 
 def _is_running(folder: Path) -> bool:
-    """Return whether a stack uses the data folder, and its env file is there."""
-    if not (folder / NAME).is_file():
+    """Return whether a stack holds the lock of the data folder, and its env file exists."""
+    if not (folder / ENV_FILE).is_file():
         return False
+    from bucketline.devstack.reservations import LOCK_FILE, try_lock
+
     try:
-        with (folder / LOCK).open("a") as lock:
+        with (folder / LOCK_FILE).open("a") as lock:
             return not try_lock(lock.fileno())
     except OSError:
         return False

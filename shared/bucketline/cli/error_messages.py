@@ -1,4 +1,4 @@
-"""What went wrong, for whoever typed the command: one line that names the cause, and what to look at."""
+"""Messages for errors that a user can do something about: one line that names the cause, and advice."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -10,34 +10,37 @@ if TYPE_CHECKING:
 
     from bucketline.settings import SettingsBase
 
-_DOCTOR = "[cyan]bucketline doctor[/] says what is reachable."
-_BOOTSTRAP = f"Are BUCKETLINE_KAFKA_BOOTSTRAP_SERVERS, SECURITY_PROTOCOL and SASL_* right? {_DOCTOR}"
+_DOCTOR = "[cyan]bucketline doctor[/] shows which dependencies can be reached."
+_KAFKA_ADVICE = (
+    "Check BUCKETLINE_KAFKA_BOOTSTRAP_SERVERS, BUCKETLINE_KAFKA_SECURITY_PROTOCOL and "
+    f"BUCKETLINE_KAFKA_SASL_*. {_DOCTOR}"
+)
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """``advice`` may have markup; ``message`` has none."""
+    """An error message and advice. Only ``advice`` may have markup."""
 
     message: str
     advice: str | None = None
 
 
-def explanation(error: Exception) -> Explanation | None:
-    """Explain an error that a setting, an argument or a store that is away may cause; None for a fault of our own.
+def explain(error: Exception) -> Explanation | None:
+    """Explain an error caused by a setting, an argument or an unreachable dependency; return None for a bug.
 
-    Nothing secret is in it. Only the client that raised the error is imported, which it was before.
+    The explanation contains no secrets. Only the library that raised the error is imported, which it was before.
     """
-    for package, explain in _EXPLAINED.items():
+    for package, explain_error in _EXPLAINERS.items():
         if any(cls.__module__.partition(".")[0] == package for cls in type(error).__mro__):
-            found = explain(error)
-            if found is not None:
-                return found
-    if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):  # a closed pipe: click ends quietly
+            explanation = explain_error(error)
+            if explanation is not None:
+                return explanation
+    if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):  # click handles a closed pipe
         return Explanation(str(error))
     return None
 
 
-def _of_ours(error: Exception) -> Explanation | None:
+def _explain_own(error: Exception) -> Explanation | None:
     from bucketline.errors import BucketlineError, DependencyUnavailable, RetryableError
 
     if not isinstance(error, BucketlineError):
@@ -45,89 +48,88 @@ def _of_ours(error: Exception) -> Explanation | None:
     return Explanation(error.message, _DOCTOR if isinstance(error, DependencyUnavailable | RetryableError) else None)
 
 
-def _of_a_value(error: Exception) -> Explanation | None:
+def _explain_validation(error: Exception) -> Explanation | None:
     from pydantic import ValidationError
 
-    rows = list(_settings(error)) if isinstance(error, ValidationError) else []
-    return Explanation("\n".join(rows)) if rows else None
+    lines = list(_describe_settings(error)) if isinstance(error, ValidationError) else []
+    return Explanation("\n".join(lines)) if lines else None
 
 
-def _of_json(error: Exception) -> Explanation | None:
+def _explain_json(error: Exception) -> Explanation | None:
     field = re.search(r'field "(\w+)"', str(error))
-    names = [variable(block, field[1]) for block in _blocks() if field and field[1] in block.model_fields]
-    return Explanation(f"{' or '.join(names)} is not JSON") if names else None
+    names = [_variable(block, field[1]) for block in _settings() if field and field[1] in block.model_fields]
+    return Explanation(f"{' or '.join(names)} is not valid JSON") if names else None
 
 
-def _of_mongodb(error: Exception) -> Explanation | None:
+def _explain_mongodb(error: Exception) -> Explanation | None:
     from pymongo.errors import OperationFailure, PyMongoError
 
     if isinstance(error, OperationFailure):
-        # The rest of the driver's text is the server's whole answer.
+        # The rest of the driver's text is the whole response of the server.
         reason = str(error).partition(", full error")[0]
-        return Explanation(f"MongoDB refuses: {reason}", "Are user and password right, and what the user may do?")
+        return Explanation(f"MongoDB refused: {reason}", "Check the user, the password and the user's roles.")
     if isinstance(error, PyMongoError):
-        return Explanation(f"MongoDB does not answer: {type(error).__name__}", _DOCTOR)
+        return Explanation(f"MongoDB did not answer: {type(error).__name__}", _DOCTOR)
     return None
 
 
-def _of_kafka(error: Exception) -> Explanation | None:
+def _explain_kafka(error: Exception) -> Explanation | None:
     from aiokafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError, RequestTimedOutError
 
     if isinstance(error, KafkaConnectionError | KafkaTimeoutError | RequestTimedOutError):
-        return Explanation(f"Kafka does not answer: {error}", _BOOTSTRAP)
-    return Explanation(f"Kafka refuses: {error}", _BOOTSTRAP) if isinstance(error, KafkaError) else None
+        return Explanation(f"Kafka did not answer: {error}", _KAFKA_ADVICE)
+    return Explanation(f"Kafka refused: {error}", _KAFKA_ADVICE) if isinstance(error, KafkaError) else None
 
 
-def _of_http(error: Exception) -> Explanation | None:
+def _explain_http(error: Exception) -> Explanation | None:
     from aiohttp import ClientError
 
-    if isinstance(error, ClientError):
-        return Explanation(f"no answer that makes sense: {type(error).__name__}: {error}")
-    return None
+    return (
+        Explanation(f"HTTP request failed: {type(error).__name__}: {error}") if isinstance(error, ClientError) else None
+    )
 
 
-_EXPLAINED: Mapping[str, Callable[[Exception], Explanation | None]] = {
-    "bucketline": _of_ours,
-    "pydantic_core": _of_a_value,
-    "pydantic_settings": _of_json,
-    "pymongo": _of_mongodb,
-    "aiokafka": _of_kafka,
-    "aiohttp": _of_http,
+_EXPLAINERS: Mapping[str, Callable[[Exception], Explanation | None]] = {
+    "bucketline": _explain_own,
+    "pydantic_core": _explain_validation,
+    "pydantic_settings": _explain_json,
+    "pymongo": _explain_mongodb,
+    "aiokafka": _explain_kafka,
+    "aiohttp": _explain_http,
 }
-"""By the package that an error comes from. An error of the services' own packages is one of ``bucketline``'s."""
+"""By the package that defines the error class or one of its base classes."""
 
 
-def _settings(error: "ValidationError") -> Iterator[str]:
-    """A row for each variable that is off: its name, what it is unless that is secret, and what it may be."""
-    block = next((block for block in _blocks() if block.__name__ == error.title), None)
+def _describe_settings(error: "ValidationError") -> Iterator[str]:
+    """Yield one line per invalid variable: its name, its value unless it is secret, and what is allowed."""
+    block = next((block for block in _settings() if block.__name__ == error.title), None)
     if block is None:
         return
-    for fault in error.errors(include_url=False, include_context=False):
-        reason = fault["msg"].removeprefix("Value error, ")
-        if not fault["loc"]:
+    for details in error.errors(include_url=False, include_context=False):
+        reason = details["msg"].removeprefix("Value error, ")
+        if not details["loc"]:
             yield reason
             continue
-        field = str(fault["loc"][0])
-        # What is inside of a list or of JSON may be anything, a secret too.
-        shown = len(fault["loc"]) == 1 and not _secret(block, field) and isinstance(fault["input"], str)
-        yield f"{variable(block, field)}{'=' + fault['input'] if shown else ''} will not do: {reason}"
+        field = str(details["loc"][0])
+        # A value inside of a list or of JSON may be a secret.
+        is_shown = len(details["loc"]) == 1 and not _is_secret(block, field) and isinstance(details["input"], str)
+        yield f"invalid {_variable(block, field)}{'=' + details['input'] if is_shown else ''}: {reason}"
 
 
-def variable(block: "type[SettingsBase]", field: str) -> str:
-    """The variable that sets a field."""
+def _variable(block: "type[SettingsBase]", field: str) -> str:
     return f"{block.model_config.get('env_prefix', '')}{field}".upper()
 
 
-def _secret(block: "type[SettingsBase]", field: str) -> bool:
+def _is_secret(block: "type[SettingsBase]", field: str) -> bool:
     info: Any = block.model_fields.get(field)
     return info is None or "Secret" in str(info.annotation)
 
 
-def _blocks() -> "Iterator[type[SettingsBase]]":
+def _settings() -> "Iterator[type[SettingsBase]]":
     from bucketline.settings import SettingsBase
 
-    waiting: list[type[SettingsBase]] = SettingsBase.__subclasses__()
-    while waiting:
-        block = waiting.pop()
-        waiting += block.__subclasses__()
+    remaining: list[type[SettingsBase]] = SettingsBase.__subclasses__()
+    while remaining:
+        block = remaining.pop()
+        remaining += block.__subclasses__()
         yield block

@@ -1,4 +1,4 @@
-"""``bucketline keys``: API keys from the command line, for the first key and for the day when no key is left."""
+"""``bucketline keys``: manage API keys without the API, for the first key and when no key is left."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from bucketline.cli.output import running, wide_console
-from bucketline.cli.params import later
+from bucketline.cli.terminal import parse_future_time, run_quietly, wide_console
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -20,16 +19,16 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
-CREATOR = "command line"
+CREATED_BY = "command line"
 
 T = TypeVar("T")
-User = Annotated[str, typer.Option(help="Whose key it is, by e-mail address.")]
-Name = Annotated[str, typer.Argument(help="The key's name.")]
+User = Annotated[str, typer.Option(help="The e-mail address of the key's owner.")]
+Name = Annotated[str, typer.Argument(help="The name of the key.")]
 
 
 @app.callback()
 def keys() -> None:
-    """API keys: create, list, rotate, revoke.
+    """List, create, rotate and revoke API keys.
 
     Example: [cyan]bucketline keys create crawler --expires 90d[/]
     """
@@ -40,16 +39,18 @@ def create(
     name: Name,
     user: User = "operator@localhost",
     permission: Annotated[
-        list[str] | None, typer.Option(help="READ, WRITE, DELETE or ADMIN; may be repeated. [default: all but ADMIN]")
+        list[str] | None,
+        typer.Option(help="READ, WRITE, DELETE or ADMIN; may be repeated. [default: all except ADMIN]"),
     ] = None,
     namespace: Annotated[
-        list[str] | None, typer.Option(help="Only this namespace, by id or name; may be repeated. [default: every one]")
+        list[str] | None,
+        typer.Option(help="A namespace that the key may use, by id or name; may be repeated. [default: all]"),
     ] = None,
-    expires: Annotated[str | None, typer.Option(help="For how long it is good: 24h, 90d. [default: for ever]")] = None,
-    rate_limit: Annotated[int | None, typer.Option(help="At most so many requests a window.", min=1)] = None,
-    description: Annotated[str, typer.Option(help="What it is for.")] = "",
+    expires: Annotated[str | None, typer.Option(help="Time until the key expires: 24h, 90d. [default: never]")] = None,
+    rate_limit: Annotated[int | None, typer.Option(help="Requests per rate limit window.", min=1)] = None,
+    description: Annotated[str, typer.Option(help="What the key is used for.")] = "",
 ) -> None:
-    """Make a key and print it, this once.
+    """Create a key and print it. It cannot be shown again.
 
     Example: [cyan]bucketline keys create crawler --permission WRITE --namespace shop --expires 90d[/]
     """
@@ -66,28 +67,28 @@ def create(
         permissions=permissions,
         namespaces=namespace or (),
         description=description,
-        expires_at=later(expires, SystemClock().now()) if expires else None,
+        expires_at=parse_future_time(expires, SystemClock().now()) if expires else None,
         rate_limit=rate_limit,
     )
-    _issued(_with(lambda ring, organization: ring.create(organization, user, spec, created_by=CREATOR)))
+    _print_key(_run(lambda service, organization: service.create(organization, user, spec, created_by=CREATED_BY)))
 
 
 @app.command("list")
 def list_(
-    revoked: Annotated[bool, typer.Option("--all", help="Show revoked ones, too.")] = False,
+    revoked: Annotated[bool, typer.Option("--all", help="Include revoked keys.")] = False,
 ) -> None:
-    """Show the keys, without their secrets.
+    """List the keys, without their secrets.
 
     Example: [cyan]bucketline keys list --all[/]
     """
     from bucketline.api_keys.format import visible_prefix
     from bucketline.clock import SystemClock, wire_time
 
-    rows = _with(lambda ring, organization: ring.of_organization(organization))
-    table = Table("name", "user", "key", "permissions", "namespaces", "made", "last used", "state")
+    rows = _run(lambda service, organization: service.of_organization(organization))
+    table = Table("Name", "User", "Key", "Permissions", "Namespaces", "Created", "Last used", "State")
     now = SystemClock().now()
     for key in rows:
-        state = _state(key, now)
+        state = _describe_state(key, now)
         if state == "revoked" and not revoked:
             continue
         table.add_row(
@@ -95,7 +96,7 @@ def list_(
             escape(key["user_email"]),
             f"{visible_prefix(key['_id'])}…",
             " ".join(key["permissions"]),
-            " ".join(key["namespaces"]) or "every",
+            " ".join(key["namespaces"]) or "all",
             wire_time(key["created_at"]),
             wire_time(used) if (used := key.get("last_used_at")) else "never",
             state,
@@ -105,36 +106,36 @@ def list_(
 
 @app.command()
 def rotate(name: Name, user: User = "operator@localhost") -> None:
-    """Give a key a new secret and print it, this once. The old one works on for the grace period.
+    """Give a key a new secret and print it. The old secret stays valid for the grace period.
 
     Example: [cyan]bucketline keys rotate crawler[/]
     """
-    _issued(_with(lambda ring, organization: ring.rotate(organization, user, name)))
+    _print_key(_run(lambda service, organization: service.rotate(organization, user, name)))
 
 
 @app.command()
 def revoke(
     name: Name,
     user: User = "operator@localhost",
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
 ) -> None:
-    """End a key for good, everywhere within BUCKETLINE_API_KEY_CACHE_SECONDS (30). Its name is free afterwards.
+    """Revoke a key, which takes effect within BUCKETLINE_API_KEY_CACHE_SECONDS (30). Its name can be used again.
 
     Example: [cyan]bucketline keys revoke crawler --yes[/]
     """
     if not yes:
-        typer.confirm(f"Whoever uses the key {name!r} is locked out. Revoke it?", abort=True)
-    _with(lambda ring, organization: ring.revoke(organization, user, name))
+        typer.confirm(f"Clients that use the key {name!r} will get 401. Revoke it?", abort=True)
+    _run(lambda service, organization: service.revoke(organization, user, name))
     wide_console().print(f"{escape(name)} is revoked")
 
 
-def _issued(issued: NewApiKey) -> None:
-    # The clear key alone goes to standard output, so that it can be piped into a secret store.
-    typer.echo(f"key {issued.key['name']!r}; it is shown this once:", err=True)
+def _print_key(issued: NewApiKey) -> None:
+    # Only the key goes to standard output, so that it can be piped into a secret store.
+    typer.echo(f"key {issued.key['name']!r}, which cannot be shown again:", err=True)
     typer.echo(issued.clear)
 
 
-def _with(work: Callable[[ApiKeyService, str], Awaitable[T]]) -> T:
+def _run(work: Callable[[ApiKeyService, str], Awaitable[T]]) -> T:
     async def run() -> T:
         from bucketline.api_keys.service import ApiKeyService
         from bucketline.api_keys.settings import ApiKeySettings
@@ -147,15 +148,15 @@ def _with(work: Callable[[ApiKeyService, str], Awaitable[T]]) -> T:
         settings = ApiKeySettings()
         database = Database(MongoSettings())
         try:
-            ring = ApiKeyService(ApiKeys(database), Namespaces(database), settings, clock=SystemClock())
-            return await work(ring, settings.organization_id)
+            service = ApiKeyService(ApiKeys(database), Namespaces(database), settings, clock=SystemClock())
+            return await work(service, settings.organization_id)
         finally:
             database.close()
 
-    return running(run())
+    return run_quietly(run())
 
 
-def _state(key: ApiKeyDocument, now: datetime) -> str:
+def _describe_state(key: ApiKeyDocument, now: datetime) -> str:
     from bucketline.clock import wire_time
 
     if key["revoked_at"] is not None:
@@ -163,4 +164,4 @@ def _state(key: ApiKeyDocument, now: datetime) -> str:
     expires = key.get("expires_at")
     if expires is not None and expires <= now:
         return "expired"
-    return f"good until {wire_time(expires)}" if expires else "good"
+    return f"valid until {wire_time(expires)}" if expires else "valid"

@@ -14,20 +14,20 @@ PACKAGES: "dict[ServiceName, str]" = {
     "batcher": "bucketline_batcher",
     "processor": "bucketline_processor",
 }
-"""Where each service is: the library imports them by these names only."""
+"""The import names of the services. The library does not import them in any other way."""
 
 
 def serve(
     service: Annotated[str, typer.Argument(help=f"One of {', '.join(PACKAGES)}.")],
 ) -> None:
-    """Run one service until SIGTERM. It is configured by BUCKETLINE_* variables alone.
+    """Run one service until SIGTERM. It is configured with BUCKETLINE_* variables only.
 
     Example: [cyan]BUCKETLINE_HTTP_PORT=8080 bucketline serve ingest-api[/]
     """
-    from bucketline.server import serve as run
+    from bucketline.server import serve as run_service
     from bucketline.settings import SERVICES, read_settings
 
     name = next((known for known in SERVICES if known == service), None)
     if name is None:
         raise typer.BadParameter(f"there is no service {service!r}; there are {', '.join(SERVICES)}")
-    raise typer.Exit(run(read_settings(name), import_module(f"{PACKAGES[name]}.app").create))
+    raise typer.Exit(run_service(read_settings(name), import_module(f"{PACKAGES[name]}.app").create))

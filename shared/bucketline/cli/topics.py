@@ -1,4 +1,4 @@
-"""``bucketline topics``: what is on the bus, and whether the broker has it."""
+"""``bucketline topics``: the Kafka topics as they should be and as the broker has them."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bucketline.cli.output import fail, running, wide_console
 from bucketline.cli.serve import PACKAGES
+from bucketline.cli.terminal import fail, run_quietly, wide_console
 
 if TYPE_CHECKING:
     from bucketline.kafka.topic_admin import Fault, TopicState
 
 ADVICE: Mapping[Fault, str] = {
-    "missing": "Missing ones: [cyan]bucketline topics create[/].",
-    "partitions": "Partitions: [cyan]kafka-topics.sh --alter --topic TOPIC --partitions COUNT[/], while nothing is in "
-    "flight: more partitions change which one a key goes to.",
-    "retention": "How long records are kept: [cyan]kafka-configs.sh --alter --entity-type topics --entity-name TOPIC "
+    "missing": "Missing topics: [cyan]bucketline topics create[/].",
+    "partitions": "Partitions: [cyan]kafka-topics.sh --alter --topic TOPIC --partitions COUNT[/], while no events "
+    "are in flight: with more partitions, keys are assigned to other ones.",
+    "retention": "Retention: [cyan]kafka-configs.sh --alter --entity-type topics --entity-name TOPIC "
     "--add-config retention.ms=MILLISECONDS[/].",
-    "copies": "Copies: [cyan]kafka-reassign-partitions.sh[/], with as many brokers as there shall be copies.",
+    "copies": "Replicas: [cyan]kafka-reassign-partitions.sh[/], with at least as many brokers as replicas.",
 }
-"""What helps against each fault. On Kubernetes the KafkaTopic says the same, and its operator does it."""
+"""How to correct each fault. On Kubernetes, Strimzi applies what the KafkaTopic resource contains."""
 
 app = typer.Typer(invoke_without_command=True, rich_markup_mode="rich")
 
@@ -34,9 +34,9 @@ def topics(
     context: typer.Context,
     asyncapi: Annotated[bool, typer.Option("--asyncapi", help="Print the AsyncAPI 3.0 document as JSON.")] = False,
 ) -> None:
-    """The topics: list them, check them, make them, document them.
+    """List, check, create and document the Kafka topics.
 
-    Without a subcommand their events, producers and consumers are listed.
+    Without a subcommand, the topics are listed with their events, producers and consumers.
 
     Example: [cyan]bucketline topics --asyncapi > asyncapi.json[/]
     """
@@ -52,7 +52,7 @@ def topics(
         routers = {name: import_module(f"{package}.subscribers").router for name, package in PACKAGES.items()}
         typer.echo(rendered(routers, settings.topic_prefix).decode(), nl=False)
         return
-    table = Table("topic", "events", "key", "partitions", "from", "to")
+    table = Table("Topic", "Events", "Key", "Partitions", "Producers", "Consumers")
     for topic in TOPICS:
         table.add_row(
             settings.topic_prefix + topic.name,
@@ -67,59 +67,61 @@ def topics(
 
 @app.command()
 def check() -> None:
-    """Compare the broker's topics with the table; exit 1 if one is missing or has too little of something.
+    """Compare the broker's topics with what they should be. Exit 1 if a topic is missing or below that.
 
-    Partitions, how long records are kept, and copies (BUCKETLINE_KAFKA_REPLICATION_FACTOR). More of them is fine.
+    Compares the numbers of partitions and replicas (BUCKETLINE_KAFKA_REPLICATION_FACTOR) and the retention.
 
     Example: [cyan]bucketline topics check[/]
     """
     from bucketline.kafka.topic_admin import check_topics
     from bucketline.settings import KafkaSettings
 
-    states = running(check_topics(KafkaSettings(), retention=True))
-    wide_console().print(_table(states))
-    found = {fault for state in states for fault in state.faults}
-    if found:
-        lines = [line for fault, line in ADVICE.items() if fault in found]
-        fail("some topics are not as they should be", advice="\n".join(lines))
+    states = run_quietly(check_topics(KafkaSettings(), retention=True))
+    wide_console().print(_build_table(states))
+    faults = {fault for state in states for fault in state.faults}
+    if faults:
+        lines = [line for fault, line in ADVICE.items() if fault in faults]
+        fail(
+            "some topics are missing or have too few partitions, replicas or days of retention", advice="\n".join(lines)
+        )
 
 
 @app.command()
 def create() -> None:
-    """Make the topics that are missing; existing ones are left as they are.
+    """Create the topics that are missing. Existing topics are not changed.
 
     Example: [cyan]BUCKETLINE_KAFKA_REPLICATION_FACTOR=3 bucketline topics create[/]
     """
     from bucketline.kafka.topic_admin import ensure_topics
     from bucketline.settings import KafkaSettings
 
-    made = running(ensure_topics(KafkaSettings()))
-    Console().print("\n".join(f"made {name}" for name in made) or "nothing was missing")
+    created = run_quietly(ensure_topics(KafkaSettings()))
+    Console().print("\n".join(f"created {name}" for name in created) or "no topic is missing")
 
 
-def _table(states: list[TopicState]) -> Table:
-    """Of each topic what is found and, where that is too little, what is wanted."""
-    table = Table("topic", "partitions", "kept", "copies", "")
+def _build_table(states: list[TopicState]) -> Table:
+    """Show the properties of each topic and, where one is too low, the required value."""
+    table = Table("Topic", "Partitions", "Retention", "Replicas", "Result")
     for state in states:
         if state.partitions is None:
             table.add_row(state.name, "", "", "", "[red]missing")
             continue
         cells = {
             "partitions": (str(state.partitions), str(state.wanted_partitions)),
-            "retention": (_days(state.kept_ms), _days(state.retention_ms)),
+            "retention": (_format_days(state.kept_ms), _format_days(state.retention_ms)),
             "copies": (str(state.copies), str(state.wanted_copies)),
         }
         texts = [
-            f"[red]{found} of {wanted}[/]" if fault in state.faults else found
-            for fault, (found, wanted) in cells.items()
+            f"[red]{actual} of {required}[/]" if fault in state.faults else actual
+            for fault, (actual, required) in cells.items()
         ]
-        table.add_row(state.name, *texts, "[red]too little" if state.faults else "[green]ok")
+        table.add_row(state.name, *texts, "[red]too low" if state.faults else "[green]ok")
     return table
 
 
-def _days(milliseconds: int | None) -> str:
+def _format_days(milliseconds: int | None) -> str:
     from bucketline.events.topics import DAY_MS
 
     if milliseconds is None:
-        return "not told"
-    return "for ever" if milliseconds < 0 else f"{milliseconds / DAY_MS:g} d"
+        return "unknown"
+    return "unlimited" if milliseconds < 0 else f"{milliseconds / DAY_MS:g} d"

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 
 from bucketline.errors import ServiceUnavailable
 from bucketline.observability.metrics import GROUP_SIZE
-from bucketline.observability.tracing import Carrier, current_trace, recording_tracer, shared, start_span
+from bucketline.observability.tracing import Carrier, current_trace, recording_tracer, start_shared_span, start_span
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -81,7 +81,7 @@ class BulkWriter(Generic[T, R]):
             del self._waiting[: self._max_size]
             self._sizes.observe(len(group))
             try:
-                with shared(f"write {self._name}", [trace for *_, trace in group]):
+                with start_shared_span(f"write {self._name}", [trace for *_, trace in group]):
                     results = await self._write([item for item, *_ in group])
             except Exception as error:
                 for _, future, _ in group:

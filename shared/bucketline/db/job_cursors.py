@@ -41,13 +41,12 @@ class JobCursors:
     async def get(self, work: str) -> GcCursor:
         """Where the last run stopped; the beginning if it came to its end."""
         found = await self.collection.get(work)
-        if found is None:
-            return BEGINNING
-        if "touched_at" in found and "sha256" in found:
-            return GcCursor(record=(found["touched_at"], found["sha256"]))
-        if "offset" in found and "at" in found:
-            return GcCursor(logged=(found["offset"], found["at"]))
-        return GcCursor(listed=found.get("listed"))
+        return BEGINNING if found is None else _to_cursor(found)
+
+    async def find_by_prefix(self, prefix: str, *, limit: int) -> list[tuple[str, GcCursor]]:
+        """Return the names and cursors of at most ``limit`` jobs whose name begins with ``prefix``."""
+        named = {"_id": {"$gte": prefix, "$lt": f"{prefix}\uffff"}}
+        return [(row["_id"], _to_cursor(row)) for row in await self.collection.find(named, limit=limit)]
 
     async def put(self, work: str, place: GcCursor) -> None:
         """The beginning is kept as nothing at all."""
@@ -60,3 +59,11 @@ class JobCursors:
         elif place.logged is not None:
             fields = dict(zip(("offset", "at"), place.logged, strict=True))
         await self.collection.update_one({"_id": work}, [{"$replaceWith": {"_id": work, **fields}}], upsert=True)
+
+
+def _to_cursor(document: JobCursorDocument) -> GcCursor:
+    if "touched_at" in document and "sha256" in document:
+        return GcCursor(record=(document["touched_at"], document["sha256"]))
+    if "offset" in document and "at" in document:
+        return GcCursor(logged=(document["offset"], document["at"]))
+    return GcCursor(listed=document.get("listed"))

@@ -44,8 +44,8 @@ from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
 from bucketline.errors import BucketlineError, DependencyUnavailable, InvalidSetting, ValidationFailed, ValidationIssue
-from bucketline.observability.client_spans import mongodb_call
 from bucketline.observability.metrics import STORE_SECONDS
+from bucketline.observability.tracing import start_mongodb_span
 from bucketline.settings import MongoSettings
 
 Filter = Mapping[str, object]
@@ -302,7 +302,7 @@ class Collection(Generic[D]):
     @contextmanager
     def _call(self, operation: str, batch: int | None = None) -> Iterator[None]:
         with (
-            mongodb_call(self._database, self._name, operation, batch),
+            start_mongodb_span(self._database, self._name, operation, batch),
             STORE_SECONDS.labels(self._name, operation).time(),
             map_driver_errors(),
         ):

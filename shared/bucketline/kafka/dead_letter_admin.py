@@ -1,12 +1,12 @@
-"""Looking at parked records, and sending them on their way again.
+"""Lists, replays and discards dead letters.
 
-A replay publishes a record to the topic it came from, with its own key, value and headers, and then remembers how far
-it got. It may therefore be repeated after a crash, and then some records come twice, which consumers are made for. What
-is parked during a replay is left for the next. A record that was not parked whole is told of and not sent.
+A replay publishes a record to the topic that it came from, with its original key, value and headers, and then stores
+how far it got. It may be repeated after a crash, and then some records are published twice, which consumers handle.
+Records that become dead letters during a replay are left for the next one. Incomplete records are not replayed.
 
-The place of the replays is kept in MongoDB: a broker forgets what a group without members has read, after a week by
-default, and parked records are kept for longer. Replays of before left their place with the broker, where it still
-counts until there is one of ours.
+The replay position and the discarded records are stored in MongoDB: a broker forgets the offsets of a group without
+members, after a week by default, and dead letters are kept for longer. A position that an earlier release left with
+the broker counts until there is one in MongoDB.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
-from bucketline.db.job_cursors import GcCursor, JobCursors
+from bucketline.db.job_cursors import BEGINNING, GcCursor, JobCursors
 from bucketline.errors import NonRetryableError, RetryableError
 from bucketline.events.topics import parked_from, parking_topics
 from bucketline.kafka.client_config import client_options
@@ -28,20 +28,21 @@ from bucketline.kafka.topic_admin import check_topics
 from bucketline.settings import KafkaSettings
 
 GROUP = "parked.replay"
-DEADLINE = 30.0
-"""Seconds in which the next records must come; a broker that is slower than this is taken for absent."""
-
-MOST = 10_000
-TOGETHER = 100
-_WAIT_MS = 500
+"""The consumer group whose committed offsets were the replay positions of earlier releases."""
+READ_TIMEOUT_SECONDS = 30.0
+MAX_RECORDS = 10_000
+PUBLISH_BATCH_SIZE = 100
+POLL_MS = 500
 
 
 @dataclass(frozen=True)
-class Parked:
-    """A parked record. ``context`` is what was noted when it was parked; ``headers`` are the record's own; ``at`` (ms)
-    is when it was parked, as the log has it."""
+class DeadLetter:
+    """A dead letter. ``headers`` are those of the original record, ``context`` describes its failure.
 
-    parking: str
+    ``at`` is the time in milliseconds at which it was written to the dead-letter topic.
+    """
+
+    dead_letter_topic: str
     partition: int
     offset: int
     at: int
@@ -50,107 +51,146 @@ class Parked:
     headers: RawHeaders
     context: dict[str, str]
     replayed: bool
+    discarded: bool
+
+    @property
+    def address(self) -> str:
+        """The dead letter's topic, partition and offset."""
+        return f"{self.dead_letter_topic}:{self.partition}:{self.offset}"
 
     @property
     def topic(self) -> str:
-        """Where it came from and goes back to."""
-        return self.context.get("topic") or parked_from(self.parking)
+        """The topic that the record came from and is replayed to."""
+        return self.context.get("topic") or parked_from(self.dead_letter_topic)
 
     @property
     def incomplete(self) -> str | None:
-        """Why this is not all of the record, if so: then it cannot be sent on its way again."""
+        """Why the original record was not stored whole, so that it cannot be replayed; None if it was."""
         return self.context.get(INCOMPLETE.removeprefix(PREFIX))
 
     @property
     def type(self) -> str:
-        """The event's type, as far as it can be read."""
-        return next((_text(value) for name, value in self.headers if name == "ce_type"), "")
+        """The type of the event, as far as it can be read."""
+        return next((_decode(value) for name, value in self.headers if name == "ce_type"), "")
+
+    @property
+    def state(self) -> str:
+        """One of ``discarded``, ``incomplete``, ``replayed`` and ``to replay``."""
+        if self.discarded:
+            return "discarded"
+        if self.incomplete is not None:
+            return "incomplete"
+        return "replayed" if self.replayed else "to replay"
 
 
 @dataclass
-class Replayed:
-    """How many records a replay sent, by the topic they went to, and how many it passed: they are incomplete."""
+class ReplayReport:
+    """Numbers of replayed records by the topic they were published to, and of skipped incomplete records."""
 
     topics: dict[str, int] = field(default_factory=dict)
-    passed: int = 0
+    incomplete: int = 0
 
     @property
     def count(self) -> int:
+        """The number of replayed records."""
         return sum(self.topics.values())
 
 
-class ParkedRecords:
-    """Raises :class:`~bucketline.errors.RetryableError` when the broker does not answer, ``StoreUnavailable`` when
-    MongoDB
-    does not.
+@dataclass(frozen=True)
+class _Partition:
+    """A partition with dead letters: its first offset, its end, the replay position and what was discarded."""
 
-    ``only`` limits everything to parking topics whose name contains it.
+    key: TopicPartition
+    first: int
+    end: int
+    replayed_until: int
+    discarded: frozenset[tuple[int, int]]
+
+    @property
+    def next_offset(self) -> int:
+        """The offset of the first record that was not replayed."""
+        return max(self.first, self.replayed_until)
+
+
+class DeadLetterAdmin:
+    """Works on all dead-letter topics, or on those whose name contains ``topic_filter``.
+
+    Raises :class:`~bucketline.errors.RetryableError` when the broker does not answer, and ``StoreUnavailable`` when
+    MongoDB does not.
     """
 
-    def __init__(self, settings: KafkaSettings, places: JobCursors, *, only: str | None = None) -> None:
+    def __init__(self, settings: KafkaSettings, cursors: JobCursors, *, topic_filter: str | None = None) -> None:
         self._settings = settings
-        self._places = places
-        self._only = only
+        self._cursors = cursors
+        self._topic_filter = topic_filter
 
-    async def waiting(self, *, limit: int, replayed: bool = False) -> Sequence[Parked]:
-        """At most ``limit`` records that wait for a replay, oldest first a topic; with ``replayed`` all there are."""
-        async with self._reader() as (consumer, places):
-            rows: list[Parked] = []
-            for partition, (first, done, end) in places.items():
-                start = first if replayed else max(first, done)
-                async for row in self._read(consumer, partition, start, end, done, limit - len(rows)):
+    async def list_records(self, *, limit: int, include_all: bool = False) -> Sequence[DeadLetter]:
+        """Return at most ``limit`` dead letters, in the order of each partition.
+
+        Replayed and discarded ones are included only with ``include_all``.
+        """
+        rows: list[DeadLetter] = []
+        async with self._open() as (consumer, partitions):
+            for partition in partitions:
+                start = partition.first if include_all else partition.next_offset
+                async for row in self._read(consumer, partition, start, limit - len(rows), include_all):
                     rows.append(row)  # noqa: PERF401 - an asynchronous comprehension would hide the limit
-            return rows
+        return rows
 
-    async def get(self, parking: str, partition: int, offset: int) -> Parked | None:
-        """One record; None if there is none at this place, or not any more."""
-        async with self._reader() as (consumer, places):
-            for found, (first, done, end) in places.items():
-                if found == TopicPartition(parking, partition) and first <= offset < end:
-                    async for row in self._read(consumer, found, offset, offset + 1, done, 1):
-                        return row
-            return None
+    async def get(self, topic: str, partition: int, offset: int) -> DeadLetter | None:
+        """Return one dead letter; None if there is none at this address, or no longer."""
+        async with self._open() as (consumer, partitions):
+            for candidate in partitions:
+                if candidate.key == TopicPartition(topic, partition) and candidate.first <= offset < candidate.end:
+                    async for row in self._read(consumer, candidate, offset, 1, include_discarded=True):
+                        return row if row.offset == offset else None
+        return None
 
-    async def replay(self, *, limit: int) -> Replayed:
-        """Sends at most ``limit`` waiting records back to their topics."""
-        outcome = Replayed()
-        async with self._reader() as (consumer, places), KafkaPublisher(self._settings) as publisher:
-            for partition, (first, done, end) in places.items():
-                rows: list[Parked] = []
-                left = limit - outcome.count - outcome.passed
-                async for row in self._read(consumer, partition, max(first, done), end, done, left):
+    async def replay(self, *, limit: int) -> ReplayReport:
+        """Publish at most ``limit`` records to their topics and advance the replay position."""
+        report = ReplayReport()
+        async with self._open() as (consumer, partitions), KafkaPublisher(self._settings) as publisher:
+            for partition in partitions:
+                rows: list[DeadLetter] = []
+                remaining = limit - report.count - report.incomplete
+                async for row in self._read(consumer, partition, partition.next_offset, remaining):
                     rows.append(row)
-                    if len(rows) == TOGETHER:
-                        await self._send(publisher, partition, rows, outcome)
+                    if len(rows) == PUBLISH_BATCH_SIZE:
+                        await self._publish(publisher, partition.key, rows, report)
                         rows = []
-                await self._send(publisher, partition, rows, outcome)
-        return outcome
+                await self._publish(publisher, partition.key, rows, report)
+        return report
 
-    async def replay_one(self, row: Parked) -> None:
-        """Sends one record back, whether it was replayed before or not; the place of the next replay stays.
+    async def replay_one(self, row: DeadLetter) -> None:
+        """Publish one record, whether it was replayed before or not. The replay position does not change.
 
-        Raises :class:`~bucketline.errors.NonRetryableError` for one that is incomplete.
+        Raises :class:`~bucketline.errors.NonRetryableError` for an incomplete record.
         """
         if row.incomplete is not None:
-            raise NonRetryableError(f"this record was not parked whole: {row.incomplete}")
+            raise NonRetryableError(f"an incomplete record cannot be replayed: {row.incomplete}")
         async with KafkaPublisher(self._settings) as publisher:
             await publisher.publish_raw([(row.topic, row.key, row.value, row.headers)])
 
-    async def _send(
-        self, publisher: KafkaPublisher, partition: TopicPartition, rows: Sequence[Parked], outcome: Replayed
+    async def discard(self, row: DeadLetter) -> None:
+        """Exclude a dead letter from lists and replays for good. The record stays in its topic until it expires."""
+        prefix = _discard_prefix(TopicPartition(row.dead_letter_topic, row.partition))
+        await self._cursors.put(f"{prefix}{row.offset}", GcCursor(logged=(row.offset, row.at)))
+
+    async def _publish(
+        self, publisher: KafkaPublisher, partition: TopicPartition, rows: Sequence[DeadLetter], report: ReplayReport
     ) -> None:
         if not rows:
             return
-        whole = [row for row in rows if row.incomplete is None]
-        await publisher.publish_raw([(row.topic, row.key, row.value, row.headers) for row in whole])
-        await self._places.put(_work(partition), GcCursor(logged=(rows[-1].offset + 1, rows[-1].at)))
-        outcome.passed += len(rows) - len(whole)
-        for row in whole:
-            outcome.topics[row.topic] = outcome.topics.get(row.topic, 0) + 1
+        complete = [row for row in rows if row.incomplete is None]
+        await publisher.publish_raw([(row.topic, row.key, row.value, row.headers) for row in complete])
+        await self._cursors.put(_replay_job(partition), GcCursor(logged=(rows[-1].offset + 1, rows[-1].at)))
+        report.incomplete += len(rows) - len(complete)
+        for row in complete:
+            report.topics[row.topic] = report.topics.get(row.topic, 0) + 1
 
     @asynccontextmanager
-    async def _reader(self) -> AsyncIterator[tuple[AIOKafkaConsumer, dict[TopicPartition, tuple[int, int, int]]]]:
-        """A consumer, and of each parking partition: its first offset, the replays' place, and its end."""
+    async def _open(self) -> AsyncIterator[tuple[AIOKafkaConsumer, Sequence[_Partition]]]:
+        """Yield a consumer and the partitions that it may read."""
         consumer = AIOKafkaConsumer(
             **client_options(self._settings),
             group_id=f"{self._settings.group_prefix}{GROUP}",
@@ -160,95 +200,114 @@ class ParkedRecords:
             request_timeout_ms=self._settings.request_timeout_ms,
         )
         try:
-            partitions = await self._partitions()
+            keys = await self._find_partitions()
             await consumer.start()
             try:
-                places: dict[TopicPartition, tuple[int, int, int]] = {}
-                if partitions:
-                    consumer.assign(partitions)
-                    async with asyncio.timeout(DEADLINE):
-                        firsts = await consumer.beginning_offsets(partitions)
-                        ends = await consumer.end_offsets(partitions)
-                        for partition in partitions:
-                            first, end = firsts[partition], ends[partition]
-                            places[partition] = first, await self._done(consumer, partition, first, end), end
-                yield consumer, places
+                partitions: list[_Partition] = []
+                if keys:
+                    consumer.assign(keys)
+                    async with asyncio.timeout(READ_TIMEOUT_SECONDS):
+                        firsts = await consumer.beginning_offsets(keys)
+                        ends = await consumer.end_offsets(keys)
+                        partitions = [await self._describe(consumer, key, firsts[key], ends[key]) for key in keys]
+                yield consumer, partitions
             finally:
                 await consumer.stop()
         except (KafkaError, TimeoutError) as error:
             raise RetryableError(f"the broker did not answer: {type(error).__name__}") from error
 
-    async def _done(self, consumer: AIOKafkaConsumer, partition: TopicPartition, first: int, end: int) -> int:
-        """The place of the replays in this very log: a broker that lost its data begins another under the same name."""
-        place = (await self._places.get(_work(partition))).logged
-        if place is None:
-            committed: int = await consumer.committed(partition) or 0
-            return committed if committed <= end else 0
-        done, at = place
-        if done > end:
-            return 0
-        async for row in self._read(consumer, partition, max(first, done - 1), done, done, 1):
-            return done if row.at == at else 0
-        return done
-
-    async def _partitions(self) -> list[TopicPartition]:
+    async def _find_partitions(self) -> list[TopicPartition]:
         names = {self._settings.topic_prefix + name for _, _, name in parking_topics()}
         return [
             TopicPartition(state.name, partition)
             for state in await check_topics(self._settings)
-            if state.name in names and (self._only is None or self._only in state.name)
+            if state.name in names and (self._topic_filter is None or self._topic_filter in state.name)
             for partition in range(state.partitions or 0)
         ]
+
+    async def _describe(self, consumer: AIOKafkaConsumer, key: TopicPartition, first: int, end: int) -> _Partition:
+        partition = _Partition(key, first, end, 0, await self._load_discarded(key, first))
+        return _Partition(key, first, end, await self._load_position(consumer, partition), partition.discarded)
+
+    async def _load_discarded(self, key: TopicPartition, first: int) -> frozenset[tuple[int, int]]:
+        """Return offset and time of the discarded records, and forget those that have expired."""
+        discarded: set[tuple[int, int]] = set()
+        for job, cursor in await self._cursors.find_by_prefix(_discard_prefix(key), limit=MAX_RECORDS):
+            if cursor.logged is not None and cursor.logged[0] >= first:
+                discarded.add(cursor.logged)
+            else:
+                await self._cursors.put(job, BEGINNING)
+        return frozenset(discarded)
+
+    async def _load_position(self, consumer: AIOKafkaConsumer, partition: _Partition) -> int:
+        """Return the replay position, or 0 if it belongs to a log that the broker has lost since."""
+        position = (await self._cursors.get(_replay_job(partition.key))).logged
+        if position is None:
+            committed: int = await consumer.committed(partition.key) or 0
+            return committed if committed <= partition.end else 0
+        offset, at = position
+        if offset > partition.end:
+            return 0
+        async for row in self._read(consumer, partition, max(partition.first, offset - 1), 1, include_discarded=True):
+            return offset if row.offset >= offset or row.at == at else 0
+        return offset
 
     async def _read(
         self,
         consumer: AIOKafkaConsumer,
-        partition: TopicPartition,
+        partition: _Partition,
         start: int,
-        end: int,
-        done: int,
         limit: int,
-    ) -> AsyncIterator[Parked]:
-        left = min(limit, MOST)
-        if left <= 0 or start >= end:
+        include_discarded: bool = False,
+    ) -> AsyncIterator[DeadLetter]:
+        remaining = min(limit, MAX_RECORDS)
+        if remaining <= 0 or start >= partition.end:
             return
-        consumer.seek(partition, start)
-        while left > 0 and start < end:
-            async with asyncio.timeout(DEADLINE):
-                # compacted or expired offsets have no record: the position tells when the end is reached
-                while not (found := await consumer.getmany(partition, timeout_ms=_WAIT_MS, max_records=left)):
-                    if await consumer.position(partition) >= end:
+        consumer.seek(partition.key, start)
+        while True:
+            async with asyncio.timeout(READ_TIMEOUT_SECONDS):
+                # Compacted or expired offsets have no record: the position shows that the end is reached.
+                while not (batch := await consumer.getmany(partition.key, timeout_ms=POLL_MS)):
+                    if await consumer.position(partition.key) >= partition.end:
                         return
-            for record in found[partition]:
-                if record.offset >= end or left <= 0:
+            for record in batch[partition.key]:
+                if record.offset >= partition.end or remaining <= 0:
                     return
-                yield _parked(record, done)
-                start, left = record.offset + 1, left - 1
+                row = _build_dead_letter(record, partition)
+                if include_discarded or not row.discarded:
+                    yield row
+                    remaining -= 1
+            if remaining <= 0 or record.offset + 1 >= partition.end:
+                return
 
 
-def _parked(record: "ConsumerRecord[Any, Any]", done: int) -> Parked:
-    own = [(name, value) for name, value in record.headers if not name.startswith(PREFIX)]
+def _build_dead_letter(record: "ConsumerRecord[Any, Any]", partition: _Partition) -> DeadLetter:
     context = {
-        name.removeprefix(PREFIX): _text(value)
+        name.removeprefix(PREFIX): _decode(value)
         for name, value in record.headers
         if name.startswith(PREFIX) and value is not None
     }
-    return Parked(
-        parking=record.topic,
+    return DeadLetter(
+        dead_letter_topic=record.topic,
         partition=record.partition,
         offset=record.offset,
         at=record.timestamp,
         key=record.key,
         value=record.value,
-        headers=own,
+        headers=[(name, value) for name, value in record.headers if not name.startswith(PREFIX)],
         context=context,
-        replayed=record.offset < done,
+        replayed=record.offset < partition.replayed_until,
+        discarded=(record.offset, record.timestamp) in partition.discarded,
     )
 
 
-def _work(partition: TopicPartition) -> str:
+def _replay_job(partition: TopicPartition) -> str:
     return f"replay {partition.topic}:{partition.partition}"
 
 
-def _text(value: bytes | None) -> str:
+def _discard_prefix(partition: TopicPartition) -> str:
+    return f"discard {partition.topic}:{partition.partition}:"
+
+
+def _decode(value: bytes | None) -> str:
     return (value or b"").decode(errors="replace")

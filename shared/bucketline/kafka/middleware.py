@@ -33,8 +33,8 @@ from bucketline.events.models import Event
 from bucketline.kafka.batch_consumer import Record
 from bucketline.kafka.dead_letters import MAX_ERROR, Parking, Reason
 from bucketline.observability.logging import get_logger
-from bucketline.observability.messaging_spans import processing
 from bucketline.observability.metrics import BATCH_SECONDS, BATCH_SIZE, RECORDS, RETRIES
+from bucketline.observability.tracing import start_consumer_spans
 
 log = get_logger(__name__)
 
@@ -310,7 +310,7 @@ class TracingMiddleware(BaseMiddleware[Any, Any]):
 
     async def consume_scope(self, call_next: Next, msg: Message) -> None:
         topic = msg.raw_message[0].topic
-        with processing(topic, self._groups[topic], await msg.decode() or ()) as traced:
+        with start_consumer_spans(topic, self._groups[topic], await msg.decode() or ()) as traced:
             await call_next(_with_events(msg, traced))
 
 

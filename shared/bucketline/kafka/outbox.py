@@ -18,7 +18,7 @@ from bucketline.errors import BucketlineError, NonRetryableError
 from bucketline.kafka.publisher import Publisher
 from bucketline.observability.logging import get_logger
 from bucketline.observability.metrics import OUTBOX_AGE, SWEPT
-from bucketline.observability.tracing import shared
+from bucketline.observability.tracing import start_shared_span
 from bucketline.periodic import PeriodicTasks
 from bucketline.settings import ReconcileSettings
 
@@ -130,7 +130,7 @@ class Outbox:
 
     async def _publish(self, owed: Sequence[OutboxEntry]) -> None:
         envelopes = [envelope for one in owed for envelope in one.envelopes]
-        with shared(f"publish outbox {self._name}", [envelope.trace for envelope in envelopes]):
+        with start_shared_span(f"publish outbox {self._name}", [envelope.trace for envelope in envelopes]):
             await self._publisher.publish(envelopes)
             await self._store.clear(owed)
 

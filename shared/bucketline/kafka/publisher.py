@@ -15,8 +15,8 @@ from bucketline.errors import DependencyUnavailable, NonRetryableError, Retryabl
 from bucketline.events.cloudevents import CloudEvent
 from bucketline.kafka.client_config import client_options
 from bucketline.observability.logging import get_logger
-from bucketline.observability.messaging_spans import sending
 from bucketline.observability.metrics import PUBLISHED
+from bucketline.observability.tracing import start_producer_spans
 from bucketline.settings import KafkaSettings
 
 log = get_logger(__name__)
@@ -80,7 +80,7 @@ class KafkaPublisher:
 
     async def publish(self, envelopes: Sequence[CloudEvent]) -> None:
         topics = [self._prefix + envelope.topic for envelope in envelopes]
-        with sending(topics, envelopes) as traces:
+        with start_producer_spans(topics, envelopes) as traces:
             await self.publish_raw(
                 (topic, envelope.key.encode(), envelope.data, envelope.headers(trace))
                 for topic, envelope, trace in zip(topics, envelopes, traces, strict=True)

@@ -1,1 +1,1 @@
-"""Traces, metrics, logs and health. Every metric's name is in ``metrics``."""
+"""Traces, metrics, logs and health probes."""

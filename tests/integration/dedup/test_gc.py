@@ -9,7 +9,6 @@ from collections.abc import Collection
 from datetime import datetime, timedelta
 
 import pytest
-import typer
 from pymongo import UpdateOne
 from tests.integration.dedup.conftest import Open
 from tests.integration.dedup.harness import Bench, sha
@@ -18,7 +17,7 @@ from typer.testing import CliRunner
 
 from bucketline.admin.deployment_id import DeploymentOwnership, ForeignBucketError
 from bucketline.admin.gc import GarbageCollector, References
-from bucketline.cli.gc import gc
+from bucketline.cli.gc import app
 from bucketline.db.blobs import Blobs, NewContent, blob_key
 from bucketline.db.documents import Documents
 from bucketline.db.job_cursors import BEGINNING, JobCursors
@@ -109,33 +108,31 @@ async def test_the_command(bench: Bench, stack: LocalStack) -> None:
     obj = await bench.one({"kind": "text", "text": "by command"})
     await age(bench)
     environment = settings_of(bench, stack)
-    app = typer.Typer()
-    app.command()(gc)
 
     async def said(*arguments: str) -> tuple[int, str]:
         result = await asyncio.to_thread(CliRunner(env=environment).invoke, app, list(arguments))
         return result.exit_code, result.stdout
 
-    assert await said("--references", sha(b"by command")) == (0, "1 objects and 0 documents refer to it\n")
+    assert await said("refs", sha(b"by command")) == (0, "1 objects and 0 documents refer to this content\n")
     code, output = await said()
-    assert (code, output.splitlines()[0]) == (0, "0 blobs (0 bytes) removed")
+    assert (code, output.splitlines()[0]) == (0, "0 blobs (0 bytes) deleted")
     await bench.objects.collection.delete_one({"_id": obj["_id"]})
-    assert (await said("--dry-run"))[1].splitlines()[0] == "1 blobs (10 bytes) would be removed"
-    assert (await said())[1].splitlines()[0] == "1 blobs (10 bytes) removed"
+    assert (await said("--dry-run"))[1].splitlines()[0] == "1 blobs (10 bytes) would be deleted"
+    assert (await said())[1].splitlines()[0] == "1 blobs (10 bytes) deleted"
     assert await held(bench) == set()
     assert (await said("--grace-hours", "0.5"))[0] == 2
 
     places = JobCursors(bench.runtime.database)
     await bench.one({"kind": "text", "text": "for a run without time"})
     await age(bench)
-    code, output = await said("--minutes", "0")
+    code, output = await said("--max-minutes", "0")
     assert (code, output.splitlines()[-1]) == (
         0,
-        "stopped before the end; the next run with --minutes goes on from there",
+        "stopped before the end; the next run with --max-minutes continues from there",
     )
     for _ in range(2):
         assert await places.get("gc") != BEGINNING
-        await said("--minutes", "0")
+        await said("--max-minutes", "0")
     assert await places.get("gc") == BEGINNING, "each run goes on from the place where the one before it stopped"
 
 
@@ -187,7 +184,7 @@ async def test_sigterm_ends_a_run_after_its_page_and_the_next_one_goes_on(bench:
         "    for _ in range(10):\n"  # the loop hears of a signal in one of its next rounds
         "        await asyncio.sleep(0)\n"
         "gc.GarbageCollector._page = terminated\n"
-        "app(['gc', '--no-orphans', '--minutes', '10'])\n"
+        "app(['gc', '--no-scan-bucket', '--max-minutes', '10'])\n"
     )
     for left in (1, 0):
         process = await asyncio.create_subprocess_exec(
@@ -279,14 +276,12 @@ async def test_a_bucket_is_one_databases_alone(bench: Bench, stack: LocalStack) 
         assert len(await held(bench)) == 1
 
         environment = {**settings_of(bench, stack), "BUCKETLINE_MONGODB_DATABASE": other._database.name}
-        app = typer.Typer()
-        app.command()(gc)
         for arguments in ([], ["--dry-run"]):
             result = await asyncio.to_thread(CliRunner(env=environment).invoke, app, arguments)
             assert result.exit_code == 1
             assert "belongs to another deployment" in result.stderr
-            assert "--adopt-unknown" in result.stderr
-        result = await asyncio.to_thread(CliRunner(env=environment).invoke, app, ["--adopt-unknown"])
+            assert "--claim-bucket" in result.stderr
+        result = await asyncio.to_thread(CliRunner(env=environment).invoke, app, ["--claim-bucket"])
         assert (result.exit_code, len(await held(bench))) == (0, 1)
         with pytest.raises(ForeignBucketError, match="belongs to another"):
             await collector(bench).run()

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from bucketline.cli import environment
 from bucketline.cli.main import app
-from bucketline.devstack.cache import LOCK, exclusive
+from bucketline.devstack.reservations import LOCK_FILE, hold_lock
 
 VARIABLES = {
     "BUCKETLINE_MONGODB_URL": "mongodb://127.0.0.1:20196/?replicaSet=local&directConnection=true",
@@ -30,8 +30,8 @@ def running(data: Path, port: int, variables: dict[str, str] | None = None) -> I
     """A run that holds the lock of its data folder and has written its env file."""
     folder = data / str(port)
     with (
-        exclusive(folder / LOCK, deadline=0),
-        environment.written(data, folder, VARIABLES if variables is None else variables) as path,
+        hold_lock(folder / LOCK_FILE, timeout=0),
+        environment.write_env_file(data, folder, VARIABLES if variables is None else variables) as path,
     ):
         yield path
 
@@ -44,7 +44,7 @@ def test_env_file_holds_what_shells_and_commands_read_and_only_its_user_may(tmp_
             assert path == tmp_path / "my data" / "8080" / "env"
             assert link.samefile(path)
             assert stat.S_IMODE(path.stat().st_mode) == 0o600
-            assert environment.read(link) == VARIABLES
+            assert environment.read_env_file(link) == VARIABLES
             program = '. "$1" && env -0'
             shell = subprocess.run(["sh", "-c", program, "sh", link], env={}, capture_output=True, check=True)
             seen = dict(entry.split("=", 1) for entry in shell.stdout.decode().split("\0") if entry)
@@ -54,14 +54,14 @@ def test_env_file_holds_what_shells_and_commands_read_and_only_its_user_may(tmp_
 
 
 def test_env_file_is_removed_when_the_run_ends_and_another_run_is_linked(tmp_path: Path) -> None:
-    assert environment.find(tmp_path) is None
+    assert environment.find_env_file(tmp_path) is None
     with running(tmp_path, 8080) as first:
         with running(tmp_path, 9090) as second:
-            assert environment.find(tmp_path) == second, "the run that was started last"
+            assert environment.find_env_file(tmp_path) == second, "the run that was started last"
         assert not second.exists()
-        assert environment.find(tmp_path) == first
-        assert environment.find(tmp_path / "8080") == first
-    assert environment.find(tmp_path) is None
+        assert environment.find_env_file(tmp_path) == first
+        assert environment.find_env_file(tmp_path / "8080") == first
+    assert environment.find_env_file(tmp_path) is None
     assert sorted(path.name for path in tmp_path.rglob("*env*")) == []
 
 
@@ -69,7 +69,7 @@ def test_env_file_of_the_run_that_ends_first_leaves_the_other_one(tmp_path: Path
     with contextlib.ExitStack() as second:
         with running(tmp_path, 8080):
             path = second.enter_context(running(tmp_path, 9090))
-        assert environment.find(tmp_path) == path
+        assert environment.find_env_file(tmp_path) == path
 
 
 def test_env_file_that_a_killed_run_left_behind_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,11 +77,11 @@ def test_env_file_that_a_killed_run_left_behind_is_ignored(tmp_path: Path, monke
         text = path.read_text()
     path.write_text(text)
     (tmp_path / "env").symlink_to("8080/env")
-    assert environment.find(tmp_path) is None
+    assert environment.find_env_file(tmp_path) is None
     monkeypatch.setenv(environment.DATA_VARIABLE, str(tmp_path))
     assert environment.use_running_stack() is None
     with running(tmp_path, 8080) as again:
-        assert environment.find(tmp_path) == again
+        assert environment.find_env_file(tmp_path) == again
 
 
 def test_use_running_stack_sets_only_what_neither_the_environment_nor_dotenv_sets(
@@ -112,5 +112,5 @@ def test_env_command_prints_the_file_of_the_running_stack_or_fails(
         assert (shown.exit_code, shown.stdout) == (0, path.read_text())
     gone = CliRunner().invoke(app, ["env"])
     assert gone.exit_code == 1
-    assert "no local stack runs with its data in .bucketline" in gone.stderr
+    assert "no local stack is running with its data in .bucketline" in gone.stderr
     assert "bucketline up" in gone.stderr

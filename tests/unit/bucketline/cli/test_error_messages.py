@@ -10,8 +10,8 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from pymongo.errors import OperationFailure
 
-from bucketline.cli.client import ApiClient, ApiFailure
-from bucketline.cli.error_messages import explanation
+from bucketline.cli.client import ApiClient, ApiError
+from bucketline.cli.error_messages import explain
 
 NOBODY = {
     "BUCKETLINE_MONGODB_URL": "mongodb://127.0.0.1:1/?directConnection=true",
@@ -29,7 +29,7 @@ WRONG = [
     (
         ["serve", "dedup"],
         {"BUCKETLINE_DEDUP_EXTERNAL_BUCKETS": "{"},
-        "BUCKETLINE_DEDUP_EXTERNAL_BUCKETS is not JSON",
+        "BUCKETLINE_DEDUP_EXTERNAL_BUCKETS is not valid JSON",
         1,
     ),
     (
@@ -38,16 +38,16 @@ WRONG = [
         "BUCKETLINE_KAFKA_BOOTSTRAP_SERVERS=kafka:abc",
         1,
     ),
-    (["topics", "check"], {}, "Kafka does not answer", 1),
+    (["topics", "check"], {}, "Kafka did not answer", 1),
     (["indexes"], {"BUCKETLINE_MONGODB_URL": "mongodb://u:secr@et@host:1/"}, "BUCKETLINE_MONGODB_URL", 1),
     (["indexes"], {"BUCKETLINE_MONGODB_URL": "mongodb://u:s/ecret@host:1/"}, "BUCKETLINE_MONGODB_URL", 1),
     (["indexes"], {"BUCKETLINE_MONGODB_DATABASE": "a b"}, "BUCKETLINE_MONGODB_DATABASE=a b", 1),
     (["indexes"], {}, "MongoDB did not answer", 1),
-    (["parked", "replay", "bucketline.objects.v1.parked.dedup:0:0"], {}, "did not answer", 1),
-    (["push", __file__, "--key", "k", "--url", "nonsense"], {}, "--url", 2),
-    (["push", __file__, "--key", "k", "--url", "http://127.0.0.1:1"], {}, "does not answer", 1),
-    (["keys", "create", "k", "--expires", "9999999d"], {}, "calendar", 2),
-    (["replay", "--bucket", "b", "--since", "1h", "--after", "99999999999999999:o"], {}, "is not a place", 2),
+    (["dlq", "replay", "bucketline.objects.v1.parked.dedup:0:0"], {}, "did not answer", 1),
+    (["upload", __file__, "--key", "k", "--url", "nonsense"], {}, "--url", 2),
+    (["push", __file__, "--key", "k", "--url", "http://127.0.0.1:1"], {}, "did not answer", 1),
+    (["keys", "create", "k", "--expires", "9999999d"], {}, "after the year 9999", 2),
+    (["events", "replay", "--bucket", "b", "--since", "1h", "--after", "99999999999999999:o"], {}, "is not a place", 2),
 ]
 
 
@@ -80,7 +80,7 @@ def test_a_mistake_is_told_in_a_line(
 def test_a_missing_file_with_certificates_is_named(tmp_path: Path) -> None:
     environment = {"BUCKETLINE_KAFKA_SECURITY_PROTOCOL": "SSL", "BUCKETLINE_KAFKA_SSL_CAFILE": "/nowhere/ca.crt"}
     code, err = told(["topics", "check"], environment, tmp_path)
-    assert (code, "does not answer" in err) == (1, False)
+    assert (code, "did not answer" in err) == (1, False)
     assert "BUCKETLINE_KAFKA_SSL_CAFILE=/nowhere/ca.crt: No such file" in err
 
 
@@ -91,28 +91,28 @@ async def test_a_page_of_a_proxy_is_not_taken_for_an_answer() -> None:
     app = web.Application()
     app.router.add_post("/v1/namespaces", answer)
     async with TestServer(app) as server, ApiClient(str(server.make_url("/")), "k") as client:
-        with pytest.raises(ApiFailure, match=r"502: .* does not answer as the API"):
+        with pytest.raises(ApiError, match=r"502: .* did not return JSON; is it the API"):
             await client.post("/v1/namespaces", {})
 
 
 def test_what_mongodb_refuses_is_told_without_its_whole_answer() -> None:
     error = OperationFailure("Authentication failed., full error: {'ok': 0.0, 'code': 18}", 18)
-    found = explanation(error)
+    found = explain(error)
     assert found is not None
-    assert found.message == "MongoDB refuses: Authentication failed."
+    assert found.message == "MongoDB refused: Authentication failed."
     assert found.advice
 
 
 @pytest.mark.parametrize("error", [ValueError("ours"), BrokenPipeError(), KeyError("ours")])
 def test_a_fault_of_our_own_keeps_its_traceback(error: Exception) -> None:
-    assert explanation(error) is None
+    assert explain(error) is None
 
 
 def test_what_is_secret_is_not_shown(tmp_path: Path) -> None:
     code, err = told(
         ["serve", "dedup"], {"BUCKETLINE_DEDUP_EXTERNAL_BUCKETS": '[{"secret_key": ["s3cret"]}]'}, tmp_path
     )
-    assert (code, "BUCKETLINE_DEDUP_EXTERNAL_BUCKETS will not do" in err, "s3cret" in err) == (1, True, False), err
+    assert (code, "invalid BUCKETLINE_DEDUP_EXTERNAL_BUCKETS" in err, "s3cret" in err) == (1, True, False), err
 
 
 def test_the_doctor_names_a_url_that_is_none_without_its_password(tmp_path: Path) -> None:

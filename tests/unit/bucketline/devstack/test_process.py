@@ -10,8 +10,8 @@ from signal import SIGKILL
 
 import pytest
 
-from bucketline.devstack.exec_with_parent import ENOUGH_FILES
-from bucketline.devstack.process import LINE_LIMIT, TAIL_LINES, ManagedProcess
+from bucketline.devstack.exec_with_parent import MAX_OPEN_FILES
+from bucketline.devstack.process import MAX_LINE_BYTES, MAX_TAIL_LINES, ManagedProcess
 from bucketline.errors import LocalStackError
 
 DEADLINE = 20.0
@@ -22,7 +22,7 @@ HAS_A_CHILD = "import subprocess, sys\nprint(subprocess.Popen(['sleep', '600']).
 
 
 class Output(list[str]):
-    """Lines as they come, and the wait for one."""
+    """Collects lines of output."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ Make = Callable[..., tuple[ManagedProcess, Output]]
 
 @pytest.fixture
 async def run() -> AsyncIterator[Make]:
-    """Makes processes out of Python source, and ends what a test leaves behind."""
+    """Return a function that creates a process from Python source; kill the processes after the test."""
     made: list[ManagedProcess] = []
 
     def make(source: str, **options: object) -> tuple[ManagedProcess, Output]:
@@ -63,7 +63,7 @@ linux_only = pytest.mark.skipif(sys.platform != "linux", reason="waits with pidf
 
 
 def gone(pid: int) -> bool:
-    """Waits for the end of a process that is not our child, whether it is collected or not."""
+    """Return whether a process that is not a child of this one ends in time."""
     try:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -78,35 +78,35 @@ async def never() -> bool:
     return False
 
 
-async def test_output_comes_line_by_line_and_the_code_is_returned(run: Make) -> None:
+async def test_process_output_arrives_line_by_line_and_wait_returns_the_code(run: Make) -> None:
     process, output = run("import sys\nprint('one')\nsys.stderr.write('two\\nthree')\nsys.exit(3)")
     await process.start()
-    assert await process.wait(deadline=DEADLINE) == 3
+    assert await process.wait(timeout=DEADLINE) == 3
     assert sorted(output) == ["one", "three", "two"]
     assert process.pid is None
 
 
-async def test_a_line_without_end_is_cut_into_pieces(run: Make) -> None:
-    process, output = run(f"print('x' * {LINE_LIMIT * 3})")
+async def test_process_output_without_newlines_is_split(run: Make) -> None:
+    process, output = run(f"print('x' * {MAX_LINE_BYTES * 3})")
     await process.start()
-    await process.wait(deadline=DEADLINE)
-    assert "".join(output) == "x" * (LINE_LIMIT * 3)
-    assert max(map(len, output)) <= LINE_LIMIT * 2
+    await process.wait(timeout=DEADLINE)
+    assert "".join(output) == "x" * (MAX_LINE_BYTES * 3)
+    assert max(map(len, output)) <= MAX_LINE_BYTES * 2
 
 
-async def test_environment_is_only_what_was_given(run: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_process_environment_is_inherited_only_on_request(run: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BUCKETLINE_OURS", "1")
     source = "import os\nprint(os.environ.get('BUCKETLINE_OURS'), os.environ.get('GIVEN'))"
     clean, clean_output = run(source, environment={"GIVEN": "2"})
-    heir, heir_output = run(source, environment={"GIVEN": "2"}, inherit=True)
+    heir, heir_output = run(source, environment={"GIVEN": "2"}, inherit_environment=True)
     for process in (clean, heir):
         await process.start()
-        await process.wait(deadline=DEADLINE)
+        await process.wait(timeout=DEADLINE)
     assert clean_output == ["None 2"]
     assert heir_output == ["1 2"]
 
 
-async def test_a_low_limit_of_open_files_is_raised_for_it(run: Make) -> None:
+async def test_process_with_a_low_limit_of_open_files_gets_a_higher_one(run: Make) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     process, output = run("import resource\nprint(*resource.getrlimit(resource.RLIMIT_NOFILE))")
     resource.setrlimit(resource.RLIMIT_NOFILE, (2000, hard))
@@ -114,62 +114,62 @@ async def test_a_low_limit_of_open_files_is_raised_for_it(run: Make) -> None:
         await process.start()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    await process.wait(deadline=DEADLINE)
-    assert output == [f"{min(hard, ENOUGH_FILES)} {hard}"]
+    await process.wait(timeout=DEADLINE)
+    assert output == [f"{min(hard, MAX_OPEN_FILES)} {hard}"]
 
 
-async def test_log_of_the_run_before_is_kept(run: Make, tmp_path: Path) -> None:
+async def test_process_log_of_the_previous_run_is_kept(run: Make, tmp_path: Path) -> None:
     log = tmp_path / "logs" / "script.log"
     process, _ = run("import os\nprint('pid', os.getpid())", log_file=log)
     for _ in range(2):
         await process.start()
-        await process.wait(deadline=DEADLINE)
+        await process.wait(timeout=DEADLINE)
     now, before = log.read_text(), (tmp_path / "logs" / "script.log.1").read_text()
     assert now.startswith("pid ")
     assert before.startswith("pid ")
     assert now != before
 
 
-async def test_an_early_end_is_noticed_at_once_and_explained(run: Make, tmp_path: Path) -> None:
+async def test_wait_ready_with_a_process_that_ends_fails_with_its_output(run: Make, tmp_path: Path) -> None:
     process, _ = run(
         "import sys\nprint(*range(100), sep='\\n')\nsys.exit('no such disk')", log_file=tmp_path / "script.log"
     )
     await process.start()
     with pytest.raises(LocalStackError, match="script ended with code 1") as caught:
-        await process.ready(never, idle_deadline=DEADLINE)
+        await process.wait_ready(never, idle_timeout=DEADLINE)
     assert caught.value.message.endswith("99\nno such disk")
-    assert len(caught.value.message.splitlines()) == TAIL_LINES + 1
+    assert len(caught.value.message.splitlines()) == MAX_TAIL_LINES + 1
 
 
-async def test_ready_with_an_idle_process_fails_after_the_idle_deadline(run: Make) -> None:
+async def test_wait_ready_with_an_idle_process_fails_after_the_idle_timeout(run: Make) -> None:
     process, output = run(WAITS_FOREVER)
     await process.start()
     await output.first()
-    with pytest.raises(LocalStackError, match=r"script was not ready after \d s, the last \d of them without work"):
-        await process.ready(never, idle_deadline=0.1)
+    with pytest.raises(LocalStackError, match=r"script was not ready after \d s and has been idle for \d s"):
+        await process.wait_ready(never, idle_timeout=0.1)
     assert process.running
 
 
-async def test_ready_with_a_working_process_has_no_deadline(run: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bucketline.devstack.process.WORKING_CPU_SECONDS", 0.01)
+async def test_wait_ready_with_a_working_process_has_no_limit(run: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bucketline.devstack.process.MIN_CPU_SECONDS", 0.01)
     process, output = run("import time\nwhile time.process_time() < 1.5: pass\nprint('worked')\n" + WAITS_FOREVER)
     await process.start()
 
     async def worked() -> bool:
         return "worked" in output
 
-    await process.ready(worked, idle_deadline=0.5)
+    await process.wait_ready(worked, idle_timeout=0.5)
 
 
-async def test_a_command_that_does_not_exist_is_named() -> None:
+async def test_process_with_a_missing_command_names_it() -> None:
     process = ManagedProcess("ghost", ["/nonexistent/program"])
     await process.start()
     with pytest.raises(LocalStackError, match="cannot run /nonexistent/program: No such file"):
-        await process.ready(never, idle_deadline=DEADLINE)
+        await process.wait_ready(never, idle_timeout=DEADLINE)
     assert process.returncode == 127
 
 
-async def test_stop_lets_it_end_in_order(run: Make) -> None:
+async def test_stop_lets_the_process_end_in_order(run: Make) -> None:
     process, output = run(
         "import signal, sys\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(print('bye')))\n" + WAITS_FOREVER
     )
@@ -180,18 +180,18 @@ async def test_stop_lets_it_end_in_order(run: Make) -> None:
     assert await process.stop() == 0
 
 
-async def test_stop_uses_force_after_the_deadline(run: Make) -> None:
-    process, output = run(IGNORES_SIGTERM, stop_deadline=0.1)
+async def test_stop_kills_the_process_after_the_timeout(run: Make) -> None:
+    process, output = run(IGNORES_SIGTERM, stop_timeout=0.1)
     await process.start()
     await output.first()
     assert await process.stop() == -SIGKILL
 
 
-async def test_it_can_be_started_again_but_not_twice(run: Make) -> None:
+async def test_process_can_be_started_again_but_not_twice(run: Make) -> None:
     process, output = run(WAITS_FOREVER)
     await process.start()
     await output.first()
-    with pytest.raises(LocalStackError, match="runs already"):
+    with pytest.raises(LocalStackError, match="already running"):
         await process.start()
     first = process.pid
     await process.kill()
@@ -202,20 +202,20 @@ async def test_it_can_be_started_again_but_not_twice(run: Make) -> None:
 
 @linux_only
 @pytest.mark.parametrize("ending", ["", "import os\nos.kill(os.getpid(), 9)\n"])
-async def test_what_it_leaves_behind_is_killed(run: Make, ending: str) -> None:
+async def test_process_that_ends_has_its_group_killed(run: Make, ending: str) -> None:
     process, output = run(HAS_A_CHILD + ending)
     await process.start()
-    await process.wait(deadline=DEADLINE)
+    await process.wait(timeout=DEADLINE)
     assert gone(int(output[0]))
 
 
 PARENT = """
 import asyncio, sys
-from bucketline.devstack.exec_with_parent import ENOUGH_FILES
+from bucketline.devstack.exec_with_parent import MAX_OPEN_FILES
 from bucketline.devstack.process import ManagedProcess
 
 async def main():
-    child = ManagedProcess("child", ["sleep", "600"], mechanism=sys.argv[1], on_line=print)
+    child = ManagedProcess("child", ["sleep", "600"], parent_watch=sys.argv[1], on_line=print)
     await child.start()
     while open(f"/proc/{child.pid}/comm").read() != "sleep\\n":
         await asyncio.sleep(0.01)
@@ -228,7 +228,7 @@ asyncio.run(main())
 
 @linux_only
 @pytest.mark.parametrize("mechanism", ["kernel", "watch"])
-def test_no_child_is_left_when_the_parent_is_killed(mechanism: str) -> None:
+def test_process_is_killed_when_its_parent_is_killed(mechanism: str) -> None:
     with subprocess.Popen([sys.executable, "-c", PARENT, mechanism], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         child = int(parent.stdout.readline())

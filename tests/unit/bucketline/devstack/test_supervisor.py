@@ -9,10 +9,10 @@ from typing import TypeVar
 import psutil
 import pytest
 
-from bucketline.devstack import ports
 from bucketline.devstack import process as process_module
 from bucketline.devstack import supervisor as supervisor_module
-from bucketline.devstack.service_specs import (
+from bucketline.devstack.reservations import LOOPBACK, reserve_port, reserve_ports
+from bucketline.devstack.supervisor import (
     Event,
     Exited,
     Ready,
@@ -20,15 +20,14 @@ from bucketline.devstack.service_specs import (
     RestartPolicy,
     RestartsExhausted,
     Service,
-    Started,
+    Supervisor,
     Waiting,
     bucketline_services,
 )
-from bucketline.devstack.supervisor import Supervisor
 from bucketline.errors import LocalStackError
 
 DEADLINE = 20.0
-IMPATIENT = RestartPolicy(first_delay=0.01, longest_delay=0.02, idle_deadline=DEADLINE, attempts=3)
+QUICK_RESTARTS = RestartPolicy(first_delay=0.01, longest_delay=0.02, idle_timeout=DEADLINE, start_attempts=3)
 
 SERVES = """
 import http.server, os, signal, sys
@@ -49,7 +48,7 @@ E = TypeVar("E", bound=Event)
 
 
 class Watcher:
-    """What a supervisor told, and the wait for it."""
+    """Collects what a supervisor reports."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
@@ -78,17 +77,17 @@ def service(name: str, source: str, **options: object) -> Service:
     return Service(name, (sys.executable, "-IS", "-c", source), **options)  # type: ignore[arg-type]
 
 
-def supervise(watcher: Watcher, *services: Service, stop_deadline: float = 15.0) -> Supervisor:
+def supervise(watcher: Watcher, *services: Service, stop_timeout: float = 15.0) -> Supervisor:
     return Supervisor(
         services,
         on_line=watcher.on_line,
         on_event=watcher.on_event,
-        patience=IMPATIENT,
-        stop_deadline=stop_deadline,
+        policy=QUICK_RESTARTS,
+        stop_timeout=stop_timeout,
     )
 
 
-async def test_services_are_ready_inside_and_gone_after() -> None:
+async def test_supervisor_services_are_ready_inside_and_gone_afterwards() -> None:
     watcher = Watcher()
     services = [service("one", SERVES, environment={"GREETING": "moin"}), service("two", SERVES, replicas=2)]
     async with supervise(watcher, *services) as supervisor:
@@ -104,7 +103,7 @@ async def test_services_are_ready_inside_and_gone_after() -> None:
     assert not any(isinstance(event, Restarting) for event in watcher.events)
 
 
-async def test_a_killed_service_is_started_again_on_its_port() -> None:
+async def test_kill_service_is_restarted_on_its_port() -> None:
     watcher = Watcher()
     async with supervise(watcher, service("one", SERVES)) as supervisor:
         before, url = supervisor.pids()["one"], supervisor.url("one")
@@ -112,24 +111,22 @@ async def test_a_killed_service_is_started_again_on_its_port() -> None:
         await watcher.until(lambda: len(watcher.of(Ready, "one")) == 2)
         assert supervisor.pids()["one"] != before
         assert supervisor.url("one") == url
-    first, second = watcher.of(Started, "one")
-    assert first.port == second.port
-    told = [type(event) for event in watcher.events]
-    assert told == [Started, Ready, Exited, Restarting, Started, Ready, Exited]
+    event_types = [type(event) for event in watcher.events]
+    assert event_types == [Ready, Exited, Restarting, Ready, Exited]
     assert watcher.of(Exited, "one")[0].code == -SIGKILL
 
 
-async def test_killing_a_service_kills_all_its_replicas_and_nothing_else() -> None:
+async def test_kill_service_with_replicas_kills_all_of_them_only() -> None:
     watcher = Watcher()
     async with supervise(watcher, service("one", SERVES, replicas=2), service("two", SERVES)) as supervisor:
         await supervisor.kill("one")
         await watcher.until(lambda: all(len(watcher.of(Ready, name)) == 2 for name in supervisor.names("one")))
-        assert len(watcher.of(Started, "two")) == 1
-        with pytest.raises(LocalStackError, match="no service three"):
+        assert len(watcher.of(Ready, "two")) == 1
+        with pytest.raises(LocalStackError, match="there is no service three"):
             await supervisor.kill("three")
 
 
-async def test_terminate_ends_in_order_and_starts_again_without_a_delay() -> None:
+async def test_terminate_restarts_the_service_without_a_delay() -> None:
     watcher = Watcher()
     async with supervise(watcher, service("one", SERVES)) as supervisor:
         await supervisor.terminate("one")
@@ -138,10 +135,10 @@ async def test_terminate_ends_in_order_and_starts_again_without_a_delay() -> Non
     assert watcher.of(Restarting, "one") == []
 
 
-async def test_a_service_that_keeps_crashing_is_given_up_with_its_last_words() -> None:
+async def test_start_with_a_service_that_keeps_crashing_fails_with_its_output() -> None:
     watcher = Watcher()
     supervisor = supervise(watcher, service("good", SERVES), service("bad", CRASHES))
-    with pytest.raises(LocalStackError, match=r"bad ended 3 times in a row, last with code 1") as caught:
+    with pytest.raises(LocalStackError, match=r"bad did not start in 3 attempts: bad ended with code 1") as caught:
         async with supervisor:
             pytest.fail("started")
     assert "no configuration" in caught.value.message
@@ -151,10 +148,10 @@ async def test_a_service_that_keeps_crashing_is_given_up_with_its_last_words() -
     assert supervisor.pids() == {}
 
 
-async def test_a_crash_after_a_steady_time_starts_the_count_anew() -> None:
+async def test_restart_after_a_steady_time_resets_the_failures() -> None:
     watcher = Watcher()
-    patience = RestartPolicy(first_delay=0.01, steady_after=0.0, attempts=2)
-    supervisor = Supervisor([service("one", SERVES)], on_event=watcher.on_event, patience=patience)
+    policy = RestartPolicy(first_delay=0.01, steady_after=0.0, start_attempts=2)
+    supervisor = Supervisor([service("one", SERVES)], on_event=watcher.on_event, policy=policy)
     async with supervisor:
         for times in (2, 3, 4):
             await supervisor.kill("one")
@@ -162,15 +159,15 @@ async def test_a_crash_after_a_steady_time_starts_the_count_anew() -> None:
     assert watcher.of(RestartsExhausted, "one") == []
 
 
-async def test_a_service_that_is_never_ready_is_killed_and_counts_as_crashed() -> None:
+async def test_start_with_a_service_that_is_never_ready_fails() -> None:
     watcher = Watcher()
-    patience = RestartPolicy(idle_deadline=0.2, first_delay=0.01, attempts=2)
+    policy = RestartPolicy(idle_timeout=0.2, first_delay=0.01, start_attempts=2)
     not_ready = service("mute", "import signal\nsignal.pause()\n")
-    supervisor = Supervisor([not_ready], on_event=watcher.on_event, patience=patience)
+    supervisor = Supervisor([not_ready], on_event=watcher.on_event, policy=policy)
     await supervisor.start()
-    with pytest.raises(LocalStackError, match="mute ended 2 times"):
+    with pytest.raises(LocalStackError, match="mute did not start in 2 attempts: mute was not ready"):
         async with asyncio.timeout(DEADLINE):
-            await supervisor.ready()
+            await supervisor.wait_ready()
     await supervisor.stop()
     assert [event.code for event in watcher.of(Exited, "mute")] == [-SIGKILL, -SIGKILL]
 
@@ -185,38 +182,38 @@ while time.process_time() < end: pass
 )
 
 
-async def test_a_service_that_works_longer_than_the_idle_deadline_is_waited_for(
+async def test_start_with_a_working_service_has_no_limit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(supervisor_module, "WAITING_INTERVAL", 0.2)
-    monkeypatch.setattr(process_module, "WORKING_CPU_SECONDS", 0.01)
+    monkeypatch.setattr(supervisor_module, "WAITING_INTERVAL_SECONDS", 0.2)
+    monkeypatch.setattr(process_module, "MIN_CPU_SECONDS", 0.01)
     watcher = Watcher()
-    patience = RestartPolicy(idle_deadline=1.0, first_delay=0.01, attempts=1)
+    policy = RestartPolicy(idle_timeout=1.0, first_delay=0.01, start_attempts=1)
     slow = service("slow", SLOW, environment={"WORK": "2"})
     quick = service("quick", SERVES)
-    async with Supervisor([slow, quick], on_event=watcher.on_event, patience=patience):
-        assert len(watcher.of(Started, "slow")) == 1
+    async with Supervisor([slow, quick], on_event=watcher.on_event, policy=policy):
+        assert watcher.of(Exited, "slow") == []
     waits = [event for event in watcher.events if isinstance(event, Waiting)]
     assert len(waits) >= 4
     assert waits[-1].instances == ("slow",)
     assert waits[-1].seconds > waits[0].seconds > 0
 
 
-async def test_a_service_that_was_ready_once_is_restarted_without_a_limit(tmp_path: Path) -> None:
+async def test_restart_of_a_service_that_was_ready_has_no_limit(tmp_path: Path) -> None:
     ill = tmp_path / "ill"
     crashes_when_ill = f"import os, sys\nif os.path.exists({str(ill)!r}): sys.exit('ill')\n{SERVES}"
     watcher = Watcher()
     async with supervise(watcher, service("one", crashes_when_ill)) as supervisor:
         ill.touch()
         await supervisor.kill("one")
-        await watcher.until(lambda: len(watcher.of(Exited, "one")) > 3 * IMPATIENT.attempts)
-        assert max(event.delay for event in watcher.of(Restarting, "one")) == IMPATIENT.longest_delay
+        await watcher.until(lambda: len(watcher.of(Exited, "one")) > 3 * QUICK_RESTARTS.start_attempts)
+        assert max(event.delay for event in watcher.of(Restarting, "one")) == QUICK_RESTARTS.longest_delay
         ill.unlink()
         await watcher.until(lambda: len(watcher.of(Ready, "one")) == 2)
     assert watcher.of(RestartsExhausted, "one") == []
 
 
-async def test_a_service_whose_program_is_gone_for_a_while_comes_back(tmp_path: Path) -> None:
+async def test_restart_with_a_missing_program_is_retried_until_it_is_back(tmp_path: Path) -> None:
     program, away = tmp_path / "program", tmp_path / "away"
     program.write_text(f"#!{sys.executable} -IS\n{SERVES}")
     program.chmod(0o755)
@@ -224,15 +221,15 @@ async def test_a_service_whose_program_is_gone_for_a_while_comes_back(tmp_path: 
     async with supervise(watcher, Service("one", (str(program),))) as supervisor:
         program.rename(away)
         await supervisor.kill("one")
-        await watcher.until(lambda: len(watcher.of(Exited, "one")) > 2 * IMPATIENT.attempts)
+        await watcher.until(lambda: len(watcher.of(Exited, "one")) > 2 * QUICK_RESTARTS.start_attempts)
         away.rename(program)
         await watcher.until(lambda: len(watcher.of(Ready, "one")) == 2)
 
 
-async def test_stop_uses_force_in_time_for_a_service_that_ignores_it() -> None:
+async def test_stop_kills_services_that_ignore_sigterm_in_time() -> None:
     watcher = Watcher()
     loop = asyncio.get_running_loop()
-    supervisor = supervise(watcher, *(service(name, DEAF) for name in "abc"), stop_deadline=3.0)
+    supervisor = supervise(watcher, *(service(name, DEAF) for name in "abc"), stop_timeout=3.0)
     async with supervisor:
         began = loop.time()
     assert loop.time() - began < 8.5, "one after the other they would take nine seconds"
@@ -240,42 +237,42 @@ async def test_stop_uses_force_in_time_for_a_service_that_ignores_it() -> None:
     await supervisor.stop()
 
 
-async def test_a_service_may_have_the_port_it_asks_for_and_gives_it_back() -> None:
-    lease = ports.reserve(1)
+async def test_service_with_a_port_gets_it_and_releases_it() -> None:
+    lease = reserve_ports(1)
     (port,) = lease.ports
     lease.release()
     async with supervise(Watcher(), service("one", SERVES, port=port)) as supervisor:
         assert supervisor.url("one") == f"http://127.0.0.1:{port}"
-    ports.claim(port).release()
+    reserve_port(port).release()
 
 
-async def test_a_port_that_the_caller_has_claimed_is_used_and_stays_claimed() -> None:
-    lease = ports.reserve(1)
+async def test_service_with_a_port_reserved_by_the_caller_uses_it() -> None:
+    lease = reserve_ports(1)
     (port,) = lease.ports
     one = service("one", SERVES, port=port)
-    async with Supervisor([one], patience=IMPATIENT, claimed=lease) as supervisor:
+    async with Supervisor([one], policy=QUICK_RESTARTS, reserved=lease) as supervisor:
         assert supervisor.url("one") == f"http://127.0.0.1:{port}"
     with pytest.raises(LocalStackError, match=f"port {port} .* a local stack that is starting or stopping"):
-        ports.claim(port)
+        reserve_port(port)
     lease.release()
 
 
-async def test_a_port_that_is_taken_starts_nothing() -> None:
-    with socket.create_server((ports.LOOPBACK, 0)) as listener:
+async def test_start_with_a_port_in_use_starts_nothing() -> None:
+    with socket.create_server((LOOPBACK, 0)) as listener:
         watcher = Watcher()
         taken = service("two", SERVES, port=listener.getsockname()[1])
-        with pytest.raises(LocalStackError, match="is taken"):
+        with pytest.raises(LocalStackError, match="is in use"):
             async with supervise(watcher, service("one", SERVES), taken):
                 pytest.fail("started")
     assert watcher.events == []
 
 
-def test_delays_grow_to_a_limit() -> None:
-    patience = RestartPolicy(first_delay=0.5, longest_delay=10.0)
-    assert [patience.delay(failures) for failures in (1, 2, 3, 6, 7, 10_000)] == [0.5, 1.0, 2.0, 10.0, 10.0, 10.0]
+def test_restart_delay_grows_to_the_limit() -> None:
+    policy = RestartPolicy(first_delay=0.5, longest_delay=10.0)
+    assert [policy.delay(failures) for failures in (1, 2, 3, 6, 7, 10_000)] == [0.5, 1.0, 2.0, 10.0, 10.0, 10.0]
 
 
-def test_the_four_services_are_run_with_what_they_share() -> None:
+def test_bucketline_services_share_the_environment() -> None:
     shared = {"BUCKETLINE_MONGODB_URL": "mongodb://there"}
     services = bucketline_services(shared, replicas={"processor": 2}, ports={"ingest-api": 8080})
     assert [each.name for each in services] == ["ingest-api", "dedup", "batcher", "processor"]

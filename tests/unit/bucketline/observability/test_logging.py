@@ -8,8 +8,7 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from bucketline.observability.logging import get_logger, setup_logging
-from bucketline.observability.logging_filters import EVERY_SECONDS, Repeats
+from bucketline.observability.logging import REPEAT_INTERVAL_SECONDS, RepeatFilter, get_logger, setup_logging
 from bucketline.observability.tracing import current_trace_id, start_span
 from bucketline.settings import ObservabilitySettings
 
@@ -44,7 +43,7 @@ def test_a_line_carries_service_trace_and_what_was_bound(stream: io.StringIO) ->
     assert str(line["timestamp"]).endswith("Z")
 
 
-def test_an_exception_is_one_line(stream: io.StringIO) -> None:
+def test_json_log_of_an_exception_is_one_line(stream: io.StringIO) -> None:
     setup_logging(ObservabilitySettings(log_format="json"), "dedup", stream)
     try:
         raise ValueError("no")
@@ -59,7 +58,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_by_default_a_terminal_gets_lines_for_people_and_everything_else_json(
+def test_log_format_auto_is_readable_on_a_terminal_and_json_elsewhere(
     stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("BUCKETLINE_LOG_FORMAT", raising=False)
@@ -74,7 +73,7 @@ def test_by_default_a_terminal_gets_lines_for_people_and_everything_else_json(
     assert logs_of(stream)[0]["event"] == "running"
 
 
-def test_a_terminal_gets_a_readable_line(stream: io.StringIO) -> None:
+def test_console_log_is_a_readable_line(stream: io.StringIO) -> None:
     setup_logging(ObservabilitySettings(log_format="console"), "dedup", stream)
     with start_span("x"):
         get_logger("test").warning("source away", object_id="obj_1")
@@ -84,7 +83,7 @@ def test_a_terminal_gets_a_readable_line(stream: io.StringIO) -> None:
     assert not line.startswith("{")
 
 
-def test_a_server_that_starts_says_nothing_and_one_that_does_not_start_says_why(stream: io.StringIO) -> None:
+def test_uvicorn_logs_errors_only(stream: io.StringIO) -> None:
     setup_logging(ObservabilitySettings(log_format="json"), "dedup", stream)
     logging.getLogger("uvicorn.error").info("Waiting for application startup.")
     logging.getLogger("uvicorn.error").error("Application startup failed. Exiting.")
@@ -95,20 +94,20 @@ def record(name: str, message: str, *args: object) -> logging.LogRecord:
     return logging.LogRecord(name, logging.ERROR, __file__, 1, message, args, None)
 
 
-def test_a_client_that_reconnects_is_heard_once_in_a_while_with_a_count() -> None:
+def test_repeat_filter_passes_one_message_per_interval_with_a_count() -> None:
     now = 1000.0
-    repeats = Repeats(lambda: now)
+    repeats = RepeatFilter(lambda: now)
     first = record("aiokafka.client", "no connection to %s", "a:1")
     assert repeats.filter(first)
     assert first.levelname == "WARNING"
     assert [repeats.filter(record("aiokafka.client", "no connection to %s", "a:1")) for _ in range(5)] == [False] * 5
     assert repeats.filter(record("aiokafka.client", "another thing"))
-    now += EVERY_SECONDS
+    now += REPEAT_INTERVAL_SECONDS
     later = record("aiokafka.client", "no connection to %s", "b:2")
     assert repeats.filter(later)
     assert later.getMessage() == "no connection to b:2 (5 more like this before)"
 
 
-def test_our_own_errors_are_never_held_back() -> None:
-    repeats = Repeats(lambda: 0.0)
+def test_repeat_filter_passes_all_messages_of_bucketline() -> None:
+    repeats = RepeatFilter(lambda: 0.0)
     assert all(repeats.filter(record("bucketline.kafka.middleware", "record dead")) for _ in range(5))

@@ -1,4 +1,4 @@
-"""Spans where somebody records them; ids, and nothing else, where nobody does."""
+"""Spans with an exporter, and trace ids without one."""
 
 import asyncio
 import socket
@@ -17,18 +17,23 @@ from tests.unit.bucketline.kafka.fakes import AT, deleted
 from bucketline.db.bulk_writer import BulkWriter
 from bucketline.events.cloudevents import ReceivedEvent, wrap
 from bucketline.observability import tracing
-from bucketline.observability.client_spans import mongodb_call, s3_call
-from bucketline.observability.messaging_spans import processing, sending
 from bucketline.observability.tracing import (
     MAX_LINKS,
+    Scope,
     current_trace,
     current_trace_id,
+    is_same_trace,
     is_sampled,
-    record_with,
-    same_trace,
+    record_response,
     setup_tracing,
-    shared,
+    start_consumer_spans,
+    start_mongodb_span,
+    start_producer_spans,
+    start_s3_span,
+    start_server_span,
+    start_shared_span,
     start_span,
+    use_tracer_provider,
 )
 from bucketline.settings import ObservabilitySettings
 
@@ -43,9 +48,9 @@ def spans() -> Iterator[InMemorySpanExporter]:
     exporter = InMemorySpanExporter()
     provider = TracerProvider(sampler=ParentBased(TraceIdRatioBased(1.0)))
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    record_with(provider)
+    use_tracer_provider(provider)
     yield exporter
-    record_with(None)
+    use_tracer_provider(None)
 
 
 def named(exporter: InMemorySpanExporter, name: str) -> ReadableSpan:
@@ -62,7 +67,7 @@ def links_of(found: ReadableSpan) -> set[str]:
     return {format_trace_id(link.context.trace_id) for link in found.links}
 
 
-def test_where_nothing_is_recorded_there_is_still_a_trace_id() -> None:
+def test_start_span_without_an_exporter_has_a_trace_id() -> None:
     assert current_trace_id() is None
     with start_span("request") as opened:
         first = current_trace_id()
@@ -74,7 +79,7 @@ def test_where_nothing_is_recorded_there_is_still_a_trace_id() -> None:
         assert current_trace_id() != first
 
 
-def test_a_callers_trace_is_handed_on_untouched_where_nothing_is_recorded() -> None:
+def test_start_span_without_an_exporter_keeps_the_trace_of_the_caller() -> None:
     given = {**headers(7), "tracestate": "vendor=1"}
     with start_span("request", parent=given):
         assert current_trace() == given
@@ -82,22 +87,22 @@ def test_a_callers_trace_is_handed_on_untouched_where_nothing_is_recorded() -> N
         assert current_trace_id() is not None
 
 
-def test_stores_are_called_without_a_span_outside_of_a_recorded_trace(spans: InMemorySpanExporter) -> None:
-    with mongodb_call("db", "objects", "find"), s3_call("PutObject", "b", "k"):
+def test_client_spans_outside_of_a_recorded_trace_are_not_created(spans: InMemorySpanExporter) -> None:
+    with start_mongodb_span("db", "objects", "find"), start_s3_span("PutObject", "b", "k"):
         pass
-    with start_span("unsampled", parent=headers(1, "00")), mongodb_call("db", "objects", "find"):
+    with start_span("unsampled", parent=headers(1, "00")), start_mongodb_span("db", "objects", "find"):
         pass
     assert spans.get_finished_spans() == ()
 
 
-def test_a_store_call_is_a_client_span_with_the_names_of_the_conventions(spans: InMemorySpanExporter) -> None:
+def test_client_spans_have_the_attributes_of_the_conventions(spans: InMemorySpanExporter) -> None:
     with start_span("request"):
-        with mongodb_call("db", "objects", "find"):
+        with start_mongodb_span("db", "objects", "find"):
             pass
         for size in (1, 7):
-            with mongodb_call("db", f"objects {size}", "bulkWrite", size):
+            with start_mongodb_span("db", f"objects {size}", "bulkWrite", size):
                 pass
-        with pytest.raises(OSError, match="no"), s3_call("PutObject", "bucket", "key"):
+        with pytest.raises(OSError, match="no"), start_s3_span("PutObject", "bucket", "key"):
             raise OSError("no")
     found, stored = named(spans, "find objects"), named(spans, "S3.PutObject")
     assert found.kind is stored.kind is SpanKind.CLIENT
@@ -120,10 +125,12 @@ def test_a_store_call_is_a_client_span_with_the_names_of_the_conventions(spans: 
     assert stored.events == ()
 
 
-def test_shared_work_hangs_on_the_first_recorded_trace_and_is_linked_to_the_others(
+def test_shared_span_is_a_child_of_the_first_recorded_trace_and_linked_to_the_others(
     spans: InMemorySpanExporter,
 ) -> None:
-    with shared("write", [None, {}, headers(9, "00"), headers(1), headers(2), headers(2), headers(3)]) as own:
+    with start_shared_span(
+        "write", [None, {}, headers(9, "00"), headers(1), headers(2), headers(2), headers(3)]
+    ) as own:
         assert own is not None
         assert is_sampled(own)
     write = named(spans, "write")
@@ -131,14 +138,14 @@ def test_shared_work_hangs_on_the_first_recorded_trace_and_is_linked_to_the_othe
     assert links_of(write) == {f"{2:032x}", f"{3:032x}"}
 
 
-def test_links_have_a_limit(spans: InMemorySpanExporter) -> None:
-    with shared("write", [headers(n + 1) for n in range(1000)]):
+def test_shared_span_with_many_traces_has_a_limited_number_of_links(spans: InMemorySpanExporter) -> None:
+    with start_shared_span("write", [headers(n + 1) for n in range(1000)]):
         pass
     assert len(named(spans, "write").links) == MAX_LINKS
 
 
-def test_work_for_traces_that_nobody_records_has_no_span(spans: InMemorySpanExporter) -> None:
-    with shared("write", [headers(1, "00"), None]) as own:
+def test_shared_span_for_unrecorded_traces_is_not_created(spans: InMemorySpanExporter) -> None:
+    with start_shared_span("write", [headers(1, "00"), None]) as own:
         assert own is None
     assert spans.get_finished_spans() == ()
 
@@ -147,12 +154,15 @@ def received(number: int, flags: str = "01") -> ReceivedEvent:
     return ReceivedEvent(deleted(f"obj_{number}"), f"evt_{number}", "/test", headers(number, flags), 2, 40 + number)
 
 
-def test_each_record_of_a_micro_batch_stays_in_its_own_trace(spans: InMemorySpanExporter) -> None:
-    with processing("t", "g", [received(1), received(2)]) as traced, mongodb_call("db", "objects", "bulkWrite"):
+def test_consumer_spans_of_a_micro_batch_stay_in_their_traces(spans: InMemorySpanExporter) -> None:
+    with (
+        start_consumer_spans("t", "g", [received(1), received(2)]) as traced,
+        start_mongodb_span("db", "objects", "bulkWrite"),
+    ):
         pass
     one, two = [s for s in spans.get_finished_spans() if s.name == "process t"]
     assert [trace_of(one), trace_of(two)] == [f"{1:032x}", f"{2:032x}"]
-    assert all(same_trace(record.trace, headers(n)) for n, record in ((1, traced[0]), (2, traced[1])))
+    assert all(is_same_trace(record.trace, headers(n)) for n, record in ((1, traced[0]), (2, traced[1])))
     assert one.attributes is not None
     assert one.attributes["messaging.kafka.offset"] == 41
     assert one.attributes["messaging.destination.partition.id"] == "2"
@@ -164,10 +174,10 @@ def test_each_record_of_a_micro_batch_stays_in_its_own_trace(spans: InMemorySpan
     assert bulk.parent.span_id == handled.context.span_id
 
 
-def test_a_record_alone_is_the_parent_of_what_its_handler_asks_for(spans: InMemorySpanExporter) -> None:
+def test_consumer_span_of_a_single_record_is_the_current_span(spans: InMemorySpanExporter) -> None:
     def handle() -> None:
-        with processing("t", "g", [received(1)]):
-            with mongodb_call("db", "objects", "find"):
+        with start_consumer_spans("t", "g", [received(1)]):
+            with start_mongodb_span("db", "objects", "find"):
                 pass
             raise ValueError("no")
 
@@ -180,23 +190,23 @@ def test_a_record_alone_is_the_parent_of_what_its_handler_asks_for(spans: InMemo
     assert processed.status.status_code is StatusCode.ERROR
 
 
-def test_a_published_event_carries_the_span_of_its_publishing(spans: InMemorySpanExporter) -> None:
+def test_producer_span_is_in_the_headers_of_the_record(spans: InMemorySpanExporter) -> None:
     sealed = [
         wrap(deleted(f"obj_{n}"), id=f"evt_{n}", source="/test", at=AT, trace=headers(n, flags))
         for n, flags in ((1, "01"), (2, "00"))
     ]
-    with sending(["t", "t"], sealed) as traces:
+    with start_producer_spans(["t", "t"], sealed) as traces:
         pass
     sent = named(spans, "send t")
     assert sent.kind is SpanKind.PRODUCER
-    assert same_trace(traces[0], headers(1))
+    assert is_same_trace(traces[0], headers(1))
     assert traces[0] != headers(1)
     assert traces[1] == headers(2, "00")
 
 
-async def test_a_group_commit_is_in_the_trace_of_each_caller(spans: InMemorySpanExporter) -> None:
+async def test_bulk_write_is_in_the_trace_of_each_caller(spans: InMemorySpanExporter) -> None:
     async def write(items: Sequence[int]) -> list[int | BaseException]:
-        with mongodb_call("db", "objects", "bulkWrite"):
+        with start_mongodb_span("db", "objects", "bulkWrite"):
             await asyncio.sleep(0)
         return list(items)
 
@@ -214,9 +224,9 @@ async def test_a_group_commit_is_in_the_trace_of_each_caller(spans: InMemorySpan
     assert all(s.parent is not None for s in finished)
 
 
-async def test_a_collector_that_never_answers_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_shutdown_with_a_silent_collector_ends_after_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trace, "set_tracer_provider", lambda _: None)
-    monkeypatch.setattr(tracing, "LAST_SECONDS", 0.2)
+    monkeypatch.setattr(tracing, "SHUTDOWN_TIMEOUT_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         stop = setup_tracing(ObservabilitySettings(otlp_endpoint=f"http://127.0.0.1:{silent.getsockname()[1]}"), "test")
         try:
@@ -229,4 +239,46 @@ async def test_a_collector_that_never_answers_does_not_hold_up_the_end(monkeypat
             assert time.monotonic() - began < 3
             assert others.done(), "the event loop goes on"
         finally:
-            record_with(None)
+            use_tracer_provider(None)
+
+
+def build_scope(method: str = "GET", path: str = "/v1/things/7") -> Scope:
+    return {"method": method, "path": path, "scheme": "http", "http_version": "1.1"}
+
+
+def test_server_span_is_named_after_the_route(spans: InMemorySpanExporter) -> None:
+    with start_server_span(build_scope(), {}) as opened:
+        record_response(opened, build_scope(), "/v1/things/{thing}", 200)
+    found = named(spans, "GET /v1/things/{thing}")
+    assert found.kind is SpanKind.SERVER
+    assert found.status.status_code is StatusCode.UNSET
+    assert found.attributes == {
+        "http.request.method": "GET",
+        "http.route": "/v1/things/{thing}",
+        "http.response.status_code": 200,
+        "url.scheme": "http",
+        "url.path": "/v1/things/7",
+        "network.protocol.version": "1.1",
+    }
+
+
+def test_server_span_with_5xx_is_an_error_and_with_4xx_is_not(spans: InMemorySpanExporter) -> None:
+    for status in (404, 503):
+        with start_server_span(build_scope(), {}) as opened:
+            record_response(opened, build_scope(), f"/{status}", status)
+    missing, broken = named(spans, "GET /404"), named(spans, "GET /503")
+    assert missing.attributes is not None
+    assert broken.attributes is not None
+    assert (missing.status.status_code, missing.attributes.get("error.type")) == (StatusCode.UNSET, None)
+    assert (broken.status.status_code, broken.attributes.get("error.type")) == (StatusCode.ERROR, "503")
+
+
+def test_server_span_of_an_unknown_method_does_not_contain_it(spans: InMemorySpanExporter) -> None:
+    scope = build_scope("PROPFIND", "/../secret")
+    with start_server_span(scope, {}) as opened:
+        record_response(opened, scope, None, 404)
+    found = named(spans, "HTTP")
+    assert found.attributes is not None
+    assert found.attributes["http.request.method"] == "_OTHER"
+    assert found.attributes["http.request.method_original"] == "PROPFIND"
+    assert "http.route" not in found.attributes

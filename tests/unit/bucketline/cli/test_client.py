@@ -6,9 +6,8 @@ from itertools import count
 import pytest
 from rich.console import Console
 
-from bucketline.cli import watch as module
-from bucketline.cli.client import Json
-from bucketline.cli.watch import follow
+from bucketline.cli import client as client_module
+from bucketline.cli.client import Json, follow_objects
 from bucketline.errors import BucketlineError
 
 
@@ -34,19 +33,21 @@ def console() -> Console:
     return Console(quiet=True)
 
 
-async def test_follow_waits_longer_than_the_deadline_while_statuses_change(
+async def test_follow_objects_with_changing_statuses_has_no_limit(
     console: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow = ["QUEUED"] * 5 + ["PROCESSING"] * 5 + ["COMPLETED"]
     api = Api(a=slow, b=["QUEUED", "FAILED"])
-    monkeypatch.setattr(module, "time", api)
-    found = await follow(console, api, "b", ["b", "a"], idle_deadline=120, pause=0)  # type: ignore[arg-type]
+    monkeypatch.setattr(client_module, "time", api)
+    found = await follow_objects(console, api, "b", ["b", "a"], idle_timeout=120, poll_interval=0)  # type: ignore[arg-type]
     assert [(obj["object_id"], obj["status"]) for obj in found] == [("b", "FAILED"), ("a", "COMPLETED")]
     assert api.monotonic() > 200
 
 
-async def test_follow_fails_when_no_status_changes(console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_follow_objects_without_a_change_fails_after_the_idle_timeout(
+    console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
     api = Api(a=["DRAFT", "QUEUED"], b=["COMPLETED"])
-    monkeypatch.setattr(module, "time", api)
+    monkeypatch.setattr(client_module, "time", api)
     with pytest.raises(BucketlineError, match=r"no object has changed its status for 120 s: .*'QUEUED': 1"):
-        await follow(console, api, "b", ["a", "b"], idle_deadline=120, pause=0)  # type: ignore[arg-type]
+        await follow_objects(console, api, "b", ["a", "b"], idle_timeout=120, poll_interval=0)  # type: ignore[arg-type]
