@@ -116,7 +116,7 @@ async def settled(client: ApiClient, bucket: str) -> dict[str, Json] | None:
     )
 
 
-async def test_it_fails_alone_whoever_shares_its_unit_or_its_processor(deployment: Deployment) -> None:
+async def test_object_that_kills_its_processor_fails_alone(deployment: Deployment) -> None:
     api, database = deployment.api, deployment.database
     namespace = await api.namespace()
     client = api.client(namespace)

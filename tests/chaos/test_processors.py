@@ -50,7 +50,7 @@ async def deployment(stack: LocalStack) -> AsyncIterator[Deployment]:
         database.close()
 
 
-async def test_a_large_batch_survives_its_processors(deployment: Deployment) -> None:
+async def test_large_batch_completes_when_processors_are_killed(deployment: Deployment) -> None:
     api, database, supervisor = deployment.api, deployment.database, deployment.supervisor
     namespace = await api.namespace()
     client = api.client(namespace)

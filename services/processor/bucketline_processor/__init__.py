@@ -1,0 +1,1 @@
+"""The processor: turns objects into documents."""

@@ -37,7 +37,7 @@ async def outcome(folder: Path, rows: Sequence[DocumentDocument]) -> ExtractionO
     return ExtractionOutcome(Status.COMPLETED, False, len(rows), {"col_1": spool})
 
 
-async def test_a_redelivery_that_makes_fewer_leaves_no_others(database: Database, tmp_path: Path) -> None:
+async def test_redelivery_with_fewer_documents_deletes_the_others(database: Database, tmp_path: Path) -> None:
     documents = Documents(database)
     bench = Bench(tmp_path, documents)
     # the first one died before it could say so
@@ -47,7 +47,7 @@ async def test_a_redelivery_that_makes_fewer_leaves_no_others(database: Database
     assert [event["documents_total"] for event in bench.said()] == [7]
 
 
-async def test_where_the_store_refuses_one_document_none_stays(database: Database, tmp_path: Path) -> None:
+async def test_rejected_document_leaves_no_documents_of_its_object(database: Database, tmp_path: Path) -> None:
     documents = Documents(database)
     bench = Bench(tmp_path, documents)
     rows = made(range(300), fields={"padding": "x" * 10_000})  # several writes
@@ -61,7 +61,7 @@ async def test_where_the_store_refuses_one_document_none_stays(database: Databas
     assert (event["status"], event["documents_total"]) == ("FAILED", 0)
 
 
-async def test_of_a_deleted_collection_only_its_own_goes(database: Database) -> None:
+async def test_drop_from_deletes_only_documents_of_the_collection(database: Database) -> None:
     documents = Documents(database)
     await documents.put([*made([1, 2]), *made([3], collection_id="col_2"), *made([4], object_id="obj_2")])
     await documents.drop_from([("obj_1", "col_1")])
@@ -69,7 +69,7 @@ async def test_of_a_deleted_collection_only_its_own_goes(database: Database) -> 
 
 
 @pytest.mark.parametrize("old", [{"lease": 1}, {}], ids=["of a lease before", "of the release before"])
-async def test_what_is_older_goes_and_nothing_else(database: Database, old: dict[str, int]) -> None:
+async def test_drop_older_deletes_only_older_documents(database: Database, old: dict[str, int]) -> None:
     documents = Documents(database)
     rows: list[Any] = [{**a_document(1), "run": 7, **old}, {**a_document(2), "run": 6, "lease": 9}]
     await documents.put([*rows, *made([3], lease=2), *made([4], run=8), *made([5], lease=3)])
@@ -80,7 +80,7 @@ async def test_what_is_older_goes_and_nothing_else(database: Database, old: dict
 
 @pytest.mark.parametrize("fresh", [True, False])
 @pytest.mark.parametrize("later", [{"lease": 2}, {"run": 8}])
-async def test_who_lost_the_unit_takes_nothing_from_who_has_it(
+async def test_put_under_an_older_lease_replaces_nothing(
     database: Database, fresh: bool, later: dict[str, int]
 ) -> None:
     documents = Documents(database)
@@ -94,7 +94,7 @@ async def test_who_lost_the_unit_takes_nothing_from_who_has_it(
 
 
 @pytest.mark.parametrize("fresh", [True, False])
-async def test_what_is_made_again_replaces_what_the_release_before_made(database: Database, fresh: bool) -> None:
+async def test_put_replaces_documents_of_an_earlier_release(database: Database, fresh: bool) -> None:
     documents = Documents(database)
     rows: list[Any] = [{**a_document(number), "run": 7} for number in range(3)]
     await documents.put(rows)
@@ -102,7 +102,7 @@ async def test_what_is_made_again_replaces_what_the_release_before_made(database
     assert set((await there(documents)).values()) == {(7, 1)}
 
 
-async def test_runs_that_end_at_the_same_moment_leave_the_later_one(database: Database) -> None:
+async def test_concurrent_runs_leave_the_documents_of_the_later_one(database: Database) -> None:
     documents = Documents(database)
     for _ in range(20):
         await asyncio.gather(*(documents.put(made(range(30), run=run)) for run in (1, 2, 3)))

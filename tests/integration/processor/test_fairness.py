@@ -13,7 +13,7 @@ IN_LINE = 16 * 100
 every time; who does not may still see as many done once, because the machine is busy with something else."""
 
 
-async def test_a_batch_of_one_beside_thousands(api: Api) -> None:
+async def test_batch_of_one_completes_while_thousands_are_queued(api: Api) -> None:
     """Extracted in worker processes, of which there are two: what is scarce is shared between batches, too."""
     namespace = await api.namespace()
     client = api.client(namespace)

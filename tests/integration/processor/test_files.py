@@ -79,7 +79,7 @@ def word() -> bytes:
     return out.getvalue()
 
 
-async def test_documents(api: Api) -> None:
+async def test_document_extractor_reads_stored_files(api: Api) -> None:
     pages = [f"This is page {number}" for number in range(1, 121)]
     files = {
         "many.pdf": ("pdf", "application/pdf", pdf(pages)),
@@ -118,7 +118,7 @@ async def test_documents(api: Api) -> None:
     }
 
 
-async def test_images(api: Api) -> None:
+async def test_image_extractor_reads_stored_files(api: Api) -> None:
     exif = Image.Exif()
     exif[ExifTags.Base.Make] = "Canon"
     exif[ExifTags.Base.Model] = "EOS R5"
@@ -143,7 +143,7 @@ async def test_images(api: Api) -> None:
     assert "'half.jpg'" in objects["half.jpg"]["error"]
 
 
-async def test_tables(api: Api) -> None:
+async def test_table_extractor_reads_stored_files(api: Api) -> None:
     rows = "".join(f"{number},name {number},{number / 4}\n" for number in range(ROWS))
     table = pa.table({"id": [1, 2, 3], "city": ["Sofia", None, "Wien"]})
     parquet = io.BytesIO()
@@ -177,7 +177,7 @@ async def test_tables(api: Api) -> None:
     assert "'none.xlsx'" in objects["none.xlsx"]["error"]
 
 
-async def test_texts(api: Api) -> None:
+async def test_text_extractor_reads_stored_files(api: Api) -> None:
     text = "Zażółć gęślą jaźń. 数据。" * 50
     files = {
         "utf16.txt": ("text", "text/plain", text.encode("utf-16")),

@@ -63,7 +63,7 @@ async def plenty(world: World) -> None:
         await world.units.collection.bulk([InsertOne({**unit, "_id": f"unit_{start:04}", "items": items})])
 
 
-async def test_a_batch_of_one_behind_a_hundred_thousand_automatic_objects(world: World) -> None:
+async def test_batch_of_one_behind_100_000_automatic_objects_is_reclaimed(world: World) -> None:
     await plenty(world)
     world.bus.take(WorkUnitReady)
     batch_id = await world.submitted(await world.drafts(1))
@@ -91,7 +91,7 @@ async def test_a_batch_of_one_behind_a_hundred_thousand_automatic_objects(world:
         await scheduler.stop()
 
 
-async def test_units_of_the_groups_here_are_not_read_to_find_another(world: World) -> None:
+async def test_next_of_other_groups_skips_known_groups_in_the_index(world: World) -> None:
     await plenty(world)
     now = world.clock.now() + timedelta(seconds=10)
     with asked_of(world.units.collection) as asked:

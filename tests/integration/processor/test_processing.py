@@ -54,7 +54,7 @@ async def draft(client: ApiClient, bucket: str, text: str, **fields: object) -> 
     return str((await client.post(f"/v1/buckets/{bucket}/objects", {"blobs": [blob], **fields}))["object_id"])
 
 
-async def test_tiers_several_collections_and_lineage(api: Api) -> None:
+async def test_tiers_make_documents_with_lineage(api: Api) -> None:
     namespace = await api.namespace()
     client = api.client(namespace)
     bucket = await api.bucket(namespace)
@@ -128,7 +128,7 @@ async def test_documents_are_listed_object_by_object_in_their_order(api: Api) ->
         ], "ties are in their order, too"
 
 
-async def test_doing_it_again_never_doubles(api: Api) -> None:
+async def test_processing_again_does_not_duplicate_documents(api: Api) -> None:
     namespace = await api.namespace()
     client = api.client(namespace)
     bucket = await api.bucket(namespace)
@@ -172,7 +172,7 @@ async def test_doing_it_again_never_doubles(api: Api) -> None:
     assert [row["text"] for row in await rows(client, chunks)] == ["Short now."]
 
 
-async def test_a_document_that_was_deleted_is_made_again(api: Api) -> None:
+async def test_deleted_document_is_made_again(api: Api) -> None:
     namespace = await api.namespace()
     client = api.client(namespace)
     bucket = await api.bucket(namespace)
@@ -196,7 +196,7 @@ async def test_a_document_that_was_deleted_is_made_again(api: Api) -> None:
     assert (obj["status"], obj["document_count"]) == ("SKIPPED", len(before) + 1)
 
 
-async def test_a_collection_that_fails_is_named_and_the_others_are_kept(api: Api) -> None:
+async def test_failed_collection_is_named_and_others_keep_their_documents(api: Api) -> None:
     namespace = await api.namespace()
     client = api.client(namespace)
     bucket = await api.bucket(namespace)
@@ -219,7 +219,7 @@ async def test_a_collection_that_fails_is_named_and_the_others_are_kept(api: Api
     assert (again["documents_written"], batch["documents_written"]) == (3, 3), "what was kept was written by this batch"
 
 
-async def test_batches_of_the_same_objects_each_do_their_work(api: Api) -> None:
+async def test_concurrent_batches_of_the_same_objects_complete(api: Api) -> None:
     """The last one takes the objects up while the first has hardly begun; the second is cancelled."""
     namespace = await api.namespace()
     client = api.client(namespace)
@@ -239,7 +239,7 @@ async def test_batches_of_the_same_objects_each_do_their_work(api: Api) -> None:
     assert [len(await rows(client, one)) for one in collections[::2]] == [40, 40]
 
 
-async def test_a_deploy_in_the_middle_of_an_extraction_fails_nothing(api: Api, services: Services) -> None:
+async def test_restart_during_an_extraction_fails_no_object(api: Api, services: Services) -> None:
     namespace = await api.namespace()
     client = api.client(namespace)
     bucket = await api.bucket(namespace, bucket_schema={"properties": {"table": {"type": "excel"}}})

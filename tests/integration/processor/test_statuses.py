@@ -44,7 +44,7 @@ def life(object_id: str, chance: random.Random) -> list[ObjectStatusChanged]:
 
 
 @pytest.mark.parametrize("seed", range(5))
-async def test_every_order_leads_to_the_same_state(database: Database, seed: int) -> None:
+async def test_status_events_in_any_order_lead_to_the_same_state(database: Database, seed: int) -> None:
     chance = random.Random(seed)  # noqa: S311 - to be repeated
     objects = Objects(database)
     ids = [f"obj_{number}" for number in range(60)]
@@ -67,7 +67,7 @@ async def test_every_order_leads_to_the_same_state(database: Database, seed: int
     assert await objects.apply_statuses(events) == 0, "all of it again moves nothing"
 
 
-async def test_the_first_of_two_final_statuses_stays(database: Database) -> None:
+async def test_first_of_two_final_statuses_counts(database: Database) -> None:
     objects = Objects(database)
     await objects.insert([an_object(run={"id": 1, "rank": 2}, status="PROCESSING")])
     base = {

@@ -1,4 +1,4 @@
-"""Units in memory, with the conditions of the real ones."""
+"""Work units in memory, with the conditions of the real repository."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -10,12 +10,12 @@ from bucketline.errors import DependencyUnavailable
 
 
 class StoredUnits:
-    """The repository as processors see it. ``dead`` owners reach it no more, as if they had been killed."""
+    """The repository as processors see it. Calls of ``dead`` owners fail, as if their process had been killed."""
 
     def __init__(self, clock: ManualClock) -> None:
         self.rows: dict[str, dict[str, Any]] = {}
         self.clock = clock
-        self.away = False
+        self.unavailable = False
         self.dead: set[str] = set()
         self.collection = self
 
@@ -106,5 +106,5 @@ class StoredUnits:
         return row["state"] == "leased" and row["lease"]["owner"] == owner
 
     def _check(self, owner: str = "") -> None:
-        if self.away or owner in self.dead:
-            raise DependencyUnavailable("away")
+        if self.unavailable or owner in self.dead:
+            raise DependencyUnavailable("unavailable")

@@ -1,4 +1,4 @@
-"""A processor in memory: the real pipeline and leases, with objects, extractions and ends as a test wants them."""
+"""A processor in memory: the real service, leases and isolation, with fake objects, extractions and completion."""
 
 import asyncio
 from collections import Counter
@@ -22,7 +22,7 @@ from bucketline_processor.leases import Leases
 from bucketline_processor.service import UnitProcessor
 from bucketline_processor.settings import ProcessorSettings
 
-Behaviour = Callable[[ExtractionJob], Awaitable[ExtractionOutcome]]
+Behavior = Callable[[ExtractionJob], Awaitable[ExtractionOutcome]]
 
 
 async def completed(_: ExtractionJob) -> ExtractionOutcome:
@@ -30,7 +30,7 @@ async def completed(_: ExtractionJob) -> ExtractionOutcome:
 
 
 class StoredObjects:
-    """Objects in memory. ``reads`` are the ids of each read; ``failures`` of the next ones fail."""
+    """Objects in memory. ``reads`` are the ids of each read; reads of ``failing`` ids fail."""
 
     def __init__(self) -> None:
         self.rows: dict[str, Any] = {}
@@ -45,7 +45,7 @@ class StoredObjects:
     async def many(self, ids: Sequence[str], *, fields: Sequence[str] | None = None) -> dict[str, Any]:
         self.reads.append(list(ids))
         if self.failing.intersection(ids):
-            raise DependencyUnavailable("away")
+            raise DependencyUnavailable("unavailable")
         found = {oid: self.rows[oid] for oid in ids if oid in self.rows}
         if fields is not None:
             found = {oid: {name: row[name] for name in ("_id", *fields) if name in row} for oid, row in found.items()}
@@ -60,10 +60,10 @@ class StoredObjects:
 
 
 class Extractions:
-    """Runs what a test wants for an object; remembers how many ran at once and who ran how often."""
+    """Runs the behavior that a test sets for an object; records order, counts and concurrency."""
 
     def __init__(self) -> None:
-        self.told: dict[str, Behaviour] = {}
+        self.behaviors: dict[str, Behavior] = {}
         self.runs: Counter[str] = Counter()
         self.order: list[str] = []
         self.running: set[str] = set()
@@ -77,34 +77,34 @@ class Extractions:
         self.most_at_once = max(self.most_at_once, len(self.running))
         try:
             await asyncio.sleep(0)
-            return await self.told.get(object_id, completed)(task)
+            return await self.behaviors.get(object_id, completed)(task)
         finally:
             self.running.discard(object_id)
 
 
-class Ends:
-    """What was said at the end of objects; ``failures`` of the next are not said."""
+class RecordedResults:
+    """Records the results of objects; the next ``failures`` calls fail."""
 
     def __init__(self) -> None:
-        self.said: list[ObjectResult] = []
+        self.results: list[ObjectResult] = []
         self.failures = 0
 
     async def finish(self, finished: ObjectResult) -> None:
         if self.failures:
             self.failures -= 1
-            raise DependencyUnavailable("away")
-        self.said.append(finished)
+            raise DependencyUnavailable("unavailable")
+        self.results.append(finished)
 
     def outcomes(self) -> dict[str, ExtractionOutcome]:
-        """The first end of each object."""
-        return {finished.object_id: finished.outcome for finished in reversed(self.said)}
+        """Return the first outcome of each object."""
+        return {finished.object_id: finished.outcome for finished in reversed(self.results)}
 
     def statuses(self) -> dict[str, str]:
         return {object_id: str(outcome.status) for object_id, outcome in self.outcomes().items()}
 
 
 class Processor:
-    """One process with a pipeline. Several may share units, objects and ends."""
+    """One processor. Several may share units, objects and completion."""
 
     def __init__(
         self,
@@ -112,14 +112,14 @@ class Processor:
         owner: str = "p1",
         units: StoredUnits | None = None,
         objects: StoredObjects | None = None,
-        ends: Ends | None = None,
+        completion: RecordedResults | None = None,
         **settings: Any,
     ) -> None:
         self.units = units or StoredUnits(ManualClock())
         self.clock = self.units.clock
         self.objects = objects or StoredObjects()
         self.extractions = Extractions()
-        self.ends = ends or Ends()
+        self.completion = completion or RecordedResults()
         self.publisher = RecordingPublisher()
         self.owner = owner
         units_repository: Any = self.units
@@ -130,11 +130,11 @@ class Processor:
             bus=SimpleNamespace(publisher=self.publisher),
             seal=lambda event, trace: wrap(event, id="evt_1", source="/test", at=self.clock.now(), trace=trace),
         )
-        parts: Any = (runtime, self.objects, self.extractions, self.ends, self.isolation)
-        self.processor = UnitProcessor(*parts, ProcessorSettings(**settings))
+        parts: Any = (runtime, self.objects, self.extractions, self.completion, self.isolation)
+        self.service = UnitProcessor(*parts, ProcessorSettings(**settings))
 
     def unit(self, count: int, unit_id: str = "unit_1", *, prefix: str = "obj", **changes: Any) -> str:
-        """A ready unit of so many objects, ``<prefix>_0`` and on."""
+        """Add a ready unit of ``count`` objects, ``<prefix>_0`` and on."""
         ids = [f"{prefix}_{number}" for number in range(count)]
         for object_id in ids:
             self.objects.add(object_id)
@@ -142,20 +142,20 @@ class Processor:
         return unit_id
 
     async def work(self, unit_id: str = "unit_1") -> bool:
-        """Takes the unit and works on it; whether it was finished."""
+        """Lease and process the unit; return whether it was finished."""
         async with self.isolation.shared():
             unit = await self.leases.acquire(unit_id)
         assert unit is not None
-        return await self.processor.run(unit, {})
+        return await self.service.run(unit, {})
 
     def started(self) -> list[str]:
-        """The objects of which PROCESSING was said."""
+        """Return the objects for which PROCESSING was published."""
         events = [orjson.loads(envelope.data) for envelope in self.publisher.published]
         return [event["object_id"] for event in events if event["status"] == "PROCESSING"]
 
 
 def a_unit(ids: Sequence[str]) -> dict[str, Any]:
-    """The fields of a unit of these objects."""
+    """Return the fields of a unit of these objects."""
     item = {"bucket_id": "bkt_1", "namespace_id": "ns_1", "batch_id": "btch_1", "revision": 1, "run": 1, "turn": 1}
     return {
         "items": [{"object_id": object_id, **item} for object_id in ids],

@@ -27,12 +27,12 @@ class Documents:
     def __init__(self) -> None:
         self.calls: list[str] = []
         self.rows: dict[str, Any] = {}
-        self.away = False
+        self.unavailable = False
         self.held: asyncio.Event | None = None
 
     async def put(self, documents: Sequence[Any], *, fresh: bool) -> None:
-        if self.away:
-            raise DependencyUnavailable("away")
+        if self.unavailable:
+            raise DependencyUnavailable("unavailable")
         if self.held is not None:
             await self.held.wait()
         if documents:
@@ -102,7 +102,7 @@ def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path)
 
 
-async def test_the_status_says_what_was_stored_which_attempt_it_was_and_how_long_it_took(bench: Bench):
+async def test_final_status_has_document_counts_attempt_and_duration(bench: Bench):
     await bench.finish(1, await bench.outcome(1, 3))
     [event] = bench.said()
     assert event["documents_written"] == 3
@@ -116,34 +116,34 @@ async def test_the_status_says_what_was_stored_which_attempt_it_was_and_how_long
     assert len(bench.documents.rows) == 3
 
 
-async def test_what_ends_together_shares_a_write(bench: Bench):
+async def test_concurrent_results_share_one_write(bench: Bench):
     outcomes = [await bench.outcome(number, 1) for number in range(50)]
     await asyncio.gather(*(bench.finish(number, outcome) for number, outcome in enumerate(outcomes)))
     assert len(bench.said()) == 50
     assert len(bench.documents.calls) <= 3
 
 
-async def test_the_first_document_is_written_last_and_says_that_all_are_there(bench: Bench):
+async def test_first_document_is_written_last_and_records_completeness(bench: Bench):
     await bench.finish(1, await bench.outcome(1, 300, padding="x" * 5000))
     assert list(bench.documents.rows)[-1] == "doc_1000"
     assert bench.documents.rows["doc_1000"]["complete"] == 300
 
 
-async def test_another_run_drops_what_it_did_not_make_again_and_counts_what_is_there(bench: Bench):
+async def test_later_run_deletes_replaced_documents_and_counts_the_stored_ones(bench: Bench):
     await bench.finish(1, await bench.outcome(1, 3, again=True))
     assert bench.documents.calls == ["replace", "drop older [('obj_1', 'col_1', 7, 1)]"]
     assert (bench.said()[0]["documents_total"], bench.said()[0]["documents_written"]) == (42, 3)
 
 
 @pytest.mark.parametrize(("attempts", "returned"), [(2, 0), (1, 1)])
-async def test_so_does_the_same_run_when_another_had_the_unit_before(bench: Bench, attempts: int, returned: int):
+async def test_later_lease_deletes_documents_of_the_earlier_lease(bench: Bench, attempts: int, returned: int):
     await bench.finish(1, await bench.outcome(1, 3), attempts=attempts, release_count=returned)
     assert bench.documents.calls == ["replace", "drop older [('obj_1', 'col_1', 7, 2)]"]
     [event] = bench.said()
     assert (event["documents_total"], event["attempt_number"]) == (42, attempts)
 
 
-async def test_a_write_whose_object_was_interrupted_still_drops_what_it_replaced(bench: Bench):
+async def test_write_of_a_canceled_object_still_deletes_replaced_documents(bench: Bench):
     outcome = await bench.outcome(1, 3, again=True)
     bench.documents.held = asyncio.Event()
     finishing = asyncio.create_task(bench.finish(1, outcome))
@@ -157,7 +157,7 @@ async def test_a_write_whose_object_was_interrupted_still_drops_what_it_replaced
     assert [event["status"] for event in bench.said()] == ["COMPLETED"]
 
 
-async def test_what_was_written_for_long_into_a_collection_that_was_deleted_goes_again(bench: Bench):
+async def test_documents_written_into_a_deleted_collection_are_deleted(bench: Bench):
     slow, quick = await bench.outcome(1, 3), await bench.outcome(2, 3)
     slow.read_at -= OUTDATED_SECONDS
     bench.deleted = {"col_1"}
@@ -166,7 +166,7 @@ async def test_what_was_written_for_long_into_a_collection_that_was_deleted_goes
     assert {event["object_id"]: event["documents_total"] for event in bench.said()} == {"obj_1": 42, "obj_2": 3}
 
 
-async def test_what_was_written_for_long_into_a_collection_that_is_there_stays(bench: Bench):
+async def test_documents_written_into_an_existing_collection_stay(bench: Bench):
     slow = await bench.outcome(1, 3)
     slow.read_at -= OUTDATED_SECONDS
     await bench.finish(1, slow)
@@ -174,7 +174,7 @@ async def test_what_was_written_for_long_into_a_collection_that_is_there_stays(b
     assert bench.said()[0]["documents_total"] == 3
 
 
-async def test_documents_that_cannot_be_stored_fail_their_object_and_no_other(bench: Bench):
+async def test_rejected_documents_fail_their_object_and_no_other(bench: Bench):
     good, bad = await bench.outcome(1, 1), await bench.outcome(2, 1, bad=True)
     await asyncio.gather(bench.finish(1, good), bench.finish(2, bad))
     said = {event["object_id"]: event for event in bench.said()}
@@ -189,13 +189,13 @@ async def test_documents_that_cannot_be_stored_fail_their_object_and_no_other(be
     assert bench.documents.calls[-1] == "drop obj_2, run 7, lease 1"
 
 
-async def test_nothing_is_said_of_documents_that_are_not_stored_and_doing_it_again_works(bench: Bench):
+async def test_failed_write_publishes_nothing_and_can_be_repeated(bench: Bench):
     outcome = await bench.outcome(1, 200, padding="x" * 1000)
-    bench.documents.away = True
+    bench.documents.unavailable = True
     with pytest.raises(DependencyUnavailable):
         await bench.finish(1, outcome)
     assert bench.said() == []
-    bench.documents.away = False
+    bench.documents.unavailable = False
     bench.publisher.failures = 1
     with pytest.raises(RetryableError):
         await bench.finish(1, outcome)
@@ -204,6 +204,6 @@ async def test_nothing_is_said_of_documents_that_are_not_stored_and_doing_it_aga
     assert len(bench.documents.rows) == 200
 
 
-async def test_a_long_error_is_cut(bench: Bench):
+async def test_long_error_is_truncated(bench: Bench):
     await bench.finish(1, ExtractionOutcome(Status.FAILED, error="x" * 10_000, error_type="permanent"))
     assert len(bench.said()[0]["error"]) == 2000

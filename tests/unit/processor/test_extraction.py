@@ -158,12 +158,12 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bucketline_processor.extraction.MAX_BACKOFF_SECONDS", 0.0)
 
 
-async def test_a_bucket_that_nobody_reads_completes_with_nothing():
+async def test_bucket_without_collections_completes_without_documents():
     outcome = await Harness().run()
     assert (outcome.status, outcome.count, outcome.made) == (Status.COMPLETED, 0, {})
 
 
-async def test_a_document_carries_its_fields_its_blobs_and_its_lineage():
+async def test_document_has_fields_blobs_and_lineage():
     harness = Harness(a_collection("a", field_passthrough=[rule("sku"), rule("vendor.name", "vendor")]))
     outcome = await harness.run(an_object(blobs=[a_blob()]))
     [document] = [one async for one in outcome.made["a"].documents()]
@@ -179,7 +179,7 @@ async def test_a_document_carries_its_fields_its_blobs_and_its_lineage():
     ]
 
 
-async def test_the_same_object_always_gets_the_same_ids_and_each_document_its_own():
+async def test_document_ids_are_stable_and_unique():
     harness = Harness(a_collection("a", extractor="told"), a_collection("b"), behaviour=numbers(3))
     ids = []
     for _ in range(2):
@@ -189,7 +189,7 @@ async def test_the_same_object_always_gets_the_same_ids_and_each_document_its_ow
     assert len(set(ids[0])) == 4
 
 
-async def test_the_documents_of_a_source_are_read_several_levels_deep():
+async def test_collections_read_documents_through_several_tiers():
     harness = Harness(
         a_collection("a", extractor="told"),
         a_collection("b", reads=["a"], field_passthrough=[rule("number", "n")]),
@@ -206,7 +206,7 @@ async def test_the_documents_of_a_source_are_read_several_levels_deep():
     assert lineage["source_document_id"] == lineage["chain"][-2]["document_id"]
 
 
-async def test_the_documents_of_an_object_know_their_place_through_every_tier():
+async def test_documents_have_ordinals_in_every_tier():
     harness = Harness(
         a_collection("a", extractor="told"), a_collection("b", reads=["a"], extractor="told"), behaviour=numbers(3)
     )
@@ -219,7 +219,7 @@ async def test_the_documents_of_an_object_know_their_place_through_every_tier():
     assert len({document["created_at"] for document in second}) == 1, "they stand together in a list"
 
 
-async def test_one_collection_that_fails_leaves_the_others_alone():
+async def test_failing_collection_does_not_stop_the_others():
     harness = Harness(
         a_collection("a", extractor="told"), a_collection("b"), behaviour=failing(PermanentError("it is broken"))
     )
@@ -232,7 +232,7 @@ async def test_one_collection_that_fails_leaves_the_others_alone():
     assert (outcome.count, list(outcome.made)) == (1, ["b"])
 
 
-async def test_what_reads_only_a_failed_collection_fails_with_it():
+async def test_collection_with_only_failed_sources_fails():
     harness = Harness(
         a_collection("a", extractor="told"), a_collection("b", reads=["a"]), behaviour=failing(ResourceError("large"))
     )
@@ -240,13 +240,13 @@ async def test_what_reads_only_a_failed_collection_fails_with_it():
     assert (outcome.status, outcome.error, outcome.error_type) == (Status.FAILED, "name of a: large", "resource")
 
 
-async def test_a_collection_that_fails_half_way_leaves_nothing():
+async def test_collection_that_fails_half_way_leaves_no_documents():
     harness = Harness(a_collection("a", extractor="told"), behaviour=failing(PermanentError("page 3"), after=500))
     outcome = await harness.run()
     assert (outcome.status, outcome.count, outcome.made) == (Status.FAILED, 0, {})
 
 
-async def test_a_transient_error_is_tried_again_and_the_failed_attempt_does_not_count():
+async def test_transient_error_is_retried_without_documents_of_the_failed_attempt():
     harness = Harness(a_collection("a", extractor="told"), behaviour=failing(TransientError("busy"), after=3, times=2))
     outcome = await harness.run()
     assert outcome.status is Status.COMPLETED
@@ -254,26 +254,28 @@ async def test_a_transient_error_is_tried_again_and_the_failed_attempt_does_not_
     assert harness.told.runs == 3
 
 
-async def test_a_transient_error_that_stays_is_told_as_one():
+async def test_persistent_transient_error_is_reported_as_transient():
     harness = Harness(a_collection("a", extractor="told"), behaviour=failing(TransientError("busy")))
     outcome = await harness.run()
     assert (outcome.status, outcome.error_type, harness.told.runs) == (Status.FAILED, "transient", 3)
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("secret"), TimeoutError("secret"), KeyError("secret")])
-async def test_a_fault_of_the_extractor_is_permanent_and_tells_no_secrets(error: Exception):
+async def test_bug_in_an_extractor_is_permanent_and_shows_only_the_class(error: Exception):
     outcome = await Harness(a_collection("a", extractor="told"), behaviour=failing(error)).run()
     assert (outcome.status, outcome.error_type) == (Status.FAILED, "permanent")
     assert outcome.error == f"name of a: the extractor failed on this object ({type(error).__name__})"
 
 
-async def test_a_store_that_is_away_says_nothing_about_the_object():
-    harness = Harness(a_collection("a", extractor="told"), behaviour=failing(DependencyUnavailable("away"), after=2))
+async def test_unavailable_store_raises_instead_of_failing_the_object():
+    harness = Harness(
+        a_collection("a", extractor="told"), behaviour=failing(DependencyUnavailable("unavailable"), after=2)
+    )
     with pytest.raises(DependencyUnavailable):
         await harness.run()
 
 
-async def test_an_extraction_that_hangs_is_ended():
+async def test_extraction_beyond_the_time_limit_is_canceled():
     async def hang(obj: ObjectView, context: ExtractionContext) -> AsyncIterator[Document]:
         await asyncio.Event().wait()
         yield Document({})
@@ -282,7 +284,7 @@ async def test_an_extraction_that_hangs_is_ended():
     assert (outcome.status, outcome.error_type) == (Status.FAILED, "resource")
 
 
-async def test_a_model_server_that_hangs_delays_no_other_collection():
+async def test_extractor_that_hangs_does_not_delay_other_collections():
     async def hang(obj: ObjectView, context: ExtractionContext) -> AsyncIterator[Document]:
         await asyncio.Event().wait()
         yield Document({})
@@ -296,7 +298,7 @@ async def test_a_model_server_that_hangs_delays_no_other_collection():
         task.cancel()
 
 
-async def test_an_object_with_too_many_documents_is_refused_whole():
+async def test_object_with_too_many_documents_fails_without_documents():
     harness = Harness(a_collection("a", extractor="told"), behaviour=numbers(11), max_documents_per_object=10)
     outcome = await harness.run()
     assert (outcome.status, outcome.error, outcome.count) == (
@@ -306,7 +308,7 @@ async def test_an_object_with_too_many_documents_is_refused_whole():
     )
 
 
-async def test_an_extractor_that_is_not_read_to_its_end_is_closed():
+async def test_extractor_that_is_not_read_to_its_end_is_closed():
     closed = []
 
     async def endless(obj: ObjectView, context: ExtractionContext) -> AsyncIterator[Document]:
@@ -339,7 +341,7 @@ async def test_mapped_inputs_and_derived_blobs():
     ]
 
 
-async def test_what_the_database_would_read_as_its_own_is_stored_as_json():
+async def test_field_names_reserved_by_mongodb_are_stored_as_json():
     """Read back, a reference to a document would be no JSON, and no list that holds it could be shown."""
     reference = {"$ref": "users", "$id": 7}
 
@@ -358,7 +360,7 @@ async def test_what_the_database_would_read_as_its_own_is_stored_as_json():
     assert isinstance(made[0]["was"], str)
 
 
-async def test_content_that_is_gone_from_the_store_fails_the_object_and_says_so():
+async def test_missing_content_fails_the_object():
     async def read(obj: ObjectView, context: ExtractionContext) -> AsyncIterator[Document]:
         yield Document({"got": await obj.blobs[0].read(10)})
 
@@ -366,21 +368,21 @@ async def test_content_that_is_gone_from_the_store_fails_the_object_and_says_so(
     assert outcome.error == "name of a: the content of a blob is no longer in the store"
 
 
-async def test_skip_leaves_what_is_there_and_counts_it():
+async def test_skip_keeps_and_counts_existing_documents():
     harness = Harness(a_collection("a", extractor="told"), a_collection("b"))
     harness.made.counts = {"a": 7, "b": 1}
     outcome = await harness.run(an_object(document_count=8))
     assert (outcome.status, outcome.count, harness.told.runs) == (Status.SKIPPED, 8, 0)
 
 
-async def test_skip_makes_what_is_not_there():
+async def test_skip_makes_missing_documents():
     harness = Harness(a_collection("a", extractor="told"), a_collection("b"))
     harness.made.counts = {"a": 7}
     outcome = await harness.run(an_object(document_count=7))
     assert (outcome.status, outcome.count, list(outcome.made)) == (Status.COMPLETED, 8, ["b"])
 
 
-async def test_a_skipped_collection_still_feeds_those_that_read_it():
+async def test_skipped_collection_feeds_its_readers():
     first = Harness(a_collection("a", extractor="told"), behaviour=numbers(2))
     rows = [d async for d in (await first.run()).made["a"].documents()]
     harness = Harness(a_collection("a", extractor="told"), a_collection("b", reads=["a"]))
@@ -390,7 +392,7 @@ async def test_a_skipped_collection_still_feeds_those_that_read_it():
     assert harness.told.runs == 0
 
 
-async def test_what_reads_a_collection_that_is_made_anew_is_made_anew():
+async def test_reader_of_a_collection_that_runs_again_runs_again():
     harness = Harness(a_collection("a", extractor="told"), a_collection("b", reads=["a"]))
     harness.made.counts = {"b": 5}
     outcome = await harness.run(an_object(document_count=5))
@@ -398,28 +400,28 @@ async def test_what_reads_a_collection_that_is_made_anew_is_made_anew():
 
 
 @pytest.mark.parametrize("strategy", ["replace", "force"])
-async def test_replace_and_force_make_it_again(strategy: str):
+async def test_replace_and_force_run_again(strategy: str):
     harness = Harness(a_collection("a", extractor="told"))
     harness.made.counts = {"a": 7}
     outcome = await harness.run(an_object(document_count=7), strategy)
     assert (outcome.status, outcome.count, harness.told.runs) == (Status.COMPLETED, 1, 1)
 
 
-async def test_a_first_run_does_not_look_for_earlier_documents():
+async def test_first_run_does_not_read_earlier_documents():
     harness = Harness(a_collection("a", extractor="told"))
     harness.made.counts = {"a": 7}
     assert (await harness.run()).status is Status.COMPLETED
     assert harness.told.runs == 1
 
 
-async def test_what_another_batch_may_be_making_is_looked_for():
+async def test_run_concurrent_with_another_batch_reads_earlier_documents():
     harness = Harness(a_collection("a", extractor="told"), a_collection("b"))
     harness.made.counts = {"a": 7}
     outcome = await harness.run(again=True)
     assert (outcome.count, list(outcome.made), outcome.again) == (8, ["b"], True)
 
 
-async def test_a_batch_for_one_collection_runs_that_one():
+async def test_job_for_one_collection_runs_only_that():
     outcome = await Harness(a_collection("a"), a_collection("b")).run(only=["b"])
     assert list(outcome.made) == ["b"]
 

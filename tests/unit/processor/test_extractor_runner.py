@@ -6,19 +6,19 @@ from bucketline.extractors import ResourceError
 from bucketline_processor.extractor_runner import PausableTimeout
 
 
-async def test_what_takes_too_long_is_an_error_of_the_object():
+async def test_timeout_raises_resource_error():
     with pytest.raises(ResourceError, match=r"longer than 0\.01 seconds"):
         async with PausableTimeout(0.01):
             await asyncio.Event().wait()
 
 
-async def test_waiting_for_a_turn_does_not_count():
+async def test_paused_time_does_not_count():
     async with PausableTimeout(0.02) as deadline:
         with deadline.paused():
             await asyncio.wait([asyncio.create_task(asyncio.Event().wait())], timeout=0.06)
 
 
-async def test_the_clock_goes_on_after_the_turn_came():
+async def test_timeout_continues_after_the_pause():
     async def work() -> None:
         async with PausableTimeout(0.02) as deadline:
             with deadline.paused():
@@ -29,7 +29,7 @@ async def test_the_clock_goes_on_after_the_turn_came():
         await work()
 
 
-async def test_being_cancelled_is_not_being_late():
+async def test_cancellation_is_not_reported_as_timeout():
     async def work() -> None:
         async with PausableTimeout(60):
             await asyncio.Event().wait()

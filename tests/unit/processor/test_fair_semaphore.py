@@ -26,7 +26,7 @@ async def queue(shares: FairSemaphore, order: list[str], group: str, amount: int
     return task
 
 
-async def test_a_newcomer_waits_for_one_turn_and_not_for_all_who_were_there_before():
+async def test_new_group_is_served_after_one_request_of_another_group():
     shares = FairSemaphore(1)
     order: list[str] = []
     await shares.acquire("big")
@@ -37,7 +37,7 @@ async def test_a_newcomer_waits_for_one_turn_and_not_for_all_who_were_there_befo
     assert order.index("small") == 1
 
 
-async def test_no_more_shares_are_out_than_there_are():
+async def test_acquired_amounts_never_exceed_the_size():
     shares = FairSemaphore(3)
     out = most = 0
 
@@ -54,7 +54,7 @@ async def test_no_more_shares_are_out_than_there_are():
     assert shares.try_acquire("g", 3)
 
 
-async def test_a_large_amount_is_not_starved_and_one_beyond_the_size_gets_all():
+async def test_large_request_is_not_starved_and_is_capped_at_the_size():
     shares = FairSemaphore(10)
     order: list[str] = []
     await shares.acquire("a", 9)
@@ -66,7 +66,7 @@ async def test_a_large_amount_is_not_starved_and_one_beyond_the_size_gets_all():
     assert order == ["large", "small"]
 
 
-async def test_who_gives_up_waiting_leaves_the_turn_to_the_next():
+async def test_canceled_request_lets_the_next_one_proceed():
     shares = FairSemaphore(1)
     order: list[str] = []
     await shares.acquire("a")
@@ -80,7 +80,7 @@ async def test_who_gives_up_waiting_leaves_the_turn_to_the_next():
     assert shares.try_acquire("a")
 
 
-async def test_who_is_cancelled_while_the_share_arrives_gives_it_back():
+async def test_request_canceled_while_granted_releases_its_amount():
     shares = FairSemaphore(1)
     await shares.acquire("a")
     order: list[str] = []
@@ -92,7 +92,7 @@ async def test_who_is_cancelled_while_the_share_arrives_gives_it_back():
     assert shares.try_acquire("a")
 
 
-async def test_a_group_that_keeps_what_it_has_leaves_some_to_every_next_one():
+async def test_reserve_leaves_some_for_every_next_group():
     shares = FairSemaphore(64, reserve=True)
     order: list[str] = []
     waiting = [asyncio.create_task(shares.acquire("hanging")) for _ in range(400)]
@@ -108,7 +108,7 @@ async def test_a_group_that_keeps_what_it_has_leaves_some_to_every_next_one():
         task.cancel()
 
 
-async def test_groups_that_all_want_more_have_the_same():
+async def test_reserve_gives_groups_equal_amounts():
     shares = FairSemaphore(60, reserve=True)
     held = dict.fromkeys("abc", 0)
 

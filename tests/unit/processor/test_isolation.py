@@ -1,6 +1,6 @@
-"""Objects that end their processor: each alone is found and fails, and nothing else does.
+"""Isolation: an object that crashes its processor is found and fails, and everything else completes.
 
-A processor that dies is played by one that reaches no store any more, in the middle of what it is at.
+A crash is simulated by a processor that cannot reach MongoDB any more and hangs in the middle of an extraction.
 """
 
 import asyncio
@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
-from tests.unit.processor.fakes import Ends, Processor, completed, settled
+from tests.unit.processor.fakes import Processor, RecordedResults, completed, settled
 
 from bucketline.db.work_units import NO_ITEM, unit_attempts
 from bucketline.errors import DependencyUnavailable
@@ -18,169 +18,169 @@ LEASE = 31.0
 
 
 class Fleet:
-    """Processors one after the other on the same units; ``killers`` are objects that end whoever works on them."""
+    """Runs processors one after the other on the same units; ``killers`` are objects that crash their processor."""
 
     def __init__(self, killers: Iterable[str] = (), **settings: Any) -> None:
         self.killers = set(killers)
         self.settings = settings
         self.first = Processor(owner="p0", **settings)
         self.units = self.first.units
-        self.deaths = 0
-        self.seen: list[Processor] = []
+        self.crashes = 0
+        self.processors: list[Processor] = []
 
     def unit(self, count: int, unit_id: str = "unit_1", **more: Any) -> str:
         return self.first.unit(count, unit_id, **more)
 
     def next(self) -> Processor:
-        owner = f"p{len(self.seen) + 1}"
-        shared = {"units": self.units, "objects": self.first.objects, "ends": self.first.ends}
+        owner = f"p{len(self.processors) + 1}"
+        shared = {"units": self.units, "objects": self.first.objects, "completion": self.first.completion}
         processor = Processor(owner=owner, **shared, **self.settings)
-        self.died = asyncio.Event()
+        self.crashed = asyncio.Event()
 
-        async def deadly(_: ExtractionJob) -> ExtractionOutcome:
+        async def crash(_: ExtractionJob) -> ExtractionOutcome:
             self.units.dead.add(owner)
-            self.died.set()
+            self.crashed.set()
             await asyncio.Event().wait()
-            raise AssertionError("nobody wakes the dead")
+            raise AssertionError("a crashed processor does not continue")
 
-        processor.extractions.told = dict.fromkeys(self.killers, deadly)
-        self.seen.append(processor)
+        processor.extractions.behaviors = dict.fromkeys(self.killers, crash)
+        self.processors.append(processor)
         return processor
 
-    async def life(self, *unit_ids: str) -> bool:
-        """One processor takes the units; whether it lived to finish all of them."""
+    async def run_processor(self, *unit_ids: str) -> bool:
+        """Run one processor on the units; return whether it finished all of them without a crash."""
         processor = self.next()
         working = [asyncio.create_task(processor.work(unit_id)) for unit_id in unit_ids or ("unit_1",)]
-        dying = asyncio.create_task(self.died.wait())
+        crashing = asyncio.create_task(self.crashed.wait())
         everything = asyncio.gather(*working)
-        await asyncio.wait({everything, dying}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({everything, crashing}, return_when=asyncio.FIRST_COMPLETED)
         alive = everything.done()
-        for task in (*working, dying):
+        for task in (*working, crashing):
             task.cancel()
-        await asyncio.gather(*working, dying, everything, return_exceptions=True)
+        await asyncio.gather(*working, crashing, everything, return_exceptions=True)
         if not alive:
-            self.deaths += 1
+            self.crashes += 1
             self.first.clock.advance(LEASE)
         return alive and everything.result() == [True] * len(working)
 
-    async def lives(self, *unit_ids: str, most: int = 20, recording: bool = True) -> int:
-        """Processors until one has finished the units; how many there were."""
+    async def run_until_finished(self, *unit_ids: str, most: int = 20, recording: bool = True) -> int:
+        """Run processors until one has finished the units; return how many there were."""
         for number in range(1, most + 1):
-            if await self.life(*unit_ids):
+            if await self.run_processor(*unit_ids):
                 return number
             if recording:
                 self.record()
-        raise AssertionError("there is no end to it")
+        raise AssertionError(f"the units are unfinished after {most} processors")
 
     def record(self) -> None:
-        """What the batcher does with what was said."""
-        for finished in self.first.ends.said:
+        """Record the published results in the units, as the batcher does."""
+        for finished in self.first.completion.results:
             results = self.units.rows[finished.item.unit["_id"]]["results"]
             results.setdefault(str(finished.item.index), {"status": str(finished.outcome.status)})
 
-    def trying(self, unit_id: str) -> int | None:
+    def current_item(self, unit_id: str) -> int | None:
         return self.units.rows[unit_id]["lease"].get("current_item")
 
     @property
-    def ends(self) -> Ends:
-        return self.first.ends
+    def completion(self) -> RecordedResults:
+        return self.first.completion
 
 
-def failed(ends: Ends) -> set[str]:
-    return {object_id for object_id, status in ends.statuses().items() if status == "FAILED"}
+def failed(completion: RecordedResults) -> set[str]:
+    return {object_id for object_id, status in completion.statuses().items() if status == "FAILED"}
 
 
-async def test_an_object_that_ends_its_processors_fails_and_all_others_are_completed():
+async def test_object_that_crashes_processors_fails_and_all_others_complete():
     fleet = Fleet({"obj_3"})
     fleet.unit(8)
-    assert await fleet.lives() == 5, "two that nobody was careful in, two that tried it, one that says so"
-    assert failed(fleet.ends) == {"obj_3"}
-    assert len(fleet.ends.statuses()) == 8
-    outcome = fleet.ends.outcomes()["obj_3"]
+    assert await fleet.run_until_finished() == 5, "two crashes, two isolated crashes, and one processor that fails it"
+    assert failed(fleet.completion) == {"obj_3"}
+    assert len(fleet.completion.statuses()) == 8
+    outcome = fleet.completion.outcomes()["obj_3"]
     assert outcome.error_type == "resource"
     assert outcome.error == "processing this object ended its processor 2 times: a file may be damaged or too large"
-    assert outcome.again, "what was stored of it counts"
-    assert fleet.seen[-1].extractions.runs == {}
+    assert outcome.again, "documents that were stored before the crash are counted"
+    assert fleet.processors[-1].extractions.runs == {}
 
 
-async def test_several_of_them_are_found_one_after_the_other():
+async def test_several_crashing_objects_are_found_one_after_the_other():
     killers = {"obj_0", "obj_4", "obj_5"}
     fleet = Fleet(killers)
     fleet.unit(7)
-    await fleet.lives()
-    assert failed(fleet.ends) == killers
-    assert set(fleet.ends.statuses().values()) == {"FAILED", "COMPLETED"}
-    assert fleet.deaths == 2 + 2 * len(killers)
-    assert unit_attempts(fleet.units.rows["unit_1"]).crashes == 2, "a batcher gives nothing up because of them"  # type: ignore[arg-type]
+    await fleet.run_until_finished()
+    assert failed(fleet.completion) == killers
+    assert set(fleet.completion.statuses().values()) == {"FAILED", "COMPLETED"}
+    assert fleet.crashes == 2 + 2 * len(killers)
+    assert unit_attempts(fleet.units.rows["unit_1"]).crashes == 2, "isolated crashes do not count"  # type: ignore[arg-type]
 
 
-async def test_what_nobody_suspects_goes_first():
+async def test_isolated_unit_runs_items_without_crashes_first():
     fleet = Fleet({"obj_1"})
     fleet.unit(4, attempts=2)
-    assert not await fleet.life()
-    assert fleet.seen[-1].extractions.order == ["obj_0", "obj_1"]
-    assert not await fleet.life()
-    assert fleet.seen[-1].extractions.order == ["obj_0", "obj_2", "obj_3", "obj_1"]
+    assert not await fleet.run_processor()
+    assert fleet.processors[-1].extractions.order == ["obj_0", "obj_1"]
+    assert not await fleet.run_processor()
+    assert fleet.processors[-1].extractions.order == ["obj_0", "obj_2", "obj_3", "obj_1"]
 
 
-async def test_a_unit_is_worked_on_one_by_one_only_after_so_many_deaths():
+async def test_unit_is_isolated_after_the_configured_number_of_crashes():
     fleet = Fleet(isolate_after_crashes=2)
     fleet.unit(5, attempts=1)
-    assert await fleet.life()
-    assert fleet.seen[-1].extractions.most_at_once == 5
+    assert await fleet.run_processor()
+    assert fleet.processors[-1].extractions.most_at_once == 5
     fleet.unit(5, "unit_2", prefix="other", attempts=2)
-    assert await fleet.life("unit_2")
-    assert fleet.seen[-1].extractions.most_at_once == 1
+    assert await fleet.run_processor("unit_2")
+    assert fleet.processors[-1].extractions.most_at_once == 1
 
 
-async def test_a_batcher_that_is_late_with_results_convicts_nobody_who_is_done():
+async def test_late_results_do_not_fail_completed_objects():
     fleet = Fleet({"obj_2"})
     fleet.unit(6)
-    await fleet.lives(recording=False)
-    assert failed(fleet.ends) == {"obj_2"}, "the first final status of each"
+    await fleet.run_until_finished(recording=False)
+    assert failed(fleet.completion) == {"obj_2"}, "the first final status of each"
 
 
-async def test_an_object_that_needs_a_processor_for_itself_is_completed():
+async def test_object_that_completes_when_isolated_is_not_failed():
     fleet = Fleet({"obj_2"})
     fleet.unit(4, attempts=2)
-    assert not await fleet.life()
+    assert not await fleet.run_processor()
     fleet.record()
     fleet.killers.clear()
-    assert await fleet.life()
-    assert set(fleet.ends.statuses().values()) == {"COMPLETED"}
+    assert await fleet.run_processor()
+    assert set(fleet.completion.statuses().values()) == {"COMPLETED"}
 
 
-async def test_a_convict_that_was_deleted_meanwhile_is_skipped():
+async def test_crashed_object_that_was_deleted_is_skipped():
     fleet = Fleet()
     fleet.unit(1, attempts=5, crashed_items=[0, 0])
     fleet.first.objects.rows.clear()
-    assert await fleet.life()
-    assert fleet.ends.statuses() == {"obj_0": "SKIPPED"}
+    assert await fleet.run_processor()
+    assert fleet.completion.statuses() == {"obj_0": "SKIPPED"}
 
 
-async def test_what_shares_a_processor_with_it_is_not_blamed():
+async def test_crash_of_isolated_item_is_not_counted_for_other_units():
     fleet = Fleet({"obj_0"})
     fleet.unit(3, attempts=2)
     fleet.unit(3, "unit_2", prefix="other", batch_id="btch_2")
-    assert not await fleet.life("unit_1", "unit_2")
+    assert not await fleet.run_processor("unit_1", "unit_2")
     fleet.record()
-    await fleet.lives("unit_1")
+    await fleet.run_until_finished("unit_1")
     unit: Any = await fleet.units.lease("unit_2", "p9", now=fleet.first.clock.now(), until=fleet.first.clock.now())
     assert (unit["attempts"], unit["crashed_items"], unit["release_count"]) == (1, [], 1)
 
 
-async def test_another_unit_that_is_worked_on_carefully_is_not_blamed_either():
+async def test_crash_of_isolated_item_is_not_counted_for_other_isolated_units():
     fleet = Fleet({"obj_0"})
     fleet.unit(3, attempts=2)
     fleet.unit(3, "unit_2", prefix="other", attempts=2)
-    while not await fleet.life("unit_1", "unit_2"):
+    while not await fleet.run_processor("unit_1", "unit_2"):
         fleet.record()
-    assert failed(fleet.ends) == {"obj_0"}
+    assert failed(fleet.completion) == {"obj_0"}
     assert fleet.units.rows["unit_2"]["crashed_items"] == []
-    assert unit_attempts(fleet.units.rows["unit_2"]).crashes == 2, "its present lease says that nothing is at work"  # type: ignore[arg-type]
+    assert unit_attempts(fleet.units.rows["unit_2"]).crashes == 2, "its current lease is marked as idle"  # type: ignore[arg-type]
 
 
-class Hand:
+class ManualExtraction:
     """An extraction that ends when the test says so."""
 
     def __init__(self) -> None:
@@ -191,19 +191,19 @@ class Hand:
         return await completed(task)
 
 
-async def test_it_is_tried_alone_and_the_others_go_on_afterwards(monkeypatch: pytest.MonkeyPatch):
+async def test_isolated_item_runs_alone_and_other_units_continue_afterwards(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("bucketline_processor.isolation.EXCLUSIVE_SECONDS", 0.0)
     processor = Processor()
     processor.unit(2, attempts=2)
     processor.unit(2, "unit_2", prefix="other", batch_id="btch_2")
-    running = {name: Hand() for name in ("other_0", "obj_0", "obj_1")}
-    processor.extractions.told = dict(running)
+    running = {name: ManualExtraction() for name in ("other_0", "obj_0", "obj_1")}
+    processor.extractions.behaviors = dict(running)
     usual = asyncio.create_task(processor.work("unit_2"))
     await settled()
     assert processor.extractions.running == {"other_0"}
-    careful = asyncio.create_task(processor.work("unit_1"))
+    isolated = asyncio.create_task(processor.work("unit_1"))
     await settled()
-    assert processor.extractions.running == {"other_0"}, "it waits for what has begun"
+    assert processor.extractions.running == {"other_0"}, "it waits for running objects"
     running["other_0"].end.set()
     await settled()
     assert processor.extractions.running == {"obj_0"}
@@ -212,74 +212,76 @@ async def test_it_is_tried_alone_and_the_others_go_on_afterwards(monkeypatch: py
     processor.unit(2, "unit_3", prefix="late", batch_id="btch_3")
     late = asyncio.create_task(processor.work("unit_3"))
     await settled()
-    assert processor.units.rows["unit_3"]["state"] == "ready", "another processor may take it meanwhile"
+    assert processor.units.rows["unit_3"]["state"] == "ready", "another processor may lease it"
     running["obj_0"].end.set()
     await settled()
-    assert processor.units.rows["unit_3"]["state"] == "leased", "who waited has a turn"
+    assert processor.units.rows["unit_3"]["state"] == "leased", "waiting units proceed between two items"
     assert processor.extractions.running == {"obj_1"}
     running["obj_1"].end.set()
-    assert await asyncio.gather(careful, late) == [True, True]
+    assert await asyncio.gather(isolated, late) == [True, True]
 
 
-async def test_leases_say_who_is_tried_and_who_is_not_worked_on(monkeypatch: pytest.MonkeyPatch):
+async def test_leases_name_the_current_item_and_mark_other_units_idle(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("bucketline_processor.isolation.EXCLUSIVE_SECONDS", 0.0)
     fleet = Fleet()
     fleet.unit(2, attempts=2)
     fleet.unit(1, "unit_2", prefix="other")
     fleet.unit(1, "unit_3", prefix="also", attempts=2)
     processor = fleet.next()
-    processor.extractions.told = hands = {name: Hand() for name in ("obj_0", "obj_1", "other_0", "also_0")}
+    processor.extractions.behaviors = extractions = {
+        name: ManualExtraction() for name in ("obj_0", "obj_1", "other_0", "also_0")
+    }
     for unit_id in ("unit_2", "unit_1", "unit_3"):
         await processor.leases.acquire(unit_id)
     async with asyncio.TaskGroup() as group:
         for unit_id in ("unit_1", "unit_3"):
             row: Any = dict(fleet.units.rows[unit_id])
-            group.create_task(processor.processor.run(row, {}))
+            group.create_task(processor.service.run(row, {}))
         await settled()
-        assert [fleet.trying(f"unit_{n}") for n in (1, 2, 3)] == [0, NO_ITEM, NO_ITEM]
-        hands["obj_0"].end.set()
+        assert [fleet.current_item(f"unit_{n}") for n in (1, 2, 3)] == [0, NO_ITEM, NO_ITEM]
+        extractions["obj_0"].end.set()
         await settled()
-        assert [fleet.trying(f"unit_{n}") for n in (1, 2, 3)] == [NO_ITEM, NO_ITEM, 0], "the next has its turn"
-        hands["also_0"].end.set()
+        assert [fleet.current_item(f"unit_{n}") for n in (1, 2, 3)] == [NO_ITEM, NO_ITEM, 0], "the other unit proceeds"
+        extractions["also_0"].end.set()
         await settled()
-        assert [fleet.trying(f"unit_{n}") for n in (1, 2, 3)] == [1, NO_ITEM, NO_ITEM]
-        hands["obj_1"].end.set()
-    assert [fleet.trying(f"unit_{n}") for n in (1, 2)] == [NO_ITEM, None]
+        assert [fleet.current_item(f"unit_{n}") for n in (1, 2, 3)] == [1, NO_ITEM, NO_ITEM]
+        extractions["obj_1"].end.set()
+    assert [fleet.current_item(f"unit_{n}") for n in (1, 2)] == [NO_ITEM, None]
 
 
-@pytest.mark.parametrize("how", ["stopped", "store away"])
-async def test_what_was_given_back_is_no_suspect(how: str, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("how", ["stopped", "store unavailable"])
+async def test_released_unit_has_no_crashed_item(how: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("bucketline_processor.service.MAX_ATTEMPTS", 1)
     processor = Processor()
     processor.unit(3, attempts=2)
 
     async def interrupted(_: ExtractionJob) -> ExtractionOutcome:
         if how == "stopped":
-            processor.processor.stop()
-        raise DependencyUnavailable("away")
+            processor.service.stop()
+        raise DependencyUnavailable("unavailable")
 
-    processor.extractions.told["obj_0"] = interrupted
+    processor.extractions.behaviors["obj_0"] = interrupted
     assert not await processor.work()
     await processor.leases.release("unit_1")
     row = processor.units.rows["unit_1"]
     assert (row["state"], row["attempts"], row["crashed_items"]) == ("ready", 2, [])
-    assert processor.ends.statuses() == ({} if how == "stopped" else {"obj_1": "COMPLETED", "obj_2": "COMPLETED"})
+    assert processor.completion.statuses() == ({} if how == "stopped" else {"obj_1": "COMPLETED", "obj_2": "COMPLETED"})
 
 
-async def test_stores_that_are_away_for_several_objects_leave_the_rest_for_later(monkeypatch: pytest.MonkeyPatch):
+async def test_isolated_unit_with_several_unfinished_items_stops_early(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("bucketline_processor.service.MAX_ATTEMPTS", 1)
     processor = Processor()
     processor.unit(20, attempts=2)
 
-    async def away(_: ExtractionJob) -> ExtractionOutcome:
-        raise DependencyUnavailable("away")
+    async def unavailable(_: ExtractionJob) -> ExtractionOutcome:
+        raise DependencyUnavailable("unavailable")
 
-    processor.extractions.told = dict.fromkeys(processor.objects.rows, away)
+    processor.extractions.behaviors = dict.fromkeys(processor.objects.rows, unavailable)
     assert not await processor.work()
     assert len(processor.extractions.order) == 3
 
 
-async def test_a_processor_that_lost_its_lease_tries_nothing_more():
+async def test_isolated_unit_with_lost_lease_starts_no_more_items():
     processor = Processor()
     processor.unit(3, attempts=2)
 
@@ -289,29 +291,29 @@ async def test_a_processor_that_lost_its_lease_tries_nothing_more():
         assert await processor.units.lease("unit_1", "another", now=later, until=later)
         return await completed(task)
 
-    processor.extractions.told["obj_0"] = paused
+    processor.extractions.behaviors["obj_0"] = paused
     assert not await processor.work()
     assert processor.extractions.order == ["obj_0"]
     row = processor.units.rows["unit_1"]
     assert row["lease"]["owner"] == "another"
-    assert "current_item" not in row["lease"], "it writes nothing into another's lease"
-    assert row["crashed_items"] == [0], "nobody can tell a pause from a death"
-    assert processor.ends.statuses() == {"obj_0": "COMPLETED"}
+    assert "current_item" not in row["lease"], "it does not write into the lease of another processor"
+    assert row["crashed_items"] == [0], "a suspended processor counts as crashed"
+    assert processor.completion.statuses() == {"obj_0": "COMPLETED"}
 
 
-async def test_a_store_that_goes_away_between_two_objects_gives_the_unit_back():
+async def test_isolated_unit_is_released_when_mongodb_fails_between_items():
     processor = Processor()
     processor.unit(2, attempts=2)
 
     async def last(task: ExtractionJob) -> ExtractionOutcome:
-        processor.units.away = True
+        processor.units.unavailable = True
         return await completed(task)
 
-    processor.extractions.told["obj_0"] = last
+    processor.extractions.behaviors["obj_0"] = last
     with pytest.raises(DependencyUnavailable):
         await processor.work()
-    processor.units.away = False
-    processor.extractions.told.clear()
+    processor.units.unavailable = False
+    processor.extractions.behaviors.clear()
     await processor.leases.release("unit_1")
     assert processor.units.rows["unit_1"]["crashed_items"] == []
     assert await processor.work()

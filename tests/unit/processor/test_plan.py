@@ -19,13 +19,13 @@ class Stored:
     def __init__(self, *collections: CollectionDocument) -> None:
         self.collections = collections
         self.reads = 0
-        self.away = False
+        self.unavailable = False
 
     async def tiers_of_bucket(self, bucket_id: str) -> list[list[CollectionDocument]]:
         self.reads += 1
         await asyncio.sleep(0)
-        if self.away:
-            raise DependencyUnavailable("away")
+        if self.unavailable:
+            raise DependencyUnavailable("unavailable")
         return await walk_tiers([c for c in self.collections if bucket_id in c["source"]["bucket_ids"]], self._readers)
 
     async def _readers(self, tier: list[CollectionDocument]) -> list[CollectionDocument]:
@@ -55,10 +55,10 @@ async def test_select_stages_adds_the_sources_of_the_selected_collections(named:
 async def test_plan_with_concurrent_readers_is_read_once_and_failures_are_not_cached():
     stored = Stored(a_collection("a"))
     made = ExtractionPlans(stored, ExtractorRegistry(), OutboundPolicy(), clock=ManualClock(NOW))  # type: ignore[arg-type]
-    stored.away = True
+    stored.unavailable = True
     answers = await asyncio.gather(*(made.get("bkt_1", since=NOW) for _ in range(5)), return_exceptions=True)
     assert {type(answer) for answer in answers} == {DependencyUnavailable}
-    stored.away = False
+    stored.unavailable = False
     await asyncio.gather(*(made.get("bkt_1", since=NOW) for _ in range(50)))
     assert stored.reads == 2
 

@@ -1,4 +1,4 @@
-"""The line and the slots: what is taken, in which order, and what happens when the service stops."""
+"""The scheduler and the reconciler: which units start, in which order, and what happens when the service stops."""
 
 import asyncio
 from collections import Counter
@@ -18,7 +18,7 @@ from bucketline_processor.settings import ProcessorSettings
 
 
 class ManualProcessor:
-    """Units end when the test says so."""
+    """A processor whose units end when the test calls :meth:`end`."""
 
     def __init__(self) -> None:
         self.running: dict[str, asyncio.Future[bool]] = {}
@@ -80,13 +80,13 @@ async def setup() -> AsyncIterator[Setup]:
     await made.scheduler.stop()
 
 
-async def test_a_record_is_done_with_when_its_unit_is_leased_and_not_when_the_unit_is(setup: Setup):
+async def test_submit_returns_when_the_unit_is_scheduled_not_when_it_ends(setup: Setup):
     await setup.submit(setup.units.add("u1"))
     assert setup.state("u1") == ("leased", 1)
     assert list(setup.processor.running) == ["u1"]
 
 
-async def test_one_batch_leaves_room_for_the_next(setup: Setup):
+async def test_single_batch_leaves_slots_for_the_next(setup: Setup):
     await setup.submit(*(setup.units.add(f"big{n}", "big") for n in range(4)))
     assert sorted(setup.processor.running) == ["big0", "big1"]
     setup.processor.end("big0")
@@ -96,7 +96,7 @@ async def test_one_batch_leaves_room_for_the_next(setup: Setup):
 
 
 @pytest.mark.parametrize(("groups", "each"), [(1, [4]), (2, [3, 2]), (3, [2, 2, 2]), (4, [2, 2, 1, 1]), (9, [1] * 8)])
-async def test_so_many_batches_use_so_many_slots(groups: int, each: list[int]):
+async def test_batches_share_the_slots_evenly(groups: int, each: list[int]):
     """One leaves half of the slots free, two a third, three a quarter, four a fifth."""
     setup = Setup(max_concurrent_units=8, prefetch_units=400)
     await setup.submit(*(setup.units.add(f"{n}-{g}", f"batch{g}") for n in range(40) for g in range(groups)))
@@ -109,7 +109,7 @@ async def test_so_many_batches_use_so_many_slots(groups: int, each: list[int]):
     await setup.scheduler.stop()
 
 
-async def test_who_comes_second_has_a_share_before_the_first_gives_any_back():
+async def test_second_batch_gets_slots_before_the_first_releases_any():
     setup = Setup(max_concurrent_units=8, prefetch_units=100)
     await setup.submit(*(setup.units.add(f"big{n}", "big") for n in range(10)))
     assert len(setup.processor.running) == 4
@@ -118,7 +118,7 @@ async def test_who_comes_second_has_a_share_before_the_first_gives_any_back():
     await setup.scheduler.stop()
 
 
-async def test_a_full_line_makes_the_bus_wait_and_nothing_is_lost(setup: Setup, monkeypatch: pytest.MonkeyPatch):
+async def test_submit_to_a_full_queue_waits_and_loses_nothing(setup: Setup, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("bucketline_processor.scheduler.MAX_QUEUE_SECONDS", 0.02)
     units = [setup.units.add(f"u{n}") for n in range(6)]
     with pytest.raises(QueueFull):
@@ -131,7 +131,7 @@ async def test_a_full_line_makes_the_bus_wait_and_nothing_is_lost(setup: Setup, 
     assert setup.processor.order == ["u0", "u1", "u2"]
 
 
-async def test_the_same_record_again_changes_nothing(setup: Setup):
+async def test_repeated_submit_runs_the_unit_once(setup: Setup):
     unit = setup.units.add("u1")
     for _ in range(3):
         await setup.submit(unit)
@@ -139,27 +139,27 @@ async def test_the_same_record_again_changes_nothing(setup: Setup):
 
 
 @pytest.mark.parametrize("state", ["done", "canceled", "held"])
-async def test_units_that_are_over_or_not_due_are_left_alone(setup: Setup, state: str):
+async def test_submit_of_ended_or_held_unit_does_nothing(setup: Setup, state: str):
     await setup.submit(setup.units.add("u1", state=state))
     assert setup.processor.order == []
 
 
-async def test_a_unit_that_is_not_finished_is_given_back_at_once(setup: Setup):
+async def test_unfinished_unit_is_released_at_once(setup: Setup):
     await setup.submit(*(setup.units.add(f"u{n}") for n in range(2)))
     setup.processor.end("u0", finished=False)
-    setup.processor.end("u1", DependencyUnavailable("away"))
+    setup.processor.end("u1", DependencyUnavailable("unavailable"))
     await settled()
     assert setup.state("u0") == setup.state("u1") == ("ready", 0)
 
 
-async def test_a_fault_of_ours_gives_the_unit_back(setup: Setup):
+async def test_unit_that_raises_is_released(setup: Setup):
     await setup.submit(setup.units.add("u1"))
     setup.processor.end("u1", ZeroDivisionError("ours"))
     await settled()
     assert setup.state("u1") == ("ready", 0)
 
 
-async def test_stopping_gives_back_what_does_not_finish_in_time_and_takes_nothing_more(
+async def test_stop_releases_units_after_the_grace_period_and_accepts_no_more(
     setup: Setup, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("bucketline_processor.scheduler.STOPPING_PAUSE", 0.0)
@@ -172,17 +172,17 @@ async def test_stopping_gives_back_what_does_not_finish_in_time_and_takes_nothin
     assert setup.state("late") == ("ready", 0)
 
 
-async def test_stopping_lets_what_is_nearly_finished_finish():
+async def test_stop_lets_running_units_finish_within_the_grace_period():
     setup = Setup(shutdown_grace_seconds=10)
     await setup.submit(setup.units.add("u1"))
     stopping = asyncio.create_task(setup.scheduler.stop())
     await settled()
     setup.processor.end("u1")
     await stopping
-    assert setup.state("u1")[0] == "leased", "its results finish it, not the processor"
+    assert setup.state("u1")[0] == "leased", "its results finish it, not the scheduler"
 
 
-async def test_work_on_a_unit_that_another_has_is_dropped_and_not_given_back(setup: Setup):
+async def test_unit_with_lost_lease_is_canceled_and_not_released(setup: Setup):
     await setup.submit(*(setup.units.add(f"u{n}") for n in range(2)))
     setup.units.rows["u0"]["lease"]["owner"] = "another"
     await setup.scheduler.heartbeat()
@@ -191,7 +191,7 @@ async def test_work_on_a_unit_that_another_has_is_dropped_and_not_given_back(set
     assert setup.units.rows["u0"]["lease"]["owner"] == "another"
 
 
-async def test_the_heartbeat_keeps_what_takes_long(setup: Setup):
+async def test_heartbeat_keeps_the_lease_of_a_long_unit(setup: Setup):
     await setup.submit(setup.units.add("u1"))
     for _ in range(5):
         setup.clock.advance(20)
@@ -200,18 +200,18 @@ async def test_the_heartbeat_keeps_what_takes_long(setup: Setup):
     assert list(setup.processor.running) == ["u1"]
 
 
-async def test_an_idle_processor_takes_up_what_nobody_has(setup: Setup):
+async def test_reclaim_with_free_slots_queues_units_without_a_holder(setup: Setup):
     setup.units.add("forgotten")
     setup.units.add("orphan", state="leased", lease={"owner": "dead", "until": setup.clock.now()})
     setup.units.add("over", state="canceled")
-    assert await setup.reconciler.reclaim() == 0, "others may be about to take it"
+    assert await setup.reconciler.reclaim() == 0, "other processors may be about to lease it"
     setup.clock.advance(10)
     assert await setup.reconciler.reclaim() == 2
     await settled()
     assert sorted(setup.processor.running) == ["forgotten", "orphan"]
 
 
-async def test_a_busy_processor_leaves_it_to_others(setup: Setup):
+async def test_reclaim_without_free_slots_does_nothing(setup: Setup):
     await setup.submit(*(setup.units.add(f"u{n}", f"batch{n}") for n in range(4)))
     assert len(setup.processor.running) == 4
     setup.units.add("forgotten", "other")
@@ -221,24 +221,24 @@ async def test_a_busy_processor_leaves_it_to_others(setup: Setup):
 
 
 @pytest.mark.parametrize("before", [None, "large"])
-async def test_who_stands_behind_thousands_on_the_bus_has_a_slot_within_seconds(setup: Setup, before: str | None):
+async def test_unit_behind_thousands_of_records_is_reclaimed_within_seconds(setup: Setup, before: str | None):
     """A thousand units, those of 100,000 automatic objects or of a large batch, and then the unit of a batch of one."""
     many = [setup.units.add(f"u{n}", before) for n in range(1000)]
     consumer = asyncio.create_task(
         setup.scheduler.submit({unit_id: {} for unit_id in (*many, setup.units.add("small"))})
     )
     await settled()
-    assert not consumer.done(), "the line is full"
+    assert not consumer.done(), "the queue is full"
     assert "small" not in setup.processor.running
     setup.clock.advance(ProcessorSettings().orphan_claim_delay_seconds + 0.1)
     assert await setup.reconciler.reclaim() == 1
     await settled()
     assert "small" in setup.processor.running
-    assert await setup.reconciler.reclaim() == 0, "no more of those that have their share"
+    assert await setup.reconciler.reclaim() == 0, "groups that have units here get no more"
     consumer.cancel()
 
 
-async def test_groups_that_wait_behind_others_take_turns(setup: Setup):
+async def test_reclaim_serves_the_groups_in_turn(setup: Setup):
     await setup.submit(*(setup.units.add(f"big{n}", "big") for n in range(4)))
     for number in range(6):
         setup.units.add(f"a{number}", f"batch{number}")
@@ -258,12 +258,12 @@ async def test_groups_that_wait_behind_others_take_turns(setup: Setup):
     assert len({setup.units.rows[unit_id]["batch_id"] for unit_id in begun}) == 6, begun
 
 
-async def test_a_unit_that_cannot_be_leased_now_comes_again(setup: Setup):
+async def test_submit_after_a_failed_submit_runs_the_unit(setup: Setup):
     unit = setup.units.add("u1")
-    setup.units.away = True
+    setup.units.unavailable = True
     with pytest.raises(DependencyUnavailable):
         await setup.submit(unit)
-    setup.units.away = False
+    setup.units.unavailable = False
     await setup.submit(unit)
     assert list(setup.processor.running) == ["u1"]
 
@@ -309,7 +309,7 @@ async def every_slot_is_usable(setup: Setup) -> None:
 
 @pytest.mark.parametrize("ends_before", [True, False], ids=["ended before the offer goes on", "still running"])
 @pytest.mark.parametrize("times", [1, 3])
-async def test_a_unit_that_the_scan_takes_while_the_offer_reads_it_runs_once(
+async def test_unit_reclaimed_while_submit_reads_it_runs_once(
     setup: Setup, monkeypatch: pytest.MonkeyPatch, ends_before: bool, times: int
 ) -> None:
     for number in range(times):
@@ -338,7 +338,7 @@ async def test_a_unit_that_the_scan_takes_while_the_offer_reads_it_runs_once(
     await every_slot_is_usable(setup)
 
 
-async def test_a_unit_that_the_scan_takes_while_its_record_waits_for_room_runs_once(setup: Setup) -> None:
+async def test_unit_reclaimed_while_submit_waits_for_room_runs_once(setup: Setup) -> None:
     big = [setup.units.add(f"big{n}", "big") for n in range(4)]
     await setup.submit(*big)
     last = setup.units.add("small", "small")
@@ -365,7 +365,7 @@ async def test_a_unit_that_the_scan_takes_while_its_record_waits_for_room_runs_o
 
 
 @pytest.mark.parametrize("scans", ["stalled", "next_of_other_groups"])
-async def test_a_unit_that_a_record_brings_while_the_scan_reads_it_runs_once(
+async def test_unit_submitted_while_reclaim_reads_it_runs_once(
     setup: Setup, monkeypatch: pytest.MonkeyPatch, scans: str
 ) -> None:
     unit = setup.units.add("u1")
@@ -385,7 +385,7 @@ async def test_a_unit_that_a_record_brings_while_the_scan_reads_it_runs_once(
     await every_slot_is_usable(setup)
 
 
-async def test_the_same_unit_in_two_records_at_once_runs_once(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_unit_in_concurrent_submits_runs_once(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     unit = setup.units.add("u1")
     with monkeypatch.context() as patch:
         gate = Gate(setup, patch, "many")
@@ -397,11 +397,11 @@ async def test_the_same_unit_in_two_records_at_once_runs_once(setup: Setup, monk
     assert setup.processor.order == [unit]
 
 
-async def test_an_offer_that_is_canceled_or_fails_leaves_the_unit_to_the_next(
+async def test_submit_after_a_canceled_or_failed_submit_runs_the_unit(
     setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unit = setup.units.add("u1")
-    for error in (None, DependencyUnavailable("away")):
+    for error in (None, DependencyUnavailable("unavailable")):
         with monkeypatch.context() as patch:
             gate = Gate(setup, patch, "many")
             offer = asyncio.create_task(setup.scheduler.submit({unit: {}}))
@@ -417,7 +417,7 @@ async def test_an_offer_that_is_canceled_or_fails_leaves_the_unit_to_the_next(
 
 
 @pytest.mark.parametrize("error", [DependencyUnavailable("no answer"), ZeroDivisionError("ours"), None])
-async def test_a_lease_whose_answer_is_lost_is_released_and_its_slot_is_free(
+async def test_lease_with_lost_response_is_released_and_frees_its_slot(
     setup: Setup, monkeypatch: pytest.MonkeyPatch, error: Exception | None
 ) -> None:
     """The lease is stored, and then the request fails, or the service stops (None)."""
@@ -438,9 +438,7 @@ async def test_a_lease_whose_answer_is_lost_is_released_and_its_slot_is_free(
         await every_slot_is_usable(setup)
 
 
-async def test_a_second_cancellation_does_not_interrupt_the_release(
-    setup: Setup, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_release_continues_after_a_second_cancellation(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     unit = setup.units.add("u1")
     await setup.submit(unit)
     released = asyncio.Event()

@@ -1,4 +1,4 @@
-"""A unit on its way: what is read, what is tried again, what is left, and what becomes of every object."""
+"""Processing of a unit: reads, retries, memory and the outcome of every object."""
 
 import asyncio
 from typing import Any
@@ -24,8 +24,8 @@ async def processor() -> Processor:
     return Processor()
 
 
-class Away:
-    """A store that is away for the first ``times`` calls, or for ever."""
+class Unavailable:
+    """A store that is unavailable for the first ``times`` calls, or always."""
 
     def __init__(self, times: int | None = None) -> None:
         self.times = times
@@ -34,11 +34,11 @@ class Away:
     async def __call__(self, _: ExtractionJob) -> ExtractionOutcome:
         self.calls += 1
         if self.times is None or self.calls <= self.times:
-            raise DependencyUnavailable("away")
+            raise DependencyUnavailable("unavailable")
         return ExtractionOutcome(Status.COMPLETED)
 
 
-class Held:
+class ManualExtraction:
     """An extraction that ends when the test says so."""
 
     def __init__(self) -> None:
@@ -49,78 +49,78 @@ class Held:
         return await completed(task)
 
 
-async def test_every_object_is_said_to_be_started_and_then_to_be_over(processor: Processor):
+async def test_unit_publishes_processing_and_a_final_status_for_every_object(processor: Processor):
     processor.unit(5)
     assert await processor.work()
     assert processor.started() == [f"obj_{n}" for n in range(5)]
-    assert processor.ends.statuses() == {f"obj_{n}": "COMPLETED" for n in range(5)}
+    assert processor.completion.statuses() == {f"obj_{n}": "COMPLETED" for n in range(5)}
 
 
-async def test_what_has_a_result_is_not_done_again(processor: Processor):
+async def test_items_with_a_result_are_not_processed_again(processor: Processor):
     processor.unit(3, results={"1": {"status": "COMPLETED"}})
     assert await processor.work()
-    assert sorted(processor.ends.statuses()) == sorted(processor.started()) == ["obj_0", "obj_2"]
+    assert sorted(processor.completion.statuses()) == sorted(processor.started()) == ["obj_0", "obj_2"]
 
 
-async def test_a_unit_is_read_in_pages_of_bounded_count(processor: Processor):
+async def test_unit_is_read_in_pages_of_bounded_count(processor: Processor):
     processor.unit(2 * PAGE_OBJECTS + 50)
     assert await processor.work()
     assert [len(page) for page in processor.objects.reads] == [PAGE_OBJECTS, PAGE_OBJECTS, 50]
-    assert len(processor.ends.said) == 2 * PAGE_OBJECTS + 50
+    assert len(processor.completion.results) == 2 * PAGE_OBJECTS + 50
 
 
-async def test_objects_of_all_units_together_take_bounded_memory():
+async def test_objects_of_all_units_together_use_bounded_memory():
     processor = Processor(max_inflight_bytes=3_000_000)
     processor.unit(4, "unit_1", prefix="first")
     processor.unit(4, "unit_2", prefix="second", batch_id="btch_2")
     processor.objects.sizes = dict.fromkeys(processor.objects.rows, 1_500_000)
-    held = Held()
-    processor.extractions.told = dict.fromkeys(processor.objects.rows, held)
+    held = ManualExtraction()
+    processor.extractions.behaviors = dict.fromkeys(processor.objects.rows, held)
     running = asyncio.gather(processor.work("unit_1"), processor.work("unit_2"))
     await settled()
     assert processor.extractions.running == {"first_0", "first_1"}, "4 MiB are a page, and there is room for one"
     held.end.set()
     assert await running == [True, True]
-    assert len(processor.ends.said) == 8
+    assert len(processor.completion.results) == 8
 
 
-async def test_a_batch_that_hangs_leaves_memory_to_the_next():
+async def test_batch_that_hangs_leaves_memory_for_the_next():
     processor = Processor(max_inflight_bytes=10_000_000)
     processor.unit(8, "unit_1", prefix="hanging")
     processor.unit(1, "unit_2", prefix="quick", batch_id="btch_2")
     processor.objects.sizes = dict.fromkeys(processor.objects.rows, 3_000_000)
     hanging = [name for name in processor.objects.rows if name.startswith("hanging")]
-    processor.extractions.told = dict.fromkeys(hanging, Held())
+    processor.extractions.behaviors = dict.fromkeys(hanging, ManualExtraction())
     dropped = asyncio.create_task(processor.work("unit_1"))
     await settled()
     assert await asyncio.wait_for(processor.work("unit_2"), 5)
-    assert processor.ends.statuses() == {"quick_0": "COMPLETED"}
+    assert processor.completion.statuses() == {"quick_0": "COMPLETED"}
     dropped.cancel()
     await asyncio.gather(dropped, return_exceptions=True)
 
 
-async def test_a_page_that_cannot_be_read_is_left_and_what_was_read_ends():
+async def test_page_that_cannot_be_read_is_left_and_earlier_pages_complete():
     processor = Processor(max_inflight_bytes=3_000_000)
     processor.unit(4)
     processor.objects.sizes = dict.fromkeys(processor.objects.rows, 3_000_000)
     processor.objects.failing = {"obj_2"}
     assert not await processor.work()
-    assert sorted(processor.ends.statuses()) == ["obj_0", "obj_1"]
+    assert sorted(processor.completion.statuses()) == ["obj_0", "obj_1"]
 
     processor.objects.failing.clear()
     await processor.leases.release("unit_1")
-    assert await processor.work(), "the memory of what was not read was given back"
+    assert await processor.work(), "the memory of the unread page was released"
 
 
 @pytest.mark.parametrize("gone", [True, False], ids=["deleted", "changed"])
-async def test_an_object_that_was_deleted_or_runs_anew_is_skipped(processor: Processor, gone: bool):
+async def test_object_that_was_deleted_or_resubmitted_is_skipped(processor: Processor, gone: bool):
     processor.unit(2)
     if gone:
         del processor.objects.rows["obj_0"]
     else:
         processor.objects.rows["obj_0"] |= {"run": {"id": 2, "rank": 1}, "revision": 2}
     assert await processor.work()
-    assert processor.ends.statuses() == {"obj_0": "SKIPPED", "obj_1": "COMPLETED"}
+    assert processor.completion.statuses() == {"obj_0": "SKIPPED", "obj_1": "COMPLETED"}
     assert processor.started() == ["obj_1"]
     assert "obj_0" not in processor.extractions.runs
 
@@ -129,22 +129,20 @@ async def test_an_object_that_was_deleted_or_runs_anew_is_skipped(processor: Pro
     ("later", "rank"),
     [("QUEUED", RANK_QUEUED), ("PROCESSING", RANK_PROCESSING), ("COMPLETED", RANK_FINAL), ("DRAFT", RANK_FINAL)],
 )
-async def test_an_object_that_another_batch_took_up_as_well_is_processed_in_both(
-    processor: Processor, later: str, rank: int
-):
+async def test_object_in_two_batches_is_processed_in_both(processor: Processor, later: str, rank: int):
     processor.unit(2)
     status = {"status": later, "batch_id": "btch_2", "run": {"id": 2, "rank": rank}}
     processor.objects.rows["obj_0"] |= status
     assert await processor.work()
-    assert processor.ends.statuses() == {"obj_0": "COMPLETED", "obj_1": "COMPLETED"}
+    assert processor.completion.statuses() == {"obj_0": "COMPLETED", "obj_1": "COMPLETED"}
     assert processor.started() == ["obj_0", "obj_1"]
 
 
-async def test_a_change_without_a_new_run_is_processed_as_it_is_now(processor: Processor):
+async def test_object_changed_without_a_new_run_is_processed_in_its_current_revision(processor: Processor):
     processor.unit(1)
     processor.objects.rows["obj_0"]["revision"] = 2
     assert await processor.work()
-    assert processor.ends.statuses() == {"obj_0": "COMPLETED"}
+    assert processor.completion.statuses() == {"obj_0": "COMPLETED"}
 
 
 MIRRORS = [
@@ -161,31 +159,31 @@ MIRRORS = [
 
 
 @pytest.mark.parametrize(("mirror", "status", "kind", "error"), MIRRORS)
-async def test_what_became_of_its_blobs_is_what_becomes_of_the_object(
+async def test_object_takes_the_outcome_of_its_blobs(
     processor: Processor, mirror: dict[str, Any], status: str, kind: str | None, error: str
 ):
     processor.unit(2)
     processor.objects.rows["obj_0"]["mirror"] |= mirror
     assert await processor.work()
-    outcome = processor.ends.outcomes()["obj_0"]
+    outcome = processor.completion.outcomes()["obj_0"]
     assert (str(outcome.status), outcome.error_type, outcome.error) == (status, kind, error)
-    assert processor.ends.statuses()["obj_1"] == "COMPLETED"
+    assert processor.completion.statuses()["obj_1"] == "COMPLETED"
     assert "obj_0" not in processor.extractions.runs
 
 
-async def test_a_failed_object_keeps_and_counts_the_documents_of_an_earlier_run(processor: Processor):
+async def test_failed_object_keeps_and_counts_documents_of_an_earlier_run(processor: Processor):
     processor.unit(2)
     for row in processor.objects.rows.values():
         row["mirror"] |= {"state": "failed"}
     processor.objects.rows["obj_0"]["document_count"] = 3
     assert await processor.work()
-    assert {oid: outcome.again for oid, outcome in processor.ends.outcomes().items()} == {
+    assert {oid: outcome.again for oid, outcome in processor.completion.outcomes().items()} == {
         "obj_0": True,
         "obj_1": False,
     }
 
 
-async def test_blobs_that_are_being_replaced_are_waited_for(processor: Processor):
+async def test_object_with_pending_blobs_waits_for_them(processor: Processor):
     processor.unit(1)
     processor.objects.rows["obj_0"]["mirror"]["state"] = "pending"
     working = asyncio.create_task(processor.work())
@@ -193,47 +191,47 @@ async def test_blobs_that_are_being_replaced_are_waited_for(processor: Processor
     assert not processor.extractions.runs
     processor.objects.rows["obj_0"]["mirror"]["state"] = "done"
     assert await working
-    assert processor.ends.statuses() == {"obj_0": "COMPLETED"}
+    assert processor.completion.statuses() == {"obj_0": "COMPLETED"}
 
 
-async def test_blobs_that_take_too_long_to_replace_fail_the_object_for_now(
+async def test_object_with_blobs_pending_too_long_fails_as_transient(
     processor: Processor, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("bucketline_processor.service.MIRROR_SECONDS", 0.0)
     processor.unit(1)
     processor.objects.rows["obj_0"]["mirror"]["state"] = "pending"
     assert await processor.work()
-    outcome = processor.ends.outcomes()["obj_0"]
+    outcome = processor.completion.outcomes()["obj_0"]
     assert (outcome.status, outcome.error_type) == (Status.FAILED, "transient")
 
 
-async def test_stores_that_come_back_cost_nothing(processor: Processor):
+async def test_object_completes_after_a_short_outage(processor: Processor):
     processor.unit(2)
-    processor.extractions.told["obj_0"] = Away(times=3)
-    processor.ends.failures = 2
+    processor.extractions.behaviors["obj_0"] = Unavailable(times=3)
+    processor.completion.failures = 2
     assert await processor.work()
-    assert processor.ends.statuses() == {"obj_0": "COMPLETED", "obj_1": "COMPLETED"}
+    assert processor.completion.statuses() == {"obj_0": "COMPLETED", "obj_1": "COMPLETED"}
 
 
-async def test_what_was_extracted_is_not_extracted_again_to_be_stored(processor: Processor):
+async def test_retried_completion_does_not_extract_again(processor: Processor):
     processor.unit(1)
-    processor.ends.failures = 4
+    processor.completion.failures = 4
     assert await processor.work()
     assert processor.extractions.runs == {"obj_0": 1}
 
 
-async def test_an_object_whose_store_stays_away_is_left_and_the_others_end(
+async def test_object_with_a_long_outage_is_left_and_the_others_complete(
     processor: Processor, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("bucketline_processor.service.MAX_ATTEMPTS", 4)
     processor.unit(3)
-    processor.extractions.told["obj_1"] = away = Away()
-    assert not await processor.work(), "the unit is to be given back"
-    assert away.calls == 4
-    assert sorted(processor.ends.statuses()) == ["obj_0", "obj_2"]
+    processor.extractions.behaviors["obj_1"] = outage = Unavailable()
+    assert not await processor.work(), "the unit has to be released"
+    assert outage.calls == 4
+    assert sorted(processor.completion.statuses()) == ["obj_0", "obj_2"]
 
 
-async def test_an_end_that_cannot_be_said_leaves_the_object(processor: Processor, monkeypatch: pytest.MonkeyPatch):
+async def test_object_whose_status_cannot_be_published_is_left(processor: Processor, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("bucketline_processor.service.MAX_ATTEMPTS", 4)
     closed: list[str] = []
 
@@ -245,64 +243,64 @@ async def test_an_end_that_cannot_be_said_leaves_the_object(processor: Processor
         return Closing(Status.COMPLETED)
 
     processor.unit(1)
-    processor.extractions.told["obj_0"] = extraction
-    processor.ends.failures = 4
+    processor.extractions.behaviors["obj_0"] = extraction
+    processor.completion.failures = 4
     assert not await processor.work()
-    assert processor.ends.said == []
-    assert closed == ["closed"], "its documents do not stay behind"
+    assert processor.completion.results == []
+    assert closed == ["closed"], "the outcome is closed"
 
 
-async def test_a_fault_of_ours_fails_its_object_with_no_more_than_its_class(processor: Processor):
+async def test_bug_fails_its_object_and_shows_only_the_class(processor: Processor):
     async def broken(_: ExtractionJob) -> ExtractionOutcome:
         raise ZeroDivisionError("secret internals")
 
     processor.unit(3)
-    processor.extractions.told["obj_1"] = broken
+    processor.extractions.behaviors["obj_1"] = broken
     assert await processor.work()
-    assert processor.ends.statuses() == {"obj_0": "COMPLETED", "obj_1": "FAILED", "obj_2": "COMPLETED"}
-    outcome = processor.ends.outcomes()["obj_1"]
+    assert processor.completion.statuses() == {"obj_0": "COMPLETED", "obj_1": "FAILED", "obj_2": "COMPLETED"}
+    outcome = processor.completion.outcomes()["obj_1"]
     assert outcome.error == "the object could not be processed (ZeroDivisionError)"
     assert outcome.error_type == "permanent"
 
 
-async def test_a_service_that_stops_finishes_what_has_begun_and_leaves_the_rest():
+async def test_stop_finishes_started_objects_and_leaves_the_others():
     processor = Processor(max_inflight_bytes=100)
     processor.unit(3)
     processor.objects.sizes = dict.fromkeys(processor.objects.rows, 3_000_000)
-    processor.extractions.told["obj_0"] = held = Held()
+    processor.extractions.behaviors["obj_0"] = held = ManualExtraction()
     working = asyncio.create_task(processor.work())
     await settled()
     assert processor.extractions.running == {"obj_0"}
-    processor.processor.stop()
+    processor.service.stop()
     held.end.set()
-    assert not await working, "the unit is to be given back"
-    assert processor.ends.statuses() == {"obj_0": "COMPLETED"}
+    assert not await working, "the unit has to be released"
+    assert processor.completion.statuses() == {"obj_0": "COMPLETED"}
     assert processor.extractions.runs == {"obj_0": 1}
 
 
-async def test_a_service_that_stops_waits_for_no_store(processor: Processor, monkeypatch: pytest.MonkeyPatch):
+async def test_stop_does_not_wait_for_an_outage_to_end(processor: Processor, monkeypatch: pytest.MonkeyPatch):
     processor.unit(1)
 
-    async def away(_: ExtractionJob) -> ExtractionOutcome:
-        processor.processor.stop()
-        raise DependencyUnavailable("away")
+    async def unavailable(_: ExtractionJob) -> ExtractionOutcome:
+        processor.service.stop()
+        raise DependencyUnavailable("unavailable")
 
-    processor.extractions.told["obj_0"] = away
+    processor.extractions.behaviors["obj_0"] = unavailable
     assert not await processor.work()
     assert processor.extractions.runs == {"obj_0": 1}
 
 
-async def test_dropped_work_gives_its_memory_back():
+async def test_canceled_unit_releases_its_memory():
     processor = Processor(max_inflight_bytes=1000)
     processor.unit(2, "unit_1", prefix="first")
     processor.unit(2, "unit_2", prefix="second")
-    processor.extractions.told = dict.fromkeys(("first_0", "first_1"), Held())
+    processor.extractions.behaviors = dict.fromkeys(("first_0", "first_1"), ManualExtraction())
     dropped = asyncio.create_task(processor.work("unit_1"))
     await settled()
     dropped.cancel()
     await asyncio.gather(dropped, return_exceptions=True)
     assert await processor.work("unit_2")
-    assert sorted(processor.ends.statuses()) == ["second_0", "second_1"]
+    assert sorted(processor.completion.statuses()) == ["second_0", "second_1"]
 
 
 def paged(size: int, sizes: dict[str, int]) -> list[tuple[int, int]]:

@@ -6,11 +6,11 @@ from bucketline.extractors import OutboundPolicy
 from bucketline_processor.settings import ProcessorSettings
 
 
-def test_the_defaults_are_those_of_the_extractors() -> None:
+def test_outbound_defaults_match_the_extractors() -> None:
     assert ProcessorSettings().outbound() == OutboundPolicy()
 
 
-def test_a_slow_model_server_with_large_answers_is_a_matter_of_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outbound_limits_follow_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"SIGNING_SECRET": "hush", "TIMEOUT_SECONDS": "600", "MAX_RESPONSE_BYTES": "1000"}.items():
         monkeypatch.setenv(f"BUCKETLINE_PROCESSOR_HTTP_EXTRACTOR_{name}", value)
     assert ProcessorSettings().outbound() == OutboundPolicy(
@@ -19,6 +19,6 @@ def test_a_slow_model_server_with_large_answers_is_a_matter_of_settings(monkeypa
 
 
 @pytest.mark.parametrize("written", ["http://models/, https://other/v1", '["http://models/","https://other/v1"]'])
-def test_model_servers_are_words_or_json(monkeypatch: pytest.MonkeyPatch, written: str) -> None:
+def test_allowed_urls_are_read_from_words_or_json(monkeypatch: pytest.MonkeyPatch, written: str) -> None:
     monkeypatch.setenv("BUCKETLINE_PROCESSOR_HTTP_EXTRACTOR_ALLOWED_URLS", written)
     assert ProcessorSettings().outbound().allowed_endpoints == ("http://models/", "https://other/v1")
