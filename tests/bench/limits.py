@@ -53,8 +53,7 @@ async def _kafka(stack: LocalStack) -> dict[str, Row]:
 
         async def many(group: int) -> None:
             await publisher.publish_raw(
-                ("bucketline.objects.v1.parked.dedup", b"%d" % n, record, [("bench", b"%d" % group)])
-                for n in range(500)
+                ("bucketline.objects.v1.dedup.dlq", b"%d" % n, record, [("bench", b"%d" % group)]) for n in range(500)
             )
 
         await many(0)

@@ -3,8 +3,8 @@
 import pytest
 from tests.deploy.rendering import OVERLAYS, containers, named, of_kind, pods
 
-from bucketline.events.topics import PARKING_RETENTION_MS, TOPICS, parking_topics
-from bucketline.kafka.topic_admin import wanted
+from bucketline.events.topics import DEAD_LETTER_RETENTION_MS, TOPICS, dead_letter_topics
+from bucketline.kafka.admin import wanted
 from bucketline.settings import SERVICES, KafkaSettings, ServiceName
 
 PRODUCTION = "overlays/production"
@@ -53,11 +53,11 @@ def test_no_two_nodes_of_kafka_share_a_machine() -> None:
         assert selector == {"matchLabels": labels}
 
 
-def test_a_parked_record_fits_and_is_kept_longer() -> None:
-    for _, _, name in parking_topics():
+def test_dead_letter_topic_allows_larger_records_and_is_kept_longer() -> None:
+    for _, _, name in dead_letter_topics():
         config = named(PRODUCTION, "KafkaTopic", PREFIX + name)["spec"]["config"]
         assert config["max.message.bytes"] > 1024 * 1024 + 16 * 1024
-        assert config["retention.ms"] == PARKING_RETENTION_MS > max(topic.retention_ms for topic in TOPICS)
+        assert config["retention.ms"] == DEAD_LETTER_RETENTION_MS > max(topic.retention_ms for topic in TOPICS)
 
 
 @pytest.mark.parametrize("service", SERVICES)
@@ -68,7 +68,9 @@ def test_a_service_may_do_what_the_table_says_and_nothing_else(service: ServiceN
     for topic in reads:
         expected |= {("topic", PREFIX + topic.name, operation) for operation in ("Read", "Describe")}
         expected |= {("group", GROUPS + topic.group(service), operation) for operation in ("Read", "Describe")}
-        expected |= {("topic", PREFIX + topic.parking(service), operation) for operation in ("Write", "Describe")}
+        expected |= {
+            ("topic", PREFIX + topic.dead_letter_topic(service), operation) for operation in ("Write", "Describe")
+        }
     for topic in writes:
         expected |= {("topic", PREFIX + topic.name, operation) for operation in ("Write", "Describe")}
     assert rights(f"bucketline-{service}") == expected

@@ -18,10 +18,9 @@ from bucketline.errors import NonRetryableError
 from bucketline.events.cloudevents import wrap
 from bucketline.events.models import ObjectUpdated
 from bucketline.events.topics import OBJECTS
-from bucketline.kafka.dead_letter_admin import GROUP, DeadLetterAdmin
-from bucketline.kafka.dead_letters import INCOMPLETE, KafkaParking, Reason
+from bucketline.kafka.admin import ensure_topics
+from bucketline.kafka.dead_letters import INCOMPLETE, DeadLetterStore, FailureContext, KafkaDeadLetters
 from bucketline.kafka.publisher import KafkaPublisher
-from bucketline.kafka.topic_admin import ensure_topics
 from bucketline.settings import KafkaSettings
 
 pytestmark = pytest.mark.stack
@@ -43,16 +42,16 @@ async def dead_letters(settings: KafkaSettings) -> list[str]:
     clock = SystemClock()
     ids = []
     async with KafkaPublisher(settings) as publisher:
-        parking = KafkaParking(publisher, "dedup")
+        dead_letters = KafkaDeadLetters(publisher, "dedup")
         for number in range(3):
             event = ObjectUpdated(
                 object_id=f"obj_{number}", bucket_id="b", namespace_id="n", revision=1, updated_at=clock.now()
             )
             envelope = wrap(event, id=f"evt_{number}", source="/bucketline/dedup", at=clock.now())
-            reason = Reason(
+            reason = FailureContext(
                 error=ValueError(f"number {number}"), attempts=6, group="g", first_at=clock.now(), at=clock.now()
             )
-            await parking.park_event(settings.topic_prefix + OBJECTS.name, envelope, reason)
+            await dead_letters.send_event(settings.topic_prefix + OBJECTS.name, envelope, reason)
             ids.append(envelope.id)
     return ids
 
@@ -86,106 +85,91 @@ def cursors(database: Database) -> JobCursors:
 async def test_list_returns_the_records_that_were_not_replayed(
     settings: KafkaSettings, cursors: JobCursors, dead_letters: list[str]
 ) -> None:
-    rows = await DeadLetterAdmin(settings, cursors).list_records(limit=10)
-    assert [row.context["error"] for row in rows] == ["number 0", "number 1", "number 2"]
+    rows = await DeadLetterStore(settings, cursors).list(limit=10)
+    assert [row.context["exception-message"] for row in rows] == ["number 0", "number 1", "number 2"]
     assert {row.topic for row in rows} == {settings.topic_prefix + OBJECTS.name}
     assert {row.type for row in rows} == {ObjectUpdated.type}
-    assert len(await DeadLetterAdmin(settings, cursors).list_records(limit=2)) == 2
-    assert await DeadLetterAdmin(settings, cursors, topic_filter="batches").list_records(limit=2) == []
+    assert len(await DeadLetterStore(settings, cursors).list(limit=2)) == 2
+    assert await DeadLetterStore(settings, cursors, topic_filter="batches").list(limit=2) == []
 
 
 async def test_replay_publishes_each_record_once_unchanged(
     settings: KafkaSettings, cursors: JobCursors, dead_letters: list[str]
 ) -> None:
-    admin = DeadLetterAdmin(settings, cursors)
+    admin = DeadLetterStore(settings, cursors)
     assert (await admin.replay(limit=2)).count == 2
-    assert [row.replayed for row in await admin.list_records(limit=10, include_all=True)] == [True, True, False]
+    assert [row.replayed for row in await admin.list(limit=10, include_all=True)] == [True, True, False]
     assert (await admin.replay(limit=10)).topics == {settings.topic_prefix + OBJECTS.name: 1}
     assert (await admin.replay(limit=10)).count == 0
-    assert await admin.list_records(limit=10) == []
+    assert await admin.list(limit=10) == []
     rows = await sent(settings)
     assert sorted(headers["ce_id"] for _, headers, _ in rows) == [b"evt_0", b"evt_1", b"evt_2"]  # type: ignore[type-var]
-    assert not [name for _, headers, _ in rows for name in headers if name.startswith("bucketline-parked")]
+    assert not [name for _, headers, _ in rows for name in headers if name.startswith("dlq-")]
     assert all(orjson.loads(value or b"")["object_id"].encode() == key for key, _, value in rows)
 
 
 async def test_replay_one_publishes_a_single_record(
     settings: KafkaSettings, cursors: JobCursors, dead_letters: list[str]
 ) -> None:
-    admin = DeadLetterAdmin(settings, cursors)
-    row = await admin.get(parking(settings), 0, 1)
+    admin = DeadLetterStore(settings, cursors)
+    row = await admin.get(topic_name(settings), 0, 1)
     assert row is not None
     await admin.replay_one(row)
     assert [headers["ce_id"] for _, headers, _ in await sent(settings)] == [b"evt_1"]
-    assert len(await admin.list_records(limit=10)) == 3
-    assert await admin.get(parking(settings), 0, 99) is None
+    assert len(await admin.list(limit=10)) == 3
+    assert await admin.get(topic_name(settings), 0, 99) is None
     assert await admin.get("no.such.topic", 0, 0) is None
 
 
 async def test_replay_position_does_not_depend_on_committed_offsets(
     settings: KafkaSettings, cursors: JobCursors, dead_letters: list[str]
 ) -> None:
-    assert (await DeadLetterAdmin(settings, cursors).replay(limit=2)).count == 2
+    assert (await DeadLetterStore(settings, cursors).replay(limit=2)).count == 2
     forgotten = settings.model_copy(update={"group_prefix": f"g{secrets.token_hex(4)}."})
-    assert [row.offset for row in await DeadLetterAdmin(forgotten, cursors).list_records(limit=10)] == [2]
-
-
-async def test_replay_position_of_an_earlier_release_is_used(
-    settings: KafkaSettings, cursors: JobCursors, dead_letters: list[str]
-) -> None:
-    partition = TopicPartition(parking(settings), 0)
-    group = f"{settings.group_prefix}{GROUP}"
-    consumer = AIOKafkaConsumer(bootstrap_servers=settings.bootstrap_servers, group_id=group, enable_auto_commit=False)
-    await consumer.start()
-    consumer.assign([partition])
-    await consumer.commit({partition: 2})
-    await consumer.stop()
-    assert [row.offset for row in await DeadLetterAdmin(settings, cursors).list_records(limit=10)] == [2]
-    assert (await DeadLetterAdmin(settings, cursors).replay(limit=10)).count == 1
-    assert await DeadLetterAdmin(settings, cursors).list_records(limit=10) == []
+    assert [row.offset for row in await DeadLetterStore(forgotten, cursors).list(limit=10)] == [2]
 
 
 @pytest.mark.parametrize("place", [(2, 1), (99, 1)], ids=["another record is there", "beyond the end"])
 async def test_replay_position_in_a_lost_log_is_ignored(
     settings: KafkaSettings, cursors: JobCursors, dead_letters: list[str], place: tuple[int, int]
 ) -> None:
-    await cursors.put(f"replay {parking(settings)}:0", GcCursor(logged=place))
-    assert len(await DeadLetterAdmin(settings, cursors).list_records(limit=10)) == 3
+    await cursors.put(f"replay {topic_name(settings)}:0", GcCursor(logged=place))
+    assert len(await DeadLetterStore(settings, cursors).list(limit=10)) == 3
 
 
 async def test_replay_with_an_incomplete_record_skips_it(
     settings: KafkaSettings, cursors: JobCursors, dead_letters: list[str]
 ) -> None:
-    row = (parking(settings), b"k", b"{", [(INCOMPLETE, b"cut, the value had 3000000 bytes")])
+    row = (topic_name(settings), b"k", b"{", [(INCOMPLETE, b"truncated, the value had 3000000 bytes")])
     async with KafkaPublisher(settings) as publisher:
         await publisher.publish_raw([row])
-    admin = DeadLetterAdmin(settings, cursors)
-    (cut,) = [row for row in await admin.list_records(limit=10) if row.incomplete]
+    admin = DeadLetterStore(settings, cursors)
+    (cut,) = [row for row in await admin.list(limit=10) if row.incomplete]
     with pytest.raises(NonRetryableError):
         await admin.replay_one(cut)
     report = await admin.replay(limit=10)
     assert (report.count, report.incomplete) == (3, 1)
     assert len(await sent(settings)) == 3
-    assert await admin.list_records(limit=10) == []
+    assert await admin.list(limit=10) == []
 
 
 async def test_discarded_record_is_neither_listed_nor_replayed(
     settings: KafkaSettings, cursors: JobCursors, dead_letters: list[str]
 ) -> None:
-    admin = DeadLetterAdmin(settings, cursors)
-    row = await admin.get(parking(settings), 0, 1)
+    admin = DeadLetterStore(settings, cursors)
+    row = await admin.get(topic_name(settings), 0, 1)
     assert row is not None
     await admin.discard(row)
-    assert [row.offset for row in await admin.list_records(limit=10)] == [0, 2]
-    assert [row.state for row in await admin.list_records(limit=10, include_all=True)] == [
+    assert [row.offset for row in await admin.list(limit=10)] == [0, 2]
+    assert [row.state for row in await admin.list(limit=10, include_all=True)] == [
         "to replay",
         "discarded",
         "to replay",
     ]
-    assert len(await admin.list_records(limit=2)) == 2, "a discarded record does not count"
+    assert len(await admin.list(limit=2)) == 2, "a discarded record does not count"
     assert (await admin.replay(limit=2)).count == 2
     assert {headers["ce_id"] for _, headers, _ in await sent(settings)} == {b"evt_0", b"evt_2"}
-    discarded = await admin.get(parking(settings), 0, 1)
+    discarded = await admin.get(topic_name(settings), 0, 1)
     assert discarded is not None
     assert discarded.discarded
 
@@ -194,12 +178,12 @@ async def test_discard_in_a_lost_log_is_ignored(
     settings: KafkaSettings, cursors: JobCursors, dead_letters: list[str]
 ) -> None:
     """The broker has lost its data, and another record has the address of the discarded one."""
-    await cursors.put(f"discard {parking(settings)}:0:1", GcCursor(logged=(1, 1)))
-    assert [row.offset for row in await DeadLetterAdmin(settings, cursors).list_records(limit=10)] == [0, 1, 2]
+    await cursors.put(f"discard {topic_name(settings)}:0:1", GcCursor(logged=(1, 1)))
+    assert [row.offset for row in await DeadLetterStore(settings, cursors).list(limit=10)] == [0, 1, 2]
 
 
-def parking(settings: KafkaSettings) -> str:
-    return f"{settings.topic_prefix}{OBJECTS.name}.parked.dedup"
+def topic_name(settings: KafkaSettings) -> str:
+    return f"{settings.topic_prefix}{OBJECTS.name}.dedup.dlq"
 
 
 def test_dlq_commands_list_show_replay_and_discard(
@@ -212,7 +196,7 @@ def test_dlq_commands_list_show_replay_and_discard(
         "COLUMNS": "250",
     }
     runner = CliRunner(env=environment)
-    address = f"{parking(settings)}:0:1"
+    address = f"{topic_name(settings)}:0:1"
     listed = runner.invoke(app, ["list"])
     assert listed.exit_code == 0, listed.output
     assert address in listed.output
@@ -228,4 +212,4 @@ def test_dlq_commands_list_show_replay_and_discard(
     assert "no dead letters to replay" in runner.invoke(app, ["list"]).output
     assert runner.invoke(app, ["show", "nonsense"]).exit_code == 2
     assert runner.invoke(app, ["show", "no:0:0"]).exit_code == 1
-    assert datetime.fromisoformat(orjson.loads(shown.output)["failure"]["at"]) <= datetime.now(UTC)
+    assert datetime.fromisoformat(orjson.loads(shown.output)["failure"]["failed-at"]) <= datetime.now(UTC)

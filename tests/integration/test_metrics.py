@@ -65,7 +65,7 @@ async def test_everything_that_dashboards_and_alerts_read_is_exported(exported: 
 
 
 @pytest.mark.parametrize("service", SERVICES)
-async def test_every_consumer_tells_its_lag_and_its_parked_records_from_the_start(
+async def test_every_consumer_tells_its_lag_and_its_dead_letters_from_the_start(
     exported: dict[str, Samples], service: str
 ) -> None:
     samples = exported[service]

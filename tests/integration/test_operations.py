@@ -21,7 +21,7 @@ from bucketline.db.indexes import INDEXES
 from bucketline.devstack.servers import S3Endpoint
 from bucketline.devstack.stack import LocalStack
 from bucketline.events.topics import MIRRORED, OBJECTS, STATUS
-from bucketline.kafka.topic_admin import denied_groups, wanted
+from bucketline.kafka.admin import denied_groups, wanted
 from bucketline.settings import KafkaSettings
 
 pytestmark = pytest.mark.stack

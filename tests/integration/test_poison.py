@@ -1,4 +1,4 @@
-"""Records that nobody can handle, on the real broker: parked with their context, and in nobody's way."""
+"""Records that cannot be processed, on the real broker: they become dead letters and do not block the partition."""
 
 import secrets
 from collections.abc import AsyncIterator, Sequence
@@ -18,16 +18,16 @@ from bucketline.devstack.stack import LocalStack
 from bucketline.events.cloudevents import Events, ReceivedEvent, wrap
 from bucketline.events.models import ObjectDeleted
 from bucketline.events.topics import OBJECTS
+from bucketline.kafka.admin import ensure_topics
 from bucketline.kafka.broker import Bus, Provided, event_router
 from bucketline.kafka.client_config import client_options
-from bucketline.kafka.topic_admin import ensure_topics
 from bucketline.settings import KafkaSettings
 
 pytestmark = pytest.mark.stack
 
-PARKED_WITHIN = 60.0
+DEADLINE_SECONDS = 60.0
 """Seconds, on a loaded machine. A record that stops its partition would be there for ever."""
-CONTEXT = "bucketline-parked-"
+CONTEXT = "dlq-"
 GOOD = ("ce_type", ObjectDeleted.type.encode()), ("ce_id", b"evt_1"), ("ce_source", b"/test")
 
 router = event_router()
@@ -74,11 +74,11 @@ class Bench:
         async def all_handled() -> bool:
             return set(objects) <= set(self.handled)
 
-        await eventually(all_handled, deadline=PARKED_WITHIN)
+        await eventually(all_handled, deadline=DEADLINE_SECONDS)
 
-    async def parked(self, count: int) -> list["ConsumerRecord[bytes, bytes]"]:
-        """The parked records, once there are so many."""
-        name = f"{self.topic}.parked.dedup"
+    async def dead_letters(self, count: int) -> list["ConsumerRecord[bytes, bytes]"]:
+        """The dead_letters records, once there are so many."""
+        name = f"{self.topic}.dedup.dlq"
         consumer = AIOKafkaConsumer(name, **client_options(self.settings), auto_offset_reset="earliest")
         await consumer.start()
         found: list[ConsumerRecord[bytes, bytes]] = []
@@ -89,7 +89,7 @@ class Bench:
                     found.extend(rows)
                 return len(found) >= count
 
-            await eventually(enough, deadline=PARKED_WITHIN)
+            await eventually(enough, deadline=DEADLINE_SECONDS)
         finally:
             await consumer.stop()
         return found
@@ -132,7 +132,7 @@ async def bench(stack: LocalStack) -> AsyncIterator[Bench]:
         await producer.stop()
 
 
-async def test_poison_is_parked_with_its_context_and_what_comes_behind_it_is_handled(bench: Bench) -> None:
+async def test_poison_is_dead_lettered_with_its_context_and_what_comes_behind_it_is_handled(bench: Bench) -> None:
     bench.refused = {"guilty"}
     good = deleted("x")
     nearly = b'{"object_id": "' + b"x" * (1024 * 1024 - 4096) + b'"'
@@ -152,24 +152,24 @@ async def test_poison_is_parked_with_its_context_and_what_comes_behind_it_is_han
     refused = await bench.send_good("guilty")
     await bench.send_good("last")
 
-    parked = await bench.parked(len(poison) + 1)
-    contexts = {int(context(row)["offset"]): context(row) for row in parked}
+    dead_letters = await bench.dead_letters(len(poison) + 1)
+    contexts = {int(context(row)["original-offset"]): context(row) for row in dead_letters}
     assert contexts.keys() == {*poison, refused}
-    for row in parked:
+    for row in dead_letters:
         about = context(row)
-        assert about["topic"] == bench.topic
+        assert about["original-topic"] == bench.topic
         assert about["partition"] == "0"
         assert about["group"] == f"{bench.settings.group_prefix}dedup.objects.v1"
-        assert about["error"]
-        assert about["at"] >= about["first-at"]
-        if int(about["offset"]) in poison:
+        assert about["exception-message"]
+        assert about["failed-at"] >= about["first-failed-at"]
+        if int(about["original-offset"]) in poison:
             # The broker of the local stack keeps an empty value as none.
-            assert (row.value or None) == (poison[int(about["offset"])] or None)
-            assert about["error-type"] == "NonRetryableError"
+            assert (row.value or None) == (poison[int(about["original-offset"])] or None)
+            assert about["exception-class"] == "NonRetryableError"
             assert about["attempts"] == "1"
-    assert contexts[refused]["error-type"] == "ValueError"
+    assert contexts[refused]["exception-class"] == "ValueError"
     assert int(contexts[refused]["attempts"]) > 1
-    (largest,) = [row for row in parked if len(row.value or b"") > 1024 * 1024 - 8192]
+    (largest,) = [row for row in dead_letters if len(row.value or b"") > 1024 * 1024 - 8192]
     assert ("mine", b"\x00\xff") in largest.headers
 
     expected = {"before", "last", *(f"behind-{n + 1}" for n in range(len(poison)))}
@@ -177,7 +177,7 @@ async def test_poison_is_parked_with_its_context_and_what_comes_behind_it_is_han
     assert "guilty" not in bench.handled
 
 
-async def test_an_event_of_a_newer_version_is_passed_over_and_not_parked(bench: Bench) -> None:
+async def test_an_event_of_a_newer_version_is_passed_over_and_not_dead_lettered(bench: Bench) -> None:
     newer = ("ce_type", b"bucketline.object.archived.v1"), *GOOD[1:]
     for _ in range(50):
         await bench.send(b'{"object_id": "o", "what": "a later version knows"}', newer)
@@ -185,19 +185,19 @@ async def test_an_event_of_a_newer_version_is_passed_over_and_not_parked(bench: 
     await bench.send(extra.encode())
     await bench.send(b"{", GOOD)
 
-    parked = await bench.parked(1)
-    assert [context(row)["error-type"] for row in parked] == ["NonRetryableError"]
-    assert [row.value for row in parked] == [b"{"]
+    dead_letters = await bench.dead_letters(1)
+    assert [context(row)["exception-class"] for row in dead_letters] == ["NonRetryableError"]
+    assert [row.value for row in dead_letters] == [b"{"]
     assert bench.handled == ["o"]
 
 
-async def test_a_record_with_neither_key_nor_value_is_parked(bench: Bench) -> None:
+async def test_a_record_with_neither_key_nor_value_is_dead_lettered(bench: Bench) -> None:
     await bench.send_good("before")
     await bench.send_batch(signed(batch([(None, None, ())])))
     await bench.send_good("behind")
     await bench.has_handled("before", "behind")
-    (parked,) = await bench.parked(1)
-    assert context(parked)["offset"] == "1"
+    (dead_letters,) = await bench.dead_letters(1)
+    assert context(dead_letters)["original-offset"] == "1"
 
 
 async def test_a_header_whose_name_is_not_utf8_is_in_nobodys_way(bench: Bench) -> None:
@@ -206,20 +206,20 @@ async def test_a_header_whose_name_is_not_utf8_is_in_nobodys_way(bench: Bench) -
     await bench.send_batch(misnamed(batch([(b"k", good, [*GOOD, (MARK.decode(), b"1")]), (b"k", b"{", ())]), 0))
     await bench.send_good("behind")
     await bench.has_handled("before", "odd", "behind")
-    (parked,) = await bench.parked(1)
-    assert context(parked)["offset"] == "2"
+    (dead_letters,) = await bench.dead_letters(1)
+    assert context(dead_letters)["original-offset"] == "2"
 
 
-async def test_poison_that_is_too_large_to_be_parked_leaves_its_place(bench: Bench) -> None:
+async def test_poison_that_is_too_large_to_be_stored_whole_leaves_its_place(bench: Bench) -> None:
     huge = AIOKafkaProducer(**client_options(bench.settings), compression_type="gzip", max_request_size=4 * 1024 * 1024)
     async with huge:
         await huge.send_and_wait(bench.topic, value=b"{" + b"x" * 3 * 1024 * 1024, key=b"k", partition=0)
     await bench.send_good("behind")
     await bench.has_handled("behind")
-    (parked,) = await bench.parked(1)
-    assert (parked.value or b"").startswith(b"{xxx")
-    assert context(parked)["offset"] == "0"
-    assert "cut" in context(parked)["incomplete"]
+    (dead_letters,) = await bench.dead_letters(1)
+    assert (dead_letters.value or b"").startswith(b"{xxx")
+    assert context(dead_letters)["original-offset"] == "0"
+    assert "truncated" in context(dead_letters)["incomplete"]
 
 
 @pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])

@@ -17,9 +17,9 @@ from bucketline.devstack.stack import LocalStack
 from bucketline.events.cloudevents import Events, wrap
 from bucketline.events.models import ObjectDeleted
 from bucketline.events.topics import OBJECTS
+from bucketline.kafka.admin import ensure_topics
 from bucketline.kafka.broker import Bus, Provided, event_router
 from bucketline.kafka.publisher import KafkaPublisher
-from bucketline.kafka.topic_admin import ensure_topics
 
 pytestmark = pytest.mark.stack
 

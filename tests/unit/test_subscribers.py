@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from faststream.kafka import KafkaRouter, TestKafkaBroker
-from tests.unit.bucketline.kafka.fakes import FakeParking
+from tests.unit.bucketline.kafka.fakes import FakeDeadLetters
 
 from bucketline.clock import ManualClock
 from bucketline.domain.status import RANK_FINAL, RANK_PROCESSING, Status
@@ -57,8 +57,8 @@ class Service:
     """A service's subscribers in a broker of their own; what cannot be handled fails the test."""
 
     def __init__(self, name: ServiceName, router: KafkaRouter, dependencies: Mapping[str, object]) -> None:
-        self.parking = FakeParking()
-        self.broker = Broker(KafkaSettings(), name, self.parking, clock=ManualClock())
+        self.dead_letters = FakeDeadLetters()
+        self.broker = Broker(KafkaSettings(), name, self.dead_letters, clock=ManualClock())
         self.broker.include(router, dependencies)
         self._opened = AsyncExitStack()
 
@@ -68,7 +68,7 @@ class Service:
 
     async def __aexit__(self, *_: object) -> None:
         await self._opened.aclose()
-        assert self.parking.parked == []
+        assert self.dead_letters.sent == []
 
     async def publish(self, event: Event, *, source: str = "/test") -> None:
         envelope = wrap(event, id=f"evt_{event.subject}", source=source, at=AT)

@@ -1,7 +1,7 @@
 """An upgrade as it happens: two releases of every service on the same topics and stores, then the newer one alone.
 
 And back: the older one takes over again what the newer one wrote. Whatever is created at any time, through either
-API, is processed once; nothing is parked, and no release takes away what another stored.
+API, is processed once; there are no dead letters, and no release takes away what another stored.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from bucketline.db.mongo import Database
 from bucketline.devstack.stack import LocalStack
 from bucketline.devstack.supervisor import Supervisor
 from bucketline.events.topics import consumed_by
-from bucketline.kafka.dead_letter_admin import DeadLetterAdmin
+from bucketline.kafka.dead_letters import DeadLetterStore
 from bucketline.settings import SERVICES, KafkaSettings, MongoSettings
 
 pytestmark = [pytest.mark.stack, pytest.mark.chaos, pytest.mark.timeout(420)]
@@ -135,7 +135,7 @@ async def test_two_releases_side_by_side(upgrade: Upgrade, releases: tuple[Relea
 
     documents = await upgrade.database.collection("documents").find({"collection_id": upgrade.collection}, limit=10_000)
     assert Counter(document["object_id"] for document in documents) == Counter(upgrade.created)
-    assert await parked(upgrade) == []
+    assert await dead_letters(upgrade) == []
     if newer is NEXT:
         kept = {"bucket_id": upgrade.bucket, "added_later": {"$exists": True}}
         of_next = [row["_id"] for row in await upgrade.database.collection("objects").find(kept, limit=10_000)]
@@ -175,12 +175,12 @@ def any_of(handled: dict[str, float], topic: str) -> bool:
     return any(count for name, count in handled.items() if name.endswith(topic))
 
 
-async def parked(upgrade: Upgrade) -> list[str]:
+async def dead_letters(upgrade: Upgrade) -> list[str]:
     """What the releases could not handle."""
     settings = KafkaSettings(
         bootstrap_servers=upgrade.environment["BUCKETLINE_KAFKA_BOOTSTRAP_SERVERS"],
         topic_prefix=upgrade.environment["BUCKETLINE_KAFKA_TOPIC_PREFIX"],
         group_prefix=upgrade.environment["BUCKETLINE_KAFKA_GROUP_PREFIX"],
     )
-    waiting = await DeadLetterAdmin(settings, JobCursors(upgrade.database)).list_records(limit=100)
+    waiting = await DeadLetterStore(settings, JobCursors(upgrade.database)).list(limit=100)
     return [f"{row.topic}: {row.context}" for row in waiting]

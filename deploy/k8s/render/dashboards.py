@@ -86,7 +86,7 @@ PIPELINE = Dashboard(
         Row(
             "What went wrong",
             (
-                Panel("Records parked", "ops", (_rate(metrics.PARKED, "topic, group"),)),
+                Panel("Dead letters", "ops", (_rate(metrics.DEAD_LETTERS, "topic, group"),)),
                 Panel("Retries", "ops", (_rate(metrics.RETRIES, "what"),)),
                 Panel("Driven again by a sweeper", "ops", (_rate(metrics.SWEPT, "what"),)),
             ),

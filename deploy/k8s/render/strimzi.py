@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from deploy.k8s.render.text import Manifest
 
-from bucketline.events.topics import PARKING_PARTITIONS, PARKING_RETENTION_MS, TOPICS, Topic, parking_topics
+from bucketline.events.topics import DEAD_LETTER_PARTITIONS, DEAD_LETTER_RETENTION_MS, TOPICS, Topic, dead_letter_topics
 from bucketline.settings import SERVICES, KafkaSettings, ServiceName
 
 API_VERSION = "kafka.strimzi.io/v1"
@@ -12,8 +12,8 @@ CLUSTER = "bucketline"
 REPLICAS = 3
 IN_SYNC = 2
 OPERATIONS = "bucketline-operations"
-# A parked record carries headers that say why beside its own, so it is larger than what a topic let in.
-PARKED_MAX_BYTES = 2 * 1024 * 1024
+# A dead letter is larger than its original record: it has the failure context in additional headers.
+DEAD_LETTER_MAX_BYTES = 2 * 1024 * 1024
 
 
 def topic_prefix() -> str:
@@ -25,12 +25,14 @@ def group_prefix() -> str:
 
 
 def topics() -> Iterator[Manifest]:
-    """Each topic of the table, and the parking topic of each of its consumers."""
+    """Each topic of the table, and the dead-letter topic of each of its consumers."""
     for topic in TOPICS:
         yield _topic(topic.name, topic.partitions, {"retention.ms": topic.retention_ms})
-    for _, _, name in parking_topics():
+    for _, _, name in dead_letter_topics():
         yield _topic(
-            name, PARKING_PARTITIONS, {"retention.ms": PARKING_RETENTION_MS, "max.message.bytes": PARKED_MAX_BYTES}
+            name,
+            DEAD_LETTER_PARTITIONS,
+            {"retention.ms": DEAD_LETTER_RETENTION_MS, "max.message.bytes": DEAD_LETTER_MAX_BYTES},
         )
 
 
@@ -60,7 +62,7 @@ def _rights(topic: Topic, service: ServiceName) -> Iterator[Manifest]:
     if service in topic.consumers:
         yield _acl("topic", topic_prefix() + topic.name, ["Read", "Describe"])
         yield _acl("group", group_prefix() + topic.group(service), ["Read", "Describe"])
-        yield _acl("topic", topic_prefix() + topic.parking(service), ["Write", "Describe"])
+        yield _acl("topic", topic_prefix() + topic.dead_letter_topic(service), ["Write", "Describe"])
     if service in topic.producers:
         yield _acl("topic", topic_prefix() + topic.name, ["Write", "Describe"])
 

@@ -25,21 +25,15 @@ class BatchingPolicies:
         found = {bucket_id: self._cache[bucket_id] for bucket_id in bucket_ids if bucket_id in self._cache}
         wanted = [bucket_id for bucket_id in bucket_ids if bucket_id not in found]
         if wanted:
-            rows = await self._buckets.collection.find(
-                {"_id": {"$in": wanted}}, limit=len(wanted), fields=["settings", "deleting"]
-            )
-            read = dict.fromkeys(wanted) | {row["_id"]: policy_of(row, self._default) for row in rows}
+            rows = await self._buckets.many(wanted, fields=["settings", "deleting"])
+            read = dict.fromkeys(wanted) | {key: policy_of(row, self._default) for key, row in rows.items()}
             self._cache.update(read)
             found |= read
         return {bucket_id: policy for bucket_id, policy in found.items() if policy is not None}
 
     async def buckets_after(self, bucket_id: str, *, limit: int) -> list[str]:
         """Ids of buckets that may have a policy, in order, behind ``bucket_id``."""
-        where: dict[str, object] = {"_id": {"$gt": bucket_id}}
-        if self._default is None:
-            where["settings.batching.max_objects"] = {"$exists": True}
-        rows = await self._buckets.collection.find(where, limit=limit, sort=[("_id", 1)], fields=["_id"])
-        return [row["_id"] for row in rows]
+        return await self._buckets.ids_after(bucket_id, with_batching=self._default is None, limit=limit)
 
 
 def default_policy(settings: BatcherSettings) -> Batching | None:

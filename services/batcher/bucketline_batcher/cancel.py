@@ -44,34 +44,25 @@ class Cancellation:
         now = self._clock.now()
         # First what has no unit: afterwards nothing can be planned any more. Then what has one and waits.
         await self._planner.give_up(batch, RETURNED_TO_DRAFT)
-        await self._planner.waiting.collection.delete_many({"batch_id": batch_id})
-        units = self._planner.units.collection
-        await units.update_many(
-            {"batch_id": batch_id, "turn": turn, "state": {"$in": ["held", "ready"]}},
-            {"$set": {"state": "canceled", "ending": RETURNED_TO_DRAFT, "moved_at": now}},
-        )
-        await self._planner.batches.collection.update_one(
-            {"_id": batch_id, "run": turn}, {"$set": {"planned": True, "moved_at": now}}
-        )
+        await self._planner.waiting.delete_of_batches([batch_id])
+        units = self._planner.units
+        await units.cancel_unleased(batch_id, turn, RETURNED_TO_DRAFT, now)
+        await self._planner.batches.mark_planned(batch_id, turn, now)
         after = ""
-        while page := await units.find(
-            {"batch_id": batch_id, "turn": turn, "state": "canceled", "_id": {"$gt": after}},
-            limit=self._page,
-            sort=[("_id", 1)],
-        ):
+        while page := await units.canceled(batch_id, turn, after=after, limit=self._page):
             await self._voice.ended(page)
             after = page[-1]["_id"]
         await self._progress.refresh(batch_id)
 
     async def _automatic(self, batch: BatchDocument) -> None:
         """The unit is shared with other batches: only this batch's item is given back, if no processor has it."""
-        unit = await self._planner.units.collection.find_one({"items.batch_id": batch["_id"]})
+        unit = await self._planner.units.of_automatic_batch(batch["_id"])
         if unit is None:
             found = await self._planner.objects.many(batch["objects"][:1], fields=FIELDS)
             obj = found.get(batch["objects"][0])
             if obj is not None and obj.get("batch_id") == batch["_id"]:
                 await self._planner.give_up_auto(batch, obj, RETURNED_TO_DRAFT)
-                unit = await self._planner.units.collection.find_one({"items.batch_id": batch["_id"]})
+                unit = await self._planner.units.of_automatic_batch(batch["_id"])
         if unit is not None and unit["state"] in ("ready", "canceled"):
             await self._voice.ended([unit], only=batch["_id"])
         await self._progress.settle_automatic([batch])

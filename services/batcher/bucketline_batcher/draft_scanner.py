@@ -108,6 +108,4 @@ class DraftScanner:
         if place.after is not None:
             created["$gte"] = place.after[0]
             where["$or"] = [{"created_at": {"$gt": place.after[0]}}, {"_id": {"$gt": place.after[1]}}]
-        return await self._objects.collection.find(
-            where, limit=self._limit, sort=[("created_at", 1), ("_id", 1)], fields=FIELDS
-        )
+        return await self._objects.search(where, limit=self._limit, sort=[("created_at", 1), ("_id", 1)], fields=FIELDS)

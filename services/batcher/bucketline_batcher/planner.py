@@ -11,7 +11,7 @@ from datetime import datetime
 
 from bucketline.clock import Clock
 from bucketline.db.batch_dependencies import BatchDependencies, BatchDependencyDocument
-from bucketline.db.batches import SUMMARY_FIELDS, BatchDocument, Batches, new_auto_batch
+from bucketline.db.batches import SUMMARY_FIELDS, UNPLANNED, BatchDocument, Batches, new_auto_batch
 from bucketline.db.objects import ObjectDocument, Objects
 from bucketline.db.work_units import Latest, UnitEnd, WorkUnitDocument, WorkUnits
 from bucketline.domain.status import BATCH_ACTIVE, FAILURES, Status
@@ -36,8 +36,6 @@ FIELDS = (
 )
 
 MAX_ROWS = 10_000
-
-_UNPLANNED = (str(Status.PENDING), str(Status.QUEUED))
 
 
 class Planner:
@@ -67,10 +65,7 @@ class Planner:
         planned = await self._insert(items, batch=None, now=now)
         batch_ids = [item["batch_id"] for unit in planned for item in unit["items"]]
         if batch_ids:
-            await self.batches.collection.update_many(
-                {"_id": {"$in": batch_ids}, "status": {"$in": _UNPLANNED}},
-                {"$set": {"planned": True, **_started(now)}},
-            )
+            await self.batches.update_unplanned(batch_ids, {"planned": True, **_started(now)})
         await self._voice.wake(planned, traces)
         return len(batch_ids)
 
@@ -82,18 +77,16 @@ class Planner:
         batch = await self.batches.get(batch_id)
         if batch is None or batch["auto"] or batch.get("planned") or batch.get("cancel_requested_at"):
             return
-        if batch["status"] not in _UNPLANNED:
+        if batch["status"] not in UNPLANNED:
             return
         began = self._clock.now()
         turn = batch.get("run", 1)
-        unplanned = {"_id": batch_id, "run": turn, "status": {"$in": _UNPLANNED}}
         members = await self.members(batch)
         room = await self._room(batch)
         for start in range(0, len(members), self._settings.plan_page_size):
             now = self._clock.now()
             # It moves: otherwise the other replicas would plan it too, page by page.
-            moving = {**unplanned, "cancel_requested_at": {"$exists": False}}
-            if start and not await self.batches.collection.update_one(moving, {"$set": {"moved_at": now}}):
+            if start and not await self.batches.touch_unplanned(batch_id, turn, now):
                 return
             objects = await self._objects(batch, members[start : start + self._settings.plan_page_size])
             late = [oid for oid, found in objects.items() if found["mirror"]["state"] == "pending"]
@@ -112,7 +105,7 @@ class Planner:
             await self._voice.queued([*queued, *(items[oid].item for oid in pending)], traces, trace)
             await self._voice.wake([unit for unit in planned if unit["state"] == "ready"], traces, trace)
         started = {"planned": True, **_started(began), "moved_at": self._clock.now()}
-        await self.batches.collection.update_one(unplanned, {"$set": started})
+        await self.batches.update_unplanned([batch_id], started, run=turn)
 
     async def arrived(self, objects: Mapping[str, ObjectDocument], traces: Mapping[str, Trace]) -> set[str]:
         """Plans mirrored objects for the submitted batches that wait for them; returns which are in one now."""

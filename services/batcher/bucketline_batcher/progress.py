@@ -9,8 +9,6 @@ import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from pymongo import UpdateOne
-
 from bucketline.db.batches import SUMMARY_FIELDS, BatchDocument, FailedObject, failed_row
 from bucketline.db.outbox_store import outbox_entry_of
 from bucketline.db.work_units import OPEN_STATES, Result, Tally, WorkUnitDocument
@@ -24,8 +22,6 @@ from bucketline_batcher.batch_result import MAX_ERROR, Completion, automatic_end
 from bucketline_batcher.planner import Planner
 from bucketline_batcher.publisher import BatchPublisher, Trace
 from bucketline_batcher.settings import BatcherSettings
-
-_ACTIVE = [str(status) for status in BATCH_ACTIVE]
 
 TALLY_SHARE = 20
 """A tally is taken at most every so many times the time that it takes."""
@@ -98,7 +94,7 @@ class BatchProgressTracker:
         """Finishes automatic batches whose item has its result, or whose object is gone or went on without them."""
         now = self._runtime.clock.now()
         ids = [batch["_id"] for batch in batches]
-        units = await self._planner.units.collection.find({"items.batch_id": {"$in": ids}}, limit=max(1, len(ids)))
+        units = await self._planner.units.of_batches(ids)
         results = {
             item["batch_id"]: unit["results"].get(str(n)) for unit in units for n, item in enumerate(unit["items"])
         }
@@ -135,19 +131,12 @@ class BatchProgressTracker:
         if tally.failed and not batch.get("first_error"):
             failures = await self._failures(batch, now, 1)
             told = {"first_error": failures[0]["error"][:MAX_ERROR] if failures else None}
-        await self._planner.batches.collection.update_one(
-            {"_id": batch["_id"], "run": turn, "status": {"$in": _ACTIVE}},
-            {
-                "$set": told,
-                "$max": {
-                    "processed": tally.finished + (base["finished"] if base else 0),
-                    "failed": tally.failed + (base["failed"] if base else 0),
-                    "documents_written": tally.documents + (base["documents"] if base else 0),
-                    "moved_at": now,
-                    "updated_at": now,
-                },
-            },
-        )
+        totals = {
+            "processed": tally.finished + (base["finished"] if base else 0),
+            "failed": tally.failed + (base["failed"] if base else 0),
+            "documents_written": tally.documents + (base["documents"] if base else 0),
+        }
+        await self._planner.batches.record_progress(batch["_id"], turn, totals, told, now)
         if len(self._next_tally) >= MAX_REMEMBERED:
             self._next_tally.clear()
         ended = time.monotonic()
@@ -183,7 +172,7 @@ class BatchProgressTracker:
         await self._complete(rows, now, traces)
 
     async def _complete(self, rows: Sequence[Completion], now: datetime, traces: Mapping[str, Trace]) -> None:
-        writes = []
+        writes: list[tuple[BatchDocument, Mapping[str, object], Mapping[str, object]]] = []
         owed = []
         for row in rows:
             batch = row.batch
@@ -199,13 +188,9 @@ class BatchProgressTracker:
             )
             trace = batch.get("trace") or (traces.get(_object_of(batch)) if batch["auto"] else None)
             pending = self._runtime.seal(event, trace=trace).to_document()
-            where = {"_id": batch["_id"], "status": {"$in": _ACTIVE}, "run": batch.get("run", 1)}
-            writes.append(
-                UpdateOne(where, {"$set": row.changes, "$push": {"pending": pending}, "$min": {"pending_since": now}})
-            )
+            writes.append((batch, row.changes, pending))
             owed.append(outbox_entry_of({"_id": batch["_id"], "pending": [*batch.get("pending", []), pending]}))
-        outcome = await self._planner.batches.collection.bulk(writes)
-        if outcome.modified == len(writes):
+        if await self._planner.batches.complete(writes, now) == len(writes):
             self._outbox.flush_soon(owed)
         # Otherwise another replica finished some of them; what is owed is published from state by the sweeper.
 

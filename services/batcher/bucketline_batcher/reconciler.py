@@ -6,7 +6,7 @@ Losing every event of the bus costs the time until the next sweep, nothing else.
 from datetime import datetime, timedelta
 
 from bucketline.backoff import backoff_seconds
-from bucketline.db.work_units import OPEN_STATES, UnitEnd, WorkUnitDocument, unit_attempts
+from bucketline.db.work_units import UnitEnd, WorkUnitDocument, unit_attempts
 from bucketline.domain.status import BATCH_ACTIVE, Status
 from bucketline.observability.metrics import SWEPT, UNITS_OPEN
 from bucketline.periodic import PeriodicTasks
@@ -70,9 +70,7 @@ class BatchReconciler:
 
     async def waiting(self) -> int:
         """Objects that were mirrored while nobody told the batches that wait for them, or that are gone."""
-        rows = await self._planner.waiting.collection.find(
-            {"since": {"$lt": self._before()}}, limit=self._sweep.batch_size, sort=[("since", 1)]
-        )
+        rows = await self._planner.waiting.overdue(self._before(), limit=self._sweep.batch_size)
         if not rows:
             return 0
         objects = await self._planner.objects.many(list({row["object_id"] for row in rows}), fields=FIELDS)
@@ -81,9 +79,7 @@ class BatchReconciler:
         mirrored = {oid: o for oid, o in objects.items() if o["mirror"]["state"] != "pending"}
         await self._planner.arrived(mirrored, {})
         still = [row["_id"] for row in rows if row["object_id"] in objects and row["object_id"] not in mirrored]
-        await self._planner.waiting.collection.update_many(
-            {"_id": {"$in": still}}, {"$set": {"since": self._clock.now()}}
-        )
+        await self._planner.waiting.touch(still, self._clock.now())
         for batch_id in {row["batch_id"] for row in gone}:
             await self._progress.refresh(batch_id)
         SWEPT.labels("waiting object").inc(len(mirrored) + len(gone))
@@ -101,10 +97,7 @@ class BatchReconciler:
                 await self._give_up(unit, reason, now)
             stale = self._sweep.stale_after_seconds
             pause = backoff_seconds(unit.get("wakes", 0) + 1, initial=stale, maximum=stale + MAX_QUIET) - stale
-            await self._planner.units.collection.update_one(
-                {"_id": unit["_id"], "moved_at": unit["moved_at"]},
-                {"$set": {"moved_at": now + timedelta(seconds=pause)}, "$inc": {"wakes": 1}},
-            )
+            await self._planner.units.postpone_announcement(unit, now + timedelta(seconds=pause))
         await self._voice.ended([unit for unit in stalled if unit["state"] == "canceled"])
         await self._voice.wake([unit for unit in stalled if unit["state"] != "canceled"])
         # A ready one may just stand in the line of a busy processor: that is no repair.
@@ -115,9 +108,7 @@ class BatchReconciler:
         """Submitted batches that were not planned, not finished, or not cancelled to the end."""
         stalled = await self._planner.batches.stalled(self._before(), limit=self._sweep.batch_size)
         ids = [batch["_id"] for batch in stalled]
-        await self._planner.batches.collection.update_many(
-            {"_id": {"$in": ids}}, {"$set": {"moved_at": self._clock.now()}}
-        )
+        await self._planner.batches.touch(ids, self._clock.now())
         quiet = [batch["_id"] for batch in stalled if batch["auto"] and not batch.get("cancel_requested_at")]
         if quiet:
             await self._progress.settle_automatic(list((await self._planner.batches.many(quiet)).values()))
@@ -139,9 +130,7 @@ class BatchReconciler:
 
     async def backlog(self) -> int:
         """Tells how many units processors have or may take: they are off the bus as soon as they stand in a line."""
-        # all have moved at some time: without a word of that the partial index is not thought of
-        where = {"state": {"$in": list(OPEN_STATES)}, "moved_at": {"$exists": True}}
-        waiting = await self._planner.units.collection.count(where, limit=MAX_COUNTED)
+        waiting = await self._planner.units.count_open(limit=MAX_COUNTED)
         UNITS_OPEN.set(waiting)
         return waiting
 

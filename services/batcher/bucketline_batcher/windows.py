@@ -181,7 +181,7 @@ class WindowBatcher:
             "pending_since": at,
         }
         try:
-            await self._planner.batches.collection.insert(batch)
+            await self._planner.batches.create(batch)
         except DuplicateKey:
             # Whoever made it first has said what is in it; others may have found more or fewer undecided.
             await self._windows.finish(window_id)

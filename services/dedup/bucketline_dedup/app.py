@@ -13,7 +13,7 @@ from bucketline.blobs.store import BlobStore
 from bucketline.db.blobs import Blobs
 from bucketline.db.mirror_queue import MirrorQueue
 from bucketline.db.objects import Objects
-from bucketline.kafka.dead_letters import KafkaParking
+from bucketline.kafka.dead_letters import KafkaDeadLetters
 from bucketline.observability.health import Health
 from bucketline.service_context import ServiceContext, open_service_context
 from bucketline.settings import ServiceSettings
@@ -76,10 +76,10 @@ def wire(context: ServiceContext, settings: DedupSettings, *, fetcher: HttpFetch
     contents = ContentStore(store, records, settings, clock=clock, budget=budget)
     outcomes = MirrorOutcomes(context, queue)
     blobs = BlobMirror(store, contents, opener, queue, records, settings, clock=clock)
-    dead_letters = KafkaParking(context.bus.publisher, "dedup")
+    dead_letters = KafkaDeadLetters(context.bus.publisher, "dedup")
     attempts = MirrorAttempts(context, queue, blobs, records, outcomes, dead_letters, settings)
     inline = InlineMirror(store, contents, records, settings, clock=clock)
     work_available = asyncio.Event()
     mirroring = MirrorService(queue, inline, outcomes, settings, clock=clock, work_available=work_available)
-    scheduler = MirrorScheduler(context, objects, mirroring, attempts, settings, work_available=work_available)
+    scheduler = MirrorScheduler(context, queue, mirroring, attempts, settings, work_available=work_available)
     return Dedup(mirroring, scheduler, contents, Reconciler(context, objects, settings))

@@ -18,7 +18,7 @@ from bucketline.errors import DependencyUnavailable, RetryableError
 from bucketline.events.models import ObjectUpdated
 from bucketline.events.topics import OBJECTS
 from bucketline.http.ssrf import AddressRefused
-from bucketline.kafka.dead_letters import KafkaParking, Reason
+from bucketline.kafka.dead_letters import FailureContext, KafkaDeadLetters
 from bucketline.observability.logging import get_logger
 from bucketline.observability.metrics import RETRIES
 from bucketline.service_context import ServiceContext
@@ -57,7 +57,7 @@ class MirrorAttempts:
         blobs: BlobMirror,
         records: Blobs,
         outcomes: MirrorOutcomes,
-        dead_letters: KafkaParking,
+        dead_letters: KafkaDeadLetters,
         settings: DedupSettings,
         *,
         draw: Callable[[], float] = random.random,
@@ -185,7 +185,7 @@ class MirrorAttempts:
         )
         envelope = self._context.seal(event, trace=obj.get("trace"))
         kafka = self._context.settings.kafka
-        reason = Reason(
+        reason = FailureContext(
             error=error,
             attempts=attempts,
             group=kafka.group_prefix + OBJECTS.group("dedup"),
@@ -193,7 +193,7 @@ class MirrorAttempts:
             at=now,
         )
         try:
-            await self._dead_letters.park_event(kafka.topic_prefix + OBJECTS.name, envelope, reason)
+            await self._dead_letters.send_event(kafka.topic_prefix + OBJECTS.name, envelope, reason)
         except RetryableError:
             await self._postpone(obj, progress.blobs)
             return
@@ -202,7 +202,7 @@ class MirrorAttempts:
         )
         blobs = [failed_blob(blob, message) if blob["state"] == "pending" else blob for blob in progress.blobs]
         finished = with_outcome({**obj, "mirror": {**obj["mirror"], "attempts": attempts}}, blobs, now)
-        finished["mirror"]["parked"] = envelope.id
+        finished["mirror"]["dead_letter_event_id"] = envelope.id
         await self._save_and_publish(obj, finished)
 
     async def _finish(self, obj: ObjectDocument, blobs: list[BlobDocument]) -> None:

@@ -109,7 +109,7 @@ class MirrorOutcomes:
         if obj["status"] != Status.DRAFT:
             return events
         if mirror["state"] == "failed":
-            kind = "transient" if "parked" in mirror else "permanent"
+            kind = "transient" if "dead_letter_event_id" in mirror else "permanent"
             events.append(self._final_status(obj, trace, Status.FAILED, mirror.get("error"), kind))
         elif "duplicate_of" in mirror:
             reason = f"skipped: {mirror['duplicate_of']} of this bucket has the same content"

@@ -5,16 +5,15 @@ replica takes over. Large content has a queue of its own, so that small content 
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from types import TracebackType
-from typing import Literal, Self
+from typing import Self
 
 import structlog
-from pymongo import UpdateOne
 
-from bucketline.db.mirror_queue import UNUSED_FIELDS
-from bucketline.db.objects import ObjectDocument, Objects
+from bucketline.db.mirror_queue import MirrorQueue, QueueName
+from bucketline.db.objects import ObjectDocument
 from bucketline.errors import BucketlineError
 from bucketline.observability.logging import get_logger
 from bucketline.observability.metrics import OBJECTS_DUE, SWEPT
@@ -28,7 +27,6 @@ from bucketline_dedup.settings import DedupSettings
 
 log = get_logger(__name__)
 
-QueueName = Literal["small", "large"]
 QUEUES: tuple[QueueName, ...] = ("small", "large")
 
 PAGE_SIZE = 200
@@ -46,7 +44,7 @@ class MirrorScheduler:
     def __init__(
         self,
         context: ServiceContext,
-        objects: Objects,
+        queue: MirrorQueue,
         mirroring: MirrorService,
         attempts: MirrorAttempts,
         settings: DedupSettings,
@@ -54,7 +52,7 @@ class MirrorScheduler:
         work_available: asyncio.Event,
     ) -> None:
         self._context = context
-        self._objects = objects
+        self._queue = queue
         self._mirroring = mirroring
         self._attempts = attempts
         self._settings = settings
@@ -63,8 +61,8 @@ class MirrorScheduler:
         self._counts = dict.fromkeys(QUEUES, 0)
         self._work_available = work_available
         self._loops: list[asyncio.Task[None]] = []
-        for queue in QUEUES:
-            OBJECTS_DUE.labels(queue)
+        for name in QUEUES:
+            OBJECTS_DUE.labels(name)
 
     async def __aenter__(self) -> Self:
         self._loops = [asyncio.create_task(self._claim_loop()), asyncio.create_task(self._renew_loop())]
@@ -91,16 +89,10 @@ class MirrorScheduler:
         """Count the objects of each queue that are due and not claimed, using the index only."""
         total = 0
         for queue in QUEUES:
-            due = await self._objects.collection.count(self._due(queue), limit=MAX_COUNTED)
+            due = await self._queue.count_due(self._context.clock.now(), queue, limit=MAX_COUNTED)
             OBJECTS_DUE.labels(queue).set(due)
             total += due
         return total
-
-    def _due(self, queue: QueueName) -> Mapping[str, object]:
-        return {
-            "mirror.lane": None if queue == "small" else queue,
-            "mirror.due_at": {"$lte": self._context.clock.now()},
-        }
 
     async def _claim_loop(self) -> None:
         while True:
@@ -124,11 +116,8 @@ class MirrorScheduler:
             capacity = 0
         if capacity <= 0:
             return 0
-        due = await self._objects.collection.find(
-            self._due(queue),
-            limit=PAGE_SIZE if queue == "small" else capacity,
-            sort=[("mirror.due_at", 1)],
-            without=UNUSED_FIELDS,
+        due = await self._queue.find_due(
+            self._context.clock.now(), queue, limit=PAGE_SIZE if queue == "small" else capacity
         )
         chosen = []
         for obj in due:
@@ -154,25 +143,7 @@ class MirrorScheduler:
             return []
         token = self._context.ids.new("req")
         until = self._context.clock.now() + timedelta(seconds=self._settings.lease_seconds)
-        outcome = await self._objects.collection.bulk(
-            [
-                UpdateOne(
-                    {
-                        "_id": obj["_id"],
-                        "blobs_revision": obj["blobs_revision"],
-                        "mirror.due_at": obj["mirror"]["due_at"],
-                    },
-                    {"$set": {"mirror.claim": token, "mirror.due_at": until}},
-                )
-                for obj in objects
-            ]
-        )
-        ids = {obj["_id"] for obj in objects}
-        if outcome.matched < len(objects):
-            rows = await self._objects.collection.find(
-                {"_id": {"$in": list(ids)}, "mirror.claim": token}, limit=len(ids), fields=["_id"]
-            )
-            ids = {row["_id"] for row in rows}
+        ids = await self._queue.claim(objects, token, until=until)
         return [
             {**obj, "mirror": {**obj["mirror"], "claim": token, "due_at": until}}
             for obj in objects
@@ -234,31 +205,10 @@ class MirrorScheduler:
         if not running:
             return
         until = self._context.clock.now() + timedelta(seconds=self._settings.lease_seconds)
-        rows = await self._objects.collection.find(
-            {"_id": {"$in": list(running)}}, limit=len(running), fields=["mirror.claim", "blobs_revision"]
-        )
-        held = {row["_id"]: row for row in rows}
-        kept = []
-        for object_id, (obj, task) in running.items():
-            row = held.get(object_id)
-            if (
-                row is None
-                or row["blobs_revision"] != obj["blobs_revision"]
-                or row["mirror"].get("claim") != obj["mirror"].get("claim")
-            ):
-                if not task.done() and self._running.get(object_id, (None, None))[1] is task:
-                    task.cancel()
-            else:
-                kept.append((object_id, obj["mirror"].get("claim")))
-        await self._objects.collection.bulk(
-            [
-                UpdateOne(
-                    {"_id": object_id, "mirror.claim": claim, "mirror.state": "pending"},
-                    {"$set": {"mirror.due_at": until}},
-                )
-                for object_id, claim in kept
-            ]
-        )
+        held = await self._queue.renew([obj for obj, _ in running.values()], until=until)
+        for object_id, (_, task) in running.items():
+            if object_id not in held and not task.done() and self._running.get(object_id, (None, None))[1] is task:
+                task.cancel()
 
 
 def _needs_attempt(obj: ObjectDocument) -> bool:

@@ -32,7 +32,7 @@ async def mirror_objects(
     replayed = {
         object_id: record.id
         for object_id, record in relevant
-        if object_id in objects and objects[object_id]["mirror"].get("parked") == record.id
+        if object_id in objects and objects[object_id]["mirror"].get("dead_letter_event_id") == record.id
     }
     if replayed:
         await mirroring.retry_dead_lettered({object_id: objects.pop(object_id) for object_id in replayed}, replayed)

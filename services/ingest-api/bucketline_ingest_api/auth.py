@@ -122,7 +122,7 @@ class Auth:
         now = self._clock.now()
         last_used = key.get("last_used_at")
         if last_used is None or now - last_used > LAST_USED_RESOLUTION:
-            await self._keys.collection.update_one({"_id": key["_id"]}, {"$set": {"last_used_at": now}})
+            await self._keys.record_use(key["_id"], now)
 
 
 def require(caller: Principal, permission: Permission) -> None:

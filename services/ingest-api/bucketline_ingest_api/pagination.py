@@ -7,7 +7,8 @@ from typing import Any, Generic, TypeVar
 
 from cachetools import TTLCache
 
-from bucketline.db.mongo import Collection, QueryTimeout, ResultTooLarge, query_timeout
+from bucketline.db.mongo import QueryTimeout, ResultTooLarge, query_timeout
+from bucketline.db.repository import Repository
 from bucketline.domain.filters import DATE_FIELDS, NO_MOMENTS, fields_of, literal_pattern, parse_filter, to_mongo
 from bucketline.domain.keyset import FieldPath, Partition, Sort, mongo_sort, resolve_sorts, rows_after, with_ties
 from bucketline.domain.moments import Moments
@@ -95,7 +96,7 @@ def field_mapper(renamed: Mapping[str, str], *, unchanged: Sequence[str] = (), u
 
 
 async def list_rows(
-    collection: Collection[D],
+    repository: Repository[D],
     scope: Mapping[str, object],
     spec: ListSpec,
     list_query: ListQuery,
@@ -121,7 +122,7 @@ async def list_rows(
         remaining = {"$and": [where, after]}
     with search_timeout():
         try:
-            rows = await collection.find(
+            rows = await repository.search(
                 remaining,
                 sort=mongo_sort(sorts, spec.field_path),
                 skip=page.skip,
@@ -137,7 +138,11 @@ async def list_rows(
                 code="page_too_large",
                 details={"limit_bytes": MAX_PAGE_BYTES, "page_size": page.size},
             ) from error
-        total = await collection.count(where, computed=selected.computed) if spec.counted or page.include_total else 0
+        total = (
+            await repository.count_matching(where, computed=selected.computed)
+            if spec.counted or page.include_total
+            else 0
+        )
     count, next_cursor = split_page(rows, page, sorts, spec.field_path, part)
     shown = build_pagination(
         page,
@@ -188,14 +193,14 @@ class CappedCounter:
     def __init__(self) -> None:
         self._large: TTLCache[str, int] = TTLCache(10_000, COUNT_CACHE_SECONDS)
 
-    async def count(self, collection: Collection[Any], where: Mapping[str, object], *, key: str) -> int:
+    async def count(self, repository: Repository[Any], where: Mapping[str, object], *, key: str) -> int:
         """Count the rows; ``key`` identifies the count in the cache."""
-        count = await collection.count(where, limit=MAX_EXACT_COUNT + 1)
+        count = await repository.count_matching(where, limit=MAX_EXACT_COUNT + 1)
         if count <= MAX_EXACT_COUNT:
             return count
         cached = self._large.get(key)
         if cached is None:
-            cached = self._large[key] = await collection.count(where)
+            cached = self._large[key] = await repository.count_matching(where)
         return cached
 
 

@@ -61,7 +61,7 @@ class ObjectReconciler:
         stalled = [obj for obj in in_batch if _has_finished(obj, batches.get(_batch_id(obj)))]
         if not stalled:
             return 0
-        units = await deps.units.collection.find(
+        units = await deps.units.search(
             items_filter([_batch_id(obj) for obj in stalled], [obj["_id"] for obj in stalled]),
             limit=MAX_UNITS,
             fields=["items", "results", "state", "moved_at"],
@@ -165,7 +165,7 @@ async def reconcile_uploads(deps: Container) -> int:
     due = await deps.uploads.due(now, limit=deps.reconcile.batch_size)
     if deleted := {upload["_id"]: upload["key"] for upload in due if upload["status"] == DELETED}:
         await deps.blobstore.delete(deleted.values())
-        await deps.uploads.collection.delete_many({"_id": {"$in": list(deleted)}})
+        await deps.uploads.delete_by_ids(deleted)
     for upload in due:
         if upload["_id"] in deleted:
             continue
@@ -180,7 +180,7 @@ async def reconcile_uploads(deps: Container) -> int:
             # Failed by its confirmation and not by its age: the record is kept as long as any other.
             await deps.uploads.change(upload["_id"], [upload["status"]], {"due_at": kept_until})
         elif await _delete_upload_bytes(deps, upload):
-            await deps.uploads.collection.delete_one({"_id": upload["_id"], "status": upload["status"]})
+            await deps.uploads.delete_if(upload["_id"], upload["status"])
     SWEPT.labels("upload").inc(len(due))
     return len(due)
 

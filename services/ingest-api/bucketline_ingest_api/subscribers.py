@@ -40,7 +40,7 @@ async def apply_statuses(records: Events[ObjectStatusChanged], deps: Annotated[C
     await deps.objects.apply_statuses([event for event in events if event.object_id in objects])
     final = {event.object_id for event in events if event.sequence == RANK_FINAL}
     if orphaned := sorted(final - objects.keys()):
-        await deps.documents.collection.delete_many({"object_id": {"$in": orphaned}})
+        await deps.documents.delete_of_objects(orphaned)
     record_status_metrics(events, objects)
 
 

@@ -249,8 +249,7 @@ class _ObjectRun:
                     yield document
             elif source in self._skipped:
                 obj = self._job.obj
-                where = {"object_id": obj["_id"], "collection_id": source, "revision": obj["revision"]}
-                stored = self._extraction.documents.collection.stream(where, sort=[("run", 1), ("ordinal", 1)])
+                stored = self._extraction.documents.stream_revision(obj["_id"], source, obj["revision"])
                 async for document in stored:
                     yield document
 

@@ -134,10 +134,7 @@ class ExtractionPlans:
 
     async def live(self, collection_ids: Sequence[str]) -> set[str]:
         """Return those of the collections that exist and are not being deleted."""
-        collections = await self._collections.collection.find(
-            {"_id": {"$in": list(collection_ids)}, "deleting": {"$ne": True}}, limit=len(collection_ids), fields=["_id"]
-        )
-        return {collection["_id"] for collection in collections}
+        return await self._collections.live_ids(collection_ids)
 
     async def _read(self, bucket_id: str) -> Plan:
         tiers = await self._collections.tiers_of_bucket(bucket_id)

@@ -107,11 +107,7 @@ class UnitProcessor:
 
     async def _read_sizes(self, object_ids: Sequence[str]) -> dict[str, int]:
         """Return the bytes of each object in MongoDB: units are bounded by blobs, but not by what objects carry."""
-        rows = await self._objects.collection.aggregate(
-            [{"$match": {"_id": {"$in": list(object_ids)}}}, {"$project": {"size": {"$bsonSize": "$$ROOT"}}}],
-            limit=max(1, len(object_ids)),
-        )
-        return {str(row["_id"]): int(row["size"]) for row in rows}
+        return await self._objects.document_sizes(object_ids)
 
     async def _start_page(
         self, group: asyncio.TaskGroup, page: Sequence[UnitItem], size: int
@@ -226,7 +222,7 @@ class UnitProcessor:
             return _failure(obj, "its blobs were replaced while it was to be processed", "transient")
         if mirror["state"] == "failed":
             # A dead-lettered object may be replayed once its source is available.
-            kind: ErrorKind = "transient" if "parked" in mirror else "permanent"
+            kind: ErrorKind = "transient" if "dead_letter_event_id" in mirror else "permanent"
             return _failure(obj, mirror.get("error") or "a blob failed", kind)
         if "duplicate_of" in mirror:
             reason = f"skipped: {mirror['duplicate_of']} of this bucket has the same content"
@@ -257,7 +253,7 @@ class UnitProcessor:
             await asyncio.sleep(MIRROR_POLL_SECONDS)
             if self._stopping:
                 raise Interrupted
-            obj = await self._objects.collection.get(obj["_id"])
+            obj = await self._objects.get_by_id(obj["_id"])
         return obj
 
     async def _publish_processing(self, page: Sequence[UnitItem], objects: Mapping[str, ObjectDocument]) -> None:

@@ -12,12 +12,12 @@ from rich.table import Table
 from bucketline.cli.terminal import fail, run_quietly, wide_console
 
 if TYPE_CHECKING:
-    from bucketline.kafka.dead_letter_admin import DeadLetter, DeadLetterAdmin
+    from bucketline.kafka.dead_letters import DeadLetter, DeadLetterStore
 
 T = TypeVar("T")
 
 MAX_RECORDS = 10_000
-"""The same as :data:`bucketline.kafka.dead_letter_admin.MAX_RECORDS`, which takes a second to import."""
+"""The same as :data:`bucketline.kafka.dead_letters.MAX_RECORDS`, which takes a second to import."""
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
@@ -43,7 +43,7 @@ def list_(
 
     Example: [cyan]bucketline dlq list --topic objects.v1[/]
     """
-    rows = _run(lambda admin: admin.list_records(limit=limit, include_all=include_all), topic_filter=topic)
+    rows = _run(lambda admin: admin.list(limit=limit, include_all=include_all), topic_filter=topic)
     if not rows:
         wide_console().print("no dead letters" if include_all else "no dead letters to replay")
         return
@@ -53,9 +53,9 @@ def list_(
             escape(row.address),
             escape(_decode(row.key)),
             escape(row.type),
-            escape(f"{row.context.get('error-type', '?')}: {row.context.get('error', '')}"),
+            escape(f"{row.context.get('exception-class', '?')}: {row.context.get('exception-message', '')}"),
             escape(row.context.get("attempts", "?")),
-            escape(row.context.get("at", "?")),
+            escape(row.context.get("failed-at", "?")),
             row.state,
         )
     wide_console().print(table)
@@ -122,7 +122,7 @@ def discard(
     """
     row = _find(address)
     if not yes:
-        error = f"{row.context.get('error-type', '?')}: {row.context.get('error', '')}"
+        error = f"{row.context.get('exception-class', '?')}: {row.context.get('exception-message', '')}"
         typer.confirm(
             f"{row.type or 'A record'} with the key {_decode(row.key)!r} failed with {error}. Discard it?", abort=True
         )
@@ -141,16 +141,16 @@ def _find(address: str) -> DeadLetter:
     return row
 
 
-def _run(work: Callable[[DeadLetterAdmin], Awaitable[T]], topic_filter: str | None = None) -> T:
+def _run(work: Callable[[DeadLetterStore], Awaitable[T]], topic_filter: str | None = None) -> T:
     async def run() -> T:
         from bucketline.db.job_cursors import JobCursors
         from bucketline.db.mongo import Database
-        from bucketline.kafka.dead_letter_admin import DeadLetterAdmin
+        from bucketline.kafka.dead_letters import DeadLetterStore
         from bucketline.settings import KafkaSettings, MongoSettings
 
         database = Database(MongoSettings())
         try:
-            return await work(DeadLetterAdmin(KafkaSettings(), JobCursors(database), topic_filter=topic_filter))
+            return await work(DeadLetterStore(KafkaSettings(), JobCursors(database), topic_filter=topic_filter))
         finally:
             database.close()
 

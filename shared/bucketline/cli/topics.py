@@ -14,7 +14,7 @@ from bucketline.cli.serve import PACKAGES
 from bucketline.cli.terminal import fail, run_quietly, wide_console
 
 if TYPE_CHECKING:
-    from bucketline.kafka.topic_admin import Fault, TopicState
+    from bucketline.kafka.admin import Fault, TopicState
 
 ADVICE: Mapping[Fault, str] = {
     "missing": "Missing topics: [cyan]bucketline topics create[/].",
@@ -73,7 +73,7 @@ def check() -> None:
 
     Example: [cyan]bucketline topics check[/]
     """
-    from bucketline.kafka.topic_admin import check_topics
+    from bucketline.kafka.admin import check_topics
     from bucketline.settings import KafkaSettings
 
     states = run_quietly(check_topics(KafkaSettings(), retention=True))
@@ -92,7 +92,7 @@ def create() -> None:
 
     Example: [cyan]BUCKETLINE_KAFKA_REPLICATION_FACTOR=3 bucketline topics create[/]
     """
-    from bucketline.kafka.topic_admin import ensure_topics
+    from bucketline.kafka.admin import ensure_topics
     from bucketline.settings import KafkaSettings
 
     created = run_quietly(ensure_topics(KafkaSettings()))

@@ -59,6 +59,10 @@ class ApiKeys(Repository[ApiKeyDocument]):
     async def get(self, key_id: str) -> ApiKeyDocument | None:
         return await self.collection.get(key_id)
 
+    async def record_use(self, key_id: str, at: datetime) -> None:
+        """Store when the key was last used."""
+        await self.collection.update_one({"_id": key_id}, {"$set": {"last_used_at": at}})
+
     async def active(self, organization_id: str, user_email: str, name: str) -> ApiKeyDocument | None:
         """The key of this name that has not been revoked; it may have expired."""
         return await self.collection.find_one(_active(organization_id, user_email, name))

@@ -46,6 +46,22 @@ class BatchDependencies(Repository[BatchDependencyDocument]):
     async def of_objects(self, object_ids: Sequence[str], *, limit: int) -> list[BatchDependencyDocument]:
         return await self.collection.find({"object_id": {"$in": list(object_ids)}}, limit=limit)
 
+    async def overdue(self, before: datetime, *, limit: int) -> list[BatchDependencyDocument]:
+        """Return dependencies that were stored or touched before ``before``, oldest first."""
+        return await self.collection.find({"since": {"$lt": before}}, limit=limit, sort=[("since", 1)])
+
+    async def touch(self, identifiers: Sequence[str], at: datetime) -> None:
+        """Move dependencies to the end of the reconciler's order."""
+        await self.collection.update_many({"_id": {"$in": list(identifiers)}}, {"$set": {"since": at}})
+
+    async def objects_of(self, batch_id: str) -> set[str]:
+        """Return the objects that the batch waits for."""
+        return {row["object_id"] async for row in self.collection.stream({"batch_id": batch_id}, fields=["object_id"])}
+
+    async def delete_of_batches(self, batch_ids: Sequence[str]) -> None:
+        """Delete all dependencies of the batches."""
+        await self.collection.delete_many({"batch_id": {"$in": list(batch_ids)}})
+
     async def remove(self, identifiers: Sequence[str]) -> int:
         return await self.collection.delete_many({"_id": {"$in": list(identifiers)}})
 

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Literal, NotRequired, TypedDict
 from urllib.parse import urlsplit
 
-from pymongo import InsertOne
+from pymongo import InsertOne, UpdateOne
 
 from bucketline.db.lease_queue import LeaseFields, LeaseQueue
 from bucketline.db.mongo import Database, Index
@@ -170,6 +170,9 @@ def new_auto_batch(obj: ObjectDocument, batch_id: str) -> BatchDocument:
 
 _ACTIVE = [str(status) for status in BATCH_ACTIVE]
 
+UNPLANNED = (str(Status.PENDING), str(Status.QUEUED))
+"""Statuses of submitted batches that may still have to be planned."""
+
 SUMMARY_FIELDS = tuple(
     sorted((BatchDocument.__required_keys__ | BatchDocument.__optional_keys__) - {"objects", "failed_objects"})
 )
@@ -210,6 +213,120 @@ class Batches(Repository[BatchDocument]):
         return await self.collection.find_and_update(
             {"_id": batch_id, "status": {"$in": list(statuses)}, **also}, update
         )
+
+    async def get_by_task(self, task_id: str) -> BatchDocument | None:
+        """Return the batch that this task shows."""
+        return await self.collection.find_one({"task_id": task_id})
+
+    async def hide_task(self, batch_id: str) -> None:
+        """Hide the task that shows the batch."""
+        await self.collection.update_one({"_id": batch_id}, {"$set": {"task_hidden": True}})
+
+    async def page_of_bucket(self, bucket_id: str, *, limit: int, fields: Sequence[str]) -> list[BatchDocument]:
+        """Return any batches of the bucket."""
+        return await self.collection.find({"bucket_id": bucket_id}, limit=limit, fields=fields)
+
+    async def drafts_of_bucket(self, bucket_id: str, *, limit: int) -> list[BatchDocument]:
+        """Return the bucket's drafts that have objects, oldest first, without their objects."""
+        where = {"bucket_id": bucket_id, "status": str(Status.DRAFT), "total": {"$gt": 0}}
+        order = [("created_at", 1), ("_id", 1)]
+        return await self.collection.find(where, limit=limit, sort=order, fields=SUMMARY_FIELDS)
+
+    async def count_empty_drafts(self, bucket_id: str, *, limit: int) -> int:
+        """Return how many drafts of the bucket have no objects."""
+        return await self.collection.count(
+            {"bucket_id": bucket_id, "status": str(Status.DRAFT), "total": 0}, limit=limit
+        )
+
+    async def count_by_status(self, bucket_id: str) -> dict[str, int]:
+        """Return how many batches of the bucket have each status."""
+        rows = await self.collection.aggregate(
+            [{"$match": {"bucket_id": bucket_id}}, {"$group": {"_id": "$status", "count": {"$sum": 1}}}], limit=100
+        )
+        return {str(row["_id"]): int(row["count"]) for row in rows}
+
+    async def active_of_namespace(self, namespace_id: str, *, limit: int) -> list[BatchDocument]:
+        """Return submitted batches of the namespace that have not finished: only their ids."""
+        where = {"status": {"$in": _ACTIVE}, "namespace_id": namespace_id}
+        return await self.collection.find(where, limit=limit, fields=["_id"], hint="active")
+
+    async def first_objects(self, batch_ids: Sequence[str], count: int) -> dict[str, list[str]]:
+        """Return the first ``count`` objects of each batch."""
+        rows = await self.collection.aggregate(
+            [
+                {"$match": {"_id": {"$in": list(batch_ids)}}},
+                {"$project": {"objects": {"$slice": ["$objects", count]}}},
+            ],
+            limit=max(1, len(batch_ids)),
+        )
+        return {str(row["_id"]): row["objects"] for row in rows}
+
+    async def set_metadata(self, batch_id: str, metadata: Mapping[str, object], at: datetime) -> BatchDocument | None:
+        """Replace the metadata and return the batch."""
+        return await self.collection.find_and_update(
+            {"_id": batch_id}, {"$set": {"metadata": metadata, "updated_at": at}}
+        )
+
+    async def delete_finished(self, batch_id: str) -> bool:
+        """Delete the batch unless it is active or has unpublished events; return whether it was deleted."""
+        where = {"_id": batch_id, "status": {"$nin": _ACTIVE}, "pending_since": {"$exists": False}}
+        return await self.collection.delete_one(where)
+
+    async def touch(self, batch_ids: Sequence[str], at: datetime) -> None:
+        """Move batches to the end of the reconciler's order."""
+        await self.collection.update_many({"_id": {"$in": list(batch_ids)}}, {"$set": {"moved_at": at}})
+
+    async def update_unplanned(
+        self, batch_ids: Sequence[str], fields: Mapping[str, object], *, run: int | None = None
+    ) -> None:
+        """Set fields of batches that are submitted and not planned; with ``run`` only in that run."""
+        where: dict[str, object] = {"_id": {"$in": list(batch_ids)}, "status": {"$in": UNPLANNED}}
+        if run is not None:
+            where["run"] = run
+        await self.collection.update_many(where, {"$set": fields})
+
+    async def touch_unplanned(self, batch_id: str, run: int, at: datetime) -> bool:
+        """Record that planning proceeds; return whether the batch is still to be planned in this run."""
+        where = {
+            "_id": batch_id,
+            "run": run,
+            "status": {"$in": UNPLANNED},
+            "cancel_requested_at": {"$exists": False},
+        }
+        return await self.collection.update_one(where, {"$set": {"moved_at": at}})
+
+    async def mark_planned(self, batch_id: str, run: int, at: datetime) -> None:
+        """Record that nothing of this run remains to be planned."""
+        await self.collection.update_one({"_id": batch_id, "run": run}, {"$set": {"planned": True, "moved_at": at}})
+
+    async def record_progress(
+        self,
+        batch_id: str,
+        run: int,
+        totals: Mapping[str, int],
+        fields: Mapping[str, object],
+        at: datetime,
+    ) -> None:
+        """Store totals of an active batch, which never decrease, and set further fields."""
+        await self.collection.update_one(
+            {"_id": batch_id, "run": run, "status": {"$in": _ACTIVE}},
+            {"$set": fields, "$max": {**totals, "moved_at": at, "updated_at": at}},
+        )
+
+    async def complete(
+        self,
+        completions: Sequence[tuple[BatchDocument, Mapping[str, object], Mapping[str, object]]],
+        at: datetime,
+    ) -> int:
+        """Finish active batches, each with its fields and its event, in one round trip; return how many finished."""
+        writes = [
+            UpdateOne(
+                {"_id": batch["_id"], "status": {"$in": _ACTIVE}, "run": batch.get("run", 1)},
+                {"$set": fields, "$push": {"pending": event}, "$min": {"pending_since": at}},
+            )
+            for batch, fields, event in completions
+        ]
+        return (await self.collection.bulk(writes)).modified
 
     async def stalled(self, before: datetime, *, limit: int) -> list[BatchDocument]:
         """Submitted batches that have not moved since ``before``, without their objects."""

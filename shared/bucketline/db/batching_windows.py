@@ -101,6 +101,10 @@ class BatchingWindows(Repository[BatchingWindowDocument]):
         """Its batch is there."""
         await self.collection.update_one({"_id": window_id, "state": "closing"}, {"$set": {"state": "closed"}})
 
+    async def delete_of_bucket(self, bucket_id: str) -> None:
+        """Delete all windows of the bucket."""
+        await self.collection.delete_many({"bucket_id": bucket_id})
+
     async def due(self, now: datetime, *, limit: int) -> list[BatchingWindowDocument]:
         """Open windows whose time is over."""
         return await self.collection.find(

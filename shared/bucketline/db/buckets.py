@@ -83,6 +83,18 @@ class Buckets(NamedRepository[BucketDocument]):
 
     name = "buckets"
 
+    async def next_of_namespace(self, namespace_id: str, *, after: str) -> BucketDocument | None:
+        """Return the bucket of the namespace with the next greater id."""
+        return await self.collection.find_one({"namespace_id": namespace_id, "_id": {"$gt": after}}, sort=[("_id", 1)])
+
+    async def ids_after(self, bucket_id: str, *, with_batching: bool, limit: int) -> list[str]:
+        """Return the ids of buckets with a greater id, in order; ``with_batching``: only those with a policy."""
+        where: dict[str, object] = {"_id": {"$gt": bucket_id}}
+        if with_batching:
+            where["settings.batching.max_objects"] = {"$exists": True}
+        rows = await self.collection.find(where, limit=limit, sort=[("_id", 1)], fields=["_id"])
+        return [row["_id"] for row in rows]
+
     async def take_stats(self, bucket_id: str, *, now: datetime, before: datetime) -> bool:
         """Whether the caller is to count the bucket: nobody has begun to since ``before``."""
         idle: dict[str, object] = {"$or": [{"stats_taken_at": None}, {"stats_taken_at": {"$lt": before}}]}

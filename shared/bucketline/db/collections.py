@@ -86,6 +86,22 @@ class Collections(NamedRepository[CollectionDocument]):
         """Assign the collection to the task that deletes it and free its name: clients no longer see the collection."""
         return await self._mark_deleting(identifier, task_id, at, {"name": "$_id"})
 
+    async def readers(self, collection_id: str, *, limit: int) -> list[CollectionDocument]:
+        """Return live collections that read this one, enabled or not: only their ids and names."""
+        where = {"source.collection_ids": collection_id, "deleting": {"$ne": True}}
+        return await self.collection.find(where, limit=limit, fields=["name"])
+
+    async def delete_of_namespace(self, namespace_id: str) -> None:
+        """Delete all collections of the namespace."""
+        await self.collection.delete_many({"namespace_id": namespace_id})
+
+    async def live_ids(self, collection_ids: Sequence[str]) -> set[str]:
+        """Return which of these collections exist and are not being deleted."""
+        rows = await self.collection.find(
+            {"_id": {"$in": list(collection_ids)}, "deleting": {"$ne": True}}, limit=len(collection_ids), fields=["_id"]
+        )
+        return {row["_id"] for row in rows}
+
     async def reading_bucket(self, bucket_id: str) -> list[CollectionDocument]:
         """The enabled collections that read a bucket directly, oldest first."""
         return await self._reading({"source.bucket_ids": bucket_id}, 1)

@@ -1,6 +1,6 @@
 """Documents: what extractors made of objects. Ids are derived, so that making one again replaces it."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
 from typing import NotRequired, TypedDict
 
@@ -117,6 +117,24 @@ class Documents(Repository[DocumentDocument]):
         there = {str(row["_id"]): int(row["count"]) for row in counted}
         written = {first["collection_id"]: first.get("complete", 0) for first in firsts}
         return {key: count for key, count in written.items() if count == there.get(key)}
+
+    async def delete_of_objects(self, object_ids: Sequence[str]) -> None:
+        """Delete all documents of the objects."""
+        await self.collection.delete_many({"object_id": {"$in": list(object_ids)}})
+
+    async def delete_from(self, collection_id: str, document_id: str) -> bool:
+        """Delete a document of the collection; return whether it existed."""
+        return await self.collection.delete_one({"_id": document_id, "collection_id": collection_id})
+
+    async def delete_some(self, owner: Mapping[str, str], *, limit: int) -> int:
+        """Delete up to ``limit`` documents of a collection or namespace; return how many, 0 when none remain."""
+        page = await self.collection.find(owner, limit=limit, fields=["_id"])
+        return await self.delete_by_ids([document["_id"] for document in page]) if page else 0
+
+    def stream_revision(self, object_id: str, collection_id: str, revision: int) -> AsyncIterator[DocumentDocument]:
+        """Return the documents of one revision of an object in a collection, in order."""
+        where = {"object_id": object_id, "collection_id": collection_id, "revision": revision}
+        return self.collection.stream(where, sort=[("run", 1), ("ordinal", 1)])
 
     async def counts(self, object_ids: Sequence[str]) -> dict[str, dict[int, int]]:
         """How many documents each object has of each run, in one round trip; the index alone answers."""

@@ -7,11 +7,15 @@ mirroring state or the claim, so that an attempt that lost its object changes no
 from collections.abc import Collection as Group
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Literal
 
 from pymongo import UpdateOne
 
+from bucketline.db.lease_queue import LeaseFields, LeaseQueue
 from bucketline.db.mongo import Collection, Database
 from bucketline.db.objects import BlobDocument, Mirror, ObjectDocument
+
+QueueName = Literal["small", "large"]
 
 UNUSED_FIELDS = ("custom", "edges", "pending")
 """Fields that mirroring does not read. They take up to 12 MiB per object, and hundreds of objects are in memory."""
@@ -22,6 +26,7 @@ class MirrorQueue:
 
     def __init__(self, database: Database) -> None:
         self._objects: Collection[ObjectDocument] = database.collection("objects")
+        self._leases = LeaseQueue(self._objects, LeaseFields(owner="mirror.claim", due_at="mirror.due_at"))
 
     async def get_many(self, object_ids: Group[str]) -> dict[str, ObjectDocument]:
         """Return the existing objects by id, without the unused fields."""
@@ -40,6 +45,29 @@ class MirrorQueue:
             [_schedule(obj, due_at, obj["mirror"].get("claim"), obj["_id"] in large, attempts=1) for obj in objects]
         )
 
+    async def find_due(self, now: datetime, queue: QueueName, *, limit: int) -> list[ObjectDocument]:
+        """Return objects that are due and not claimed, the longest overdue first, without the unused fields."""
+        return await self._leases.find_due(now, limit=limit, where=_queue_filter(queue), without=UNUSED_FIELDS)
+
+    async def count_due(self, now: datetime, queue: QueueName, *, limit: int) -> int:
+        """Return how many objects are due and not claimed, at most ``limit``, using the index only."""
+        return await self._leases.count_due(now, limit=limit, where=_queue_filter(queue))
+
+    async def claim(self, objects: Sequence[ObjectDocument], claim: str, *, until: datetime) -> set[str]:
+        """Claim due objects as they were read; return those that neither a producer nor a replica changed since.
+
+        ``claim`` must be new for each call.
+        """
+        return await self._leases.claim_many(objects, claim, until=until, unchanged=["blobs_revision"])
+
+    async def renew(self, objects: Sequence[ObjectDocument], *, until: datetime) -> set[str]:
+        """Extend the claims of objects; return those that are still claimed and that no producer has changed."""
+        claims = {obj["_id"]: obj["mirror"].get("claim", "") for obj in objects}
+        held = await self._leases.renew(claims, until=until)
+        revisions = {obj["_id"]: obj["blobs_revision"] for obj in objects}
+        rows = await self._objects.find({"_id": {"$in": list(held)}}, limit=len(held), fields=["blobs_revision"])
+        return {row["_id"] for row in rows if row["blobs_revision"] == revisions[row["_id"]]}
+
     async def restart(self, objects: Mapping[str, ObjectDocument], event_ids: Mapping[str, str], now: datetime) -> None:
         """Start over with objects that were dead-lettered under these event ids; failed blobs become pending."""
         mirror: Mirror = {"state": "pending", "attempts": 0, "due_at": now}
@@ -50,7 +78,7 @@ class MirrorQueue:
                         "_id": object_id,
                         "blobs_revision": obj["blobs_revision"],
                         "mirror.state": "failed",
-                        "mirror.parked": event_ids[object_id],
+                        "mirror.dead_letter_event_id": event_ids[object_id],
                     },
                     {"$set": {"mirror": mirror, "blobs": [_reset_failed(blob) for blob in obj["blobs"]]}},
                 )
@@ -84,16 +112,14 @@ class MirrorQueue:
     ) -> None:
         """Give up the claim of an object, keep the blobs of its attempt, and set fields of ``mirror``."""
         fields: dict[str, object] = {f"mirror.{name}": value for name, value in (mirror or {}).items()}
-        fields["mirror.due_at"] = due_at
         if blobs is not None:
             fields["blobs"] = list(blobs)
-        await self._objects.update_one(
-            {
-                "_id": obj["_id"],
-                "blobs_revision": obj["blobs_revision"],
-                "mirror.claim": obj["mirror"].get("claim"),
-            },
-            {"$set": fields, "$unset": {"mirror.claim": ""}},
+        await self._leases.reschedule(
+            obj["_id"],
+            obj["mirror"].get("claim"),
+            due_at=due_at,
+            changes={"$set": fields},
+            where={"blobs_revision": obj["blobs_revision"]},
         )
 
     async def has_content(self, sha256: str, *, namespace_id: str | None = None, bucket_id: str | None = None) -> bool:
@@ -112,6 +138,10 @@ class MirrorQueue:
             sort=[("_id", 1)],
         )
         return oldest["_id"] if oldest else None
+
+
+def _queue_filter(queue: QueueName) -> dict[str, object]:
+    return {"mirror.lane": None if queue == "small" else queue}
 
 
 def _schedule(obj: ObjectDocument, due_at: datetime, claim: str | None, large: bool, *, attempts: int = 0) -> UpdateOne:

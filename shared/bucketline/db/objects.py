@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Literal, NotRequired, TypedDict
 
 import bson
-from pymongo import InsertOne, UpdateOne
+from pymongo import DeleteOne, InsertOne, UpdateOne
 
 from bucketline.db.mongo import Collection, Database, Index
 from bucketline.db.outbox_store import OutboxDocument, OutboxStore
@@ -79,7 +79,7 @@ class Mirror(TypedDict):
 
     ``claim`` names the turn that works on it, until ``due_at``. ``lane`` is *large* once content turned out to need a
     long transfer. ``postponed`` counts turns that ended because a store of ours could not take the content. A source
-    that stayed away makes the state *failed* and ``parked`` the id of the event whose replay
+    that stayed away makes the state *failed* and ``dead_letter_event_id`` the id of the event whose replay
     starts over. ``duplicate_of`` is the older object of the bucket whose content is the same, under
     ``skip_duplicates``.
     """
@@ -92,7 +92,7 @@ class Mirror(TypedDict):
     claim: NotRequired[str]
     lane: NotRequired[Literal["large"]]
     postponed: NotRequired[int]
-    parked: NotRequired[str]
+    dead_letter_event_id: NotRequired[str]
     duplicate_of: NotRequired[str]
 
 
@@ -280,6 +280,32 @@ class Objects(Repository[ObjectDocument]):
             where["$or"] = [{"moved_at": {"$gt": moment}}, {"_id": {"$gt": object_id}}]
         order = [("moved_at", 1), ("_id", 1)]
         return await self.collection.find(where, limit=limit, sort=order, fields=[*fields, "moved_at"])
+
+    async def existing_in_bucket(self, bucket_id: str, object_ids: Sequence[str]) -> set[str]:
+        """Return which of these objects are in the bucket."""
+        where = {"_id": {"$in": list(object_ids)}, "bucket_id": bucket_id}
+        return {row["_id"] for row in await self.collection.find(where, limit=len(object_ids), fields=["_id"])}
+
+    async def page_of_bucket(self, bucket_id: str, *, limit: int) -> list[ObjectDocument]:
+        """Return any objects of the bucket."""
+        return await self.collection.find({"bucket_id": bucket_id}, limit=limit)
+
+    async def document_sizes(self, object_ids: Sequence[str]) -> dict[str, int]:
+        """Return the size of each object's document in bytes."""
+        rows = await self.collection.aggregate(
+            [{"$match": {"_id": {"$in": list(object_ids)}}}, {"$project": {"size": {"$bsonSize": "$$ROOT"}}}],
+            limit=max(1, len(object_ids)),
+        )
+        return {str(row["_id"]): int(row["size"]) for row in rows}
+
+    async def delete_unchanged(self, objects: Sequence[ObjectDocument]) -> int:
+        """Delete objects that still have the revision that was read, in one round trip; return how many."""
+        deletions = [DeleteOne({"_id": obj["_id"], "revision": obj["revision"]}) for obj in objects]
+        return (await self.collection.bulk(deletions)).deleted
+
+    async def purge_soft_deleted(self, bucket_id: str) -> None:
+        """Delete the retained copies of the bucket's soft-deleted objects."""
+        await self.soft_deleted.delete_many({"bucket_id": bucket_id})
 
     async def retain(self, bucket_id: str, object_ids: Sequence[str], deletion: Deletion) -> None:
         """Copies objects that are about to be deleted to the soft-deleted ones, within the server.

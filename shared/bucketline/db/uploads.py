@@ -1,5 +1,6 @@
 """Uploads: bytes that a client puts straight into S3, under a key of their own, until it confirms them."""
 
+from collections.abc import Collection as Group
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import NotRequired, TypedDict
@@ -112,6 +113,24 @@ class Uploads(Repository[UploadDocument]):
             for upload in uploads
         ]
         return (await self.collection.bulk(writes)).matched
+
+    async def many_in_bucket(self, bucket_id: str, upload_ids: Group[str]) -> list[UploadDocument]:
+        """Return the uploads of the bucket among these."""
+        where = {"_id": {"$in": list(upload_ids)}, "bucket_id": bucket_id}
+        return await self.collection.find(where, limit=len(upload_ids))
+
+    async def page_of_bucket(self, bucket_id: str, *, limit: int) -> list[UploadDocument]:
+        """Return any uploads of the bucket: their keys and when their URLs expire."""
+        return await self.collection.find({"bucket_id": bucket_id}, limit=limit, fields=["key", "expires_at"])
+
+    async def delete_if(self, upload_id: str, status: str) -> None:
+        """Delete the upload if it has this status."""
+        await self.collection.delete_one({"_id": upload_id, "status": status})
+
+    async def key_of(self, upload_id: str) -> str | None:
+        """Return where the bytes of the upload are stored; None if there is no such upload."""
+        upload = await self.get_by_id(upload_id, fields=["key"])
+        return str(upload["key"]) if upload and upload.get("key") else None
 
     async def due(self, now: datetime, *, limit: int) -> list[UploadDocument]:
         """Uploads that a sweeper is to look at, the longest overdue first."""

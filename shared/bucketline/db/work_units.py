@@ -357,6 +357,42 @@ class WorkUnits(Repository[WorkUnitDocument]):
             ]
         )
 
+    async def of_batches(self, batch_ids: Sequence[str]) -> list[WorkUnitDocument]:
+        """Return the units of automatic batches, each of which has one."""
+        return await self.collection.find({"items.batch_id": {"$in": list(batch_ids)}}, limit=max(1, len(batch_ids)))
+
+    async def of_automatic_batch(self, batch_id: str) -> WorkUnitDocument | None:
+        """Return the unit that has the item of an automatic batch."""
+        return await self.collection.find_one({"items.batch_id": batch_id})
+
+    async def cancel_unleased(self, batch_id: str, turn: int, ending: UnitEnd, now: datetime) -> None:
+        """Cancel the held and ready units of a run."""
+        await self.collection.update_many(
+            {"batch_id": batch_id, "turn": turn, "state": {"$in": ["held", "ready"]}},
+            {"$set": {"state": "canceled", "ending": ending, "moved_at": now}},
+        )
+
+    async def canceled(self, batch_id: str, turn: int, *, after: str, limit: int) -> list[WorkUnitDocument]:
+        """Return canceled units of a run with ids greater than ``after``, in order."""
+        where = {"batch_id": batch_id, "turn": turn, "state": "canceled", "_id": {"$gt": after}}
+        return await self.collection.find(where, limit=limit, sort=[("_id", 1)])
+
+    async def postpone_announcement(self, unit: WorkUnitDocument, until: datetime) -> None:
+        """Count an announcement of a stalled unit and move the next behind ``until``, unless the unit has moved."""
+        await self.collection.update_one(
+            {"_id": unit["_id"], "moved_at": unit["moved_at"]}, {"$set": {"moved_at": until}, "$inc": {"wakes": 1}}
+        )
+
+    async def count_open(self, *, limit: int) -> int:
+        """Return how many units are open, from the partial index, which needs the condition on ``moved_at``."""
+        return await self.collection.count(
+            {"state": {"$in": list(OPEN_STATES)}, "moved_at": {"$exists": True}}, limit=limit
+        )
+
+    async def delete_of_batches(self, batch_ids: Sequence[str]) -> None:
+        """Delete the units of the batches."""
+        await self.collection.delete_many({"batch_id": {"$in": list(batch_ids)}})
+
     async def stalled(self, before: datetime, now: datetime, *, limit: int) -> list[WorkUnitDocument]:
         """Return open units that no processor holds and that have not moved since ``before``."""
         return await self.collection.find(

@@ -1,4 +1,4 @@
-"""THE table of topics. Manifests, checks, documentation and code all read this one."""
+"""The topics. Manifests, checks, documentation and code are all derived from this table."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -37,32 +37,33 @@ class Topic:
     description: str
 
     def group(self, service: ServiceName) -> str:
-        """The consumer group in which this service reads the topic, without the deployment's prefix.
+        """Return the consumer group in which this service reads the topic, without the deployment's prefix.
 
-        A group of its own a topic: a rebalance of one does not stop the others.
+        Each topic has its own group, so that a rebalance of one does not stop the others.
         """
         return f"{service}.{self.name}"
 
-    def parking(self, service: ServiceName) -> str:
-        """The topic in which this consumer parks what it cannot handle."""
-        return parking_topic(self.name, service)
+    def dead_letter_topic(self, service: ServiceName) -> str:
+        """Return the topic for the dead letters of this consumer."""
+        return dead_letter_topic(self.name, service)
 
 
-_PARKED = ".parked."
+_DEAD_LETTER_SUFFIX = ".dlq"
 
 
-def parking_topic(topic: str, service: str) -> str:
-    """Where a consumer parks what it cannot handle of ``topic``; with the deployment's prefix if that has it."""
-    return f"{topic}{_PARKED}{service}"
+def dead_letter_topic(topic: str, service: str) -> str:
+    """Return the dead-letter topic of a consumer of ``topic``, with the deployment's prefix if ``topic`` has it."""
+    return f"{topic}.{service}{_DEAD_LETTER_SUFFIX}"
 
 
-def parked_from(parking: str) -> str:
-    """The topic whose records are parked in ``parking``."""
-    return parking.partition(_PARKED)[0]
+def original_topic(dead_letters: str) -> str:
+    """Return the topic whose records are in the dead-letter topic ``dead_letters``."""
+    return dead_letters.removesuffix(_DEAD_LETTER_SUFFIX).rpartition(".")[0]
 
 
-def is_parking(topic: str) -> bool:
-    return _PARKED in topic
+def is_dead_letter_topic(topic: str) -> bool:
+    """Return whether the topic holds dead letters."""
+    return topic.endswith(_DEAD_LETTER_SUFFIX)
 
 
 OBJECTS = Topic(
@@ -73,7 +74,7 @@ OBJECTS = Topic(
     retention_ms=7 * DAY_MS,
     producers=("ingest-api",),
     consumers=("dedup",),
-    description="The life of an object as its producer sees it.",
+    description="Lifecycle of objects.",
 )
 MIRRORED = Topic(
     name="objects.mirrored.v1",
@@ -83,7 +84,7 @@ MIRRORED = Topic(
     retention_ms=7 * DAY_MS,
     producers=("dedup",),
     consumers=("batcher",),
-    description="Objects whose blobs have all been dealt with.",
+    description="Objects whose blobs have been mirrored.",
 )
 BATCHES = Topic(
     name="batches.v1",
@@ -93,7 +94,7 @@ BATCHES = Topic(
     retention_ms=7 * DAY_MS,
     producers=("ingest-api", "batcher"),
     consumers=("batcher",),
-    description="The life of a batch.",
+    description="Lifecycle of batches.",
 )
 WORK = Topic(
     name="batches.work.v1",
@@ -103,7 +104,7 @@ WORK = Topic(
     retention_ms=DAY_MS,
     producers=("batcher",),
     consumers=("processor",),
-    description="Work units, spread over all processors.",
+    description="Work units that are ready for a processor.",
 )
 STATUS = Topic(
     name="objects.status.v1",
@@ -117,24 +118,25 @@ STATUS = Topic(
 )
 
 TOPICS: tuple[Topic, ...] = (OBJECTS, MIRRORED, BATCHES, WORK, STATUS)
-PARKING_RETENTION_MS = 30 * DAY_MS
-PARKING_PARTITIONS = 1
+DEAD_LETTER_RETENTION_MS = 30 * DAY_MS
+DEAD_LETTER_PARTITIONS = 1
 
 
 def topic_of(event: type[Event]) -> Topic:
-    """The topic that carries this event."""
+    """Return the topic that carries this event."""
     return _BY_EVENT[event]
 
 
 def consumed_by(service: ServiceName) -> tuple[Topic, ...]:
+    """Return the topics that the service consumes."""
     return tuple(topic for topic in TOPICS if service in topic.consumers)
 
 
-def parking_topics() -> Iterator[tuple[Topic, ServiceName, str]]:
-    """Every parking topic: the topic it belongs to, the consumer that fills it, its name."""
+def dead_letter_topics() -> Iterator[tuple[Topic, ServiceName, str]]:
+    """Yield every dead-letter topic: the topic it belongs to, the service that writes it, its name."""
     for topic in TOPICS:
         for service in topic.consumers:
-            yield topic, service, topic.parking(service)
+            yield topic, service, topic.dead_letter_topic(service)
 
 
 _BY_EVENT: dict[type[Event], Topic] = {event: topic for topic in TOPICS for event in topic.events}

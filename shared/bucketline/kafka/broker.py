@@ -32,10 +32,10 @@ from bucketline.clock import Clock
 from bucketline.events.models import Event
 from bucketline.events.topics import topic_of
 from bucketline.kafka import tolerant_record_reader
+from bucketline.kafka.admin import ensure_topics
 from bucketline.kafka.batch_consumer import BatchConsumer
 from bucketline.kafka.client_config import security
-from bucketline.kafka.consumer_monitor import MAX_POLL_SECONDS, Watchdog
-from bucketline.kafka.dead_letters import KafkaParking, Parking
+from bucketline.kafka.dead_letters import DeadLetterSink, KafkaDeadLetters
 from bucketline.kafka.middleware import (
     AcknowledgeMiddleware,
     DeadLetterMiddleware,
@@ -45,10 +45,10 @@ from bucketline.kafka.middleware import (
     decode_events,
     parse_records,
 )
+from bucketline.kafka.monitor import MAX_POLL_SECONDS, Watchdog
 from bucketline.kafka.publisher import KafkaPublisher
-from bucketline.kafka.topic_admin import ensure_topics
 from bucketline.observability.logging import get_logger
-from bucketline.observability.metrics import PARKED, RECORDS, RETRIES
+from bucketline.observability.metrics import DEAD_LETTERS, RECORDS, RETRIES
 from bucketline.settings import KafkaSettings, ServiceName
 
 log = get_logger(__name__)
@@ -95,7 +95,7 @@ class Broker(KafkaBroker):
         self,
         settings: KafkaSettings,
         service: ServiceName,
-        parking: Parking,
+        dead_letters: DeadLetterSink,
         *,
         clock: Clock,
         policy: RetryPolicy | None = None,
@@ -119,7 +119,7 @@ class Broker(KafkaBroker):
             partial(AcknowledgeMiddleware, pause=policy.pause),
             partial(
                 DeadLetterMiddleware,
-                parking=parking,
+                dead_letters=dead_letters,
                 clock=clock,
                 policy=policy,
                 groups=self._groups,
@@ -150,9 +150,9 @@ class Broker(KafkaBroker):
             self._groups[topic] = group
             self._subscribed[topic] = _event_types(subscriber, dependencies)
             # A counter that first appears with its first increase is an increase that no alert sees.
-            PARKED.labels(topic, group)
+            DEAD_LETTERS.labels(topic, group)
             RETRIES.labels(topic)
-            for outcome in ("handled", "ignored", "parked"):
+            for outcome in ("handled", "ignored", "dead_lettered"):
                 RECORDS.labels(topic, outcome)
         return subscribers
 
@@ -186,7 +186,7 @@ class Bus:
     def __init__(self, settings: KafkaSettings, service: ServiceName, *, clock: Clock) -> None:
         self._settings = settings
         self.publisher = KafkaPublisher(settings)
-        self.broker = Broker(settings, service, KafkaParking(self.publisher, service), clock=clock)
+        self.broker = Broker(settings, service, KafkaDeadLetters(self.publisher, service), clock=clock)
         self.watchdog = Watchdog(settings, self.publisher.ping)
         self._connecting: asyncio.Task[None] | None = None
 

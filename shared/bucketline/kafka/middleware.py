@@ -31,7 +31,7 @@ from bucketline.errors import BucketlineError, DependencyUnavailable, NonRetryab
 from bucketline.events.cloudevents import ReceivedEvent, UnknownEventType, unwrap
 from bucketline.events.models import Event
 from bucketline.kafka.batch_consumer import Record
-from bucketline.kafka.dead_letters import MAX_ERROR, Parking, Reason
+from bucketline.kafka.dead_letters import MAX_ERROR, DeadLetterSink, FailureContext
 from bucketline.observability.logging import get_logger
 from bucketline.observability.metrics import BATCH_SECONDS, BATCH_SIZE, RECORDS, RETRIES
 from bucketline.observability.tracing import start_consumer_spans
@@ -155,7 +155,7 @@ class DeadLetterMiddleware(BaseMiddleware[Any, Any]):
         records: Sequence[Record] | None,
         /,
         *,
-        parking: Parking,
+        dead_letters: DeadLetterSink,
         clock: Clock,
         policy: RetryPolicy,
         groups: Mapping[str, str],
@@ -164,7 +164,7 @@ class DeadLetterMiddleware(BaseMiddleware[Any, Any]):
         **context: Any,
     ) -> None:
         super().__init__(records, **context)
-        self._parking = parking
+        self._dead_letters = dead_letters
         self._clock = clock
         self._policy = policy
         self._groups = groups
@@ -250,9 +250,11 @@ class DeadLetterMiddleware(BaseMiddleware[Any, Any]):
 
     async def _send(self, record: Record, error: Exception, *, attempts: int) -> None:
         group = self._groups[record.topic]
-        reason = Reason(error=error, attempts=attempts, group=group, first_at=self._since, at=self._clock.now())
+        context = FailureContext(
+            error=error, attempts=attempts, group=group, first_at=self._since, at=self._clock.now()
+        )
         try:
-            await self._parking.park(record, reason)
+            await self._dead_letters.send_record(record, context)
         except ProcessingError as refused:
             # Neither handled nor dead-lettered: the record stays where it is, and the lag shows it.
             raise DependencyUnavailable(f"the dead-letter topic cannot be written: {refused.message}") from refused
@@ -264,7 +266,7 @@ class DeadLetterMiddleware(BaseMiddleware[Any, Any]):
             attempts=attempts,
             error=repr(error)[:MAX_ERROR],
         )
-        RECORDS.labels(record.topic, "parked").inc()
+        RECORDS.labels(record.topic, "dead_lettered").inc()
 
 
 class RetryMiddleware(BaseMiddleware[Any, Any]):

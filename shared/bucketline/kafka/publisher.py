@@ -23,7 +23,7 @@ log = get_logger(__name__)
 
 CLOSE_SECONDS = 10.0
 MAX_RECORD = 2 * 1024 * 1024
-"""Bytes. Our events stay far below; a parked record of the usual limit, 1 MiB, must fit with its context."""
+"""Bytes. Our events stay far below; a dead letter of the usual limit, 1 MiB, must fit with its failure context."""
 
 
 class NotPublished(RetryableError, DependencyUnavailable):

@@ -29,7 +29,7 @@ BATCH_SECONDS = Histogram(
 )
 BATCH_SIZE = Histogram("bucketline_consumer_batch_size", "Records in one micro-batch.", ["topic"], buckets=_SIZES)
 RETRIES = Counter("bucketline_retries_total", "Attempts after the first, by what was tried again.", ["what"])
-PARKED = Counter("bucketline_dead_letters_total", "Records parked.", ["topic", "group"])
+DEAD_LETTERS = Counter("bucketline_dead_letters_total", "Records sent to a dead-letter topic.", ["topic", "group"])
 LAG = Gauge("bucketline_consumer_lag", "Records not yet handled by this consumer.", ["topic"])
 JOINED = Gauge(
     "bucketline_consumer_joined",

@@ -1,4 +1,4 @@
-"""Sources over HTTP and the real bus, as a producer sees them; and an operator who replays what was parked."""
+"""Sources over HTTP and the real bus, as a producer sees them; and an operator who replays dead letters."""
 
 import asyncio
 from typing import Any
@@ -63,7 +63,7 @@ async def test_a_draft_whose_source_is_missing_has_failed(api: Api, sources: Sou
     assert (found["status"], found["error"]) == ("FAILED", "file: the source does not exist")
 
 
-async def test_what_was_parked_is_replayed_to_its_end(api: Api, services: Services, sources: Sources) -> None:
+async def test_replayed_dead_letter_is_processed_to_its_end(api: Api, services: Services, sources: Sources) -> None:
     client, path = await bucket_of(api)
     page = Page(data=b"\xff\xd8\xff\xe0 here again", failures=[503] * 6)
     made = await client.post(f"{path}?auto_process=true", {"blobs": [blob(sources.put("/away", page))]})

@@ -35,7 +35,7 @@ async def test_blobs_that_were_had_are_not_fetched_again(bench: Bench, sources: 
     assert (good.requests, flaky.requests) == (1, 3)
 
 
-async def test_a_source_that_stays_away_is_parked_and_replayed(opened: Open, sources: Sources) -> None:
+async def test_a_source_that_stays_away_is_dead_lettered_and_replayed(opened: Open, sources: Sources) -> None:
     page = Page(data=b"back again", failures=[503] * 3)
     async with opened(max_attempts=3) as bench:
         obj = await bench.one({"kind": "url", "url": sources.put("/away", page)})
@@ -45,23 +45,23 @@ async def test_a_source_that_stays_away_is_parked_and_replayed(opened: Open, sou
         (failed,) = bench.bus.of(ObjectStatusChanged, object_id)
         assert (failed.status, failed.error, failed.error_type) == ("FAILED", why, "transient")
         ((topic, key, value, headers),) = bench.bus.raw
-        assert (topic, key) == ("bucketline.objects.v1.parked.dedup", object_id.encode())
-        assert headers["bucketline-parked-topic"] == b"bucketline.objects.v1"
-        assert headers["bucketline-parked-error"] == b"the source answered 503"
+        assert (topic, key) == ("bucketline.objects.v1.dedup.dlq", object_id.encode())
+        assert headers["dlq-original-topic"] == b"bucketline.objects.v1"
+        assert headers["dlq-exception-message"] == b"the source answered 503"
         await bench.objects.apply_statuses([failed])
 
-        # the record that made the object may come again; only the parked one starts over
+        # the record that made the object may come again; only the dead letter starts over
         await bench.created(object_id)
         assert (await bench.get(object_id))["mirror"]["state"] == "failed"
-        parked = unwrap(value, headers.items())
-        await mirror_objects([parked], bench.dedup.mirroring)
+        dead_letter = unwrap(value, headers.items())
+        await mirror_objects([dead_letter], bench.dedup.mirroring)
         obj = await bench.mirrored(object_id)
         assert (obj["mirror"]["state"], await bench.content(obj)) == ("done", b"back again")
         back = bench.bus.of(ObjectStatusChanged, object_id)[-1]
         assert (back.status, back.run_id, back.error) == ("DRAFT", 1, None)
         assert [event.failed for event in bench.bus.of(ObjectMirrored, object_id)] == [True, True, False]
         # and a second replay of it changes nothing
-        await mirror_objects([parked], bench.dedup.mirroring)
+        await mirror_objects([dead_letter], bench.dedup.mirroring)
         assert (await bench.get(object_id))["mirror"]["state"] == "done"
 
 
@@ -161,7 +161,7 @@ async def test_s3_faults_in_a_streamed_upload(
         await eventually(tidied, deadline=10)
 
 
-async def test_while_s3_is_away_nothing_fails_and_nothing_is_parked(
+async def test_while_s3_is_away_nothing_fails_and_nothing_is_dead_lettered(
     opened: Open, stack: LocalStack, sources: Sources
 ) -> None:
     async with (

@@ -7,6 +7,7 @@ from pathlib import Path
 import bucketline
 
 ROOT = Path(bucketline.__file__).parent
+SERVICES = ROOT.parents[1] / "services"
 LAYERS = re.findall(r"^- ``(\w+)``", bucketline.__doc__ or "", re.MULTILINE)
 
 
@@ -33,3 +34,14 @@ def test_a_layer_imports_only_those_above_it() -> None:
         for other in sorted(imported(module).intersection(LAYERS[place + 1 :]))
     ]
     assert wrong == []
+
+
+def test_services_never_use_a_collection_past_its_repository() -> None:
+    access = re.compile(r"\bdatabase\.collection\(|\.collection\.[a-z_]+\(|\w*s\.collection\b", re.MULTILINE)
+    used = [
+        f"{module.relative_to(SERVICES)}:{number}: {line.strip()}"
+        for module in sorted(SERVICES.glob("*/bucketline_*/**/*.py"))
+        for number, line in enumerate(module.read_text(encoding="utf-8").splitlines(), 1)
+        if access.search(line)
+    ]
+    assert used == []

@@ -11,7 +11,7 @@ from bucketline.db.blobs import Blobs
 from bucketline.db.mirror_queue import MirrorQueue
 from bucketline.db.objects import BlobDocument, ObjectDocument
 from bucketline.errors import DependencyUnavailable
-from bucketline.kafka.dead_letters import KafkaParking
+from bucketline.kafka.dead_letters import KafkaDeadLetters
 from bucketline.service_context import ServiceContext
 from bucketline_dedup.content_store import LargeTransferSlot
 from bucketline_dedup.mirror_attempt import INITIAL_STORE_BACKOFF, MAX_STORE_BACKOFF, MirrorAttempts
@@ -52,7 +52,7 @@ async def attempt(postponed: int) -> dict[str, Any]:
         cast("BlobMirror", BlobsMirror()),
         cast("Blobs", None),
         cast("MirrorOutcomes", None),
-        cast("KafkaParking", None),
+        cast("KafkaDeadLetters", None),
         DedupSettings(max_attempts=1),
         draw=lambda: 1.0,
     )

@@ -17,7 +17,6 @@ class StoredUnits:
         self.clock = clock
         self.unavailable = False
         self.dead: set[str] = set()
-        self.collection = self
 
     def add(self, unit_id: str, batch_id: str | None = "btch_1", **more: Any) -> str:
         now = self.clock.now()

@@ -37,7 +37,6 @@ class StoredObjects:
         self.sizes: dict[str, int] = {}
         self.reads: list[list[str]] = []
         self.failing: set[str] = set()
-        self.collection = self
 
     def add(self, object_id: str, **changes: Any) -> None:
         self.rows[object_id] = an_object(_id=object_id, **changes)
@@ -51,12 +50,11 @@ class StoredObjects:
             found = {oid: {name: row[name] for name in ("_id", *fields) if name in row} for oid, row in found.items()}
         return found
 
-    async def get(self, object_id: str) -> Any:
+    async def get_by_id(self, object_id: str) -> Any:
         return self.rows.get(object_id)
 
-    async def aggregate(self, stages: Sequence[Any], *, limit: int) -> list[dict[str, Any]]:
-        wanted = stages[0]["$match"]["_id"]["$in"]
-        return [{"_id": oid, "size": self.sizes.get(oid, 100)} for oid in wanted if oid in self.rows][:limit]
+    async def document_sizes(self, ids: Sequence[str]) -> dict[str, int]:
+        return {oid: self.sizes.get(oid, 100) for oid in ids if oid in self.rows}
 
 
 class Extractions:

@@ -61,14 +61,13 @@ class Made:
     def __init__(self) -> None:
         self.counts: dict[str, int] = {}
         self.rows: list[Any] = []
-        self.collection = SimpleNamespace(stream=self._stream)
 
     async def made(self, _object: str, collection_ids: Sequence[str], _revision: int) -> dict[str, int]:
         return {key: count for key, count in self.counts.items() if key in collection_ids}
 
-    async def _stream(self, where: dict[str, Any], **_: Any) -> AsyncIterator[Any]:
+    async def stream_revision(self, _object: str, collection_id: str, _revision: int) -> AsyncIterator[Any]:
         for row in self.rows:
-            if row["collection_id"] == where["collection_id"]:
+            if row["collection_id"] == collection_id:
                 yield row
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 
-from bucketline.db.batches import SUMMARY_FIELDS, BatchDocument
+from bucketline.db.batches import BatchDocument
 from bucketline.db.buckets import BucketDocument
 from bucketline.domain.status import Status
 from bucketline.errors import ApiError, BadRequest
@@ -22,11 +22,8 @@ MAX_BULK_OBJECTS = 1_000_000
 async def submit_drafts(deps: Container, bucket: BucketDocument) -> SubmittedDrafts:
     """Submit the non-empty drafts of the bucket, oldest first, at most :data:`MAX_DRAFTS`."""
     ensure_writable(bucket)
-    own = {"bucket_id": bucket["_id"], "status": str(Status.DRAFT)}
-    drafts = await deps.batches.collection.find(
-        {**own, "total": {"$gt": 0}}, limit=MAX_DRAFTS + 1, sort=[("created_at", 1), ("_id", 1)], fields=SUMMARY_FIELDS
-    )
-    empty = await deps.batches.collection.count({**own, "total": 0}, limit=MAX_DRAFTS)
+    drafts = await deps.batches.drafts_of_bucket(bucket["_id"], limit=MAX_DRAFTS + 1)
+    empty = await deps.batches.count_empty_drafts(bucket["_id"], limit=MAX_DRAFTS)
     batches = [await _submit(deps, draft) for draft in drafts[:MAX_DRAFTS]]
     failed = sum(batch.error is not None for batch in batches)
     return SubmittedDrafts(
@@ -63,7 +60,7 @@ async def bulk_submit(deps: Container, bucket: BucketDocument, body: BulkSubmit)
             strategy=body.dedup_strategy or "skip",
             metadata={"batch_group_id": group_id},
         )
-        await deps.batches.collection.insert(draft)
+        await deps.batches.create(draft)
         batches.append(await _submit(deps, draft))
     failed = sum(batch.error is not None for batch in batches)
     return BulkSubmitted(
@@ -97,7 +94,7 @@ async def _count(deps: Container, selected: Selection, body: BulkSubmit) -> int:
     """Return how many objects to submit. Raises :class:`BadRequest` for more than one request may submit."""
     limit = min(MAX_BULK_OBJECTS, MAX_BATCHES * body.chunk_size)
     with search_timeout():
-        count = await deps.objects.collection.count(
+        count = await deps.objects.count_matching(
             selected.where, limit=min(limit + 1, body.max_objects or limit + 1), computed=selected.computed
         )
     if count > limit:
@@ -116,7 +113,7 @@ async def _chunks(deps: Container, selected: Selection, size: int, limit: int) -
     where, remaining = selected.where, limit
     while remaining > 0:
         with search_timeout():
-            objects = await deps.objects.collection.find(
+            objects = await deps.objects.search(
                 where,
                 limit=min(PAGE_SIZE, remaining),
                 sort=[("created_at", 1), ("_id", 1)],

@@ -79,7 +79,7 @@ async def find_batch_by_id(deps: Container, caller: Principal, batch_id: str, na
     scope = await deps.auth.namespace(caller, namespace) if namespace else None
     batch = await deps.batches.get(batch_id)
     if batch is not None and (scope is None or batch["namespace_id"] == scope["_id"]):
-        owner = scope or await deps.namespaces.collection.get(batch["namespace_id"])
+        owner = scope or await deps.namespaces.get_by_id(batch["namespace_id"])
         if owner is not None and can_access(caller, owner):
             return batch
     raise NotFound.of("batch", batch_id)
@@ -95,13 +95,9 @@ async def find_batches(
     if body is not None and body.collection_id is not None:
         conditions.append(await _reaching(deps, body.collection_id))
     where = conditions[0] if len(conditions) == 1 else {"$and": conditions}
-    page = await list_rows(deps.batches.collection, where, LIST_SPEC, list_query, body)
+    page = await list_rows(deps.batches, where, LIST_SPEC, list_query, body)
     ids = [batch["_id"] for batch in page.rows]
-    rows = await deps.batches.collection.aggregate(
-        [{"$match": {"_id": {"$in": ids}}}, {"$project": {"objects": {"$slice": ["$objects", LISTED_OBJECTS]}}}],
-        limit=max(1, len(ids)),
-    )
-    objects = {row["_id"]: row["objects"] for row in rows}
+    objects = await deps.batches.first_objects(ids, LISTED_OBJECTS)
     for batch in page.rows:
         batch["objects"] = objects.get(batch["_id"], [])
     return page
@@ -118,8 +114,8 @@ async def scope_of_all_buckets(
             raise BadRequest("X-Namespace and namespace_id name different namespaces", code="namespace_conflict")
         scope = requested
     if body is not None and body.bucket_id is not None:
-        bucket = await deps.buckets.collection.get(body.bucket_id)
-        owner = await deps.namespaces.collection.get(bucket["namespace_id"]) if bucket is not None else None
+        bucket = await deps.buckets.get_by_id(body.bucket_id)
+        owner = await deps.namespaces.get_by_id(bucket["namespace_id"]) if bucket is not None else None
         visible = owner is not None and can_access(caller, owner) and (scope is None or owner["_id"] == scope["_id"])
         return {"bucket_id": body.bucket_id} if visible else {"bucket_id": {"$in": []}}
     if scope is not None:
@@ -155,7 +151,7 @@ async def create_batch(
         strategy=body.dedup_strategy,
         metadata=dict(body.metadata or {}),
     )
-    await deps.batches.collection.insert(batch)
+    await deps.batches.create(batch)
     if not submit:
         return batch
     try:
@@ -261,9 +257,7 @@ async def update_batch(deps: Container, batch: BatchDocument, body: UpdateBatch)
     """Replace the metadata, in any state of the batch, and return the updated batch."""
     if body.metadata is None:
         return batch
-    updated = await deps.batches.collection.find_and_update(
-        {"_id": batch["_id"]}, {"$set": {"metadata": dict(body.metadata), "updated_at": deps.clock.now()}}
-    )
+    updated = await deps.batches.set_metadata(batch["_id"], dict(body.metadata), deps.clock.now())
     if updated is None:
         raise NotFound.of("batch", batch["_id"])
     return updated
@@ -272,9 +266,8 @@ async def update_batch(deps: Container, batch: BatchDocument, body: UpdateBatch)
 async def delete_batch(deps: Container, batch: BatchDocument) -> None:
     """Delete a batch that is not running, once its events have been published. Its objects and documents stay."""
     active = [str(status) for status in BATCH_ACTIVE]
-    deletable = {"status": {"$nin": active}, "pending_since": {"$exists": False}}
     for _ in range(MAX_UPDATE_ATTEMPTS):
-        if await deps.batches.collection.delete_one({"_id": batch["_id"], **deletable}):
+        if await deps.batches.delete_finished(batch["_id"]):
             return
         current = await deps.batches.get(batch["_id"], fields=["status", "pending"])
         if current is None:
@@ -311,10 +304,7 @@ async def existing_objects(deps: Container, bucket_id: str, object_ids: Sequence
     existing: set[str] = set()
     for start in range(0, len(object_ids), PAGE_SIZE):
         ids = list(object_ids[start : start + PAGE_SIZE])
-        rows = await deps.objects.collection.find(
-            {"_id": {"$in": ids}, "bucket_id": bucket_id}, limit=len(ids), fields=["_id"]
-        )
-        existing |= {row["_id"] for row in rows}
+        existing |= await deps.objects.existing_in_bucket(bucket_id, ids)
     return existing
 
 
@@ -322,7 +312,7 @@ async def _search_objects(deps: Container, bucket: BucketDocument, body: CreateB
     """Return the oldest objects that match the filters. Without a limit, reject more than a batch can hold."""
     selected = select_rows({"bucket_id": bucket["_id"]}, list_spec(bucket), body.filters)
     with search_timeout():
-        rows = await deps.objects.collection.find(
+        rows = await deps.objects.search(
             selected.where,
             limit=body.limit or MAX_OBJECTS + 1,
             sort=[("created_at", 1), ("_id", 1)],
@@ -343,7 +333,7 @@ async def _search_objects(deps: Container, bucket: BucketDocument, body: CreateB
 async def _reaching(deps: Container, collection_id: str) -> Mapping[str, object]:
     """Return the condition for batches whose objects reach the collection: by its id, or because none is named."""
     named: Mapping[str, object] = {"collection_ids": collection_id}
-    collection = await deps.collections.collection.get(collection_id)
+    collection = await deps.collections.get_by_id(collection_id)
     if collection is None:
         return named
     bucket_ids = bucket_ids_of(await deps.collections.upstream([collection]))

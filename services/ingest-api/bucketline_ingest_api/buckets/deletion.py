@@ -66,7 +66,7 @@ async def delete_bucket(
 async def execute_bucket_deletion(deps: Container, task: TaskDocument) -> TaskOutcome:
     """Remove as much of the bucket as fits in one execution."""
     bucket_id = task["inputs"][0]
-    bucket = await deps.buckets.collection.get(bucket_id)
+    bucket = await deps.buckets.get_by_id(bucket_id)
     if bucket is None:
         return TaskResult(outputs=[bucket_id])
     # The request may have died between storing the task and marking the bucket.
@@ -99,7 +99,7 @@ async def delete_bucket_record(deps: Container, bucket: BucketDocument, organiza
         delay=FINAL_SWEEP_DELAY.total_seconds(),
         hidden=True,
     )
-    await deps.buckets.collection.delete_one({"_id": bucket["_id"]})
+    await deps.buckets.delete_by_id(bucket["_id"])
     deps.forget_buckets()
 
 
@@ -119,27 +119,26 @@ async def empty_bucket(deps: Container, bucket_id: str, deadline: datetime) -> i
     Return how many objects were removed. Each is removed as by a single delete: event, documents, unique key, blob
     references.
     """
-    own = {"bucket_id": bucket_id}
     removed = 0
     while deps.clock.now() < deadline:
-        objects = await deps.objects.collection.find(own, limit=PAGE_SIZE)
+        objects = await deps.objects.page_of_bucket(bucket_id, limit=PAGE_SIZE)
         if not objects:
             break
         removed += await delete_objects(deps, objects)
     while deps.clock.now() < deadline:
-        batches = await deps.batches.collection.find(own, limit=PAGE_SIZE, fields=["pending"])
+        batches = await deps.batches.page_of_bucket(bucket_id, limit=PAGE_SIZE, fields=["pending"])
         if not batches:
             break
         await deps.batch_outbox.flush([outbox_entry_of(batch) for batch in batches if batch.get("pending")])
-        ids = {"$in": [batch["_id"] for batch in batches]}
-        await deps.units.collection.delete_many({"batch_id": ids})
-        await BatchDependencies(deps.database).collection.delete_many({"batch_id": ids})
-        await deps.batches.collection.delete_many({"_id": ids})
+        ids = [batch["_id"] for batch in batches]
+        await deps.units.delete_of_batches(ids)
+        await BatchDependencies(deps.database).delete_of_batches(ids)
+        await deps.batches.delete_by_ids(ids)
     while deps.clock.now() < deadline:
-        uploads = await deps.uploads.collection.find(own, limit=PAGE_SIZE, fields=["key", "expires_at"])
+        uploads = await deps.uploads.page_of_bucket(bucket_id, limit=PAGE_SIZE)
         if not uploads:
             break
         await forget_uploads(deps, uploads)
-    await deps.objects.soft_deleted.delete_many(own)
-    await BatchingWindows(deps.database).collection.delete_many(own)
+    await deps.objects.purge_soft_deleted(bucket_id)
+    await BatchingWindows(deps.database).delete_of_bucket(bucket_id)
     return removed

@@ -49,7 +49,7 @@ async def find_buckets(
     deps: Container, namespace_id: str, list_query: ListQuery, body: ListBody | None
 ) -> Page[BucketDocument]:
     """Return a page of the namespace's buckets, newest first, including those that are being deleted."""
-    return await list_rows(deps.buckets.collection, {"namespace_id": namespace_id}, LIST_SPEC, list_query, body)
+    return await list_rows(deps.buckets, {"namespace_id": namespace_id}, LIST_SPEC, list_query, body)
 
 
 async def create_bucket(deps: Container, namespace_id: str, body: CreateBucket) -> BucketDocument:
@@ -77,7 +77,7 @@ async def create_bucket(deps: Container, namespace_id: str, body: CreateBucket) 
         "updated_at": now,
     }
     try:
-        await deps.buckets.collection.insert(bucket)
+        await deps.buckets.create(bucket)
     except DuplicateKey as error:
         raise _name_taken(body.bucket_name) from error
     deps.forget_buckets()

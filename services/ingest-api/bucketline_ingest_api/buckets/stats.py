@@ -48,8 +48,8 @@ class BucketCounts:
         async with self._slots:
             where = {"bucket_id": bucket["_id"]}
             sizes = await asyncio.gather(
-                self._objects.collection.count(where, limit=SMALL_BUCKET + 1),
-                self._batches.collection.count(where, limit=SMALL_BUCKET + 1),
+                self._objects.count_matching(where, limit=SMALL_BUCKET + 1),
+                self._batches.count_matching(where, limit=SMALL_BUCKET + 1),
             )
             if max(sizes) <= SMALL_BUCKET:
                 return await self._count(bucket["_id"])
@@ -94,14 +94,14 @@ class BucketCounts:
     async def _count_objects(self, bucket_id: str) -> BucketStats:
         """Return only the number of objects, from the index, while the rest has not been counted yet."""
         stats = _empty_stats(None)
-        stats["objects"] = await self._objects.collection.count({"bucket_id": bucket_id})
+        stats["objects"] = await self._objects.count_matching({"bucket_id": bucket_id})
         return stats
 
     async def _count(self, bucket_id: str) -> BucketStats:
         started = self._clock.now()
         stats = _empty_stats(started)
         after: Mapping[str, Any] | None = None
-        while rows := await self._objects.collection.aggregate(_chunk_pipeline(bucket_id, after), limit=1):
+        while rows := await self._objects.aggregate(_chunk_pipeline(bucket_id, after), limit=1):
             after = rows[0]
             _add_chunk(stats, after)
             if after["objects"] < CHUNK_SIZE:
@@ -111,10 +111,7 @@ class BucketCounts:
         return stats
 
     async def _count_batches(self, bucket_id: str) -> dict[str, int]:
-        rows = await self._batches.collection.aggregate(
-            [{"$match": {"bucket_id": bucket_id}}, {"$group": {"_id": "$status", "count": {"$sum": 1}}}], limit=100
-        )
-        by_status = {str(row["_id"]): int(row["count"]) for row in rows}
+        by_status = await self._batches.count_by_status(bucket_id)
         return {
             "total": sum(by_status.values()),
             "active": sum(by_status.get(status, 0) for status in _ACTIVE),

@@ -26,9 +26,7 @@ async def delete_collection(
 ) -> tuple[CollectionDocument, TaskDocument]:
     """Start the deletion and wait some seconds for it. Rejected while other collections read this one."""
     collection = await find_collection(deps, namespace_id, identifier)
-    readers = await deps.collections.collection.find(
-        {"source.collection_ids": collection["_id"], "deleting": {"$ne": True}}, limit=100, fields=["name"]
-    )
+    readers = await deps.collections.readers(collection["_id"], limit=100)
     if readers:
         raise BadRequest(
             "other collections read this one: delete them first",
@@ -54,7 +52,7 @@ async def delete_collection(
 async def execute_collection_deletion(deps: Container, task: TaskDocument) -> TaskOutcome:
     """Remove as many documents as fit in one execution."""
     collection_id = task["inputs"][0]
-    collection = await deps.collections.collection.get(collection_id)
+    collection = await deps.collections.get_by_id(collection_id)
     if collection is None:
         return TaskResult(outputs=[collection_id])
     now = deps.clock.now()
@@ -62,17 +60,14 @@ async def execute_collection_deletion(deps: Container, task: TaskDocument) -> Ta
     removed_before = task["data"].get("documents_deleted")
     removed = removed_before if isinstance(removed_before, int) else 0
     while deps.clock.now() < now + MAX_EXECUTION_TIME:
-        documents = await deps.documents.collection.find(
-            {"collection_id": collection_id}, limit=PAGE_SIZE, fields=["_id"]
-        )
-        if not documents:
+        deleted = await deps.documents.delete_some({"collection_id": collection_id}, limit=PAGE_SIZE)
+        if not deleted:
             break
-        ids = [document["_id"] for document in documents]
-        removed += await deps.documents.collection.delete_many({"_id": {"$in": ids}})
+        removed += deleted
     else:
         return Reschedule(deps.clock.now(), {"documents_deleted": removed})
     settled_at = collection.get("deleting_since", now) + LATE_WRITES
     if deps.clock.now() < settled_at:
         return Reschedule(settled_at, {"documents_deleted": removed})
-    await deps.collections.collection.delete_one({"_id": collection_id})
+    await deps.collections.delete_by_id(collection_id)
     return TaskResult(outputs=[collection_id], data={"documents_deleted": removed})

@@ -50,13 +50,13 @@ async def find_collections(
 ) -> Page[CollectionDocument]:
     """Return a page of the namespace's collections, newest first."""
     scope = {"namespace_id": namespace_id, "deleting": {"$ne": True}}
-    return await list_rows(deps.collections.collection, scope, LIST_SPEC, list_query, body)
+    return await list_rows(deps.collections, scope, LIST_SPEC, list_query, body)
 
 
 async def count_documents(deps: Container, collection_id: str) -> int:
     """Count the collection's documents; exact up to 20,000, above that at most ten seconds old."""
     where = {"collection_id": collection_id}
-    return await deps.counter.count(deps.documents.collection, where, key=f"documents {collection_id}")
+    return await deps.counter.count(deps.documents, where, key=f"documents {collection_id}")
 
 
 async def create_collection(
@@ -100,14 +100,14 @@ async def create_collection(
         "updated_at": now,
     }
     try:
-        await deps.collections.collection.insert(collection)
+        await deps.collections.create(collection)
     except DuplicateKey as error:
         raise _name_taken(body.collection_name) from error
     try:
         # Concurrent requests may have passed the first check as well.
         await _refuse_full_sources(deps, source, limit=MAX_COLLECTIONS_PER_SOURCE)
     except BaseException:
-        await deps.collections.collection.delete_one({"_id": collection["_id"]})
+        await deps.collections.delete_by_id(collection["_id"])
         raise
     deps.forget_buckets()
     return collection, output_schema.undeclared_field_warnings(

@@ -71,7 +71,7 @@ async def trigger_collection(
         raise BadRequest("the collection is disabled", code="collection_disabled")
     plan = await _plan(deps, collection, body)
     with search_timeout():
-        count = await deps.objects.collection.count(
+        count = await deps.objects.count_matching(
             {"bucket_id": {"$in": plan.bucket_ids}, **plan.selected.where},
             limit=MAX_OBJECTS + 1,
             computed=plan.selected.computed,
@@ -82,7 +82,7 @@ async def trigger_collection(
         return await _start_task(deps, organization_id, plan, body)
     [bucket_id] = plan.bucket_ids
     with search_timeout():
-        objects = await deps.objects.collection.find(
+        objects = await deps.objects.search(
             {"bucket_id": bucket_id, **plan.selected.where},
             limit=MAX_OBJECTS,
             sort=OLDEST_FIRST,
@@ -102,7 +102,7 @@ async def trigger_collection(
 async def execute_trigger(deps: Container, task: TaskDocument) -> TaskOutcome:
     """Create and submit batches until the time of one execution is used up. The task keeps the cursor."""
     data: Mapping[str, Any] = task["data"]
-    collection = await deps.collections.collection.get(task["inputs"][0])
+    collection = await deps.collections.get_by_id(task["inputs"][0])
     if collection is None or collection.get("deleting"):
         return TaskResult(status=Status.CANCELED, error="the collection was deleted")
     body = TriggerCollection.model_validate_json(data["request"])
@@ -121,7 +121,7 @@ async def execute_trigger(deps: Container, task: TaskDocument) -> TaskOutcome:
             # the batch must not be lost.
             batch = await deps.batches.get(batch_id)
             if batch is None:
-                objects = await deps.objects.collection.find(
+                objects = await deps.objects.search(
                     _objects_after(bucket_ids[bucket_index], plan.selected.where, after, task["created_at"]),
                     limit=MAX_OBJECTS,
                     sort=OLDEST_FIRST,
@@ -181,11 +181,8 @@ async def _source_buckets(
         sources = [source for source in included if source["_id"] in source_ids]
         tiers = [[collection], *await deps.collections.upstream(sources)]
     bucket_ids = bucket_ids_of(tiers)
-    live = await deps.buckets.collection.find(
-        {"_id": {"$in": bucket_ids}, "deleting": {"$ne": True}}, limit=max(1, len(bucket_ids)), fields=["schema"]
-    )
-    by_id = {bucket["_id"]: bucket for bucket in live}
-    return [by_id[bucket_id] for bucket_id in bucket_ids if bucket_id in by_id]
+    buckets = await deps.buckets.many(bucket_ids, fields=["schema", "deleting"])
+    return [buckets[key] for key in bucket_ids if key in buckets and not buckets[key].get("deleting")]
 
 
 async def _submit(
@@ -222,7 +219,7 @@ async def _last_of(deps: Container, batch: BatchDocument, objects: Sequence[Obje
     if objects and objects[-1]["_id"] == batch["objects"][-1]:
         return [objects[-1]["created_at"], objects[-1]["_id"]]
     with query_timeout(TASK_SEARCH_SECONDS):
-        last = await deps.objects.collection.find(
+        last = await deps.objects.search(
             {"_id": {"$in": batch["objects"]}}, limit=1, sort=NEWEST_FIRST, fields=["created_at"]
         )
     return [last[0]["created_at"], last[0]["_id"]] if last else None

@@ -29,7 +29,7 @@ async def references(
             f"the page refers to {len(wanted)} documents; at most {MAX_REFERENCES} are expanded: set a lower limit"
         )
         raise ValidationFailed([ValidationIssue("too_long", ("body", "expand"), message)])
-    rows = await deps.documents.collection.find(
+    rows = await deps.documents.search(
         {"_id": {"$in": sorted(wanted)}, "namespace_id": namespace_id}, limit=MAX_REFERENCES
     )
     found = {row["_id"]: _shown(row) for row in rows}
@@ -65,7 +65,7 @@ async def _ancestors(deps: Container, document: DocumentDocument) -> list[dict[s
     chain = lineage.get("chain") if isinstance(lineage, Mapping) else None
     ids = [str(link.get("document_id")) for link in chain or () if isinstance(link, Mapping)]
     above = [identifier for identifier in ids if identifier != document["_id"]]
-    rows = await deps.documents.collection.find(
+    rows = await deps.documents.search(
         {"_id": {"$in": above}, "namespace_id": document["namespace_id"]}, limit=len(above) or 1
     )
     found = {row["_id"]: _shown(row) for row in rows}
@@ -74,7 +74,7 @@ async def _ancestors(deps: Container, document: DocumentDocument) -> list[dict[s
 
 async def _children(deps: Container, document: DocumentDocument) -> list[dict[str, Any]]:
     where = {"object_id": document["object_id"], "source_document_id": document["_id"]}
-    rows = await deps.documents.collection.find(
+    rows = await deps.documents.search(
         where, limit=MAX_CHILDREN, sort=[("collection_id", 1), ("run", 1), ("ordinal", 1)]
     )
     return [_shown(row) for row in rows]

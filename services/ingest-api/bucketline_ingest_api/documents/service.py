@@ -69,7 +69,7 @@ KIND = ListSpec(
 
 async def get_document(deps: Container, collection_id: str, document_id: str) -> DocumentDocument:
     """:class:`NotFound` also for a document of another collection."""
-    document = await deps.documents.collection.get(document_id)
+    document = await deps.documents.get_by_id(document_id)
     if document is None or document["collection_id"] != collection_id:
         raise NotFound.of("document", document_id)
     return document
@@ -83,12 +83,12 @@ async def list_documents(
     partition = Partition(named.index, named.count) if named is not None else None
     kind = replace(KIND, moments=Moments(collection["output_schema"]))
     scope = {"collection_id": collection["_id"]}
-    return await list_rows(deps.documents.collection, scope, kind, asked, body, partition)
+    return await list_rows(deps.documents, scope, kind, asked, body, partition)
 
 
 async def delete_document(deps: Container, collection_id: str, document_id: str) -> None:
     """Removes one document. Processing its object again makes it again."""
-    if not await deps.documents.collection.delete_one({"_id": document_id, "collection_id": collection_id}):
+    if not await deps.documents.delete_from(collection_id, document_id):
         raise NotFound.of("document", document_id)
 
 

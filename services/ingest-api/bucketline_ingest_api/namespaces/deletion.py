@@ -4,7 +4,6 @@ from datetime import datetime, timedelta
 
 from bucketline.db.namespaces import NamespaceDocument
 from bucketline.db.tasks import TaskDocument
-from bucketline.domain.status import BATCH_ACTIVE
 from bucketline.errors import AlreadyExists, NotFound
 from bucketline_ingest_api.buckets.deletion import (
     MAX_EXECUTION_TIME,
@@ -39,7 +38,7 @@ async def delete_namespace(
     if (task := await _start_deletion(deps, namespace)) is not None:
         return namespace, task
     # A concurrent request was faster, and its task is the one that counts.
-    current = await deps.namespaces.collection.get(namespace["_id"])
+    current = await deps.namespaces.get_by_id(namespace["_id"])
     existing = await deps.runner.restart(current.get("delete_task")) if current is not None else None
     if current is None or existing is None:
         raise NotFound.of("namespace", namespace["_id"])
@@ -49,26 +48,23 @@ async def delete_namespace(
 async def execute_namespace_deletion(deps: Container, task: TaskDocument) -> TaskOutcome:
     """Remove as much of the namespace as fits in one execution."""
     namespace_id = task["inputs"][0]
-    namespace = await deps.namespaces.collection.get(namespace_id)
+    namespace = await deps.namespaces.get_by_id(namespace_id)
     if namespace is None:
         return TaskResult(outputs=[namespace_id])
     now = deps.clock.now()
     await deps.namespaces.mark_deleting(namespace_id, task["_id"], now)
     deadline = now + MAX_EXECUTION_TIME
     settled_at = namespace.get("deleting_since", now) + cache_grace_period(deps)
-    own = {"namespace_id": namespace_id}
     await _empty_buckets(deps, namespace, task["_id"], deadline, delete_records=now >= settled_at)
     while deps.clock.now() < deadline:
-        documents = await deps.documents.collection.find(own, limit=PAGE_SIZE, fields=["_id"])
-        if not documents:
+        if not await deps.documents.delete_some({"namespace_id": namespace_id}, limit=PAGE_SIZE):
             break
-        await deps.documents.collection.delete_many({"_id": {"$in": [document["_id"] for document in documents]}})
     if deps.clock.now() >= deadline:
         return Reschedule(deps.clock.now())
-    await deps.collections.collection.delete_many(own)
+    await deps.collections.delete_of_namespace(namespace_id)
     if now < settled_at:
         return Reschedule(settled_at)
-    await deps.namespaces.collection.delete_one({"_id": namespace_id})
+    await deps.namespaces.delete_by_id(namespace_id)
     deps.auth.forget()
     return TaskResult(outputs=[namespace_id])
 
@@ -95,7 +91,7 @@ async def schedule_expiry(deps: Container, namespace: NamespaceDocument) -> None
 
 async def execute_expiry(deps: Container, task: TaskDocument) -> TaskOutcome:
     """Start the deletion of the namespace if it has expired, else check again later."""
-    namespace = await deps.namespaces.collection.get(task["inputs"][0])
+    namespace = await deps.namespaces.get_by_id(task["inputs"][0])
     expires_at = namespace.get("expires_at") if namespace else None
     if namespace is None or expires_at is None or namespace.get("deleting"):
         return TaskResult()
@@ -130,8 +126,7 @@ async def _empty_buckets(
     """Remove the contents of the buckets. The buckets themselves stay while replicas may still write into them."""
     last_id = ""
     while deps.clock.now() < deadline:
-        where = {"namespace_id": namespace["_id"], "_id": {"$gt": last_id}}
-        bucket = await deps.buckets.collection.find_one(where, sort=[("_id", 1)])
+        bucket = await deps.buckets.next_of_namespace(namespace["_id"], after=last_id)
         if bucket is None:
             return
         last_id = bucket["_id"]
@@ -142,12 +137,7 @@ async def _empty_buckets(
 
 
 async def _refuse_running_batches(deps: Container, namespace: NamespaceDocument) -> None:
-    running = await deps.batches.collection.find(
-        {"status": {"$in": [str(status) for status in BATCH_ACTIVE]}, "namespace_id": namespace["_id"]},
-        limit=100,
-        fields=["_id"],
-        hint="active",
-    )
+    running = await deps.batches.active_of_namespace(namespace["_id"], limit=100)
     if running:
         raise AlreadyExists(
             "batches of the namespace are running: wait, cancel them, or pass ?force=true",

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
-from bucketline.db.mongo import Collection, DuplicateKey
+from bucketline.db.mongo import DuplicateKey
 from bucketline.db.namespaces import NamespaceDocument, listing_filter
+from bucketline.db.repository import Repository
 from bucketline.domain.pagination import NAMESPACES
 from bucketline.errors import AlreadyExists, Forbidden, NotFound
 from bucketline_ingest_api.auth import Principal, can_access
@@ -48,7 +49,7 @@ async def find_namespaces(
 ) -> Page[NamespaceDocument]:
     """Return a page of the namespaces that the key may access, newest first."""
     scope = listing_filter(caller.organization_id, caller.namespaces)
-    return await list_rows(deps.namespaces.collection, scope, LIST_SPEC, list_query, body)
+    return await list_rows(deps.namespaces, scope, LIST_SPEC, list_query, body)
 
 
 async def create_namespace(deps: Container, caller: Principal, body: CreateNamespace) -> NamespaceDocument:
@@ -73,7 +74,7 @@ async def create_namespace(deps: Container, caller: Principal, body: CreateNames
         namespace["expires_at"] = now + timedelta(seconds=body.ttl_seconds)
     await schedule_expiry(deps, namespace)
     try:
-        await deps.namespaces.collection.insert(namespace)
+        await deps.namespaces.create(namespace)
     except DuplicateKey as error:
         if error.index == "name":
             raise _name_taken(body.namespace_name) from error
@@ -115,11 +116,11 @@ async def update_namespace(
 async def count_contents(deps: Container, namespaces: Sequence[NamespaceDocument]) -> list[Counts]:
     """Count the contents of each namespace; exact up to 20,000 of a kind, above that at most ten seconds old."""
     slots = asyncio.Semaphore(MAX_CONCURRENCY)
-    counted: dict[str, Collection[Any]] = {
-        "bucket_count": deps.buckets.collection,
-        "collection_count": deps.collections.collection,
-        "object_count": deps.objects.collection,
-        "document_count": deps.documents.collection,
+    counted: dict[str, Repository[Any]] = {
+        "bucket_count": deps.buckets,
+        "collection_count": deps.collections,
+        "object_count": deps.objects,
+        "document_count": deps.documents,
     }
 
     async def count(namespace_id: str) -> Counts:

@@ -29,7 +29,7 @@ async def aggregate_objects(deps: Container, bucket: BucketDocument, body: Aggre
         pipeline.append({"$match": {"$and": conditions}})
     pipeline += [{"$sort": _sort_stage(body)}, {"$limit": body.limit + 1}]
     with search_timeout():
-        rows = await deps.objects.collection.aggregate(pipeline, limit=body.limit + 1)
+        rows = await deps.objects.aggregate(pipeline, limit=body.limit + 1)
     results = [_to_row(spec, body, row) for row in rows[: body.limit]]
     truncated = len(rows) > body.limit
     return Aggregates(

@@ -8,8 +8,6 @@ referenced to the garbage collection.
 from collections.abc import Sequence
 from typing import cast
 
-from pymongo import DeleteOne
-
 from bucketline.db.buckets import BucketDocument
 from bucketline.db.object_deletions import ObjectDeletionDocument
 from bucketline.db.objects import Deletion, ObjectDocument
@@ -70,12 +68,11 @@ async def delete_objects(deps: Container, objects: Sequence[ObjectDocument]) -> 
     The intents are durable before the first object is deleted. An object that has changed since is deleted on its own.
     """
     await deps.removals.begin([_intent(deps, obj) for obj in objects])
-    deletions = [DeleteOne({"_id": obj["_id"], "revision": obj["revision"]}) for obj in objects]
-    deleted = (await deps.objects.collection.bulk(deletions)).deleted
+    deleted = await deps.objects.delete_unchanged(objects)
     ids = [obj["_id"] for obj in objects]
     changed = await deps.objects.many(ids) if deleted < len(ids) else {}
     gone = [object_id for object_id in ids if object_id not in changed]
-    await deps.documents.collection.delete_many({"object_id": {"$in": gone}})
+    await deps.documents.delete_of_objects(gone)
     await _publish_deleted(deps, gone)
     OBJECTS.labels("deleted").inc(deleted)
     for object_id, obj in changed.items():
@@ -91,12 +88,12 @@ async def finish_deletion(deps: Container, obj: ObjectDocument | None, object_id
             break
         # The intent holds the unpublished events and the staged content of this very revision.
         await deps.removals.begin([_intent(deps, obj)])
-        if await deps.objects.collection.delete_one({"_id": object_id, "revision": obj["revision"]}):
+        if await deps.objects.delete_unchanged([obj]):
             break
-        obj = await deps.objects.collection.get(object_id)
+        obj = await deps.objects.get_by_id(object_id)
     else:
         raise ServiceUnavailable("the object is being modified concurrently; try again", retry_after_seconds=1)
-    await deps.documents.collection.delete_many({"object_id": object_id})
+    await deps.documents.delete_of_objects([object_id])
     await _publish_deleted(deps, [object_id])
 
 

@@ -86,16 +86,16 @@ async def list_documents(
 
     No ``collection_ids``: of every collection. :class:`NotFound` unless the object is in the namespace.
     """
-    obj = await deps.objects.collection.find_one({"_id": object_id, "namespace_id": namespace_id}, fields=["_id"])
-    if obj is None:
+    obj = await deps.objects.get_by_id(object_id, fields=["namespace_id"])
+    if obj is None or obj["namespace_id"] != namespace_id:
         raise NotFound.of("object", object_id)
     where: dict[str, object] = {"object_id": object_id}
     if collection_ids:
         where["collection_id"] = {"$in": list(collection_ids)}
-    documents = await deps.documents.collection.find(
+    documents = await deps.documents.search(
         where, limit=MAX_DOCUMENTS, sort=[("collection_id", 1), ("run", 1), ("ordinal", 1)]
     )
-    total = len(documents) if len(documents) < MAX_DOCUMENTS else await deps.documents.collection.count(where)
+    total = len(documents) if len(documents) < MAX_DOCUMENTS else await deps.documents.count_matching(where)
     return total, documents
 
 
@@ -130,7 +130,7 @@ async def list_objects(
     if body is not None:
         body = body.model_copy(update={"sort": _indexed_sort(body.sort)})
     spec = replace(list_spec(bucket), searched=partial(_search_condition, bucket))
-    return await list_rows(deps.objects.collection, {"bucket_id": bucket["_id"]}, spec, query, body)
+    return await list_rows(deps.objects, {"bucket_id": bucket["_id"]}, spec, query, body)
 
 
 def list_spec(bucket: BucketDocument) -> ListSpec:

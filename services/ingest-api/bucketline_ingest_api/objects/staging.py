@@ -26,9 +26,7 @@ async def attach_uploads(deps: Container, bucket_id: str, drafts: Sequence[BlobD
     wanted = {draft.source.upload_id for draft in drafts if isinstance(draft.source, UploadSource)}
     if not wanted:
         return
-    rows = await deps.uploads.collection.find(
-        {"_id": {"$in": sorted(wanted)}, "bucket_id": bucket_id}, limit=len(wanted)
-    )
+    rows = await deps.uploads.many_in_bucket(bucket_id, wanted)
     uploads = {row["_id"]: row for row in rows}
     faults = []
     for draft in drafts:

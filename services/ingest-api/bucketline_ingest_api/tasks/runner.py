@@ -120,7 +120,7 @@ class TaskRunner:
         }
         if hidden:
             task["hidden"] = True
-        await self._tasks.collection.insert(task)
+        await self._tasks.create(task)
         return task
 
     def enqueue(self, task_id: str) -> None:

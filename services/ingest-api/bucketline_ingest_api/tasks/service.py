@@ -80,9 +80,9 @@ async def find_task(deps: Container, caller: Principal, task_id: str) -> TaskDoc
         if visible and (not caller.namespaces or task["namespace_id"] in caller.namespaces):
             return task
         raise NotFound.of("task", task_id)
-    batch = await deps.batches.collection.find_one({"task_id": task_id})
+    batch = await deps.batches.get_by_task(task_id)
     if batch is not None and not batch.get("task_hidden") and batch["status"] != Status.DRAFT:
-        namespace = await deps.namespaces.collection.get(batch["namespace_id"])
+        namespace = await deps.namespaces.get_by_id(batch["namespace_id"])
         if namespace is not None and can_access(caller, namespace):
             return batch
     raise NotFound.of("task", task_id)
@@ -95,7 +95,7 @@ async def remove_task(deps: Container, caller: Principal, task_id: str) -> None:
     except NotFound:
         return
     if "task_id" in task:
-        await deps.batches.collection.update_one({"_id": task["_id"]}, {"$set": {"task_hidden": True}})
+        await deps.batches.hide_task(task["_id"])
     else:
         await deps.tasks.remove(task["_id"])
 
@@ -132,13 +132,13 @@ async def find_tasks(
     order = dict(mongo_sort(sorts, str))
     pipeline += [{"$sort": order}, *([{"$skip": page.skip}] if page.skip else []), {"$limit": page.size + 1}]
     with search_timeout():
-        rows = await deps.tasks.collection.aggregate(pipeline, limit=page.size + 1)
+        rows = await deps.tasks.aggregate(pipeline, limit=page.size + 1)
         total = None
         if page.include_total:
             counts = await asyncio.gather(
-                deps.tasks.collection.count(_all_of([task_scope, *task_conditions])),
+                deps.tasks.count_matching(_all_of([task_scope, *task_conditions])),
                 *(
-                    deps.batches.collection.count(_all_of([scope, *batch_conditions]), computed=_BATCH_TYPE)
+                    deps.batches.count_matching(_all_of([scope, *batch_conditions]), computed=_BATCH_TYPE)
                     for scope in batch_scopes
                 ),
             )

@@ -64,7 +64,7 @@ async def confirm_many(
     ids = [one.upload_id for one in body.confirmations]
     if len(set(ids)) < len(ids):
         raise ValidationFailed([ValidationIssue("duplicate", ("body", "confirmations"), "an upload is named twice")])
-    known = await deps.uploads.collection.find({"_id": {"$in": ids}, "bucket_id": bucket["_id"]}, limit=len(ids))
+    known = await deps.uploads.many_in_bucket(bucket["_id"], ids)
     for upload in known:
         require_policy(bucket, upload, policy)
     rows = [asdict(Confirmation.of(one, policy)) | {"upload_id": one.upload_id} for one in body.confirmations]
@@ -130,7 +130,7 @@ async def many_turn(deps: Container, task: TaskDocument) -> TaskOutcome:
 
 async def _confirmed(deps: Container, task: TaskDocument, upload_id: str, asked: Confirmation) -> UploadDocument:
     bucket_id = str(task["data"]["bucket_id"])
-    bucket = await deps.buckets.collection.get(bucket_id)
+    bucket = await deps.buckets.get_by_id(bucket_id)
     if bucket is None:
         raise NotFound.of("bucket", bucket_id)
     upload = await get_upload(deps, bucket["namespace_id"], upload_id, bucket_id)

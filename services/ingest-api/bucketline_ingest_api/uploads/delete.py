@@ -30,7 +30,7 @@ async def delete_upload(deps: Container, upload: UploadDocument, *, delete_bytes
     400 for one that was confirmed: objects may refer to it.
     """
     if not await deps.uploads.bury([upload], grace=GRACE, but=_KEPT_STATUSES):
-        current = await deps.uploads.collection.find_one({"_id": upload["_id"]}, fields=["status"])
+        current = await deps.uploads.get_by_id(upload["_id"], fields=["status"])
         if current is not None:
             raise BadRequest(
                 f"the upload is {current['status']} and cannot be deleted",
@@ -46,7 +46,7 @@ async def forget_uploads(deps: Container, uploads: Sequence[UploadDocument]) -> 
     await deps.blobstore.delete([upload["key"] for upload in uploads])
     over = deps.clock.now() - GRACE
     closed = [upload["_id"] for upload in uploads if upload["expires_at"] < over]
-    await deps.uploads.collection.delete_many({"_id": {"$in": closed}})
+    await deps.uploads.delete_by_ids(closed)
     await deps.uploads.bury([upload for upload in uploads if upload["expires_at"] >= over], grace=GRACE)
 
 
@@ -60,7 +60,7 @@ async def sweep_uploads(deps: Container) -> int:
     due = await deps.uploads.due(now, limit=deps.reconcile.batch_size)
     if buried := {upload["_id"]: upload["key"] for upload in due if upload["status"] == DELETED}:
         await deps.blobstore.delete(buried.values())
-        await deps.uploads.collection.delete_many({"_id": {"$in": list(buried)}})
+        await deps.uploads.delete_by_ids(buried)
     for upload in due:
         if upload["_id"] in buried:
             continue
@@ -85,7 +85,7 @@ async def _forget(deps: Container, upload: UploadDocument) -> None:
         await deps.uploads.change(upload["_id"], [upload["status"]], {"due_at": upload["expires_at"] + KEPT})
         return
     if await _discard(deps, upload):
-        await deps.uploads.collection.delete_one({"_id": upload["_id"], "status": upload["status"]})
+        await deps.uploads.delete_if(upload["_id"], upload["status"])
 
 
 async def _discard(deps: Container, upload: UploadDocument) -> bool:

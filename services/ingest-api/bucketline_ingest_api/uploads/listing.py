@@ -49,7 +49,7 @@ async def list_uploads(
     deps: Container, bucket_id: str, asked: ListQuery, body: ListBody | None
 ) -> Page[UploadDocument]:
     """Uploads of the bucket, newest first."""
-    return await list_rows(deps.uploads.collection, {"bucket_id": bucket_id}, KIND, asked, body)
+    return await list_rows(deps.uploads, {"bucket_id": bucket_id}, KIND, asked, body)
 
 
 def stats_of(uploads: Sequence[UploadDocument]) -> UploadStats:

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Sequence
 
 from bucketline.admin.diagnostics.result import CheckResult
 from bucketline.events.topics import TOPICS
+from bucketline.kafka.admin import TopicState, check_topics, cluster, denied_groups
 from bucketline.kafka.publisher import KafkaPublisher
-from bucketline.kafka.topic_admin import TopicState, check_topics, cluster, denied_groups
 from bucketline.settings import KafkaSettings
 
 PART = "Kafka"

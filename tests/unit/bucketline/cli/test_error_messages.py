@@ -43,7 +43,7 @@ WRONG = [
     (["indexes"], {"BUCKETLINE_MONGODB_URL": "mongodb://u:s/ecret@host:1/"}, "BUCKETLINE_MONGODB_URL", 1),
     (["indexes"], {"BUCKETLINE_MONGODB_DATABASE": "a b"}, "BUCKETLINE_MONGODB_DATABASE=a b", 1),
     (["indexes"], {}, "MongoDB did not answer", 1),
-    (["dlq", "replay", "bucketline.objects.v1.parked.dedup:0:0"], {}, "did not answer", 1),
+    (["dlq", "replay", "bucketline.objects.v1.dedup.dlq:0:0"], {}, "did not answer", 1),
     (["upload", __file__, "--key", "k", "--url", "nonsense"], {}, "--url", 2),
     (["push", __file__, "--key", "k", "--url", "http://127.0.0.1:1"], {}, "did not answer", 1),
     (["keys", "create", "k", "--expires", "9999999d"], {}, "after the year 9999", 2),

@@ -11,7 +11,7 @@ from bucketline.cli.dlq import MAX_RECORDS
 from bucketline.cli.gc import MIN_GRACE_HOURS
 from bucketline.cli.main import ENTRIES, Entry, app, load_command
 from bucketline.db.blobs import MIN_GRACE
-from bucketline.kafka.dead_letter_admin import MAX_RECORDS as MAX_RECORDS_OF_LIBRARY
+from bucketline.kafka.dead_letters import MAX_RECORDS as MAX_RECORDS_OF_LIBRARY
 
 HEAVY = ("motor", "pymongo", "aiokafka", "faststream", "aiohttp", "aioboto3", "pydantic", "fastapi", "opentelemetry")
 

@@ -15,7 +15,7 @@ from bucketline.events.cloudevents import Events, ReceivedEvent, wrap
 from bucketline.events.models import Event, ObjectCreated, ObjectDeleted
 from bucketline.events.topics import OBJECTS
 from bucketline.kafka.broker import Broker, Provided, event_router
-from bucketline.kafka.dead_letters import Reason
+from bucketline.kafka.dead_letters import FailureContext
 from bucketline.kafka.middleware import RetryPolicy
 from bucketline.settings import KafkaSettings
 
@@ -95,16 +95,16 @@ class FakeConsumer:
 
 
 @dataclass
-class FakeParking:
+class FakeDeadLetters:
     """Keeps what is dead-lettered; ``errors`` are raised instead, one per call."""
 
-    parked: list[tuple[Record, Reason]] = field(default_factory=list)
+    sent: list[tuple[Record, FailureContext]] = field(default_factory=list)
     errors: list[Exception] = field(default_factory=list)
 
-    async def park(self, record: Record, reason: Reason) -> None:
+    async def send_record(self, record: Record, reason: FailureContext) -> None:
         if self.errors:
             raise self.errors.pop(0)
-        self.parked.append((record, reason))
+        self.sent.append((record, reason))
 
 
 @dataclass
@@ -113,7 +113,7 @@ class Subscriber:
 
     deliver_records: Callable[[Sequence[Record]], Awaitable[object]]
     consumer: FakeConsumer
-    parking: FakeParking
+    dead_letters: FakeDeadLetters
 
     async def deliver(self, *records: Record) -> None:
         """Hand over one micro-batch, as FastStream does."""
@@ -123,9 +123,9 @@ class Subscriber:
 
 @asynccontextmanager
 async def subscribed(handler: Handler, *, policy: RetryPolicy = NO_WAIT) -> AsyncIterator[Subscriber]:
-    parking, consumer = FakeParking(), FakeConsumer()
-    broker = Broker(KafkaSettings(), "dedup", parking, clock=ManualClock(), policy=policy)
+    dead_letters, consumer = FakeDeadLetters(), FakeConsumer()
+    broker = Broker(KafkaSettings(), "dedup", dead_letters, clock=ManualClock(), policy=policy)
     (subscriber,) = broker.include(router, {"handler": handler})
     async with TestKafkaBroker(broker):
         subscriber.parser._setup(consumer)
-        yield Subscriber(subscriber.process_message, consumer, parking)
+        yield Subscriber(subscriber.process_message, consumer, dead_letters)

@@ -8,7 +8,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from faststream import AckPolicy
 from faststream.kafka import KafkaBroker
-from tests.unit.bucketline.kafka.fakes import TOPIC, FakeParking, Record, deleted, handle, record, router
+from tests.unit.bucketline.kafka.fakes import TOPIC, FakeDeadLetters, Record, deleted, handle, record, router
 
 from bucketline.clock import ManualClock
 from bucketline.events.cloudevents import Events
@@ -124,7 +124,7 @@ async def test_new_consumer_has_not_joined(consumer: BatchConsumer) -> None:
 async def test_broker_builds_this_consumer_with_the_settings_of_the_deployment() -> None:
     """FastStream has no public way to choose the consumer class: this fails when it changes the internal one."""
     settings = KafkaSettings(group_prefix="acme.", topic_prefix="acme.", fetch_max_wait_ms=7, session_timeout_ms=9000)
-    broker = Broker(settings, "dedup", FakeParking(), clock=ManualClock())
+    broker = Broker(settings, "dedup", FakeDeadLetters(), clock=ManualClock())
     (subscriber,) = broker.include(router, {"handler": handle})
     assert isinstance(broker, KafkaBroker)
     await broker.connect()
@@ -142,7 +142,7 @@ async def needs_more(records: Events[ObjectDeleted], missing: Annotated[object, 
 
 
 def test_include_without_a_dependency_is_refused() -> None:
-    broker = Broker(KafkaSettings(), "dedup", FakeParking(), clock=ManualClock())
+    broker = Broker(KafkaSettings(), "dedup", FakeDeadLetters(), clock=ManualClock())
     with pytest.raises(TypeError, match="needs_more: missing is not provided"):
         broker.include(router_of_its_own, {})
 
@@ -153,7 +153,7 @@ def test_include_of_a_subscriber_that_acknowledges_first_is_refused() -> None:
     @careless.subscriber("other.v1", group_id="g", batch=True)
     async def forgets(records: Events[ObjectDeleted]) -> None: ...
 
-    broker = Broker(KafkaSettings(), "dedup", FakeParking(), clock=ManualClock())
+    broker = Broker(KafkaSettings(), "dedup", FakeDeadLetters(), clock=ManualClock())
     with pytest.raises(TypeError, match="ack_policy"):
         broker.include(careless, {})
 

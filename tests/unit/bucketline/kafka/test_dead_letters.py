@@ -1,4 +1,4 @@
-"""A parked record: untouched, with its context beside its own headers; cut and marked where it cannot be that."""
+"""Dead letters keep the original record and add its failure context; oversized records are truncated and marked."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,11 +8,11 @@ import pytest
 from tests.unit.bucketline.kafka.fakes import AT, TOPIC, deleted, record
 
 from bucketline.errors import NonRetryableError
-from bucketline.kafka.dead_letters import INCOMPLETE, MAX_CUT, MAX_ERROR, KafkaParking, Reason
+from bucketline.kafka.dead_letters import INCOMPLETE, MAX_ERROR, MAX_TRUNCATED_BYTES, FailureContext, KafkaDeadLetters
 from bucketline.kafka.publisher import MAX_RECORD, NotPublished
 
 Row = tuple[str, bytes | None, bytes | None, list[tuple[str, bytes | None]]]
-REASON = Reason(NonRetryableError("no"), attempts=1, group="g", first_at=AT, at=AT)
+REASON = FailureContext(NonRetryableError("no"), attempts=1, group="g", first_at=AT, at=AT)
 
 
 class Raw:
@@ -33,27 +33,29 @@ class Raw:
         self.rows += records
 
 
-async def test_a_record_is_parked_as_it_came_with_everything_that_is_known() -> None:
+async def test_send_record_keeps_key_value_and_headers_and_adds_context() -> None:
     raw = Raw()
     headers = [("ce_type", b"\xff"), ("twice", b"1"), ("twice", b"2"), ("nothing", None)]
     original = record(deleted("a"), offset=41, partition=2, headers=headers)
-    reason = Reason(NonRetryableError("x" * 5000), attempts=4, group="g", first_at=AT, at=AT + timedelta(seconds=2))
-    await KafkaParking(raw, "dedup").park(original, reason)  # type: ignore[arg-type]  # only its raw side is used
-    ((topic, key, value, parked),) = raw.rows
-    assert topic == f"{TOPIC}.parked.dedup"
+    reason = FailureContext(
+        NonRetryableError("x" * 5000), attempts=4, group="g", first_at=AT, at=AT + timedelta(seconds=2)
+    )
+    await KafkaDeadLetters(raw, "dedup").send_record(original, reason)  # type: ignore[arg-type]  # only its raw side is used
+    ((topic, key, value, stored),) = raw.rows
+    assert topic == f"{TOPIC}.dedup.dlq"
     assert (key, value) == (original.key, original.value)
-    assert parked[: len(headers)] == headers
-    context = {name.removeprefix("bucketline-parked-"): text.decode() for name, text in parked[len(headers) :] if text}
+    assert stored[: len(headers)] == headers
+    context = {name.removeprefix("dlq-"): text.decode() for name, text in stored[len(headers) :] if text}
     assert context == {
-        "topic": TOPIC,
-        "partition": "2",
-        "offset": "41",
-        "group": "g",
-        "error-type": "NonRetryableError",
-        "error": "x" * MAX_ERROR,
+        "original-topic": TOPIC,
+        "original-partition": "2",
+        "original-offset": "41",
+        "consumer-group": "g",
+        "exception-class": "NonRetryableError",
+        "exception-message": "x" * MAX_ERROR,
         "attempts": "4",
-        "first-at": "2026-01-01T00:00:00.000Z",
-        "at": "2026-01-01T00:00:02.000Z",
+        "first-failed-at": "2026-01-01T00:00:00.000Z",
+        "failed-at": "2026-01-01T00:00:02.000Z",
     }
 
 
@@ -66,26 +68,26 @@ async def test_a_record_is_parked_as_it_came_with_everything_that_is_known() -> 
     ],
     ids=["value", "header", "key"],
 )
-async def test_a_record_that_is_too_large_to_be_parked_leaves_its_beginning_and_its_place(large: object) -> None:
+async def test_send_record_too_large_is_truncated_and_marked_incomplete(large: object) -> None:
     raw = Raw()
-    await KafkaParking(raw, "dedup").park(large, REASON)  # type: ignore[arg-type]  # as above
+    await KafkaDeadLetters(raw, "dedup").send_record(large, REASON)  # type: ignore[arg-type]  # as above
     ((_, key, value, headers),) = raw.rows
-    assert len(key or b"") <= MAX_CUT
+    assert len(key or b"") <= MAX_TRUNCATED_BYTES
     assert (large.value or b"").startswith(value or b"nothing")  # type: ignore[attr-defined]  # a record
-    assert len(value or b"") <= MAX_CUT
+    assert len(value or b"") <= MAX_TRUNCATED_BYTES
     context = dict(headers)
-    assert context["bucketline-parked-offset"] == b"41"
+    assert context["dlq-original-offset"] == b"41"
     assert b"larger than" in (context[INCOMPLETE] or b"")
 
 
-async def test_a_record_of_nothing_at_all_is_parked() -> None:
+async def test_send_record_without_key_and_value_is_stored() -> None:
     raw = Raw()
-    await KafkaParking(raw, "dedup").park(replace(record(offset=3), key=None), REASON)  # type: ignore[arg-type]  # as above
+    await KafkaDeadLetters(raw, "dedup").send_record(replace(record(offset=3), key=None), REASON)  # type: ignore[arg-type]  # as above
     ((_, key, value, headers),) = raw.rows
     assert (key, value) == (b"", None)
     assert INCOMPLETE not in dict(headers)
 
 
-async def test_while_the_broker_is_away_nothing_is_cut() -> None:
+async def test_send_record_while_broker_is_unavailable_raises() -> None:
     with pytest.raises(NotPublished):
-        await KafkaParking(Raw(away=True), "dedup").park(record(deleted("a")), REASON)  # type: ignore[arg-type]  # as above
+        await KafkaDeadLetters(Raw(away=True), "dedup").send_record(record(deleted("a")), REASON)  # type: ignore[arg-type]  # as above

@@ -87,7 +87,7 @@ async def test_transient_error_is_retried() -> None:
         await one.deliver(*batch("a", "b"))
         assert handler.calls == [["a", "b"]] * 3
         assert handler.handled == ["a", "b"]
-        assert one.parking.parked == []
+        assert one.dead_letters.sent == []
 
 
 async def test_exhausted_retries_dead_letter_only_the_event_at_fault() -> None:
@@ -95,8 +95,8 @@ async def test_exhausted_retries_dead_letter_only_the_event_at_fault() -> None:
     async with subscribed(handler) as one:
         await one.deliver(*batch("a", "b", "c"))
         assert handler.handled == ["a", "c"]
-        ((parked, reason),) = one.parking.parked
-        assert parked.offset == 1
+        ((dead_letter, reason),) = one.dead_letters.sent
+        assert dead_letter.offset == 1
         assert reason.attempts == 3 + 2
         assert isinstance(reason.error, ValueError)
         assert reason.group == "bucketline.dedup.objects.v1"
@@ -109,7 +109,7 @@ async def test_poison_is_not_retried() -> None:
     async with subscribed(handler) as one:
         await one.deliver(*batch("a"))
         assert handler.calls == [["a"]]
-        assert one.parking.parked[0][1].attempts == 1
+        assert one.dead_letters.sent[0][1].attempts == 1
 
 
 @pytest.mark.parametrize(
@@ -140,9 +140,9 @@ async def test_unreadable_record_is_dead_lettered_and_the_others_are_handled(bad
     async with subscribed(handler) as one:
         await one.deliver(record(deleted("a")), bad, record(deleted("b")))
         assert handler.handled == ["a", "b"]
-        assert [parked for parked, _ in one.parking.parked] == [bad]
+        assert [dead_letter for dead_letter, _ in one.dead_letters.sent] == [bad]
         await one.deliver(bad)
-        assert [parked for parked, _ in one.parking.parked] == [bad, bad], "also when it comes alone"
+        assert [dead_letter for dead_letter, _ in one.dead_letters.sent] == [bad, bad], "also when it comes alone"
 
 
 async def test_events_of_a_newer_release_are_ignored_and_counted() -> None:
@@ -153,7 +153,7 @@ async def test_events_of_a_newer_release_are_ignored_and_counted() -> None:
     async with subscribed(handler) as one:
         await one.deliver(*newer, record(deleted("b"), offset=1000))
         assert handler.handled == ["b"]
-        assert one.parking.parked == []
+        assert one.dead_letters.sent == []
         assert ignored() - before == 1000
         assert one.consumer.commits == [{ZERO: 1001}]
 
@@ -165,7 +165,7 @@ async def test_event_types_that_the_subscriber_does_not_name_are_not_delivered()
         await one.deliver(record(updated, offset=0), record(deleted("a"), offset=1))
         await one.deliver(record(updated, offset=2))
         assert handler.calls == [["a"]]
-        assert one.parking.parked == []
+        assert one.dead_letters.sent == []
         assert one.consumer.commits == [{ZERO: 2}, {ZERO: 3}]
 
 
@@ -175,7 +175,7 @@ async def test_unavailable_store_dead_letters_nothing_and_rewinds_every_partitio
         await one.deliver(
             record(deleted("a"), offset=5), record(deleted("b"), offset=6), record(deleted("c"), offset=2, partition=1)
         )
-        assert one.parking.parked == []
+        assert one.dead_letters.sent == []
         assert one.consumer.commits == []
         assert one.consumer.seeks == {ZERO: 5, ONE: 2}
 
@@ -186,13 +186,13 @@ async def test_unavailable_store_takes_precedence_in_an_exception_group() -> Non
 
     async with subscribed(handler) as one:
         await one.deliver(*batch("a"))
-        assert one.parking.parked == []
+        assert one.dead_letters.sent == []
         assert one.consumer.seeks == {ZERO: 0}
 
 
 async def test_record_that_cannot_be_dead_lettered_is_redelivered() -> None:
     async with subscribed(Handler()) as one:
-        one.parking.errors = [NotPublished("the broker")]
+        one.dead_letters.errors = [NotPublished("the broker")]
         await one.deliver(record(value=b"{", offset=3))
         assert one.consumer.commits == []
         assert one.consumer.seeks == {ZERO: 3}
@@ -205,7 +205,7 @@ async def test_cancellation_commits_and_dead_letters_nothing() -> None:
     async with subscribed(handler) as one:
         with pytest.raises(asyncio.CancelledError):
             await one.deliver(*batch("a"))
-        assert one.parking.parked == []
+        assert one.dead_letters.sent == []
         assert one.consumer.commits == []
 
 
@@ -213,14 +213,14 @@ async def test_unexpected_error_passes_over_no_record() -> None:
     handler = Handler()
     rows = record(value=b"{", offset=1), record(deleted("b"), offset=2), record(deleted("c"), offset=3)
     async with subscribed(handler) as one:
-        one.parking.errors = [AssertionError("unexpected")]
+        one.dead_letters.errors = [AssertionError("unexpected")]
         with capture_logs() as logs:
             await one.deliver(*rows)
         assert (one.consumer.commits, one.consumer.seeks) == ([], {ZERO: 1})
         assert [(row["event"], row["exc_info"]) for row in logs] == [("micro-batch failed", True)]
         await one.deliver(*rows)
         assert set(handler.handled) == {"b", "c"}
-        assert [parked for parked, _ in one.parking.parked] == [rows[0]]
+        assert [dead_letter for dead_letter, _ in one.dead_letters.sent] == [rows[0]]
         assert one.consumer.commits == [{ZERO: 4}]
 
 
@@ -233,11 +233,11 @@ async def test_single_events_that_exceed_the_time_limit_are_redelivered() -> Non
     )
     async with subscribed(Refusing("a", "b"), policy=replace(NO_WAIT, one_by_one=0)) as one:
         await one.deliver(*rows)
-        assert {parked.offset for parked, _ in one.parking.parked} == {1, 8}, "what is redelivered is not sent twice"
+        assert {record.offset for record, _ in one.dead_letters.sent} == {1, 8}, "what is redelivered is not sent twice"
         assert one.consumer.commits == [{ZERO: 2, ONE: 9}]
         assert one.consumer.seeks == {ZERO: 2}
         await one.deliver(*rows[1:3])
-        assert sorted(parked.offset for parked, _ in one.parking.parked) == [1, 2, 3, 8]
+        assert sorted(record.offset for record, _ in one.dead_letters.sent) == [1, 2, 3, 8]
         assert one.consumer.commits[-1] == {ZERO: 4, ONE: 9}
 
 
@@ -251,7 +251,7 @@ async def test_store_that_becomes_unavailable_half_way_dead_letters_nothing_twic
         await one.deliver(*rows[1:])
         assert handler.handled == ["b", "c"]
         assert one.consumer.commits[-1] == {ZERO: 3}
-        assert [parked.offset for parked, _ in one.parking.parked] == [0]
+        assert [record.offset for record, _ in one.dead_letters.sent] == [0]
 
 
 async def test_unreadable_record_behind_a_postponed_one_is_dead_lettered_once() -> None:
@@ -260,7 +260,7 @@ async def test_unreadable_record_behind_a_postponed_one_is_dead_lettered_once() 
     async with subscribed(handler) as one:
         for _ in range(2):
             await one.deliver(*rows)
-        assert [parked.offset for parked, _ in one.parking.parked] == [2]
+        assert [record.offset for record, _ in one.dead_letters.sent] == [2]
         assert handler.handled == ["a"]
 
 

@@ -22,8 +22,8 @@ from aiokafka.errors import KafkaError
 from structlog.contextvars import bound_contextvars
 
 from bucketline.errors import BucketlineError
+from bucketline.kafka.admin import ensure_topics
 from bucketline.kafka.batch_consumer import BatchConsumer
-from bucketline.kafka.topic_admin import ensure_topics
 from bucketline.observability.logging import get_logger
 from bucketline.observability.metrics import JOINED, LAG
 from bucketline.settings import KafkaSettings

@@ -9,7 +9,7 @@ from prometheus_client import REGISTRY
 from structlog.contextvars import get_contextvars
 from tests.unit.bucketline.kafka.fakes import TOPIC
 
-from bucketline.kafka.consumer_monitor import MAX_POLL_SECONDS, Stuck, Watchdog
+from bucketline.kafka.monitor import MAX_POLL_SECONDS, Stuck, Watchdog
 from bucketline.kafka.publisher import NotPublished
 from bucketline.settings import KafkaSettings
 

@@ -15,7 +15,13 @@ from aiokafka.errors import (
 )
 
 from bucketline.errors import RetryableError
-from bucketline.events.topics import PARKING_PARTITIONS, PARKING_RETENTION_MS, TOPICS, is_parking, parking_topics
+from bucketline.events.topics import (
+    DEAD_LETTER_PARTITIONS,
+    DEAD_LETTER_RETENTION_MS,
+    TOPICS,
+    dead_letter_topics,
+    is_dead_letter_topic,
+)
 from bucketline.kafka.client_config import client_options
 from bucketline.kafka.publisher import MAX_RECORD
 from bucketline.settings import KafkaSettings
@@ -52,11 +58,11 @@ class TopicState:
 
 
 def wanted(settings: KafkaSettings) -> Iterator[tuple[str, int, int]]:
-    """Name, partitions and retention (ms) of every topic, parking included, with the deployment's prefix."""
+    """Name, partitions and retention (ms) of every topic, dead-letter topics included, with the deployment's prefix."""
     for topic in TOPICS:
         yield settings.topic_prefix + topic.name, topic.partitions, topic.retention_ms
-    for _, _, name in parking_topics():
-        yield settings.topic_prefix + name, PARKING_PARTITIONS, PARKING_RETENTION_MS
+    for _, _, name in dead_letter_topics():
+        yield settings.topic_prefix + name, DEAD_LETTER_PARTITIONS, DEAD_LETTER_RETENTION_MS
 
 
 async def check_topics(settings: KafkaSettings, *, retention: bool = False) -> list[TopicState]:
@@ -132,8 +138,8 @@ async def ensure_topics(settings: KafkaSettings) -> list[str]:
                     settings.replication_factor,
                     topic_configs={
                         "retention.ms": str(state.retention_ms),
-                        # What was consumed under the broker's usual limit is parked with its context on top.
-                        **({"max.message.bytes": str(MAX_RECORD)} if is_parking(state.name) else {}),
+                        # A dead letter is a record of the usual maximum size plus its failure context.
+                        **({"max.message.bytes": str(MAX_RECORD)} if is_dead_letter_topic(state.name) else {}),
                     },
                 )
                 for state in missing
