@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tests.fakes.blob_store import MemoryBlobStore
 from tests.integration.ingest_api.conftest import Replica, World
-from tests.integration.ingest_api.test_query_plans import recorded, stages
+from tests.integration.ingest_api.test_query_plans import record_queries, stages
 
 from bucketline.errors import Forbidden, RetryableError, ServiceUnavailable
 from bucketline_ingest_api.reconciler import UPLOAD_RETENTION, reconcile_uploads
@@ -236,7 +236,7 @@ async def test_a_batch_goes_after_its_end_was_told(
 
 
 async def test_no_plan_scans_a_collection(world: World, replica: Replica) -> None:
-    with recorded() as asked:
+    with record_queries() as asked:
         path = await bucket(replica)
         upload_id = await upload(replica, path, file_hash=SHA256)
         await replica.make(f"{path}/uploads/{upload_id}/confirm", {"auto_submit_batch": True}, namespace="home")
