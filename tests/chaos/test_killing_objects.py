@@ -1,4 +1,4 @@
-"""An object that ends the process that works on it, with SIGKILL as a pod's memory limit does: it alone fails."""
+"""An object that kills its processor with SIGKILL, as a pod's memory limit does, fails alone."""
 
 import asyncio
 from collections import Counter
@@ -30,7 +30,7 @@ SOON = {
     "BUCKETLINE_RECONCILE_STALE_AFTER_SECONDS": "1",
     "BUCKETLINE_RECONCILE_INTERVAL_SECONDS": "0.5",
 }
-"""Beside the services that other tests use, on the same servers; the dead are missed soon."""
+"""Separates these services from those of other tests on the same servers; crashes are detected fast."""
 
 EXTRACTOR = """
 import asyncio, os, signal
@@ -51,7 +51,7 @@ KILLING = {"feature_extractor_name": "killing", "version": "v1"}
 
 @dataclass(frozen=True)
 class Deployment:
-    """``killed`` are the processors that ended by SIGKILL."""
+    """The services; ``killed`` are the processors that ended by SIGKILL."""
 
     database: Database
     api: Api
@@ -60,7 +60,7 @@ class Deployment:
 
 @pytest.fixture
 def site(tmp_path: Path) -> Path:
-    """The extractor, as an outsider's distribution installs it."""
+    """Install the extractor as a third-party distribution does."""
     info = tmp_path / "killing-1.0.dist-info"
     info.mkdir()
     (tmp_path / "killing.py").write_text(EXTRACTOR)
@@ -98,7 +98,7 @@ async def deployment(stack: LocalStack, site: Path) -> AsyncIterator[Deployment]
 
 
 async def submitted(client: ApiClient, bucket: str, names: list[str]) -> tuple[str, list[str]]:
-    """The path of a batch that was submitted, and its objects."""
+    """Submit a batch; return its path and its objects."""
     rows = [{"name": name} for name in names]
     answer = await client.post(f"/v1/buckets/{bucket}/objects/batch", {"objects": rows})
     ids = [str(row["object_id"]) for row in answer["succeeded"]]
@@ -109,7 +109,7 @@ async def submitted(client: ApiClient, bucket: str, names: list[str]) -> tuple[s
 
 
 async def settled(client: ApiClient, bucket: str) -> dict[str, Json] | None:
-    """The objects of the bucket when all of them know what became of them."""
+    """Return the objects of the bucket when all of them have a final status."""
     rows = (await client.get(f"/v1/buckets/{bucket}/objects", limit="100"))["results"]
     return (
         {row["object_id"]: row for row in rows} if all(r["status"] in ("COMPLETED", "FAILED") for r in rows) else None
@@ -137,7 +137,7 @@ async def test_object_that_kills_its_processor_fails_alone(deployment: Deploymen
     [row] = done["failed_objects"]
     assert (row["object_id"], row["error_type"], row["error"]) == (killer, "resource", error)
     assert (other["status"], other["documents_written"]) == ("COMPLETED", OBJECTS), other
-    assert len(deployment.killed) == 4, "two that worked on everything at once, and two that tried it alone"
+    assert len(deployment.killed) == 4, "two crashes before the isolation and two in it"
 
     objects = await eventually(lambda: settled(client, buckets[0]), deadline=20)
     assert {oid for oid, found in objects.items() if found["status"] == "FAILED"} == {killer}

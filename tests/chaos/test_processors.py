@@ -1,4 +1,4 @@
-"""20,000 small objects and two processors; one is killed on the way and the other replaced: the same result as ever."""
+"""A batch of 20,000 objects completes although one of two processors is killed and the other is replaced."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -24,7 +24,7 @@ OWN = {
     "BUCKETLINE_KAFKA_GROUP_PREFIX": "processors.",
     "BUCKETLINE_MONGODB_DATABASE": "chaos_processors",
 }
-"""Beside the services that other tests use, on the same servers."""
+"""Separates these services from those of other tests on the same servers."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ async def test_large_batch_completes_when_processors_are_killed(deployment: Depl
     seen: list[int] = []
     watching = asyncio.create_task(watch(client, path, seen))
     await eventually(lambda: beyond(seen, OBJECTS // 5), deadline=120)
-    # Before anybody is killed: afterwards one of two owners may be a processor that was started again.
+    # Before the kill: afterwards, one of two owners may be a restarted processor.
     await eventually(lambda: owners(database, str(batch["batch_id"]), 2))
     await supervisor.kill("processor.1")
     await eventually(lambda: beyond(seen, OBJECTS * 3 // 5), deadline=120)
@@ -78,18 +78,18 @@ async def test_large_batch_completes_when_processors_are_killed(deployment: Depl
     assert (done["progress"]["processed"], done["progress"]["total"]) == (OBJECTS, OBJECTS)
     assert done["documents_written"] == OBJECTS
     assert done["failed_objects"] == []
-    assert seen == sorted(seen), "progress never goes back"
+    assert seen == sorted(seen), "progress never decreases"
     ended = {"bucket_id": bucket, "status": "COMPLETED", "document_count": 1}
     await eventually(lambda: counted(database, "objects", ended), deadline=60, pause=0.5)
     documents = database.collection("documents")
     assert await documents.count({"collection_id": collection}) == OBJECTS
     made_of = {document["object_id"] async for document in documents.stream({"collection_id": collection})}
     assert len(made_of) == OBJECTS
-    assert await owners(database, str(batch["batch_id"]), 3), "and so had one that was started again"
+    assert await owners(database, str(batch["batch_id"]), 3), "a restarted processor had units too"
 
 
 async def watch(client: ApiClient, path: str, seen: list[int]) -> Json:
-    """Notes the progress until the batch is over."""
+    """Record the progress until the batch has ended."""
 
     async def look() -> Json | None:
         seen.append((await client.get(path))["progress"]["processed"])
@@ -103,7 +103,7 @@ async def beyond(seen: list[int], count: int) -> bool:
 
 
 async def owners(database: Database, batch_id: str, count: int) -> bool:
-    """Whether so many processors have had units of the batch."""
+    """Return whether ``count`` processors have had units of the batch."""
     units = database.collection("work_units").stream({"batch_id": batch_id, "lease": {"$exists": True}})
     return len({unit["lease"]["owner"] async for unit in units}) >= count
 

@@ -1,4 +1,4 @@
-"""A batch of one does not wait for a large one that was there before it."""
+"""A batch of one does not wait for a large batch that was submitted before it."""
 
 import pytest
 from tests.bench.processing import drafts
@@ -8,13 +8,16 @@ from tests.waiting import eventually, over
 pytestmark = pytest.mark.stack
 
 MANY = 10_000
-IN_LINE = 16 * 100
-"""Objects of a batch that may be in the works at once. Who had to wait for them would see all of them done meanwhile,
-every time; who does not may still see as many done once, because the machine is busy with something else."""
+MAX_ACTIVE_OBJECTS = 16 * 100
+"""Objects of a batch that may be active at once.
+
+A batch that had to wait for them would see all of them completed every time. One that does not wait may still see as
+many completed once, because the machine is busy.
+"""
 
 
 async def test_batch_of_one_completes_while_thousands_are_queued(api: Api) -> None:
-    """Extracted in worker processes, of which there are two: what is scarce is shared between batches, too."""
+    """The objects are extracted in the two worker processes, which are shared between batches as well."""
     namespace = await api.namespace()
     client = api.client(namespace)
     bucket = await api.bucket(namespace)
@@ -31,22 +34,22 @@ async def test_batch_of_one_completes_while_thousands_are_queued(api: Api) -> No
     large = await client.post(place, {"object_ids": ids[:MANY], "auto_submit": True})
 
     async def made() -> int:
-        """Documents, one an object. The progress that a batch shows is a while behind."""
+        """Return the number of documents, one per object. The progress shown by the batch lags behind."""
         return int((await client.get(f"/v1/collections/{collection}"))["document_count"])
 
     async def under_way() -> bool:
         return await made() > 0
 
     await eventually(under_way, deadline=60)
-    meanwhile = []
+    completed_during = []
     for object_id in ids[MANY:]:
         before = await made()
         small = await client.post(place, {"object_ids": [object_id], "auto_submit": True})
         done = await eventually(lambda path=f"{place}/{small['batch_id']}": over(client, path))
-        meanwhile.append(await made() - before)
+        completed_during.append(await made() - before)
         assert (done["status"], done["documents_written"]) == ("COMPLETED", 1)
     assert await made() < MANY, "the large batch was still under way"
-    assert min(meanwhile) < IN_LINE, meanwhile
+    assert min(completed_during) < MAX_ACTIVE_OBJECTS, completed_during
 
     done = await eventually(lambda: over(client, f"{place}/{large['batch_id']}"), deadline=120)
     assert (done["status"], done["documents_written"]) == ("COMPLETED", MANY)

@@ -84,6 +84,22 @@ async def test_objects_of_all_units_together_use_bounded_memory():
     assert len(processor.completion.results) == 8
 
 
+async def test_memory_stays_bounded_after_a_page_larger_than_the_limit():
+    processor = Processor(max_inflight_bytes=1000)
+    processor.unit(2, "unit_1", prefix="first")
+    processor.unit(1, "unit_2", prefix="second", batch_id="btch_2")
+    processor.unit(1, "unit_3", prefix="third", batch_id="btch_3")
+    processor.objects.sizes = dict.fromkeys(processor.objects.rows, 5000)
+    assert await processor.work("unit_1")
+    held = ManualExtraction()
+    processor.extractions.behaviors = dict.fromkeys(processor.objects.rows, held)
+    running = asyncio.gather(processor.work("unit_2"), processor.work("unit_3"))
+    await settled()
+    assert len(processor.extractions.running) == 1
+    held.end.set()
+    assert await running == [True, True]
+
+
 async def test_batch_that_hangs_leaves_memory_for_the_next():
     processor = Processor(max_inflight_bytes=10_000_000)
     processor.unit(8, "unit_1", prefix="hanging")
