@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from bucketline.clock import wire_time
 from bucketline.db.batches import BatchDocument, Batches, objects_to_process, webhook_host
-from bucketline.domain.progress import percent
+from bucketline.domain.status import percent
 from bucketline.errors import DependencyUnavailable
 from bucketline.http.client import PostFailed, WebhookClient
 from bucketline.observability.logging import get_logger

@@ -18,7 +18,7 @@ from urllib.parse import unquote
 from aiohttp import ClientError, ClientResponse
 from aiohttp.http import HttpProcessingError
 
-from bucketline.domain.filenames import safe_filename
+from bucketline.domain.media_types import safe_filename
 from bucketline.http.ssrf import CheckedUrl
 from bucketline_dedup.content_coding import codings_of, decode
 from bucketline_dedup.errors import SourceTooLarge, SourceUnavailable

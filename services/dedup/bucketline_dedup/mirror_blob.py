@@ -18,7 +18,7 @@ from bucketline.domain.blob_sources import (
     UrlSource,
     from_document,
 )
-from bucketline.domain.filenames import safe_filename
+from bucketline.domain.media_types import safe_filename
 from bucketline.http.ssrf import AddressRefused
 from bucketline.observability.metrics import BLOB_BYTES, BLOBS
 from bucketline_dedup.content_store import (

@@ -10,7 +10,7 @@ from datetime import datetime
 
 from bucketline.db.mirror_queue import MirrorQueue
 from bucketline.db.objects import BlobDocument, Mirror, ObjectDocument
-from bucketline.domain.fingerprint import content_key
+from bucketline.domain.blob_sources import content_key
 from bucketline.domain.status import RANK_FINAL, RANK_QUEUED, Status
 from bucketline.errors import BucketlineError
 from bucketline.events.cloudevents import CloudEvent

@@ -15,7 +15,7 @@ from bucketline.db.blobs import Blobs, NewContent
 from bucketline.db.mirror_queue import MirrorQueue
 from bucketline.db.objects import BlobDocument, ObjectDocument
 from bucketline.domain.blob_sources import InlineSource, declared_type, from_document
-from bucketline.domain.filenames import safe_filename
+from bucketline.domain.media_types import safe_filename
 from bucketline.domain.text_encodings import charset_of
 from bucketline.errors import BucketlineError, RetryableError
 from bucketline.observability.logging import get_logger

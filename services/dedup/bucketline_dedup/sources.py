@@ -24,7 +24,7 @@ from bucketline.domain.blob_sources import (
     UrlSource,
     declared_type,
 )
-from bucketline.domain.filenames import safe_filename
+from bucketline.domain.media_types import safe_filename
 from bucketline.errors import DependencyUnavailable
 from bucketline.http.ssrf import AddressRefused
 from bucketline_dedup.errors import SourceNotFound, SourceTooLarge, SourceUnavailable, SourceUnreadable

@@ -144,7 +144,7 @@ class Api(FastAPI):
 
 def operation_id(route: APIRoute) -> str:
     """Return the name of the endpoint function, as the operation id of the OpenAPI document."""
-    return route.name if route.tags[0] in ("objects", "health") else generate_unique_id(route)
+    return generate_unique_id(route) if route.tags[0] in ("uploads", "documents") else route.name
 
 
 def build(lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:

@@ -152,6 +152,14 @@ class Pagination(ResponseBody):
     next_cursor: str | None = None
 
 
+class ListResponse(ResponseBody):
+    """Base of pages of resources."""
+
+    total_count: int
+    pagination: Pagination
+    warnings: list[dict[str, Any]] = Field(default_factory=list, examples=[[]])
+
+
 class SortSpec(RequestBody):
     """A field to sort by."""
 

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Literal, NotRequired, TypedDict
 
-from bucketline.db.mongo import Collection, Database, Index
+from bucketline.db.mongo import Index
+from bucketline.db.repository import Repository
 
 Permission = Literal["READ", "WRITE", "DELETE", "ADMIN"]
 PERMISSIONS: tuple[Permission, ...] = ("READ", "WRITE", "DELETE", "ADMIN")
@@ -50,11 +51,10 @@ INDEXES = (
 )
 
 
-class ApiKeys:
+class ApiKeys(Repository[ApiKeyDocument]):
     """The repository of API keys."""
 
-    def __init__(self, database: Database) -> None:
-        self.collection: Collection[ApiKeyDocument] = database.collection("keys")
+    name = "keys"
 
     async def get(self, key_id: str) -> ApiKeyDocument | None:
         return await self.collection.get(key_id)

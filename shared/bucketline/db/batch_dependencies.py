@@ -6,7 +6,8 @@ from typing import TypedDict
 
 from pymongo import UpdateOne
 
-from bucketline.db.mongo import Collection, Database, Index
+from bucketline.db.mongo import Index
+from bucketline.db.repository import Repository
 
 
 class BatchDependencyDocument(TypedDict):
@@ -25,11 +26,10 @@ INDEXES = (
 )
 
 
-class BatchDependencies:
+class BatchDependencies(Repository[BatchDependencyDocument]):
     """Objects that submitted batches wait for."""
 
-    def __init__(self, database: Database) -> None:
-        self.collection: Collection[BatchDependencyDocument] = database.collection("batch_dependencies")
+    name = "batch_dependencies"
 
     async def add(self, batch_id: str, object_ids: Sequence[str], since: datetime) -> None:
         await self.collection.bulk(

@@ -8,9 +8,10 @@ from urllib.parse import urlsplit
 from pymongo import InsertOne
 
 from bucketline.db.lease_queue import LeaseFields, LeaseQueue
-from bucketline.db.mongo import Collection, Database, Index
+from bucketline.db.mongo import Database, Index
 from bucketline.db.objects import ObjectDocument
 from bucketline.db.outbox_store import OutboxDocument, OutboxStore
+from bucketline.db.repository import Repository
 from bucketline.db.work_units import Result
 from bucketline.domain.status import BATCH_ACTIVE, Status
 from bucketline.ids import derived
@@ -185,11 +186,13 @@ INDEXES = (
 )
 
 
-class Batches:
+class Batches(Repository[BatchDocument]):
     """The repository of batches."""
 
+    name = "batches"
+
     def __init__(self, database: Database) -> None:
-        self.collection: Collection[BatchDocument] = database.collection("batches")
+        super().__init__(database)
         self.outbox = OutboxStore(self.collection)
         self._webhooks = LeaseQueue(self.collection, LeaseFields(owner="webhook.owner", due_at="webhook.due_at"))
 
@@ -199,10 +202,6 @@ class Batches:
 
     async def get(self, batch_id: str, *, fields: Sequence[str] | None = None) -> BatchDocument | None:
         return await self.collection.find_one({"_id": batch_id}, fields=fields)
-
-    async def many(self, batch_ids: Sequence[str], *, fields: Sequence[str] | None = None) -> dict[str, BatchDocument]:
-        found = await self.collection.find({"_id": {"$in": list(batch_ids)}}, limit=len(batch_ids), fields=fields)
-        return {document["_id"]: document for document in found}
 
     async def change(
         self, batch_id: str, statuses: Sequence[str], update: Mapping[str, object], **also: object

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Literal, NotRequired, TypedDict
 
-from bucketline.db.mongo import Collection, Database, Index
+from bucketline.db.mongo import Index
+from bucketline.db.repository import Repository
 
 
 class BatchingWindowDocument(TypedDict):
@@ -51,11 +52,10 @@ _FACTS = (
 )
 
 
-class BatchingWindows:
+class BatchingWindows(Repository[BatchingWindowDocument]):
     """The repository of windows. What it returns is without members, except for :meth:`whole`."""
 
-    def __init__(self, database: Database) -> None:
-        self.collection: Collection[BatchingWindowDocument] = database.collection("batching_windows")
+    name = "batching_windows"
 
     async def open_of(self, bucket_id: str) -> BatchingWindowDocument | None:
         return await self.collection.find_one({"bucket_id": bucket_id, "state": "open"}, fields=_FACTS)

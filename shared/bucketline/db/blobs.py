@@ -17,7 +17,8 @@ from typing import Literal, NotRequired, TypedDict
 
 from pymongo import UpdateOne
 
-from bucketline.db.mongo import Collection, Database, Index
+from bucketline.db.mongo import Index
+from bucketline.db.repository import Repository
 
 MIN_GRACE = timedelta(hours=1)
 """Content younger than this, counted from its last touch, is never collected."""
@@ -73,11 +74,10 @@ class Claimed:
     leaving: frozenset[str] = field(default=frozenset())
 
 
-class Blobs:
+class Blobs(Repository[BlobRecord]):
     """The repository of stored content."""
 
-    def __init__(self, database: Database) -> None:
-        self.collection: Collection[BlobRecord] = database.collection("blobs")
+    name = "blobs"
 
     async def claim(self, hashes: Group[str], now: datetime) -> Claimed:
         """Which of these hashes (hex) are stored and may be referred to within the next minutes.

@@ -1,11 +1,10 @@
 """Buckets: where objects are put, with their schema and the rule for their identity."""
 
-from collections.abc import Mapping
 from datetime import datetime
 from typing import Literal, NotRequired, TypedDict
 
-from bucketline.db import named_resources
-from bucketline.db.mongo import Collection, Database, Index
+from bucketline.db.mongo import Index
+from bucketline.db.repository import NamedRepository
 
 Policy = Literal["insert", "update", "upsert"]
 
@@ -79,32 +78,10 @@ INDEXES = (
 )
 
 
-class Buckets:
+class Buckets(NamedRepository[BucketDocument]):
     """The repository of buckets."""
 
-    def __init__(self, database: Database) -> None:
-        self.collection: Collection[BucketDocument] = database.collection("buckets")
-
-    async def resolve(self, namespace_id: str, identifier: str) -> BucketDocument | None:
-        """By id or by name, only within the namespace; an id wins over an equal name."""
-        return await named_resources.resolve(self.collection, {"namespace_id": namespace_id}, identifier)
-
-    async def change(
-        self, bucket_id: str, changes: Mapping[str, object], *, seen: datetime | None = None
-    ) -> BucketDocument | None:
-        """Sets fields of a live bucket; the bucket afterwards.
-
-        With ``seen`` only if ``updated_at`` is still that: a change that was decided on what was read. Raises
-        ``DuplicateKey`` when a new name is taken.
-        """
-        where: dict[str, object] = {"_id": bucket_id, "deleting": {"$ne": True}}
-        if seen is not None:
-            where["updated_at"] = seen
-        return await self.collection.find_and_update(where, {"$set": changes})
-
-    async def mark_deleting(self, bucket_id: str, task_id: str, at: datetime) -> bool:
-        """Hands the bucket to the task that deletes it; False when another has it, or it is gone."""
-        return await named_resources.mark_deleting(self.collection, bucket_id, task_id, at)
+    name = "buckets"
 
     async def take_stats(self, bucket_id: str, *, now: datetime, before: datetime) -> bool:
         """Whether the caller is to count the bucket: nobody has begun to since ``before``."""

@@ -1,11 +1,11 @@
 """Collections: which extractor turns which buckets' objects (or collections' documents) into documents."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import NotRequired, TypedDict
 
-from bucketline.db import named_resources
-from bucketline.db.mongo import Collection, Database, Index
+from bucketline.db.mongo import Index
+from bucketline.db.repository import NamedRepository
 from bucketline.domain.collection_graph import CollectionSource, walk_tiers
 
 
@@ -77,28 +77,14 @@ reads them relies on that.
 """
 
 
-class Collections:
+class Collections(NamedRepository[CollectionDocument]):
     """The repository of collections."""
 
-    def __init__(self, database: Database) -> None:
-        self.collection: Collection[CollectionDocument] = database.collection("collections")
+    name = "collections"
 
-    async def resolve(self, namespace_id: str, identifier: str) -> CollectionDocument | None:
-        """By id or by name, only within the namespace; an id wins over an equal name."""
-        return await named_resources.resolve(self.collection, {"namespace_id": namespace_id}, identifier)
-
-    async def change(self, collection_id: str, changes: Mapping[str, object]) -> CollectionDocument | None:
-        """Sets fields of a live collection; the collection afterwards. ``DuplicateKey`` when a new name is taken."""
-        return await self.collection.find_and_update(
-            {"_id": collection_id, "deleting": {"$ne": True}}, {"$set": changes}
-        )
-
-    async def mark_deleting(self, collection_id: str, task_id: str, at: datetime) -> bool:
-        """Hands the collection to the task that deletes it; False when another has it, or it is gone.
-
-        Its name is free from here on: nobody sees the collection any more.
-        """
-        return await named_resources.mark_deleting(self.collection, collection_id, task_id, at, name="$_id")
+    async def mark_deleting(self, identifier: str, task_id: str, at: datetime) -> bool:
+        """Assign the collection to the task that deletes it and free its name: clients no longer see the collection."""
+        return await self._mark_deleting(identifier, task_id, at, {"name": "$_id"})
 
     async def reading_bucket(self, bucket_id: str) -> list[CollectionDocument]:
         """The enabled collections that read a bucket directly, oldest first."""

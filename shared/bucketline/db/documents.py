@@ -7,7 +7,8 @@ from typing import NotRequired, TypedDict
 from pymongo import DeleteMany, InsertOne, ReplaceOne
 
 from bucketline.clock import wire_time
-from bucketline.db.mongo import Collection, Database, Index
+from bucketline.db.mongo import Index
+from bucketline.db.repository import Repository
 
 
 class DocumentDocument(TypedDict):
@@ -45,11 +46,10 @@ INDEXES = (
 )
 
 
-class Documents:
+class Documents(Repository[DocumentDocument]):
     """The repository of documents."""
 
-    def __init__(self, database: Database) -> None:
-        self.collection: Collection[DocumentDocument] = database.collection("documents")
+    name = "documents"
 
     async def put(self, documents: Sequence[DocumentDocument], *, fresh: bool = False) -> None:
         """Writes all in one round trip; one with a known id replaces the older, and never one of a later run or lease.

@@ -1,12 +1,11 @@
 """Namespaces: the unit of isolation. Everything else names the namespace it belongs to."""
 
 from collections.abc import Collection as Members
-from collections.abc import Mapping
 from datetime import datetime
 from typing import NotRequired, TypedDict
 
-from bucketline.db import named_resources
-from bucketline.db.mongo import Collection, Database, Index
+from bucketline.db.mongo import Index
+from bucketline.db.repository import NamedRepository
 
 
 class NamespaceDocument(TypedDict):
@@ -39,15 +38,11 @@ INDEXES = (
 MAX_NAMESPACES = 10_000
 
 
-class Namespaces:
+class Namespaces(NamedRepository[NamespaceDocument]):
     """The repository of namespaces."""
 
-    def __init__(self, database: Database) -> None:
-        self.collection: Collection[NamespaceDocument] = database.collection("namespaces")
-
-    async def resolve(self, organization_id: str, identifier: str) -> NamespaceDocument | None:
-        """By id or by name, only within the organisation; an id wins over an equal name."""
-        return await named_resources.resolve(self.collection, {"organization_id": organization_id}, identifier)
+    name = "namespaces"
+    owner = "organization_id"
 
     async def ids(self, organization_id: str, *, within: Members[str] = ()) -> list[str]:
         """Ids of the organisation's namespaces, newest first; only those ``within``, if any are given."""
@@ -56,16 +51,6 @@ class Namespaces:
             where, limit=MAX_NAMESPACES, sort=[("created_at", -1), ("_id", -1)], fields=["_id"]
         )
         return [namespace["_id"] for namespace in found]
-
-    async def change(self, namespace_id: str, changes: Mapping[str, object]) -> NamespaceDocument | None:
-        """Sets fields; the namespace afterwards. Raises ``DuplicateKey`` when a new name is taken."""
-        return await self.collection.find_and_update(
-            {"_id": namespace_id, "deleting": {"$ne": True}}, {"$set": changes}
-        )
-
-    async def mark_deleting(self, namespace_id: str, task_id: str, at: datetime) -> bool:
-        """Hands the namespace to the task that deletes it; False when another has it, or it is gone."""
-        return await named_resources.mark_deleting(self.collection, namespace_id, task_id, at)
 
 
 def listing_filter(organization_id: str, within: Members[str] = ()) -> dict[str, object]:

@@ -14,6 +14,7 @@ from pymongo import InsertOne, UpdateOne
 
 from bucketline.db.mongo import Collection, Database, Index
 from bucketline.db.outbox_store import OutboxDocument, OutboxStore
+from bucketline.db.repository import Repository
 from bucketline.domain.status import OBJECT_IN_FLIGHT, RANK_FINAL, RANK_NEW, Status
 from bucketline.events.cloudevents import CloudEvent
 from bucketline.events.models import ObjectStatusChanged
@@ -194,11 +195,13 @@ def stored_size(document: ObjectDocument) -> int:
     return len(bson.encode(document))
 
 
-class Objects:
+class Objects(Repository[ObjectDocument]):
     """The repository of objects."""
 
+    name = "objects"
+
     def __init__(self, database: Database) -> None:
-        self.collection: Collection[ObjectDocument] = database.collection("objects")
+        super().__init__(database)
         self.outbox = OutboxStore(database.collection("objects"))
         self.soft_deleted: Collection[ObjectDocument] = database.collection(SOFT_DELETED)
 
@@ -218,15 +221,6 @@ class Objects:
     async def by_content_key(self, bucket_id: str, key: str) -> ObjectDocument | None:
         """The oldest object of the bucket with exactly this content."""
         return await self.collection.find_one({"bucket_id": bucket_id, "content_key": key}, sort=[("_id", 1)])
-
-    async def many(
-        self, object_ids: Sequence[str], *, fields: Sequence[str] | None = None, without: Sequence[str] = ()
-    ) -> dict[str, ObjectDocument]:
-        """The objects that exist, by id, in one round trip."""
-        found = await self.collection.find(
-            {"_id": {"$in": list(object_ids)}}, limit=len(object_ids), fields=fields, without=without
-        )
-        return {document["_id"]: document for document in found}
 
     async def change(
         self,

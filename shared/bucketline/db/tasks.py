@@ -5,7 +5,8 @@ from datetime import datetime
 from typing import NotRequired, TypedDict
 
 from bucketline.db.lease_queue import LeaseFields, LeaseQueue
-from bucketline.db.mongo import Collection, Database, Index
+from bucketline.db.mongo import Database, Index
+from bucketline.db.repository import Repository
 from bucketline.domain.status import Status
 
 
@@ -41,11 +42,13 @@ INDEXES = (
 )
 
 
-class Tasks:
+class Tasks(Repository[TaskDocument]):
     """The repository of tasks."""
 
+    name = "tasks"
+
     def __init__(self, database: Database) -> None:
-        self.collection: Collection[TaskDocument] = database.collection("tasks")
+        super().__init__(database)
         self._queue = LeaseQueue(self.collection, LeaseFields(owner="claim", due_at="due_at"))
 
     async def get(self, task_id: str) -> TaskDocument | None:

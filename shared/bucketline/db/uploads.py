@@ -6,7 +6,8 @@ from typing import NotRequired, TypedDict
 
 from pymongo import InsertOne, ReplaceOne
 
-from bucketline.db.mongo import Collection, Database, Index
+from bucketline.db.mongo import Index
+from bucketline.db.repository import Repository
 from bucketline.domain.status import Status
 
 
@@ -62,11 +63,10 @@ DELETED = "BURIED"
 CONFIRMABLE = (str(Status.PENDING), str(Status.PROCESSING))
 
 
-class Uploads:
+class Uploads(Repository[UploadDocument]):
     """The repository of uploads."""
 
-    def __init__(self, database: Database) -> None:
-        self.collection: Collection[UploadDocument] = database.collection("uploads")
+    name = "uploads"
 
     async def insert(self, documents: Sequence[UploadDocument]) -> None:
         """One round trip."""

@@ -14,7 +14,8 @@ from typing import Literal, NotRequired, TypedDict
 from pymongo import InsertOne, UpdateOne
 
 from bucketline.db.lease_queue import Changes, LeaseFields, LeaseQueue
-from bucketline.db.mongo import Collection, Database, Index
+from bucketline.db.mongo import Database, Index
+from bucketline.db.repository import Repository
 from bucketline.domain.status import FAILURES, Status
 
 Stage = Mapping[str, object]
@@ -206,11 +207,13 @@ _LEASE = LeaseFields(
 )
 
 
-class WorkUnits:
+class WorkUnits(Repository[WorkUnitDocument]):
     """The repository of work units."""
 
+    name = "work_units"
+
     def __init__(self, database: Database) -> None:
-        self.collection: Collection[WorkUnitDocument] = database.collection("work_units")
+        super().__init__(database)
         self._queue = LeaseQueue(self.collection, _LEASE)
 
     async def insert(self, documents: Sequence[WorkUnitDocument]) -> set[int]:
@@ -353,12 +356,6 @@ class WorkUnits:
                 for unit_id, rows in results.items()
             ]
         )
-
-    async def many(
-        self, unit_ids: Sequence[str], *, fields: Sequence[str] | None = None
-    ) -> dict[str, WorkUnitDocument]:
-        found = await self.collection.find({"_id": {"$in": list(unit_ids)}}, limit=len(unit_ids), fields=fields)
-        return {document["_id"]: document for document in found}
 
     async def stalled(self, before: datetime, now: datetime, *, limit: int) -> list[WorkUnitDocument]:
         """Return open units that no processor holds and that have not moved since ``before``."""

@@ -13,7 +13,7 @@ from yarl import URL
 
 from bucketline.db.blobs import blob_key
 from bucketline.devstack.stack import LocalStack
-from bucketline.domain.fingerprint import content_key
+from bucketline.domain.blob_sources import content_key
 from bucketline.events.cloudevents import REPLAY
 from bucketline.events.models import ObjectMirrored, ObjectStatusChanged
 from bucketline_dedup.subscribers import mirror_objects

@@ -1,4 +1,4 @@
-"""Bodies of the key routes."""
+"""Request and response bodies of the API-key endpoints."""
 
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -15,11 +15,11 @@ Status = Literal["active", "revoked", "expired"]
 
 
 KeyName = Annotated[Name, Field(max_length=100)]
-"""It is a segment of paths."""
+"""The name of a key, which is a path segment."""
 
 
 class KeyScope(RequestBody):
-    """A namespace that the key is restricted to, by id or name."""
+    """Restricts the key to a namespace, by id or name."""
 
     resource_type: Literal["namespace"]
     resource_id: str = Field(min_length=1, max_length=100)
@@ -27,7 +27,7 @@ class KeyScope(RequestBody):
 
 
 class CreateKey(RequestBody):
-    """Without ``scopes`` the key is valid for every namespace. What is not enforced here is refused."""
+    """Creates a key. Without ``scopes`` it is valid for every namespace. Unsupported restrictions are rejected."""
 
     model_config = example(
         {
@@ -47,11 +47,12 @@ class CreateKey(RequestBody):
     allowed_origins: Unsupported = None
 
     def granted(self) -> list[Permission] | None:
+        """Return the permissions in upper case, if any were sent."""
         return None if self.permissions is None else as_permissions(self.permissions)
 
 
 class UpdateKey(RequestBody):
-    """Only what is sent changes. ``status`` revoked ends the key; nothing brings it back."""
+    """Only the fields that are sent change. ``status`` revoked ends the key; this cannot be undone."""
 
     model_config = example({"description": "The scanner in hall 2", "permissions": ["read"]})
 
@@ -65,6 +66,7 @@ class UpdateKey(RequestBody):
     allowed_origins: Unsupported = None
 
     def granted(self) -> list[Permission] | None:
+        """Return the permissions in upper case, if any were sent."""
         return None if self.permissions is None else as_permissions(self.permissions)
 
 
@@ -86,12 +88,14 @@ _KEY_EXAMPLE: dict[str, Any] = {
 
 
 class GrantedScope(ResponseBody):
+    """A namespace that the key is restricted to."""
+
     resource_type: str = "namespace"
     resource_id: str
 
 
 class Key(ResponseBody):
-    """A key as it may be shown: nothing of its secret."""
+    """A key without its secret."""
 
     model_config = example(_KEY_EXAMPLE)
 
@@ -116,22 +120,26 @@ class Key(ResponseBody):
 
     @classmethod
     def of(cls, key: ApiKeyDocument, now: datetime) -> "Key":
-        return cls(**_shown(key, now))
+        """Return the response for a stored key."""
+        return cls(**_key_fields(key, now))
 
 
 class IssuedKey(Key):
-    """A new secret: ``key`` is the key in plain text, shown only this once."""
+    """A key with its new secret: ``key`` is the key in plain text, which is shown only once."""
 
-    model_config = example({**_KEY_EXAMPLE, "key": "sk_k3v9q2m7x1a8_(32 characters)(8 of check sum)"})
+    model_config = example({**_KEY_EXAMPLE, "key": "sk_k3v9q2m7x1a8_(32 characters)(8 of checksum)"})
 
     key: str
 
     @classmethod
     def issued(cls, issued: NewApiKey, now: datetime) -> "IssuedKey":
-        return cls(**_shown(issued.key, now), key=issued.clear)
+        """Return the response for a key with a new secret."""
+        return cls(**_key_fields(issued.key, now), key=issued.clear)
 
 
 class KeyList(ResponseBody):
+    """A user's keys."""
+
     model_config = example({"results": [_KEY_EXAMPLE], "total": 1})
 
     results: list[Key]
@@ -139,13 +147,15 @@ class KeyList(ResponseBody):
 
 
 class KeyRevoked(ResponseBody):
-    model_config = example({"message": "key revoked", "success": True})
+    """Confirms that the key was revoked."""
 
     message: str = "key revoked"
     success: bool = True
 
 
 class MeKey(ResponseBody):
+    """Describes the caller's key."""
+
     name: str
     key_type: str = "SECRET"
     permissions: list[str]
@@ -153,7 +163,7 @@ class MeKey(ResponseBody):
 
 
 class Me(ResponseBody):
-    """Who is asking. ``rate_limits`` in requests a window, by category; absent while limits are off."""
+    """The caller. ``rate_limits`` are requests per window; absent while rate limiting is disabled."""
 
     model_config = example(
         {
@@ -174,7 +184,7 @@ class Me(ResponseBody):
     principal_scoped: bool = False
 
 
-def _shown(key: ApiKeyDocument, now: datetime) -> dict[str, Any]:
+def _key_fields(key: ApiKeyDocument, now: datetime) -> dict[str, Any]:
     expires = key.get("expires_at")
     expired = expires is not None and expires <= now
     return {

@@ -1,4 +1,4 @@
-"""Managing keys over HTTP: who may, and what a request changes. The rest is the key ring's."""
+"""Manage API keys on behalf of HTTP callers."""
 
 from bucketline.api_keys.service import DEFAULT_PERMISSIONS, ApiKeySpec, NewApiKey
 from bucketline.db.api_keys import ApiKeyDocument
@@ -11,7 +11,10 @@ MAX_EMAIL = 320
 
 
 def require_key_admin(caller: Principal, user_email: str) -> str:
-    """The user whose keys are meant. A restricted key manages none: it could make one that sees more than itself."""
+    """Return the normalized e-mail address of the user whose keys the caller manages.
+
+    A restricted key manages no keys, since it could create one that may access more than itself.
+    """
     if caller.namespaces:
         raise Forbidden("a key that is restricted to some namespaces cannot manage keys")
     name, at, host = user_email.partition("@")
@@ -21,7 +24,7 @@ def require_key_admin(caller: Principal, user_email: str) -> str:
 
 
 async def create_key(deps: Container, caller: Principal, user_email: str, body: CreateKey) -> NewApiKey:
-    """A new key of the user, told in clear this once."""
+    """Create a key of the user; its plain text is returned only this once."""
     spec = ApiKeySpec(
         name=body.name,
         permissions=body.granted() or DEFAULT_PERMISSIONS,
@@ -34,8 +37,8 @@ async def create_key(deps: Container, caller: Principal, user_email: str, body: 
     return await deps.keyring.create(caller.organization_id, user, spec, created_by=caller.key_id)
 
 
-async def change_key(deps: Container, caller: Principal, user_email: str, name: str, body: UpdateKey) -> ApiKeyDocument:
-    """The key afterwards; what was taken from it is gone within the cache time of each replica."""
+async def update_key(deps: Container, caller: Principal, user_email: str, name: str, body: UpdateKey) -> ApiKeyDocument:
+    """Set the fields that were sent and return the updated key. Other replicas follow within their cache time."""
     user, organization_id = require_key_admin(caller, user_email), caller.organization_id
     sent = body.model_fields_set
     changes: dict[str, object] = {}
@@ -59,14 +62,14 @@ async def change_key(deps: Container, caller: Principal, user_email: str, name: 
 
 
 async def rotate_key(deps: Container, caller: Principal, user_email: str, name: str) -> NewApiKey:
-    """A new secret; the old one works on for the grace period."""
+    """Give the key a new secret; the old one stays valid for the grace period."""
     issued = await deps.keyring.rotate(caller.organization_id, require_key_admin(caller, user_email), name)
     deps.auth.forget()
     return issued
 
 
 async def revoke_key(deps: Container, caller: Principal, user_email: str, name: str) -> None:
-    """Ends the key, here at once and on the other replicas within their cache time."""
+    """Revoke the key: here at once, on other replicas within their cache time."""
     await deps.keyring.revoke(caller.organization_id, require_key_admin(caller, user_email), name)
     deps.auth.forget()
 

@@ -75,7 +75,7 @@ async def create_batch(
     auto_submit: AutoSubmit = None,
     trigger_processing: OtherSubmit = None,
 ) -> Batch:
-    """A draft of up to 50,000 objects, by id or by filter; submitted at once with `auto_submit`."""
+    """Create a draft of up to 50,000 objects, by id or by filters; `auto_submit` submits it at once."""
     submit = _first_given(auto_submit, trigger_processing, body.auto_submit, body.trigger_processing)
     batch = await service.create_batch(deps, scope.bucket, body, skip_validation=skip_validation, submit=submit is True)
     return await _respond(deps, batch)
@@ -85,14 +85,14 @@ async def create_batch(
 async def list_batches(
     deps: ContainerDep, scope: BucketRead, list_query: Paging, body: ListBatches | None = None
 ) -> BatchList:
-    """Newest first."""
+    """List the newest first."""
     page = await service.find_batches(deps, {"bucket_id": scope.bucket_id}, list_query, body)
     return await _respond_list(deps, page)
 
 
 @router.post(BUCKET + "/submit-all", summary="Submit all drafts of a bucket", responses=errors(400))
 async def submit_all_batches(deps: ContainerDep, scope: BucketWrite) -> SubmittedDrafts:
-    """Up to 1,000 drafts, oldest first; `has_more` is true if others remain. Empty drafts stay."""
+    """Submit up to 1,000 drafts, oldest first; `has_more` is true if others remain. Empty drafts stay."""
     return await bulk.submit_drafts(deps, scope.bucket)
 
 
@@ -100,7 +100,7 @@ async def submit_all_batches(deps: ContainerDep, scope: BucketWrite) -> Submitte
 async def bulk_submit_batches(
     deps: ContainerDep, scope: BucketWrite, body: Annotated[BulkSubmit | None, Body()] = None
 ) -> BulkSubmitted:
-    """Batches of `chunk_size` objects, created and submitted: up to 1,000,000 objects in up to 1,000 batches.
+    """Submit batches of `chunk_size` objects: up to 1,000,000 objects in up to 1,000 batches.
 
     After a 503 the batches that were submitted stay. A repeated request skips objects that have been processed by then.
     """
@@ -109,7 +109,7 @@ async def bulk_submit_batches(
 
 @router.get(BATCH, summary="Get a batch", responses=errors(400))
 async def get_batch(deps: ContainerDep, scope: BucketRead, batch_id: str) -> Batch:
-    """With its progress and all its objects."""
+    """Show the batch with its progress and all its objects."""
     return await _respond(deps, await _find(deps, scope, batch_id))
 
 
@@ -117,7 +117,7 @@ async def get_batch(deps: ContainerDep, scope: BucketRead, batch_id: str) -> Bat
 async def add_objects_to_batch(
     deps: ContainerDep, scope: BucketWrite, batch_id: str, body: AddObjects, skip_validation: SkipValidation = False
 ) -> Batch:
-    """Objects that the draft has already are ignored."""
+    """Add the objects that the draft does not have yet."""
     batch = await _find(deps, scope, batch_id)
     updated = await service.add_objects(deps, scope.bucket, batch, body, skip_validation=skip_validation)
     return await _respond(deps, updated)
@@ -131,7 +131,7 @@ async def submit_batch(
     body: Annotated[SubmitBatch | None, Body()] = None,
     force: Force = False,  # noqa: ARG001 - part of the contract
 ) -> Task:
-    """The batch is processed from here on; its task shows the progress."""
+    """Start to process the batch; its task shows the progress."""
     request = body or SubmitBatch()
     batch = await _find(deps, scope, batch_id)
     collection_ids = await service.resolve_collections(deps, scope.bucket, request.collection_ids)
@@ -143,20 +143,20 @@ async def submit_batch(
 
 @router.post(BATCH + "/cancel", summary="Cancel a batch", responses=errors(400))
 async def cancel_batch(deps: ContainerDep, scope: BucketWrite, batch_id: str, reason: Reason = None) -> Task:
-    """Work that has not started is dropped and its objects become drafts again; work that is running completes."""
+    """Drop work that has not started; its objects become drafts again. Work that is running completes."""
     canceled, unit_counts = await submission.cancel_batch(deps, await _find(deps, scope, batch_id), reason)
     return serialize_batch_task(canceled, cancellation=unit_counts)
 
 
 @router.patch(BATCH, summary="Change a batch's metadata", responses=errors(400))
 async def update_batch(deps: ContainerDep, scope: BucketWrite, batch_id: str, body: UpdateBatch) -> Batch:
-    """The metadata is replaced, in any state of the batch."""
+    """Replace the metadata, in any state of the batch."""
     return await _respond(deps, await service.update_batch(deps, await _find(deps, scope, batch_id), body))
 
 
 @router.delete(BATCH, summary="Delete a batch", responses=errors(400))
 async def delete_batch(deps: ContainerDep, scope: BucketDelete, batch_id: str) -> Deleted:
-    """Rejected while the batch is running. Its objects and documents stay."""
+    """Delete a batch that is not running. Its objects and documents stay."""
     await service.delete_batch(deps, await _find(deps, scope, batch_id))
     return Deleted(message="batch deleted")
 
@@ -165,7 +165,7 @@ async def delete_batch(deps: ContainerDep, scope: BucketDelete, batch_id: str) -
 async def retry_batch(
     deps: ContainerDep, scope: BucketWrite, batch_id: str, body: Annotated[RetryBatch | None, Body()] = None
 ) -> Retry:
-    """Runs the failed objects again. After 30 days it is not known which failed: `batch_results_expired`."""
+    """Run the failed objects again. After 30 days it is not known which failed: `batch_results_expired`."""
     request = body or RetryBatch()
     batch = await _find(deps, scope, batch_id)
     retried, count = await retries.retry_batch(deps, scope.bucket, batch, request)
@@ -182,7 +182,7 @@ async def resubmit_batch(
     trigger_processing: OtherSubmit = None,
     from_tier: TierNumber = None,  # noqa: ARG001 - the batch's dedup_strategy skips tiers that are done
 ) -> Resubmission:
-    """A finished batch becomes a draft with all its objects, and is submitted unless `auto_submit` is false."""
+    """Turn a finished batch into a draft with all its objects, and submit it unless `auto_submit` is false."""
     request = body or ResubmitBatch()
     submit = _first_given(auto_submit, trigger_processing, request.auto_submit, request.trigger_processing)
     batch = await _find(deps, scope, batch_id)
@@ -200,7 +200,7 @@ async def list_failed_documents(
     limit: Limit = 100,
     offset: Offset = 0,
 ) -> FailedDocuments:
-    """Every object that failed; after 30 days the first thousand, as the batch shows them."""
+    """List every object that failed; after 30 days the first thousand, as the batch shows them."""
     batch = await _find(deps, scope, batch_id)
     tiers = await _tiers(deps, batch)
     failures = await results.find_failures(deps, batch, tiers, tier=tier_num, collection=collection_id)
@@ -209,7 +209,7 @@ async def list_failed_documents(
 
 @router.get(BATCH + "/audit", summary="Audit a batch", responses=errors(400))
 async def audit_batch(deps: ContainerDep, scope: BucketRead, batch_id: str) -> BatchAudit:
-    """Counted from the objects and work units themselves; after 30 days, from the totals of the batch."""
+    """Count the objects and work units themselves; after 30 days, show the totals of the batch."""
     batch = await _find(deps, scope, batch_id)
     return serialize_audit(batch, await results.audit_batch(deps, batch), await _tiers(deps, batch))
 
@@ -223,7 +223,7 @@ async def search_batches(
     namespace: NamespaceHeader = None,
     fallback: NamespaceQuery = None,
 ) -> BatchList:
-    """Newest first; without a namespace, those of all namespaces that the key may access."""
+    """List the newest first; without a namespace, those of all namespaces that the key may access."""
     scope = await service.scope_of_all_buckets(deps, caller, body, namespace or fallback)
     return await _respond_list(deps, await service.find_batches(deps, scope, list_query, body))
 
@@ -236,7 +236,7 @@ async def get_batch_by_id(
     namespace: NamespaceHeader = None,
     fallback: NamespaceQuery = None,
 ) -> Batch:
-    """With its progress and all its objects."""
+    """Show the batch with its progress and all its objects."""
     return await _respond(deps, await service.find_batch_by_id(deps, caller, batch_id, namespace or fallback))
 
 
@@ -249,7 +249,7 @@ async def cancel_batch_by_id(
     namespace: NamespaceHeader = None,
     fallback: NamespaceQuery = None,
 ) -> Task:
-    """Work that has not started is dropped and its objects become drafts again; work that is running completes."""
+    """Drop work that has not started; its objects become drafts again. Work that is running completes."""
     batch = await service.find_batch_by_id(deps, caller, batch_id, namespace or fallback)
     canceled, unit_counts = await submission.cancel_batch(deps, batch, reason)
     return serialize_batch_task(canceled, cancellation=unit_counts)

@@ -1,4 +1,4 @@
-"""Bodies of the batch routes."""
+"""Request and response bodies of the batch endpoints."""
 
 from typing import Annotated, Any, Literal
 
@@ -24,7 +24,7 @@ DedupStrategy = Literal["skip", "replace", "force"]
 
 
 class BatchBody(RequestBody):
-    """What several bodies have in common: metadata that can be kept as it was sent."""
+    """Base of bodies with metadata, which must be storable as it was sent."""
 
     @field_validator("metadata", mode="after", check_fields=False)
     @classmethod
@@ -35,15 +35,17 @@ class BatchBody(RequestBody):
 
 
 class CreateBatch(BatchBody):
-    """Objects by id or by filter, not both."""
+    """Creates a batch of objects, given either by id or by filters."""
 
     model_config = example({"object_ids": ["obj_06h2v9k1m3q5s7t9v1x3"], "batch_name": "nightly-2026-03-01"})
 
     object_ids: list[ObjectId] | None = Field(default=None, min_length=1, max_length=MAX_OBJECTS)
     filters: dict[str, JsonValue] | None = None
-    limit: int | None = Field(default=None, ge=1, le=MAX_OBJECTS, description="Most objects taken by `filters`.")
+    limit: int | None = Field(
+        default=None, ge=1, le=MAX_OBJECTS, description="Limit on the objects that `filters` select."
+    )
     collection_ids: list[Identifier] | None = Field(
-        default=None, max_length=100, description="Ids or names; left out, all collections that read the bucket."
+        default=None, max_length=100, description="Ids or names; by default all collections that read the bucket."
     )
     dedup_strategy: DedupStrategy = "skip"
     metadata: dict[str, JsonValue] | None = None
@@ -54,18 +56,20 @@ class CreateBatch(BatchBody):
     @model_validator(mode="after")
     def _one_of(self) -> "CreateBatch":
         if (self.object_ids is None) == (self.filters is None):
-            raise ValueError("name the objects by object_ids or by filters, and not by both")
+            raise ValueError("give either object_ids or filters")
         return self
 
 
 class AddObjects(RequestBody):
+    """Adds objects to a draft."""
+
     model_config = example({"object_ids": ["obj_06h2v9k1m3q5s7t9v1x3"]})
 
     object_ids: list[ObjectId] = Field(min_length=1, max_length=MAX_OBJECTS)
 
 
 class UpdateBatch(BatchBody):
-    """Nothing but the metadata of a batch can change; what is sent replaces it."""
+    """Replaces the metadata; nothing else of a batch can change."""
 
     model_config = example({"metadata": {"campaign_id": "q1"}})
 
@@ -73,24 +77,24 @@ class UpdateBatch(BatchBody):
 
 
 class SubmitBatch(RequestBody):
-    """All of it optional, and so is the body."""
+    """Options of a submission; the body is optional."""
 
     model_config = example({"include_processing_history": True, "webhook_url": "https://hooks.example.com/batches"})
 
     include_processing_history: bool = Field(
-        default=True, description="Of enrichments, which there are none of here: documents are the same either way."
+        default=True, description="Accepted without effect: there are no enrichments."
     )
     collection_ids: list[Identifier] | None = Field(default=None, max_length=100)
     webhook_url: str | None = Field(
         default=None,
         max_length=2048,
         pattern=r"^[hH][tT][tT][pP][sS]?://[!-~]+$",
-        description="Called once, when the batch is over.",
+        description="Called once, when the batch has finished.",
     )
 
 
 class RetryBatch(RequestBody):
-    """Which failed objects are taken up again, in every tier."""
+    """Selects which failed objects are retried, in every tier."""
 
     model_config = example({"retry_mode": "transient_only", "max_retry_count": 3})
 
@@ -100,6 +104,8 @@ class RetryBatch(RequestBody):
 
 
 class ResubmitBatch(RequestBody):
+    """Options of a resubmission; submitted unless one of these is false."""
+
     model_config = example({"auto_submit": True})
 
     auto_submit: bool | None = None
@@ -107,24 +113,28 @@ class ResubmitBatch(RequestBody):
 
 
 class BulkSubmit(RequestBody):
-    """All of it optional, and so is the body: without ``filters``, every object of the bucket."""
+    """Options of a bulk submission; the body is optional. Without ``filters``, the whole bucket is submitted."""
 
     model_config = example({"chunk_size": 20000, "dedup_strategy": "skip"})
 
     collection_ids: list[Identifier] | None = Field(default=None, max_length=100)
     filters: dict[str, JsonValue] | None = None
-    chunk_size: int = Field(default=1000, ge=1, le=MAX_OBJECTS, description="Objects of a batch.")
+    chunk_size: int = Field(default=1000, ge=1, le=MAX_OBJECTS, description="Objects per batch.")
     dedup_strategy: DedupStrategy | None = None
-    max_objects: int | None = Field(default=None, ge=1, description="The oldest ones; all if left out.")
+    max_objects: int | None = Field(
+        default=None, ge=1, description="Submit only this many, the oldest; by default all."
+    )
 
 
 class ListBatches(ListBody):
-    """The body of a list of batches."""
+    """Filters, sorts and pages a list of batches."""
 
     status: Status | None = None
     collection_id: str | None = Field(default=None, max_length=200)
     bucket_id: str | None = Field(default=None, max_length=200)
-    namespace_id: str | None = Field(default=None, max_length=200, description="Id or name; only without a bucket.")
+    namespace_id: str | None = Field(
+        default=None, max_length=200, description="Id or name; only for lists across buckets."
+    )
 
 
 _BATCH = {
@@ -158,6 +168,8 @@ _BATCH = {
 
 
 class BatchProgress(ResponseBody):
+    """Shows how far the current run of a batch is."""
+
     processed: int
     total: int
     percent: float
@@ -169,6 +181,8 @@ class BatchProgress(ResponseBody):
 
 
 class FailedObjectRow(ResponseBody):
+    """Describes how an object failed."""
+
     object_id: str
     error: str
     error_type: Literal["transient", "permanent", "resource"]
@@ -176,6 +190,8 @@ class FailedObjectRow(ResponseBody):
 
 
 class TierTask(ResponseBody):
+    """Shows the progress of one tier of collections."""
+
     tier_num: int
     task_id: str
     status: Status
@@ -188,7 +204,7 @@ class TierTask(ResponseBody):
 
 
 class Batch(ResponseBody):
-    """A batch. `documents_resolvable`: it is over, and its documents can be read."""
+    """A batch. `documents_resolvable`: it has finished, and its documents can be read."""
 
     model_config = example(_BATCH)
 
@@ -209,7 +225,7 @@ class Batch(ResponseBody):
     dag_tiers: list[list[str]]
     progress: BatchProgress | None = None
     documents_written: int = Field(
-        default=0, description="Written by this batch, retries included; not what its objects had before."
+        default=0, description="Written by this batch including retries, without those that its objects had before."
     )
     documents_resolvable: bool = False
     failure_reason: str | None = None
@@ -231,7 +247,7 @@ class Batch(ResponseBody):
 
 
 class BatchList(ResponseBody):
-    """`object_ids` of a row are the first 100; the batch alone has all of them, and `progress.total` counts."""
+    """A page of batches, each with its first 100 `object_ids`; `progress.total` counts all."""
 
     results: list[Batch]
     total_count: int
@@ -239,20 +255,7 @@ class BatchList(ResponseBody):
 
 
 class Retry(ResponseBody):
-    """`retried_count` 0: nothing of that kind failed, and the batch stays as it is."""
-
-    model_config = example(
-        {
-            "batch_id": "btch_06h2v9k1m3q5s7t9v1x3",
-            "task_id": "task_06h2v9k1m3q5s7t9v1x4",
-            "status": "PENDING",
-            "retry_mode": "transient_only",
-            "retried_count": 3,
-            "retry_count": 1,
-            "max_retry_count": 3,
-            "message": "3 objects are taken up again",
-        }
-    )
+    """The response to a retry. `retried_count` 0: nothing of that kind failed, and the batch is unchanged."""
 
     batch_id: str
     task_id: str
@@ -265,16 +268,7 @@ class Retry(ResponseBody):
 
 
 class Resubmission(ResponseBody):
-    model_config = example(
-        {
-            "batch_id": "btch_06h2v9k1m3q5s7t9v1x3",
-            "task_id": "task_06h2v9k1m3q5s7t9v1x4",
-            "status": "PENDING",
-            "previous_status": "FAILED",
-            "object_count": 12,
-            "message": "the batch is processed again",
-        }
-    )
+    """The response to a resubmission."""
 
     batch_id: str
     task_id: str | None = None
@@ -285,7 +279,7 @@ class Resubmission(ResponseBody):
 
 
 class SubmittedBatch(ResponseBody):
-    """``error``: why the batch was not submitted; it stays a draft then."""
+    """A submitted batch. ``error`` says why it was not submitted; then it stays a draft."""
 
     batch_id: str
     status: Status
@@ -296,19 +290,7 @@ class SubmittedBatch(ResponseBody):
 
 
 class SubmittedDrafts(ResponseBody):
-    """``empty`` drafts have no objects and stay. ``has_more``: ask again for the drafts that are left."""
-
-    model_config = example(
-        {
-            "submitted": 1,
-            "failed": 0,
-            "empty": 0,
-            "total": 1,
-            "has_more": False,
-            "batches": [{"batch_id": "btch_06h2v9k1m3q5s7t9v1x3", "status": "PENDING", "object_count": 12}],
-            "message": "1 batches were submitted",
-        }
-    )
+    """The submitted drafts. ``empty`` drafts have no objects and stay. ``has_more``: others remain."""
 
     submitted: int
     failed: int
@@ -320,19 +302,7 @@ class SubmittedDrafts(ResponseBody):
 
 
 class BulkSubmitted(ResponseBody):
-    """``batch_group_id`` is in the metadata of every batch: list them by ``metadata.batch_group_id``."""
-
-    model_config = example(
-        {
-            "batch_group_id": "btch_06h2v9k1m3q5s7t9v1x2",
-            "total_objects": 12,
-            "total_batches": 1,
-            "submitted": 1,
-            "failed": 0,
-            "chunk_size": 1000,
-            "batches": [{"batch_id": "btch_06h2v9k1m3q5s7t9v1x3", "status": "PENDING", "object_count": 12}],
-        }
-    )
+    """The submitted batches. ``batch_group_id`` is in the metadata of each: filter by ``metadata.batch_group_id``."""
 
     batch_group_id: str
     total_objects: int
@@ -356,6 +326,8 @@ class FailedDocument(ResponseBody):
 
 
 class FailedDocuments(ResponseBody):
+    """A page of the objects that failed."""
+
     model_config = example(
         {
             "batch_id": "btch_06h2v9k1m3q5s7t9v1x3",
@@ -384,10 +356,10 @@ class FailedDocuments(ResponseBody):
 
 
 class BatchAudit(ResponseBody):
-    """Audit of a batch. Every object is counted in exactly one of the places below `submitted`.
+    """Audit of a batch: every submitted object is counted in exactly one of the other fields.
 
-    `from_sums`: what became of each object is known for 30 days; this is what the batch counted when it was over,
-    `completed` with those that were skipped.
+    Results of single objects are kept for 30 days. After that (`from_sums`) these are the totals that the batch had
+    when it finished, and `completed` includes skipped objects.
     """
 
     model_config = example(

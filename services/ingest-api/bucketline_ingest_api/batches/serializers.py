@@ -6,8 +6,7 @@ from dataclasses import asdict
 
 from bucketline.clock import Clock
 from bucketline.db.batches import BatchDocument, objects_to_process
-from bucketline.domain.progress import percent
-from bucketline.domain.status import BATCH_ACTIVE, FINAL, Status
+from bucketline.domain.status import BATCH_ACTIVE, FINAL, Status, percent
 from bucketline_ingest_api.batches.results import Audit, Failure, Tiers
 from bucketline_ingest_api.batches.schemas import (
     Batch,

@@ -21,7 +21,7 @@ Search = Annotated[str | None, Query(max_length=1000, description="Text in the i
 
 @router.post("", summary="Create a bucket", responses=errors(400, 409))
 async def create_bucket(deps: ContainerDep, scope: NamespaceWrite, body: CreateBucket) -> Bucket:
-    """The name must be unique in the namespace."""
+    """Choose a name that is unique in the namespace."""
     return await _respond(deps, await service.create_bucket(deps, scope.namespace_id, body))
 
 
@@ -32,7 +32,7 @@ async def list_buckets(
     list_query: Paging,
     search: Search = None,  # noqa: ARG001 - read from the query string
 ) -> BucketList:
-    """Newest first."""
+    """List the newest first."""
     return await _respond_list(deps, await service.find_buckets(deps, scope.namespace_id, list_query, None))
 
 
@@ -40,17 +40,19 @@ async def list_buckets(
 async def search_buckets(
     deps: ContainerDep, scope: NamespaceRead, list_query: Paging, body: ListBody | None = None
 ) -> BucketList:
-    """Newest first, unless the body sorts them."""
+    """List the newest first, unless the body sorts them."""
     return await _respond_list(deps, await service.find_buckets(deps, scope.namespace_id, list_query, body))
 
 
 @router.get("/{bucket_identifier}", summary="Get a bucket", responses=errors(400))
 async def get_bucket(deps: ContainerDep, scope: NamespaceRead, bucket_identifier: str) -> Bucket:
-    """By id or name."""
+    """Find the bucket by id or name."""
     return await _respond(deps, await service.find_bucket(deps, scope.namespace_id, bucket_identifier))
 
 
-@router.patch("/{bucket_identifier}", summary="Change a bucket", responses=errors(400, 409))
+@router.patch(
+    "/{bucket_identifier}", summary="Change a bucket", operation_id="patch_bucket", responses=errors(400, 409)
+)
 @router.put("/{bucket_identifier}", summary="Update a bucket", responses=errors(400, 409))
 async def update_bucket(
     deps: ContainerDep,
@@ -59,7 +61,7 @@ async def update_bucket(
     body: UpdateBucket,
     force_schema_break: Force = False,
 ) -> Bucket:
-    """Only the fields that are sent change."""
+    """Change only the fields that are sent."""
     bucket = await service.update_bucket(deps, scope.namespace_id, bucket_identifier, body, force=force_schema_break)
     return await _respond(deps, bucket)
 
@@ -71,7 +73,7 @@ async def delete_bucket(
     bucket_identifier: str,
     force_foreclose: Foreclose = False,  # noqa: ARG001 - has no effect
 ) -> BucketDeletion:
-    """A task deletes the bucket; from the request on it takes no writes."""
+    """Start a task that deletes the bucket. From the request on it takes no writes."""
     organization_id = scope.caller.organization_id
     bucket, task = await deletion.delete_bucket(deps, organization_id, scope.namespace_id, bucket_identifier)
     stats = await deps.bucket_counts.of(bucket)

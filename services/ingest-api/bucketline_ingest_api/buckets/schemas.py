@@ -6,7 +6,16 @@ from pydantic import ConfigDict, Field
 
 from bucketline.db.buckets import BucketDocument, BucketStats
 from bucketline.domain.status import Status
-from bucketline_ingest_api.schemas import Name, Pagination, RequestBody, ResponseBody, Timestamp, Unsupported, example
+from bucketline_ingest_api.schemas import (
+    ListResponse,
+    Name,
+    Pagination,
+    RequestBody,
+    ResponseBody,
+    Timestamp,
+    Unsupported,
+    example,
+)
 
 FieldType = Literal[
     "string",
@@ -234,29 +243,11 @@ class BucketListStats(ResponseBody):
     avg_size_per_bucket: float = 0.0
 
 
-class BucketList(ResponseBody):
+class BucketList(ListResponse):
     """A page of buckets; ``stats`` covers the buckets of this page."""
 
-    model_config = example(
-        {
-            "results": [],
-            "total_count": 0,
-            "pagination": {"page": 1, "page_size": 10, "next_page": None, "previous_page": None, "next_cursor": None},
-            "stats": {
-                "total_objects": 0,
-                "total_size_bytes": 0,
-                "avg_objects_per_bucket": 0.0,
-                "avg_size_per_bucket": 0.0,
-            },
-            "warnings": [],
-        }
-    )
-
     results: list[Bucket]
-    total_count: int
-    pagination: Pagination
     stats: BucketListStats
-    warnings: list[dict[str, Any]] = Field(default_factory=list)
 
     @classmethod
     def of(cls, results: list[Bucket], total: int, pagination: Pagination) -> "BucketList":
@@ -274,16 +265,6 @@ class BucketList(ResponseBody):
 
 class BucketDeletion(ResponseBody):
     """Names the task that deletes the bucket and everything in it."""
-
-    model_config = example(
-        {
-            "task_id": "task_06h2k4v9c3f8m1q7r5ty",
-            "status": "PENDING",
-            "bucket_id": "bkt_06h2k4v9c3f8m1q7r5tw",
-            "bucket_name": "invoices",
-            "object_count": 2,
-        }
-    )
 
     task_id: str
     task_type: str = "api_buckets_delete"

@@ -31,7 +31,7 @@ OtherNamespace = Annotated[UnsupportedText, Query(description="Rejected: set the
 
 @router.post("", summary="Create a collection", responses=errors(400, 409))
 async def create_collection(deps: ContainerDep, scope: NamespaceWrite, body: CreateCollection) -> Collection:
-    """The name must be unique in the namespace; the sources must exist."""
+    """Choose a name that is unique in the namespace, and sources that exist."""
     collection, warnings = await service.create_collection(deps, scope.namespace_id, body)
     return Collection.of(collection, 0, warnings)
 
@@ -45,7 +45,7 @@ async def list_collections(
     include_system: IncludeSystem = False,  # noqa: ARG001 - has no effect
     namespace_id: OtherNamespace = None,  # noqa: ARG001 - rejected by its type
 ) -> CollectionList:
-    """Newest first."""
+    """List the newest first."""
     return await _respond_list(deps, await service.find_collections(deps, scope.namespace_id, list_query, None))
 
 
@@ -53,13 +53,13 @@ async def list_collections(
 async def search_collections(
     deps: ContainerDep, scope: NamespaceRead, list_query: Paging, body: ListCollections | None = None
 ) -> CollectionList:
-    """Newest first, unless the body sorts them."""
+    """List the newest first, unless the body sorts them."""
     return await _respond_list(deps, await service.find_collections(deps, scope.namespace_id, list_query, body))
 
 
 @router.get("/{collection_identifier}", summary="Get a collection", responses=errors(400))
 async def get_collection(deps: ContainerDep, scope: NamespaceRead, collection_identifier: str) -> Collection:
-    """By id or name."""
+    """Find the collection by id or name."""
     return await _respond(deps, await service.find_collection(deps, scope.namespace_id, collection_identifier))
 
 
@@ -67,7 +67,7 @@ async def get_collection(deps: ContainerDep, scope: NamespaceRead, collection_id
 async def update_collection(
     deps: ContainerDep, scope: NamespaceWrite, collection_identifier: str, body: UpdateCollection
 ) -> Collection:
-    """Only the fields that are sent change."""
+    """Change only the fields that are sent."""
     collection = await service.update_collection(deps, scope.namespace_id, collection_identifier, body)
     return await _respond(deps, collection)
 
@@ -76,7 +76,7 @@ async def update_collection(
 async def delete_collection(
     deps: ContainerDep, scope: NamespaceDelete, collection_identifier: str
 ) -> CollectionDeleted:
-    """Rejected while other collections read this one."""
+    """Start a task that deletes the collection. Rejected while other collections read this one."""
     organization_id = scope.caller.organization_id
     collection, task = await deletion.delete_collection(
         deps, organization_id, scope.namespace_id, collection_identifier
@@ -93,7 +93,7 @@ async def delete_collection(
 async def trigger_collection(
     deps: ContainerDep, scope: NamespaceWrite, collection_identifier: str, body: TriggerCollection | None = None
 ) -> Triggered:
-    """Up to 50,000 objects of one bucket are submitted as one batch at once; more by a task, in several batches."""
+    """Submit up to 50,000 objects of one bucket as one batch at once; a task submits more, in several batches."""
     organization_id = scope.caller.organization_id
     return await triggers.trigger_collection(
         deps, organization_id, scope.namespace_id, collection_identifier, body or TriggerCollection()

@@ -1,4 +1,4 @@
-"""What a collection's documents look like, computed from its sources and its extractor. Pure."""
+"""Compute the schema of a collection's documents from its sources and its extractor."""
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -9,23 +9,23 @@ from bucketline.domain.schema import FILE_TYPES, Schema, properties
 from bucketline.errors import ValidationIssue
 from bucketline.extractors import ExtractorInfo
 
-OURS = frozenset({"document_id", "collection_id", "document_blobs", "_internal"})
+RESERVED_NAMES = frozenset({"document_id", "collection_id", "document_blobs", "_internal"})
 """Names at a document's root that no field can have."""
 
 _AT = ("body", "feature_extractor")
 
 
-def merged(schemas: Sequence[Schema]) -> dict[str, object]:
-    """What objects of any of these sources may have. Where two differ, the first is told."""
-    found: dict[str, object] = {}
+def merge_schemas(schemas: Sequence[Schema]) -> dict[str, object]:
+    """Return the schema with the fields of all sources; where two differ, the first one counts."""
+    fields: dict[str, object] = {}
     for schema in schemas:
         for name, field in properties(schema).items():
-            found.setdefault(name, dict(field))
-    return {"properties": found}
+            fields.setdefault(name, dict(field))
+    return {"properties": fields}
 
 
-def passthrough_faults(rules: Sequence[FieldPassthrough], mappings: Mapping[str, str]) -> list[ValidationIssue]:
-    """Paths that cannot be read or written."""
+def passthrough_issues(rules: Sequence[FieldPassthrough], mappings: Mapping[str, str]) -> list[ValidationIssue]:
+    """Return an issue for every path that cannot be read or written."""
     faults = []
     for index, rule in enumerate(rules):
         at = (*_AT, "field_passthrough", index)
@@ -33,17 +33,23 @@ def passthrough_faults(rules: Sequence[FieldPassthrough], mappings: Mapping[str,
             if (reason := path_fault(path)) is not None:
                 faults.append(ValidationIssue("field_path", (*at, key), reason))
         root = target_of(rule).partition(".")[0]
-        if root in OURS or root.startswith("_"):
+        if root in RESERVED_NAMES or root.startswith("_"):
             faults.append(ValidationIssue("reserved", (*at, "target_path"), f"{root!r} is set by the server"))
     for name, path in mappings.items():
         if (reason := path_fault(path)) is not None:
             faults.append(ValidationIssue("field_path", (*_AT, "input_mappings", name[:100]), reason))
         if not name or len(name) > 100 or name.startswith("$") or "." in name or "\0" in name:
-            faults.append(ValidationIssue("input_name", (*_AT, "input_mappings"), "an input has a plain name"))
+            faults.append(
+                ValidationIssue(
+                    "input_name",
+                    (*_AT, "input_mappings"),
+                    "an input name must not be empty, longer than 100 characters, start with $ or contain a dot",
+                )
+            )
     return faults
 
 
-def output_schema(
+def build_output_schema(
     source: Schema,
     info: ExtractorInfo,
     parameters: Mapping[str, object],
@@ -51,32 +57,36 @@ def output_schema(
     *,
     include_all: bool,
 ) -> dict[str, object]:
-    """Fields of the source that are passed through, then those of the extractor, which win.
+    """Return the fields that are passed through and those of the extractor, which take precedence.
 
-    Fields that no schema declares are passed through as well, but nothing can be said about them.
+    Fields that no schema declares are passed through as well, but are not part of the output schema.
     """
     found: dict[str, object] = {}
     declared = properties(source)
     if include_all:
-        found |= {name: _plain(field) for name, field in declared.items() if field["type"] not in FILE_TYPES}
+        found |= {
+            name: _without_constraints(field) for name, field in declared.items() if field["type"] not in FILE_TYPES
+        }
     for rule in rules:
-        field = field_at(source, rule["source_path"])
+        field = find_field(source, rule["source_path"])
         if field is not None:
-            _put(found, target_of(rule).split("."), _plain(field))
+            _set_field(found, target_of(rule).split("."), _without_constraints(field))
     return {
         "properties": found | {name: dict(field) for name, field in properties(info.schema_for(parameters)).items()}
     }
 
 
-def warnings(source: Schema, rules: Sequence[FieldPassthrough], mappings: Mapping[str, str]) -> list[str]:
-    """Fields that the collection reads and no source declares. Producers may send them all the same."""
+def undeclared_field_warnings(
+    source: Schema, rules: Sequence[FieldPassthrough], mappings: Mapping[str, str]
+) -> list[str]:
+    """Return a warning for every field that the collection reads and no source declares."""
     paths = [rule["source_path"] for rule in rules] + list(mappings.values())
-    unknown = [path for path in dict.fromkeys(paths) if field_at(source, path) is None]
+    unknown = [path for path in dict.fromkeys(paths) if find_field(source, path) is None]
     return [f"'{path}' is not declared in the schema of the source" for path in unknown[:100]]
 
 
-def field_at(schema: Schema, path: str) -> Mapping[str, object] | None:
-    """What the schema says about a dotted path."""
+def find_field(schema: Schema, path: str) -> Mapping[str, object] | None:
+    """Return the declaration of the field at a dotted path."""
     holder: Mapping[str, object] = schema
     field: Mapping[str, object] | None = None
     for name in path.split("."):
@@ -87,12 +97,12 @@ def field_at(schema: Schema, path: str) -> Mapping[str, object] | None:
     return field
 
 
-def _plain(field: Mapping[str, object]) -> dict[str, object]:
-    """A document may lack what its object had to have. A copy to its depth: others are put into it."""
+def _without_constraints(field: Mapping[str, object]) -> dict[str, object]:
+    """Return a deep copy of the declaration without ``required`` and ``default``, which documents need not fulfil."""
     return {key: deepcopy(value) for key, value in field.items() if key not in ("required", "default")}
 
 
-def _put(holder: dict[str, object], path: Sequence[str], field: dict[str, object]) -> None:
+def _set_field(holder: dict[str, object], path: Sequence[str], field: dict[str, object]) -> None:
     *steps, last = path
     for step in steps:
         outer = holder.setdefault(step, {"type": "object", "properties": {}})

@@ -1,4 +1,4 @@
-"""Bodies of the collection routes."""
+"""Request and response bodies of the collection endpoints."""
 
 from typing import Annotated, Any, Literal, Self
 
@@ -7,6 +7,7 @@ from pydantic import ConfigDict, Field, model_validator
 from bucketline.db.collections import CollectionDocument
 from bucketline_ingest_api.schemas import (
     ListBody,
+    ListResponse,
     Name,
     Pagination,
     RequestBody,
@@ -29,7 +30,7 @@ _EXTRACTOR = {
 
 
 class SourceConfig(RequestBody):
-    """What the collection reads: buckets, or other collections. By id or name."""
+    """Names what the collection reads, by id or name: buckets, or other collections."""
 
     type: Literal["bucket", "collection"]
     bucket_ids: Identifiers | None = None
@@ -43,14 +44,18 @@ class SourceConfig(RequestBody):
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
         if self.type == "bucket" and (not self.bucket_ids or self.collection_ids or self.collection_id):
-            raise ValueError("a source of type bucket has bucket_ids, and nothing of collections")
+            raise ValueError(
+                "a source of type bucket needs bucket_ids and must not have collection_ids or collection_id"
+            )
         if self.type == "collection" and (self.bucket_ids or bool(self.collection_ids) == bool(self.collection_id)):
-            raise ValueError("a source of type collection has collection_ids or collection_id, and no bucket_ids")
+            raise ValueError(
+                "a source of type collection needs either collection_ids or collection_id and must not have bucket_ids"
+            )
         return self
 
 
 class Passthrough(RequestBody):
-    """A field of the source that documents get too. ``target_path`` defaults to the last part of ``source_path``."""
+    """Copies a field of the source to documents. ``target_path`` defaults to the last part of ``source_path``."""
 
     source_path: Path
     target_path: Path | None = None
@@ -59,7 +64,7 @@ class Passthrough(RequestBody):
 
 
 class InputMapping(RequestBody):
-    """One input of the extractor, in the long form."""
+    """Maps a field to an input of the extractor, in the long form."""
 
     input_key: str = Field(min_length=1, max_length=100)
     source_type: Literal["payload"] | None = None
@@ -68,7 +73,7 @@ class InputMapping(RequestBody):
 
 
 class FeatureExtractor(RequestBody):
-    """Which extractor, and how it is run. ``params`` is an alias for ``parameters``."""
+    """Selects and configures the extractor. ``params`` is an alias for ``parameters``."""
 
     model_config = example(_EXTRACTOR)
 
@@ -81,13 +86,14 @@ class FeatureExtractor(RequestBody):
     params: dict[str, Any] | None = None
 
     def mappings(self) -> dict[str, str]:
+        """Return the paths of the mapped inputs, from either form."""
         if isinstance(self.input_mappings, list):
             return {mapping.input_key: mapping.path for mapping in self.input_mappings}
         return dict(self.input_mappings or {})
 
 
 class CollectionBody(RequestBody):
-    """What a collection of the managed service may do beyond making documents."""
+    """Rejects the features of the managed service that go beyond creating documents."""
 
     features: Unsupported = None
     schedule: Unsupported = None
@@ -100,7 +106,7 @@ class CollectionBody(RequestBody):
 
 
 class CreateCollection(CollectionBody):
-    """Its input schema is that of its sources."""
+    """Creates a collection; its input schema is that of its sources."""
 
     model_config = example({"collection_name": "invoice-docs", "source": _SOURCE, "feature_extractor": _EXTRACTOR})
 
@@ -114,7 +120,7 @@ class CreateCollection(CollectionBody):
 
 
 class UpdateCollection(CollectionBody):
-    """Only what is sent changes. Its source and its extractor are fixed: create another collection for that."""
+    """Only the fields that are sent change. The source and the extractor of a collection are fixed."""
 
     model_config = example({"description": "Invoices of 2026", "enabled": False})
 
@@ -130,10 +136,12 @@ class UpdateCollection(CollectionBody):
 class ListCollections(ListBody):
     """The body of a list of collections."""
 
-    include_system: bool = Field(default=False, description="There are no system collections here.")
+    include_system: bool = Field(default=False, description="Accepted without effect: there are no system collections.")
 
 
 class Collection(ResponseBody):
+    """A collection with the number of its documents."""
+
     model_config = example(
         {
             "collection_id": "col_06h2k4v9c3f8m1q7r5tw",
@@ -166,6 +174,7 @@ class Collection(ResponseBody):
 
     @classmethod
     def of(cls, collection: CollectionDocument, document_count: int, warnings: list[str] | None = None) -> "Collection":
+        """Return the response for a stored collection."""
         extractor, source = collection["extractor"], collection["source"]
         ids = "bucket_ids" if source["type"] == "bucket" else "collection_ids"
         return cls(
@@ -194,32 +203,22 @@ class Collection(ResponseBody):
 
 
 class CollectionListStats(ResponseBody):
+    """Sums over a page of collections."""
+
     total_documents: int = 0
     avg_documents_per_collection: float = 0.0
     total_feature_extractors: int = 0
 
 
-class CollectionList(ResponseBody):
-    """``stats`` is about the collections of this page."""
-
-    model_config = example(
-        {
-            "results": [],
-            "total_count": 0,
-            "pagination": {"page": 1, "page_size": 10, "next_page": None, "previous_page": None, "next_cursor": None},
-            "stats": {"total_documents": 0, "avg_documents_per_collection": 0.0, "total_feature_extractors": 0},
-            "warnings": [],
-        }
-    )
+class CollectionList(ListResponse):
+    """A page of collections; ``stats`` covers the collections of this page."""
 
     results: list[Collection]
-    total_count: int
-    pagination: Pagination
     stats: CollectionListStats
-    warnings: list[dict[str, Any]] = Field(default_factory=list)
 
     @classmethod
     def of(cls, results: list[Collection], total: int, pagination: Pagination) -> "CollectionList":
+        """Return the response for a page of collections."""
         documents = sum(collection.document_count for collection in results)
         extractors = {collection.feature_extractor["feature_extractor_id"] for collection in results}
         stats = CollectionListStats(
@@ -231,16 +230,7 @@ class CollectionList(ResponseBody):
 
 
 class CollectionDeleted(ResponseBody):
-    """``task_id`` tells when the last document is gone, where that takes long."""
-
-    model_config = example(
-        {
-            "message": "deleted",
-            "success": True,
-            "collection_id": "col_06h2k4v9c3f8m1q7r5tw",
-            "task_id": "task_06h2k4v9c3f8m1q7r5ty",
-        }
-    )
+    """Confirms the deletion. The task completes when the last document has been removed."""
 
     message: str = "deleted"
     success: bool = True
@@ -249,7 +239,7 @@ class CollectionDeleted(ResponseBody):
 
 
 class TriggerCollection(RequestBody):
-    """Which objects to run; without anything, all of the collection's sources."""
+    """Selects the objects to run; by default all objects of the collection's sources."""
 
     model_config = ConfigDict(**example({"dedup_strategy": "skip"}))
 
@@ -262,7 +252,7 @@ class TriggerCollection(RequestBody):
 
 
 class Triggered(ResponseBody):
-    """``batch_id`` is null where the source is so large that the batches are made afterwards, by the task."""
+    """Names the batch, or the task that creates the batches; then ``batch_id`` is null."""
 
     model_config = example(
         {

@@ -71,7 +71,7 @@ async def create_collection(
     source, schema = await _resolve_source(deps, namespace_id, body.source)
     extractor = await _find_extractor(deps, body.feature_extractor)
     config = _extractor_config(body.feature_extractor, extractor)
-    faults = output_schema.passthrough_faults(config["field_passthrough"], config["input_mappings"])
+    faults = output_schema.passthrough_issues(config["field_passthrough"], config["input_mappings"])
     faults += free_form_faults(body.metadata or {}, ("body", "metadata"))
     faults += free_form_faults(config["parameters"], ("body", "feature_extractor", "parameters"))
     faults += free_form_faults([rule["default"] for rule in config["field_passthrough"]], ("body", "feature_extractor"))
@@ -87,7 +87,7 @@ async def create_collection(
         "source": source,
         "extractor": config,
         "input_schema": schema,
-        "output_schema": output_schema.output_schema(
+        "output_schema": output_schema.build_output_schema(
             schema,
             extractor.info,
             config["parameters"],
@@ -110,7 +110,9 @@ async def create_collection(
         await deps.collections.collection.delete_one({"_id": collection["_id"]})
         raise
     deps.forget_buckets()
-    return collection, output_schema.warnings(schema, config["field_passthrough"], config["input_mappings"])
+    return collection, output_schema.undeclared_field_warnings(
+        schema, config["field_passthrough"], config["input_mappings"]
+    )
 
 
 async def update_collection(
@@ -185,13 +187,13 @@ async def _resolve_source(
                 raise NotFound.of("bucket", identifier)
             buckets.append(bucket)
         bucket_ids = list(dict.fromkeys(bucket["_id"] for bucket in buckets))
-        schema = output_schema.merged([bucket["schema"] for bucket in buckets])
+        schema = output_schema.merge_schemas([bucket["schema"] for bucket in buckets])
         return {"type": "bucket", "bucket_ids": bucket_ids, "collection_ids": []}, schema
     identifiers = config.collection_ids or ([config.collection_id] if config.collection_id else [])
     sources = [await find_collection(deps, namespace_id, identifier) for identifier in identifiers]
     await _check_depth(deps, sources)
     collection_ids = list(dict.fromkeys(source["_id"] for source in sources))
-    schema = output_schema.merged([source["output_schema"] for source in sources])
+    schema = output_schema.merge_schemas([source["output_schema"] for source in sources])
     return {"type": "collection", "bucket_ids": [], "collection_ids": collection_ids}, schema
 
 

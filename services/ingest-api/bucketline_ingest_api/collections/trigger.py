@@ -24,7 +24,7 @@ from bucketline.ids import derived
 from bucketline_ingest_api.batches.schemas import MAX_OBJECTS, DedupStrategy
 from bucketline_ingest_api.batches.service import new_draft
 from bucketline_ingest_api.batches.submission import submit_batch
-from bucketline_ingest_api.collections.output_schema import merged
+from bucketline_ingest_api.collections.output_schema import merge_schemas
 from bucketline_ingest_api.collections.schemas import TriggerCollection, Triggered
 from bucketline_ingest_api.collections.service import find_collection
 from bucketline_ingest_api.container import Container
@@ -163,7 +163,7 @@ async def _plan(deps: Container, collection: CollectionDocument, body: TriggerCo
             included.add(bucket["_id"])
         bucket_ids = [bucket_id for bucket_id in bucket_ids if bucket_id in included]
     scope: Mapping[str, object] = {} if body.object_ids is None else {"_id": {"$in": body.object_ids}}
-    spec = replace(OBJECTS, moments=Moments(merged([bucket["schema"] for bucket in buckets])))
+    spec = replace(OBJECTS, moments=Moments(merge_schemas([bucket["schema"] for bucket in buckets])))
     selected = select_rows(scope, spec, body.source_filters, location=("body", "source_filters"))
     tiers = await deps.collections.downstream([collection])
     return TriggerPlan(collection, bucket_ids, [row["_id"] for tier in tiers for row in tier], len(tiers), selected)

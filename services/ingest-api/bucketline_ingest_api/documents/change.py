@@ -16,7 +16,7 @@ from bucketline.db.objects import MAX_OBJECT_BYTES
 from bucketline.domain.field_validation import name_fault, shown, storable_faults
 from bucketline.domain.schema import MAX_FAULTS, same
 from bucketline.errors import PayloadTooLarge, ServiceUnavailable, ValidationFailed, ValidationIssue
-from bucketline_ingest_api.collections.output_schema import OURS
+from bucketline_ingest_api.collections.output_schema import RESERVED_NAMES
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.documents.service import get_document
 
@@ -58,7 +58,7 @@ def _faults(sent: Mapping[str, object]) -> list[ValidationIssue]:
     faults: list[ValidationIssue] = []
     for name, value in sent.items():
         at = ("body", shown(name))
-        if name in OURS or name.startswith("_"):
+        if name in RESERVED_NAMES or name.startswith("_"):
             faults.append(ValidationIssue("reserved", at, f"{shown(name)!r} is set by the server"))
         elif (reason := name_fault(name)) is not None:
             faults.append(ValidationIssue("field_name", at, reason))

@@ -28,13 +28,13 @@ Force = Annotated[bool, Query(description="Delete even while batches run.")]
 
 @router.post("", summary="Create a namespace", responses=errors(400, 409))
 async def create_namespace(deps: ContainerDep, caller: WritePrincipal, body: CreateNamespace) -> Namespace:
-    """The name must be unique in the organization."""
+    """Choose a name that is unique in the organization."""
     return Namespace.of(await service.create_namespace(deps, caller, body))
 
 
 @router.get("", summary="List namespaces", responses=errors(400))
 async def list_namespaces(deps: ContainerDep, caller: ReadPrincipal, list_query: Paging) -> NamespaceList:
-    """Newest first: the namespaces that the key may access."""
+    """List the namespaces that the key may access, newest first."""
     return await _respond_list(deps, await service.find_namespaces(deps, caller, list_query, None))
 
 
@@ -47,31 +47,33 @@ async def search_namespaces(
     include_system: IncludeSystem = False,  # noqa: ARG001 - has no effect
     view: View = "full",  # noqa: ARG001 - has no effect
 ) -> NamespaceList:
-    """Newest first, unless the body sorts them."""
+    """List the newest first, unless the body sorts them."""
     return await _respond_list(deps, await service.find_namespaces(deps, caller, list_query, body))
 
 
 @router.get("/{namespace_identifier}", summary="Get a namespace", responses=errors())
 async def get_namespace(deps: ContainerDep, caller: ReadPrincipal, namespace_identifier: str) -> Namespace:
-    """By id or name."""
+    """Find the namespace by id or name."""
     namespace = await service.find_namespace(deps, caller, namespace_identifier, deleting=True)
     return await _respond(deps, namespace)
 
 
 @router.get("/{namespace_identifier}/stats", summary="Count the contents of a namespace", responses=errors())
 async def get_namespace_stats(deps: ContainerDep, caller: ReadPrincipal, namespace_identifier: str) -> NamespaceStats:
-    """Exact up to 20,000 of a kind; above that at most ten seconds old."""
+    """Count exactly up to 20,000 of a kind; larger counts are at most ten seconds old."""
     namespace = await service.find_namespace(deps, caller, namespace_identifier)
     [counts] = await service.count_contents(deps, [namespace])
     return NamespaceStats(namespace_id=namespace["_id"], **counts)
 
 
-@router.patch("/{namespace_identifier}", summary="Change a namespace", responses=errors(400, 409))
+@router.patch(
+    "/{namespace_identifier}", summary="Change a namespace", operation_id="patch_namespace", responses=errors(400, 409)
+)
 @router.put("/{namespace_identifier}", summary="Update a namespace", responses=errors(400, 409))
 async def update_namespace(
     deps: ContainerDep, caller: WritePrincipal, namespace_identifier: str, body: UpdateNamespace
 ) -> Namespace:
-    """Only the fields that are sent change."""
+    """Change only the fields that are sent."""
     return await _respond(deps, await service.update_namespace(deps, caller, namespace_identifier, body))
 
 
@@ -79,7 +81,7 @@ async def update_namespace(
 async def delete_namespace(
     deps: ContainerDep, caller: DeletePrincipal, namespace_identifier: str, force: Force = False
 ) -> NamespaceDeletion:
-    """A task deletes the namespace; from the request on it takes no writes."""
+    """Start a task that deletes the namespace. From the request on it takes no writes."""
     namespace = await service.find_namespace(deps, caller, namespace_identifier, deleting=True)
     namespace, task = await deletion.delete_namespace(deps, namespace, force=force)
     return NamespaceDeletion(

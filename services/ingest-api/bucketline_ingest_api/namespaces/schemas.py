@@ -1,11 +1,12 @@
 """Request and response bodies of the namespace endpoints."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
 from bucketline.db.namespaces import NamespaceDocument
 from bucketline_ingest_api.schemas import (
+    ListResponse,
     Moment,
     Name,
     Pagination,
@@ -141,30 +142,11 @@ class NamespaceListStats(ResponseBody):
     total_objects: int = 0
 
 
-class NamespaceList(ResponseBody):
+class NamespaceList(ListResponse):
     """A page of namespaces; ``stats`` covers the namespaces of this page."""
 
-    model_config = example(
-        {
-            "results": [_EXAMPLE],
-            "total_count": 1,
-            "pagination": {"page": 1, "page_size": 10, "next_page": None, "previous_page": None, "next_cursor": None},
-            "stats": {
-                "total_documents": 17,
-                "total_documents_complete": True,
-                "total_buckets": 1,
-                "total_collections": 1,
-                "total_objects": 17,
-            },
-            "warnings": [],
-        }
-    )
-
     results: list[Namespace]
-    total_count: int
-    pagination: Pagination
     stats: NamespaceListStats
-    warnings: list[dict[str, Any]] = Field(default_factory=list)
 
     @classmethod
     def of(cls, results: list[Namespace], total: int, pagination: Pagination) -> "NamespaceList":
@@ -181,17 +163,6 @@ class NamespaceList(ResponseBody):
 class NamespaceStats(ResponseBody):
     """Counts the contents of a namespace."""
 
-    model_config = example(
-        {
-            "namespace_id": "ns_06h2k4v9c3f8m1q7r5tw",
-            "document_count": 17,
-            "document_count_complete": True,
-            "bucket_count": 1,
-            "collection_count": 1,
-            "object_count": 17,
-        }
-    )
-
     namespace_id: str
     document_count: int
     document_count_complete: bool = True
@@ -202,15 +173,6 @@ class NamespaceStats(ResponseBody):
 
 class NamespaceDeletion(ResponseBody):
     """Names the task that deletes the namespace and everything in it."""
-
-    model_config = example(
-        {
-            "task_id": "task_06h2k4v9c3f8m1q7r5ty",
-            "status": "PENDING",
-            "namespace_id": "ns_06h2k4v9c3f8m1q7r5tw",
-            "namespace_name": "demo",
-        }
-    )
 
     task_id: str
     task_type: str = "api_namespaces_delete"

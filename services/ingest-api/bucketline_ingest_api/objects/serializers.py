@@ -11,7 +11,7 @@ from bucketline.db.batches import task_of
 from bucketline.db.blobs import blob_key
 from bucketline.db.objects import BlobDocument, ObjectDocument
 from bucketline.domain.field_validation import CREATE_FIELDS, RESERVED
-from bucketline.domain.filenames import safe_filename
+from bucketline.domain.media_types import safe_filename
 from bucketline.domain.status import FINAL
 
 ALWAYS_SHOWN = ("object_id", "bucket_id")

@@ -11,7 +11,7 @@ from typing import Any
 from bucketline.db.buckets import BucketDocument
 from bucketline.db.documents import DocumentDocument
 from bucketline.db.objects import BlobDocument, ObjectDocument
-from bucketline.domain.filenames import safe_filename
+from bucketline.domain.media_types import safe_filename
 from bucketline.domain.moments import MOMENTS, Moments
 from bucketline.domain.pagination import OBJECTS
 from bucketline.domain.schema import properties

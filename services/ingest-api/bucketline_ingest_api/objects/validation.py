@@ -15,12 +15,13 @@ from bucketline.domain.blob_sources import (
     PropertiesSource,
     Source,
     UploadSource,
+    content_key,
     declared_type,
     free_form,
     parse_data,
+    properties_hash,
 )
 from bucketline.domain.field_validation import custom_faults, promoted, storable_faults
-from bucketline.domain.fingerprint import content_key, properties_hash
 from bucketline.domain.schema import (
     METADATA_TYPES,
     Location,

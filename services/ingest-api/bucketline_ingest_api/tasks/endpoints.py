@@ -18,19 +18,19 @@ async def list_tasks(
     body: ListTasks | None = None,
     namespace: NamespaceHeader = None,
 ) -> TaskList:
-    """Without a namespace, the tasks of all namespaces that the key may access."""
+    """List the tasks of one namespace, or of all that the key may access."""
     namespace_id = (await deps.auth.namespace(caller, namespace))["_id"] if namespace else None
     return await service.find_tasks(deps, caller, list_query, body, namespace_id=namespace_id)
 
 
 @router.get("/{task_id}", summary="Get a task", responses=errors())
 async def get_task(deps: ContainerDep, caller: ReadPrincipal, task_id: str) -> Task:
-    """A stored task, or the task of a submitted batch."""
+    """Show the progress of the work, also for the task of a submitted batch."""
     return service.serialize_task(await service.find_task(deps, caller, task_id))
 
 
 @router.delete("/{task_id}", summary="Delete the record of a task; its work goes on", responses=errors())
 async def delete_task(deps: ContainerDep, caller: DeletePrincipal, task_id: str) -> Deleted:
-    """Idempotent. To stop the work of a batch, cancel the batch."""
+    """Remove the record only; to stop a batch, cancel the batch. Idempotent."""
     await service.remove_task(deps, caller, task_id)
     return Deleted(message="task deleted")

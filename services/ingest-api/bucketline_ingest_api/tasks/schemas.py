@@ -1,4 +1,4 @@
-"""Bodies of the task routes."""
+"""Request and response bodies of the task endpoints."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ _TASK = {
 
 
 class Task(ResponseBody):
-    """Asynchronous work that a caller may follow."""
+    """Asynchronous work that a client can follow."""
 
     model_config = example(_TASK)
 
@@ -32,7 +32,7 @@ class Task(ResponseBody):
 
 
 class ListTasks(ListBody):
-    """The body of a list of tasks."""
+    """Filters, sorts and pages a list of tasks."""
 
     model_config = example({"status": "PENDING", "task_type": "api_buckets_batches_process", "limit": 20})
 
@@ -41,6 +41,8 @@ class ListTasks(ListBody):
 
 
 class TaskList(ResponseBody):
+    """A page of tasks."""
+
     model_config = example(
         {
             "results": [_TASK],

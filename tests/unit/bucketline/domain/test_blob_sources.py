@@ -21,9 +21,11 @@ from bucketline.domain.blob_sources import (
     TextSource,
     UploadSource,
     UrlSource,
+    content_key,
     free_form,
     from_document,
     parse_data,
+    properties_hash,
 )
 from bucketline.domain.text_encodings import charset_of, codec_of
 
@@ -361,3 +363,34 @@ def test_text_that_begins_with_a_url_stays_text(data: str) -> None:
 @pytest.mark.parametrize("data", ["https://example.com/my%20file.txt", "https://example.com/münchen/👩‍👩‍👧.png"])
 def test_url_without_blanks_names_its_bytes(data: str) -> None:
     assert parse_data("text", data, allow_file=False) == UrlSource(data)
+
+
+A, B = "sha256:" + "a" * 64, "sha256:" + "b" * 64
+
+
+def test_content_key_with_blobs_in_another_order_is_equal() -> None:
+    assert content_key([("note", A), ("photo", B)]) == content_key([("photo", B), ("note", A)])
+
+
+def test_content_key_with_other_bytes_properties_or_counts_differs() -> None:
+    keys = [
+        content_key(rows)
+        for rows in (
+            [("note", A)],
+            [("note", B)],
+            [("photo", A)],
+            [("note", A), ("note", A)],
+            [("note", A), ("note", B)],
+        )
+    ]
+    assert len(set(keys)) == len(keys)
+
+
+def test_content_key_without_blobs_is_none() -> None:
+    assert content_key([]) is None
+
+
+def test_properties_hash_compares_values_and_is_no_sha256() -> None:
+    assert properties_hash({"a": 1, "b": {"c": 2}}) == properties_hash({"b": {"c": 2}, "a": 1})
+    assert properties_hash({"a": 1}) != properties_hash({"a": 2})
+    assert not properties_hash({}).startswith("sha256:")

@@ -13,6 +13,7 @@ from bucketline.domain.status import (
     RANK_QUEUED,
     Status,
     batch_outcome,
+    percent,
     supersedes,
 )
 
@@ -74,3 +75,11 @@ def test_an_object_never_goes_back(events: list[State]) -> None:
 )
 def test_the_outcome_of_a_batch(total: int, failed: int, outcome: Status) -> None:
     assert batch_outcome(total, failed) is outcome
+
+
+@pytest.mark.parametrize(
+    ("processed", "total", "expected"),
+    [(0, 3, 0.0), (1, 3, 33.33), (49_999, 50_000, 99.99), (50_000, 50_000, 100.0), (0, 0, 100.0), (4, 3, 100.0)],
+)
+def test_percent_is_100_only_when_complete(processed: int, total: int, expected: float) -> None:
+    assert percent(processed, total) == expected

@@ -7,7 +7,12 @@ import pytest
 
 from bucketline.db.collections import FieldPassthrough
 from bucketline.extractors import ExtractorInfo
-from bucketline_ingest_api.collections.output_schema import merged, output_schema, passthrough_faults, warnings
+from bucketline_ingest_api.collections.output_schema import (
+    build_output_schema,
+    merge_schemas,
+    passthrough_issues,
+    undeclared_field_warnings,
+)
 
 SOURCE = {
     "properties": {
@@ -29,10 +34,10 @@ def rule(source: str, target: str | None = None) -> FieldPassthrough:
 
 
 def of(*rules: FieldPassthrough, include_all: bool = False, **parameters: object) -> Any:
-    return output_schema(SOURCE, INFO, parameters, rules, include_all=include_all)["properties"]
+    return build_output_schema(SOURCE, INFO, parameters, rules, include_all=include_all)["properties"]
 
 
-def test_passed_fields_come_under_their_last_name_and_are_never_required() -> None:
+def test_passed_through_fields_take_the_last_name_and_are_optional() -> None:
     assert of(rule("sku"), rule("vendor.name")) == {
         "sku": {"type": "string"},
         "name": {"type": "string"},
@@ -40,43 +45,46 @@ def test_passed_fields_come_under_their_last_name_and_are_never_required() -> No
     }
 
 
-def test_a_target_may_be_nested() -> None:
+def test_nested_target_paths_create_objects() -> None:
     assert of(rule("sku", "ids.sku"), rule("vendor.vat", "ids.vat"))["ids"] == {
         "type": "object",
         "properties": {"sku": {"type": "string"}, "vat": {"type": "integer"}},
     }
 
 
-def test_the_schema_of_the_source_stays_as_it_is() -> None:
-    """It is the bucket's, which is kept for a while and checks what producers send."""
+def test_build_does_not_modify_the_source_schema() -> None:
     before = deepcopy(SOURCE)
     vendor = of(rule("sku", "vendor.sku"), include_all=True)["vendor"]
     assert set(vendor["properties"]) == {"name", "vat", "sku"}
     of(rule("vendor"), rule("photo", "vendor.photo"))
-    output_schema(merged([SOURCE]), INFO, {}, [rule("vendor"), rule("sku", "vendor.sku")], include_all=False)
+    build_output_schema(
+        merge_schemas([SOURCE]), INFO, {}, [rule("vendor"), rule("sku", "vendor.sku")], include_all=False
+    )
     assert before == SOURCE
 
 
-def test_all_fields_but_the_files_are_included() -> None:
+def test_include_all_includes_every_field_except_files() -> None:
     assert set(of(include_all=True)) == {"sku", "vendor", "words"}
 
 
-def test_the_extractor_has_the_last_word_and_depends_on_its_parameters() -> None:
+def test_fields_of_the_extractor_take_precedence_and_depend_on_its_parameters() -> None:
     assert of(rule("sku", "words"), **{"as": "string"}) == {"words": {"type": "string"}}
 
 
-def test_a_file_passed_by_name_is_told_and_an_undeclared_field_is_not() -> None:
+def test_undeclared_fields_are_warned_about_and_not_part_of_the_schema() -> None:
     assert set(of(rule("photo"), rule("colour"), rule("vendor.city"))) == {"photo", "words"}
-    assert warnings(SOURCE, [rule("sku"), rule("colour")], {"text": "vendor.city", "more": "colour"}) == [
+    assert undeclared_field_warnings(
+        SOURCE, [rule("sku"), rule("colour")], {"text": "vendor.city", "more": "colour"}
+    ) == [
         "'colour' is not declared in the schema of the source",
         "'vendor.city' is not declared in the schema of the source",
     ]
 
 
-def test_of_two_sources_the_first_one_names_the_type() -> None:
+def test_merge_with_conflicting_types_keeps_the_first() -> None:
     one = {"properties": {"a": {"type": "string"}}}
     other = {"properties": {"a": {"type": "date"}, "b": {"type": "date"}}}
-    assert merged([one, other]) == {"properties": {"a": {"type": "string"}, "b": {"type": "date"}}}
+    assert merge_schemas([one, other]) == {"properties": {"a": {"type": "string"}, "b": {"type": "date"}}}
 
 
 @pytest.mark.parametrize(
@@ -94,16 +102,16 @@ def test_of_two_sources_the_first_one_names_the_type() -> None:
         ("a\0", None),
     ],
 )
-def test_paths_that_cannot_be_read_or_written_are_told(source: str, target: str | None) -> None:
-    [*faults] = passthrough_faults([rule(source, target)], {})
+def test_passthrough_with_an_invalid_path_returns_an_issue(source: str, target: str | None) -> None:
+    [*faults] = passthrough_issues([rule(source, target)], {})
     assert faults
     assert faults[0]["location"][:4] == ["body", "feature_extractor", "field_passthrough", 0]  # type: ignore[index,call-overload]
 
 
 @pytest.mark.parametrize("mappings", [{"": "a"}, {"$x": "a"}, {"a.b": "c"}, {"text": "a..b"}, {"x" * 101: "a"}])
-def test_inputs_need_plain_names_and_paths(mappings: dict[str, str]) -> None:
-    assert passthrough_faults([], mappings)
+def test_input_mappings_with_invalid_names_or_paths_return_issues(mappings: dict[str, str]) -> None:
+    assert passthrough_issues([], mappings)
 
 
-def test_plain_paths_are_fine() -> None:
-    assert passthrough_faults([rule("sku"), rule("vendor.name", "vendor")], {"text": "note"}) == []
+def test_valid_paths_return_no_issues() -> None:
+    assert passthrough_issues([rule("sku"), rule("vendor.name", "vendor")], {"text": "note"}) == []
