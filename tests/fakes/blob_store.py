@@ -41,7 +41,7 @@ class Stored:
 
 
 class MemoryBlobStore:
-    """Implements ``BlobStore``: ``objects`` can be inspected, ``puts`` counts writes, ``available = False`` fails calls.
+    """Implements ``BlobStore``: ``objects`` is inspectable, ``puts`` counts writes, ``available = False`` fails all.
 
     ``external`` maps the URLs that :meth:`open_external` may read to their content; ``part_size`` is from where on an
     upload leaves an open multipart upload behind while it runs.
