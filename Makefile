@@ -1,4 +1,4 @@
-# Everything a newcomer needs: `make demo`, `make up`, `make test`. Each sets up what it uses.
+# Start here: `make demo`, `make up`, `make test`. Each target installs what it needs.
 
 PYTHON ?= python3.11
 VENV   := .venv
@@ -20,44 +20,44 @@ demo: $(VENV)/.run  ## Start everything, upload sample files (FILES="…"), show
 up: $(VENV)/.run  ## Start everything and keep it running until Ctrl-C (BUCKETLINE_PORT, BUCKETLINE_API_KEY, BUCKETLINE_DATA)
 	@exec $(BIN)/bucketline up
 
-test: lint types  ## Lint, types and the whole suite against real servers (BROKER=kafka: on Apache Kafka)
+test: lint types  ## Lint, types and all tests against real servers (BROKER=kafka: with Apache Kafka)
 	$(BIN)/python -m pytest --broker $(BROKER)
 
-lint: $(VENV)/.dev  ## Style and format
+lint: $(VENV)/.dev  ## Check style and format with ruff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(VENV)/.dev  ## mypy, strict
+types: $(VENV)/.dev  ## Check types with mypy
 	$(BIN)/mypy
 
-bench: $(VENV)/.dev  ## Throughput, latency and memory beside the raw limits of the parts
+bench: $(VENV)/.dev  ## Measure throughput, latency and memory against the limits of the servers
 	$(BIN)/python -m tests.bench --broker $(BROKER)
 
-clean:  ## Remove the environment and what the local stack keeps
+clean:  ## Remove the virtual environment and the data of the local stack
 	rm -rf $(VENV) .bucketline
 
 $(VENV)/bin/python:
-	@echo "making the virtual environment in $(VENV)"
+	@echo "creating the virtual environment in $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.run: requirements.lock pyproject.toml | $(VENV)/bin/python
-	@echo "installing what it runs on (once)"
+	@echo "installing dependencies (once)"
 	$(call install-locked,requirements.lock)
 	@$(PIP) install --quiet --no-deps -e .
 	@touch $@
 
 $(VENV)/.dev: requirements-dev.lock pyproject.toml $(VENV)/.run
-	@echo "installing what the tests need (once)"
+	@echo "installing development dependencies (once)"
 	$(call install-locked,requirements-dev.lock)
 	@touch $@
 
-# On a terminal one line that counts: a line a package would be too much, and half a minute of nothing too little.
+# A terminal shows one line with a counter while pip is running.
 define install-locked
 @total=$$(grep -c '^[^ #].*==' $(1)); n=0; \
 PYTHONUNBUFFERED=1 $(PIP) install --require-hashes -r $(1) | while read -r what _; do \
 	case $$what in \
 		Collecting|Requirement) n=$$((n + 1)); now="$$n of $$total packages" ;; \
-		Installing) now="unpacking, some seconds more" ;; \
+		Installing) now="unpacking" ;; \
 		*) continue ;; \
 	esac; \
 	[ ! -t 1 ] || printf '\r\033[K  %s' "$$now"; \

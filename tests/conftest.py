@@ -66,8 +66,8 @@ class Services:
 class CheckedClient(ApiClient):
     """A client whose every answer goes through the official SDK's model of it."""
 
-    async def _call(self, method: str, path: str, body: Json | None, query: dict[str, str]) -> Json:
-        answer = await super()._call(method, path, body, query)
+    async def _request(self, method: str, path: str, body: Json | None, query: dict[str, str]) -> Json:
+        answer = await super()._request(method, path, body, query)
         sdk_models.parse(method, path, 200, answer)
         return answer
 

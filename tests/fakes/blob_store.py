@@ -1,4 +1,4 @@
-"""A blob store in memory, for unit tests: it keeps the promises of ``BlobStore`` without a server."""
+"""An in-memory blob store for unit tests; the contract suite checks that it behaves like S3."""
 
 import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
@@ -34,14 +34,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """Content at a key, with the head that the store would tell."""
+    """The content and description of an object."""
 
     data: bytes
     head: ObjectInfo
 
 
 class MemoryBlobStore:
-    """The fake. ``objects`` may be looked at; ``puts`` counts writes; ``available`` off makes every call fail.
+    """Implements ``BlobStore``: ``objects`` is inspectable, ``puts`` counts writes, ``available = False`` fails all.
 
     ``external`` maps the URLs that :meth:`open_external` may read to their content; ``part_size`` is from where on an
     upload leaves an open multipart upload behind while it runs.
@@ -70,7 +70,7 @@ class MemoryBlobStore:
     def put(
         self, key: str, data: bytes, *, content_type: str = "application/octet-stream", checked: bool = False
     ) -> ObjectInfo:
-        """What a producer's presigned PUT does: overwrites. With ``checked`` it carried a checksum."""
+        """Overwrite the key like a presigned PUT. With ``checked`` the request had a checksum."""
         self.puts += 1
         head = ObjectInfo(
             size=len(data),
@@ -116,7 +116,7 @@ class MemoryBlobStore:
     ) -> bool:
         source = self._stored(source_key)
         if source.head.size != size or (source_etag is not None and source.head.etag != source_etag):
-            raise ChecksumRefused("the source of the copy is not what it was")
+            raise ChecksumRefused("the source of the copy has changed")
         if sha256 is not None and _sha256(source.data) != sha256:
             raise ChecksumRefused("the source of the copy has another checksum")
         if key in self.objects:
@@ -227,7 +227,7 @@ class MemoryBlobStore:
 
 
 class _Upload:
-    """An upload into the fake."""
+    """A multipart upload into the in-memory store."""
 
     def __init__(self, store: MemoryBlobStore, upload: OpenUpload, part_size: int) -> None:
         self._store = store

@@ -1,4 +1,4 @@
-"""The local stack, with each server asked for what Bucketline needs of it."""
+"""The local stack: each server does what Bucketline needs, and none is left running."""
 
 import asyncio
 import base64
@@ -44,7 +44,7 @@ async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Local
         yield running
 
 
-async def test_each_server_that_dies_comes_back_and_one_that_is_stopped_does_not(tmp_path: Path) -> None:
+async def test_killed_servers_are_restarted_and_stopped_servers_are_not(tmp_path: Path) -> None:
     told: list[Event] = []
     async with LocalStack(tmp_path / "data", on_event=told.append) as stack:
         before = stack.pids()
@@ -114,7 +114,7 @@ async def read(bootstrap: str, topic: str, group: str, count: int) -> list[bytes
     return found
 
 
-async def test_mongodb_answers_a_transaction_with_majority(stack: LocalStack) -> None:
+async def test_mongodb_supports_transactions_and_majority_writes(stack: LocalStack) -> None:
     async with AsyncMongoClient(stack.mongodb_url, w="majority") as client:
         box = client["probe"]["box"]
         await box.insert_one({"_id": "before"})
@@ -127,7 +127,7 @@ async def test_mongodb_answers_a_transaction_with_majority(stack: LocalStack) ->
         assert [each["_id"] async for each in box.find().sort("_id")] == ["before", "kept"]
 
 
-async def test_mongodb_closes_the_files_of_what_was_dropped(stack: LocalStack) -> None:
+async def test_mongodb_closes_the_files_of_dropped_collections(stack: LocalStack) -> None:
     """It keeps one file a collection and one an index; how many a process may open is limited."""
     files = psutil.Process(stack.pids()["mongodb"]).num_fds
     async with AsyncMongoClient(stack.mongodb_url, w="majority") as client:
@@ -144,7 +144,7 @@ async def test_mongodb_closes_the_files_of_what_was_dropped(stack: LocalStack) -
         await eventually(closed, deadline=DEADLINE)
 
 
-async def test_mongodb_keeps_acknowledged_writes_over_sigkill(stack: LocalStack) -> None:
+async def test_mongodb_after_sigkill_has_acknowledged_writes(stack: LocalStack) -> None:
     async with AsyncMongoClient(stack.mongodb_url, w="majority", journal=True) as client:
         await client["probe"]["kept"].insert_one({"_id": 1})
         await stack.kill("mongodb")
@@ -153,7 +153,7 @@ async def test_mongodb_keeps_acknowledged_writes_over_sigkill(stack: LocalStack)
         assert await client["probe"]["kept"].find_one() == {"_id": 1}
 
 
-async def test_s3_stores_a_key_only_once_when_asked(stack: LocalStack) -> None:
+async def test_s3_conditional_write_of_an_existing_key_returns_412(stack: LocalStack) -> None:
     bucket = stack.environment()["BUCKETLINE_S3_BUCKET"]
     async with s3_client(stack.s3) as s3:
         await s3.put_object(Bucket=bucket, Key="once", Body=b"first", IfNoneMatch="*")
@@ -164,7 +164,7 @@ async def test_s3_stores_a_key_only_once_when_asked(stack: LocalStack) -> None:
         assert await answer["Body"].read() == b"first"
 
 
-async def test_s3_refuses_a_body_that_is_not_what_its_checksum_says(stack: LocalStack) -> None:
+async def test_s3_put_with_a_wrong_checksum_returns_400(stack: LocalStack) -> None:
     bucket = stack.environment()["BUCKETLINE_S3_BUCKET"]
     right = base64.b64encode(hashlib.sha256(b"body").digest()).decode()
     async with s3_client(stack.s3) as s3:
@@ -175,14 +175,14 @@ async def test_s3_refuses_a_body_that_is_not_what_its_checksum_says(stack: Local
         await s3.put_object(Bucket=bucket, Key="sum", Body=b"body", ChecksumSHA256=right)
 
 
-async def test_s3_refuses_a_wrong_key(stack: LocalStack) -> None:
+async def test_s3_request_with_a_wrong_key_returns_403(stack: LocalStack) -> None:
     async with s3_client(S3Endpoint(stack.s3_endpoint, stack.s3_access_key, "wrong")) as s3:
         with pytest.raises(ClientError) as caught:
             await s3.list_objects_v2(Bucket="bucketline")
         assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == 403
 
 
-async def test_s3_keeps_what_it_acknowledged_over_sigkill(stack: LocalStack) -> None:
+async def test_s3_after_sigkill_has_acknowledged_objects(stack: LocalStack) -> None:
     async with s3_client(stack.s3) as s3:
         bodies = {f"kept/{size}": os.urandom(size) for size in (1, 100_000, 9_000_000)}
         for key, body in bodies.items():
@@ -195,7 +195,7 @@ async def test_s3_keeps_what_it_acknowledged_over_sigkill(stack: LocalStack) -> 
             assert await answer["Body"].read() == body
 
 
-async def test_s3_write_probe_reaches_every_database_of_the_filer(stack: LocalStack) -> None:
+async def test_s3_write_probe_writes_to_every_shard_of_the_filer(stack: LocalStack) -> None:
     """SeaweedFS chooses one by a hash of the folder; each logs what is written to it."""
     server = stack._servers["s3"]
     assert isinstance(server, SeaweedFS)
@@ -210,7 +210,7 @@ async def test_s3_write_probe_reaches_every_database_of_the_filer(stack: LocalSt
         assert [bucket["Name"] for bucket in (await s3.list_buckets())["Buckets"]] == ["bucketline"]
 
 
-async def test_records_come_back_from_the_broker_also_after_its_restart(stack: LocalStack) -> None:
+async def test_broker_returns_records_after_a_restart(stack: LocalStack) -> None:
     bootstrap = stack.kafka_bootstrap
     for _ in range(2):
         await create_topic(bootstrap, "probe.restarted")
@@ -220,7 +220,7 @@ async def test_records_come_back_from_the_broker_also_after_its_restart(stack: L
         assert stack.kafka_bootstrap == bootstrap
 
 
-def test_environment_says_where_everything_is(stack: LocalStack) -> None:
+def test_environment_has_the_addresses_of_all_servers(stack: LocalStack) -> None:
     environment = stack.environment()
     assert environment["BUCKETLINE_MONGODB_URL"] == stack.mongodb_url
     assert environment["BUCKETLINE_KAFKA_BOOTSTRAP_SERVERS"] == stack.kafka_bootstrap
@@ -230,21 +230,21 @@ def test_environment_says_where_everything_is(stack: LocalStack) -> None:
     assert environment["BUCKETLINE_S3_SECRET_KEY"] == stack.s3_secret_key
 
 
-def test_every_server_listens_on_the_loopback_only(stack: LocalStack) -> None:
+def test_servers_listen_on_the_loopback_only(stack: LocalStack) -> None:
     for name, pid in stack.pids().items():
         listening = [each for each in psutil.Process(pid).net_connections("inet") if each.status == "LISTEN"]
         assert listening, name
         assert {each.laddr.ip for each in listening} == {"127.0.0.1"}, name
 
 
-async def test_a_second_stack_on_the_same_folder_is_refused(stack: LocalStack) -> None:
+async def test_second_stack_in_the_same_folder_fails(stack: LocalStack) -> None:
     with pytest.raises(LocalStackError, match="another local stack"):
         await LocalStack(stack.data_dir).__aenter__()
     assert len(stack.pids()) == 3
 
 
 @pytest.mark.parametrize("broker", EACH_BROKER)
-async def test_data_and_free_ports_survive_a_restart_and_nothing_is_left(broker: Broker, tmp_path: Path) -> None:
+async def test_restart_keeps_data_and_free_ports_and_leaves_no_process(broker: Broker, tmp_path: Path) -> None:
     """In the second run the port that MongoDB had is taken."""
     seen: dict[str, int] = {}
     addresses: list[dict[str, str]] = []
@@ -284,7 +284,7 @@ async def test_data_and_free_ports_survive_a_restart_and_nothing_is_left(broker:
 
 
 @needs_java
-async def test_kafka_keeps_acknowledged_records_over_sigkill(tmp_path: Path) -> None:
+async def test_kafka_after_sigkill_has_acknowledged_records(tmp_path: Path) -> None:
     async with LocalStack(
         tmp_path, broker="kafka", mongodb_url="mongodb://elsewhere", s3=S3Endpoint("http://elsewhere", "a", "b")
     ) as stack:
@@ -298,7 +298,7 @@ async def test_kafka_keeps_acknowledged_records_over_sigkill(tmp_path: Path) -> 
         assert await read(stack.kafka_bootstrap, "kept", "others", 3) == sent
 
 
-async def test_a_part_that_cannot_start_takes_the_others_down(tmp_path: Path) -> None:
+async def test_start_with_a_failing_server_stops_the_others(tmp_path: Path) -> None:
     (tmp_path / "mongodb").mkdir()
     (tmp_path / "mongodb" / "db").write_text("not a folder")
     before = set(psutil.Process().children(recursive=True))
@@ -322,7 +322,7 @@ asyncio.run(main())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="waits with pidfd")
-def test_no_server_is_left_when_the_owner_is_killed(tmp_path: Path) -> None:
+def test_servers_are_killed_when_their_parent_is_killed(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", OWNER, str(tmp_path)], stdout=subprocess.PIPE, text=True) as owner:
         assert owner.stdout is not None
         servers = [os.pidfd_open(int(pid)) for pid in owner.stdout.readline().split()]

@@ -1,4 +1,4 @@
-"""One trace from the request through every topic and store to the status that comes back, with no orphan span."""
+"""One trace from the request through every topic and database to the final status, without orphan spans."""
 
 import asyncio
 import secrets
@@ -22,7 +22,7 @@ OBJECTS = "/v1/buckets/{bucket_identifier}/objects"
 
 @dataclass
 class Traced:
-    """Services of our own that export their traces, on topics and in a database of their own."""
+    """Services that export their traces, with topics and a database that no other test uses."""
 
     api: Api
     collector: Collector
@@ -76,7 +76,7 @@ async def traced(stack: LocalStack) -> AsyncIterator[Traced]:
             await api.close()
 
 
-async def test_the_trace_of_an_object_has_every_stage_and_no_orphan(traced: Traced) -> None:
+async def test_trace_of_an_object_has_every_stage_and_no_orphan(traced: Traced) -> None:
     namespace = await traced.api.namespace()
     client = traced.api.client(namespace)
     bucket = await traced.api.bucket(namespace)
@@ -153,7 +153,7 @@ async def test_objects_of_a_batch_keep_their_traces_and_are_linked_to_their_unit
     assert all(submitted in span.links for span in processed)
 
 
-async def test_an_error_names_the_trace_that_the_caller_began(traced: Traced) -> None:
+async def test_error_response_has_the_trace_id_of_the_caller(traced: Traced) -> None:
     trace = secrets.token_hex(16)
     headers = {"Authorization": f"Bearer {ADMIN_KEY}", "traceparent": f"00-{trace}-{secrets.token_hex(8)}-01"}
     async with (
@@ -165,7 +165,7 @@ async def test_an_error_names_the_trace_that_the_caller_began(traced: Traced) ->
     await eventually(lambda: every(traced.collector, "find namespaces", {trace}))
 
 
-async def test_every_attribute_is_of_a_current_convention_or_ours(traced: Traced) -> None:
+async def test_span_attributes_belong_to_current_conventions(traced: Traced) -> None:
     """Of all spans that the tests above made."""
     known = conventions.current()
     assert {"http.route", "messaging.kafka.offset", "rpc.system.name"} <= known
@@ -181,7 +181,7 @@ async def test_every_attribute_is_of_a_current_convention_or_ours(traced: Traced
     assert kinds == {"SERVER", "CLIENT", "PRODUCER", "CONSUMER", "INTERNAL"}
 
 
-async def test_no_orphan_comes_late(traced: Traced) -> None:
+async def test_traces_have_no_orphan_after_the_services_have_stopped(traced: Traced) -> None:
     """Of the traces that the tests above followed, once the services have ended and exported what they had."""
     await traced.services.stop()
     assert traced.followed

@@ -1,4 +1,4 @@
-"""``bucketline up`` as its users run it: side by side, with other commands, over a crash, and gone when stopped."""
+"""``bucketline up`` as a user runs it: two deployments, other commands, crashes and a stop."""
 
 import asyncio
 import json
@@ -84,7 +84,7 @@ async def command(folder: Path, *arguments: str) -> str:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_up_that_is_stopped_while_it_starts_ends_in_order(number: signal.Signals, tmp_path: Path) -> None:
+async def test_up_stopped_during_its_start_ends_in_order(number: signal.Signals, tmp_path: Path) -> None:
     lease = reserve_ports(1)
     (port,) = lease.ports
     lease.release()
@@ -100,7 +100,7 @@ async def test_up_that_is_stopped_while_it_starts_ends_in_order(number: signal.S
     assert "stopped; the data is kept in" in running.output
 
 
-async def test_two_side_by_side_one_crash_and_a_clean_end(tmp_path: Path) -> None:
+async def test_two_deployments_run_side_by_side_survive_crashes_and_end_in_order(tmp_path: Path) -> None:
     lease = reserve_ports(2)
     first_port, second_port = lease.ports
     lease.release()

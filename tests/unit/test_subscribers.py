@@ -129,11 +129,11 @@ async def test_batcher_plans_mirrored_objects_and_adds_other_drafts_to_windows()
 
 async def test_ingest_api_applies_statuses_of_known_objects() -> None:
     known = {"a": {"status": "PROCESSING", "run": {"id": 1, "rank": 2}, "created_at": AT, "moved_at": AT}}
-    objects, documents = Calls(many=known), SimpleNamespace(collection=Calls())
+    objects, documents = Calls(many=known), Calls()
     deps = SimpleNamespace(objects=objects, documents=documents)
     async with Service("ingest-api", ingest_api_subscribers.router, {"deps": deps}) as service:
         await service.publish(status("a", RANK_FINAL, Status.COMPLETED))
         await service.publish(status("gone", RANK_FINAL, Status.COMPLETED))
     applied: list[Sequence[ObjectStatusChanged]] = [events for (events,) in objects.named("apply_statuses")]
     assert [[event.object_id for event in events] for events in applied] == [["a"], []]
-    assert documents.collection.named("delete_many") == [({"object_id": {"$in": ["gone"]}},)]
+    assert documents.named("delete_of_objects") == [(["gone"],)]

@@ -7,7 +7,6 @@ from typing import Any
 from cachetools import TTLCache
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
-from fastapi.utils import generate_unique_id
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Lifespan
 
@@ -67,7 +66,19 @@ EXPOSED_HEADERS = (
 )
 """Response headers that pages of other origins may read (CORS)."""
 
-ROUTERS = (health, namespaces, buckets, objects, batches, collections, documents, tasks, uploads, api_keys)
+ROUTERS = (
+    objects.create_router,  # first, since the routes are matched in this order
+    objects.router,
+    health.router,
+    namespaces.router,
+    buckets.router,
+    batches.router,
+    collections.router,
+    documents.router,
+    tasks.router,
+    uploads.router,
+    api_keys.router,
+)
 
 
 def create(settings: ServiceSettings) -> ASGIApp:
@@ -144,7 +155,7 @@ class Api(FastAPI):
 
 def operation_id(route: APIRoute) -> str:
     """Return the name of the endpoint function, as the operation id of the OpenAPI document."""
-    return generate_unique_id(route) if route.tags[0] in ("uploads", "documents") else route.name
+    return route.name
 
 
 def build(lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
@@ -163,8 +174,8 @@ def build(lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
         telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False},
     )
     exception_handlers.install(app)
-    for module in ROUTERS:
-        app.include_router(module.router)
+    for router in ROUTERS:
+        app.include_router(router)
     return app
 
 

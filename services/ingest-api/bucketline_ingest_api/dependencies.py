@@ -67,6 +67,22 @@ class BucketScope(NamespaceScope):
         return self.bucket["_id"]
 
 
+async def resolve_namespace(
+    container: Container, caller: Principal, permission: Permission, identifier: str | None
+) -> NamespaceScope:
+    """Return the caller in the namespace; 403 without the permission, 404 if the namespace is not accessible."""
+    require(caller, permission)
+    return NamespaceScope(caller, await container.auth.namespace(caller, identifier))
+
+
+async def resolve_bucket(container: Container, scope: NamespaceScope, identifier: str) -> BucketScope:
+    """Return the caller in the bucket; 404 if the namespace has no such bucket."""
+    bucket = await container.bucket(scope.namespace_id, identifier)
+    if bucket is None:
+        raise NotFound.of("bucket", identifier)
+    return BucketScope(scope.caller, scope.namespace, bucket)
+
+
 def require_permission(permission: Permission) -> Callable[..., Awaitable[Principal]]:
     """Return a dependency: the caller with this permission, outside of any namespace."""
 
@@ -82,11 +98,11 @@ def require_namespace(permission: Permission) -> Callable[..., Awaitable[Namespa
 
     async def namespace_scope(
         container: ContainerDep,
-        caller: Annotated[Principal, Depends(require_permission(permission))],
+        caller: CallerDep,
         header: NamespaceHeader,
         query: NamespaceQuery = None,
     ) -> NamespaceScope:
-        return NamespaceScope(caller, await container.auth.namespace(caller, header or query))
+        return await resolve_namespace(container, caller, permission, header or query)
 
     return namespace_scope
 
@@ -99,10 +115,7 @@ def require_bucket(permission: Permission) -> Callable[..., Awaitable[BucketScop
         scope: Annotated[NamespaceScope, Depends(require_namespace(permission))],
         bucket_identifier: str,
     ) -> BucketScope:
-        bucket = await container.bucket(scope.namespace_id, bucket_identifier)
-        if bucket is None:
-            raise NotFound.of("bucket", bucket_identifier)
-        return BucketScope(scope.caller, scope.namespace, bucket)
+        return await resolve_bucket(container, scope, bucket_identifier)
 
     return bucket_scope
 

@@ -200,7 +200,7 @@ async def test_a_batching_policy_is_kept_and_cleared(api: Api) -> None:
         "/v1/buckets", {"bucket_name": "b", "bucket_schema": schema, "settings": {"batching": wanted}}
     )
     assert made["settings"] == {"batching": wanted}
-    cleared = await client._call("PATCH", f"/v1/buckets/{made['bucket_id']}", {"settings": {"batching": None}}, {})
+    cleared = await client._request("PATCH", f"/v1/buckets/{made['bucket_id']}", {"settings": {"batching": None}}, {})
     assert cleared["settings"] == {"batching": None}
 
 

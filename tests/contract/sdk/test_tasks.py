@@ -36,7 +36,7 @@ async def busy(api: Api) -> Busy:
     for number in range(7):
         if number % 2:
             other = await api.bucket(namespace)
-            tasks.append((await client._call("DELETE", f"/v1/buckets/{other}", None, {}))["task_id"])
+            tasks.append((await client._request("DELETE", f"/v1/buckets/{other}", None, {}))["task_id"])
         else:
             batch = await client.post(f"/v1/buckets/{bucket}/batches", {"object_ids": [made["object_id"]]})
             submitted = await client.post(f"/v1/buckets/{bucket}/batches/{batch['batch_id']}/submit")

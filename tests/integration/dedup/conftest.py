@@ -1,4 +1,4 @@
-"""Dedup on the real MongoDB and S3, with faults in between where a test wants them."""
+"""Fixtures of dedup with real MongoDB and S3, and an optional fault proxy."""
 
 import secrets
 from collections.abc import AsyncIterator, Callable
@@ -36,13 +36,13 @@ Open = Callable[..., Any]
 
 
 def proxied(stack: LocalStack) -> FaultyProxy:
-    """A proxy before the stack's S3."""
+    """Yield a fault proxy in front of S3."""
     return FaultyProxy(stack.s3_endpoint.removeprefix("http://"))
 
 
 @pytest.fixture
 async def opened(stack: LocalStack, database: Database, mongo: MongoSettings) -> Open:
-    """Opens replicas that share one database and one bucket."""
+    """Return a function that opens replicas with one database and one bucket."""
     bucket = f"dedup-{secrets.token_hex(4)}"
 
     @asynccontextmanager
@@ -104,12 +104,12 @@ async def opened(stack: LocalStack, database: Database, mongo: MongoSettings) ->
 
 @pytest.fixture
 async def bench(opened: Open) -> AsyncIterator[Bench]:
-    async with opened() as one:
-        yield one
+    async with opened() as replica:
+        yield replica
 
 
 @pytest.fixture
 async def sources() -> AsyncIterator[Sources]:
-    """An HTTP server on loopback that a test tells what to answer."""
+    """Yield an HTTP server on loopback whose responses a test sets."""
     async with Sources() as running:
         yield running

@@ -1,6 +1,6 @@
-"""One replica of dedup in this process: a test moves it step by step, and looks at what it left behind.
+"""One replica of dedup in this process, driven by a test.
 
-The bus is not here: records are handed to the handler, and what would be published is kept.
+There is no Kafka: records are passed to the subscriber, and published events are kept.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ def sha(data: bytes) -> str:
 
 
 class KeptBus:
-    """What was published, as events and as raw records (topic, key, value, headers)."""
+    """Keeps what was published, as events and as raw records (topic, key, value, headers)."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
@@ -53,7 +53,7 @@ class KeptBus:
 
 @dataclass
 class Bench:
-    """One replica of dedup with a database of its own (shared by the replicas of a test), and helpers."""
+    """A replica of dedup and helpers; the replicas of a test share a database."""
 
     dedup: Dedup
     runtime: ServiceContext
@@ -89,7 +89,7 @@ class Bench:
         }
 
     async def add(self, *blobs: dict[str, Any], **changes: Any) -> str:
-        """An object as the API writes it; returns its id."""
+        """Insert an object as the API does and return its id."""
         now = self.runtime.clock.now()
         document = {
             "_id": self.runtime.ids.new("obj"),
@@ -114,7 +114,7 @@ class Bench:
         return str(document["_id"])
 
     async def created(self, *object_ids: str) -> None:
-        """Hands the records of created objects to the handler, as one micro-batch."""
+        """Pass the events of created objects to the subscriber, as one micro-batch."""
         await mirror_objects([self.record(object_id) for object_id in object_ids], self.dedup.mirroring)
 
     def record(self, object_id: str) -> ReceivedEvent:
@@ -128,32 +128,32 @@ class Bench:
         return ReceivedEvent(event=event, id=f"evt_{secrets.token_hex(6)}", source="/bucketline/ingest-api", trace={})
 
     async def get(self, object_id: str) -> ObjectDocument:
-        found = await self.objects.collection.get(object_id)
-        assert found is not None
-        return found
+        obj = await self.objects.collection.get(object_id)
+        assert obj is not None
+        return obj
 
     async def mirrored(self, object_id: str, *, deadline: float = 30) -> ObjectDocument:
-        """The object once it is settled and announced."""
+        """Wait until the object is finished and its events are published; return it."""
 
-        async def settled() -> ObjectDocument | None:
-            found = await self.get(object_id)
-            return found if found["mirror"]["state"] != "pending" and "due_at" not in found["mirror"] else None
+        async def finished() -> ObjectDocument | None:
+            obj = await self.get(object_id)
+            return obj if obj["mirror"]["state"] != "pending" and "due_at" not in obj["mirror"] else None
 
-        return cast("ObjectDocument", await eventually(settled, deadline=deadline))
+        return cast("ObjectDocument", await eventually(finished, deadline=deadline))
 
-    async def one(self, source: dict[str, object], **changes: Any) -> ObjectDocument:
-        """Creates an object of one blob and waits for it."""
+    async def mirror_one(self, source: dict[str, object], **changes: Any) -> ObjectDocument:
+        """Create an object of one blob and wait for its outcome."""
         on_object = {k: changes.pop(k) for k in ("skip_duplicates", "bucket_id", "namespace_id") if k in changes}
         object_id = await self.add(self.blob(source, **changes), **on_object)
         await self.created(object_id)
         return await self.mirrored(object_id)
 
-    async def content(self, obj: ObjectDocument, place: int = 0) -> bytes:
-        storage = obj["blobs"][place]["storage"]
+    async def content(self, obj: ObjectDocument, index: int = 0) -> bytes:
+        storage = obj["blobs"][index]["storage"]
         assert storage is not None
         return await self.store.read(storage["key"], limit=1024 * MIB)
 
     async def leftovers(self) -> list[str]:
-        """Open multipart uploads and staging objects of dedup."""
+        """Return open multipart uploads and staging objects of dedup."""
         uploads = [u.key for p in ("staging/", "blobs/") for u in await self.store.list_multipart(p)]
         return uploads + [row.key for row in await self.store.list("staging/dedup/", limit=1000)]

@@ -1,4 +1,4 @@
-"""An HTTP server on loopback that plays the sources of a test."""
+"""An HTTP server on loopback for the sources of a test."""
 
 import asyncio
 from collections.abc import AsyncIterator

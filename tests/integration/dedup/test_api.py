@@ -1,4 +1,4 @@
-"""Sources over HTTP and the real bus, as a producer sees them; and an operator who replays dead letters."""
+"""Sources as a producer sees them through the API, and replay of dead letters."""
 
 import asyncio
 from typing import Any
@@ -39,7 +39,7 @@ def blob(url: str, **rest: object) -> dict[str, object]:
     return {"property": "file", "type": "image", "data": {"url": url}, **rest}
 
 
-async def test_urls_from_request_to_documents(api: Api, sources: Sources) -> None:
+async def test_object_with_urls_is_processed_to_documents(api: Api, sources: Sources) -> None:
     client, path = await bucket_of(api)
     data = b"\x89PNG\r\n\x1a\n" + bytes(3 * MIB)
     url = sources.put("/picture.png", Page(data=data, content_type="image/png"))
@@ -56,14 +56,14 @@ async def test_urls_from_request_to_documents(api: Api, sources: Sources) -> Non
     assert shown["properties"]["url"].endswith(blob_key(sha(data)))
 
 
-async def test_a_draft_whose_source_is_missing_has_failed(api: Api, sources: Sources) -> None:
+async def test_draft_with_a_missing_source_fails(api: Api, sources: Sources) -> None:
     client, path = await bucket_of(api)
     made = await client.post(path, {"blobs": [blob(sources.put("/gone", Page(failures=[404] * 9)))]})
     found = await ended(client, path, made["object_id"])
     assert (found["status"], found["error"]) == ("FAILED", "file: the source does not exist")
 
 
-async def test_replayed_dead_letter_is_processed_to_its_end(api: Api, services: Services, sources: Sources) -> None:
+async def test_dead_lettered_object_is_replayed_to_its_end(api: Api, services: Services, sources: Sources) -> None:
     client, path = await bucket_of(api)
     page = Page(data=b"\xff\xd8\xff\xe0 here again", failures=[503] * 6)
     made = await client.post(f"{path}?auto_process=true", {"blobs": [blob(sources.put("/away", page))]})

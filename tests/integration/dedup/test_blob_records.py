@@ -1,4 +1,4 @@
-"""Records of content, made by many at the same moment."""
+"""Concurrent creation of blob records."""
 
 import asyncio
 import hashlib
@@ -12,7 +12,7 @@ from bucketline.db.mongo import Database
 pytestmark = pytest.mark.stack
 
 
-async def test_first_records_at_the_same_moment_are_all_taken(database: Database) -> None:
+async def test_concurrent_first_records_all_succeed(database: Database) -> None:
     blobs = Blobs(database)
     now = datetime.now(UTC)
     for number in range(20):

@@ -1,4 +1,4 @@
-"""Sources and stores that fail: what is tried again, what is given up, and what comes of a replay."""
+"""Failing sources and stores: retries, dead letters and replays."""
 
 import asyncio
 
@@ -17,14 +17,14 @@ from bucketline_dedup.subscribers import mirror_objects
 pytestmark = pytest.mark.stack
 
 
-async def test_a_source_that_comes_back_is_read_in_a_later_turn(bench: Bench, sources: Sources) -> None:
+async def test_source_that_recovers_is_read_in_a_later_attempt(bench: Bench, sources: Sources) -> None:
     page = Page(data=b"patience", failures=[503, 500, 429])
-    obj = await bench.one({"kind": "url", "url": sources.put("/flaky", page)})
+    obj = await bench.mirror_one({"kind": "url", "url": sources.put("/flaky", page)})
     assert (obj["mirror"]["state"], obj["mirror"]["attempts"], page.requests) == ("done", 3, 4)
     assert "error" not in obj["mirror"]
 
 
-async def test_blobs_that_were_had_are_not_fetched_again(bench: Bench, sources: Sources) -> None:
+async def test_mirrored_blobs_are_not_fetched_again(bench: Bench, sources: Sources) -> None:
     good, flaky = Page(data=b"good"), Page(data=b"flaky", failures=[503, 503])
     object_id = await bench.add(
         bench.blob({"kind": "url", "url": sources.put("/good", good)}),
@@ -35,10 +35,10 @@ async def test_blobs_that_were_had_are_not_fetched_again(bench: Bench, sources: 
     assert (good.requests, flaky.requests) == (1, 3)
 
 
-async def test_a_source_that_stays_away_is_dead_lettered_and_replayed(opened: Open, sources: Sources) -> None:
+async def test_source_that_stays_unavailable_is_dead_lettered_and_replayed(opened: Open, sources: Sources) -> None:
     page = Page(data=b"back again", failures=[503] * 3)
     async with opened(max_attempts=3) as bench:
-        obj = await bench.one({"kind": "url", "url": sources.put("/away", page)})
+        obj = await bench.mirror_one({"kind": "url", "url": sources.put("/away", page)})
         object_id = obj["_id"]
         why = "main: the source answered 503; given up after 3 attempts"
         assert (obj["mirror"]["state"], obj["mirror"]["error"], page.requests) == ("failed", why, 3)
@@ -50,7 +50,7 @@ async def test_a_source_that_stays_away_is_dead_lettered_and_replayed(opened: Op
         assert headers["dlq-exception-message"] == b"the source answered 503"
         await bench.objects.apply_statuses([failed])
 
-        # the record that made the object may come again; only the dead letter starts over
+        # The event that created the object may be redelivered; only the dead-lettered one starts over.
         await bench.created(object_id)
         assert (await bench.get(object_id))["mirror"]["state"] == "failed"
         dead_letter = unwrap(value, headers.items())
@@ -60,12 +60,12 @@ async def test_a_source_that_stays_away_is_dead_lettered_and_replayed(opened: Op
         back = bench.bus.of(ObjectStatusChanged, object_id)[-1]
         assert (back.status, back.run_id, back.error) == ("DRAFT", 1, None)
         assert [event.failed for event in bench.bus.of(ObjectMirrored, object_id)] == [True, True, False]
-        # and a second replay of it changes nothing
+        # A second replay changes nothing.
         await mirror_objects([dead_letter], bench.dedup.mirroring)
         assert (await bench.get(object_id))["mirror"]["state"] == "done"
 
 
-async def test_an_object_that_was_to_be_processed_is_queued_again_by_the_replay(opened: Open, sources: Sources) -> None:
+async def test_replay_of_an_auto_process_object_queues_it_again(opened: Open, sources: Sources) -> None:
     async with opened(max_attempts=1) as bench:
         url = sources.put("/once", Page(data=b"x", failures=[500]))
         object_id = await bench.add(
@@ -77,7 +77,7 @@ async def test_an_object_that_was_to_be_processed_is_queued_again_by_the_replay(
         )
         await bench.created(object_id)
         await bench.mirrored(object_id)
-        # of an object in a batch, the processor says that it has failed
+        # The processor publishes the failure of an object in a batch.
         assert bench.bus.of(ObjectStatusChanged, object_id) == []
         await bench.objects.collection.update_one(
             {"_id": object_id}, {"$set": {"status": "FAILED", "run": {"id": 1, "rank": 3}}}
@@ -90,16 +90,16 @@ async def test_an_object_that_was_to_be_processed_is_queued_again_by_the_replay(
         assert queued.batch_id not in (None, "btch_1")
 
 
-async def test_an_interrupted_transfer_resumes_where_it_broke(bench: Bench, sources: Sources) -> None:
+async def test_interrupted_transfer_with_ranges_resumes(bench: Bench, sources: Sources) -> None:
     page = Page(size=12 * MIB, ranges=True, cut=7 * MIB)
-    obj = await bench.one({"kind": "url", "url": sources.put("/cut", page)})
+    obj = await bench.mirror_one({"kind": "url", "url": sources.put("/cut", page)})
     assert (obj["mirror"]["attempts"], page.requests) == (0, 2)
     assert len(await bench.content(obj)) == 12 * MIB
 
 
-async def test_an_interrupted_transfer_that_cannot_resume_starts_over(bench: Bench, sources: Sources) -> None:
+async def test_interrupted_transfer_without_ranges_starts_over(bench: Bench, sources: Sources) -> None:
     page = Page(size=12 * MIB, cut=7 * MIB)
-    obj = await bench.one({"kind": "url", "url": sources.put("/cut", page)})
+    obj = await bench.mirror_one({"kind": "url", "url": sources.put("/cut", page)})
     assert (obj["mirror"]["attempts"], page.requests) == (1, 2)
     assert obj["blobs"][0]["details"]["hash"] == f"sha256:{sha(await bench.content(obj))}"  # type: ignore[index]
     assert await bench.leftovers() == []
@@ -131,7 +131,7 @@ async def test_s3_faults_leave_one_object_with_the_right_checksum(
             if kind == "url"
             else {"kind": "text", "text": data.decode()}
         )
-        obj = await bench.one(source)
+        obj = await bench.mirror_one(source)
         assert await bench.content(obj) == data
         assert len(await bench.store.list("blobs/", limit=10)) == 1
         stored = proxy.count("PUT", "blobs/sha256", where=lambda seen: seen.status is not None)
@@ -140,7 +140,7 @@ async def test_s3_faults_leave_one_object_with_the_right_checksum(
 
 @pytest.mark.parametrize("path", ["uploadId", "uploads", "partNumber=2", r"blobs/sha256.*"])
 @pytest.mark.parametrize("kind", ["drop_reply", "answer"])
-async def test_s3_faults_in_a_streamed_upload(
+async def test_s3_faults_in_a_streamed_upload_leave_one_object(
     opened: Open, stack: LocalStack, sources: Sources, path: str, kind: str
 ) -> None:
     async with (
@@ -148,12 +148,12 @@ async def test_s3_faults_in_a_streamed_upload(
         opened(s3_endpoint=proxy.url, staging_cleanup_min_age_seconds=0.5) as bench,
     ):
         proxy.plan(Fault(kind, times=2, method="PUT|POST", path=path))  # type: ignore[arg-type]
-        obj = await bench.one({"kind": "url", "url": sources.put("/f", Page(size=12 * MIB))})
+        obj = await bench.mirror_one({"kind": "url", "url": sources.put("/f", Page(size=12 * MIB))})
         content = await bench.content(obj)
         assert (len(content), obj["blobs"][0]["details"]["hash"]) == (12 * MIB, f"sha256:{sha(content)}")
         assert len(await bench.store.list("blobs/", limit=10)) == 1
 
-        # a reply that was lost may have carried the id of an upload: only the sweeper finds that one
+        # A lost response may have contained the id of an upload, which only the reconciler finds.
         async def tidied() -> bool:
             await bench.dedup.reconciler.reconcile_staging()
             return not await bench.leftovers()
@@ -161,9 +161,7 @@ async def test_s3_faults_in_a_streamed_upload(
         await eventually(tidied, deadline=10)
 
 
-async def test_while_s3_is_away_nothing_fails_and_nothing_is_dead_lettered(
-    opened: Open, stack: LocalStack, sources: Sources
-) -> None:
+async def test_s3_outage_fails_and_dead_letters_nothing(opened: Open, stack: LocalStack, sources: Sources) -> None:
     async with (
         proxied(stack) as proxy,
         opened(s3_endpoint=proxy.url, max_attempts=1) as bench,
@@ -184,7 +182,7 @@ async def test_while_s3_is_away_nothing_fails_and_nothing_is_dead_lettered(
         assert (await bench.content(obj), bench.bus.raw) == (b"later", [])
 
 
-async def test_a_key_that_s3_cannot_write_delays_only_its_own_objects(
+async def test_key_that_s3_cannot_write_delays_only_its_objects(
     opened: Open, stack: LocalStack, sources: Sources
 ) -> None:
     bad = sha(b"bad")
@@ -222,7 +220,7 @@ async def test_a_key_that_s3_cannot_write_delays_only_its_own_objects(
         assert bench.bus.raw == [], "nothing was sent to the dead-letter topic"
 
 
-async def test_while_the_bus_is_away_the_announcement_is_owed(bench: Bench, sources: Sources) -> None:
+async def test_kafka_outage_delays_the_events_of_an_outcome(bench: Bench, sources: Sources) -> None:
     bench.bus.away = True
     object_id = await bench.add(bench.blob({"kind": "url", "url": sources.put("/f", b"said later")}))
     await bench.created(object_id)
@@ -233,7 +231,7 @@ async def test_while_the_bus_is_away_the_announcement_is_owed(bench: Bench, sour
     await eventually(stored)
     assert bench.bus.of(ObjectMirrored, object_id) == []
     bench.bus.away = False
-    # what the end of a lease does
+    # The same as the end of a lease.
     await bench.objects.collection.update_one(
         {"_id": object_id}, {"$set": {"mirror.due_at": bench.runtime.clock.now()}}
     )
@@ -241,7 +239,7 @@ async def test_while_the_bus_is_away_the_announcement_is_owed(bench: Bench, sour
     assert len(bench.bus.of(ObjectMirrored, object_id)) == 1
 
 
-async def test_a_change_during_the_transfer_wins(bench: Bench, sources: Sources) -> None:
+async def test_change_during_the_transfer_takes_precedence(bench: Bench, sources: Sources) -> None:
     gate = asyncio.Event()
     old = sources.put("/old", Page(size=2 * MIB, gate=gate))
     object_id = await bench.add(bench.blob({"kind": "url", "url": old}))

@@ -1,4 +1,4 @@
-"""The flags of the contract, and uploads: what is read, what is not, and what the object says of it."""
+"""The flags of the contract, and uploads."""
 
 import base64
 import hashlib
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.stack
 
 
 async def upload(bench: Bench, data: bytes, *, checked: bool) -> dict[str, object]:
-    """What the API stores of a confirmed upload, after a PUT like that of a client."""
+    """PUT content as a client does; return the source that the API stores for the confirmed upload."""
     key = f"uploads/{bench.runtime.ids.new('upl')}/a.txt"
     url = await bench.store.presign_put(
         key, expires=60, content_type="text/plain", sha256=sha(data) if checked else None
@@ -43,14 +43,14 @@ async def upload(bench: Bench, data: bytes, *, checked: bool) -> dict[str, objec
 
 
 @pytest.mark.parametrize("size", [10, 17 * MIB])
-async def test_an_upload_that_s3_verified_is_never_read(opened: Open, stack: LocalStack, size: int) -> None:
+async def test_upload_verified_by_s3_is_not_read(opened: Open, stack: LocalStack, size: int) -> None:
     data = b"u" * size
     async with (
         proxied(stack) as proxy,
         opened(s3_endpoint=proxy.url) as bench,
     ):
         source = await upload(bench, data, checked=True)
-        obj = await bench.one(source)
+        obj = await bench.mirror_one(source)
         details = obj["blobs"][0]["details"]
         assert details == {
             "filename": "a.txt",
@@ -58,32 +58,32 @@ async def test_an_upload_that_s3_verified_is_never_read(opened: Open, stack: Loc
             "mime_type": "text/plain",
             "hash": f"sha256:{sha(data)}",
         }
-        again = await bench.one(source)
+        again = await bench.mirror_one(source)
         assert again["blobs"][0]["storage"]["duplicate"]
         assert proxy.count("GET", "uploads/") == 0
-        # one body of this size went over the wire: the client's
+        # Only the client sent a body of this size.
         assert proxy.count("PUT", where=lambda seen: int(seen.headers.get("content-length", 0)) >= size) == 1
         assert len(await bench.content(obj)) == size
 
 
 @pytest.mark.parametrize("size", [10, 17 * MIB])
-async def test_an_upload_without_a_verified_checksum_is_read(bench: Bench, size: int) -> None:
-    obj = await bench.one(await upload(bench, b"v" * size, checked=False))
+async def test_upload_without_a_verified_checksum_is_read(bench: Bench, size: int) -> None:
+    obj = await bench.mirror_one(await upload(bench, b"v" * size, checked=False))
     assert obj["blobs"][0]["details"]["hash"] == f"sha256:{sha(b'v' * size)}"  # type: ignore[index]
     assert await bench.leftovers() == []
 
 
-async def test_a_checksum_of_the_producer_holds_for_verified_uploads_too(bench: Bench) -> None:
+async def test_checksum_of_the_producer_is_checked_for_verified_uploads(bench: Bench) -> None:
     source = await upload(bench, b"verified", checked=True)
-    obj = await bench.one(source, checksum=f"sha256:{sha(b'other')}")
+    obj = await bench.mirror_one(source, checksum=f"sha256:{sha(b'other')}")
     assert obj["mirror"]["error"].startswith("main: the checksum does not match")
     md5 = hashlib.md5(b"verified", usedforsecurity=False).hexdigest()
-    obj = await bench.one(source, checksum=f"md5:{md5}")
+    obj = await bench.mirror_one(source, checksum=f"md5:{md5}")
     assert obj["mirror"]["state"] == "done"
 
 
 @pytest.mark.parametrize("algorithm", ["sha256", "md5", "sha1", "sha512", "blake2b", "sha3-256", "crc32"])
-async def test_checksums(bench: Bench, sources: Sources, algorithm: str) -> None:
+async def test_checksum_of_each_algorithm_is_verified(bench: Bench, sources: Sources, algorithm: str) -> None:
     data = b"123456789"
     if algorithm == "crc32":
         right = "cbf43926"
@@ -91,94 +91,94 @@ async def test_checksums(bench: Bench, sources: Sources, algorithm: str) -> None
         right = hashlib.new(algorithm.replace("-", "_"), data, usedforsecurity=False).hexdigest()
     url = sources.put("/c", data)
     for source in ({"kind": "url", "url": url}, {"kind": "text", "text": data.decode()}):
-        good = await bench.one(source, checksum=f"{algorithm}:{right}")
+        good = await bench.mirror_one(source, checksum=f"{algorithm}:{right}")
         assert good["mirror"]["state"] == "done"
         wrong = f"{algorithm}:{'0' * len(right)}"
-        bad = await bench.one(source, checksum=wrong)
+        bad = await bench.mirror_one(source, checksum=wrong)
         expected = f"main: the checksum does not match: expected {wrong}, the source has {algorithm}:{right}"
         assert (bad["mirror"]["state"], bad["mirror"]["error"]) == ("failed", expected)
 
 
-async def test_an_unknown_algorithm_is_said_to_be_so(bench: Bench) -> None:
-    obj = await bench.one({"kind": "text", "text": "x"}, checksum="adler:00000001")
+async def test_checksum_of_an_unknown_algorithm_fails_the_object(bench: Bench) -> None:
+    obj = await bench.mirror_one({"kind": "text", "text": "x"}, checksum="adler:00000001")
     assert obj["mirror"]["error"] == "main: checksums by 'adler' cannot be verified"
 
 
-async def test_without_canonicalize_nothing_is_copied_or_asked(bench: Bench, sources: Sources) -> None:
+async def test_source_without_canonicalize_is_linked_and_not_read(bench: Bench, sources: Sources) -> None:
     page = Page(data=b"stays there")
     url = sources.put("/stays", page)
-    obj = await bench.one({"kind": "url", "url": url}, canonicalize=False)
+    obj = await bench.mirror_one({"kind": "url", "url": url}, canonicalize=False)
     blob = obj["blobs"][0]
     assert (obj["mirror"]["state"], blob["state"], blob["storage"]) == ("done", "linked", None)
     assert blob["source"] == {"kind": "url", "url": url}
     assert page.requests == 0
     (said,) = bench.bus.of(ObjectMirrored, obj["_id"])
     assert (said.failed, said.blobs[0].state) == (False, "linked")
-    # what came with the request is nowhere else, and is stored all the same
-    inline = await bench.one({"kind": "text", "text": "inline"}, canonicalize=False)
+    # Inline content exists nowhere else, so it is stored anyway.
+    inline = await bench.mirror_one({"kind": "text", "text": "inline"}, canonicalize=False)
     assert inline["blobs"][0]["state"] == "stored"
 
 
-async def test_skip_duplicates_with_a_checksum_asks_nobody(bench: Bench, sources: Sources) -> None:
+async def test_skip_duplicates_with_a_known_checksum_does_not_read_the_source(bench: Bench, sources: Sources) -> None:
     page = Page(data=b"held already")
     source = {"kind": "url", "url": sources.put("/held.txt", page)}
     checksum = f"sha256:{sha(b'held already')}"
-    await bench.one(source)
+    await bench.mirror_one(source)
     asked = page.requests
-    skipped = await bench.one(source, checksum=checksum, skip_duplicates=True, bucket_id=bench.bucket)
+    skipped = await bench.mirror_one(source, checksum=checksum, skip_duplicates=True, bucket_id=bench.bucket)
     assert skipped["blobs"][0]["storage"]["duplicate"]  # type: ignore[index]
     assert skipped["blobs"][0]["details"]["filename"] == "held.txt"  # type: ignore[index]
     assert page.requests == asked
-    # in another bucket the hash alone proves nothing
-    await bench.one(source, checksum=checksum, skip_duplicates=True, bucket_id="bkt_other")
+    # In another bucket the hash alone does not prove access.
+    await bench.mirror_one(source, checksum=checksum, skip_duplicates=True, bucket_id="bkt_other")
     assert page.requests == asked + 1
-    await bench.one(source, checksum=checksum, skip_duplicates=True, force=True)
+    await bench.mirror_one(source, checksum=checksum, skip_duplicates=True, force=True)
     assert page.requests == asked + 2
 
 
-async def test_skip_duplicates_marks_the_younger_of_two_equal_objects(bench: Bench, sources: Sources) -> None:
+async def test_skip_duplicates_skips_the_younger_of_two_equal_objects(bench: Bench, sources: Sources) -> None:
     source = {"kind": "url", "url": sources.put("/twin", b"twins")}
-    first = await bench.one(source, skip_duplicates=True)
+    first = await bench.mirror_one(source, skip_duplicates=True)
     assert first["content_key"] == content_key([("main", f"sha256:{sha(b'twins')}")])
-    second = await bench.one(source, skip_duplicates=True)
+    second = await bench.mirror_one(source, skip_duplicates=True)
     assert second["mirror"]["duplicate_of"] == first["_id"]
     (said,) = bench.bus.of(ObjectStatusChanged, second["_id"])
     assert (said.status, said.error) == ("SKIPPED", f"skipped: {first['_id']} of this bucket has the same content")
     assert bench.bus.of(ObjectStatusChanged, first["_id"]) == []
-    third = await bench.one(source)
+    third = await bench.mirror_one(source)
     assert "duplicate_of" not in third["mirror"]
 
 
-async def test_force_remirror_looks_at_what_is_stored_and_mends_it(bench: Bench, sources: Sources) -> None:
+async def test_force_remirror_replaces_broken_content(bench: Bench, sources: Sources) -> None:
     data = b"the right content"
     source = {"kind": "url", "url": sources.put("/mend", data)}
-    obj = await bench.one(source)
+    obj = await bench.mirror_one(source)
     key = blob_key(sha(data))
     await bench.store.delete([key])
     await bench.store.put_if_absent(key, b"broken", sha256=sha(b"broken"), content_type="text/plain")
-    await bench.one(source)
+    await bench.mirror_one(source)
     assert await bench.content(obj) == b"broken"
-    forced = await bench.one(source, force=True)
+    forced = await bench.mirror_one(source, force=True)
     assert forced["mirror"]["state"] == "done"
     assert await bench.content(obj) == data
-    inline = await bench.one({"kind": "base64", "base64": base64.b64encode(data).decode()}, force=True)
+    inline = await bench.mirror_one({"kind": "base64", "base64": base64.b64encode(data).decode()}, force=True)
     assert inline["blobs"][0]["storage"]["duplicate"]  # type: ignore[index]
 
 
-async def test_staged_content_is_taken_over_and_removed(bench: Bench) -> None:
+async def test_staged_content_is_copied_and_deleted(bench: Bench) -> None:
     object_id = await bench.add()
     data = b"too large for a document"
     key = f"staging/inline/{object_id}/blob_1"
     await bench.store.put_if_absent(key, data, sha256=sha(data), content_type="application/octet-stream")
     source = {"kind": "staged", "key": key, "size": len(data), "sha256": sha(data), "mime_type": "text/plain"}
-    obj = await bench.one(source)
+    obj = await bench.mirror_one(source)
     assert await bench.content(obj) == data
     assert await bench.store.list("staging/", limit=10) == []
 
 
-async def test_a_replay_of_what_is_settled_is_not_announced_anew(bench: Bench) -> None:
-    """The replay tells of that itself, with the same ids each time."""
-    settled = await bench.one({"kind": "text", "text": "told before"})
+async def test_replay_of_a_finished_object_is_not_published_again(bench: Bench) -> None:
+    """The event replay publishes these events itself, with the same ids each time."""
+    settled = await bench.mirror_one({"kind": "text", "text": "told before"})
     missed = await bench.add(bench.blob({"kind": "text", "text": "its record never came"}))
     before = len(bench.bus.of(ObjectMirrored, settled["_id"]))
     records = [replace(bench.record(object_id), source=REPLAY) for object_id in (settled["_id"], missed)]

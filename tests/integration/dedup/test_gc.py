@@ -1,4 +1,4 @@
-"""The collector beside writers: nothing that is referred to ever goes, everything else does."""
+"""Garbage collection next to writers deletes what is not referred to, and nothing else."""
 
 import asyncio
 import os
@@ -42,7 +42,7 @@ def collector(bench: Bench, store: object = None) -> GarbageCollector:
 
 
 async def age(bench: Bench, days: float = 2) -> None:
-    """Makes every record look as if nobody had used it for days."""
+    """Make every record look unused for days."""
     records = Blobs(bench.runtime.database)
     await records.collection.update_many({}, {"$set": {"touched_at": bench.runtime.clock.now() - timedelta(days=days)}})
 
@@ -52,7 +52,7 @@ async def held(bench: Bench) -> set[str]:
 
 
 def settings_of(bench: Bench, stack: LocalStack) -> dict[str, str]:
-    """The environment of a command that works on what the bench holds. Kafka is not in it: nobody needs it here."""
+    """Return the environment of a command that works on the database and bucket of the bench."""
     settings = bench.runtime.settings
     return {
         "BUCKETLINE_MONGODB_URL": stack.mongodb_url,
@@ -65,10 +65,10 @@ def settings_of(bench: Bench, stack: LocalStack) -> dict[str, str]:
     }
 
 
-async def test_only_what_nothing_refers_to_goes_after_its_grace(bench: Bench) -> None:
-    kept = await bench.one({"kind": "text", "text": "kept"})
-    gone = await bench.one({"kind": "text", "text": "gone"})
-    shared = [await bench.one({"kind": "text", "text": "shared"}) for _ in range(2)]
+async def test_gc_deletes_only_unreferenced_content_after_its_grace(bench: Bench) -> None:
+    kept = await bench.mirror_one({"kind": "text", "text": "kept"})
+    gone = await bench.mirror_one({"kind": "text", "text": "gone"})
+    shared = [await bench.mirror_one({"kind": "text", "text": "shared"}) for _ in range(2)]
     derived = await DerivedBlobs(bench.runtime).store([DerivedBlob("thumb", "a.png", "image/png", b"derived")])
     now = bench.runtime.clock.now()
     await Documents(bench.runtime.database).collection.insert(
@@ -104,8 +104,8 @@ async def test_only_what_nothing_refers_to_goes_after_its_grace(bench: Bench) ->
     assert await collector(bench).references(sha(b"derived")) == References(objects=0, documents=1)
 
 
-async def test_the_command(bench: Bench, stack: LocalStack) -> None:
-    obj = await bench.one({"kind": "text", "text": "by command"})
+async def test_gc_command_reports_and_deletes(bench: Bench, stack: LocalStack) -> None:
+    obj = await bench.mirror_one({"kind": "text", "text": "by command"})
     await age(bench)
     environment = settings_of(bench, stack)
 
@@ -123,7 +123,7 @@ async def test_the_command(bench: Bench, stack: LocalStack) -> None:
     assert (await said("--grace-hours", "0.5"))[0] == 2
 
     places = JobCursors(bench.runtime.database)
-    await bench.one({"kind": "text", "text": "for a run without time"})
+    await bench.mirror_one({"kind": "text", "text": "for a run without time"})
     await age(bench)
     code, output = await said("--max-minutes", "0")
     assert (code, output.splitlines()[-1]) == (
@@ -136,15 +136,13 @@ async def test_the_command(bench: Bench, stack: LocalStack) -> None:
     assert await places.get("gc") == BEGINNING, "each run goes on from the place where the one before it stopped"
 
 
-async def test_runs_without_time_get_through_everything_one_after_the_other(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whatever is in use stays at the front: a run that began there every time would never see what is behind it."""
+async def test_gc_runs_without_time_complete_in_turns(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Content in use stays at the front; a run that always began there would never reach the rest."""
     monkeypatch.setattr("bucketline.admin.gc.PAGE", 2)
     for number in range(5):
-        await bench.one({"kind": "text", "text": f"kept {number}"})
+        await bench.mirror_one({"kind": "text", "text": f"kept {number}"})
     for number in range(3):
-        obj = await bench.one({"kind": "text", "text": f"gone {number}"})
+        obj = await bench.mirror_one({"kind": "text", "text": f"gone {number}"})
         await bench.objects.collection.delete_one({"_id": obj["_id"]})
     orphan = b"without a record"
     await bench.store.put_if_absent(blob_key(sha(orphan)), orphan, sha256=sha(orphan), content_type="text/plain")
@@ -166,9 +164,9 @@ async def test_runs_without_time_get_through_everything_one_after_the_other(
     assert await records.count({}) == 6
 
 
-async def test_sigterm_ends_a_run_after_its_page_and_the_next_one_goes_on(bench: Bench, stack: LocalStack) -> None:
+async def test_gc_on_sigterm_stops_after_its_page_and_the_next_run_continues(bench: Bench, stack: LocalStack) -> None:
     for text in ("one", "two"):
-        obj = await bench.one({"kind": "text", "text": text})
+        obj = await bench.mirror_one({"kind": "text", "text": text})
         await bench.objects.collection.delete_one({"_id": obj["_id"]})
     await age(bench)
     environment = settings_of(bench, stack)
@@ -181,7 +179,7 @@ async def test_sigterm_ends_a_run_after_its_page_and_the_next_one_goes_on(bench:
         "async def terminated(*arguments):\n"
         "    await page(*arguments)\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
-        "    for _ in range(10):\n"  # the loop hears of a signal in one of its next rounds
+        "    for _ in range(10):\n"  # the loop handles a signal in one of its next iterations
         "        await asyncio.sleep(0)\n"
         "gc.GarbageCollector._page = terminated\n"
         "app(['gc', '--no-scan-bucket', '--max-minutes', '10'])\n"
@@ -198,9 +196,9 @@ async def test_sigterm_ends_a_run_after_its_page_and_the_next_one_goes_on(bench:
         assert len(await held(bench)) == left
 
 
-async def test_content_that_comes_back_after_it_went(bench: Bench) -> None:
+async def test_content_stored_again_after_gc_is_kept(bench: Bench) -> None:
     for _ in range(2):
-        obj = await bench.one({"kind": "text", "text": "back"})
+        obj = await bench.mirror_one({"kind": "text", "text": "back"})
         assert not obj["blobs"][0]["storage"]["duplicate"]  # type: ignore[index]
         assert await bench.content(obj) == b"back"
         await bench.objects.collection.delete_one({"_id": obj["_id"]})
@@ -208,10 +206,10 @@ async def test_content_that_comes_back_after_it_went(bench: Bench) -> None:
         assert (await collector(bench).run()).removed == 1
 
 
-async def test_old_content_without_a_record_is_adopted_and_then_treated_alike(bench: Bench) -> None:
+async def test_gc_adopts_old_content_without_a_record(bench: Bench) -> None:
     for text in (b"orphan", b"used"):
         await bench.store.put_if_absent(blob_key(sha(text)), text, sha256=sha(text), content_type="text/plain")
-    await bench.one({"kind": "text", "text": "used"})
+    await bench.mirror_one({"kind": "text", "text": "used"})
     await bench.runtime.database.collection("blobs").delete_many({})
     young = GarbageCollector(
         bench.runtime.database, bench.store, clock=bench.runtime.clock, ids=bench.runtime.ids, grace=DAY
@@ -235,10 +233,10 @@ def elsewhere(bench: Bench) -> Database:
     return Database(settings.model_copy(update={"database": f"other-{secrets.token_hex(4)}"}))
 
 
-async def test_a_database_that_knows_nothing_of_the_bucket_removes_nothing(bench: Bench, stack: LocalStack) -> None:
-    """A typo in its name, a laptop's MongoDB, a restore from before all this was stored."""
+async def test_gc_with_an_unrelated_database_deletes_nothing(bench: Bench, stack: LocalStack) -> None:
+    """As with a typo in its name, a laptop's MongoDB, or a restore of an older backup."""
     for number in range(12):
-        await bench.one({"kind": "text", "text": f"ours {number}"})
+        await bench.mirror_one({"kind": "text", "text": f"ours {number}"})
     content = await held(bench)
     other = elsewhere(bench)
     try:
@@ -257,9 +255,9 @@ async def test_a_database_that_knows_nothing_of_the_bucket_removes_nothing(bench
         other.close()
 
 
-async def test_a_bucket_is_one_databases_alone(bench: Bench, stack: LocalStack) -> None:
-    """However little is in it, and whatever records the other database has."""
-    await bench.one({"kind": "text", "text": "ours"})
+async def test_gc_refuses_a_bucket_of_another_database(bench: Bench, stack: LocalStack) -> None:
+    """However small the bucket is, and whatever records the other database has."""
+    await bench.mirror_one({"kind": "text", "text": "ours"})
     await collector(bench).run()
     other = elsewhere(bench)
     try:
@@ -269,7 +267,7 @@ async def test_a_bucket_is_one_databases_alone(bench: Bench, stack: LocalStack) 
         with pytest.raises(ForeignBucketError, match="never cleaned up by this database"):
             await wrong.run(orphans=False)
         assert (await wrong.run(dry_run=True)).doubt is not None
-        for database in (other, bench.runtime.database):  # both have a name now, and the bucket that of the latter
+        for database in (other, bench.runtime.database):  # both have an id now, and the bucket that of the latter
             await DeploymentOwnership(database, bench.store, bench.runtime.ids).settle()
         with pytest.raises(ForeignBucketError, match="belongs to another deployment"):
             await wrong.run(orphans=False)
@@ -290,7 +288,7 @@ async def test_a_bucket_is_one_databases_alone(bench: Bench, stack: LocalStack) 
         other.close()
 
 
-async def test_a_few_orphans_are_nothing_to_worry_about(bench: Bench) -> None:
+async def test_gc_with_a_few_orphans_adopts_them(bench: Bench) -> None:
     for number in range(9):
         text = f"orphan {number}".encode()
         await bench.store.put_if_absent(blob_key(sha(text)), text, sha256=sha(text), content_type="text/plain")
@@ -298,7 +296,7 @@ async def test_a_few_orphans_are_nothing_to_worry_about(bench: Bench) -> None:
 
 
 def later(bench: Bench, days: float, database: Database | None = None) -> GarbageCollector:
-    """A collector in some days, of this database or another."""
+    """Return a collector that runs some days later, of this database or another."""
 
     class Later:
         def now(self) -> datetime:
@@ -321,7 +319,7 @@ def _hesitate(bench: Bench, chance: random.Random) -> None:
 
 
 class _SlowStore:
-    """Deletes only when it is told to, as a store that is busy."""
+    """Deletes only when the test allows it."""
 
     def __init__(self, bench: Bench) -> None:
         self._store = bench.store
@@ -339,8 +337,8 @@ class _SlowStore:
 
 
 @pytest.mark.parametrize("kind", ["text", "base64"])
-async def test_an_object_that_comes_while_its_content_goes_waits_and_stores_it_anew(bench: Bench, kind: str) -> None:
-    obj = await bench.one({"kind": "text", "text": "leaving"})
+async def test_object_whose_content_is_being_deleted_stores_it_again(bench: Bench, kind: str) -> None:
+    obj = await bench.mirror_one({"kind": "text", "text": "leaving"})
     await bench.objects.collection.delete_one({"_id": obj["_id"]})
     await age(bench)
     slow = _SlowStore(bench)
@@ -357,9 +355,9 @@ async def test_an_object_that_comes_while_its_content_goes_waits_and_stores_it_a
     assert await bench.content(again) == b"leaving"
 
 
-async def test_a_reference_written_between_the_look_and_the_mark_is_seen(bench: Bench) -> None:
-    """The writer had touched the content long ago; its object appears at the worst moment."""
-    obj = await bench.one({"kind": "text", "text": "late"})
+async def test_gc_sees_a_reference_written_before_the_mark(bench: Bench) -> None:
+    """The writer touched the content long ago; its object appears at the worst moment."""
+    obj = await bench.mirror_one({"kind": "text", "text": "late"})
     await bench.objects.collection.delete_one({"_id": obj["_id"]})
     await age(bench)
     running = collector(bench)
@@ -380,10 +378,10 @@ async def test_a_reference_written_between_the_look_and_the_mark_is_seen(bench: 
     assert (record["state"], "deleting_until" in record) == ("live", False)
 
 
-async def test_what_a_dead_collector_left_is_finished_or_taken_into_use(bench: Bench) -> None:
+async def test_content_of_a_dead_collector_is_deleted_or_reused(bench: Bench) -> None:
     records = Blobs(bench.runtime.database)
     for text in ("finished", "used"):
-        obj = await bench.one({"kind": "text", "text": text})
+        obj = await bench.mirror_one({"kind": "text", "text": text})
         await bench.objects.collection.delete_one({"_id": obj["_id"]})
     await age(bench)
     slow = _SlowStore(bench)
@@ -391,7 +389,7 @@ async def test_what_a_dead_collector_left_is_finished_or_taken_into_use(bench: B
     slow.go_on.set()
     with pytest.raises(ConnectionError):
         await collector(bench, slow).run(orphans=False)
-    # its mark holds for a while, and then no longer
+    # Its mark is valid for a limited time.
     assert await records.record([NewContent(sha(b"used"), 4, "text/plain")], bench.runtime.clock.now()) == {
         sha(b"used")
     }
@@ -399,7 +397,7 @@ async def test_what_a_dead_collector_left_is_finished_or_taken_into_use(bench: B
     await records.collection.bulk(
         [UpdateOne({"_id": sha(t)}, {"$set": {"deleting_until": past}}) for t in (b"used", b"finished")]
     )
-    used = await bench.one({"kind": "text", "text": "used"})
+    used = await bench.mirror_one({"kind": "text", "text": "used"})
     assert (await collector(bench).run(orphans=False)).removed == 1
     assert await held(bench) == {blob_key(sha(b"used"))}
     assert await bench.content(used) == b"used"

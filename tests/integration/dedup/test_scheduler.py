@@ -1,4 +1,4 @@
-"""Many at a time: large beside small, equal content, replicas that die."""
+"""Concurrency: large and small objects, equal content, replicas that die."""
 
 import asyncio
 import time
@@ -19,11 +19,11 @@ from bucketline.events.models import ObjectMirrored
 pytestmark = pytest.mark.stack
 
 LEASE = 5.0
-"""Seconds for which a loaded machine does not stand still."""
+"""Longest pause of a loaded machine, in seconds."""
 
 
-async def test_a_thousand_small_ones_do_not_wait_for_a_large_one(bench: Bench, sources: Sources) -> None:
-    """The large source does not finish before the small ones have; if they waited for it, nobody would ever finish."""
+async def test_thousand_small_objects_do_not_wait_for_a_large_one(bench: Bench, sources: Sources) -> None:
+    """The large source finishes only after the small ones, so they would never finish if they waited for it."""
     gate = asyncio.Event()
     video = Page(size=200 * MIB, gate=gate)
     large = await bench.add(bench.blob({"kind": "url", "url": sources.put("/video", video)}))
@@ -44,7 +44,7 @@ async def test_a_thousand_small_ones_do_not_wait_for_a_large_one(bench: Bench, s
     assert await bench.leftovers() == []
 
 
-async def test_more_large_ones_than_places_leave_the_small_lane_free(opened: Open, sources: Sources) -> None:
+async def test_more_large_objects_than_slots_do_not_block_small_ones(opened: Open, sources: Sources) -> None:
     gate = asyncio.Event()
     async with opened(max_large_transfers=1, max_concurrency=2) as bench:
         large = [
@@ -58,14 +58,16 @@ async def test_more_large_ones_than_places_leave_the_small_lane_free(opened: Ope
             return sum(o["mirror"].get("lane") == "large" for o in found.values()) == 3
 
         await eventually(sorted_out)
-        assert (await bench.one({"kind": "url", "url": sources.put("/s", b"small")}))["mirror"]["state"] == "done"
+        assert (await bench.mirror_one({"kind": "url", "url": sources.put("/s", b"small")}))["mirror"][
+            "state"
+        ] == "done"
         gate.set()
         for object_id in large:
             await bench.mirrored(object_id)
 
 
 @pytest.mark.parametrize("kind", ["text", "url"])
-async def test_twenty_at_once_store_one_copy(opened: Open, sources: Sources, kind: str) -> None:
+async def test_twenty_concurrent_equal_objects_store_one_copy(opened: Open, sources: Sources, kind: str) -> None:
     data = b"the same in all twenty"
     async with opened() as first, opened() as second:
         source = (
@@ -83,7 +85,7 @@ async def test_twenty_at_once_store_one_copy(opened: Open, sources: Sources, kin
         assert count == 20
 
 
-async def test_equal_large_content_at_once_is_one_copy_without_leftovers(opened: Open, sources: Sources) -> None:
+async def test_concurrent_equal_large_content_is_stored_once_without_leftovers(opened: Open, sources: Sources) -> None:
     async with opened() as first, opened() as second:
         url = sources.put("/same", Page(size=12 * MIB))
         ids = [await first.add(first.blob({"kind": "url", "url": url})) for _ in range(4)]
@@ -94,8 +96,8 @@ async def test_equal_large_content_at_once_is_one_copy_without_leftovers(opened:
         assert await first.leftovers() == []
 
 
-async def test_a_replica_that_dies_is_replaced_and_swept_up_after(opened: Open, sources: Sources) -> None:
-    """It stands still in the middle of a transfer, as a killed process does: its claim runs out."""
+async def test_dead_replica_is_replaced_and_its_leftovers_are_removed(opened: Open, sources: Sources) -> None:
+    """The replica stops in the middle of a transfer, like a killed process; its claim expires."""
     gate = asyncio.Event()
     page = Page(size=20 * MIB, gate=gate)
     async with (
@@ -128,7 +130,7 @@ async def test_a_replica_that_dies_is_replaced_and_swept_up_after(opened: Open, 
         await upload.__aexit__(None, None, None)
 
 
-async def test_the_sweeper_leaves_alone_what_is_in_use(opened: Open, sources: Sources) -> None:
+async def test_reconciler_keeps_what_is_in_use(opened: Open, sources: Sources) -> None:
     gate = asyncio.Event()
     async with opened(staging_cleanup_min_age_seconds=0.1, staging_ttl_seconds=0.1) as bench:
         page = Page(size=40 * MIB, announced=True, gate=gate, free=20 * MIB)
@@ -150,7 +152,7 @@ async def test_the_sweeper_leaves_alone_what_is_in_use(opened: Open, sources: So
 
         async def swept_for_long_enough() -> bool:
             await bench.dedup.reconciler.reconcile_staging()
-            return time.monotonic() - began > 2.5  # S3 tells ages in seconds
+            return time.monotonic() - began > 2.5  # S3 reports ages in seconds
 
         await eventually(swept_for_long_enough)
         assert await open_uploads() == [opened_before]
@@ -160,7 +162,7 @@ async def test_the_sweeper_leaves_alone_what_is_in_use(opened: Open, sources: So
         assert [row.key for row in await bench.store.list("staging/", limit=10)] == [key]
 
 
-async def test_a_long_transfer_keeps_its_claim(opened: Open, sources: Sources) -> None:
+async def test_long_transfer_keeps_its_claim(opened: Open, sources: Sources) -> None:
     gate = asyncio.Event()
     async with opened(lease_seconds=LEASE) as one, opened(lease_seconds=LEASE):
         page = Page(size=2 * MIB, gate=gate)
@@ -174,7 +176,7 @@ async def test_a_long_transfer_keeps_its_claim(opened: Open, sources: Sources) -
         first = await eventually(claimed)
 
         async def renewed() -> bool:
-            """The first claim would be over, and it is still the same."""
+            """The first claim would have expired, and is still the same."""
             mirror = (await one.get(object_id))["mirror"]
             assert mirror.get("claim") == first["claim"]
             return one.runtime.clock.now() > first["due_at"] and mirror["due_at"] > first["due_at"]
@@ -185,7 +187,7 @@ async def test_a_long_transfer_keeps_its_claim(opened: Open, sources: Sources) -
         assert page.requests == 1
 
 
-async def test_a_stop_gives_claims_back_and_leaves_nothing_behind(opened: Open, sources: Sources) -> None:
+async def test_stop_releases_claims_and_leaves_nothing(opened: Open, sources: Sources) -> None:
     gate = asyncio.Event()
     page = Page(size=20 * MIB, gate=gate)
     async with opened(scheduler=False) as watching:
@@ -203,10 +205,10 @@ async def test_a_stop_gives_claims_back_and_leaves_nothing_behind(opened: Open, 
         assert await watching.leftovers() == []
 
 
-async def test_what_producers_keep_on_their_objects_is_not_read(
+async def test_custom_fields_of_objects_are_not_read(
     bench: Bench, sources: Sources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Hundreds of objects are in dedup's hands at a time, each with up to 12 MiB of its producer's."""
+    """Hundreds of objects are in memory at a time, each with up to 12 MiB of custom fields."""
     sizes = []
     find = Collection.find
 
@@ -227,7 +229,7 @@ async def test_what_producers_keep_on_their_objects_is_not_read(
     assert max(sizes) < 10_000
 
 
-async def test_records_that_never_came_are_made_good(bench: Bench, sources: Sources) -> None:
+async def test_object_without_a_consumed_event_is_mirrored(bench: Bench, sources: Sources) -> None:
     due = {"state": "pending", "attempts": 0, "due_at": bench.runtime.clock.now()}
     ids = [await bench.add(bench.blob({"kind": "text", "text": f"lost {n}"}), mirror=dict(due)) for n in range(30)]
     ids.append(await bench.add(bench.blob({"kind": "url", "url": sources.put("/a", b"a")}), mirror=dict(due)))
@@ -236,7 +238,7 @@ async def test_records_that_never_came_are_made_good(bench: Bench, sources: Sour
         assert len(bench.bus.of(ObjectMirrored, object_id)) == 1
 
 
-async def test_what_is_due_is_told_although_its_records_are_done_with(opened: Open, sources: Sources) -> None:
+async def test_backlog_metric_counts_due_objects(opened: Open, sources: Sources) -> None:
     gate = asyncio.Event()
     async with opened(max_concurrency=2, max_large_transfers=1) as bench:
         slow = [

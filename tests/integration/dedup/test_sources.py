@@ -1,4 +1,4 @@
-"""What producers may point at, through the whole of dedup."""
+"""Sources of every kind, through the whole service."""
 
 import base64
 import gzip
@@ -38,10 +38,10 @@ PNG = b"\x89PNG\r\n\x1a\n" + bytes(64)
         ),
     ],
 )
-async def test_inline(
+async def test_inline_content_is_stored(
     bench: Bench, source: dict[str, object], content: bytes, mime_type: str, filename: str | None
 ) -> None:
-    obj = await bench.one(source)
+    obj = await bench.mirror_one(source)
     blob = obj["blobs"][0]
     assert blob["details"] == {
         "filename": filename,
@@ -54,10 +54,10 @@ async def test_inline(
     assert await bench.content(obj) == content
 
 
-async def test_url_small_and_large(bench: Bench, sources: Sources) -> None:
+async def test_url_of_small_and_large_content_is_stored(bench: Bench, sources: Sources) -> None:
     for size in (0, 10, 3 * MIB, 17 * MIB):
         page = Page(size=size, headers={"Content-Disposition": 'attachment; filename="some file.bin"'})
-        obj = await bench.one({"kind": "url", "url": sources.put(f"/f{size}", page)})
+        obj = await bench.mirror_one({"kind": "url", "url": sources.put(f"/f{size}", page)})
         details = obj["blobs"][0]["details"]
         assert details is not None, obj["mirror"]
         assert (details["size_bytes"], details["filename"]) == (size, "some file.bin")
@@ -65,7 +65,7 @@ async def test_url_small_and_large(bench: Bench, sources: Sources) -> None:
     assert await bench.leftovers() == []
 
 
-async def test_declared_charset_is_kept_with_each_object(bench: Bench, sources: Sources) -> None:
+async def test_declared_charset_is_stored_with_each_object(bench: Bench, sources: Sources) -> None:
     content = "привет, мир".encode("cp1251")
     encoded = base64.b64encode(content).decode()
     page = Page(data=content, content_type="text/plain; charset=Windows-1251")
@@ -76,7 +76,7 @@ async def test_declared_charset_is_kept_with_each_object(bench: Bench, sources: 
         {"kind": "base64", "base64": encoded, "mime_type": 'text/html; charset="iso-8859-5"'},
         {"kind": "base64", "base64": encoded, "mime_type": "text/plain; charset=no-such-charset"},
     ):
-        details = (await bench.one(source))["blobs"][0]["details"]
+        details = (await bench.mirror_one(source))["blobs"][0]["details"]
         assert details is not None
         kept.append((details["mime_type"], details.get("charset")))
     assert kept == [
@@ -87,8 +87,8 @@ async def test_declared_charset_is_kept_with_each_object(bench: Bench, sources: 
     ]
 
 
-async def test_url_without_a_length(bench: Bench, sources: Sources) -> None:
-    obj = await bench.one({"kind": "url", "url": sources.put("/chunked", Page(size=12 * MIB, announced=False))})
+async def test_url_without_a_length_is_stored(bench: Bench, sources: Sources) -> None:
+    obj = await bench.mirror_one({"kind": "url", "url": sources.put("/chunked", Page(size=12 * MIB, announced=False))})
     assert len(await bench.content(obj)) == 12 * MIB
 
 
@@ -96,7 +96,7 @@ async def test_url_without_a_length(bench: Bench, sources: Sources) -> None:
 async def test_url_with_content_encoding_stores_the_decoded_content(bench: Bench, sources: Sources, size: int) -> None:
     content = b"%PDF-1.4 " + bytes(range(256)) * (size // 256)
     page = Page(data=gzip.compress(content), headers={"Content-Encoding": "gzip"}, content_type="application/pdf")
-    obj = await bench.one({"kind": "url", "url": sources.put("/a.pdf", page)}, checksum=f"sha256:{sha(content)}")
+    obj = await bench.mirror_one({"kind": "url", "url": sources.put("/a.pdf", page)}, checksum=f"sha256:{sha(content)}")
     assert obj["blobs"][0]["details"] == {
         "filename": "a.pdf",
         "size_bytes": len(content),
@@ -109,7 +109,7 @@ async def test_url_with_content_encoding_stores_the_decoded_content(bench: Bench
 async def test_archive_with_its_format_as_content_encoding_is_stored_as_sent(bench: Bench, sources: Sources) -> None:
     archive = gzip.compress(b"tar" * 100)
     page = Page(data=archive, headers={"Content-Encoding": "x-gzip"}, content_type="application/x-gzip")
-    obj = await bench.one({"kind": "url", "url": sources.put("/a.tar.gz", page)})
+    obj = await bench.mirror_one({"kind": "url", "url": sources.put("/a.tar.gz", page)})
     assert await bench.content(obj) == archive
     assert (obj["blobs"][0]["details"] or {})["mime_type"] == "application/gzip"
 
@@ -117,12 +117,12 @@ async def test_archive_with_its_format_as_content_encoding_is_stored_as_sent(ben
 async def test_decompression_bomb_fails_the_object(opened: Open, sources: Sources) -> None:
     page = Page(data=gzip.compress(bytes(20 * MIB)), headers={"Content-Encoding": "gzip"})
     async with opened(max_bytes=10 * MIB) as bench:
-        obj = await bench.one({"kind": "url", "url": sources.put("/bomb", page)})
+        obj = await bench.mirror_one({"kind": "url", "url": sources.put("/bomb", page)})
         assert obj["mirror"]["error"] == f"main: the source is larger than the limit of {10 * MIB} bytes"
         assert await bench.leftovers() == []
 
 
-async def test_foreign_bucket(opened: Open, stack: LocalStack, bench: Bench) -> None:
+async def test_object_of_an_external_bucket_is_stored(opened: Open, stack: LocalStack, bench: Bench) -> None:
     store = bench.store
     data = b"of somebody else"
     await store.put_if_absent("theirs/report.txt", data, sha256=sha(data), content_type="text/plain")
@@ -134,33 +134,33 @@ async def test_foreign_bucket(opened: Open, stack: LocalStack, bench: Bench) -> 
         "secret_key": stack.s3_secret_key,
     }
     async with opened(external_buckets=[access], s3={"bucket": f"{bucket}-own"}) as other:
-        obj = await other.one({"kind": "s3", "url": f"s3://{bucket}/theirs/report.txt"})
+        obj = await other.mirror_one({"kind": "s3", "url": f"s3://{bucket}/theirs/report.txt"})
         assert await other.content(obj) == data
         assert obj["blobs"][0]["details"]["filename"] == "report.txt"  # type: ignore[index]
-        missing = await other.one({"kind": "s3", "url": f"s3://{bucket}/theirs/nothing"})
+        missing = await other.mirror_one({"kind": "s3", "url": f"s3://{bucket}/theirs/nothing"})
         assert missing["mirror"]["error"] == "main: the source does not exist"
-        refused = await other.one({"kind": "s3", "url": "s3://not-configured/x"})
+        refused = await other.mirror_one({"kind": "s3", "url": "s3://not-configured/x"})
         assert refused["mirror"]["error"] == "main: the address is not allowed"
 
 
-async def test_own_bucket_is_closed_but_for_prefixes_and_the_namespaces_own_content(opened: Open) -> None:
+async def test_own_bucket_is_refused_except_prefixes_and_own_content(opened: Open) -> None:
     async with opened(allowed_key_prefixes=["import/"]) as bench:
         data = b"placed by an operator"
         await bench.store.put_if_absent("import/a.txt", data, sha256=sha(data), content_type="text/plain")
         await bench.store.put_if_absent("secret/a.txt", data, sha256=sha(data), content_type="text/plain")
-        placed = await bench.one({"kind": "s3", "url": bench.store.url_of("import/a.txt")})
+        placed = await bench.mirror_one({"kind": "s3", "url": bench.store.url_of("import/a.txt")})
         assert await bench.content(placed) == data
-        closed = await bench.one({"kind": "s3", "url": bench.store.url_of("secret/a.txt")})
+        closed = await bench.mirror_one({"kind": "s3", "url": bench.store.url_of("secret/a.txt")})
         assert closed["mirror"]["state"] == "failed"
-        again = await bench.one({"kind": "s3", "url": bench.store.url_of(blob_key(sha(data)))})
+        again = await bench.mirror_one({"kind": "s3", "url": bench.store.url_of(blob_key(sha(data)))})
         assert again["blobs"][0]["storage"]["duplicate"]  # type: ignore[index]
-        stranger = await bench.one(
+        stranger = await bench.mirror_one(
             {"kind": "s3", "url": bench.store.url_of(blob_key(sha(data)))}, namespace_id="ns_other"
         )
         assert stranger["mirror"]["error"] == "main: the address is not allowed"
 
 
-async def test_url_of_content_that_is_not_stored_yet_is_tried_again(opened: Open) -> None:
+async def test_url_of_content_not_stored_yet_is_retried(opened: Open) -> None:
     async with opened(initial_backoff_seconds=0.5) as bench:
         later = await bench.add(bench.blob({"kind": "s3", "url": bench.store.url_of(blob_key(sha(b"soon")))}))
         await bench.created(later)
@@ -170,25 +170,25 @@ async def test_url_of_content_that_is_not_stored_yet_is_tried_again(opened: Open
             return found[later]["mirror"]["attempts"] > 0
 
         assert await eventually(tried)
-        await bench.one({"kind": "text", "text": "soon"})
+        await bench.mirror_one({"kind": "text", "text": "soon"})
         assert await bench.content(await bench.mirrored(later)) == b"soon"
 
 
-async def test_files_only_below_the_allowed_directories(opened: Open, tmp_path: Path) -> None:
+async def test_file_outside_the_allowed_directories_is_refused(opened: Open, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.txt").write_text("from a disk")
     (tmp_path / "out.txt").write_text("not yours")
     async with opened(file_roots=[tmp_path / "in"]) as bench:
-        obj = await bench.one({"kind": "file", "path": str(tmp_path / "in" / "a.txt")})
+        obj = await bench.mirror_one({"kind": "file", "path": str(tmp_path / "in" / "a.txt")})
         assert await bench.content(obj) == b"from a disk"
-        refused = await bench.one({"kind": "file", "path": str(tmp_path / "out.txt")})
+        refused = await bench.mirror_one({"kind": "file", "path": str(tmp_path / "out.txt")})
         assert refused["mirror"]["error"] == "main: the address is not allowed"
     async with opened() as closed:
-        refused = await closed.one({"kind": "file", "path": str(tmp_path / "in" / "a.txt")})
+        refused = await closed.mirror_one({"kind": "file", "path": str(tmp_path / "in" / "a.txt")})
         assert refused["mirror"]["state"] == "failed"
 
 
-async def test_several_blobs_of_one_object_and_properties(bench: Bench, sources: Sources) -> None:
+async def test_object_with_several_blobs_and_properties_is_mirrored(bench: Bench, sources: Sources) -> None:
     object_id = await bench.add(
         bench.blob({"kind": "text", "text": "inline"}),
         bench.blob({"kind": "url", "url": sources.put("/a", b"fetched")}, property="file"),
@@ -202,17 +202,19 @@ async def test_several_blobs_of_one_object_and_properties(bench: Bench, sources:
     assert bench.bus.of(ObjectStatusChanged, object_id) == []
 
 
-async def test_what_is_refused_fails_the_object_in_words_that_reveal_nothing(opened: Open, sources: Sources) -> None:
+async def test_refused_source_fails_the_object_without_revealing_why(opened: Open, sources: Sources) -> None:
     async with opened(allow_networks=[], max_bytes=2 * MIB) as bench:
-        obj = await bench.one({"kind": "url", "url": sources.put("/a", b"x")})
+        obj = await bench.mirror_one({"kind": "url", "url": sources.put("/a", b"x")})
         assert obj["mirror"]["error"] == "main: the address is not allowed"
         (said,) = bench.bus.of(ObjectStatusChanged, obj["_id"])
         assert (said.status, said.error, said.error_type) == ("FAILED", "main: the address is not allowed", "permanent")
     async with opened(max_bytes=2 * MIB) as bench:
-        large = await bench.one({"kind": "url", "url": sources.put("/large", Page(size=3 * MIB))})
+        large = await bench.mirror_one({"kind": "url", "url": sources.put("/large", Page(size=3 * MIB))})
         assert large["mirror"]["error"] == f"main: the source is larger than the limit of {2 * MIB} bytes"
-        endless = await bench.one({"kind": "url", "url": sources.put("/endless", Page(size=9 * MIB, announced=False))})
+        endless = await bench.mirror_one(
+            {"kind": "url", "url": sources.put("/endless", Page(size=9 * MIB, announced=False))}
+        )
         assert endless["mirror"]["error"] == f"main: the source is larger than the limit of {2 * MIB} bytes"
-        missing = await bench.one({"kind": "url", "url": sources.put("/gone", Page(failures=[410] * 9))})
+        missing = await bench.mirror_one({"kind": "url", "url": sources.put("/gone", Page(failures=[410] * 9))})
         assert missing["mirror"]["error"] == "main: the source does not exist"
         assert await bench.leftovers() == []

@@ -1,4 +1,4 @@
-"""Submitting many batches at once: all drafts of a bucket, or all of its objects."""
+"""Submit many batches with one request: all drafts of a bucket, or all of its objects."""
 
 from typing import Any
 
@@ -84,14 +84,14 @@ async def test_bulk_submit_puts_every_object_into_one_batch(
     assert listed["total_count"] == len(chunks)
 
 
-async def test_bulk_submit_without_a_body_takes_the_whole_bucket(replica: Replica, path: str) -> None:
+async def test_bulk_submit_without_a_body_submits_the_whole_bucket(replica: Replica, path: str) -> None:
     empty = await replica.make(f"{path}/batches/bulk-submit", None, namespace="home")
     assert (empty["total_objects"], empty["batches"]) == (0, [])
     await objects(replica, path, 2)
     assert (await replica.make(f"{path}/batches/bulk-submit", None, namespace="home"))["total_objects"] == 2
 
 
-async def test_bulk_submit_takes_filters_and_a_maximum(replica: Replica, path: str) -> None:
+async def test_bulk_submit_with_filters_and_maximum_submits_the_oldest_matches(replica: Replica, path: str) -> None:
     early = await objects(replica, path, 2, when="2026-03-01T10:00:00+05:30")
     await objects(replica, path, 2, when="2026-03-01T05:00:00Z")
     body = {"filters": {"AND": [{"field": "when", "operator": "lt", "value": "2026-03-01T05:00Z"}]}}
@@ -103,7 +103,7 @@ async def test_bulk_submit_takes_filters_and_a_maximum(replica: Replica, path: s
     assert [row["object_count"] for row in answer["batches"]] == [2, 1]
 
 
-async def test_bulk_submit_of_too_much_makes_nothing(
+async def test_bulk_submit_above_the_limit_creates_nothing(
     replica: Replica, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bulk, "MAX_BATCHES", 2)
@@ -121,7 +121,7 @@ async def test_bulk_submit_of_too_much_makes_nothing(
      ({"dedup_strategy": "never"}, 422), ({"collection_ids": ["col_unknown"]}, 404),
      ({"filters": {"when": "noon"}}, 422)],
 )  # fmt: skip
-async def test_bulk_submit_with_a_fault_is_refused(
+async def test_bulk_submit_with_invalid_body_is_rejected(
     replica: Replica, path: str, body: dict[str, Any], status: int
 ) -> None:
     answer = await replica.call("POST", f"{path}/batches/bulk-submit", body, namespace="home")

@@ -7,8 +7,8 @@ import pytest
 from tests.integration.ingest_api.conftest import Replica, World
 
 from bucketline.db.documents import DocumentDocument
-from bucketline_ingest_api.documents import change
-from bucketline_ingest_api.documents.change import changed_fields
+from bucketline_ingest_api.documents import service
+from bucketline_ingest_api.documents.service import merge_fields
 
 pytestmark = pytest.mark.stack
 
@@ -117,7 +117,7 @@ async def test_document_change_of_a_name_that_is_none_returns_422(
 
 
 async def test_document_change_has_a_largest_size(replica: Replica, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(change, "MAX_OBJECT_BYTES", 1000)
+    monkeypatch.setattr(service, "MAX_OBJECT_BYTES", 1000)
     answer = await replica.call("PATCH", f"{path}/doc_0", {"text": "x" * 1000}, namespace="home")
     assert (answer.status, answer.body["error"]["details"]["limit_bytes"]) == (413, 1000)
 
@@ -140,7 +140,7 @@ async def test_documents_are_listed_by_moments(replica: Replica, path: str) -> N
     assert [row["document_id"] for row in listed["results"]] == ["doc_0", "doc_1"]
 
 
-def test_changed_fields_replaces_metadata_that_is_no_object() -> None:
-    assert changed_fields({"metadata": 1}, {"metadata": {"a": None, "b": 1}}) == {"metadata": {"b": 1}}
-    assert changed_fields({"metadata": {"a": 1}}, {"metadata": [1]}) == {"metadata": [1]}
-    assert changed_fields({"a": 1}, {}) == {"a": 1}
+def test_merge_fields_replaces_metadata_that_is_no_object() -> None:
+    assert merge_fields({"metadata": 1}, {"metadata": {"a": None, "b": 1}}) == {"metadata": {"b": 1}}
+    assert merge_fields({"metadata": {"a": 1}}, {"metadata": [1]}) == {"metadata": [1]}
+    assert merge_fields({"a": 1}, {}) == {"a": 1}

@@ -24,7 +24,7 @@ async def works(replica: Replica, key: str) -> bool:
     return answer.status == 200
 
 
-async def test_the_old_secret_works_until_the_grace_period_is_over(world: World) -> None:
+async def test_rotated_secret_is_valid_until_the_grace_period_ends(world: World) -> None:
     replica = world.replica(key_grace_seconds=3600, key_cache_seconds=0.001)
     first = (await replica.make(KEYS, {"name": "scanner"}))["key"]
     second = (await replica.make(f"{KEYS}/scanner/rotate", None))["key"]
@@ -39,7 +39,7 @@ async def test_the_old_secret_works_until_the_grace_period_is_over(world: World)
     assert [await works(other, key) for key in (first, second, third)] == [False, False, True]
 
 
-async def test_a_revoked_key_ends_on_every_replica_within_the_cache_time(world: World) -> None:
+async def test_revoked_key_is_rejected_by_every_replica_within_the_cache_time(world: World) -> None:
     here, there = world.replica(key_cache_seconds=0.05), world.replica(key_cache_seconds=0.05)
     made = await here.make(KEYS, {"name": "scanner"})
     assert await works(here, made["key"])
@@ -61,7 +61,7 @@ async def test_a_revoked_key_ends_on_every_replica_within_the_cache_time(world: 
     assert await works(here, again["key"])
 
 
-async def test_an_expired_key_ends_even_where_it_is_remembered(world: World, replica: Replica) -> None:
+async def test_expired_key_is_rejected_although_it_is_cached(world: World, replica: Replica) -> None:
     expires = wire_time(world.clock.now() + timedelta(seconds=60))
     key = (await replica.make(KEYS, {"name": "brief", "expires_at": expires}))["key"]
     assert await works(replica, key)
@@ -72,7 +72,7 @@ async def test_an_expired_key_ends_even_where_it_is_remembered(world: World, rep
     assert (await replica.call("POST", KEYS, past)).status == 422
 
 
-async def test_what_is_shown_of_a_key(replica: Replica) -> None:
+async def test_key_response_does_not_show_the_secret(replica: Replica) -> None:
     await replica.make("/v1/namespaces", {"namespace_name": "demo", "namespace_id": "ns_demo0001"})
     body = {
         "name": "scanner",
@@ -94,7 +94,7 @@ async def test_what_is_shown_of_a_key(replica: Replica) -> None:
     assert me["rate_limits"] == {"requests": 7}
 
 
-async def test_keys_are_changed_by_name(replica: Replica) -> None:
+async def test_update_by_name_changes_the_sent_fields(replica: Replica) -> None:
     await replica.make("/v1/namespaces", {"namespace_name": "demo"})
     key = (await replica.make(KEYS, {"name": "one"}))["key"]
     await replica.make(KEYS, {"name": "two"})
@@ -110,7 +110,7 @@ async def test_keys_are_changed_by_name(replica: Replica) -> None:
     assert not await works(replica, key)
 
 
-async def test_what_is_not_enforced_is_refused(replica: Replica) -> None:
+async def test_unsupported_restrictions_are_rejected(replica: Replica) -> None:
     for more in (
         {"allowed_origins": ["https://example.org"]},
         {"principal_id": "u1"},
@@ -124,7 +124,7 @@ async def test_what_is_not_enforced_is_refused(replica: Replica) -> None:
     assert (await replica.call("POST", KEYS.replace("ada@example.org", "ada"), {"name": "k"})).status == 422
 
 
-async def test_keys_that_are_not_ours_ask_no_database(replica: Replica) -> None:
+async def test_malformed_keys_are_rejected_without_a_query(replica: Replica) -> None:
     for key in ("", "sk_", "sk_wrong", "Basic x", "sk_abcdefghijkl_" + "A" * 32 + "00000000", "x" * 600):
         answer = await replica.call("GET", "/v1/me", key=key)
         assert answer.status == 401, key
@@ -132,7 +132,7 @@ async def test_keys_that_are_not_ours_ask_no_database(replica: Replica) -> None:
         assert answer.body["error"]["type"] == "UnauthorizedError"
 
 
-async def test_the_secret_is_in_no_log_answer_or_record(world: World) -> None:
+async def test_secret_is_in_no_log_response_or_document(world: World) -> None:
     """Everything that is written down while keys are made, used, rotated, refused and revoked."""
     written = io.StringIO()
     with redirect_stdout(written), redirect_stderr(written):

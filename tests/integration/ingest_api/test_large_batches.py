@@ -36,7 +36,7 @@ async def stored(world: World, replica: Replica) -> tuple[str, list[str]]:
     return f"/v1/buckets/{bucket['bucket_id']}/batches", ids
 
 
-async def test_fifty_thousand_and_not_one_more(world: World) -> None:
+async def test_batch_above_fifty_thousand_objects_is_rejected(world: World) -> None:
     replica = world.replica(body_bytes=4 << 20)
     path, ids = await stored(world, replica)
 

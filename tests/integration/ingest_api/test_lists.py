@@ -32,7 +32,7 @@ async def multiplied(replica: Replica, path: str, count: int) -> None:
 
 
 @pytest.mark.parametrize("what", ["list", "batch", "trigger"])
-async def test_a_search_that_takes_too_long_says_what_to_do(
+async def test_search_above_the_time_limit_returns_503_with_advice(
     replica: Replica, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     path = await bucket(replica)
@@ -57,7 +57,7 @@ async def test_a_search_that_takes_too_long_says_what_to_do(
     assert "retry-after" not in answer.headers
 
 
-async def test_a_page_has_a_size_in_bytes(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_page_above_the_byte_limit_returns_400(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
     path = await bucket(replica)
     rows = [{"name": "x" * 1000} for _ in range(30)]
     await replica.make(f"{path}/objects/batch", {"objects": rows}, namespace="home")
@@ -74,9 +74,7 @@ async def test_a_page_has_a_size_in_bytes(replica: Replica, monkeypatch: pytest.
     assert seen == 30
 
 
-async def test_a_list_of_objects_does_not_read_their_inline_content(
-    replica: Replica, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_object_list_does_not_read_inline_content(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
     path = await bucket(replica)
     blobs = [
         {"property": "note", "data": "x" * 50_000},
@@ -90,7 +88,7 @@ async def test_a_list_of_objects_does_not_read_their_inline_content(
     assert row["blobs"][2]["properties"]["url"] == "https://example.com/a.txt"
 
 
-async def test_a_list_of_tasks_does_not_read_the_objects_of_batches(
+async def test_task_list_does_not_read_the_objects_of_batches(
     world: World, replica: Replica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = await bucket(replica)

@@ -84,7 +84,7 @@ async def old(world: World, replica: Replica) -> Old:
 
 
 @pytest.mark.parametrize("gone", [2, 4])
-async def test_the_books_of_an_old_batch_are_its_sums(world: World, old: Old, gone: int) -> None:
+async def test_audit_of_a_batch_with_expired_units_shows_its_totals(world: World, old: Old, gone: int) -> None:
     await old.end()
     before = await old.audit()
     assert (before["all_balanced"], before["from_sums"], before["skipped"]) == (True, False, 1)
@@ -97,7 +97,7 @@ async def test_the_books_of_an_old_batch_are_its_sums(world: World, old: Old, go
     assert all(tier["lost"] == 0 for tier in books["tiers"])
 
 
-async def test_given_back_objects_of_an_old_canceled_batch_are_not_lost(world: World, old: Old) -> None:
+async def test_audit_of_an_old_canceled_batch_counts_returned_objects_as_not_lost(world: World, old: Old) -> None:
     await old.end(("COMPLETED", "DRAFT", "DRAFT", "DRAFT"), status="CANCELED")
     world.clock.advance(KEPT.total_seconds() + 60)
     await old.expire()
@@ -105,7 +105,7 @@ async def test_given_back_objects_of_an_old_canceled_batch_are_not_lost(world: W
     assert (books["all_balanced"], books["processed"], books["given_back"], books["deleted"]) == (True, 1, 3, 1)
 
 
-async def test_a_unit_that_goes_before_its_time_is_a_loss(world: World, old: Old) -> None:
+async def test_audit_reports_a_unit_missing_before_expiry_as_lost(world: World, old: Old) -> None:
     await old.end()
     world.clock.advance((KEPT - timedelta(days=1)).total_seconds())
     await old.expire(old.ids[0])
@@ -114,7 +114,7 @@ async def test_a_unit_that_goes_before_its_time_is_a_loss(world: World, old: Old
 
 
 @pytest.mark.parametrize("gone", [3, 4])
-async def test_what_failed_in_an_old_batch_is_still_listed_and_not_retried(world: World, old: Old, gone: int) -> None:
+async def test_failures_of_an_old_batch_are_listed_and_retry_is_rejected(world: World, old: Old, gone: int) -> None:
     await old.end()
     world.clock.advance(KEPT.total_seconds() + 60)
     await old.expire(*old.ids[:gone])
@@ -128,7 +128,7 @@ async def test_what_failed_in_an_old_batch_is_still_listed_and_not_retried(world
     assert (again.status, again.body["status"]) == (200, "PENDING"), "what the error names works"
 
 
-async def test_nothing_failed_in_an_old_batch_is_no_error(world: World, old: Old) -> None:
+async def test_retry_of_an_old_batch_without_failures_changes_nothing(world: World, old: Old) -> None:
     await old.end(("COMPLETED",) * 4, status="COMPLETED")
     world.clock.advance(KEPT.total_seconds() + 60)
     await old.expire()
@@ -136,7 +136,7 @@ async def test_nothing_failed_in_an_old_batch_is_no_error(world: World, old: Old
     assert (answer.status, answer.body["retried_count"]) == (200, 0)
 
 
-async def test_a_late_retry_outlives_the_turn_before_it(world: World, old: Old) -> None:
+async def test_results_of_a_late_retry_outlive_the_previous_run(world: World, old: Old) -> None:
     await old.end()
     world.clock.advance((KEPT - timedelta(days=1)).total_seconds())
     taken = await old.retry()

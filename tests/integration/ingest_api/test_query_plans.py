@@ -1,4 +1,4 @@
-"""Every list and every lookup of these routes is bounded by an index: no plan scans a collection."""
+"""Every list and every lookup is bounded by an index: no query plan scans a collection."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,20 +12,20 @@ from bucketline.db.mongo import Collection
 
 pytestmark = pytest.mark.stack
 
-Asked = tuple[str, Mapping[str, object], Sequence[tuple[str, int]] | None, str | None]
+RecordedQuery = tuple[str, Mapping[str, object], Sequence[tuple[str, int]] | None, str | None]
 
 
 @contextmanager
-def recorded() -> Iterator[list[Asked]]:
-    """What is asked of the database meanwhile, by any way that takes a condition."""
-    asked: list[Asked] = []
+def record_queries() -> Iterator[list[RecordedQuery]]:
+    """Record the queries that are sent to the database within the context."""
+    queries: list[RecordedQuery] = []
     original: dict[str, Any] = {}
 
     def keep(name: str) -> Any:
         method = original[name] = getattr(Collection, name)
 
         def wrapper(self: Collection[Any], where: Any, *args: Any, **options: Any) -> Any:
-            asked.append((self._name, where, options.get("sort"), options.get("hint")))
+            queries.append((self._name, where, options.get("sort"), options.get("hint")))
             return method(self, where, *args, **options)
 
         return wrapper
@@ -33,7 +33,7 @@ def recorded() -> Iterator[list[Asked]]:
     def keep_pipeline(name: str, pipeline: Any) -> None:
         sort = pipeline[1].get("$sort") if len(pipeline) > 1 else None
         if "$match" in pipeline[0]:
-            asked.append((name, pipeline[0]["$match"], list(sort.items()) if sort else None, None))
+            queries.append((name, pipeline[0]["$match"], list(sort.items()) if sort else None, None))
         for stage in pipeline:
             if "$unionWith" in stage:
                 keep_pipeline(stage["$unionWith"]["coll"], stage["$unionWith"]["pipeline"])
@@ -48,7 +48,7 @@ def recorded() -> Iterator[list[Asked]]:
             patch.setattr(Collection, name, keep(name))
         original["aggregate"] = Collection.aggregate
         patch.setattr(Collection, "aggregate", keep_aggregate)
-        yield asked
+        yield queries
 
 
 def stages(plan: Mapping[str, Any]) -> Iterator[str]:
@@ -62,8 +62,8 @@ def stages(plan: Mapping[str, Any]) -> Iterator[str]:
 LISTS = ({}, {"search": "a"}, {"filters": {"created_at": "2026-01-01"}}, {"sort": {"field": "created_at"}})
 
 
-async def test_no_plan_scans_a_collection(world: World, replica: Replica) -> None:
-    with recorded() as asked:
+async def test_lists_and_lookups_never_scan_a_collection(world: World, replica: Replica) -> None:
+    with record_queries() as queries:
         made = await furnished(replica, "home", "sk_root")
         key = await world.key()
         bucket, collection = made["bucket"][0], made["collection"][0]
@@ -88,9 +88,9 @@ async def test_no_plan_scans_a_collection(world: World, replica: Replica) -> Non
         world.clock.advance(60)
         await replica.deps.runner.poll()
         await replica.settle()
-    assert len({name for name, *_ in asked}) > 8
+    assert len({name for name, *_ in queries}) > 8
     scanned = []
-    for name, where, sort, hint in asked:
+    for name, where, sort, hint in queries:
         rows = world.database.collection(name)
         plan = await rows.explain(where, sort=sort) if hint is None else {"stage": "IXSCAN"}
         if "COLLSCAN" in stages(plan):
@@ -98,10 +98,10 @@ async def test_no_plan_scans_a_collection(world: World, replica: Replica) -> Non
     assert scanned == []
 
 
-async def test_default_orders_need_no_sort_in_memory(world: World, replica: Replica) -> None:
-    with recorded() as asked:
+async def test_default_orders_are_read_from_an_index(world: World, replica: Replica) -> None:
+    with record_queries() as queries:
         made = await furnished(replica, "home", "sk_root")
-        asked.clear()
+        queries.clear()
         for path in ("buckets", "collections", f"collections/{made['collection'][0]}/documents"):
             first = await replica.make(f"/v1/{path}/list", {"limit": 1}, namespace="home")
             if cursor := first["pagination"]["next_cursor"]:
@@ -110,7 +110,7 @@ async def test_default_orders_need_no_sort_in_memory(world: World, replica: Repl
         page = await replica.make("/v1/tasks/list", {"limit": 1})
         await replica.make("/v1/tasks/list", {"limit": 1, "cursor": page["pagination"]["next_cursor"]})
     sorting = []
-    for name, where, sort, _ in asked:
+    for name, where, sort, _ in queries:
         if sort is not None:
             plan = await world.database.collection(name).explain(where, sort=sort)
             sorting += [(name, where)] if "SORT" in stages(plan) else []

@@ -50,7 +50,7 @@ async def collection_of(replica: Replica, bucket: str) -> Any:
     return await replica.make("/v1/collections", body, namespace="demo")
 
 
-async def test_another_replica_goes_on_when_the_lease_of_a_dead_one_ends(world: World) -> None:
+async def test_task_with_expired_lease_is_executed_by_another_replica(world: World) -> None:
     dead, alive = world.replica(), world.replica()
     done: list[str] = []
 
@@ -75,7 +75,7 @@ async def test_another_replica_goes_on_when_the_lease_of_a_dead_one_ends(world: 
     assert (await stored(alive, task))["status"] == "COMPLETED"
 
 
-async def test_replicas_that_sweep_at_once_take_a_turn_once(world: World) -> None:
+async def test_concurrent_polls_execute_a_task_once(world: World) -> None:
     replicas = [world.replica() for _ in range(3)]
     turns = 0
 
@@ -92,7 +92,7 @@ async def test_replicas_that_sweep_at_once_take_a_turn_once(world: World) -> Non
     assert turns == 5
 
 
-async def test_a_turn_that_fails_is_taken_again_later_and_not_for_ever(world: World, replica: Replica) -> None:
+async def test_failing_step_is_retried_with_backoff_until_the_limit(world: World, replica: Replica) -> None:
     async def step(_: TaskDocument) -> TaskOutcome:
         raise RuntimeError("away")
 
@@ -115,7 +115,7 @@ async def test_a_turn_that_fails_is_taken_again_later_and_not_for_ever(world: Wo
 
 
 @pytest.mark.parametrize("error", [DependencyUnavailable("S3 is away"), ServiceUnavailable()])
-async def test_a_task_outlasts_any_time_without_a_store(world: World, replica: Replica, error: Exception) -> None:
+async def test_transient_errors_are_retried_without_limit(world: World, replica: Replica, error: Exception) -> None:
     away = True
 
     async def step(_: TaskDocument) -> TaskOutcome:
@@ -136,7 +136,7 @@ async def test_a_task_outlasts_any_time_without_a_store(world: World, replica: R
 
 @pytest.mark.parametrize("forgotten", [False, True])
 @pytest.mark.parametrize("what", ["bucket", "namespace"])
-async def test_a_deletion_that_failed_begins_anew_when_it_is_asked_for_again(
+async def test_repeated_delete_restarts_a_failed_deletion(
     world: World, replica: Replica, monkeypatch: pytest.MonkeyPatch, what: str, forgotten: bool
 ) -> None:
     bucket = await bucket_with(replica, 3)
@@ -165,7 +165,7 @@ async def test_a_deletion_that_failed_begins_anew_when_it_is_asked_for_again(
     assert (await replica.call("GET", path, namespace=within)).status == 404
 
 
-async def test_a_request_that_cannot_be_met_fails_at_once_and_says_why(replica: Replica) -> None:
+async def test_api_error_in_a_step_fails_the_task_with_its_message(replica: Replica) -> None:
     async def step(_: TaskDocument) -> TaskOutcome:
         raise BadRequest("there is nothing to delete")
 
@@ -176,7 +176,7 @@ async def test_a_request_that_cannot_be_met_fails_at_once_and_says_why(replica: 
     assert (found["status"], found["error"]) == ("FAILED", "there is nothing to delete")
 
 
-async def test_a_turn_that_is_cut_off_by_the_end_of_the_process_is_due_at_once(world: World) -> None:
+async def test_execution_canceled_by_shutdown_is_due_at_once(world: World) -> None:
     first, second = world.replica(), world.replica()
     begun = asyncio.Event()
 
@@ -199,7 +199,7 @@ async def test_a_turn_that_is_cut_off_by_the_end_of_the_process_is_due_at_once(w
     assert (await stored(second, task))["status"] == "COMPLETED"
 
 
-async def test_progress_clears_the_count_of_failures(world: World, replica: Replica) -> None:
+async def test_progress_resets_the_attempt_counter(world: World, replica: Replica) -> None:
     outcomes: list[Any] = [
         DependencyUnavailable("away"),
         Reschedule(world.clock.now(), {"done": 1}),
@@ -222,7 +222,7 @@ async def test_progress_clears_the_count_of_failures(world: World, replica: Repl
     assert found["data"] == {"done": 1}
 
 
-async def test_a_bucket_goes_with_what_a_replica_wrote_that_did_not_know_yet(world: World) -> None:
+async def test_bucket_deletion_removes_late_writes_of_a_caching_replica(world: World) -> None:
     here, there = world.replica(), world.replica()
     bucket = await bucket_with(here, 230)
     late = await there.make(f"/v1/buckets/{bucket}/objects", {"name": "early"}, namespace="demo")
@@ -245,7 +245,7 @@ async def test_a_bucket_goes_with_what_a_replica_wrote_that_did_not_know_yet(wor
     assert told.count("bucketline.object.deleted.v1") == 232
 
 
-async def test_a_replica_may_remember_a_bucket_for_as_long_as_it_is_told_to(world: World) -> None:
+async def test_bucket_deletion_waits_for_the_configured_cache_time(world: World) -> None:
     here, there = world.replica(namespace_cache_seconds=60), world.replica(namespace_cache_seconds=60)
     bucket = await bucket_with(here, 1)
     await there.make(f"/v1/buckets/{bucket}/objects", {"name": "early"}, namespace="demo")
@@ -262,7 +262,7 @@ async def test_a_replica_may_remember_a_bucket_for_as_long_as_it_is_told_to(worl
     assert await here.deps.objects.collection.count({}) == 0
 
 
-async def test_a_namespace_goes_with_what_a_replica_wrote_that_did_not_know_yet(world: World) -> None:
+async def test_namespace_deletion_removes_late_writes_of_a_caching_replica(world: World) -> None:
     here, there = world.replica(), world.replica(namespace_cache_seconds=600)
     bucket = await bucket_with(here, 3)
     await there.make(f"/v1/buckets/{bucket}/objects", {"name": "early"}, namespace="demo")
@@ -277,7 +277,7 @@ async def test_a_namespace_goes_with_what_a_replica_wrote_that_did_not_know_yet(
         assert await here.deps.database.collection(name).count({}) == 0, name
 
 
-async def test_what_a_request_that_hung_wrote_into_a_bucket_that_is_gone_is_removed(world: World) -> None:
+async def test_final_sweep_removes_objects_written_into_a_deleted_bucket(world: World) -> None:
     here, there = world.replica(), world.replica(namespace_cache_seconds=600)
     bucket = await bucket_with(here, 1)
     await there.make(f"/v1/buckets/{bucket}/objects", {"name": "early"}, namespace="demo")
@@ -296,7 +296,7 @@ async def test_what_a_request_that_hung_wrote_into_a_bucket_that_is_gone_is_remo
     assert [task["task_type"] for task in shown] == ["api_buckets_delete"]
 
 
-async def test_a_deletion_whose_request_died_is_carried_out(world: World, replica: Replica) -> None:
+async def test_deletion_whose_request_died_is_completed(world: World, replica: Replica) -> None:
     bucket = await bucket_with(replica, 3)
     task = await replica.deps.runner.create(
         KIND, organization_id="org_local", namespace_id=None, inputs=[bucket], data={}
@@ -308,7 +308,7 @@ async def test_a_deletion_whose_request_died_is_carried_out(world: World, replic
     assert await replica.deps.buckets.collection.get(bucket) is None
 
 
-async def test_a_large_trigger_makes_each_batch_once_however_often_it_is_cut(
+async def test_interrupted_large_trigger_creates_each_batch_once(
     world: World, replica: Replica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bucket = await bucket_with(replica, 25)
@@ -340,7 +340,7 @@ async def test_a_large_trigger_makes_each_batch_once_however_often_it_is_cut(
     assert sorted(task["outputs"]) == sorted(batch["_id"] for batch in batches)
 
 
-async def test_a_large_trigger_that_is_cut_off_loses_no_object_that_no_longer_matches(
+async def test_interrupted_large_trigger_keeps_objects_that_no_longer_match(
     world: World, replica: Replica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bucket = await bucket_with(replica, 25)
@@ -374,7 +374,7 @@ async def test_a_large_trigger_that_is_cut_off_loses_no_object_that_no_longer_ma
     assert sorted(task["outputs"]) == sorted(batch["_id"] for batch in batches)
 
 
-async def test_a_large_bucket_is_counted_in_the_background(
+async def test_stats_of_a_large_bucket_are_counted_in_the_background(
     world: World, replica: Replica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from bucketline_ingest_api.buckets import stats
@@ -395,7 +395,7 @@ async def test_a_large_bucket_is_counted_in_the_background(
     assert listed == later
 
 
-async def test_a_namespace_is_not_deleted_under_running_batches(world: World, replica: Replica) -> None:
+async def test_delete_namespace_with_running_batches_returns_409(world: World, replica: Replica) -> None:
     bucket = await bucket_with(replica, 1)
     [obj] = await replica.deps.objects.collection.find({"bucket_id": bucket}, limit=1)
     batch = await replica.make(f"/v1/buckets/{bucket}/batches", {"object_ids": [obj["_id"]]}, namespace="demo")
@@ -415,7 +415,7 @@ async def test_a_namespace_is_not_deleted_under_running_batches(world: World, re
         assert await replica.deps.database.collection(name).count({}) == 0, name
 
 
-async def test_no_namespace_gets_a_lifetime_that_nobody_watches(
+async def test_namespace_with_ttl_is_not_stored_without_its_expiry_task(
     replica: Replica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def away(*_: Any, **__: Any) -> None:
@@ -431,7 +431,7 @@ async def test_no_namespace_gets_a_lifetime_that_nobody_watches(
     assert (await replica.call("GET", "/v1/namespaces/lasting")).body["expires_at"] is None
 
 
-async def test_a_namespace_with_a_lifetime_ends_with_it(world: World, replica: Replica) -> None:
+async def test_expired_namespace_is_deleted(world: World, replica: Replica) -> None:
     now = world.clock.now()
     made = await replica.make("/v1/namespaces", {"namespace_name": "brief", "ttl_seconds": 3600})
     assert made["expires_at"] == wire_time(now + timedelta(hours=1))

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from tests.fakes.blob_store import MemoryBlobStore
 from tests.integration.ingest_api.conftest import Replica, World
-from tests.integration.ingest_api.test_query_plans import recorded, stages
+from tests.integration.ingest_api.test_query_plans import record_queries, stages
 
 from bucketline.errors import Forbidden, RetryableError, ServiceUnavailable
 from bucketline_ingest_api.reconciler import UPLOAD_RETENTION, reconcile_uploads
 from bucketline_ingest_api.uploads import confirm
-from bucketline_ingest_api.uploads.create import GRACE
+from bucketline_ingest_api.uploads.service import CONFIRM_GRACE
 
 pytestmark = pytest.mark.stack
 
@@ -50,7 +50,7 @@ async def test_nobody_confirmed_it_in_time(world: World, replica: Replica) -> No
     path = await bucket(replica)
     upload_id = await upload(replica, path)
     key = (await world.database.collection("uploads").get(upload_id))["key"]
-    world.clock.advance(3600 + GRACE.total_seconds() + 1)
+    world.clock.advance(3600 + CONFIRM_GRACE.total_seconds() + 1)
     late = await replica.call("POST", f"{path}/uploads/{upload_id}/confirm", namespace="home")
     assert late.status == 400
     assert await reconcile_uploads(replica.deps) == 1
@@ -84,7 +84,7 @@ async def test_no_bytes_of_a_deleted_upload_stay_behind(world: World, replica: R
         await put(replica, key)
     assert (await replica.call("GET", f"{path}/uploads/{upload_id}", namespace="home")).status == 404
     assert bool(await replica.deps.blobstore.list(key, limit=1)) == (late or "not" in how)
-    world.clock.advance(3600 + GRACE.total_seconds() + 1)
+    world.clock.advance(3600 + CONFIRM_GRACE.total_seconds() + 1)
     await replica.deps.runner.poll()
     await replica.settle()
     await reconcile_uploads(replica.deps)
@@ -236,7 +236,7 @@ async def test_a_batch_goes_after_its_end_was_told(
 
 
 async def test_no_plan_scans_a_collection(world: World, replica: Replica) -> None:
-    with recorded() as asked:
+    with record_queries() as asked:
         path = await bucket(replica)
         upload_id = await upload(replica, path, file_hash=SHA256)
         await replica.make(f"{path}/uploads/{upload_id}/confirm", {"auto_submit_batch": True}, namespace="home")

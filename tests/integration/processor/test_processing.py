@@ -166,7 +166,7 @@ async def test_processing_again_does_not_duplicate_documents(api: Api) -> None:
     _, [obj] = await run(client, bucket, [object_id], collection_ids=[copies], dedup_strategy="force")
     assert obj["document_count"] == len(before) + 1, "documents of other collections count as well"
 
-    await client._call("PATCH", f"/v1/buckets/{bucket}/objects/{object_id}", {"body": "Short now."}, {})
+    await client._request("PATCH", f"/v1/buckets/{bucket}/objects/{object_id}", {"body": "Short now."}, {})
     _, [obj] = await run(client, bucket, [object_id])
     assert (obj["status"], obj["document_count"]) == ("COMPLETED", 2), "what a changed object no longer has is gone"
     assert [row["text"] for row in await rows(client, chunks)] == ["Short now."]
@@ -185,7 +185,7 @@ async def test_deleted_document_is_made_again(api: Api) -> None:
     before = {row["document_id"]: row["_internal"]["updated_at"] for row in await rows(client, chunks)}
     [copy] = await rows(client, copies)
     last = list(before)[-1]
-    await client._call("DELETE", f"/v1/collections/{chunks}/documents/{last}", None, {})
+    await client._request("DELETE", f"/v1/collections/{chunks}/documents/{last}", None, {})
 
     _, [obj] = await run(client, bucket, [object_id])
     after = await rows(client, chunks)

@@ -1,4 +1,4 @@
-"""Content codings that were not asked for: undone within limits, or refused with a clear error."""
+"""Content codings that were not requested are undone within limits, or refused with a clear error."""
 
 import gzip
 import hashlib
@@ -170,7 +170,7 @@ async def test_decode_of_archive_with_bogus_coding_keeps_it_as_sent(
 ) -> None:
     archive = gzip.compress(NOISE)
     assert await decoded(archive, "gzip", content_type=content_type, filename=filename) == archive
-    # the bogus coding is the inner one where the server really encoded it as well
+    # The bogus coding is the inner one if the server really encoded the file as well.
     sent = gzip.compress(archive)
     assert await decoded(sent, "gzip", "gzip", content_type=content_type, filename=filename) == archive
     assert await decoded(sent, "gzip", content_type=content_type, filename=filename) == archive

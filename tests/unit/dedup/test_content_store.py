@@ -27,7 +27,7 @@ PIECE = 100
 
 
 class Records:
-    """The records of content, in memory."""
+    """Keeps the records of content in memory."""
 
     def __init__(self) -> None:
         self.rows: dict[str, NewContent] = {}

@@ -1,4 +1,4 @@
-"""Loopback servers play the sources. They are reachable only because a policy opens 127.0.0.0/8 or a part of it."""
+"""Downloads from loopback servers, which are reachable only because the policy allows 127.0.0.0/8 or a part of it."""
 
 import asyncio
 import gzip
@@ -35,7 +35,7 @@ FAST = FetchLimits(connect=1, read=1, total=5, resume_delay=0)
 
 
 class Source:
-    """A raw HTTP/1.1 server: what it writes is exactly what a test says."""
+    """A raw HTTP/1.1 server that writes exactly what a test specifies."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -82,7 +82,7 @@ def answer(head: str, body: bytes = b"") -> Handler:
 
 
 class Names:
-    """A resolver that answers each look-up with the next row of its script; the last row stays."""
+    """A resolver that answers each lookup with the next row of its script, and then always with the last."""
 
     def __init__(self, *script: Sequence[str] | OSError) -> None:
         self.script = list(script) or [["127.0.0.1"]]
@@ -137,7 +137,7 @@ def keep_pace(pace: TransferPace, rate: int, seconds: int) -> int:
 
 
 class TestContent:
-    async def test_bytes_and_what_was_said_about_them(self) -> None:
+    async def test_open_yields_the_bytes_and_their_description(self) -> None:
         head = '200 OK\r\nContent-Length: 5\r\nContent-Type: Text/Plain; charset=utf-8\r\nETag: "a"'
         async with (
             serve(answer(head, b"hello")) as source,
@@ -156,7 +156,7 @@ class TestContent:
             ("attachment; filename*=UTF-8''na%C3%AFve.pdf", "naïve.pdf"),
             ("attachment; filename*=UTF-8'en'na%C3%AFve.pdf", "naïve.pdf"),
             ("attachment; filename*=iso-8859-1''na%EFve.pdf", "naïve.pdf"),
-            # filename* wins, wherever it stands (RFC 6266), unless it cannot be read
+            # filename* takes precedence in any order (RFC 6266), unless it cannot be decoded
             ("attachment; filename=\"EURO rates.txt\"; filename*=utf-8''%e2%82%ac%20rates.txt", "€ rates.txt"),
             ("attachment; filename*=utf-8''%e2%82%ac%20rates.txt; filename=\"EURO rates.txt\"", "€ rates.txt"),
             ("attachment; FileName=a.txt; FILENAME*=UTF-8''b.txt", "b.txt"),
@@ -165,7 +165,7 @@ class TestContent:
             ("attachment; filename=ok.txt; filename*=without-quotes.txt", "ok.txt"),
             ("attachment; filename*=no-such-charset''x%FF", "xÿ"),
             ('attachment; filename*0="long "; filename*1="name.pdf"', "long name.pdf"),
-            # RFC 2047, and bytes that are no ASCII
+            # RFC 2047, and bytes that are not ASCII
             ('attachment; filename="=?UTF-8?B?w6kucGRm?="', "é.pdf"),
             ("attachment; filename==?iso-8859-1?Q?caf=E9_1.pdf?=", "café 1.pdf"),
             ('attachment; filename="=?UTF-8?B?w6k=?= =?UTF-8?B?w6kucGRm?="', "éé.pdf"),
@@ -191,7 +191,7 @@ class TestContent:
             ("\xff\xfe;;;=", "path.bin"),
         ],
     )
-    async def test_file_name_from_the_header(self, disposition: str | bytes, name: str) -> None:
+    async def test_open_with_content_disposition_uses_its_filename(self, disposition: str | bytes, name: str) -> None:
         async def handler(_: str, writer: asyncio.StreamWriter) -> None:
             value = disposition if isinstance(disposition, bytes) else disposition.encode()
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nContent-Disposition: " + value + b"\r\n\r\n")
@@ -203,7 +203,7 @@ class TestContent:
         ):
             assert stream.filename == name
 
-    async def test_chunks_are_bounded(self) -> None:
+    async def test_open_yields_bounded_chunks(self) -> None:
         body = bytes(range(256)) * 4096 * 5
         async with (
             serve(answer(f"200 OK\r\nContent-Length: {len(body)}", body)) as source,
@@ -214,7 +214,7 @@ class TestContent:
         assert b"".join(chunks) == body
         assert all(64 * 1024 <= len(chunk) <= MB for chunk in chunks[:-1])
 
-    async def test_the_request_gives_nothing_away(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_request_has_no_credentials_or_cookies(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
         monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
         head = "200 OK\r\nContent-Length: 2\r\nSet-Cookie: session=1; Path=/"
@@ -229,7 +229,7 @@ class TestContent:
 
 
 class TestAddresses:
-    async def test_loopback_is_refused_unless_opened(self) -> None:
+    async def test_open_of_loopback_without_allowed_network_is_refused(self) -> None:
         async with serve(answer("200 OK\r\nContent-Length: 0")) as source:
             for url in (
                 source.url(),
@@ -243,13 +243,13 @@ class TestAddresses:
                 assert error.message == "the address is not allowed"
             assert source.requests == []
 
-    async def test_one_bad_answer_spoils_all(self) -> None:
+    async def test_open_with_one_private_address_among_answers_is_refused(self) -> None:
         async with serve(answer("200 OK\r\nContent-Length: 0")) as source:
             names = Names(["127.0.0.1", "10.0.0.7"])
             assert isinstance(await failure(fetcher(source, names=names), source.url()), AddressRefused)
             assert source.requests == []
 
-    async def test_a_rebinding_name_never_reaches_the_private_server(self) -> None:
+    async def test_open_of_a_rebinding_name_never_reaches_the_private_server(self) -> None:
         async with (
             serve(answer("200 OK\r\nContent-Length: 6", b"public"), address="127.0.0.2") as public,
             serve(answer("200 OK\r\nContent-Length: 6", b"secret"), address="127.0.0.1", port=public.port) as private,
@@ -258,20 +258,20 @@ class TestAddresses:
             async with fetcher(public, names=names, networks=["127.0.0.2/32"]) as http:
                 async with http.open(public.url(), max_bytes=MB) as stream:
                     assert [chunk async for chunk in stream] == [b"public"]
-                assert len(names.asked) == 1  # what was checked is what was connected to
+                assert len(names.asked) == 1  # the checked address is the connected one
                 with pytest.raises(AddressRefused):
                     async with http.open(public.url(), max_bytes=MB):
                         pass
             assert private.requests == []
 
-    async def test_a_name_that_rebinds_between_redirects(self) -> None:
+    async def test_redirect_to_a_name_that_rebinds_is_refused(self) -> None:
         async with serve(answer("302 Found\r\nContent-Length: 0\r\nLocation: /again"), address="127.0.0.2") as source:
             names = Names(["127.0.0.2"], ["169.254.169.254"])
             error = await failure(fetcher(source, names=names, networks=["127.0.0.2/32"]), source.url())
             assert isinstance(error, AddressRefused)
             assert len(source.requests) == 1
 
-    async def test_a_name_that_does_not_exist_looks_like_a_refused_one(self) -> None:
+    async def test_open_of_an_unknown_name_has_the_error_of_a_refused_one(self) -> None:
         async with serve(answer("200 OK")) as source:
             unknown = await failure(fetcher(source, names=Names(socket.gaierror(socket.EAI_NONAME, "x"))), source.url())
             assert isinstance(unknown, AddressRefused)
@@ -279,7 +279,7 @@ class TestAddresses:
             assert isinstance(again, SourceUnavailable)
             assert isinstance(await failure(fetcher(source, names=Names([])), source.url()), AddressRefused)
 
-    async def test_messages_name_no_address(self) -> None:
+    async def test_error_message_contains_no_address(self) -> None:
         async with serve(answer("200 OK")) as source:
             error = await failure(fetcher(source, names=Names(["10.9.8.7"])), source.url())
             assert "10.9.8.7" not in error.message
@@ -288,25 +288,25 @@ class TestAddresses:
 
 class TestIpv6:
     @pytest.mark.parametrize("host", ["[::1]", "[0:0:0:0:0:0:0:1]", "[0000::0001]"])
-    async def test_literal_in_an_allowed_network_is_fetched(self, host: str) -> None:
+    async def test_open_of_a_literal_in_an_allowed_network_succeeds(self, host: str) -> None:
         async with serve(answer("200 OK\r\nContent-Length: 2", b"v6"), address="::1") as source:
             assert await read(fetcher(source, networks=["::1/128"]), source.url("/a?b=c", host=host)) == b"v6"
             assert source.requests[0].startswith("GET /a?b=c HTTP/1.1")
             assert source.header("Host") == f"[::1]:{source.port}"
 
-    async def test_name_with_ipv6_address_is_fetched(self) -> None:
+    async def test_open_of_a_name_with_an_ipv6_address_succeeds(self) -> None:
         async with serve(answer("200 OK\r\nContent-Length: 2", b"v6"), address="::1") as source:
             assert await read(fetcher(source, names=Names(["::1"]), networks=["::1/128"]), source.url()) == b"v6"
 
     @pytest.mark.parametrize(
         "host", ["[::1]", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "[64:ff9b::7f00:1]", "[::1%25lo]"]
     )
-    async def test_literal_outside_the_allowed_networks_is_refused(self, host: str) -> None:
+    async def test_open_of_a_literal_outside_the_allowed_networks_is_refused(self, host: str) -> None:
         async with serve(answer("200 OK\r\nContent-Length: 0"), address="::1") as source:
             assert isinstance(await failure(fetcher(source), source.url(host=host)), AddressRefused)
             assert source.requests == []
 
-    async def test_redirect_to_a_literal_passes_the_same_check(self) -> None:
+    async def test_redirect_to_a_literal_is_checked(self) -> None:
         async with serve(answer("200 OK\r\nContent-Length: 2", b"v6"), address="::1") as target:
             hop = answer(f"302 Found\r\nContent-Length: 0\r\nLocation: http://[::1]:{target.port}/")
             async with serve(hop) as source:
@@ -317,7 +317,7 @@ class TestIpv6:
 
 
 class TestTls:
-    """The socket goes to a checked address; the certificate is that of the name."""
+    """The socket connects to a checked address; the certificate is that of the name."""
 
     @pytest.fixture
     def certificate(self, tmp_path: Path) -> Path:
@@ -338,7 +338,7 @@ class TestTls:
         )
         return path
 
-    async def test_host_and_sni_stay_those_of_the_url(self, certificate: Path) -> None:
+    async def test_request_keeps_host_and_sni_of_the_url(self, certificate: Path) -> None:
         names: list[str | None] = []
         server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         server.load_cert_chain(certificate)
@@ -350,7 +350,7 @@ class TestTls:
             assert names == ["source.example"]
             assert source.header("Host") == f"source.example:{source.port}"
 
-    async def test_https_never_falls_back_to_http(self, certificate: Path) -> None:
+    async def test_redirect_from_https_to_http_is_refused(self, certificate: Path) -> None:
         server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         server.load_cert_chain(certificate)
         trusting = ssl.create_default_context(cafile=str(certificate))
@@ -361,7 +361,7 @@ class TestTls:
                 assert isinstance(await failure(fetcher(source, plain, tls=trusting), url), AddressRefused)
             assert plain.requests == []
 
-    async def test_a_certificate_of_another_name_or_authority_is_refused(self, certificate: Path) -> None:
+    async def test_open_with_a_wrong_certificate_is_refused(self, certificate: Path) -> None:
         server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         server.load_cert_chain(certificate)
         trusting = ssl.create_default_context(cafile=str(certificate))
@@ -378,11 +378,11 @@ class TestRedirects:
         ["http://169.254.169.254/latest/meta-data/", "http://[fd00:ec2::254]/", "http://10.0.0.1/", "http://user@x.example/",
          "file:///etc/passwd", "//0x7f.1:1/"],
     )  # fmt: skip
-    async def test_to_where_nobody_may_go(self, location: str) -> None:
+    async def test_redirect_to_a_refused_url_is_refused(self, location: str) -> None:
         async with serve(answer(f"302 Found\r\nContent-Length: 0\r\nLocation: {location}")) as source:
             assert isinstance(await failure(fetcher(source), source.url()), AddressRefused)
 
-    async def test_relative_ones_are_followed_and_name_the_file(self) -> None:
+    async def test_redirect_with_a_relative_location_is_followed_and_names_the_file(self) -> None:
         async def handler(request: str, writer: asyncio.StreamWriter) -> None:
             if "GET /start" in request:
                 await answer("307 Temporary\r\nContent-Length: 0\r\nLocation: files/end.txt")(request, writer)
@@ -397,13 +397,13 @@ class TestRedirects:
             assert stream.filename == "end.txt"
             assert [chunk async for chunk in stream] == [b"end"]
 
-    async def test_there_is_an_end_to_them(self) -> None:
+    async def test_redirects_above_the_limit_are_refused(self) -> None:
         async with serve(answer("302 Found\r\nContent-Length: 0\r\nLocation: /again")) as source:
             error = await failure(fetcher(source), source.url())
             assert isinstance(error, SourceUnreadable)
             assert len(source.requests) == 4
 
-    async def test_to_nowhere(self) -> None:
+    async def test_redirect_without_a_location_is_refused(self) -> None:
         async with serve(answer("302 Found\r\nContent-Length: 0")) as source:
             assert isinstance(await failure(fetcher(source), source.url()), SourceUnreadable)
 
@@ -424,7 +424,7 @@ class TestStatus:
             ("503 Service Unavailable", SourceUnavailable, False),
         ],
     )
-    async def test_what_the_answer_means(self, head: str, error: type[SourceError], permanent: bool) -> None:
+    async def test_status_maps_to_an_error(self, head: str, error: type[SourceError], permanent: bool) -> None:
         async with serve(answer(f"{head}\r\nContent-Length: 0")) as source:
             raised = await failure(fetcher(source), source.url())
             assert isinstance(raised, error)
@@ -440,34 +440,34 @@ class TestStatus:
             assert isinstance(error, SourceUnavailable)
             assert error.retry_after_seconds == seconds
 
-    async def test_nobody_listens(self) -> None:
+    async def test_open_of_a_closed_port_is_retryable(self) -> None:
         async with serve(answer("200 OK")) as source:
             pass
         error = await failure(fetcher(source), source.url())
         assert isinstance(error, SourceUnavailable)
         assert "127.0.0.1" not in error.message
 
-    async def test_not_http_at_all(self) -> None:
+    async def test_open_of_a_server_without_http_is_retryable(self) -> None:
         async def handler(_: str, writer: asyncio.StreamWriter) -> None:
             writer.write(b"220 smtp.example ESMTP\r\n")
 
         async with serve(handler) as source:
             assert isinstance(await failure(fetcher(source), source.url()), SourceUnavailable)
 
-    async def test_plain_text_where_tls_was_named(self) -> None:
+    async def test_open_of_a_plain_server_with_https_fails(self) -> None:
         async with serve(answer("200 OK")) as source:
             error = await failure(fetcher(source), source.url().replace("http:", "https:"))
             assert not isinstance(error, AddressRefused)
 
 
 class TestSize:
-    async def test_announced_too_large_is_refused_before_reading(self) -> None:
+    async def test_body_announced_too_large_is_refused_before_reading(self) -> None:
         async with serve(answer(f"200 OK\r\nContent-Length: {MB + 1}")) as source:
             error = await failure(fetcher(source), source.url())
             assert isinstance(error, SourceTooLarge)
             assert str(MB) in error.message
 
-    async def test_an_endless_stream_is_stopped_at_the_limit(self) -> None:
+    async def test_body_without_end_is_stopped_at_the_limit(self) -> None:
         async def handler(_: str, writer: asyncio.StreamWriter) -> None:
             writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
             while True:
@@ -486,16 +486,16 @@ class TestSize:
                 await measure(stream, handed_on)
             assert sum(handed_on) <= limit
             assert limit < stream.received <= limit + 64 * 1024
-            # the rest is what the sockets of this machine may hold
+            # the rest fits into the sockets of this machine
             assert source.sent < limit + 16 * MB
 
-    async def test_exactly_the_limit_passes(self) -> None:
+    async def test_body_of_exactly_the_limit_is_accepted(self) -> None:
         async with serve(answer("200 OK", b"x" * 1000)) as source:
             assert len(await read(fetcher(source), source.url(), max_bytes=1000)) == 1000
         async with serve(answer("200 OK", b"x" * 1001)) as source:
             assert isinstance(await failure(fetcher(source), source.url(), max_bytes=1000), SourceTooLarge)
 
-    async def test_fewer_bytes_than_announced(self) -> None:
+    async def test_body_shorter_than_announced_is_retryable(self) -> None:
         async with serve(answer("200 OK\r\nContent-Length: 100", b"x" * 60)) as source:
             error = await failure(fetcher(source), source.url())
             assert isinstance(error, SourceUnavailable)
@@ -503,7 +503,7 @@ class TestSize:
 
     @pytest.mark.parametrize("announced", [60, 200_000])
     @pytest.mark.parametrize("connection", ["close", "keep-alive"])
-    async def test_more_bytes_than_announced(self, announced: int, connection: str) -> None:
+    async def test_body_longer_than_announced_is_retryable(self, announced: int, connection: str) -> None:
         async def handler(_: str, writer: asyncio.StreamWriter) -> None:
             head = f"HTTP/1.1 200 OK\r\nContent-Length: {announced}\r\nConnection: {connection}\r\n\r\n"
             writer.write(head.encode() + b"x" * (announced + 40))
@@ -513,7 +513,7 @@ class TestSize:
             assert isinstance(error, SourceUnavailable)
             assert len(error.detail) <= 500
 
-    async def test_a_source_that_closes_before_a_slow_consumer_has_read(self) -> None:
+    async def test_body_closed_before_a_slow_consumer_has_read_is_complete(self) -> None:
         closed = asyncio.Event()
 
         async def handler(_: str, writer: asyncio.StreamWriter) -> None:
@@ -533,17 +533,17 @@ class TestSize:
         ):
             go_on.set()
             await closed.wait()
-            for _ in range(10):  # let our side see the end of the connection
+            for _ in range(10):  # let our side notice the end of the connection
                 await asyncio.sleep(0)
             assert [chunk async for chunk in stream] == [b"hello"]
 
-    async def test_a_chunked_body_without_its_end(self) -> None:
+    async def test_chunked_body_without_its_end_is_retryable(self) -> None:
         async with serve(answer("200 OK\r\nTransfer-Encoding: chunked", b"5\r\nhello\r\n")) as source:
             assert isinstance(await failure(fetcher(source), source.url()), SourceUnavailable)
 
     @pytest.mark.parametrize("reset", [False, True])
-    async def test_a_body_that_ends_with_its_connection(self, reset: bool) -> None:
-        """Without a length and not in chunks, a close is all that there is to tell its end; a reset is none."""
+    async def test_body_that_ends_with_its_connection_depends_on_how_it_closed(self, reset: bool) -> None:
+        """Without a length or chunks only a close marks the end of the body; a reset does not."""
 
         async def handler(_: str, writer: asyncio.StreamWriter) -> None:
             writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhello")
@@ -570,7 +570,7 @@ class TestSize:
     @pytest.mark.parametrize(
         "header", ["Content-Length: 5\r\nContent-Length: 6", "Content-Length: -5", "Content-Length: x"]
     )
-    async def test_a_length_that_is_none(self, header: str) -> None:
+    async def test_body_with_an_invalid_length_is_retryable(self, header: str) -> None:
         async with serve(answer(f"200 OK\r\n{header}", b"hello")) as source:
             assert isinstance(await failure(fetcher(source), source.url()), SourceUnavailable)
 
@@ -638,7 +638,7 @@ class TestEncodings:
         async with serve(answer(f"200 OK\r\nContent-Length: 1\r\nContent-Encoding: {name}", b"x")) as source:
             assert await read(fetcher(source), source.url()) == b"x"
 
-    async def test_a_gzip_file_is_just_bytes(self) -> None:
+    async def test_gzip_file_is_stored_as_sent(self) -> None:
         body = gzip.compress(b"0" * MB)
         head = f"200 OK\r\nContent-Length: {len(body)}\r\nContent-Type: application/gzip\r\nContent-Encoding: identity"
         async with serve(answer(head, body)) as source:
@@ -674,14 +674,14 @@ class TestTime:
             began = loop.time()
             return await failure(fetcher(source, limits=limits), source.url()), loop.time() - began
 
-    async def test_a_slow_drip_is_ended(self) -> None:
+    async def test_slow_body_is_aborted(self) -> None:
         handler = drip("HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n", b"x", 0.02)
         error, seconds = await self.took(handler, FetchLimits(min_rate=10_000, min_rate_window=0.3))
         assert isinstance(error, SourceUnavailable)
         assert error.message == "the source is too slow"
         assert 0.25 < seconds < self.LATE
 
-    async def test_silence_is_ended(self) -> None:
+    async def test_silent_body_is_aborted(self) -> None:
         async def handler(_: str, writer: asyncio.StreamWriter) -> None:
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello")
             await writer.drain()
@@ -691,19 +691,19 @@ class TestTime:
         assert isinstance(error, SourceUnavailable)
         assert seconds < self.LATE
 
-    async def test_dripping_headers_are_ended(self) -> None:
+    async def test_slow_headers_are_aborted(self) -> None:
         handler = drip("HTTP/1.1 200 OK\r\nX-Slow: ", b"x", 0.02)
         error, seconds = await self.took(handler, FetchLimits(connect=0.2, read=0.2))
         assert isinstance(error, SourceUnavailable)
         assert seconds < self.LATE
 
-    async def test_the_total_ends_what_is_otherwise_fast_enough(self) -> None:
+    async def test_body_above_the_total_time_is_aborted(self) -> None:
         handler = drip("HTTP/1.1 200 OK\r\n\r\n", b"x" * 500, 0.02)
         error, seconds = await self.took(handler, FetchLimits(total=0.4, min_rate=10))
         assert isinstance(error, SourceUnavailable)
         assert seconds < self.LATE
 
-    async def test_redirects_share_one_total(self) -> None:
+    async def test_redirects_share_the_total_time(self) -> None:
         async def handler(request: str, writer: asyncio.StreamWriter) -> None:
             await asyncio.sleep(0.25)
             await answer("302 Found\r\nContent-Length: 0\r\nLocation: /again")(request, writer)
@@ -712,10 +712,10 @@ class TestTime:
         assert isinstance(error, SourceUnavailable)
         assert seconds < self.LATE
 
-    async def test_a_slow_consumer_is_not_held_against_the_source(self) -> None:
+    async def test_slow_consumer_does_not_count_against_the_source(self) -> None:
         body = bytes(8 * MB)
         limits = FetchLimits(read=1.5, total=1.5, min_rate_window=1.5, sustained_rate=10**12, max_resumes=0)
-        received, pauses = 0, [0.5] * 6  # together longer than every limit
+        received, pauses = 0, [0.5] * 6  # longer in all than every limit
         async with (
             serve(answer(f"200 OK\r\nContent-Length: {len(body)}", body)) as source,
             fetcher(source, limits=limits) as http,
@@ -723,25 +723,25 @@ class TestTime:
         ):
             async for chunk in stream:
                 if pauses:
-                    await asyncio.sleep(pauses.pop())  # time is what this test is about
+                    await asyncio.sleep(pauses.pop())  # this test is about time
                 received += len(chunk)
         assert not pauses, "it was slow long enough"
         assert received == len(body)
 
 
 class TestPace:
-    """The arithmetic of slowness, without waiting."""
+    """Limits are computed without waiting."""
 
-    def test_a_large_file_may_take_longer_than_the_total(self) -> None:
+    def test_pace_of_a_large_file_may_exceed_the_total(self) -> None:
         assert keep_pace(TransferPace(FetchLimits(total=120, sustained_rate=256_000)), 300_000, 1000) == 1000
 
-    def test_the_minimum_rate_for_ever_is_not_enough(self) -> None:
+    def test_pace_at_the_minimum_rate_is_ended_after_the_total(self) -> None:
         assert 120 <= keep_pace(TransferPace(FetchLimits(total=120)), 11_000, 1000) <= 130
 
-    def test_below_the_minimum_rate_one_window_is_all(self) -> None:
+    def test_pace_below_the_minimum_rate_is_ended_after_one_window(self) -> None:
         assert keep_pace(TransferPace(FetchLimits()), 9_000, 1000) <= 20
 
-    def test_a_burst_does_not_pay_for_a_drip(self) -> None:
+    def test_pace_after_a_burst_still_requires_the_minimum_rate(self) -> None:
         pace = TransferPace(FetchLimits())
         pace.record(20.0, 50_000_000)
         assert keep_pace(pace, 1, 1000) <= 20
@@ -787,7 +787,7 @@ class TestResume:
         return handler
 
     @pytest.mark.parametrize("breaks", [1, 3])
-    async def test_a_broken_transfer_goes_on_where_it_stopped(self, breaks: int) -> None:
+    async def test_broken_transfer_is_resumed_at_its_position(self, breaks: int) -> None:
         async with serve(self.source(breaks=breaks)) as source:
             assert await read(fetcher(source), source.url()) == self.BODY
             assert len(source.requests) == breaks + 1
@@ -798,7 +798,7 @@ class TestResume:
         body = gzip.compress(self.BODY, compresslevel=0)
         async with serve(self.source(body=body, encodings=["gzip"])) as source:
             assert await read(fetcher(source), source.url()) == self.BODY
-            # what had arrived when the connection broke may not have been read yet
+            # Bytes that arrived when the connection broke may not have been read.
             start = int((source.header("Range", 1) or "").removeprefix("bytes=").removesuffix("-"))
             assert 0 < start <= len(body) // 2
 
@@ -808,38 +808,38 @@ class TestResume:
             error = await failure(fetcher(source), source.url())
             assert error.message == "the source changed while it was read"
 
-    async def test_resuming_has_a_limit(self) -> None:
+    async def test_resumes_are_limited(self) -> None:
         async with serve(self.source(breaks=100)) as source:
             assert isinstance(await failure(fetcher(source), source.url()), SourceUnavailable)
             assert len(source.requests) == 4
 
-    async def test_resuming_outlasts_a_short_outage_but_not_a_long_one(self) -> None:
+    async def test_resume_survives_a_short_outage_only(self) -> None:
         async with serve(self.source(second="503")) as source:
             error = await failure(fetcher(source), source.url())
             assert isinstance(error, SourceUnavailable)
             assert len(source.requests) == 4
 
     @pytest.mark.parametrize("second", ["200", "206 of another version"])
-    async def test_a_changed_source_is_never_stitched_together(self, second: str) -> None:
+    async def test_resume_of_a_changed_source_is_refused(self, second: str) -> None:
         async with serve(self.source(second=second)) as source:
             error = await failure(fetcher(source), source.url())
             assert isinstance(error, SourceUnavailable)
             assert error.message == "the source changed while it was read"
 
     @pytest.mark.parametrize(("ranges", "etag"), [(False, '"v1"'), (True, 'W/"v1"'), (True, "")])
-    async def test_without_an_offer_the_caller_has_to_restart(self, ranges: bool, etag: str) -> None:
+    async def test_broken_transfer_without_ranges_is_retryable(self, ranges: bool, etag: str) -> None:
         async with serve(self.source(ranges=ranges, etag=etag)) as source:
             assert isinstance(await failure(fetcher(source), source.url()), SourceUnavailable)
             assert len(source.requests) == 1
 
-    async def test_the_check_is_made_again(self) -> None:
+    async def test_resume_checks_the_url_again(self) -> None:
         async with serve(self.source(), address="127.0.0.2") as source:
             names = Names(["127.0.0.2"], ["127.0.0.1"])
             http = fetcher(source, names=names, networks=["127.0.0.2/32"])
             assert isinstance(await failure(http, source.url()), AddressRefused)
 
 
-async def test_leaving_early_closes_the_connection() -> None:
+async def test_stream_left_early_closes_the_connection() -> None:
     gone = asyncio.Event()
 
     async def handler(_: str, writer: asyncio.StreamWriter) -> None:

@@ -161,14 +161,14 @@ FILES = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_the_type_is_told_from_the_bytes(name: str) -> None:
+def test_media_type_is_detected_from_bytes(name: str) -> None:
     content, expected = FILES[name]
     assert sniff(content) == expected
 
 
 @pytest.mark.parametrize("name", [n for n in FILES if FILES[n][1].partition("/")[0] in {"image", "video", "audio"}])
 @pytest.mark.parametrize("lie", ["application/pdf", "text/plain", "image/x-other", "application/x-anything"])
-def test_a_recognised_format_is_never_overruled(name: str, lie: str) -> None:
+def test_media_type_of_a_recognized_format_ignores_hints(name: str, lie: str) -> None:
     content, expected = FILES[name]
     if expected != "image/svg+xml":
         assert sniff(content, declared=lie, filename="invoice.pdf") == expected
@@ -177,7 +177,7 @@ def test_a_recognised_format_is_never_overruled(name: str, lie: str) -> None:
 @pytest.mark.parametrize(
     ("content", "declared", "filename", "expected"),
     [
-        # bytes that cannot tell: the hint chooses
+        # ambiguous bytes: the hint decides
         (b"# Title\n\ntext", "text/markdown; charset=utf-8", None, "text/markdown"),
         (b"# Title\n\ntext", None, "README.md", "text/markdown"),
         (b"a: 1\nb: 2\n", None, "config.yaml", "application/yaml"),
@@ -188,7 +188,7 @@ def test_a_recognised_format_is_never_overruled(name: str, lie: str) -> None:
         (OLE, None, "old.xls", "application/vnd.ms-excel"),
         (b"", "text/plain", None, "text/plain"),
         (archive("[Content_Types].xml", "docProps/app.xml"), XLSX, None, XLSX),
-        # among texts the declared type decides
+        # types of text: the declared type decides
         (b"<!-- saved --><p>x</p>", "text/html", None, "text/html"),
         (b"<div>fragment</div>", "text/html; charset=koi8-r", None, "text/html"),
         (b"<?xml version='1.0'?><html/>", "text/html", None, "text/html"),
@@ -210,24 +210,24 @@ def test_a_recognised_format_is_never_overruled(name: str, lie: str) -> None:
         (bytes(range(256)), "image/png", "a.pdf", "application/octet-stream"),
         (bytes(range(256)), "text/plain", "a.txt", "application/octet-stream"),
         (archive("a.txt"), OOXML + "wordprocessingml.document", "a.docx", "application/zip"),
-        # hints that are none
+        # invalid hints
         (b"plain words", "application/octet-stream", None, "text/plain"),
         (bytes(range(256)), "no media type", "noextension", "application/octet-stream"),
         (bytes(range(256)), "a/b\r\nX: y", None, "application/octet-stream"),
     ],
 )  # fmt: skip
-def test_what_a_hint_may_do(content: bytes, declared: str | None, filename: str | None, expected: str) -> None:
+def test_media_type_with_hints(content: bytes, declared: str | None, filename: str | None, expected: str) -> None:
     assert sniff(content, declared=declared, filename=filename) == expected
 
 
-def test_a_character_cut_at_the_end_of_the_head_is_still_text() -> None:
+def test_media_type_of_text_with_a_truncated_character_is_text() -> None:
     text = ("ä" * 40_000).encode()
     for cut in range(1, 4):
         assert sniff(text[: 65536 - cut]) == "text/plain"
     assert sniff(b"[" + b'{"a": 1},' * 20_000) == "application/json"
 
 
-def test_a_type_costs_no_more_than_a_few_hashes() -> None:
+def test_media_type_costs_no_more_than_a_few_hashes() -> None:
     noise = [random.Random(seed).randbytes(10_000) for seed in range(20)]  # noqa: S311
 
     def seconds(run: Callable[[bytes], object]) -> float:
@@ -237,7 +237,7 @@ def test_a_type_costs_no_more_than_a_few_hashes() -> None:
     assert seconds(sniff) < 20 * seconds(lambda content: hashlib.sha256(content).digest())
 
 
-def test_text_declared_otherwise_than_it_was_stored_is_looked_at_again() -> None:
+def test_declared_otherwise_only_for_text_of_another_type() -> None:
     assert declared_otherwise("text/plain", "text/html; charset=utf-8")
     assert not declared_otherwise("text/html", "text/html")
     assert not declared_otherwise("text/html", None)
@@ -246,5 +246,5 @@ def test_text_declared_otherwise_than_it_was_stored_is_looked_at_again() -> None
 
 
 @given(st.binary(max_size=300), st.none() | st.text(max_size=20), st.none() | st.text(max_size=20))
-def test_any_bytes_have_a_type(content: bytes, declared: str | None, filename: str | None) -> None:
+def test_media_type_of_any_bytes_is_valid(content: bytes, declared: str | None, filename: str | None) -> None:
     assert sniff(content, declared, filename).count("/") == 1

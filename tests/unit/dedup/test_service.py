@@ -1,4 +1,4 @@
-"""Inline content in micro-batches: what S3 cannot write delays its own object only."""
+"""Inline content in micro-batches: a key that S3 cannot write delays only its own objects."""
 
 import asyncio
 import hashlib
@@ -43,7 +43,7 @@ class Store(MemoryBlobStore):
 
 
 class Records:
-    """Holds nothing in advance."""
+    """Knows no content in advance."""
 
     async def claim(self, _hashes: Sequence[str], _now: datetime) -> Claimed:
         return Claimed({}, frozenset())

@@ -18,7 +18,7 @@ from bucketline_ingest_api.buckets.service import find_bucket
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.objects.deletion import delete_objects
 from bucketline_ingest_api.tasks.runner import Reschedule, TaskOutcome, TaskResult
-from bucketline_ingest_api.uploads.delete import forget_uploads
+from bucketline_ingest_api.uploads.service import delete_bucket_uploads
 
 log = get_logger(__name__)
 
@@ -138,7 +138,7 @@ async def empty_bucket(deps: Container, bucket_id: str, deadline: datetime) -> i
         uploads = await deps.uploads.page_of_bucket(bucket_id, limit=PAGE_SIZE)
         if not uploads:
             break
-        await forget_uploads(deps, uploads)
+        await delete_bucket_uploads(deps, uploads)
     await deps.objects.purge_soft_deleted(bucket_id)
     await BatchingWindows(deps.database).delete_of_bucket(bucket_id)
     return removed

@@ -50,10 +50,8 @@ async def get_bucket(deps: ContainerDep, scope: NamespaceRead, bucket_identifier
     return await _respond(deps, await service.find_bucket(deps, scope.namespace_id, bucket_identifier))
 
 
-@router.patch(
-    "/{bucket_identifier}", summary="Change a bucket", operation_id="patch_bucket", responses=errors(400, 409)
-)
-@router.put("/{bucket_identifier}", summary="Update a bucket", responses=errors(400, 409))
+@router.patch("/{bucket_identifier}", summary="Change a bucket", responses=errors(400, 409))
+@router.put("/{bucket_identifier}", summary="Update a bucket", responses=errors(400, 409), name="replace_bucket")
 async def update_bucket(
     deps: ContainerDep,
     scope: NamespaceWrite,

@@ -1,1 +1,1 @@
-"""Use cases of documents: reading, listing, changing, deleting."""
+"""Documents: read, list, update, delete, expand."""

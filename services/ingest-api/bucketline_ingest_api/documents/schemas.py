@@ -1,4 +1,4 @@
-"""Bodies of the document routes."""
+"""Request and response bodies of the document routes."""
 
 from typing import Annotated, Any, Self
 
@@ -32,7 +32,7 @@ _EXAMPLE: dict[str, Any] = {
 
 
 class Document(ResponseBody):
-    """Its fields stand at the root, beside what is declared here."""
+    """A document. Its own fields are at the root, next to those declared here."""
 
     model_config = ConfigDict(
         extra="allow", serialize_by_alias=True, validate_by_name=True, validate_by_alias=True, **example(_EXAMPLE)
@@ -45,7 +45,7 @@ class Document(ResponseBody):
 
     @classmethod
     def of(cls, document: DocumentDocument, urls: dict[str, str] | None = None) -> "Document":
-        """``urls`` are presigned URLs by the stored URL of a blob."""
+        """Build the response of a document; ``urls`` are download URLs by the stored URL of a blob."""
         blobs = [
             {**blob, "presigned_url": url} if (url := (urls or {}).get(str(blob.get("url")))) else dict(blob)
             for blob in document["blobs"]
@@ -62,12 +62,14 @@ class Document(ResponseBody):
 
 
 class DocumentListStats(ResponseBody):
+    """Statistics of a page."""
+
     total_documents: int | None = None
     avg_blobs_per_document: float = 0.0
 
 
 class DocumentList(ResponseBody):
-    """``total_documents`` only where ``include_total`` was asked for; ``stats`` is about this page."""
+    """A page of documents. ``total_documents`` is set with ``include_total`` only."""
 
     model_config = example(
         {
@@ -88,7 +90,7 @@ Expand = Annotated[list[Annotated[str, Field(min_length=1, max_length=200)]], Fi
 
 
 class Partition(RequestBody):
-    """One of ``count`` disjoint parts of the matching documents, for as many readers at the same time."""
+    """One of ``count`` disjoint parts of the matching documents, for concurrent readers."""
 
     index: int = Field(ge=0, strict=True)
     count: int = Field(ge=1, le=256, strict=True)
@@ -101,7 +103,7 @@ class Partition(RequestBody):
 
 
 class ListDocuments(ListBody):
-    """The body of a list of documents. There are no vectors here, and no groups."""
+    """How to list documents. Vectors and groups are not supported."""
 
     model_config = example(
         {"filters": {"AND": [{"field": "sku", "operator": "eq", "value": "A-17"}]}, "return_presigned_urls": True}
@@ -111,7 +113,7 @@ class ListDocuments(ListBody):
     expand: Expand | None = Field(
         default=None, description="Fields that hold document ids; the documents are attached under `_expanded`."
     )
-    partition: Partition | None = Field(default=None, description="Cursors carry it to the pages that follow.")
+    partition: Partition | None = Field(default=None, description="Cursors of following pages include it.")
     return_presigned_urls: bool | None = None
     return_vectors: Unsupported = None
     return_vector_names: Unsupported = None
@@ -119,6 +121,8 @@ class ListDocuments(ListBody):
 
 
 class DocumentCount(ResponseBody):
+    """The number of documents of a collection."""
+
     model_config = example({"collection_id": "col_06h2k4v9c3f8m1q7r5tw", "count": 17})
 
     collection_id: str

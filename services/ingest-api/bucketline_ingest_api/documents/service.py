@@ -1,23 +1,37 @@
-"""Documents of a collection: one, a page, their blobs' URLs."""
+"""Documents of a collection: read, list, update, delete.
 
-from collections.abc import Sequence
+Processing creates and replaces documents: an update is lost when the object is processed again, unless
+``dedup_strategy`` is *skip* and the object is unchanged. Documents that another collection derived from an updated one
+keep their values until they are derived again.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import timedelta
+from itertools import islice
+
+import bson
 
 from bucketline.db.collections import CollectionDocument
 from bucketline.db.documents import DocumentDocument
+from bucketline.db.objects import MAX_OBJECT_BYTES
+from bucketline.domain.field_validation import name_fault, shown, storable_faults
 from bucketline.domain.keyset import Partition
 from bucketline.domain.moments import MOMENTS, Moments
 from bucketline.domain.pagination import DOCUMENTS
-from bucketline.errors import NotFound
+from bucketline.domain.schema import MAX_FAULTS, same
+from bucketline.errors import NotFound, PayloadTooLarge, ServiceUnavailable, ValidationFailed, ValidationIssue
 from bucketline.ids import bound
+from bucketline_ingest_api.collections.output_schema import RESERVED_NAMES
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.documents.schemas import ListDocuments
 from bucketline_ingest_api.pagination import OLDEST_FIRST, ListSpec, Page, list_rows
 from bucketline_ingest_api.schemas import ListQuery
 
 PRESIGNED_SECONDS = 3600
+MAX_ATTEMPTS = 10
 
-_OURS = {
+_FIELDS = {
     "document_id": "_id",
     "collection_id": "collection_id",
     "_internal.lineage.root_object_id": "object_id",
@@ -28,8 +42,8 @@ _DATES = {"_internal.created_at": "created_at", "_internal.updated_at": "updated
 
 
 def field_path(name: str) -> str:
-    """A name on the wire as a stored path: what is not ours is a field of the document."""
-    if stored := _OURS.get(name) or _DATES.get(name):
+    """Return the stored path of a name on the wire; names that are not ours are fields of the document."""
+    if stored := _FIELDS.get(name) or _DATES.get(name):
         return stored
     root, dot, rest = name.partition(".")
     if root == MOMENTS:
@@ -41,20 +55,20 @@ def field_path(name: str) -> str:
     return f"fields.{name}"
 
 
-def partitioned(partition: Partition) -> dict[str, object]:
-    """Documents of one partition: ids are hashes, so that ranges of equal width hold about as many of them."""
+def partition_filter(partition: Partition) -> dict[str, object]:
+    """Return the range of ids of a partition: ids are evenly distributed, so partitions have about equal sizes."""
     index, count = partition.index, partition.count
-    within: dict[str, object] = {}
+    id_range: dict[str, object] = {}
     if index > 0:
-        within["$gte"] = bound("doc", index, count)
+        id_range["$gte"] = bound("doc", index, count)
     if index + 1 < count:
-        within["$lt"] = bound("doc", index + 1, count)
-    return {"_id": within} if within else {}
+        id_range["$lt"] = bound("doc", index + 1, count)
+    return {"_id": id_range} if id_range else {}
 
 
-KIND = ListSpec(
+LIST_SPEC = ListSpec(
     bounds=DOCUMENTS,
-    partitioned=partitioned,
+    partitioned=partition_filter,
     field_path=field_path,
     searched=("_id", "fields.text", "fields.title", "object_id"),
     order=OLDEST_FIRST,
@@ -68,7 +82,7 @@ KIND = ListSpec(
 
 
 async def get_document(deps: Container, collection_id: str, document_id: str) -> DocumentDocument:
-    """:class:`NotFound` also for a document of another collection."""
+    """Return the document; :class:`NotFound` also for one of another collection."""
     document = await deps.documents.get_by_id(document_id)
     if document is None or document["collection_id"] != collection_id:
         raise NotFound.of("document", document_id)
@@ -76,29 +90,86 @@ async def get_document(deps: Container, collection_id: str, document_id: str) ->
 
 
 async def list_documents(
-    deps: Container, collection: CollectionDocument, asked: ListQuery, body: ListDocuments | None
+    deps: Container, collection: CollectionDocument, query: ListQuery, body: ListDocuments | None
 ) -> Page[DocumentDocument]:
-    """Documents of the collection, oldest first; those of one object in the order in which it was read."""
-    named = body.partition if body is not None else None
-    partition = Partition(named.index, named.count) if named is not None else None
-    kind = replace(KIND, moments=Moments(collection["output_schema"]))
+    """Return a page of documents, oldest first; those of one object in the order of their content."""
+    requested = body.partition if body is not None else None
+    partition = Partition(requested.index, requested.count) if requested is not None else None
+    spec = replace(LIST_SPEC, moments=Moments(collection["output_schema"]))
     scope = {"collection_id": collection["_id"]}
-    return await list_rows(deps.documents, scope, kind, asked, body, partition)
+    return await list_rows(deps.documents, scope, spec, query, body, partition)
+
+
+async def update_document(
+    deps: Container, collection_id: str, document_id: str, sent: Mapping[str, object]
+) -> DocumentDocument:
+    """Set the fields that were sent. In ``metadata`` each key is set on its own, and null removes one."""
+    if faults := _validate_fields(sent):
+        raise ValidationFailed(faults)
+    for _ in range(MAX_ATTEMPTS):
+        existing = await get_document(deps, collection_id, document_id)
+        fields = merge_fields(existing["fields"], sent)
+        if same(fields, existing["fields"]):
+            return existing
+        _refuse_too_large(fields)
+        # Later than the version that was read: concurrent updates are detected by this time.
+        at = max(deps.clock.now(), existing["updated_at"] + timedelta(milliseconds=1))
+        changed = await deps.documents.change(existing, fields, at)
+        if changed is not None:
+            return changed
+    raise ServiceUnavailable("the document is being modified concurrently; try again", retry_after_seconds=1)
+
+
+def merge_fields(stored: Mapping[str, object], sent: Mapping[str, object]) -> dict[str, object]:
+    """Return the stored fields with the changes that were sent."""
+    fields = {**stored, **sent}
+    metadata = sent.get("metadata")
+    if isinstance(metadata, dict):
+        existing = stored.get("metadata")
+        merged = {**existing, **metadata} if isinstance(existing, dict) else metadata
+        fields["metadata"] = {
+            name: value for name, value in merged.items() if value is not None or name not in metadata
+        }
+    return fields
+
+
+def _validate_fields(sent: Mapping[str, object]) -> list[ValidationIssue]:
+    faults: list[ValidationIssue] = []
+    for name, value in sent.items():
+        at = ("body", shown(name))
+        if name in RESERVED_NAMES or name.startswith("_"):
+            faults.append(ValidationIssue("reserved", at, f"{shown(name)!r} is set by the server"))
+        elif (reason := name_fault(name)) is not None:
+            faults.append(ValidationIssue("field_name", at, reason))
+        else:
+            faults += islice(storable_faults(value, at), MAX_FAULTS)
+        if len(faults) >= MAX_FAULTS:
+            break
+    return faults[:MAX_FAULTS]
+
+
+def _refuse_too_large(fields: Mapping[str, object]) -> None:
+    size = len(bson.encode(fields))
+    if size > MAX_OBJECT_BYTES:
+        raise PayloadTooLarge(
+            f"fields of a document may have at most {MAX_OBJECT_BYTES} bytes together",
+            details={"limit_bytes": MAX_OBJECT_BYTES, "size_bytes": size},
+        )
 
 
 async def delete_document(deps: Container, collection_id: str, document_id: str) -> None:
-    """Removes one document. Processing its object again makes it again."""
+    """Delete one document. Processing its object again creates it again."""
     if not await deps.documents.delete_from(collection_id, document_id):
         raise NotFound.of("document", document_id)
 
 
-async def presigned(deps: Container, documents: Sequence[DocumentDocument]) -> dict[str, str]:
-    """URLs good for an hour, by the stored URL, of those blobs that are in our own store."""
+async def presign_blobs(deps: Container, documents: Sequence[DocumentDocument]) -> dict[str, str]:
+    """Return download URLs, valid for an hour, by stored URL: of the blobs that are in our own store."""
     urls: dict[str, str] = {}
     for document in documents:
         for blob in document["blobs"]:
-            stored = str(blob.get("url", ""))
-            key = deps.blobstore.key_of(stored)
-            if key is not None and stored not in urls:
-                urls[stored] = await deps.blobstore.presign_get(key, expires=PRESIGNED_SECONDS)
+            stored_url = str(blob.get("url", ""))
+            key = deps.blobstore.key_of(stored_url)
+            if key is not None and stored_url not in urls:
+                urls[stored_url] = await deps.blobstore.presign_get(key, expires=PRESIGNED_SECONDS)
     return urls

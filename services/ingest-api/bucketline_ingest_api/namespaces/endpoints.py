@@ -66,10 +66,10 @@ async def get_namespace_stats(deps: ContainerDep, caller: ReadPrincipal, namespa
     return NamespaceStats(namespace_id=namespace["_id"], **counts)
 
 
-@router.patch(
-    "/{namespace_identifier}", summary="Change a namespace", operation_id="patch_namespace", responses=errors(400, 409)
+@router.patch("/{namespace_identifier}", summary="Change a namespace", responses=errors(400, 409))
+@router.put(
+    "/{namespace_identifier}", summary="Update a namespace", responses=errors(400, 409), name="replace_namespace"
 )
-@router.put("/{namespace_identifier}", summary="Update a namespace", responses=errors(400, 409))
 async def update_namespace(
     deps: ContainerDep, caller: WritePrincipal, namespace_identifier: str, body: UpdateNamespace
 ) -> Namespace:

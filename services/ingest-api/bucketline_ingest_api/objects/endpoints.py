@@ -15,6 +15,7 @@ from bucketline_ingest_api.dependencies import (
     NamespaceRead,
 )
 from bucketline_ingest_api.documents.schemas import Document
+from bucketline_ingest_api.fast_path import FastCreateRoute
 from bucketline_ingest_api.objects import aggregate, create, create_batch, deletion, service, update
 from bucketline_ingest_api.objects.schemas import (
     AggregateObjects,
@@ -46,12 +47,13 @@ AutoProcess = Annotated[bool, Query(description="Process at once, each object in
 Search = Annotated[str | None, Query(max_length=1000, description="Text in the key or in the fields.")]
 CollectionIds = Annotated[list[str] | None, Query(max_length=100, description="Only of these collections.")]
 
+create_router = APIRouter(tags=["objects"], route_class=FastCreateRoute)
 router = APIRouter(tags=["objects"])
 
 BUCKET = "/v1/buckets/{bucket_identifier}/objects"
 
 
-@router.post(BUCKET, summary="Create an object", response_model=StoredObject, responses=errors(409, 413))
+@create_router.post(BUCKET, summary="Create an object", response_model=StoredObject, responses=errors(409, 413))
 async def create_object(
     request: Request,
     deps: ContainerDep,
@@ -66,7 +68,7 @@ async def create_object(
     return JsonResponse(await _serialize_written(deps, written.document), headers=written_headers(written.document))
 
 
-@router.post(
+@create_router.post(
     BUCKET + "/batch",
     summary="Create up to 100 objects",
     response_model=CreatedObjects,

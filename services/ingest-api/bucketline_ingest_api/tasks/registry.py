@@ -19,8 +19,8 @@ def register(deps: Container) -> None:
         namespaces.EXPIRY_TASK_TYPE: namespaces.execute_expiry,
         collections.TASK_TYPE: collections.execute_collection_deletion,
         trigger.TASK_TYPE: trigger.execute_trigger,
-        uploads.ONE: uploads.one_turn,
-        uploads.MANY: uploads.many_turn,
+        uploads.CONFIRM_TASK_TYPE: uploads.execute_confirmation,
+        uploads.CONFIRM_MANY_TASK_TYPE: uploads.execute_confirmations,
     }
     for task_type, step in steps.items():
         deps.runner.register(task_type, partial(step, deps))

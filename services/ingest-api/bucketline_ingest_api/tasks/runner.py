@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from bucketline.backoff import backoff_seconds
 from bucketline.clock import Clock
 from bucketline.db.mongo import QueryTimeout
 from bucketline.db.tasks import TaskDocument, Tasks
@@ -219,7 +220,7 @@ class TaskRunner:
             due, changes["attempts"] = outcome.due, 0
         elif isinstance(outcome, BaseException):
             if attempts < MAX_ATTEMPTS or is_transient(outcome):
-                due = now + timedelta(seconds=min(MAX_BACKOFF_SECONDS, 0.5 * 2 ** min(attempts, 10)))
+                due = now + timedelta(seconds=backoff_seconds(attempts, initial=1.0, maximum=MAX_BACKOFF_SECONDS))
             else:
                 outcome = TaskResult(status=Status.FAILED, error=f"the task failed {attempts} times in a row")
         if isinstance(outcome, TaskResult):

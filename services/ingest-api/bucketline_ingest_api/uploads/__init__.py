@@ -1,1 +1,1 @@
-"""Use cases of uploads, one module each: create, confirm (one, many, in the background), read, remove, expire."""
+"""Uploads: presigned URLs, their confirmation, and the objects created from them."""

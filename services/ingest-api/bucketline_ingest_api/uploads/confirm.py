@@ -1,7 +1,7 @@
-"""Confirming: the bytes are looked at, the upload is COMPLETED, and its object is made.
+"""Confirms uploads: verifies the stored bytes, completes the upload, creates its object, and submits its batch.
 
-Every step may be done again. The object is made under an idempotency key that is the upload's own, the batch has an id
-that is derived from it: whoever confirms twice, or at the same time, or after a crash, gets the same result.
+Every step is idempotent: the object has an idempotency key and the batch an id that are derived from the upload's id.
+So repeated and concurrent confirmations, and those after a crash, have the same result.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from bucketline.db.buckets import BucketDocument
 from bucketline.db.uploads import CONFIRMABLE, UploadDocument
 from bucketline.domain.insertion_policy import Refuse, decide, resolve_policy
 from bucketline.domain.status import Status
-from bucketline.errors import ApiError, BadRequest, NotFound
+from bucketline.errors import ApiError, BadRequest
 from bucketline.ids import derived
 from bucketline_ingest_api.batches.service import new_draft
 from bucketline_ingest_api.batches.submission import submit_batch
@@ -20,14 +20,14 @@ from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.objects.create import create_object
 from bucketline_ingest_api.objects.schemas import CreateObject
 from bucketline_ingest_api.objects.validation import ensure_writable, validate_create
-from bucketline_ingest_api.uploads.create import GRACE
 from bucketline_ingest_api.uploads.schemas import ConfirmUpload
+from bucketline_ingest_api.uploads.service import CONFIRM_GRACE, get_upload
 from bucketline_ingest_api.uploads.validation import object_body
 
 
 @dataclass(frozen=True)
 class Confirmation:
-    """What a client says of the bytes that it has put, and what is to be done with them."""
+    """What the client says about the bytes, and what to do after the upload is completed."""
 
     etag: str | None = None
     size: int | None = None
@@ -36,77 +36,73 @@ class Confirmation:
 
     @classmethod
     def of(cls, body: ConfirmUpload, policy: str | None) -> "Confirmation":
-        return cls(_bare(body.etag), body.file_size_bytes, body.auto_submit_batch, policy)
+        """Build the confirmation of a request; quotes and the mark of a weak etag are ignored."""
+        etag = body.etag.strip().removeprefix("W/").strip('"').lower() if body.etag is not None else None
+        return cls(etag, body.file_size_bytes, body.auto_submit_batch, policy)
 
 
-async def get_upload(
-    deps: Container, namespace_id: str, upload_id: str, bucket_id: str | None = None
-) -> UploadDocument:
-    """:class:`NotFound` also for an upload of another namespace or bucket."""
-    upload = await deps.uploads.get(namespace_id, upload_id, bucket_id)
-    if upload is None:
-        raise NotFound.of("upload", upload_id)
-    return upload
-
-
-async def check(
-    deps: Container, bucket: BucketDocument, upload: UploadDocument, asked: Confirmation
+async def check_upload(
+    deps: Container, bucket: BucketDocument, upload: UploadDocument, confirmation: Confirmation
 ) -> ObjectInfo | None:
-    """What is there, if it may be confirmed as asked; None when it was confirmed before.
+    """Verify that the upload can be confirmed; return its stored bytes, or None if it is confirmed already.
 
-    Raises 400 for bytes that are not there or not those, for an upload that is over, 422 without a policy where one is
-    needed, and by policy 404 and 409 as far as that can be told now. Nothing has changed then.
+    Changes nothing. Raises 400 for missing or different bytes and for an upload that has ended, 422 without a policy
+    where one is needed, and by policy 404 and 409 as far as that is known yet.
     """
     ensure_writable(bucket)
-    require_policy(bucket, upload, asked.policy)
+    require_policy(bucket, upload, confirmation.policy)
     if upload["status"] == Status.COMPLETED:
         return None
     if upload["status"] not in CONFIRMABLE:
-        raise _refused(upload, f"the upload is {upload['status']}: {upload['message'] or 'it cannot be confirmed'}")
-    if upload["status"] == Status.PENDING and deps.clock.now() > upload["expires_at"] + GRACE:
-        raise _refused(upload, "the upload was not confirmed before it expired")
+        raise _refuse(upload, f"the upload is {upload['status']}: {upload['message'] or 'it cannot be confirmed'}")
+    if upload["status"] == Status.PENDING and deps.clock.now() > upload["expires_at"] + CONFIRM_GRACE:
+        raise _refuse(upload, "the upload was not confirmed before it expired")
     try:
-        head = await deps.blobstore.head(upload["key"])
+        stored = await deps.blobstore.head(upload["key"])
     except ObjectMissing:
-        raise _refused(upload, "there are no bytes yet: PUT them to the presigned URL", code="upload_missing") from None
-    if asked.etag is not None and asked.etag != head.etag:
-        raise _refused(upload, "the etag is not that of the stored bytes", code="etag_mismatch", stored=head.etag)
-    for size in (asked.size, upload["size_bytes"]):
-        if size is not None and size != head.size:
-            raise _refused(upload, "the size is not that of the stored bytes", code="size_mismatch", stored=head.size)
-    await _require_place(deps, bucket, upload, asked)
-    return head
+        raise _refuse(upload, "there are no bytes yet: PUT them to the presigned URL", code="upload_missing") from None
+    if confirmation.etag is not None and confirmation.etag != stored.etag:
+        raise _refuse(upload, "the etag is not that of the stored bytes", code="etag_mismatch", stored=stored.etag)
+    for size in (confirmation.size, upload["size_bytes"]):
+        if size is not None and size != stored.size:
+            raise _refuse(upload, "the size is not that of the stored bytes", code="size_mismatch", stored=stored.size)
+    await _check_unique_key(deps, bucket, upload, confirmation)
+    return stored
 
 
-async def confirm(
-    deps: Container, bucket: BucketDocument, upload: UploadDocument, asked: Confirmation, head: ObjectInfo | None
+async def confirm_upload(
+    deps: Container,
+    bucket: BucketDocument,
+    upload: UploadDocument,
+    confirmation: Confirmation,
+    stored: ObjectInfo | None,
 ) -> UploadDocument:
-    """Confirms what :func:`check` has let through; the upload afterwards."""
-    if head is not None:
-        upload = await _complete(deps, upload, head)
+    """Confirm an upload that :func:`check_upload` has accepted, and return it."""
+    if stored is not None:
+        upload = await _complete(deps, upload, stored)
     if upload["create_object"] and "object_id" not in upload:
-        upload = await _make_object(deps, bucket, upload, asked)
-    if asked.auto_submit and "object_id" in upload and "batch_id" not in upload:
-        upload = await _submit(deps, bucket, upload)
+        upload = await _create_object(deps, bucket, upload, confirmation)
+    if confirmation.auto_submit and "object_id" in upload and "batch_id" not in upload:
+        upload = await _submit_batch(deps, bucket, upload)
     return upload
 
 
 def require_policy(bucket: BucketDocument, upload: UploadDocument, policy: str | None) -> None:
-    """422 when the upload's object cannot be written without a policy and none is named."""
+    """Raise 422 if the upload's object needs a policy and none is named."""
     key = bucket["unique_key"]
     if key is not None and upload["create_object"]:
         resolve_policy(policy, key["default_policy"], bucket_id=bucket["_id"], missing=422)
 
 
-async def _complete(deps: Container, upload: UploadDocument, head: ObjectInfo) -> UploadDocument:
+async def _complete(deps: Container, upload: UploadDocument, stored: ObjectInfo) -> UploadDocument:
     now = deps.clock.now()
     changes = {
         "status": str(Status.COMPLETED),
         "message": None,
-        "size_bytes": head.size,
-        "etag": head.etag,
-        # The URL was signed for the announced hash: the store has taken no other bytes.
-        "sha256": head.sha256 or upload["file_hash"],
+        "size_bytes": stored.size,
+        "etag": stored.etag,
+        # The URL was signed for the announced hash: the store has accepted no other bytes.
+        "sha256": stored.sha256 or upload["file_hash"],
         "verified_at": now,
         "completed_at": now,
     }
@@ -115,15 +111,15 @@ async def _complete(deps: Container, upload: UploadDocument, head: ObjectInfo) -
         return completed
     current = await get_upload(deps, upload["namespace_id"], upload["_id"])
     if current["status"] != Status.COMPLETED:
-        raise _refused(current, f"the upload is {current['status']}")
+        raise _refuse(current, f"the upload is {current['status']}")
     return current
 
 
-async def _make_object(
-    deps: Container, bucket: BucketDocument, upload: UploadDocument, asked: Confirmation
+async def _create_object(
+    deps: Container, bucket: BucketDocument, upload: UploadDocument, confirmation: Confirmation
 ) -> UploadDocument:
     try:
-        written = await create_object(deps, bucket, _body(upload), policy=asked.policy)
+        written = await create_object(deps, bucket, _object_body(upload), policy=confirmation.policy)
     except ApiError as error:
         error.details = {**(error.details or {}), "upload_id": upload["_id"]}
         raise
@@ -131,8 +127,8 @@ async def _make_object(
     return await deps.uploads.change(upload["_id"], [str(Status.COMPLETED)], changes) or upload
 
 
-async def _submit(deps: Container, bucket: BucketDocument, upload: UploadDocument) -> UploadDocument:
-    """A batch of the upload's object, submitted. Refused: upload, object and draft stay, and the error names them."""
+async def _submit_batch(deps: Container, bucket: BucketDocument, upload: UploadDocument) -> UploadDocument:
+    """Submit a batch of the upload's object. If it is refused, everything so far stays and the error names it."""
     batch_id = derived("btch", upload["_id"])
     draft = new_draft(
         bucket["namespace_id"], bucket["_id"], [upload["object_id"]], batch_id=batch_id, now=deps.clock.now()
@@ -143,20 +139,22 @@ async def _submit(deps: Container, bucket: BucketDocument, upload: UploadDocumen
         if batch["status"] == Status.DRAFT:
             batch = await submit_batch(deps, batch)
     except ApiError as error:
-        known = {"upload_id": upload["_id"], "object_id": upload["object_id"], "batch_id": batch_id}
-        error.details = {**(error.details or {}), **known}
+        created = {"upload_id": upload["_id"], "object_id": upload["object_id"], "batch_id": batch_id}
+        error.details = {**(error.details or {}), **created}
         raise
     changes = {"batch_id": batch_id, "task_id": batch["task_id"]}
     return await deps.uploads.change(upload["_id"], [str(Status.COMPLETED)], changes) or upload
 
 
-async def _require_place(deps: Container, bucket: BucketDocument, upload: UploadDocument, asked: Confirmation) -> None:
-    """404 or 409 by policy, before anything is written. Between this and the write the unique index has the word."""
+async def _check_unique_key(
+    deps: Container, bucket: BucketDocument, upload: UploadDocument, confirmation: Confirmation
+) -> None:
+    """Raise 404 or 409 by policy before anything is written; the unique index decides between concurrent writes."""
     key = bucket["unique_key"]
     if key is None or not upload["create_object"]:
         return
-    policy = resolve_policy(asked.policy, key["default_policy"], bucket_id=bucket["_id"], missing=422)
-    draft = await asyncio.to_thread(validate_create, bucket, _body(upload), deps.settings, deps.ids)
+    policy = resolve_policy(confirmation.policy, key["default_policy"], bucket_id=bucket["_id"], missing=422)
+    draft = await asyncio.to_thread(validate_create, bucket, _object_body(upload), deps.settings, deps.ids)
     if draft.unique_key is None:
         return
     existing = await deps.objects.by_unique_key(bucket["_id"], draft.unique_key.text)
@@ -167,18 +165,13 @@ async def _require_place(deps: Container, bucket: BucketDocument, upload: Upload
         raise decision.error
 
 
-def _body(upload: UploadDocument) -> CreateObject:
+def _object_body(upload: UploadDocument) -> CreateObject:
     return object_body(
         upload["blob_property"], upload["_id"], upload["object_metadata"], idempotency_key=f"upload:{upload['_id']}"
     )
 
 
-def _bare(etag: str | None) -> str | None:
-    """Without quotes, and without the mark of a weak one."""
-    return etag.strip().removeprefix("W/").strip('"').lower() if etag is not None else None
-
-
-def _refused(
+def _refuse(
     upload: UploadDocument, message: str, *, code: str = "upload_not_confirmable", stored: str | int | None = None
 ) -> BadRequest:
     details: dict[str, str | int] = {"upload_id": upload["_id"], "status": upload["status"]}

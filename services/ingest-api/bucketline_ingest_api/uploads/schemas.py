@@ -1,10 +1,11 @@
-"""Bodies of the upload routes."""
+"""Request and response bodies of the upload routes."""
 
 import re
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, JsonValue
 
+from bucketline.db.uploads import UploadDocument
 from bucketline.domain.status import Status
 from bucketline_ingest_api.schemas import ListBody, Pagination, RequestBody, ResponseBody, Timestamp, example
 from bucketline_ingest_api.tasks.schemas import Task
@@ -33,13 +34,13 @@ _UPLOAD = {
 }
 
 
-def _filename(value: str) -> str:
+def _validate_filename(value: str) -> str:
     if "../" in value or "\\" in value or not value.isprintable():
         raise ValueError("a file name has no ../, no backslash and no control characters")
     return value
 
 
-def _media_type(value: str) -> str:
+def _validate_media_type(value: str) -> str:
     if not _MEDIA_TYPE.fullmatch(value):
         raise ValueError("a media type such as application/pdf is expected")
     return value
@@ -49,7 +50,7 @@ Metadata = dict[str, JsonValue]
 
 
 class CreateUpload(RequestBody):
-    """What is checked before the URL is made. With ``create_object_on_confirm`` the schema must take the object."""
+    """A file to upload. With ``create_object_on_confirm`` the bucket's schema must accept the object."""
 
     model_config = example(
         {
@@ -63,13 +64,13 @@ class CreateUpload(RequestBody):
         }
     )
 
-    filename: Annotated[str, Field(min_length=1, max_length=255), AfterValidator(_filename)]
-    content_type: Annotated[str, Field(min_length=3, max_length=255), AfterValidator(_media_type)]
+    filename: Annotated[str, Field(min_length=1, max_length=255), AfterValidator(_validate_filename)]
+    content_type: Annotated[str, Field(min_length=3, max_length=255), AfterValidator(_validate_media_type)]
     file_size_bytes: int | None = Field(default=None, ge=1, le=MAX_BYTES, strict=True)
     presigned_url_expiration: int = Field(default=3600, ge=60, le=86_400, strict=True)
     metadata: Metadata | None = Field(default=None, description="Kept with the upload only.")
     create_object_on_confirm: bool = True
-    object_metadata: Metadata | None = Field(default=None, description="Root fields of the object that is made.")
+    object_metadata: Metadata | None = Field(default=None, description="Root fields of the new object.")
     blob_property: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_]{1,100}$")
     blob_type: str | None = Field(default=None, max_length=100)
     file_hash: str | None = Field(
@@ -79,7 +80,7 @@ class CreateUpload(RequestBody):
 
 
 class CreateUploads(RequestBody):
-    """What an upload sets itself overrides what is shared."""
+    """Several files to upload. The fields of an upload override the shared ones."""
 
     model_config = example(
         {
@@ -95,27 +96,31 @@ class CreateUploads(RequestBody):
 
 
 class ConfirmUpload(RequestBody):
-    """All of it optional, and so is the body."""
+    """What the client knows about the stored bytes. The body and all its fields are optional."""
 
     model_config = example({"etag": '"0a7d6da6ded06b0ef2e5a70776b4a306"', "file_size_bytes": 16384})
 
     etag: str | None = Field(
-        default=None, max_length=200, description="As the answer to the PUT had it; quotes are tolerated."
+        default=None, max_length=200, description="The ETag of the response to the PUT, with or without quotes."
     )
     file_size_bytes: int | None = Field(default=None, ge=1, le=MAX_BYTES, strict=True)
-    auto_submit_batch: bool = Field(default=False, description="Make a batch of the new object and submit it.")
+    auto_submit_batch: bool = Field(default=False, description="Create a batch of the new object and submit it.")
 
 
-class ConfirmOfMany(ConfirmUpload):
+class ConfirmUploadById(ConfirmUpload):
+    """One of several uploads to confirm."""
+
     model_config = example({"upload_id": "upl_06h2v9k1m3q5s7t9v1x3", "file_size_bytes": 16384})
 
     upload_id: str = Field(min_length=1, max_length=100)
 
 
 class ConfirmUploads(RequestBody):
+    """Uploads to confirm in the background."""
+
     model_config = example({"confirmations": [{"upload_id": "upl_06h2v9k1m3q5s7t9v1x3"}]})
 
-    confirmations: list[ConfirmOfMany] = Field(min_length=1, max_length=100)
+    confirmations: list[ConfirmUploadById] = Field(min_length=1, max_length=100)
 
 
 class ListUploads(ListBody):
@@ -123,11 +128,11 @@ class ListUploads(ListBody):
 
     limit: int | None = Field(default=None, ge=1, le=100)
     page_size: int | None = Field(default=None, ge=1, le=100)
-    return_presigned_urls: bool = Field(default=False, description="A URL to download the bytes of each confirmed one.")
+    return_presigned_urls: bool = Field(default=False, description="Include a download URL of each confirmed upload.")
 
 
 class Upload(ResponseBody):
-    """``presigned_url``: where to PUT the bytes, shown once. Later, and if asked for, where to read them."""
+    """``presigned_url`` is the URL to PUT the bytes to, returned once; later, on request, the URL to download them."""
 
     model_config = example(_UPLOAD)
 
@@ -161,14 +166,51 @@ class Upload(ResponseBody):
     task_id: str | None = None
     batch_id: str | None = None
 
+    @classmethod
+    def of(cls, upload: UploadDocument, *, presigned_url: str | None = None, duplicate: bool = False) -> "Upload":
+        """Build the response of an upload; ``duplicate`` if it answers a new upload of the same content."""
+        return cls(
+            upload_id=upload["_id"],
+            bucket_id=upload["bucket_id"],
+            filename=upload["filename"],
+            content_type=upload["content_type"],
+            presigned_url=presigned_url,
+            presigned_url_expiration=upload["presigned_url_expiration"],
+            s3_key=upload["key"],
+            status=Status(upload["status"]),
+            create_object_on_confirm=upload["create_object"],
+            created_at=upload["created_at"],
+            expires_at=upload["expires_at"],
+            file_size_bytes=upload["size_bytes"],
+            metadata=upload["metadata"],
+            object_metadata=upload["object_metadata"],
+            blob_property=upload["blob_property"],
+            blob_type=upload["blob_type"],
+            file_hash=upload.get("sha256") or upload["file_hash"],
+            skip_duplicates=upload["skip_duplicates"],
+            is_duplicate=duplicate,
+            duplicate_of_upload_id=upload["_id"] if duplicate else None,
+            skipped_unique_key=upload.get("existing_object_id") is not None,
+            existing_object_id=upload.get("existing_object_id"),
+            message="the same content is already uploaded: no PUT is needed" if duplicate else upload["message"],
+            completed_at=upload.get("completed_at"),
+            verified_at=upload.get("verified_at"),
+            etag=upload.get("etag"),
+            object_id=upload.get("object_id"),
+            task_id=upload.get("task_id"),
+            batch_id=upload.get("batch_id"),
+        )
+
 
 class UploadsCreated(ResponseBody):
+    """The new uploads, in the order of the request."""
+
     uploads: list[Upload]
     total: int
 
 
 class Confirmed(ResponseBody):
-    """PROCESSING with a ``task_id``: the rest is done in the background."""
+    """The confirmed upload. PROCESSING with a ``task_id``: it is confirmed in the background."""
 
     model_config = example(
         {
@@ -195,8 +237,28 @@ class Confirmed(ResponseBody):
     batch_id: str | None = None
     message: str | None = None
 
+    @classmethod
+    def of(cls, upload: UploadDocument) -> "Confirmed":
+        """Build the response to a confirmation."""
+        completed = upload["status"] == Status.COMPLETED
+        return cls(
+            upload_id=upload["_id"],
+            status=Status(upload["status"]),
+            etag=upload.get("etag"),
+            file_size_bytes=upload["size_bytes"],
+            file_hash=upload.get("sha256") or upload["file_hash"],
+            verified_at=upload.get("verified_at"),
+            completed_at=upload.get("completed_at"),
+            object_id=upload.get("object_id"),
+            task_id=upload.get("task_id"),
+            batch_id=upload.get("batch_id"),
+            message="confirmed" if completed else "the confirmation continues in the background",
+        )
+
 
 class ConfirmingMany(ResponseBody):
+    """The task that confirms the uploads in the background."""
+
     task_id: str
     status: Status
     confirmations_count: int
@@ -215,6 +277,8 @@ class UploadStats(ResponseBody):
 
 
 class UploadList(ResponseBody):
+    """A page of uploads."""
+
     results: list[Upload]
     pagination: Pagination
     stats: UploadStats

@@ -1,4 +1,4 @@
-"""What a client wants to upload, checked before it gets a URL. No I/O."""
+"""Validates new uploads before a URL is signed for them. No I/O."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ MAX_FAULTS = 100
 
 @dataclass(frozen=True)
 class UploadDraft:
-    """A sound request. ``unique_key`` is that of the object that will be made, where its fields are known."""
+    """A valid upload. ``unique_key`` is that of the future object, if its fields are known."""
 
     body: CreateUpload
     metadata: dict[str, object] | None
@@ -31,7 +31,7 @@ class UploadDraft:
     unique_key: UniqueKeyValue | None
 
 
-def read_upload(
+def validate_upload(
     bucket: BucketDocument,
     body: CreateUpload,
     settings: ApiSettings,
@@ -41,9 +41,9 @@ def read_upload(
     shared_object: Mapping[str, Any] | None = None,
     location: Location = ("body",),
 ) -> UploadDraft:
-    """Raises :class:`ValidationFailed` with one row a fault. What an upload says itself wins over what is shared."""
-    metadata = _joined(shared, body.metadata)
-    object_metadata = _joined(shared_object, body.object_metadata)
+    """Validate an upload; its own metadata overrides the shared. :class:`ValidationFailed` with one row per fault."""
+    metadata = _merge(shared, body.metadata)
+    object_metadata = _merge(shared_object, body.object_metadata)
     name = body.blob_property or default_property(bucket, body.filename)
     faults = free_form_faults(metadata or {}, (*location, "metadata"))
     faults += free_form_faults(object_metadata or {}, (*location, "object_metadata"))
@@ -52,10 +52,12 @@ def read_upload(
         faults.append(ValidationIssue("enum", (*location, "blob_type"), "not a type of the bucket schemas"))
     key = None
     if body.create_object_on_confirm:
-        declared, blob_faults = _blob(bucket, name, body, location)
+        declared, blob_faults = _validate_blob_property(bucket, name, body, location)
         faults += blob_faults
         kind = declared or kind
-        key, object_faults = _object(bucket, name, object_metadata, settings, ids, (*location, "object_metadata"))
+        key, object_faults = _validate_object(
+            bucket, name, object_metadata, settings, ids, (*location, "object_metadata")
+        )
         if not faults:
             faults = object_faults
     if faults:
@@ -64,7 +66,7 @@ def read_upload(
 
 
 def default_property(bucket: BucketDocument, filename: str) -> str:
-    """The schema's only file property, else the file's name without its ending."""
+    """Return the only file property of the schema, or else the name of the file without its extension."""
     files = list(file_properties(bucket["schema"]))
     return files[0] if len(files) == 1 else PurePosixPath(filename).stem
 
@@ -72,7 +74,7 @@ def default_property(bucket: BucketDocument, filename: str) -> str:
 def object_body(
     name: str, upload_id: str, metadata: Mapping[str, Any] | None, *, idempotency_key: str | None = None
 ) -> CreateObject:
-    """The request that makes the object of an upload."""
+    """Return the request that creates the object of an upload."""
     return CreateObject.model_validate(
         {
             **(metadata or {}),
@@ -82,10 +84,10 @@ def object_body(
     )
 
 
-def _blob(
+def _validate_blob_property(
     bucket: BucketDocument, name: str, body: CreateUpload, location: Location
 ) -> tuple[str | None, list[ValidationIssue]]:
-    """The schema's type for the property, and what keeps the upload from filling it."""
+    """Return the type that the schema declares for the property, and the faults of the upload with respect to it."""
     if not PROPERTY.fullmatch(name):
         message = f"{name[:100]!r} has other characters than letters, digits and _: name the property"
         return None, [ValidationIssue("blob_property", (*location, "blob_property"), message)]
@@ -103,7 +105,7 @@ def _blob(
     return kind, []
 
 
-def _object(
+def _validate_object(
     bucket: BucketDocument,
     name: str,
     metadata: Mapping[str, Any] | None,
@@ -111,7 +113,7 @@ def _object(
     ids: Ids,
     location: Location,
 ) -> tuple[UniqueKeyValue | None, list[ValidationIssue]]:
-    """The key of the object that will be made, and why it could not be made."""
+    """Return the unique key of the future object, and the faults that would keep it from being created."""
     faults = custom_faults(metadata or {}, schema_properties=properties(bucket["schema"]), location=location)
     if faults:
         return None, faults
@@ -120,7 +122,7 @@ def _object(
     except ValidationFailed as error:
         return None, [fault for fault in error.issues if "blobs" not in _path(fault)]
     key = bucket["unique_key"]
-    # An update completes an object that is there; whether there is one turns out when the upload is confirmed.
+    # An update may complete an existing object; whether there is one is only known when the upload is confirmed.
     may_update = key is not None and key["default_policy"] != "insert"
     return draft.unique_key, [] if may_update else draft.incomplete
 
@@ -130,5 +132,5 @@ def _path(fault: ValidationIssue) -> list[Any]:
     return list(location) if isinstance(location, list) else []
 
 
-def _joined(shared: Mapping[str, Any] | None, own: Mapping[str, Any] | None) -> dict[str, object] | None:
+def _merge(shared: Mapping[str, Any] | None, own: Mapping[str, Any] | None) -> dict[str, object] | None:
     return None if shared is None and own is None else {**(shared or {}), **(own or {})}

@@ -1,4 +1,4 @@
-"""Callbacks to servers on loopback, which a policy opens."""
+"""Webhook calls to servers on loopback, which the policy allows."""
 
 import asyncio
 from ipaddress import ip_network
@@ -10,7 +10,7 @@ from bucketline.http.ssrf import GuardPolicy
 
 
 @pytest.mark.parametrize(("address", "host"), [("::1", "[::1]"), ("127.0.0.1", "127.0.0.1")])
-async def test_post_to_an_address_reaches_it_if_its_network_is_allowed(address: str, host: str) -> None:
+async def test_post_to_a_literal_address_requires_an_allowed_network(address: str, host: str) -> None:
     heads: list[str] = []
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,4 +1,4 @@
-"""The guard is pure: a name is resolved here by a table, and nothing is ever connected."""
+"""The URL and address checks. Names are resolved by a table, and nothing is connected."""
 
 from ipaddress import ip_address, ip_network
 
@@ -8,7 +8,7 @@ from bucketline.http.ssrf import AddressRefused, CheckedUrl, GuardPolicy, check_
 
 STRANGERS = GuardPolicy()
 
-# what a hostile zone would answer
+# The answers of a hostile zone.
 ZONE = {
     "localhost": ["127.0.0.1"],
     "localhost.localdomain": ["127.0.0.1"],
@@ -66,14 +66,14 @@ HOSTILE_URLS = [
     "http://00000177.0.0.1/",
     "http://127.0.0.1./",
     "http://2130706433./",
-    # numbers that are no address under any rule
+    # numbers that are not an address under any rule
     "http://4294967296/",
     "http://256.1.1.1/",
     "http://1.2.3.4.5/",
     "http://09.0.0.1/",
     "http://127.0.0.0x/x",
     "http://1.2.3.foo.4/",
-    # IPv6 and what it carries
+    # IPv6 and embedded IPv4
     "http://[::1]/",
     "http://[::]/",
     "http://[0:0:0:0:0:0:0:1]/",
@@ -120,7 +120,7 @@ HOSTILE_URLS = [
     "http://mapped.example/",
     "http://nat64.example/",
     "http://bücher.example/",
-    # what IDNA folds into an address or another name
+    # IDNA maps these to an address or another name
     "http://127。0。0。1/",
     "http://127．0．0．1/",
     "http://127｡0｡0｡1/",
@@ -188,21 +188,21 @@ HOSTILE_URLS = [
 
 
 def reaches(url: str, policy: GuardPolicy) -> list[str]:
-    """What a fetcher that keeps to the guard would connect to."""
+    """Return the addresses to which a client that uses the checks would connect."""
     checked = check_url(url, policy)
     answers = [str(checked.address)] if checked.address else ZONE[checked.host]
     return [str(check_address(answer, policy, host=checked.host)) for answer in answers]
 
 
 @pytest.mark.parametrize("url", HOSTILE_URLS, ids=ascii)
-def test_no_hostile_url_gets_through(url: str) -> None:
+def test_check_url_refuses_hostile_urls(url: str) -> None:
     with pytest.raises(AddressRefused) as refused:
         reaches(url, STRANGERS)
     assert refused.value.message == "the address is not allowed"
     assert refused.value.detail
 
 
-def test_the_table_is_large_enough() -> None:
+def test_hostile_urls_are_numerous() -> None:
     assert len(set(HOSTILE_URLS)) >= 120
 
 
@@ -224,16 +224,16 @@ def test_the_table_is_large_enough() -> None:
         ("https://[2606:4700:4700::1111]/", "https://[2606:4700:4700::1111]/"),
     ],
 )
-def test_public_urls_pass_and_are_written_one_way(url: str, written: str) -> None:
+def test_check_url_normalizes_public_urls(url: str, written: str) -> None:
     assert reaches(url, STRANGERS)
     assert str(check_url(url, STRANGERS)) == written
 
 
-def test_underscores_in_host_names_pass() -> None:
+def test_check_url_accepts_underscores_in_host_names() -> None:
     assert check_url("https://my_bucket.s3.example/x", STRANGERS).host == "my_bucket.s3.example"
 
 
-def test_an_international_name_is_looked_up_in_ascii() -> None:
+def test_check_url_converts_international_names_to_ascii() -> None:
     assert check_url("https://BÜCHER.example/", STRANGERS).host == "xn--bcher-kva.example"
 
 
@@ -243,25 +243,25 @@ def test_an_international_name_is_looked_up_in_ascii() -> None:
      "::ffff:8.8.8.8", "64:ff9b::8.8.8.8", "2002:808:808::1", "not an address", "", "2001:10::1", "5f00::1",
      "2606:2800::5efe:8.8.8.8"],
 )  # fmt: skip
-def test_addresses_that_no_answer_may_hold(address: str) -> None:
+def test_check_address_refuses_non_public_addresses(address: str) -> None:
     with pytest.raises(AddressRefused):
         check_address(address, STRANGERS, host="good.example")
 
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "172.32.0.1", "100.128.0.1", "2606:4700::1", "2a00:1450::1"])
-def test_public_addresses_pass(address: str) -> None:
+def test_check_address_accepts_public_addresses(address: str) -> None:
     assert check_address(address, STRANGERS) == ip_address(address)
 
 
 class TestAllowed:
-    def test_a_network_opens_what_is_inside_and_nothing_else(self) -> None:
+    def test_allow_networks_allows_only_what_is_inside(self) -> None:
         policy = GuardPolicy(allow_networks=(ip_network("10.1.0.0/16"),))
         assert check_address("10.1.2.3", policy)
         for refused in ("10.2.0.1", "127.0.0.1", "::ffff:10.1.2.3"):
             with pytest.raises(AddressRefused):
                 check_address(refused, policy)
 
-    def test_a_host_may_be_private_but_never_metadata(self) -> None:
+    def test_allow_hosts_allows_private_but_not_metadata_addresses(self) -> None:
         policy = GuardPolicy(allow_hosts=("files.corp.example", "*.lab.example"))
         assert check_address("10.0.0.7", policy, host="files.corp.example")
         assert check_address("fd12::7", policy, host="a.b.lab.example")
@@ -278,20 +278,20 @@ class TestAllowed:
             with pytest.raises(AddressRefused):
                 check_address(address, policy, host=host)
 
-    def test_dns64_opened_by_configuration_still_judges_what_is_behind(self) -> None:
+    def test_allowed_dns64_prefix_still_checks_the_embedded_address(self) -> None:
         policy = GuardPolicy(allow_networks=(ip_network("64:ff9b::/96"),))
         assert check_address("64:ff9b::8.8.8.8", policy)
         with pytest.raises(AddressRefused):
             check_address("64:ff9b::10.0.0.1", policy)
 
-    def test_only_hosts_closes_everything_else(self) -> None:
+    def test_only_hosts_refuses_every_other_host(self) -> None:
         policy = GuardPolicy(only_hosts=("*.partner.example",))
         assert check_url("https://cdn.partner.example/x", policy)
         for url in ("https://good.example/", "http://8.8.8.8/", "https://cdn.partner.example.evil.example/"):
             with pytest.raises(AddressRefused):
                 check_url(url, policy)
 
-    def test_a_port_is_opened_by_configuration(self) -> None:
+    def test_allowed_ports_allows_the_port(self) -> None:
         policy = GuardPolicy(allowed_ports=frozenset({443, 9000}))
         assert check_url("http://good.example:9000/", policy).port == 9000
         with pytest.raises(AddressRefused):
@@ -308,7 +308,7 @@ class TestRedirects:
          "ftp:x", "javascript:1", "https://2130706433/", "https://good.example/\x7f", "https://" + "a" * 5000],
         ids=ascii,
     )  # fmt: skip
-    def test_are_checked_like_any_url(self, location: str) -> None:
+    def test_check_redirect_refuses_hostile_locations(self, location: str) -> None:
         with pytest.raises(AddressRefused):
             check_redirect(self.START, location, STRANGERS)
 
@@ -322,9 +322,9 @@ class TestRedirects:
             ("?e", "https://good.example/a/b?e"),
         ],
     )
-    def test_relative_ones_are_followed(self, location: str, written: str) -> None:
+    def test_check_redirect_resolves_relative_locations(self, location: str, written: str) -> None:
         assert str(check_redirect(self.START, location, STRANGERS)) == written
 
-    def test_http_may_become_https(self) -> None:
+    def test_check_redirect_allows_http_to_https(self) -> None:
         start = CheckedUrl(scheme="http", host="good.example", port=80, target="/")
         assert check_redirect(start, "https://good.example/", STRANGERS).scheme == "https"

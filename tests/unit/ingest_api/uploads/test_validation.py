@@ -8,7 +8,7 @@ from bucketline.errors import ValidationFailed
 from bucketline.ids import CountingIds
 from bucketline_ingest_api.settings import ApiSettings
 from bucketline_ingest_api.uploads.schemas import CreateUpload
-from bucketline_ingest_api.uploads.validation import UploadDraft, default_property, read_upload
+from bucketline_ingest_api.uploads.validation import UploadDraft, default_property, validate_upload
 
 SETTINGS = ApiSettings()
 
@@ -20,7 +20,7 @@ def bucket(properties: dict[str, Any] | None = None, **more: Any) -> Any:
 
 def read(found: Any, shared_object: dict[str, Any] | None = None, **body: Any) -> UploadDraft:
     request = CreateUpload.model_validate({"filename": "a-17.pdf", "content_type": "application/pdf", **body})
-    return read_upload(found, request, SETTINGS, CountingIds(), shared_object=shared_object)
+    return validate_upload(found, request, SETTINGS, CountingIds(), shared_object=shared_object)
 
 
 def test_defaults_come_from_the_schema() -> None:
