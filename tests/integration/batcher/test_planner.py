@@ -88,13 +88,13 @@ async def test_the_last_object_to_arrive_ends_every_batch_however_fast_it_is(
     batches = [await world.submitted(late) for _ in range(3)]
     for batch_id in batches:
         await replica.planner.plan_batch(batch_id)
-    wake = replica.planner._voice.wake
+    publish_ready = replica.planner._voice.publish_ready
 
     async def done_at_once(*args: Any) -> None:
-        await wake(*args)
+        await publish_ready(*args)
         await world.run(replica)
 
-    monkeypatch.setattr(replica.planner._voice, "wake", done_at_once)
+    monkeypatch.setattr(replica.planner._voice, "publish_ready", done_at_once)
     await on_mirrored(await world.mirror(late), replica)
     assert {(await world.batch(batch_id))["status"] for batch_id in batches} == {Status.COMPLETED}
 
@@ -197,13 +197,13 @@ async def test_cancellations_and_small_batches_do_not_wait_for_the_plan_of_a_lar
     large, small, given_up = [await world.submitted(await world.drafts(count)) for count in (9, 1, 5)]
     await world.ask_to_cancel(given_up)
     done: list[str] = []
-    refresh = replica.progress.refresh
+    update = replica.progress.update
 
     async def noted(batch_id: str) -> None:
         done.append(batch_id)
-        await refresh(batch_id)
+        await update(batch_id)
 
-    monkeypatch.setattr(replica.progress, "refresh", noted)
+    monkeypatch.setattr(replica.progress, "update", noted)
     about = {"bucket_id": "bkt_1", "namespace_id": "ns_1"}
     now = world.clock.now()
     submissions = [

@@ -283,13 +283,13 @@ async def test_buckets_take_turns_when_their_drafts_are_found(world: World, monk
     replica = world.replica()
     replica.drafts._limit = 5
     seen: list[str] = []
-    collect = replica.windowing.collect
+    add_drafts = replica.windowing.add_drafts
 
     async def noted(objects: Sequence[ObjectDocument]) -> int:
         seen.extend({obj["bucket_id"] for obj in objects})
-        return await collect(objects)
+        return await add_drafts(objects)
 
-    monkeypatch.setattr(replica.windowing, "collect", noted)
+    monkeypatch.setattr(replica.windowing, "add_drafts", noted)
     world.clock.advance(31)
     assert await replica.drafts.step() == 25, "all within the time of one step"
     assert seen == [large, small, large, large, large, large]
