@@ -198,11 +198,11 @@ async def test_a_removal_that_a_crash_left_is_finished(world: World, monkeypatch
     store = cast("MemoryBlobStore", world.deps.blobstore)
     assert len(store.objects) == 1, "content above the limit waits in S3"
 
-    async def crash(_: Any) -> bool:
+    async def crash(_: Any) -> int:
         raise DependencyUnavailable("away")
 
     with monkeypatch.context() as patched:
-        patched.setattr(world.deps.objects.collection, "delete_one", crash)
+        patched.setattr(world.deps.objects, "delete_unchanged", crash)
         with pytest.raises(DependencyUnavailable):
             await delete_object(world.deps, world.bucket, object_id)
     assert await reconcile_deletions(world.deps) == 0, "too early: its request may still be at it"
@@ -264,17 +264,17 @@ async def test_a_deletion_is_said_after_a_change_that_came_in_between(
 ) -> None:
     object_id = await world.create(sku="A")
     await world.settle()
-    delete = world.deps.objects.collection.delete_one
+    delete = world.deps.objects.delete_unchanged
 
-    async def overtaken(where: Any) -> bool:
-        if where["revision"] == 1:
+    async def overtaken(objects: Any) -> int:
+        if objects[0]["revision"] == 1:
             world.bus.away = True
             await patch_object(world.deps, world.bucket, object_id, PatchObject(sku="B"))  # type: ignore[call-arg]
             await world.settle()
             world.bus.away = False
-        return await delete(where)
+        return await delete(objects)
 
-    monkeypatch.setattr(world.deps.objects.collection, "delete_one", overtaken)
+    monkeypatch.setattr(world.deps.objects, "delete_unchanged", overtaken)
     await delete_object(world.deps, world.bucket, object_id)
     await world.settle()
     assert told(world.bus) == [("created", 1), ("updated", 2), ("deleted", 3)]
@@ -284,13 +284,13 @@ async def test_a_deletion_is_said_after_a_change_that_came_in_between(
 async def test_a_deletion_that_was_begun_before_a_change_says_the_change_too(
     world: World, monkeypatch: pytest.MonkeyPatch, whole_bucket: bool
 ) -> None:
-    async def crash(_: Any) -> bool:
+    async def crash(_: Any) -> int:
         raise DependencyUnavailable("away")
 
     object_id = await world.create(sku="A")
     await world.settle()
     with monkeypatch.context() as patched:
-        patched.setattr(world.deps.objects.collection, "delete_one", crash)
+        patched.setattr(world.deps.objects, "delete_unchanged", crash)
         with pytest.raises(DependencyUnavailable):
             await delete_object(world.deps, world.bucket, object_id)
     world.bus.away = True
