@@ -158,8 +158,8 @@ async def test_poison_is_dead_lettered_with_its_context_and_what_comes_behind_it
     for row in dead_letters:
         about = context(row)
         assert about["original-topic"] == bench.topic
-        assert about["partition"] == "0"
-        assert about["group"] == f"{bench.settings.group_prefix}dedup.objects.v1"
+        assert about["original-partition"] == "0"
+        assert about["consumer-group"] == f"{bench.settings.group_prefix}dedup.objects.v1"
         assert about["exception-message"]
         assert about["failed-at"] >= about["first-failed-at"]
         if int(about["original-offset"]) in poison:

@@ -61,7 +61,7 @@ async def test_rebalance_redelivers_no_record_of_the_running_micro_batch(stack: 
         fetch_max_wait_ms=5,
         session_timeout_ms=6000,
         heartbeat_interval_ms=500,
-        max_records=5,
+        max_batch_size=5,
     )
     await ensure_topics(settings)
     now = SystemClock().now()
