@@ -12,7 +12,7 @@ from pathlib import Path
 from bucketline.devstack.supervisor import Service
 from bucketline.settings import SERVICES, ServiceName
 
-PREVIOUS = "ca955baf419a2902881c87ada9e126a31118d4e8"
+PREVIOUS = "8bbef4310c7da34eedfa0fe2009609a8c7a693f6"
 """The commit that people run today; moved on with each release."""
 
 SOURCES = ("shared", *(f"services/{name}" for name in SERVICES))
