@@ -79,14 +79,6 @@ class Deleted(ResponseBody):
 # Errors
 
 
-class ValidationRow(ResponseBody):
-    """One invalid value of a request."""
-
-    type: str
-    location: list[str | int]
-    message: str
-
-
 class ErrorBody(ResponseBody):
     """The error itself, inside the envelope."""
 

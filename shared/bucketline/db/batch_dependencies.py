@@ -54,10 +54,6 @@ class BatchDependencies(Repository[BatchDependencyDocument]):
         """Move dependencies to the end of the reconciler's order."""
         await self.collection.update_many({"_id": {"$in": list(identifiers)}}, {"$set": {"since": at}})
 
-    async def objects_of(self, batch_id: str) -> set[str]:
-        """Return the objects that the batch waits for."""
-        return {row["object_id"] async for row in self.collection.stream({"batch_id": batch_id}, fields=["object_id"])}
-
     async def delete_of_batches(self, batch_ids: Sequence[str]) -> None:
         """Delete all dependencies of the batches."""
         await self.collection.delete_many({"batch_id": {"$in": list(batch_ids)}})
