@@ -23,9 +23,10 @@ up: $(VENV)/.run  ## Start everything and keep it running until Ctrl-C (BUCKETLI
 test: lint types  ## Lint, types and all tests against real servers (BROKER=kafka: with Apache Kafka)
 	$(BIN)/python -m pytest --broker $(BROKER)
 
-lint: $(VENV)/.dev  ## Check style and format with ruff
+lint: $(VENV)/.dev  ## Check style, format and spelling
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 
 types: $(VENV)/.dev  ## Check types with mypy
 	$(BIN)/mypy

@@ -102,7 +102,7 @@ def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path)
 
 
-async def test_final_status_has_document_counts_attempt_and_duration(bench: Bench):
+async def test_final_status_has_document_counts_attempt_and_duration(bench: Bench) -> None:
     await bench.finish(1, await bench.outcome(1, 3))
     [event] = bench.said()
     assert event["documents_written"] == 3
@@ -116,34 +116,34 @@ async def test_final_status_has_document_counts_attempt_and_duration(bench: Benc
     assert len(bench.documents.rows) == 3
 
 
-async def test_concurrent_results_share_one_write(bench: Bench):
+async def test_concurrent_results_share_one_write(bench: Bench) -> None:
     outcomes = [await bench.outcome(number, 1) for number in range(50)]
     await asyncio.gather(*(bench.finish(number, outcome) for number, outcome in enumerate(outcomes)))
     assert len(bench.said()) == 50
     assert len(bench.documents.calls) <= 3
 
 
-async def test_first_document_is_written_last_and_records_completeness(bench: Bench):
+async def test_first_document_is_written_last_and_records_completeness(bench: Bench) -> None:
     await bench.finish(1, await bench.outcome(1, 300, padding="x" * 5000))
     assert list(bench.documents.rows)[-1] == "doc_1000"
     assert bench.documents.rows["doc_1000"]["complete"] == 300
 
 
-async def test_later_run_deletes_replaced_documents_and_counts_the_stored_ones(bench: Bench):
+async def test_later_run_deletes_replaced_documents_and_counts_the_stored_ones(bench: Bench) -> None:
     await bench.finish(1, await bench.outcome(1, 3, again=True))
     assert bench.documents.calls == ["replace", "drop older [('obj_1', 'col_1', 7, 1)]"]
     assert (bench.said()[0]["documents_total"], bench.said()[0]["documents_written"]) == (42, 3)
 
 
 @pytest.mark.parametrize(("attempts", "returned"), [(2, 0), (1, 1)])
-async def test_later_lease_deletes_documents_of_the_earlier_lease(bench: Bench, attempts: int, returned: int):
+async def test_later_lease_deletes_documents_of_the_earlier_lease(bench: Bench, attempts: int, returned: int) -> None:
     await bench.finish(1, await bench.outcome(1, 3), attempts=attempts, release_count=returned)
     assert bench.documents.calls == ["replace", "drop older [('obj_1', 'col_1', 7, 2)]"]
     [event] = bench.said()
     assert (event["documents_total"], event["attempt_number"]) == (42, attempts)
 
 
-async def test_write_of_a_canceled_object_still_deletes_replaced_documents(bench: Bench):
+async def test_write_of_a_canceled_object_still_deletes_replaced_documents(bench: Bench) -> None:
     outcome = await bench.outcome(1, 3, again=True)
     bench.documents.held = asyncio.Event()
     finishing = asyncio.create_task(bench.finish(1, outcome))
@@ -157,7 +157,7 @@ async def test_write_of_a_canceled_object_still_deletes_replaced_documents(bench
     assert [event["status"] for event in bench.said()] == ["COMPLETED"]
 
 
-async def test_documents_written_into_a_deleted_collection_are_deleted(bench: Bench):
+async def test_documents_written_into_a_deleted_collection_are_deleted(bench: Bench) -> None:
     slow, quick = await bench.outcome(1, 3), await bench.outcome(2, 3)
     slow.read_at -= OUTDATED_SECONDS
     bench.deleted = {"col_1"}
@@ -166,7 +166,7 @@ async def test_documents_written_into_a_deleted_collection_are_deleted(bench: Be
     assert {event["object_id"]: event["documents_total"] for event in bench.said()} == {"obj_1": 42, "obj_2": 3}
 
 
-async def test_documents_written_into_an_existing_collection_stay(bench: Bench):
+async def test_documents_written_into_an_existing_collection_stay(bench: Bench) -> None:
     slow = await bench.outcome(1, 3)
     slow.read_at -= OUTDATED_SECONDS
     await bench.finish(1, slow)
@@ -174,7 +174,7 @@ async def test_documents_written_into_an_existing_collection_stay(bench: Bench):
     assert bench.said()[0]["documents_total"] == 3
 
 
-async def test_rejected_documents_fail_their_object_and_no_other(bench: Bench):
+async def test_rejected_documents_fail_their_object_and_no_other(bench: Bench) -> None:
     good, bad = await bench.outcome(1, 1), await bench.outcome(2, 1, bad=True)
     await asyncio.gather(bench.finish(1, good), bench.finish(2, bad))
     said = {event["object_id"]: event for event in bench.said()}
@@ -189,7 +189,7 @@ async def test_rejected_documents_fail_their_object_and_no_other(bench: Bench):
     assert bench.documents.calls[-1] == "drop obj_2, run 7, lease 1"
 
 
-async def test_failed_write_publishes_nothing_and_can_be_repeated(bench: Bench):
+async def test_failed_write_publishes_nothing_and_can_be_repeated(bench: Bench) -> None:
     outcome = await bench.outcome(1, 200, padding="x" * 1000)
     bench.documents.unavailable = True
     with pytest.raises(DependencyUnavailable):
@@ -204,6 +204,6 @@ async def test_failed_write_publishes_nothing_and_can_be_repeated(bench: Bench):
     assert len(bench.documents.rows) == 200
 
 
-async def test_long_error_is_truncated(bench: Bench):
+async def test_long_error_is_truncated(bench: Bench) -> None:
     await bench.finish(1, ExtractionOutcome(Status.FAILED, error="x" * 10_000, error_type="permanent"))
     assert len(bench.said()[0]["error"]) == 2000

@@ -157,12 +157,12 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bucketline_processor.extraction.MAX_BACKOFF_SECONDS", 0.0)
 
 
-async def test_bucket_without_collections_completes_without_documents():
+async def test_bucket_without_collections_completes_without_documents() -> None:
     outcome = await Harness().run()
     assert (outcome.status, outcome.count, outcome.made) == (Status.COMPLETED, 0, {})
 
 
-async def test_document_has_fields_blobs_and_lineage():
+async def test_document_has_fields_blobs_and_lineage() -> None:
     harness = Harness(a_collection("a", field_passthrough=[rule("sku"), rule("vendor.name", "vendor")]))
     outcome = await harness.run(an_object(blobs=[a_blob()]))
     [document] = [one async for one in outcome.made["a"].documents()]
@@ -178,7 +178,7 @@ async def test_document_has_fields_blobs_and_lineage():
     ]
 
 
-async def test_document_ids_are_stable_and_unique():
+async def test_document_ids_are_stable_and_unique() -> None:
     harness = Harness(a_collection("a", extractor="told"), a_collection("b"), behaviour=numbers(3))
     ids = []
     for _ in range(2):
@@ -188,7 +188,7 @@ async def test_document_ids_are_stable_and_unique():
     assert len(set(ids[0])) == 4
 
 
-async def test_collections_read_documents_through_several_tiers():
+async def test_collections_read_documents_through_several_tiers() -> None:
     harness = Harness(
         a_collection("a", extractor="told"),
         a_collection("b", reads=["a"], field_passthrough=[rule("number", "n")]),
@@ -205,7 +205,7 @@ async def test_collections_read_documents_through_several_tiers():
     assert lineage["source_document_id"] == lineage["chain"][-2]["document_id"]
 
 
-async def test_documents_have_ordinals_in_every_tier():
+async def test_documents_have_ordinals_in_every_tier() -> None:
     harness = Harness(
         a_collection("a", extractor="told"), a_collection("b", reads=["a"], extractor="told"), behaviour=numbers(3)
     )
@@ -218,7 +218,7 @@ async def test_documents_have_ordinals_in_every_tier():
     assert len({document["created_at"] for document in second}) == 1, "they stand together in a list"
 
 
-async def test_failing_collection_does_not_stop_the_others():
+async def test_failing_collection_does_not_stop_the_others() -> None:
     harness = Harness(
         a_collection("a", extractor="told"), a_collection("b"), behaviour=failing(PermanentError("it is broken"))
     )
@@ -231,7 +231,7 @@ async def test_failing_collection_does_not_stop_the_others():
     assert (outcome.count, list(outcome.made)) == (1, ["b"])
 
 
-async def test_collection_with_only_failed_sources_fails():
+async def test_collection_with_only_failed_sources_fails() -> None:
     harness = Harness(
         a_collection("a", extractor="told"), a_collection("b", reads=["a"]), behaviour=failing(ResourceError("large"))
     )
@@ -239,13 +239,13 @@ async def test_collection_with_only_failed_sources_fails():
     assert (outcome.status, outcome.error, outcome.error_type) == (Status.FAILED, "name of a: large", "resource")
 
 
-async def test_collection_that_fails_half_way_leaves_no_documents():
+async def test_collection_that_fails_half_way_leaves_no_documents() -> None:
     harness = Harness(a_collection("a", extractor="told"), behaviour=failing(PermanentError("page 3"), after=500))
     outcome = await harness.run()
     assert (outcome.status, outcome.count, outcome.made) == (Status.FAILED, 0, {})
 
 
-async def test_transient_error_is_retried_without_documents_of_the_failed_attempt():
+async def test_transient_error_is_retried_without_documents_of_the_failed_attempt() -> None:
     harness = Harness(a_collection("a", extractor="told"), behaviour=failing(TransientError("busy"), after=3, times=2))
     outcome = await harness.run()
     assert outcome.status is Status.COMPLETED
@@ -253,20 +253,20 @@ async def test_transient_error_is_retried_without_documents_of_the_failed_attemp
     assert harness.told.runs == 3
 
 
-async def test_persistent_transient_error_is_reported_as_transient():
+async def test_persistent_transient_error_is_reported_as_transient() -> None:
     harness = Harness(a_collection("a", extractor="told"), behaviour=failing(TransientError("busy")))
     outcome = await harness.run()
     assert (outcome.status, outcome.error_type, harness.told.runs) == (Status.FAILED, "transient", 3)
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("secret"), TimeoutError("secret"), KeyError("secret")])
-async def test_bug_in_an_extractor_is_permanent_and_shows_only_the_class(error: Exception):
+async def test_bug_in_an_extractor_is_permanent_and_shows_only_the_class(error: Exception) -> None:
     outcome = await Harness(a_collection("a", extractor="told"), behaviour=failing(error)).run()
     assert (outcome.status, outcome.error_type) == (Status.FAILED, "permanent")
     assert outcome.error == f"name of a: the extractor failed on this object ({type(error).__name__})"
 
 
-async def test_unavailable_store_raises_instead_of_failing_the_object():
+async def test_unavailable_store_raises_instead_of_failing_the_object() -> None:
     harness = Harness(
         a_collection("a", extractor="told"), behaviour=failing(DependencyUnavailable("unavailable"), after=2)
     )
@@ -274,7 +274,7 @@ async def test_unavailable_store_raises_instead_of_failing_the_object():
         await harness.run()
 
 
-async def test_extraction_beyond_the_time_limit_is_canceled():
+async def test_extraction_beyond_the_time_limit_is_canceled() -> None:
     async def hang(obj: ObjectView, context: ExtractionContext) -> AsyncIterator[Document]:
         await asyncio.Event().wait()
         yield Document({})
@@ -283,7 +283,7 @@ async def test_extraction_beyond_the_time_limit_is_canceled():
     assert (outcome.status, outcome.error_type) == (Status.FAILED, "resource")
 
 
-async def test_extractor_that_hangs_does_not_delay_other_collections():
+async def test_extractor_that_hangs_does_not_delay_other_collections() -> None:
     async def hang(obj: ObjectView, context: ExtractionContext) -> AsyncIterator[Document]:
         await asyncio.Event().wait()
         yield Document({})
@@ -297,7 +297,7 @@ async def test_extractor_that_hangs_does_not_delay_other_collections():
         task.cancel()
 
 
-async def test_object_with_too_many_documents_fails_without_documents():
+async def test_object_with_too_many_documents_fails_without_documents() -> None:
     harness = Harness(a_collection("a", extractor="told"), behaviour=numbers(11), max_documents_per_object=10)
     outcome = await harness.run()
     assert (outcome.status, outcome.error, outcome.count) == (
@@ -307,7 +307,7 @@ async def test_object_with_too_many_documents_fails_without_documents():
     )
 
 
-async def test_extractor_that_is_not_read_to_its_end_is_closed():
+async def test_extractor_that_is_not_read_to_its_end_is_closed() -> None:
     closed = []
 
     async def endless(obj: ObjectView, context: ExtractionContext) -> AsyncIterator[Document]:
@@ -321,7 +321,7 @@ async def test_extractor_that_is_not_read_to_its_end_is_closed():
     assert closed == [True]
 
 
-async def test_mapped_inputs_and_derived_blobs():
+async def test_mapped_inputs_and_derived_blobs() -> None:
     async def read(obj: ObjectView, context: ExtractionContext) -> AsyncIterator[Document]:
         [blob] = selected_blobs(ExtractorInfo("told", "v1", "", accepts=("*",)), obj, context)
         made = DerivedBlob("thumbnail", "t.png", "image/png", b"x")
@@ -340,7 +340,7 @@ async def test_mapped_inputs_and_derived_blobs():
     ]
 
 
-async def test_field_names_reserved_by_mongodb_are_stored_as_json():
+async def test_field_names_reserved_by_mongodb_are_stored_as_json() -> None:
     """Read back, a reference to a document would be no JSON, and no list that holds it could be shown."""
     reference = {"$ref": "users", "$id": 7}
 
@@ -359,7 +359,7 @@ async def test_field_names_reserved_by_mongodb_are_stored_as_json():
     assert isinstance(made[0]["was"], str)
 
 
-async def test_missing_content_fails_the_object():
+async def test_missing_content_fails_the_object() -> None:
     async def read(obj: ObjectView, context: ExtractionContext) -> AsyncIterator[Document]:
         yield Document({"got": await obj.blobs[0].read(10)})
 
@@ -367,21 +367,21 @@ async def test_missing_content_fails_the_object():
     assert outcome.error == "name of a: the content of a blob is no longer in the store"
 
 
-async def test_skip_keeps_and_counts_existing_documents():
+async def test_skip_keeps_and_counts_existing_documents() -> None:
     harness = Harness(a_collection("a", extractor="told"), a_collection("b"))
     harness.made.counts = {"a": 7, "b": 1}
     outcome = await harness.run(an_object(document_count=8))
     assert (outcome.status, outcome.count, harness.told.runs) == (Status.SKIPPED, 8, 0)
 
 
-async def test_skip_makes_missing_documents():
+async def test_skip_makes_missing_documents() -> None:
     harness = Harness(a_collection("a", extractor="told"), a_collection("b"))
     harness.made.counts = {"a": 7}
     outcome = await harness.run(an_object(document_count=7))
     assert (outcome.status, outcome.count, list(outcome.made)) == (Status.COMPLETED, 8, ["b"])
 
 
-async def test_skipped_collection_feeds_its_readers():
+async def test_skipped_collection_feeds_its_readers() -> None:
     first = Harness(a_collection("a", extractor="told"), behaviour=numbers(2))
     rows = [d async for d in (await first.run()).made["a"].documents()]
     harness = Harness(a_collection("a", extractor="told"), a_collection("b", reads=["a"]))
@@ -391,7 +391,7 @@ async def test_skipped_collection_feeds_its_readers():
     assert harness.told.runs == 0
 
 
-async def test_reader_of_a_collection_that_runs_again_runs_again():
+async def test_reader_of_a_collection_that_runs_again_runs_again() -> None:
     harness = Harness(a_collection("a", extractor="told"), a_collection("b", reads=["a"]))
     harness.made.counts = {"b": 5}
     outcome = await harness.run(an_object(document_count=5))
@@ -399,28 +399,28 @@ async def test_reader_of_a_collection_that_runs_again_runs_again():
 
 
 @pytest.mark.parametrize("strategy", ["replace", "force"])
-async def test_replace_and_force_run_again(strategy: str):
+async def test_replace_and_force_run_again(strategy: str) -> None:
     harness = Harness(a_collection("a", extractor="told"))
     harness.made.counts = {"a": 7}
     outcome = await harness.run(an_object(document_count=7), strategy)
     assert (outcome.status, outcome.count, harness.told.runs) == (Status.COMPLETED, 1, 1)
 
 
-async def test_first_run_does_not_read_earlier_documents():
+async def test_first_run_does_not_read_earlier_documents() -> None:
     harness = Harness(a_collection("a", extractor="told"))
     harness.made.counts = {"a": 7}
     assert (await harness.run()).status is Status.COMPLETED
     assert harness.told.runs == 1
 
 
-async def test_run_concurrent_with_another_batch_reads_earlier_documents():
+async def test_run_concurrent_with_another_batch_reads_earlier_documents() -> None:
     harness = Harness(a_collection("a", extractor="told"), a_collection("b"))
     harness.made.counts = {"a": 7}
     outcome = await harness.run(again=True)
     assert (outcome.count, list(outcome.made), outcome.again) == (8, ["b"], True)
 
 
-async def test_job_for_one_collection_runs_only_that():
+async def test_job_for_one_collection_runs_only_that() -> None:
     outcome = await Harness(a_collection("a"), a_collection("b")).run(only=["b"])
     assert list(outcome.made) == ["b"]
 

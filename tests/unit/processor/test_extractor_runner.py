@@ -6,19 +6,19 @@ from bucketline.extractors import ResourceError
 from bucketline_processor.extractor_runner import PausableTimeout
 
 
-async def test_timeout_raises_resource_error():
+async def test_timeout_raises_resource_error() -> None:
     with pytest.raises(ResourceError, match=r"longer than 0\.01 seconds"):
         async with PausableTimeout(0.01):
             await asyncio.Event().wait()
 
 
-async def test_paused_time_does_not_count():
+async def test_paused_time_does_not_count() -> None:
     async with PausableTimeout(0.02) as deadline:
         with deadline.paused():
             await asyncio.wait([asyncio.create_task(asyncio.Event().wait())], timeout=0.06)
 
 
-async def test_timeout_continues_after_the_pause():
+async def test_timeout_continues_after_the_pause() -> None:
     async def work() -> None:
         async with PausableTimeout(0.02) as deadline:
             with deadline.paused():
@@ -29,7 +29,7 @@ async def test_timeout_continues_after_the_pause():
         await work()
 
 
-async def test_cancellation_is_not_reported_as_timeout():
+async def test_cancellation_is_not_reported_as_timeout() -> None:
     async def work() -> None:
         async with PausableTimeout(60):
             await asyncio.Event().wait()

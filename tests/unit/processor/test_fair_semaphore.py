@@ -26,7 +26,7 @@ async def queue(shares: FairSemaphore, order: list[str], group: str, amount: int
     return task
 
 
-async def test_new_group_is_served_after_one_request_of_another_group():
+async def test_new_group_is_served_after_one_request_of_another_group() -> None:
     shares = FairSemaphore(1)
     order: list[str] = []
     await shares.acquire("big")
@@ -37,7 +37,7 @@ async def test_new_group_is_served_after_one_request_of_another_group():
     assert order.index("small") == 1
 
 
-async def test_acquired_amounts_never_exceed_the_size():
+async def test_acquired_amounts_never_exceed_the_size() -> None:
     shares = FairSemaphore(3)
     out = most = 0
 
@@ -54,7 +54,7 @@ async def test_acquired_amounts_never_exceed_the_size():
     assert shares.try_acquire("g", 3)
 
 
-async def test_large_request_is_not_starved_and_is_capped_at_the_size():
+async def test_large_request_is_not_starved_and_is_capped_at_the_size() -> None:
     shares = FairSemaphore(10)
     order: list[str] = []
     await shares.acquire("a", 9)
@@ -66,7 +66,7 @@ async def test_large_request_is_not_starved_and_is_capped_at_the_size():
     assert order == ["large", "small"]
 
 
-async def test_canceled_request_lets_the_next_one_proceed():
+async def test_canceled_request_lets_the_next_one_proceed() -> None:
     shares = FairSemaphore(1)
     order: list[str] = []
     await shares.acquire("a")
@@ -80,7 +80,7 @@ async def test_canceled_request_lets_the_next_one_proceed():
     assert shares.try_acquire("a")
 
 
-async def test_request_canceled_while_granted_releases_its_amount():
+async def test_request_canceled_while_granted_releases_its_amount() -> None:
     shares = FairSemaphore(1)
     await shares.acquire("a")
     order: list[str] = []
@@ -92,7 +92,7 @@ async def test_request_canceled_while_granted_releases_its_amount():
     assert shares.try_acquire("a")
 
 
-async def test_reserve_leaves_some_for_every_next_group():
+async def test_reserve_leaves_some_for_every_next_group() -> None:
     shares = FairSemaphore(64, reserve=True)
     order: list[str] = []
     waiting = [asyncio.create_task(shares.acquire("hanging")) for _ in range(400)]
@@ -108,7 +108,7 @@ async def test_reserve_leaves_some_for_every_next_group():
         task.cancel()
 
 
-async def test_reserve_gives_groups_equal_amounts():
+async def test_reserve_gives_groups_equal_amounts() -> None:
     shares = FairSemaphore(60, reserve=True)
     held = dict.fromkeys("abc", 0)
 

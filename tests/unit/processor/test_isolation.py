@@ -90,7 +90,7 @@ def failed(completion: RecordedResults) -> set[str]:
     return {object_id for object_id, status in completion.statuses().items() if status == "FAILED"}
 
 
-async def test_object_that_crashes_processors_fails_and_all_others_complete():
+async def test_object_that_crashes_processors_fails_and_all_others_complete() -> None:
     fleet = Fleet({"obj_3"})
     fleet.unit(8)
     assert await fleet.run_until_finished() == 5, "two crashes, two isolated crashes, and one processor that fails it"
@@ -103,7 +103,7 @@ async def test_object_that_crashes_processors_fails_and_all_others_complete():
     assert fleet.processors[-1].extractions.runs == {}
 
 
-async def test_several_crashing_objects_are_found_one_after_the_other():
+async def test_several_crashing_objects_are_found_one_after_the_other() -> None:
     killers = {"obj_0", "obj_4", "obj_5"}
     fleet = Fleet(killers)
     fleet.unit(7)
@@ -114,7 +114,7 @@ async def test_several_crashing_objects_are_found_one_after_the_other():
     assert unit_attempts(fleet.units.rows["unit_1"]).crashes == 2, "isolated crashes do not count"  # type: ignore[arg-type]
 
 
-async def test_isolated_unit_runs_items_without_crashes_first():
+async def test_isolated_unit_runs_items_without_crashes_first() -> None:
     fleet = Fleet({"obj_1"})
     fleet.unit(4, attempts=2)
     assert not await fleet.run_processor()
@@ -123,7 +123,7 @@ async def test_isolated_unit_runs_items_without_crashes_first():
     assert fleet.processors[-1].extractions.order == ["obj_0", "obj_2", "obj_3", "obj_1"]
 
 
-async def test_unit_is_isolated_after_the_configured_number_of_crashes():
+async def test_unit_is_isolated_after_the_configured_number_of_crashes() -> None:
     fleet = Fleet(isolate_after_crashes=2)
     fleet.unit(5, attempts=1)
     assert await fleet.run_processor()
@@ -133,14 +133,14 @@ async def test_unit_is_isolated_after_the_configured_number_of_crashes():
     assert fleet.processors[-1].extractions.most_at_once == 1
 
 
-async def test_late_results_do_not_fail_completed_objects():
+async def test_late_results_do_not_fail_completed_objects() -> None:
     fleet = Fleet({"obj_2"})
     fleet.unit(6)
     await fleet.run_until_finished(recording=False)
     assert failed(fleet.completion) == {"obj_2"}, "the first final status of each"
 
 
-async def test_object_that_completes_when_isolated_is_not_failed():
+async def test_object_that_completes_when_isolated_is_not_failed() -> None:
     fleet = Fleet({"obj_2"})
     fleet.unit(4, attempts=2)
     assert not await fleet.run_processor()
@@ -150,7 +150,7 @@ async def test_object_that_completes_when_isolated_is_not_failed():
     assert set(fleet.completion.statuses().values()) == {"COMPLETED"}
 
 
-async def test_crashed_object_that_was_deleted_is_skipped():
+async def test_crashed_object_that_was_deleted_is_skipped() -> None:
     fleet = Fleet()
     fleet.unit(1, attempts=5, crashed_items=[0, 0])
     fleet.first.objects.rows.clear()
@@ -158,7 +158,7 @@ async def test_crashed_object_that_was_deleted_is_skipped():
     assert fleet.completion.statuses() == {"obj_0": "SKIPPED"}
 
 
-async def test_crash_of_isolated_item_is_not_counted_for_other_units():
+async def test_crash_of_isolated_item_is_not_counted_for_other_units() -> None:
     fleet = Fleet({"obj_0"})
     fleet.unit(3, attempts=2)
     fleet.unit(3, "unit_2", prefix="other", batch_id="btch_2")
@@ -169,7 +169,7 @@ async def test_crash_of_isolated_item_is_not_counted_for_other_units():
     assert (unit["attempts"], unit["crashed_items"], unit["release_count"]) == (1, [], 1)
 
 
-async def test_crash_of_isolated_item_is_not_counted_for_other_isolated_units():
+async def test_crash_of_isolated_item_is_not_counted_for_other_isolated_units() -> None:
     fleet = Fleet({"obj_0"})
     fleet.unit(3, attempts=2)
     fleet.unit(3, "unit_2", prefix="other", attempts=2)
@@ -191,7 +191,7 @@ class ManualExtraction:
         return await completed(task)
 
 
-async def test_isolated_item_runs_alone_and_other_units_continue_afterwards(monkeypatch: pytest.MonkeyPatch):
+async def test_isolated_item_runs_alone_and_other_units_continue_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bucketline_processor.isolation.EXCLUSIVE_SECONDS", 0.0)
     processor = Processor()
     processor.unit(2, attempts=2)
@@ -221,7 +221,7 @@ async def test_isolated_item_runs_alone_and_other_units_continue_afterwards(monk
     assert await asyncio.gather(isolated, late) == [True, True]
 
 
-async def test_leases_name_the_current_item_and_mark_other_units_idle(monkeypatch: pytest.MonkeyPatch):
+async def test_leases_name_the_current_item_and_mark_other_units_idle(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bucketline_processor.isolation.EXCLUSIVE_SECONDS", 0.0)
     fleet = Fleet()
     fleet.unit(2, attempts=2)
@@ -250,7 +250,7 @@ async def test_leases_name_the_current_item_and_mark_other_units_idle(monkeypatc
 
 
 @pytest.mark.parametrize("how", ["stopped", "store unavailable"])
-async def test_released_unit_has_no_crashed_item(how: str, monkeypatch: pytest.MonkeyPatch):
+async def test_released_unit_has_no_crashed_item(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bucketline_processor.service.MAX_ATTEMPTS", 1)
     processor = Processor()
     processor.unit(3, attempts=2)
@@ -268,7 +268,7 @@ async def test_released_unit_has_no_crashed_item(how: str, monkeypatch: pytest.M
     assert processor.completion.statuses() == ({} if how == "stopped" else {"obj_1": "COMPLETED", "obj_2": "COMPLETED"})
 
 
-async def test_isolated_unit_with_several_unfinished_items_stops_early(monkeypatch: pytest.MonkeyPatch):
+async def test_isolated_unit_with_several_unfinished_items_stops_early(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bucketline_processor.service.MAX_ATTEMPTS", 1)
     processor = Processor()
     processor.unit(20, attempts=2)
@@ -281,7 +281,7 @@ async def test_isolated_unit_with_several_unfinished_items_stops_early(monkeypat
     assert len(processor.extractions.order) == 3
 
 
-async def test_isolated_unit_with_lost_lease_starts_no_more_items():
+async def test_isolated_unit_with_lost_lease_starts_no_more_items() -> None:
     processor = Processor()
     processor.unit(3, attempts=2)
 
@@ -301,7 +301,7 @@ async def test_isolated_unit_with_lost_lease_starts_no_more_items():
     assert processor.completion.statuses() == {"obj_0": "COMPLETED"}
 
 
-async def test_isolated_unit_is_released_when_mongodb_fails_between_items():
+async def test_isolated_unit_is_released_when_mongodb_fails_between_items() -> None:
     processor = Processor()
     processor.unit(2, attempts=2)
 

@@ -37,7 +37,7 @@ def plans(*collections: CollectionDocument) -> ExtractionPlans:
     return ExtractionPlans(Stored(*collections), ExtractorRegistry(), OutboundPolicy(), clock=ManualClock(NOW))  # type: ignore[arg-type]
 
 
-async def test_plan_orders_collections_after_their_sources():
+async def test_plan_orders_collections_after_their_sources() -> None:
     made = plans(
         a_collection("c", reads=["a", "b"]), a_collection("b", reads=["a"]), a_collection("a"), a_collection("d")
     )
@@ -47,12 +47,12 @@ async def test_plan_orders_collections_after_their_sources():
 
 
 @pytest.mark.parametrize("named", ["b", "name of b"])
-async def test_select_stages_adds_the_sources_of_the_selected_collections(named: str):
+async def test_select_stages_adds_the_sources_of_the_selected_collections(named: str) -> None:
     made = plans(a_collection("a"), a_collection("b", reads=["a"]), a_collection("c", reads=["b"]), a_collection("d"))
     assert [stage.id for stage in select_stages(await made.get("bkt_1", since=NOW), [named])] == ["a", "b"]
 
 
-async def test_plan_with_concurrent_readers_is_read_once_and_failures_are_not_cached():
+async def test_plan_with_concurrent_readers_is_read_once_and_failures_are_not_cached() -> None:
     stored = Stored(a_collection("a"))
     made = ExtractionPlans(stored, ExtractorRegistry(), OutboundPolicy(), clock=ManualClock(NOW))  # type: ignore[arg-type]
     stored.unavailable = True
@@ -63,7 +63,7 @@ async def test_plan_with_concurrent_readers_is_read_once_and_failures_are_not_ca
     assert stored.reads == 2
 
 
-async def test_plan_older_than_the_unit_is_read_again():
+async def test_plan_older_than_the_unit_is_read_again() -> None:
     stored = Stored(a_collection("a"))
     clock = ManualClock(NOW)
     made = ExtractionPlans(stored, ExtractorRegistry(), OutboundPolicy(), clock=clock)  # type: ignore[arg-type]
@@ -75,7 +75,7 @@ async def test_plan_older_than_the_unit_is_read_again():
     assert stored.reads == 2
 
 
-async def test_plan_with_an_unusable_extractor_has_a_problem():
+async def test_plan_with_an_unusable_extractor_has_a_problem() -> None:
     made = plans(
         a_collection("a", extractor="unheard_of"), a_collection("b", extractor="text_extractor", parameters={"x": 1})
     )
@@ -107,14 +107,14 @@ async def test_plan_with_an_unusable_extractor_has_a_problem():
         ),
     ],
 )
-async def test_pass_through_returns_the_configured_fields(config: dict[str, object], fields: dict[str, object]):
+async def test_pass_through_returns_the_configured_fields(config: dict[str, object], fields: dict[str, object]) -> None:
     [stage] = await plans(a_collection("a", **config)).get("bkt_1", since=NOW)
     custom = an_object()["custom"]
     assert stage.pass_through(custom) == fields
     assert custom == an_object()["custom"], "the object's own fields must stay as they are"
 
 
-async def test_pass_through_without_a_required_field_raises_permanent_error():
+async def test_pass_through_without_a_required_field_raises_permanent_error() -> None:
     [stage] = await plans(a_collection("a", field_passthrough=[rule("none", required=True)])).get("bkt_1", since=NOW)
     with pytest.raises(PermanentError, match="'none' is required"):
         stage.pass_through(an_object()["custom"])

@@ -48,7 +48,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_readme_example_passes_its_own_test(package: Path):
+def test_readme_example_passes_its_own_test(package: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-c", os.devnull, "-p", "no:cacheprovider", str(package / "tests")],
@@ -62,7 +62,7 @@ def test_readme_example_passes_its_own_test(package: Path):
     assert "2 passed" in done.stdout
 
 
-async def test_readme_example_runs_in_a_worker_process(package: Path, tmp_path: Path):
+async def test_readme_example_runs_in_a_worker_process(package: Path, tmp_path: Path) -> None:
     registry = ExtractorRegistry()
     assert "keyword_extractor_v1" in {info.id for info in registry.infos()}
     info = registry.find("keyword_extractor", "v1").info
@@ -76,7 +76,7 @@ async def test_readme_example_runs_in_a_worker_process(package: Path, tmp_path: 
     assert [document.fields for document in found] == [{"keywords": ["fish"], "words": 11}]
 
 
-def test_readme_collection_is_valid(package: Path):
+def test_readme_collection_is_valid(package: Path) -> None:
     [told] = re.findall(r"^```json\n(.*?)^```$", README.read_text(), re.DOTALL | re.MULTILINE)
     collection = CreateCollection.model_validate_json(told)
     config = collection.feature_extractor
@@ -84,7 +84,7 @@ def test_readme_collection_is_valid(package: Path):
     assert validate_parameters(info, config.parameters) == {"top": 3}
 
 
-def test_readme_signature_check_accepts_only_our_signature(package: Path):
+def test_readme_signature_check_accepts_only_our_signature(package: Path) -> None:
     spec = importlib.util.spec_from_file_location("check_signature", package / "check_signature.py")
     assert spec is not None
     assert spec.loader is not None
@@ -97,7 +97,7 @@ def test_readme_signature_check_accepts_only_our_signature(package: Path):
     assert not module.is_ours("secret", b"body", sign("secret", b"body", time.time() - 1000))
 
 
-def test_readme_table_names_every_built_in_extractor():
+def test_readme_table_names_every_built_in_extractor() -> None:
     text, registry = README.read_text(), ExtractorRegistry()
     own = [
         info for info in registry.infos() if type(registry.get(info.id)).__module__.startswith("bucketline_processor.")

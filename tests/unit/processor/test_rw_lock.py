@@ -38,7 +38,7 @@ def lock() -> RWLock:
     return RWLock()
 
 
-async def test_exclusive_request_waits_for_holders_and_blocks_later_shared_requests(lock: RWLock):
+async def test_exclusive_request_waits_for_holders_and_blocks_later_shared_requests(lock: RWLock) -> None:
     first, second = Worker(lock), Worker(lock)
     await settled()
     assert (first.inside, second.inside) == (True, True)
@@ -57,7 +57,7 @@ async def test_exclusive_request_waits_for_holders_and_blocks_later_shared_reque
     await late.leave()
 
 
-async def test_waiting_shared_requests_go_before_the_next_exclusive_one(lock: RWLock):
+async def test_waiting_shared_requests_go_before_the_next_exclusive_one(lock: RWLock) -> None:
     order: list[str] = []
 
     async def once(number: int) -> None:
@@ -73,7 +73,7 @@ async def test_waiting_shared_requests_go_before_the_next_exclusive_one(lock: RW
     assert order == ["exclusive 0", "shared 0", "exclusive 1", "shared 1", "exclusive 2", "shared 2"]
 
 
-async def test_two_exclusive_requests_are_granted_one_after_the_other(lock: RWLock):
+async def test_two_exclusive_requests_are_granted_one_after_the_other(lock: RWLock) -> None:
     first, second = Worker(lock, exclusive=True), Worker(lock, exclusive=True)
     await settled()
     assert (first.inside, second.inside) == (True, False)
@@ -84,7 +84,7 @@ async def test_two_exclusive_requests_are_granted_one_after_the_other(lock: RWLo
 
 
 @pytest.mark.parametrize("inside", [True, False])
-async def test_cancelled_requests_do_not_block_others(lock: RWLock, inside: bool):
+async def test_cancelled_requests_do_not_block_others(lock: RWLock, inside: bool) -> None:
     busy = Worker(lock)
     await settled()
     if inside:

@@ -80,13 +80,13 @@ async def setup() -> AsyncIterator[Setup]:
     await made.scheduler.stop()
 
 
-async def test_submit_returns_when_the_unit_is_scheduled_not_when_it_ends(setup: Setup):
+async def test_submit_returns_when_the_unit_is_scheduled_not_when_it_ends(setup: Setup) -> None:
     await setup.submit(setup.units.add("u1"))
     assert setup.state("u1") == ("leased", 1)
     assert list(setup.processor.running) == ["u1"]
 
 
-async def test_single_batch_leaves_slots_for_the_next(setup: Setup):
+async def test_single_batch_leaves_slots_for_the_next(setup: Setup) -> None:
     await setup.submit(*(setup.units.add(f"big{n}", "big") for n in range(4)))
     assert sorted(setup.processor.running) == ["big0", "big1"]
     setup.processor.end("big0")
@@ -96,7 +96,7 @@ async def test_single_batch_leaves_slots_for_the_next(setup: Setup):
 
 
 @pytest.mark.parametrize(("groups", "each"), [(1, [4]), (2, [3, 2]), (3, [2, 2, 2]), (4, [2, 2, 1, 1]), (9, [1] * 8)])
-async def test_batches_share_the_slots_evenly(groups: int, each: list[int]):
+async def test_batches_share_the_slots_evenly(groups: int, each: list[int]) -> None:
     """One leaves half of the slots free, two a third, three a quarter, four a fifth."""
     setup = Setup(max_concurrent_units=8, prefetch_units=400)
     await setup.submit(*(setup.units.add(f"{n}-{g}", f"batch{g}") for n in range(40) for g in range(groups)))
@@ -109,7 +109,7 @@ async def test_batches_share_the_slots_evenly(groups: int, each: list[int]):
     await setup.scheduler.stop()
 
 
-async def test_second_batch_gets_slots_before_the_first_releases_any():
+async def test_second_batch_gets_slots_before_the_first_releases_any() -> None:
     setup = Setup(max_concurrent_units=8, prefetch_units=100)
     await setup.submit(*(setup.units.add(f"big{n}", "big") for n in range(10)))
     assert len(setup.processor.running) == 4
@@ -118,7 +118,7 @@ async def test_second_batch_gets_slots_before_the_first_releases_any():
     await setup.scheduler.stop()
 
 
-async def test_submit_to_a_full_queue_waits_and_loses_nothing(setup: Setup, monkeypatch: pytest.MonkeyPatch):
+async def test_submit_to_a_full_queue_waits_and_loses_nothing(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bucketline_processor.scheduler.MAX_QUEUE_SECONDS", 0.02)
     units = [setup.units.add(f"u{n}") for n in range(6)]
     with pytest.raises(QueueFull):
@@ -131,7 +131,7 @@ async def test_submit_to_a_full_queue_waits_and_loses_nothing(setup: Setup, monk
     assert setup.processor.order == ["u0", "u1", "u2"]
 
 
-async def test_repeated_submit_runs_the_unit_once(setup: Setup):
+async def test_repeated_submit_runs_the_unit_once(setup: Setup) -> None:
     unit = setup.units.add("u1")
     for _ in range(3):
         await setup.submit(unit)
@@ -139,12 +139,12 @@ async def test_repeated_submit_runs_the_unit_once(setup: Setup):
 
 
 @pytest.mark.parametrize("state", ["done", "canceled", "held"])
-async def test_submit_of_ended_or_held_unit_does_nothing(setup: Setup, state: str):
+async def test_submit_of_ended_or_held_unit_does_nothing(setup: Setup, state: str) -> None:
     await setup.submit(setup.units.add("u1", state=state))
     assert setup.processor.order == []
 
 
-async def test_unfinished_unit_is_released_at_once(setup: Setup):
+async def test_unfinished_unit_is_released_at_once(setup: Setup) -> None:
     await setup.submit(*(setup.units.add(f"u{n}") for n in range(2)))
     setup.processor.end("u0", finished=False)
     setup.processor.end("u1", DependencyUnavailable("unavailable"))
@@ -152,7 +152,7 @@ async def test_unfinished_unit_is_released_at_once(setup: Setup):
     assert setup.state("u0") == setup.state("u1") == ("ready", 0)
 
 
-async def test_unit_that_raises_is_released(setup: Setup):
+async def test_unit_that_raises_is_released(setup: Setup) -> None:
     await setup.submit(setup.units.add("u1"))
     setup.processor.end("u1", ZeroDivisionError("ours"))
     await settled()
@@ -161,7 +161,7 @@ async def test_unit_that_raises_is_released(setup: Setup):
 
 async def test_stop_releases_units_after_the_grace_period_and_accepts_no_more(
     setup: Setup, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     monkeypatch.setattr("bucketline_processor.scheduler.STOPPING_PAUSE", 0.0)
     await setup.submit(*(setup.units.add(f"u{n}") for n in range(4)))
     await setup.scheduler.stop()
@@ -172,7 +172,7 @@ async def test_stop_releases_units_after_the_grace_period_and_accepts_no_more(
     assert setup.state("late") == ("ready", 0)
 
 
-async def test_stop_lets_running_units_finish_within_the_grace_period():
+async def test_stop_lets_running_units_finish_within_the_grace_period() -> None:
     setup = Setup(shutdown_grace_seconds=10)
     await setup.submit(setup.units.add("u1"))
     stopping = asyncio.create_task(setup.scheduler.stop())
@@ -182,7 +182,7 @@ async def test_stop_lets_running_units_finish_within_the_grace_period():
     assert setup.state("u1")[0] == "leased", "its results finish it, not the scheduler"
 
 
-async def test_unit_with_lost_lease_is_canceled_and_not_released(setup: Setup):
+async def test_unit_with_lost_lease_is_canceled_and_not_released(setup: Setup) -> None:
     await setup.submit(*(setup.units.add(f"u{n}") for n in range(2)))
     setup.units.rows["u0"]["lease"]["owner"] = "another"
     await setup.scheduler.heartbeat()
@@ -191,7 +191,7 @@ async def test_unit_with_lost_lease_is_canceled_and_not_released(setup: Setup):
     assert setup.units.rows["u0"]["lease"]["owner"] == "another"
 
 
-async def test_heartbeat_keeps_the_lease_of_a_long_unit(setup: Setup):
+async def test_heartbeat_keeps_the_lease_of_a_long_unit(setup: Setup) -> None:
     await setup.submit(setup.units.add("u1"))
     for _ in range(5):
         setup.clock.advance(20)
@@ -200,7 +200,7 @@ async def test_heartbeat_keeps_the_lease_of_a_long_unit(setup: Setup):
     assert list(setup.processor.running) == ["u1"]
 
 
-async def test_reclaim_with_free_slots_queues_units_without_a_holder(setup: Setup):
+async def test_reclaim_with_free_slots_queues_units_without_a_holder(setup: Setup) -> None:
     setup.units.add("forgotten")
     setup.units.add("orphan", state="leased", lease={"owner": "dead", "until": setup.clock.now()})
     setup.units.add("over", state="canceled")
@@ -211,7 +211,7 @@ async def test_reclaim_with_free_slots_queues_units_without_a_holder(setup: Setu
     assert sorted(setup.processor.running) == ["forgotten", "orphan"]
 
 
-async def test_reclaim_without_free_slots_does_nothing(setup: Setup):
+async def test_reclaim_without_free_slots_does_nothing(setup: Setup) -> None:
     await setup.submit(*(setup.units.add(f"u{n}", f"batch{n}") for n in range(4)))
     assert len(setup.processor.running) == 4
     setup.units.add("forgotten", "other")
@@ -221,7 +221,7 @@ async def test_reclaim_without_free_slots_does_nothing(setup: Setup):
 
 
 @pytest.mark.parametrize("before", [None, "large"])
-async def test_unit_behind_thousands_of_records_is_reclaimed_within_seconds(setup: Setup, before: str | None):
+async def test_unit_behind_thousands_of_records_is_reclaimed_within_seconds(setup: Setup, before: str | None) -> None:
     """A thousand units, those of 100,000 automatic objects or of a large batch, and then the unit of a batch of one."""
     many = [setup.units.add(f"u{n}", before) for n in range(1000)]
     consumer = asyncio.create_task(
@@ -238,7 +238,7 @@ async def test_unit_behind_thousands_of_records_is_reclaimed_within_seconds(setu
     consumer.cancel()
 
 
-async def test_reclaim_serves_the_groups_in_turn(setup: Setup):
+async def test_reclaim_serves_the_groups_in_turn(setup: Setup) -> None:
     await setup.submit(*(setup.units.add(f"big{n}", "big") for n in range(4)))
     for number in range(6):
         setup.units.add(f"a{number}", f"batch{number}")
@@ -258,7 +258,7 @@ async def test_reclaim_serves_the_groups_in_turn(setup: Setup):
     assert len({setup.units.rows[unit_id]["batch_id"] for unit_id in begun}) == 6, begun
 
 
-async def test_submit_after_a_failed_submit_runs_the_unit(setup: Setup):
+async def test_submit_after_a_failed_submit_runs_the_unit(setup: Setup) -> None:
     unit = setup.units.add("u1")
     setup.units.unavailable = True
     with pytest.raises(DependencyUnavailable):

@@ -49,27 +49,27 @@ class ManualExtraction:
         return await completed(task)
 
 
-async def test_unit_publishes_processing_and_a_final_status_for_every_object(processor: Processor):
+async def test_unit_publishes_processing_and_a_final_status_for_every_object(processor: Processor) -> None:
     processor.unit(5)
     assert await processor.work()
     assert processor.started() == [f"obj_{n}" for n in range(5)]
     assert processor.completion.statuses() == {f"obj_{n}": "COMPLETED" for n in range(5)}
 
 
-async def test_items_with_a_result_are_not_processed_again(processor: Processor):
+async def test_items_with_a_result_are_not_processed_again(processor: Processor) -> None:
     processor.unit(3, results={"1": {"status": "COMPLETED"}})
     assert await processor.work()
     assert sorted(processor.completion.statuses()) == sorted(processor.started()) == ["obj_0", "obj_2"]
 
 
-async def test_unit_is_read_in_pages_of_bounded_count(processor: Processor):
+async def test_unit_is_read_in_pages_of_bounded_count(processor: Processor) -> None:
     processor.unit(2 * PAGE_OBJECTS + 50)
     assert await processor.work()
     assert [len(page) for page in processor.objects.reads] == [PAGE_OBJECTS, PAGE_OBJECTS, 50]
     assert len(processor.completion.results) == 2 * PAGE_OBJECTS + 50
 
 
-async def test_objects_of_all_units_together_use_bounded_memory():
+async def test_objects_of_all_units_together_use_bounded_memory() -> None:
     processor = Processor(max_inflight_bytes=3_000_000)
     processor.unit(4, "unit_1", prefix="first")
     processor.unit(4, "unit_2", prefix="second", batch_id="btch_2")
@@ -84,7 +84,7 @@ async def test_objects_of_all_units_together_use_bounded_memory():
     assert len(processor.completion.results) == 8
 
 
-async def test_memory_stays_bounded_after_a_page_larger_than_the_limit():
+async def test_memory_stays_bounded_after_a_page_larger_than_the_limit() -> None:
     processor = Processor(max_inflight_bytes=1000)
     processor.unit(2, "unit_1", prefix="first")
     processor.unit(1, "unit_2", prefix="second", batch_id="btch_2")
@@ -100,7 +100,7 @@ async def test_memory_stays_bounded_after_a_page_larger_than_the_limit():
     assert await running == [True, True]
 
 
-async def test_batch_that_hangs_leaves_memory_for_the_next():
+async def test_batch_that_hangs_leaves_memory_for_the_next() -> None:
     processor = Processor(max_inflight_bytes=10_000_000)
     processor.unit(8, "unit_1", prefix="hanging")
     processor.unit(1, "unit_2", prefix="quick", batch_id="btch_2")
@@ -115,7 +115,7 @@ async def test_batch_that_hangs_leaves_memory_for_the_next():
     await asyncio.gather(dropped, return_exceptions=True)
 
 
-async def test_page_that_cannot_be_read_is_left_and_earlier_pages_complete():
+async def test_page_that_cannot_be_read_is_left_and_earlier_pages_complete() -> None:
     processor = Processor(max_inflight_bytes=3_000_000)
     processor.unit(4)
     processor.objects.sizes = dict.fromkeys(processor.objects.rows, 3_000_000)
@@ -129,7 +129,7 @@ async def test_page_that_cannot_be_read_is_left_and_earlier_pages_complete():
 
 
 @pytest.mark.parametrize("gone", [True, False], ids=["deleted", "changed"])
-async def test_object_that_was_deleted_or_resubmitted_is_skipped(processor: Processor, gone: bool):
+async def test_object_that_was_deleted_or_resubmitted_is_skipped(processor: Processor, gone: bool) -> None:
     processor.unit(2)
     if gone:
         del processor.objects.rows["obj_0"]
@@ -145,7 +145,7 @@ async def test_object_that_was_deleted_or_resubmitted_is_skipped(processor: Proc
     ("later", "rank"),
     [("QUEUED", RANK_QUEUED), ("PROCESSING", RANK_PROCESSING), ("COMPLETED", RANK_FINAL), ("DRAFT", RANK_FINAL)],
 )
-async def test_object_in_two_batches_is_processed_in_both(processor: Processor, later: str, rank: int):
+async def test_object_in_two_batches_is_processed_in_both(processor: Processor, later: str, rank: int) -> None:
     processor.unit(2)
     status = {"status": later, "batch_id": "btch_2", "run": {"id": 2, "rank": rank}}
     processor.objects.rows["obj_0"] |= status
@@ -154,7 +154,7 @@ async def test_object_in_two_batches_is_processed_in_both(processor: Processor, 
     assert processor.started() == ["obj_0", "obj_1"]
 
 
-async def test_object_changed_without_a_new_run_is_processed_in_its_current_revision(processor: Processor):
+async def test_object_changed_without_a_new_run_is_processed_in_its_current_revision(processor: Processor) -> None:
     processor.unit(1)
     processor.objects.rows["obj_0"]["revision"] = 2
     assert await processor.work()
@@ -177,7 +177,7 @@ MIRRORS = [
 @pytest.mark.parametrize(("mirror", "status", "kind", "error"), MIRRORS)
 async def test_object_takes_the_outcome_of_its_blobs(
     processor: Processor, mirror: dict[str, Any], status: str, kind: str | None, error: str
-):
+) -> None:
     processor.unit(2)
     processor.objects.rows["obj_0"]["mirror"] |= mirror
     assert await processor.work()
@@ -187,7 +187,7 @@ async def test_object_takes_the_outcome_of_its_blobs(
     assert "obj_0" not in processor.extractions.runs
 
 
-async def test_failed_object_keeps_and_counts_documents_of_an_earlier_run(processor: Processor):
+async def test_failed_object_keeps_and_counts_documents_of_an_earlier_run(processor: Processor) -> None:
     processor.unit(2)
     for row in processor.objects.rows.values():
         row["mirror"] |= {"state": "failed"}
@@ -199,7 +199,7 @@ async def test_failed_object_keeps_and_counts_documents_of_an_earlier_run(proces
     }
 
 
-async def test_object_with_pending_blobs_waits_for_them(processor: Processor):
+async def test_object_with_pending_blobs_waits_for_them(processor: Processor) -> None:
     processor.unit(1)
     processor.objects.rows["obj_0"]["mirror"]["state"] = "pending"
     working = asyncio.create_task(processor.work())
@@ -212,7 +212,7 @@ async def test_object_with_pending_blobs_waits_for_them(processor: Processor):
 
 async def test_object_with_blobs_pending_too_long_fails_as_transient(
     processor: Processor, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     monkeypatch.setattr("bucketline_processor.service.MIRROR_SECONDS", 0.0)
     processor.unit(1)
     processor.objects.rows["obj_0"]["mirror"]["state"] = "pending"
@@ -221,7 +221,7 @@ async def test_object_with_blobs_pending_too_long_fails_as_transient(
     assert (outcome.status, outcome.error_type) == (Status.FAILED, "transient")
 
 
-async def test_object_completes_after_a_short_outage(processor: Processor):
+async def test_object_completes_after_a_short_outage(processor: Processor) -> None:
     processor.unit(2)
     processor.extractions.behaviors["obj_0"] = Unavailable(times=3)
     processor.completion.failures = 2
@@ -229,7 +229,7 @@ async def test_object_completes_after_a_short_outage(processor: Processor):
     assert processor.completion.statuses() == {"obj_0": "COMPLETED", "obj_1": "COMPLETED"}
 
 
-async def test_retried_completion_does_not_extract_again(processor: Processor):
+async def test_retried_completion_does_not_extract_again(processor: Processor) -> None:
     processor.unit(1)
     processor.completion.failures = 4
     assert await processor.work()
@@ -238,7 +238,7 @@ async def test_retried_completion_does_not_extract_again(processor: Processor):
 
 async def test_object_with_a_long_outage_is_left_and_the_others_complete(
     processor: Processor, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     monkeypatch.setattr("bucketline_processor.service.MAX_ATTEMPTS", 4)
     processor.unit(3)
     processor.extractions.behaviors["obj_1"] = outage = Unavailable()
@@ -247,7 +247,9 @@ async def test_object_with_a_long_outage_is_left_and_the_others_complete(
     assert sorted(processor.completion.statuses()) == ["obj_0", "obj_2"]
 
 
-async def test_object_whose_status_cannot_be_published_is_left(processor: Processor, monkeypatch: pytest.MonkeyPatch):
+async def test_object_whose_status_cannot_be_published_is_left(
+    processor: Processor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("bucketline_processor.service.MAX_ATTEMPTS", 4)
     closed: list[str] = []
 
@@ -266,7 +268,7 @@ async def test_object_whose_status_cannot_be_published_is_left(processor: Proces
     assert closed == ["closed"], "the outcome is closed"
 
 
-async def test_bug_fails_its_object_and_shows_only_the_class(processor: Processor):
+async def test_bug_fails_its_object_and_shows_only_the_class(processor: Processor) -> None:
     async def broken(_: ExtractionJob) -> ExtractionOutcome:
         raise ZeroDivisionError("secret internals")
 
@@ -279,7 +281,7 @@ async def test_bug_fails_its_object_and_shows_only_the_class(processor: Processo
     assert outcome.error_type == "permanent"
 
 
-async def test_stop_finishes_started_objects_and_leaves_the_others():
+async def test_stop_finishes_started_objects_and_leaves_the_others() -> None:
     processor = Processor(max_inflight_bytes=100)
     processor.unit(3)
     processor.objects.sizes = dict.fromkeys(processor.objects.rows, 3_000_000)
@@ -294,7 +296,7 @@ async def test_stop_finishes_started_objects_and_leaves_the_others():
     assert processor.extractions.runs == {"obj_0": 1}
 
 
-async def test_stop_does_not_wait_for_an_outage_to_end(processor: Processor, monkeypatch: pytest.MonkeyPatch):
+async def test_stop_does_not_wait_for_an_outage_to_end(processor: Processor, monkeypatch: pytest.MonkeyPatch) -> None:
     processor.unit(1)
 
     async def unavailable(_: ExtractionJob) -> ExtractionOutcome:
@@ -306,7 +308,7 @@ async def test_stop_does_not_wait_for_an_outage_to_end(processor: Processor, mon
     assert processor.extractions.runs == {"obj_0": 1}
 
 
-async def test_canceled_unit_releases_its_memory():
+async def test_canceled_unit_releases_its_memory() -> None:
     processor = Processor(max_inflight_bytes=1000)
     processor.unit(2, "unit_1", prefix="first")
     processor.unit(2, "unit_2", prefix="second")
@@ -326,15 +328,15 @@ def paged(size: int, sizes: dict[str, int]) -> list[tuple[int, int]]:
     return [(len(page), total) for page, total in split_pages(items, sizes)]
 
 
-def test_page_is_bounded_by_count():
+def test_page_is_bounded_by_count() -> None:
     assert paged(2 * PAGE_OBJECTS + 1, {}) == [(PAGE_OBJECTS, 0), (PAGE_OBJECTS, 0), (1, 0)]
 
 
-def test_page_is_bounded_by_bytes_and_a_larger_object_has_its_own():
+def test_page_is_bounded_by_bytes_and_a_larger_object_has_its_own() -> None:
     half = PAGE_BYTES // 2
     sizes = {"obj_0": half, "obj_1": half, "obj_2": 1, "obj_3": 3 * PAGE_BYTES, "obj_4": 1}
     assert paged(5, sizes) == [(2, 2 * half), (1, 1), (1, 3 * PAGE_BYTES), (1, 1)]
 
 
-def test_no_items_give_no_page():
+def test_no_items_give_no_page() -> None:
     assert paged(0, {}) == []

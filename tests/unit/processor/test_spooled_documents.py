@@ -25,7 +25,7 @@ async def numbers(spool: SpooledDocuments) -> list[object]:
 
 
 @pytest.mark.parametrize("padding", [0, 20_000])
-async def test_documents_are_read_in_order_repeatedly(spool: SpooledDocuments, padding: int):
+async def test_documents_are_read_in_order_repeatedly(spool: SpooledDocuments, padding: int) -> None:
     await fill(spool, range(200), padding)
     assert await numbers(spool) == await numbers(spool) == list(range(200))
     assert spool.count == 200
@@ -33,14 +33,14 @@ async def test_documents_are_read_in_order_repeatedly(spool: SpooledDocuments, p
     assert [document["_id"] for group in groups for document in group] == [f"doc_{n}" for n in range(1, 200)]
 
 
-async def test_documents_beyond_a_megabyte_are_on_disk(spool: SpooledDocuments):
+async def test_documents_beyond_a_megabyte_are_on_disk(spool: SpooledDocuments) -> None:
     await fill(spool, range(300), 20_000)
     assert spool.size > 5 * MAX_MEMORY_BYTES
     assert len(spool._tail) <= MAX_MEMORY_BYTES
 
 
 @pytest.mark.parametrize("before", [0, 1, 5, 150])
-async def test_rewind_removes_later_documents(spool: SpooledDocuments, before: int):
+async def test_rewind_removes_later_documents(spool: SpooledDocuments, before: int) -> None:
     await fill(spool, range(before), 20_000)
     mark = spool.mark()
     await fill(spool, range(1000, 1120), 20_000)
@@ -54,14 +54,14 @@ async def test_rewind_removes_later_documents(spool: SpooledDocuments, before: i
 @pytest.mark.parametrize("value", [2**64, "\ud800", {1: 2}, object(), "x" * 17_000_000])
 async def test_document_that_bson_cannot_hold_raises_permanent_error(
     spool: SpooledDocuments, value: object, before: int
-):
+) -> None:
     await fill(spool, range(before))
     with pytest.raises((PermanentError, ResourceError)):
         await spool.add(a_document(1, value=value))
     assert spool.count == before
 
 
-async def test_documents_beyond_the_limits_raise_resource_error(tmp_path: Path):
+async def test_documents_beyond_the_limits_raise_resource_error(tmp_path: Path) -> None:
     spool = SpooledDocuments(tmp_path, max_bytes=30_000_000)
     await fill(spool, range(1))
     with pytest.raises(ResourceError, match="too large"):

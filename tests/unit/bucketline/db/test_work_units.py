@@ -26,5 +26,5 @@ def unit(**fields: Any) -> Any:
         ({"attempts": 5, "crashed_items": [4, 4]}, UnitAttempts(3, 2, 0)),
     ],
 )
-def test_unit_attempts_counts_leases_by_how_they_ended(fields: dict[str, Any], expected: UnitAttempts):
+def test_unit_attempts_counts_leases_by_how_they_ended(fields: dict[str, Any], expected: UnitAttempts) -> None:
     assert unit_attempts(unit(**fields)) == expected

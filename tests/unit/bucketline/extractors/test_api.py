@@ -34,13 +34,13 @@ CSV = blob("excel", "Text/CSV; charset=utf-8")
         ((), []),
     ],
 )
-def test_accepts_covers_types_media_types_and_families(accepts, read):
+def test_accepts_covers_types_media_types_and_families(accepts, read) -> None:
     info = ExtractorInfo(name="x", version="v1", description="", accepts=accepts)
     obj = ObjectView("o", "b", "n", blobs=(PDF, PNG, CSV))
     assert selected_blobs(info, obj, ExtractionContext()) == read
 
 
-def test_mapped_inputs_choose_the_blobs():
+def test_mapped_inputs_choose_the_blobs() -> None:
     info = ExtractorInfo(name="x", version="v1", description="", accepts=("pdf",))
     obj = ObjectView("o", "b", "n", blobs=(PDF, PNG))
 
@@ -49,7 +49,7 @@ def test_mapped_inputs_choose_the_blobs():
         selected_blobs(info, obj, ExtractionContext(inputs={"file": "some text"}))
 
 
-async def test_reading_whole_is_bounded_whatever_the_size_claims():
+async def test_reading_whole_is_bounded_whatever_the_size_claims() -> None:
     assert await blob("text", "text/plain", b"x" * 10).read(10) == b"x" * 10
     with pytest.raises(ResourceError, match=r"'f\.bin' has 11 bytes"):
         await blob("text", "text/plain", b"x" * 11).read(10)
@@ -57,7 +57,7 @@ async def test_reading_whole_is_bounded_whatever_the_size_claims():
         await blob("text", "text/plain", b"x" * 11, size=1).read(10)
 
 
-async def test_a_blob_in_memory_is_also_a_file_and_a_stream():
+async def test_a_blob_in_memory_is_also_a_file_and_a_stream() -> None:
     content = bytes(range(256)) * 4096
     view = blob("text", "text/plain", content)
 
@@ -73,7 +73,7 @@ async def test_a_blob_in_memory_is_also_a_file_and_a_stream():
     ("kind", "error"),
     [("transient", TransientError), ("permanent", PermanentError), ("resource", ResourceError)],
 )
-def test_errors_are_made_from_their_kind(kind, error):
+def test_errors_are_made_from_their_kind(kind, error) -> None:
     made = ExtractionError.of(kind, "why")
     assert type(made) is error
     assert made.kind == kind

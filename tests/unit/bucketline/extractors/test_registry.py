@@ -58,7 +58,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> str:
     return "extractors_under_test"
 
 
-def test_the_built_in_extractors_are_found():
+def test_the_built_in_extractors_are_found() -> None:
     registry = ExtractorRegistry()
     ids = {info.id for info in registry.infos()}
 
@@ -74,7 +74,7 @@ def test_the_built_in_extractors_are_found():
     assert registry.find("text_extractor", "v1").info.label == "text_extractor@v1"
 
 
-def test_listing_the_built_in_ones_loads_no_file_library():
+def test_listing_the_built_in_ones_loads_no_file_library() -> None:
     heavy = ["PIL", "pyarrow", "pypdfium2", "python_calamine", "turbohtml", "lxml", "numpy", "onnxruntime", "aiohttp"]
     code = (
         "import sys; from bucketline.extractors import ExtractorRegistry; "
@@ -85,7 +85,7 @@ def test_listing_the_built_in_ones_loads_no_file_library():
     assert done.stdout.strip() == "[]"
 
 
-def test_a_broken_plugin_is_reported_and_the_others_work(here: str):
+def test_a_broken_plugin_is_reported_and_the_others_work(here: str) -> None:
     registry = ExtractorRegistry(
         lambda: [
             entry("missing_v1", "no_such_module:Thing"),
@@ -105,7 +105,7 @@ def test_a_broken_plugin_is_reported_and_the_others_work(here: str):
     assert "must be named 'good_v1'" in reasons["misnamed_v1"]
 
 
-def test_one_extractor_is_had_without_loading_the_others(here: str):
+def test_one_extractor_is_had_without_loading_the_others(here: str) -> None:
     registry = ExtractorRegistry(lambda: [entry("explodes_v1", f"{here}:Explodes"), entry("good_v1", f"{here}:Good")])
     extractor = registry.get("good_v1")
 
@@ -114,14 +114,14 @@ def test_one_extractor_is_had_without_loading_the_others(here: str):
 
 
 @pytest.mark.parametrize("name", ["nothing", "explodes"])
-def test_an_unknown_or_broken_name_says_what_there_is(here: str, name: str):
+def test_an_unknown_or_broken_name_says_what_there_is(here: str, name: str) -> None:
     registry = ExtractorRegistry(lambda: [entry("explodes_v1", f"{here}:Explodes"), entry("good_v1", f"{here}:Good")])
     with pytest.raises(UnknownExtractor, match="there are: good_v1") as caught:
         registry.find(name, "v1")
     assert caught.value.status == 422
 
 
-def test_an_outsiders_claim_on_a_built_in_id_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_an_outsiders_claim_on_a_built_in_id_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     info = tmp_path / "aaa_evil-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: aaa-evil\nVersion: 1.0\n")
@@ -137,7 +137,7 @@ def test_an_outsiders_claim_on_a_built_in_id_is_reported(tmp_path: Path, monkeyp
     )
 
 
-def test_defaults_are_filled_at_every_level_and_not_shared():
+def test_defaults_are_filled_at_every_level_and_not_shared() -> None:
     given = {"name": "n", "nested": {}}
     first = validate_parameters(Good.info, given)
     second = validate_parameters(Good.info, given)
@@ -147,7 +147,7 @@ def test_defaults_are_filled_at_every_level_and_not_shared():
     assert first["tags"] is not second["tags"]
 
 
-def test_a_whole_number_written_with_a_fraction_is_an_integer_where_one_is_wanted():
+def test_a_whole_number_written_with_a_fraction_is_an_integer_where_one_is_wanted() -> None:
     """JSON knows one kind of number, and some clients write them all as floats."""
     whole = {"type": "integer"}
     schema = {
@@ -166,7 +166,7 @@ def test_a_whole_number_written_with_a_fraction_is_an_integer_where_one_is_wante
         validate_parameters(ExtractorInfo("n", "v1", "", parameters_schema=schema), {"size": 1.5})
 
 
-def test_every_fault_has_its_place():
+def test_every_fault_has_its_place() -> None:
     with pytest.raises(ValidationFailed) as caught:
         validate_parameters(Good.info, {"size": 0, "nested": {"deep": 5}})
 
@@ -175,6 +175,6 @@ def test_every_fault_has_its_place():
     assert places == {base, (*base, "size"), (*base, "nested", "deep")}
 
 
-def test_the_output_schema_may_depend_on_parameters():
+def test_the_output_schema_may_depend_on_parameters() -> None:
     parameters = validate_parameters(Good.info, {"name": "n", "size": 3})
     assert Good.info.schema_for(parameters) == {"properties": {"f3": {"type": "string"}}}

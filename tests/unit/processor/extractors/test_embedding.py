@@ -16,7 +16,7 @@ def text_blob(text):
     return blob(text.encode(), "a.txt", "text/plain")
 
 
-async def test_every_chunk_gets_its_own_vector(documents_of):
+async def test_every_chunk_gets_its_own_vector(documents_of) -> None:
     embedding = TextEmbedding(load=lambda: lambda text: [float(len(text)), 0.5])
     documents = await documents_of(embedding, text_blob("A sentence here. " * 200), parameters={"chunk_size": 500})
 
@@ -27,7 +27,7 @@ async def test_every_chunk_gets_its_own_vector(documents_of):
         assert document.source_blobs == ("blob_a.txt",)
 
 
-async def test_the_model_is_loaded_once_and_only_when_there_is_text(documents_of):
+async def test_the_model_is_loaded_once_and_only_when_there_is_text(documents_of) -> None:
     loads = []
 
     def load():
@@ -42,14 +42,14 @@ async def test_the_model_is_loaded_once_and_only_when_there_is_text(documents_of
     assert loads == [1]
 
 
-async def test_without_the_extra_the_error_says_what_to_install(documents_of, monkeypatch):
+async def test_without_the_extra_the_error_says_what_to_install(documents_of, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(TransientError, match="the extra 'embeddings' of bucketline"):
         await documents_of(TextEmbedding(), text_blob("hello"))
 
 
 @pytest.mark.skipif(not INSTALLED, reason="needs the extra 'embeddings'")
-async def test_near_sentences_have_near_vectors_without_a_network(documents_of, monkeypatch):
+async def test_near_sentences_have_near_vectors_without_a_network(documents_of, monkeypatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("it wants a network"))
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("it wants a network"))
     embedding = TextEmbedding()

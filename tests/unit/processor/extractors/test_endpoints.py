@@ -16,7 +16,7 @@ ALLOWED = ("http://models.internal:9000/v1", "https://Api.Example.com/", "http:/
         "http://10.0.0.5:80/hook",
     ],
 )
-def test_below_a_prefix_is_allowed(url):
+def test_below_a_prefix_is_allowed(url) -> None:
     assert endpoint_allowed(url, ALLOWED)
 
 
@@ -43,9 +43,9 @@ def test_below_a_prefix_is_allowed(url):
         "",
     ],
 )
-def test_anything_else_is_not(url):
+def test_anything_else_is_not(url) -> None:
     assert not endpoint_allowed(url, ALLOWED)
 
 
-def test_nothing_is_allowed_by_default():
+def test_nothing_is_allowed_by_default() -> None:
     assert not endpoint_allowed("http://models.internal:9000/v1", ())

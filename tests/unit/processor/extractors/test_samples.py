@@ -17,7 +17,7 @@ from bucketline.extractors import ExtractorRegistry
         ("tasting-notes.txt", "text/plain", "text", "text_extractor_v1", 1, "Ethiopia Guji"),
     ],
 )
-async def test_each_sample_gives_its_documents(documents_of, name, mime_type, kind, extractor, documents, says):
+async def test_each_sample_gives_its_documents(documents_of, name, mime_type, kind, extractor, documents, says) -> None:
     with as_file(files("bucketline.cli") / "samples" / name) as path:
         assert path.stat().st_size < 60_000
         found = await documents_of(ExtractorRegistry().get(extractor), file_blob(path, mime_type, kind))

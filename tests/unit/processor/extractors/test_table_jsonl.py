@@ -37,21 +37,21 @@ def lines(content):
         ('"2026-01-01T10:00:00.123456789012"', "2026-01-01T10:00:00.123456789012"),
     ],
 )
-async def test_json_number_keeps_its_digits_at_every_depth(documents_of, written, expected):
+async def test_json_number_keeps_its_digits_at_every_depth(documents_of, written, expected) -> None:
     content = f'{{"v": {written}}}\n{{"v": [{written}, {{"w": {written}}}]}}\n'
     documents = await documents_of(TableExtractor(), lines(content))
     assert rows(documents) == [{"v": expected}, {"v": [expected, {"w": expected}]}]
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\n\n", "\r\n \r\n"])
-async def test_json_lines_with_a_mark_and_any_line_end_are_read(documents_of, end):
+async def test_json_lines_with_a_mark_and_any_line_end_are_read(documents_of, end) -> None:
     documents = await documents_of(
         TableExtractor(), lines(end.join(("\ufeff" + '{"a": 1}', '{"a": NaN}', '{"a": 3}', "")))
     )
     assert [row["a"] for row in rows(documents)] == [1, None, 3]
 
 
-async def test_array_with_nan_is_read_as_rows(documents_of):
+async def test_array_with_nan_is_read_as_rows(documents_of) -> None:
     content = '[{"a": NaN},\n {"a": 18446744073709551616}]'
     documents = await documents_of(TableExtractor(), blob(content.encode(), "t.json", "application/json", "excel"))
     assert rows(documents) == [{"a": None}, {"a": "18446744073709551616"}]
@@ -60,6 +60,6 @@ async def test_array_with_nan_is_read_as_rows(documents_of):
 @pytest.mark.parametrize(
     "line", ['{"a": NaNa}', '{"a": nan}', '{"a": 1e}', '{"a": 12345678901234567890, }', '{"a": ' + "[" * 5000 + "NaN"]
 )
-async def test_line_that_is_not_json_is_named(documents_of, line):
+async def test_line_that_is_not_json_is_named(documents_of, line) -> None:
     with pytest.raises(PermanentError, match=r"line 2 of 't\.jsonl' is not JSON"):
         await documents_of(TableExtractor(), lines('{"a": 1}\n' + line + "\n"))

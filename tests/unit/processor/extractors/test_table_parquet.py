@@ -28,7 +28,7 @@ def parquet_file() -> bytes:
     return out.getvalue()
 
 
-async def test_parquet_rows_and_their_declared_types(documents_of):
+async def test_parquet_rows_and_their_declared_types(documents_of) -> None:
     documents = await documents_of(TableExtractor(), blob(parquet_file(), "p.parquet", "", "excel"))
 
     assert len(documents) == 3000
@@ -37,13 +37,13 @@ async def test_parquet_rows_and_their_declared_types(documents_of):
     assert documents[0].fields["table"] == {"row": 1, "format": "parquet", "columns": kinds}
 
 
-async def test_half_a_parquet_file_is_a_clear_error(documents_of):
+async def test_half_a_parquet_file_is_a_clear_error(documents_of) -> None:
     content = parquet_file()
     with pytest.raises(PermanentError, match=r"'p\.parquet' is damaged"):
         await documents_of(TableExtractor(), blob(content[: len(content) // 2], "p.parquet", "", "excel"))
 
 
-async def test_parquet_values_beyond_pythons_own_types(documents_of):
+async def test_parquet_values_beyond_pythons_own_types(documents_of) -> None:
     """Nanoseconds are what pandas writes."""
     moment = 1_700_000_000_123_456_789
     table = pa.table(
@@ -69,7 +69,7 @@ async def test_parquet_values_beyond_pythons_own_types(documents_of):
     assert second == empty
 
 
-async def test_parquet_rows_that_are_large_are_read_a_few_at_a_time(tmp_path):
+async def test_parquet_rows_that_are_large_are_read_a_few_at_a_time(tmp_path) -> None:
     size, count = 300_000, 160
     table = pa.table({"image": [os.urandom(size) for _ in range(count)]})
     path = tmp_path / "images.parquet"
@@ -87,7 +87,7 @@ async def test_parquet_rows_that_are_large_are_read_a_few_at_a_time(tmp_path):
     assert max(held) < size * count
 
 
-async def test_parquet_text_and_zones_that_nobody_can_read(documents_of):
+async def test_parquet_text_and_zones_that_nobody_can_read(documents_of) -> None:
     places = pa.py_buffer(numpy.array([0, 2, 4], dtype="int32").tobytes())
     text = pa.Array.from_buffers(pa.string(), 2, [None, places, pa.py_buffer(b"ok\xff\xfe")])
     moments = pa.array([1_500_000, 0], pa.timestamp("us", "Mars/Base"))
