@@ -11,7 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Lifespan
 
 from bucketline import __version__
-from bucketline.api_keys.service import ApiKeyService
+from bucketline.admin.api_keys import ApiKeyService
 from bucketline.db.api_keys import ApiKeys
 from bucketline.db.batches import Batches
 from bucketline.db.buckets import Buckets

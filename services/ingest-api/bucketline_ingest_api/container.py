@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from cachetools import TTLCache
 
-from bucketline.api_keys.service import ApiKeyService
+from bucketline.admin.api_keys import ApiKeyService
 from bucketline.blobs.store import BlobStore
 from bucketline.clock import Clock
 from bucketline.db.api_keys import ApiKeys
