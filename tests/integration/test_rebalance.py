@@ -14,7 +14,7 @@ from tests.waiting import eventually
 
 from bucketline.clock import SystemClock
 from bucketline.devstack.stack import LocalStack
-from bucketline.events.cloudevents import Events, wrap
+from bucketline.events.cloudevents import Events, encode_event
 from bucketline.events.models import ObjectDeleted
 from bucketline.events.topics import OBJECTS
 from bucketline.kafka.admin import ensure_topics
@@ -85,7 +85,7 @@ async def test_rebalance_redelivers_no_record_of_the_running_micro_batch(stack: 
         return handled.times.keys() == set(expected)
 
     async with KafkaPublisher(settings) as publisher, first:
-        await publisher.publish([wrap(event, id=event.object_id, source="/test", at=now) for event in events])
+        await publisher.publish([encode_event(event, id=event.object_id, source="/test", at=now) for event in events])
         await asyncio.wait_for(handled.begun.wait(), 30)
         async with second:
             await eventually(rebalancing, pause=0.01)
@@ -97,7 +97,7 @@ async def test_rebalance_redelivers_no_record_of_the_running_micro_batch(stack: 
             more = [f"more_{number}" for number in range(RECORDS)]
             await publisher.publish(
                 [
-                    wrap(event.model_copy(update={"object_id": one}), id=one, source="/test", at=now)
+                    encode_event(event.model_copy(update={"object_id": one}), id=one, source="/test", at=now)
                     for event, one in zip(events, more, strict=True)
                 ]
             )

@@ -92,7 +92,7 @@ def create(settings: ServiceSettings) -> ASGIApp:
             deps = wire(runtime, api_settings)
             app.state.deps = deps
             app.state.limiter = RateLimiter(runtime.database, api_settings, clock=runtime.clock)
-            runtime.bus.include(subscribers.router, deps=deps)
+            runtime.kafka.include(subscribers.router, deps=deps)
             # Objects are accepted while Kafka is unavailable: their events wait in the outbox.
             async with runtime.running(ready_without_bus=True):
                 for outbox in (deps.object_outbox, deps.batch_outbox, deps.removal_outbox):
@@ -187,7 +187,7 @@ def wire(runtime: ServiceContext, settings: ApiSettings) -> Container:
     buckets, tasks = Buckets(database), Tasks(database)
 
     def outbox(name: str, store: OutboxStore) -> Outbox:
-        return Outbox(name, store, runtime.bus.publisher, clock=clock, settings=runtime.settings.reconcile)
+        return Outbox(name, store, runtime.kafka.publisher, clock=clock, settings=runtime.settings.reconcile)
 
     return Container(
         settings=settings,

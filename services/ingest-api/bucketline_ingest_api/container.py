@@ -19,7 +19,7 @@ from bucketline.db.objects import Objects
 from bucketline.db.tasks import Tasks
 from bucketline.db.uploads import Uploads
 from bucketline.db.work_units import WorkUnits
-from bucketline.events.cloudevents import CloudEvent, wrap
+from bucketline.events.cloudevents import CloudEvent, encode_event
 from bucketline.events.models import Event
 from bucketline.extractors import ExtractorRegistry
 from bucketline.ids import Ids
@@ -72,9 +72,11 @@ class Container:
     poll_fields: "TTLCache[str, PollField]"
     counter: CappedCounter = field(default_factory=CappedCounter)
 
-    def seal(self, event: Event) -> CloudEvent:
+    def new_event(self, event: Event) -> CloudEvent:
         """Wrap an event that happens now in a CloudEvent within the current trace."""
-        return wrap(event, id=self.ids.new("evt"), source=self.source, at=self.clock.now(), trace=current_trace())
+        return encode_event(
+            event, id=self.ids.new("evt"), source=self.source, at=self.clock.now(), trace=current_trace()
+        )
 
     async def bucket(self, namespace_id: str, identifier: str) -> BucketDocument | None:
         """Return a bucket by id or name unless it is being deleted; it may be ``namespace_cache_seconds`` old."""

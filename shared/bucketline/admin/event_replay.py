@@ -14,7 +14,7 @@ from bucketline.clock import Clock, from_millis, millis
 from bucketline.db.objects import BlobDocument, ObjectDocument, Objects
 from bucketline.domain.status import Status
 from bucketline.errors import BadRequest
-from bucketline.events.cloudevents import REPLAY, CloudEvent, wrap
+from bucketline.events.cloudevents import REPLAY, CloudEvent, encode_event
 from bucketline.events.models import Event, MirroredBlob, ObjectCreated, ObjectMirrored, ObjectStatusChanged
 from bucketline.ids import derived
 from bucketline.kafka.publisher import Publisher
@@ -178,7 +178,7 @@ def _told(blob: BlobDocument) -> MirroredBlob:
 def _sealed(event: Event, obj: ObjectDocument, at: datetime) -> CloudEvent:
     run = obj["run"]
     identity = derived("evt", event.type, obj["_id"], obj["revision"], run["id"], run["rank"])
-    return wrap(event, id=identity, source=REPLAY, at=at)
+    return encode_event(event, id=identity, source=REPLAY, at=at)
 
 
 def _where(bucket_id: str, since: datetime, after: ReplayCursor | None) -> dict[str, object]:

@@ -279,7 +279,7 @@ async def delete_batch(deps: Container, batch: BatchDocument) -> None:
                 details={"batch_id": batch["_id"], "status": current["status"]},
             )
         try:
-            await deps.batch_outbox.flush([outbox_entry_of(current)])
+            await deps.batch_outbox.publish([outbox_entry_of(current)])
         except RetryableError:
             break
     raise ServiceUnavailable(

@@ -129,7 +129,7 @@ async def empty_bucket(deps: Container, bucket_id: str, deadline: datetime) -> i
         batches = await deps.batches.page_of_bucket(bucket_id, limit=PAGE_SIZE, fields=["pending"])
         if not batches:
             break
-        await deps.batch_outbox.flush([outbox_entry_of(batch) for batch in batches if batch.get("pending")])
+        await deps.batch_outbox.publish([outbox_entry_of(batch) for batch in batches if batch.get("pending")])
         ids = [batch["_id"] for batch in batches]
         await deps.units.delete_of_batches(ids)
         await BatchDependencies(deps.database).delete_of_batches(ids)

@@ -9,7 +9,7 @@ from tests.fakes.publisher import RecordingPublisher
 from bucketline.admin.event_replay import PAGE, EventReplay, ReplayCursor, lifecycle_events
 from bucketline.clock import ManualClock
 from bucketline.errors import BadRequest, RetryableError
-from bucketline.events.cloudevents import REPLAY, unwrap
+from bucketline.events.cloudevents import REPLAY, decode_event
 from bucketline.events.models import ObjectCreated, ObjectMirrored, ObjectStatusChanged
 
 AT = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -114,7 +114,7 @@ async def test_a_replay_says_the_same_with_the_same_ids_every_time() -> None:
     assert len({envelope.id for envelope in first.published}) == 9
     assert {envelope.source for envelope in first.published} == {REPLAY}
     assert not any(envelope.trace for envelope in first.published), "the trace of the request is long over"
-    assert all(unwrap(e.data, e.headers()).event.key == e.key for e in first.published)
+    assert all(decode_event(e.data, e.headers()).event.key == e.key for e in first.published)
 
 
 @pytest.mark.parametrize("objects", [0, 1, 9, 10, 11, 25])
