@@ -10,8 +10,7 @@ The library shared by the four services. Layers, from the lowest to the highest;
 - ``blobs``          the blob store and its S3 implementation
 - ``db``             MongoDB repositories
 - ``kafka``          broker, consumers, transactional outbox, dead letters
-- ``api_keys``       creation, rotation and revocation of API keys
-- ``admin``          garbage collection, event replay, diagnostics
+- ``admin``          API keys, garbage collection, event replay, diagnostics
 - ``devstack``       real servers for development on a bare machine
 - ``cli``            the ``bucketline`` command
 

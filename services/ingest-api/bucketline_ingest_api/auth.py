@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from cachetools import TTLCache
 
-from bucketline.api_keys.format import digest, key_id_of
+from bucketline.admin.api_keys import digest, key_id_of
 from bucketline.clock import Clock
 from bucketline.db.api_keys import PERMISSIONS, ApiKeyDocument, ApiKeys, Permission
 from bucketline.db.namespaces import NamespaceDocument, Namespaces

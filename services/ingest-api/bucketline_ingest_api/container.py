@@ -2,7 +2,7 @@
 
 from cachetools import TTLCache
 
-from bucketline.api_keys.service import ApiKeyService
+from bucketline.admin.api_keys import ApiKeyService
 from bucketline.db.api_keys import ApiKeys
 from bucketline.db.batches import Batches
 from bucketline.db.buckets import BucketDocument, Buckets

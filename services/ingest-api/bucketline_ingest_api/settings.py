@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, SecretStr
 
-from bucketline.api_keys.settings import ApiKeySettings
+from bucketline.admin.api_keys import ApiKeySettings
 from bucketline.settings import Count, Seconds
 
 

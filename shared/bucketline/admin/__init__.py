@@ -1,1 +1,1 @@
-"""Work that is done now and then, by an operator or on a schedule, beside the services."""
+"""Operations of an administrator: API keys, garbage collection, diagnostics and the replay of events."""

@@ -40,8 +40,8 @@ def doctor(
     """
     import orjson
 
+    from bucketline.admin.api_keys import ApiKeySettings
     from bucketline.admin.diagnostics.run import DiagnosticTargets, run_checks
-    from bucketline.api_keys.settings import ApiKeySettings
     from bucketline.clock import SystemClock
     from bucketline.extractors import ExtractorRegistry
     from bucketline.settings import KafkaSettings, MongoSettings, S3Settings

@@ -104,7 +104,7 @@ async def _publish(
 
 
 async def _find_bucket(database: Database, namespace: str, identifier: str) -> str:
-    from bucketline.api_keys.settings import ApiKeySettings
+    from bucketline.admin.api_keys import ApiKeySettings
     from bucketline.db.buckets import Buckets
     from bucketline.db.namespaces import Namespaces
 

@@ -14,7 +14,7 @@ from bucketline.cli.terminal import parse_future_time, run_quietly, wide_console
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from bucketline.api_keys.service import ApiKeyService, NewApiKey
+    from bucketline.admin.api_keys import ApiKeyService, NewApiKey
     from bucketline.db.api_keys import ApiKeyDocument
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
@@ -54,7 +54,7 @@ def create(
 
     Example: [cyan]bucketline keys create crawler --permission WRITE --namespace shop --expires 90d[/]
     """
-    from bucketline.api_keys.service import DEFAULT_PERMISSIONS, ApiKeySpec
+    from bucketline.admin.api_keys import DEFAULT_PERMISSIONS, ApiKeySpec
     from bucketline.clock import SystemClock
     from bucketline.db.api_keys import as_permissions
 
@@ -81,7 +81,7 @@ def list_(
 
     Example: [cyan]bucketline keys list --all[/]
     """
-    from bucketline.api_keys.format import visible_prefix
+    from bucketline.admin.api_keys import visible_prefix
     from bucketline.clock import SystemClock, wire_time
 
     rows = _run(lambda service, organization: service.of_organization(organization))
@@ -137,8 +137,7 @@ def _print_key(issued: NewApiKey) -> None:
 
 def _run(work: Callable[[ApiKeyService, str], Awaitable[T]]) -> T:
     async def run() -> T:
-        from bucketline.api_keys.service import ApiKeyService
-        from bucketline.api_keys.settings import ApiKeySettings
+        from bucketline.admin.api_keys import ApiKeyService, ApiKeySettings
         from bucketline.clock import SystemClock
         from bucketline.db.api_keys import ApiKeys
         from bucketline.db.mongo import Database

@@ -12,7 +12,7 @@ import pytest
 from pydantic import SecretStr
 from tests.fakes.blob_store import MemoryBlobStore
 
-from bucketline.api_keys.service import ApiKeyService, ApiKeySpec
+from bucketline.admin.api_keys import ApiKeyService, ApiKeySpec
 from bucketline.clock import ManualClock
 from bucketline.db.api_keys import PERMISSIONS
 from bucketline.db.mongo import Database

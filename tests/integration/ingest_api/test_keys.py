@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 from tests.integration.ingest_api.conftest import Replica, World
 
-from bucketline.api_keys.format import digest, key_id_of
+from bucketline.admin.api_keys import digest, key_id_of
 from bucketline.clock import wire_time
 from bucketline.observability.logging import setup_logging
 from bucketline.settings import ObservabilitySettings

@@ -5,8 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from bucketline.api_keys.format import visible_prefix
-from bucketline.api_keys.service import NewApiKey
+from bucketline.admin.api_keys import NewApiKey, visible_prefix
 from bucketline.db.api_keys import ApiKeyDocument, Permission, as_permissions
 from bucketline_ingest_api.schemas import Moment, Name, RequestBody, ResponseBody, Timestamp, Unsupported, example
 

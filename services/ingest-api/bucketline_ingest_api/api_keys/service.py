@@ -1,6 +1,6 @@
 """Manage API keys on behalf of HTTP callers."""
 
-from bucketline.api_keys.service import DEFAULT_PERMISSIONS, ApiKeySpec, NewApiKey
+from bucketline.admin.api_keys import DEFAULT_PERMISSIONS, ApiKeySpec, NewApiKey
 from bucketline.db.api_keys import ApiKeyDocument
 from bucketline.errors import Forbidden, ValidationFailed, ValidationIssue
 from bucketline_ingest_api.api_keys.schemas import CreateKey, KeyScope, UpdateKey

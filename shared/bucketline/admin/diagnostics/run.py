@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
+from bucketline.admin.api_keys import ApiKeySettings
 from bucketline.admin.diagnostics import kafka, mongodb, s3
 from bucketline.admin.diagnostics.result import CheckResult, findings
-from bucketline.api_keys.settings import ApiKeySettings
 from bucketline.clock import Clock
 from bucketline.extractors import ExtractorRegistry
 from bucketline.settings import KafkaSettings, MongoSettings, S3Settings
