@@ -58,13 +58,13 @@ class ServiceContext:
         )
 
     @asynccontextmanager
-    async def running(self, *, ready_without_bus: bool = False) -> AsyncIterator[None]:
+    async def running(self, *, ready_without_kafka: bool = False) -> AsyncIterator[None]:
         """Consume and reconcile for the length of the block. Include the router before.
 
         The bus connects in the meantime. A service that can do its work before, and while the broker is away, says so.
         """
         self.health.ready_if("mongodb", self.database.ping)
-        if not ready_without_bus:
+        if not ready_without_kafka:
             self.health.ready_if("kafka", self.kafka.publisher.ping)
             self.health.ready_if("consumers", self.kafka.monitor.ready)
         self.health.live_if("consumers", self.kafka.monitor.live)

@@ -18,7 +18,7 @@ from bucketline.events.cloudevents import Events, encode_event
 from bucketline.events.models import ObjectDeleted
 from bucketline.events.topics import OBJECTS
 from bucketline.kafka.admin import ensure_topics
-from bucketline.kafka.broker import Bus, Provided, event_router
+from bucketline.kafka.broker import KafkaRuntime, Provided, event_router
 from bucketline.kafka.publisher import KafkaPublisher
 
 pytestmark = pytest.mark.stack
@@ -70,7 +70,7 @@ async def test_rebalance_redelivers_no_record_of_the_running_micro_batch(stack: 
         ObjectDeleted(object_id=one, bucket_id="b", namespace_id="n", revision=1, deleted_at=now) for one in expected
     ]
     handled = Handled()
-    first, second = (Bus(settings, "dedup", clock=SystemClock()) for _ in range(2))
+    first, second = (KafkaRuntime(settings, "dedup", clock=SystemClock()) for _ in range(2))
     first.include(router(), handled=handled, member="first")
     second.include(router(), handled=handled, member="second")
     (consumes,) = first.broker.subscribers
