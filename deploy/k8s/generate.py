@@ -1,8 +1,8 @@
-"""Write the manifests that follow from code: `python -m deploy.k8s.generate`, from the repository's root.
+"""Write the generated manifests: `python -m deploy.k8s.generate`, from the root of the repository.
 
-Topics, users, rights, consumer groups and the names of metrics have one source, the Python package. What is
-written here is committed, so that the manifests can be read and applied without running anything;
-``--check`` (and a test) fails where a committed file differs.
+Topics, users, rights, consumer groups and metric names have one source, the Python package. The generated files are
+committed, so the manifests can be read and applied without running anything. ``--check`` (and a test) fails where a
+committed file differs.
 """
 
 import argparse
@@ -20,7 +20,7 @@ TABLE = "bucketline.events.topics"
 
 
 def rendered() -> Mapping[str, str]:
-    """Every generated file, by its path below ``deploy/k8s``."""
+    """Return the text of every generated file by its path below ``deploy/k8s``."""
     files = {
         "components/strimzi/topics.yaml": yaml_file(list(strimzi.topics()), TABLE),
         "components/strimzi/users.yaml": yaml_file(list(strimzi.users()), TABLE),
@@ -37,7 +37,7 @@ def rendered() -> Mapping[str, str]:
 
 
 def stale() -> list[str]:
-    """The committed files that are not what would be written now."""
+    """Return the paths of committed files that differ from what would be written now."""
     return [
         name
         for name, text in rendered().items()
@@ -46,7 +46,8 @@ def stale() -> list[str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Write the manifests that follow from code.")
+    """Write the files that changed, or check that none did."""
+    parser = argparse.ArgumentParser(description="Write the generated manifests.")
     parser.add_argument("--check", action="store_true", help="write nothing; fail where a file would change")
     changed = stale()
     if parser.parse_args().check:

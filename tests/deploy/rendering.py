@@ -20,7 +20,7 @@ K8S = DEPLOY / "k8s"
 KUBECTL = Path(sys.executable).parent / "kubectl"
 
 OVERLAYS = ("overlays/dev", "overlays/production")
-TARGETS = ("base", *OVERLAYS, "kafka")
+TARGETS = ("base", *OVERLAYS, "kafka", "backing")
 WORKLOADS = ("Deployment", "StatefulSet", "DaemonSet", "Job", "CronJob")
 
 Manifest = dict[str, Any]

@@ -57,8 +57,7 @@ def test_the_steps_of_the_installation_find_what_they_need() -> None:
         "kubectl -n kafka wait --for=condition=Ready kafka/bucketline",
         "> ca.crt",
         "create secret generic bucketline-kafka --from-file=ca.crt",
-        "kubectl apply -k overlays/yours",
-        "wait --for=condition=complete job/bucketline-setup",
+        "kubectl apply --server-side -k overlays/yours",
     ]
     places = [install.index(step) for step in order]
     assert places == sorted(places)
@@ -73,4 +72,4 @@ def test_the_steps_of_the_installation_find_what_they_need() -> None:
 
 def test_an_upgrade_makes_indexes_before_it_starts_what_would_wait_for_them() -> None:
     upgrade = text("README.md").partition("## Upgrade")[2]
-    assert upgrade.index("-- bucketline indexes") < upgrade.index("kubectl apply -k overlays/yours")
+    assert upgrade.index("-- bucketline indexes") < upgrade.index("kubectl apply --server-side -k overlays/yours")

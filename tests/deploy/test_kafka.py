@@ -87,7 +87,7 @@ def test_no_user_has_more_than_literal_rights_but_the_one_for_operations() -> No
 
 def test_each_workload_signs_in_as_its_own_user() -> None:
     expected = {f"Deployment/bucketline-{service}": f"bucketline-{service}" for service in SERVICES}
-    expected |= dict.fromkeys(("Deployment/bucketline-toolbox", "Job/bucketline-setup"), "bucketline-operations")
+    expected["Deployment/bucketline-toolbox"] = "bucketline-operations"
     for workload, user in expected.items():
         (container,) = containers(pods(PRODUCTION)[workload])
         env = {variable["name"]: variable for variable in container["env"]}

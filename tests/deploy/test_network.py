@@ -6,12 +6,12 @@ from urllib.parse import urlsplit
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from tests.deploy.rendering import OVERLAYS, Manifest, environment, named, of_kind, pods, selects
+from tests.deploy.rendering import OVERLAYS, Manifest, environment, named, of_kind, pods, selects, with_component
 
 from bucketline.http.ssrf import AddressRefused, GuardPolicy, check_address
 from bucketline.settings import SERVICES
 
-UNREACHED = ("toolbox", "Job/bucketline-setup", "CronJob/bucketline-gc")
+UNREACHED = ("toolbox", "CronJob/bucketline-gc")
 INTERNET = ("1.1.1.1", "93.184.216.34", "2606:4700:4700::1111")
 INSIDE = (
     "10.0.0.1",
@@ -257,12 +257,12 @@ def test_only_the_api_is_reached_by_others_than_prometheus() -> None:
             )
         }
         scrape = {("kubernetes.io/metadata.name", "monitoring"), ("app.kubernetes.io/name", "prometheus")}
-        users = {("bucketline.io/uses-api", "true"), ("kubernetes.io/metadata.name", "ingress-nginx")}
+        users = {("bucketline.io/uses-api", "true")}
         expected = {"ingest-api": scrape | users} | {alone: set() for alone in UNREACHED}
         assert sources == expected.get(name, scrape), name
 
 
-def test_the_way_in_shows_the_api_and_not_the_metrics() -> None:
+def test_ingress_publishes_the_api_and_not_the_metrics() -> None:
     (ingress,) = of_kind("overlays/production", "Ingress")
     (rule,) = ingress["spec"]["rules"]
     paths = [path["path"] for path in rule["http"]["paths"]]
@@ -271,3 +271,13 @@ def test_the_way_in_shows_the_api_and_not_the_metrics() -> None:
         assert not any(hidden.startswith(path) for path in paths)
     for path in rule["http"]["paths"]:
         assert path["backend"]["service"] == {"name": "bucketline-ingest-api", "port": {"name": "http"}}
+
+
+def test_gateway_publishes_the_same_paths_as_the_ingress() -> None:
+    (ingress,) = of_kind(with_component("ingress"), "Ingress")
+    (route,) = of_kind(with_component("gateway"), "HTTPRoute")
+    published = {match["path"]["value"] for rule in route["spec"]["rules"] for match in rule["matches"]}
+    assert published == {path["path"] for path in ingress["spec"]["rules"][0]["http"]["paths"]}
+    (service,) = of_kind("base", "Service")
+    (backend,) = route["spec"]["rules"][0]["backendRefs"]
+    assert (backend["name"], backend["port"]) == (service["metadata"]["name"], service["spec"]["ports"][0]["port"])

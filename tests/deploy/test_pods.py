@@ -1,5 +1,7 @@
 """What every pod keeps to: the restricted profile, limits, probes, time to drain, secrets by reference only."""
 
+import base64
+import json
 import os
 import re
 import signal
@@ -19,6 +21,7 @@ from tests.deploy.rendering import (
     pods,
     quantity,
     render,
+    selects,
 )
 
 from bucketline.cli.main import ENTRIES, load_command
@@ -95,11 +98,11 @@ def test_secrets_come_by_reference_only(target: str, name: str) -> None:
         for variable in container.get("env", []):
             if re.search(r"PASSWORD|SECRET|_KEY|PEPPER|MONGODB_URL", variable["name"]):
                 assert "secretKeyRef" in variable["valueFrom"], variable["name"]
-    assert not of_kind(target, "Secret")
+    assert bool(of_kind(target, "Secret")) == (target == "overlays/dev")
 
 
 def test_only_the_named_secrets_are_asked_for() -> None:
-    wanted: dict[str, set[str]] = {"base": set(), "overlays/production": set(), "overlays/dev": set()}
+    wanted: dict[str, set[str]] = {"base": set(), "overlays/production": set()}
     for target, names in wanted.items():
         for template in pods(target).values():
             names |= {
@@ -111,7 +114,6 @@ def test_only_the_named_secrets_are_asked_for() -> None:
             names |= {v["secret"]["secretName"] for v in template["spec"]["volumes"] if "secret" in v}
     ours = {"bucketline-mongodb", "bucketline-s3", "bucketline-kafka", "bucketline-api-key"}
     assert wanted["base"] == ours
-    assert wanted["overlays/dev"] == ours - {"bucketline-kafka"}
     users = {m["metadata"]["name"] for m in of_kind("overlays/production", "KafkaUser")}
     assert wanted["overlays/production"] == ours | users
 
@@ -285,3 +287,42 @@ def test_no_workload_shares_a_service_account_with_another_service(target: str) 
     for service in SERVICES:
         assert accounts[f"Deployment/bucketline-{service}"] == f"bucketline-{service}"
     assert all(account["automountServiceAccountToken"] is False for account in declared.values())
+
+
+@pytest.mark.parametrize("target", ["base", *OVERLAYS])
+def test_upgrade_changes_no_immutable_field(target: str) -> None:
+    """The template of a Job cannot be changed, so no workload may be a plain Job."""
+    assert not of_kind(target, "Job")
+
+
+def test_dev_overlay_uses_the_servers_and_credentials_of_backing() -> None:
+    services = {m["metadata"]["name"]: m for m in of_kind("backing", "Service")}
+    settings = environment("overlays/dev", "Deployment/bucketline-ingest-api")
+    secrets = {m["metadata"]["name"].rsplit("-", 1)[0]: m["data"] for m in of_kind("overlays/dev", "Secret")}
+    (database,) = (base64.b64decode(value).decode() for value in secrets["bucketline-mongodb"].values())
+    addresses = {
+        "kafka": settings["BUCKETLINE_KAFKA_BOOTSTRAP_SERVERS"],
+        "s3": settings["BUCKETLINE_S3_ENDPOINT_URL"].removeprefix("http://"),
+        "mongodb": database.removeprefix("mongodb://").partition("/")[0],
+    }
+    for name, address in addresses.items():
+        (port,) = services[name]["spec"]["ports"]
+        assert address == f"{name}.{services[name]['metadata']['namespace']}.svc:{port['port']}"
+    (identities,) = of_kind("backing", "ConfigMap")
+    (identity,) = json.loads(identities["data"]["s3.json"])["identities"]
+    pair = {key: base64.b64decode(value).decode() for key, value in secrets["bucketline-s3"].items()}
+    assert identity["credentials"] == [{"accessKey": pair["access_key"], "secretKey": pair["secret_key"]}]
+    labels = named("backing", "Namespace", "bucketline-backing")["metadata"]["labels"]
+    assert {label for label in labels if "provides" in label} == {f"bucketline.io/provides-{n}" for n in addresses}
+
+
+@pytest.mark.parametrize("name", ["mongodb", "kafka", "s3"])
+def test_backing_pod_meets_the_restricted_profile(name: str) -> None:
+    template = pods("backing")[f"StatefulSet/{name}"]
+    assert template["spec"]["securityContext"]["runAsNonRoot"] is True
+    assert template["spec"]["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    (container,) = containers(template)
+    assert container["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    assert container["readinessProbe"]
+    selector = {"matchLabels": named("backing", "Service", name)["spec"]["selector"]}
+    assert selects(selector, template["metadata"]["labels"])

@@ -131,7 +131,7 @@ async def test_ingest_api_applies_statuses_of_known_objects() -> None:
     known = {"a": {"status": "PROCESSING", "run": {"id": 1, "rank": 2}, "created_at": AT, "moved_at": AT}}
     objects, documents = Calls(many=known), Calls()
     deps = SimpleNamespace(objects=objects, documents=documents)
-    async with Service("ingest-api", ingest_api_subscribers.router, {"deps": deps}) as service:
+    async with Service("ingest-api", ingest_api_subscribers.router, {"container": deps}) as service:
         await service.publish(status("a", RANK_FINAL, Status.COMPLETED))
         await service.publish(status("gone", RANK_FINAL, Status.COMPLETED))
     applied: list[Sequence[ObjectStatusChanged]] = [events for (events,) in objects.named("apply_statuses")]

@@ -1,4 +1,4 @@
-"""What the two dashboards show. The names of the metrics come from the code that exports them."""
+"""Defines the two dashboards. Metric names come from the code that exports them."""
 
 from deploy.k8s.render.panels import Dashboard, Panel, Row
 from prometheus_client import Counter, Gauge, Histogram
@@ -10,7 +10,7 @@ EVERY = "[$__rate_interval]"
 
 
 def name_of(metric: Counter | Gauge | Histogram) -> str:
-    """As Prometheus knows it."""
+    """Return the name under which Prometheus stores the metric."""
     described = next(iter(metric.describe()))
     return f"{described.name}_total" if isinstance(metric, Counter) else str(described.name)
 
@@ -32,7 +32,7 @@ def _quantile(metric: Histogram, quantile: float, by: str = "") -> tuple[str, st
 
 
 def _share(metric: Counter, what: str) -> tuple[str, str]:
-    """Of the bytes received, how many were ``what``."""
+    """Return the share of received bytes that were ``what``."""
 
     def rate(of: str) -> str:
         return f'sum(rate({name_of(metric)}{{namespace="$namespace",what="{of}"}}{EVERY}))'
@@ -62,33 +62,33 @@ PIPELINE = Dashboard(
             ),
         ),
         Row(
-            "What waits",
+            "Backlog",
             (
                 Panel(
                     "Consumer lag",
                     "short",
                     ((f"sum by (job, topic) ({name_of(metrics.LAG)}{IN})", "{{job}} {{topic}}"),),
-                    "Records not yet handled, each consumer's own view of its partitions.",
+                    "Records not handled yet, as each consumer sees its own partitions.",
                 ),
                 Panel(
-                    "Backlog off the bus",
+                    "Backlog in MongoDB",
                     "short",
                     (
                         (f"max by (lane) ({name_of(metrics.OBJECTS_DUE)}{IN})", "objects due, {{lane}}"),
                         (f"max by (namespace) ({name_of(metrics.UNITS_OPEN)}{IN})", "work units open"),
                     ),
-                    "What MongoDB remembers and no lag shows. Counting ends at 10,000 objects a lane and 1,000 units.",
+                    "Work that consumer lag does not include. Counts stop at 10,000 objects per queue and 1,000 units.",
                 ),
                 Panel("Oldest event not yet published", "s", (_gauge(metrics.OUTBOX_AGE, "collection"),)),
                 Panel("Time in stage, p95", "s", (_quantile(metrics.STAGE_SECONDS, 0.95, "stage"),)),
             ),
         ),
         Row(
-            "What went wrong",
+            "Failures and repairs",
             (
                 Panel("Dead letters", "ops", (_rate(metrics.DEAD_LETTERS, "topic, group"),)),
                 Panel("Retries", "ops", (_rate(metrics.RETRIES, "what"),)),
-                Panel("Driven again by a sweeper", "ops", (_rate(metrics.SWEPT, "what"),)),
+                Panel("Repaired by a reconciler", "ops", (_rate(metrics.SWEPT, "what"),)),
             ),
         ),
         Row(
@@ -116,7 +116,7 @@ SERVICES = Dashboard(
             ),
         ),
         Row(
-            "Bus",
+            "Kafka",
             (
                 Panel("Records, by outcome", "ops", (_rate(metrics.RECORDS, "topic, outcome"),)),
                 Panel("Published", "ops", (_rate(metrics.PUBLISHED, "topic"),)),
@@ -143,7 +143,7 @@ SERVICES = Dashboard(
                     "CPU",
                     "short",
                     ((f"sum by (job, pod) (rate(process_cpu_seconds_total{IN}{EVERY}))", "{{pod}}"),),
-                    "Cores. A processor's worker processes are not in it.",
+                    "Cores. Worker processes of the processor are not included.",
                 ),
             ),
         ),

@@ -1,7 +1,7 @@
-"""ScaledObjects: how many pods a service has follows from how far behind it is.
+"""Renders ScaledObjects, which scale a service by its consumer lag and its backlog in MongoDB.
 
-Lag says so for what waits on the bus. Dedup and the processor acknowledge a record when its work is remembered in
-MongoDB, so that the bus goes on; what waits there is told by a gauge, which KEDA reads from Prometheus.
+Dedup and the processor acknowledge a record as soon as its work is stored in MongoDB, so consumer lag does not include
+that work. A gauge counts it, and KEDA reads the gauge from Prometheus.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,24 +16,24 @@ from bucketline.events.topics import BATCHES, MIRRORED, OBJECTS, STATUS, WORK, T
 from bucketline.observability.metrics import OBJECTS_DUE, UNITS_OPEN
 from bucketline.settings import ServiceName
 
-# The sweepers of a service must run even while no event arrives, so none goes to zero.
+# Reconcilers must run even while no event arrives, so no service scales to zero.
 MIN_REPLICAS = 1
 SETTLE_SECONDS = 300
-# The name that the Prometheus operator gives to whatever Prometheus it runs, in the namespace that may scrape.
+# The Service that the Prometheus operator creates, in the namespace that may scrape.
 PROMETHEUS = "http://prometheus-operated.monitoring.svc:9090"
 NAMESPACE = "bucketline"
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """How a service grows.
+    """Scaling of a service by consumer lag.
 
-    ``lag_a_pod`` says how many waiting records of each topic justify a pod. ``slow`` services commit so seldom
-    that a partition without a commit between two looks is at work, not stuck.
+    ``lag_per_pod`` is the number of waiting records of each topic that justifies one pod. A ``slow`` service commits so
+    rarely that a partition without a commit between two polls is busy, not stuck.
     """
 
     service: ServiceName
-    lag_a_pod: dict[str, int]
+    lag_per_pod: dict[str, int]
     slow: bool = False
 
 
@@ -46,26 +46,27 @@ SCALED = (
 
 @dataclass(frozen=True)
 class Backlog:
-    """Work of ``service`` off the bus: ``gauge``, told by each pod of ``told_by``; ``a_pod`` of it justify one more."""
+    """Work of ``service`` in MongoDB, counted by ``gauge`` of ``exported_by``; ``per_pod`` items justify one pod."""
 
     service: ServiceName
     name: str
     gauge: Gauge
-    told_by: ServiceName
-    a_pod: int
+    exported_by: ServiceName
+    per_pod: int
     lane: str = ""
 
 
 BACKLOGS = (
     Backlog("dedup", "due-small", OBJECTS_DUE, "dedup", 200, lane="small"),
-    # two at a time in a pod, and each may take minutes
+    # a pod mirrors two at a time, and each may take minutes
     Backlog("dedup", "due-large", OBJECTS_DUE, "dedup", 8, lane="large"),
-    # what a pod works on at the same time for one batch, which has at most 16 units open: four pods share it
+    # a pod works on four units at a time, and a batch has at most 16 open units: four pods share it
     Backlog("processor", "units-open", UNITS_OPEN, "batcher", 4),
 )
 
 
 def scaled_objects() -> Iterator[Manifest]:
+    """Return the ScaledObject of each service that scales by consumer lag."""
     for scaling in SCALED:
         topics = consumed_by(scaling.service)
         yield {
@@ -75,19 +76,19 @@ def scaled_objects() -> Iterator[Manifest]:
             "spec": {
                 "scaleTargetRef": {"name": f"bucketline-{scaling.service}", "envSourceContainerName": "bucketline"},
                 "minReplicaCount": MIN_REPLICAS,
-                # more pods than partitions would have nothing to read
+                # additional pods beyond the number of partitions would have nothing to read
                 "maxReplicaCount": max(topic.partitions for topic in topics),
                 "pollingInterval": 15,
                 "cooldownPeriod": SETTLE_SECONDS,
                 "fallback": {"failureThreshold": 4, "replicas": 2, "behavior": "currentReplicasIfHigher"},
-                "advanced": {"horizontalPodAutoscalerConfig": {"behavior": _behaviour()}},
+                "advanced": {"horizontalPodAutoscalerConfig": {"behavior": _behavior()}},
                 "triggers": [_trigger(scaling, topic) for topic in topics],
             },
         }
 
 
 def backlog_patches() -> Iterator[tuple[ServiceName, Sequence[Manifest]]]:
-    """For each service with a backlog in MongoDB, the JSON patch that makes its ScaledObject follow that, too."""
+    """Return, per service with a backlog in MongoDB, the JSON patch that adds it to the service's ScaledObject."""
     for service in dict.fromkeys(backlog.service for backlog in BACKLOGS):
         yield (
             service,
@@ -100,7 +101,7 @@ def backlog_patches() -> Iterator[tuple[ServiceName, Sequence[Manifest]]]:
 
 
 def _backlog_trigger(backlog: Backlog) -> Manifest:
-    matchers = {"namespace": NAMESPACE, "job": f"bucketline-{backlog.told_by}"}
+    matchers = {"namespace": NAMESPACE, "job": f"bucketline-{backlog.exported_by}"}
     if backlog.lane:
         matchers["lane"] = backlog.lane
     selector = ",".join(f'{label}="{value}"' for label, value in matchers.items())
@@ -109,17 +110,17 @@ def _backlog_trigger(backlog: Backlog) -> Manifest:
         "name": backlog.name,
         "metadata": {
             "serverAddress": PROMETHEUS,
-            # each pod counts all of it, so they are not added up
+            # each pod counts the whole backlog, so the values are not added up
             "query": f"max({name_of(backlog.gauge)}{{{selector}}})",
-            "threshold": str(backlog.a_pod),
-            # nobody counts: that is no reason to shrink, so it is an error, and the pods stay as many as they are
+            "threshold": str(backlog.per_pod),
+            # a missing value is an error, which keeps the number of pods; it must not scale the service in
             "ignoreNullValues": "false",
         },
     }
 
 
-def _behaviour() -> Manifest:
-    """Quick up, slow down: each change makes a whole consumer group pause."""
+def _behavior() -> Manifest:
+    """Scale out fast and in slowly: each change makes the whole consumer group rebalance."""
     return {
         "scaleUp": {"stabilizationWindowSeconds": 30, "policies": [_policy("Percent", 100, 60)]},
         "scaleDown": {"stabilizationWindowSeconds": SETTLE_SECONDS, "policies": [_policy("Pods", 1, 120)]},
@@ -138,7 +139,7 @@ def _trigger(scaling: Scaling, topic: Topic) -> Manifest:
             "bootstrapServersFromEnv": "BUCKETLINE_KAFKA_BOOTSTRAP_SERVERS",
             "consumerGroup": group_prefix() + topic.group(scaling.service),
             "topic": topic_prefix() + topic.name,
-            "lagThreshold": str(scaling.lag_a_pod[topic.name]),
+            "lagThreshold": str(scaling.lag_per_pod[topic.name]),
             "offsetResetPolicy": "earliest",
             "limitToPartitionsWithLag": "true",
             "excludePersistentLag": "false" if scaling.slow else "true",

@@ -1,4 +1,4 @@
-"""Grafana's JSON for a dashboard of rows of panels, from as little as a person wants to say about each."""
+"""Renders Grafana dashboards as JSON from rows of panels."""
 
 import json
 from dataclasses import dataclass
@@ -12,39 +12,49 @@ SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 
 @dataclass(frozen=True)
 class Panel:
-    """One graph. ``queries`` are pairs of PromQL and legend; ``unit`` is Grafana's name of it (s, bytes, short …)."""
+    """One graph. ``queries`` are pairs of PromQL and legend; ``unit`` is a Grafana unit (s, bytes, short …)."""
 
     title: str
     unit: str
     queries: tuple[tuple[str, str], ...]
-    explain: str = ""
+    description: str = ""
 
 
 @dataclass(frozen=True)
 class Row:
+    """A titled row of panels of equal width."""
+
     title: str
     panels: tuple[Panel, ...]
 
 
 @dataclass(frozen=True)
 class Dashboard:
+    """A dashboard; ``uid`` is part of its address in Grafana."""
+
     uid: str
     title: str
     rows: tuple[Row, ...]
 
 
 def dashboard_json(dashboard: Dashboard) -> str:
-    """The dashboard as Grafana imports it, with a data source and a namespace to choose."""
+    """Return the JSON that Grafana imports, with variables for data source and namespace."""
     panels: list[Value] = []
     y = 0
     for row in dashboard.rows:
         panels.append(
-            {"type": "row", "id": len(panels) + 1, "title": row.title, "gridPos": _place(0, y, WIDTH, 1), "panels": []}
+            {
+                "type": "row",
+                "id": len(panels) + 1,
+                "title": row.title,
+                "gridPos": _grid_position(0, y, WIDTH, 1),
+                "panels": [],
+            }
         )
         y += 1
         width = WIDTH // len(row.panels)
         for column, panel in enumerate(row.panels):
-            panels.append(_panel(len(panels) + 1, panel, _place(column * width, y, width, HEIGHT)))
+            panels.append(_panel(len(panels) + 1, panel, _grid_position(column * width, y, width, HEIGHT)))
         y += HEIGHT
     document: dict[str, Value] = {
         "uid": dashboard.uid,
@@ -63,17 +73,17 @@ def dashboard_json(dashboard: Dashboard) -> str:
     return json.dumps(document, indent=2) + "\n"
 
 
-def _place(x: int, y: int, width: int, height: int) -> dict[str, Value]:
+def _grid_position(x: int, y: int, width: int, height: int) -> dict[str, Value]:
     return {"x": x, "y": y, "w": width, "h": height}
 
 
-def _panel(number: int, panel: Panel, place: dict[str, Value]) -> dict[str, Value]:
+def _panel(number: int, panel: Panel, position: dict[str, Value]) -> dict[str, Value]:
     return {
         "type": "timeseries",
         "id": number,
         "title": panel.title,
-        "description": panel.explain,
-        "gridPos": place,
+        "description": panel.description,
+        "gridPos": position,
         "datasource": SOURCE,
         "fieldConfig": {
             "defaults": {"unit": panel.unit, "min": 0, "custom": {"fillOpacity": 10, "showPoints": "never"}},

@@ -1,4 +1,4 @@
-"""KafkaTopics, KafkaUsers with their rights, and the patches that make the pods use them: all from the topic table."""
+"""Renders KafkaTopics, KafkaUsers with their rights, and credential patches for the pods from the topic table."""
 
 from collections.abc import Iterator
 
@@ -17,15 +17,17 @@ DEAD_LETTER_MAX_BYTES = 2 * 1024 * 1024
 
 
 def topic_prefix() -> str:
+    """Return the default prefix of topic names."""
     return str(KafkaSettings.model_fields["topic_prefix"].default)
 
 
 def group_prefix() -> str:
+    """Return the default prefix of consumer groups."""
     return str(KafkaSettings.model_fields["group_prefix"].default)
 
 
 def topics() -> Iterator[Manifest]:
-    """Each topic of the table, and the dead-letter topic of each of its consumers."""
+    """Return every topic in the table and the dead-letter topic of each of its consumers."""
     for topic in TOPICS:
         yield _topic(topic.name, topic.partitions, {"retention.ms": topic.retention_ms})
     for _, _, name in dead_letter_topics():
@@ -37,7 +39,7 @@ def topics() -> Iterator[Manifest]:
 
 
 def users() -> Iterator[Manifest]:
-    """A user a service with the rights that the table gives it, and one for people and the setup job."""
+    """Return one user per service with the rights in the topic table, and one for operators."""
     for service in SERVICES:
         acls = [acl for topic in TOPICS for acl in _rights(topic, service)]
         yield _user(f"bucketline-{service}", acls)
@@ -51,11 +53,10 @@ def users() -> Iterator[Manifest]:
 
 
 def credentials() -> Iterator[Manifest]:
-    """Patches: each workload takes the name and the password of its own user."""
+    """Return the patches that give each workload the name and password of its own user."""
     for service in SERVICES:
-        yield _credentials("Deployment", "apps/v1", f"bucketline-{service}", f"bucketline-{service}")
-    yield _credentials("Deployment", "apps/v1", "bucketline-toolbox", OPERATIONS)
-    yield _credentials("Job", "batch/v1", "bucketline-setup", OPERATIONS)
+        yield _credentials(f"bucketline-{service}", f"bucketline-{service}")
+    yield _credentials("bucketline-toolbox", OPERATIONS)
 
 
 def _rights(topic: Topic, service: ServiceName) -> Iterator[Manifest]:
@@ -96,10 +97,10 @@ def _user(name: str, acls: list[Manifest]) -> Manifest:
     }
 
 
-def _credentials(kind: str, api_version: str, name: str, user: str) -> Manifest:
+def _credentials(name: str, user: str) -> Manifest:
     return {
-        "apiVersion": api_version,
-        "kind": kind,
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
         "metadata": {"name": name},
         "spec": {
             "template": {

@@ -4,39 +4,21 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from cachetools import TTLCache
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Lifespan
 
 from bucketline import __version__
-from bucketline.admin.api_keys import ApiKeyService
-from bucketline.db.api_keys import ApiKeys
-from bucketline.db.batches import Batches
-from bucketline.db.buckets import Buckets
-from bucketline.db.collections import Collections
-from bucketline.db.documents import Documents
-from bucketline.db.namespaces import Namespaces
-from bucketline.db.object_deletions import ObjectDeletions
-from bucketline.db.objects import Objects
-from bucketline.db.outbox_store import OutboxStore
-from bucketline.db.tasks import Tasks
-from bucketline.db.uploads import Uploads
-from bucketline.db.work_units import WorkUnits
-from bucketline.extractors import ExtractorRegistry
 from bucketline.ids import RandomIds
-from bucketline.kafka.outbox import Outbox
 from bucketline.observability.health import Health
-from bucketline.service_context import ServiceContext, open_service_context
+from bucketline.service_context import open_service_context
 from bucketline.settings import ServiceSettings
-from bucketline_ingest_api import exception_handlers, health, subscribers
+from bucketline_ingest_api import exception_handlers, health, reconciler, subscribers
 from bucketline_ingest_api.api_keys import endpoints as api_keys
-from bucketline_ingest_api.auth import Auth
 from bucketline_ingest_api.batches import endpoints as batches
 from bucketline_ingest_api.body_limit import BodyLimiter, Bounds
 from bucketline_ingest_api.buckets import endpoints as buckets
-from bucketline_ingest_api.buckets.stats import BucketCounts
 from bucketline_ingest_api.collections import endpoints as collections
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.documents import endpoints as documents
@@ -44,13 +26,10 @@ from bucketline_ingest_api.edge_middleware import EdgeMiddleware
 from bucketline_ingest_api.exception_handlers import METHODS
 from bucketline_ingest_api.namespaces import endpoints as namespaces
 from bucketline_ingest_api.objects import endpoints as objects
-from bucketline_ingest_api.objects.bulk_writer import ObjectBulkWriter
 from bucketline_ingest_api.rate_limit import RateLimiter
-from bucketline_ingest_api.reconciler import ObjectReconciler, reconcile_deletions, reconcile_uploads
 from bucketline_ingest_api.settings import ApiSettings
 from bucketline_ingest_api.tasks import endpoints as tasks
 from bucketline_ingest_api.tasks import registry
-from bucketline_ingest_api.tasks.runner import TaskRunner
 from bucketline_ingest_api.uploads import endpoints as uploads
 
 EXPOSED_HEADERS = (
@@ -88,33 +67,26 @@ def create(settings: ServiceSettings) -> ASGIApp:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with open_service_context(settings, health=health) as runtime:
-            deps = wire(runtime, api_settings)
-            app.state.deps = deps
-            app.state.limiter = RateLimiter(runtime.database, api_settings, clock=runtime.clock)
-            runtime.bus.include(subscribers.router, deps=deps)
+        async with open_service_context(settings, health=health) as context:
+            container = Container(context, api_settings)
+            registry.register(container)
+            app.state.container = container
+            app.state.limiter = RateLimiter(context.database, api_settings, clock=context.clock)
+            context.bus.include(subscribers.router, container=container)
             # Objects are accepted while Kafka is unavailable: their events wait in the outbox.
-            async with runtime.running(ready_without_bus=True):
-                for outbox in (deps.object_outbox, deps.batch_outbox, deps.removal_outbox):
-                    outbox.start(runtime.background)
-                interval = settings.reconcile.interval_seconds
-                runtime.background.every(interval, "reconcile deletions", lambda: reconcile_deletions(deps))
-                runtime.background.every(interval, "reconcile objects", ObjectReconciler(deps).reconcile_page)
-                runtime.background.every(interval, "reconcile uploads", lambda: reconcile_uploads(deps))
-                registry.register(deps)
-                deps.runner.start(runtime.background)
+            async with context.running(ready_without_bus=True):
+                for outbox in container.outboxes:
+                    outbox.start(context.background)
+                reconciler.start(container, context.background)
+                container.runner.start(context.background)
                 yield
-                await deps.runner.close()
-                await deps.bucket_counts.close()
-                await deps.object_writes.close()
-                for outbox in (deps.object_outbox, deps.batch_outbox, deps.removal_outbox):
-                    await outbox.close()
+                await container.close()
 
     app = build(lifespan)
     app.router.routes.extend(health.routes())
     edge = EdgeMiddleware(
         app,
-        auth=lambda: app.state.deps.auth,
+        auth=lambda: app.state.container.auth,
         limiter=lambda: app.state.limiter,
         ids=RandomIds(),
         bodies=BodyLimiter(Bounds(settings.http.max_body_bytes, together=settings.http.max_inflight_body_bytes)),
@@ -177,47 +149,3 @@ def build(lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
     for router in ROUTERS:
         app.include_router(router)
     return app
-
-
-def wire(runtime: ServiceContext, settings: ApiSettings) -> Container:
-    """Build the repositories, outboxes and use-case objects."""
-    database, clock = runtime.database, runtime.clock
-    keys, namespaces = ApiKeys(database), Namespaces(database)
-    objects, batches, removals = Objects(database), Batches(database), ObjectDeletions(database)
-    buckets, tasks = Buckets(database), Tasks(database)
-
-    def outbox(name: str, store: OutboxStore) -> Outbox:
-        return Outbox(name, store, runtime.bus.publisher, clock=clock, settings=runtime.settings.reconcile)
-
-    return Container(
-        settings=settings,
-        reconcile=runtime.settings.reconcile,
-        database=database,
-        blobstore=runtime.blobs,
-        clock=clock,
-        ids=runtime.ids,
-        source=runtime.source,
-        health=runtime.health,
-        auth=Auth(keys, namespaces, settings, clock=clock),
-        namespaces=namespaces,
-        buckets=buckets,
-        collections=Collections(database),
-        objects=objects,
-        batches=batches,
-        units=WorkUnits(database),
-        documents=Documents(database),
-        keys=keys,
-        tasks=tasks,
-        uploads=Uploads(database),
-        removals=removals,
-        object_outbox=outbox("objects", objects.outbox),
-        batch_outbox=outbox("batches", batches.outbox),
-        removal_outbox=outbox("removals", removals.outbox),
-        keyring=ApiKeyService(keys, namespaces, settings, clock=clock),
-        runner=TaskRunner(tasks, clock=clock, ids=runtime.ids),
-        extractors=ExtractorRegistry(),
-        bucket_counts=BucketCounts(buckets, objects, batches, clock=clock),
-        object_writes=ObjectBulkWriter(objects, batches, clock),
-        bucket_cache=TTLCache(10_000, settings.namespace_cache_seconds),
-        poll_fields=TTLCache(10_000, settings.namespace_cache_seconds),
-    )

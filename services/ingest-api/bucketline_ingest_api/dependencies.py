@@ -28,7 +28,7 @@ NamespaceQuery = Annotated[str | None, Query(alias="namespace", description="Alt
 
 async def get_container(request: Request) -> Container:
     """Return the container that the lifespan of the application has built."""
-    container: Container = request.app.state.deps
+    container: Container = request.app.state.container
     return container
 
 

@@ -21,7 +21,7 @@ _PARSE_BOOL = TypeAdapter(bool).validate_python
 
 
 class FastCreateRoute(APIRoute):
-    """Calls endpoints with the parameters ``request, deps, scope, body, auto_process`` and optionally ``policy``."""
+    """Calls endpoints with ``request, container, scope, body, auto_process``, and ``policy`` if they take it."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return the handler of the route."""

@@ -61,9 +61,9 @@ async def get_liveness() -> Up:
 
 
 @router.get("/deep", summary="Check the dependencies", responses=errors())
-async def get_deep_health(deps: ContainerDep, _: ReadPrincipal) -> Deep:
+async def get_deep_health(container: ContainerDep, _: ReadPrincipal) -> Deep:
     """Check MongoDB, S3, Kafka and the consumers."""
-    checks = await deps.health.ready()
+    checks = await container.health.ready()
     unavailable = {_COMPONENTS.get(name, "task_queue") for name, good in checks.items() if not good}
     failed = dict.fromkeys(sorted(unavailable), "does not answer")
     data = {component: component not in failed for component in dict.fromkeys(_COMPONENTS.values())} | dict.fromkeys(

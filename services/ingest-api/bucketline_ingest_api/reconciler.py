@@ -15,6 +15,7 @@ from bucketline.errors import BucketlineError
 from bucketline.events.models import ObjectStatusChanged
 from bucketline.observability.logging import get_logger
 from bucketline.observability.metrics import SWEPT
+from bucketline.periodic import PeriodicTasks
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.objects.create import submit_auto_batches
 from bucketline_ingest_api.objects.deletion import finish_deletion
@@ -30,6 +31,14 @@ UPLOAD_EXPIRED = "not confirmed before it expired"
 PROCESSING_RECHECK = timedelta(minutes=5)
 
 
+def start(container: Container, background: PeriodicTasks) -> None:
+    """Run the reconcilers of this service periodically."""
+    interval = container.reconcile.interval_seconds
+    background.every(interval, "reconcile deletions", lambda: reconcile_deletions(container))
+    background.every(interval, "reconcile objects", ObjectReconciler(container).reconcile_page)
+    background.every(interval, "reconcile uploads", lambda: reconcile_uploads(container))
+
+
 class ObjectReconciler:
     """Repairs objects whose batch has finished but whose status event was lost with the bus.
 
@@ -38,8 +47,8 @@ class ObjectReconciler:
     since only a finished one can be deleted; its units outlive it.
     """
 
-    def __init__(self, deps: Container) -> None:
-        self._deps = deps
+    def __init__(self, container: Container) -> None:
+        self._container = container
         self._cursor: tuple[datetime, str] | None = None
 
     async def reconcile_page(self) -> int:
@@ -47,27 +56,27 @@ class ObjectReconciler:
 
         The cursor is in memory only, so that looking at an object writes nothing.
         """
-        deps = self._deps
-        before = deps.clock.now() - timedelta(seconds=deps.reconcile.stale_after_seconds)
-        page = await deps.objects.stalled(
-            before, limit=deps.reconcile.batch_size, fields=OBJECT_FIELDS, after=self._cursor
+        container = self._container
+        before = container.clock.now() - timedelta(seconds=container.reconcile.stale_after_seconds)
+        page = await container.objects.stalled(
+            before, limit=container.reconcile.batch_size, fields=OBJECT_FIELDS, after=self._cursor
         )
-        self._cursor = (page[-1]["moved_at"], page[-1]["_id"]) if len(page) == deps.reconcile.batch_size else None
+        self._cursor = (page[-1]["moved_at"], page[-1]["_id"]) if len(page) == container.reconcile.batch_size else None
         in_batch = [obj for obj in page if obj.get("batch_id")]
         if not in_batch:
             return 0
-        batches = await deps.batches.many(list({_batch_id(obj) for obj in in_batch}), fields=["status"])
+        batches = await container.batches.many(list({_batch_id(obj) for obj in in_batch}), fields=["status"])
         await self._write_missing_batches(in_batch, batches)
         stalled = [obj for obj in in_batch if _has_finished(obj, batches.get(_batch_id(obj)))]
         if not stalled:
             return 0
-        units = await deps.units.search(
+        units = await container.units.search(
             items_filter([_batch_id(obj) for obj in stalled], [obj["_id"] for obj in stalled]),
             limit=MAX_UNITS,
             fields=["items", "results", "state", "moved_at"],
         )
-        events = list(_derive_events(stalled, batches, units, deps.clock.now()))
-        changed = await deps.objects.apply_statuses(events) if events else 0
+        events = list(_derive_events(stalled, batches, units, container.clock.now()))
+        changed = await container.objects.apply_statuses(events) if events else 0
         SWEPT.labels("object status").inc(changed)
         return changed
 
@@ -77,7 +86,7 @@ class ObjectReconciler:
         """Write automatic batches that a crash kept from being written after their object."""
         missing = [obj for obj in objects if obj["auto_process"] and _batch_id(obj) not in batches]
         if missing:
-            await submit_auto_batches(self._deps, missing)
+            await submit_auto_batches(self._container, missing)
             SWEPT.labels("batch of an object").inc(len(missing))
 
 
@@ -99,34 +108,19 @@ def _derive_events(
         if unit is not None and unit["items"][index]["run"] < obj["run"]["id"]:
             unit = None  # of an earlier run of the object
         result = unit["results"].get(str(index)) if unit is not None else None
+        event: dict[str, object] = {
+            **{name: obj[name] for name in ("bucket_id", "namespace_id", "revision")},
+            "object_id": obj["_id"],
+            "batch_id": batch_id,
+            "sequence": RANK_FINAL,
+            "occurred_at": now,
+        }
         if unit is not None and result is not None:
-            yield ObjectStatusChanged(
-                object_id=obj["_id"],
-                bucket_id=obj["bucket_id"],
-                namespace_id=obj["namespace_id"],
-                revision=obj["revision"],
-                batch_id=batch_id,
-                unit_id=unit["_id"],
-                item_index=index,
-                run_id=unit["items"][index]["run"],
-                sequence=RANK_FINAL,
-                status=Status(result["status"]),
-                error=result["error"],
-                documents_total=result["documents"],
-                occurred_at=now,
-            )
+            event |= {"unit_id": unit["_id"], "item_index": index, "run_id": unit["items"][index]["run"]}
+            event |= {"status": result["status"], "error": result["error"], "documents_total": result["documents"]}
+            yield ObjectStatusChanged.model_validate(event)
         elif _is_canceled(batches.get(batch_id), unit):
-            yield ObjectStatusChanged(
-                object_id=obj["_id"],
-                bucket_id=obj["bucket_id"],
-                namespace_id=obj["namespace_id"],
-                revision=obj["revision"],
-                batch_id=batch_id,
-                run_id=obj["run"]["id"],
-                sequence=RANK_FINAL,
-                status=Status.DRAFT,
-                occurred_at=now,
-            )
+            yield ObjectStatusChanged.model_validate({**event, "run_id": obj["run"]["id"], "status": Status.DRAFT})
 
 
 def _batch_id(obj: ObjectDocument) -> str:
@@ -145,49 +139,50 @@ def _is_canceled(batch: BatchDocument | None, unit: WorkUnitDocument | None) -> 
     return unit is None or unit["state"] == "canceled"
 
 
-async def reconcile_deletions(deps: Container) -> int:
+async def reconcile_deletions(container: Container) -> int:
     """Finish object deletions that were begun and interrupted; return how many."""
-    before = deps.clock.now() - timedelta(seconds=deps.reconcile.stale_after_seconds)
-    unfinished = await deps.removals.unfinished(before, limit=deps.reconcile.batch_size)
+    before = container.clock.now() - timedelta(seconds=container.reconcile.stale_after_seconds)
+    unfinished = await container.removals.unfinished(before, limit=container.reconcile.batch_size)
     for deletion in unfinished:
-        obj = await deps.objects.get(deletion["bucket_id"], deletion["_id"])
-        await finish_deletion(deps, obj, deletion["_id"])
+        obj = await container.objects.get(deletion["bucket_id"], deletion["_id"])
+        await finish_deletion(container, obj, deletion["_id"])
     SWEPT.labels("removal").inc(len(unfinished))
     return len(unfinished)
 
 
-async def reconcile_uploads(deps: Container) -> int:
+async def reconcile_uploads(container: Container) -> int:
     """Fail uploads that were not confirmed in time, delete records of old failed ones; return how many were due.
 
     Their bytes are deleted both times, also those that were PUT after the upload was deleted.
     """
-    now = deps.clock.now()
-    due = await deps.uploads.due(now, limit=deps.reconcile.batch_size)
+    now, uploads = container.clock.now(), container.uploads
+    due = await uploads.due(now, limit=container.reconcile.batch_size)
     if deleted := {upload["_id"]: upload["key"] for upload in due if upload["status"] == DELETED}:
-        await deps.blobstore.delete(deleted.values())
-        await deps.uploads.delete_by_ids(deleted)
+        await container.blobstore.delete(deleted.values())
+        await uploads.delete_by_ids(deleted)
     for upload in due:
-        if upload["_id"] in deleted:
+        upload_id, status = upload["_id"], upload["status"]
+        if status == DELETED:
             continue
-        if upload["status"] == Status.PROCESSING:
+        if status == Status.PROCESSING:
             # Its confirmation is a durable task, which ends by itself.
-            await deps.uploads.change(upload["_id"], [str(Status.PROCESSING)], {"due_at": now + PROCESSING_RECHECK})
-        elif upload["status"] == Status.PENDING:
+            await uploads.change(upload_id, [status], {"due_at": now + PROCESSING_RECHECK})
+        elif status == Status.PENDING:
             changes = {"status": str(Status.FAILED), "message": UPLOAD_EXPIRED, "due_at": now + UPLOAD_RETENTION}
-            if await deps.uploads.change(upload["_id"], [str(Status.PENDING)], changes) is not None:
-                await _delete_upload_bytes(deps, upload)
+            if await uploads.change(upload_id, [status], changes) is not None:
+                await _delete_upload_bytes(container, upload)
         elif (kept_until := upload["expires_at"] + UPLOAD_RETENTION) > now:
-            # Failed by its confirmation and not by its age: the record is kept as long as any other.
-            await deps.uploads.change(upload["_id"], [upload["status"]], {"due_at": kept_until})
-        elif await _delete_upload_bytes(deps, upload):
-            await deps.uploads.delete_if(upload["_id"], upload["status"])
+            # It failed before it expired: its record is kept as long as any other.
+            await uploads.change(upload_id, [status], {"due_at": kept_until})
+        elif await _delete_upload_bytes(container, upload):
+            await uploads.delete_if(upload_id, status)
     SWEPT.labels("upload").inc(len(due))
     return len(due)
 
 
-async def _delete_upload_bytes(deps: Container, upload: UploadDocument) -> bool:
+async def _delete_upload_bytes(container: Container, upload: UploadDocument) -> bool:
     try:
-        await deps.blobstore.delete([upload["key"]])
+        await container.blobstore.delete([upload["key"]])
     except BucketlineError as error:
         log.warning("upload bytes not deleted", upload_id=upload["_id"], error=error.message)
         return False

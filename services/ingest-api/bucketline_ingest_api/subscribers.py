@@ -30,17 +30,17 @@ _FIELDS = ("run", "status", "created_at", "moved_at")
 
 
 @router.subscriber(STATUS.name, group_id=STATUS.group("ingest-api"), batch=True, ack_policy=AckPolicy.MANUAL)
-async def apply_statuses(records: Events[ObjectStatusChanged], deps: Annotated[Container, Provided()]) -> None:
+async def apply_statuses(records: Events[ObjectStatusChanged], container: Annotated[Container, Provided()]) -> None:
     """Move objects forward by compare-and-set: duplicates and late events change nothing.
 
     Documents of objects that no longer exist are deleted: they were written while their object was being deleted.
     """
     events = [record.event for record in records]
-    objects = await deps.objects.many(list({event.object_id for event in events}), fields=_FIELDS)
-    await deps.objects.apply_statuses([event for event in events if event.object_id in objects])
+    objects = await container.objects.many(list({event.object_id for event in events}), fields=_FIELDS)
+    await container.objects.apply_statuses([event for event in events if event.object_id in objects])
     final = {event.object_id for event in events if event.sequence == RANK_FINAL}
     if orphaned := sorted(final - objects.keys()):
-        await deps.documents.delete_of_objects(orphaned)
+        await container.documents.delete_of_objects(orphaned)
     record_status_metrics(events, objects)
 
 

@@ -22,7 +22,7 @@ from bucketline.kafka.broker import Bus
 from bucketline.observability.health import Health
 from bucketline.service_context import ServiceContext
 from bucketline.settings import read_settings
-from bucketline_ingest_api.app import build, wire
+from bucketline_ingest_api.app import build
 from bucketline_ingest_api.body_limit import BodyLimiter, Bounds
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.edge_middleware import EdgeMiddleware
@@ -141,10 +141,10 @@ class World:
             clock=self.clock,
             ids=RandomIds(),
         )
-        deps = wire(runtime, api)
+        deps = Container(runtime, api)
         registry.register(deps)
         inner = build()
-        inner.state.deps = deps
+        inner.state.container = deps
         bodies = BodyLimiter(Bounds(body_bytes, together=4 * body_bytes))
         limiter = RateLimiter(self.database, api, clock=self.clock)
         app = EdgeMiddleware(inner, auth=lambda: deps.auth, limiter=lambda: limiter, ids=RandomIds(), bodies=bodies)

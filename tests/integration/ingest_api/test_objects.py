@@ -21,7 +21,6 @@ from bucketline.events.models import ObjectStatusChanged
 from bucketline.observability.health import Health
 from bucketline.service_context import ServiceContext
 from bucketline.settings import read_settings
-from bucketline_ingest_api.app import wire
 from bucketline_ingest_api.buckets.deletion import empty_bucket
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.objects.create import WriteResult, create_object
@@ -100,7 +99,7 @@ async def world(database: Database, clock: ManualClock) -> World:
         "created_at": clock.now(),
         "updated_at": clock.now(),
     }
-    return World(wire(runtime, ApiSettings(inline_staging_threshold_bytes=1000)), bus, clock, bucket)
+    return World(Container(runtime, ApiSettings(inline_staging_threshold_bytes=1000)), bus, clock, bucket)
 
 
 def stages(plan: Mapping[str, Any]) -> set[str]:

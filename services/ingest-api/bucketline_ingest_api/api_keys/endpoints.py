@@ -27,9 +27,9 @@ Force = Annotated[bool, Query(description="Accepted without effect: a key can al
 
 
 @router.get("/me", summary="Who am I?", responses=errors())
-async def get_me(deps: ContainerDep, caller: CallerDep) -> Me:
+async def get_me(container: ContainerDep, caller: CallerDep) -> Me:
     """Show the organization, the key and the rate limit of the caller."""
-    limit = caller.rate_limit or deps.settings.rate_limit
+    limit = caller.rate_limit or container.settings.rate_limit
     return Me(
         organization_id=caller.organization_id,
         user_email=caller.user_email,
@@ -39,14 +39,14 @@ async def get_me(deps: ContainerDep, caller: CallerDep) -> Me:
 
 
 @router.post(USER, summary="Create a key", responses=errors(409))
-async def create_key(deps: ContainerDep, caller: AdminPrincipal, user_email: str, body: CreateKey) -> IssuedKey:
+async def create_key(container: ContainerDep, caller: AdminPrincipal, user_email: str, body: CreateKey) -> IssuedKey:
     """Show the plain text of the new key; it cannot be shown again."""
-    return IssuedKey.issued(await service.create_key(deps, caller, user_email, body), deps.clock.now())
+    return IssuedKey.issued(await service.create_key(container, caller, user_email, body), container.clock.now())
 
 
 @router.get(USER, summary="List a user's keys", responses=errors())
 async def list_keys(
-    deps: ContainerDep,
+    container: ContainerDep,
     caller: AdminPrincipal,
     user_email: str,
     include_revoked: Revoked = False,
@@ -54,32 +54,32 @@ async def list_keys(
 ) -> KeyList:
     """List the keys without their secrets."""
     user = service.require_key_admin(caller, user_email)
-    keys = await deps.keyring.of_user(caller.organization_id, user, revoked=include_revoked)
-    return KeyList(results=[Key.of(key, deps.clock.now()) for key in keys], total=len(keys))
+    keys = await container.keyring.of_user(caller.organization_id, user, revoked=include_revoked)
+    return KeyList(results=[Key.of(key, container.clock.now()) for key in keys], total=len(keys))
 
 
 @router.patch(USER + "/{key_name}", summary="Change a key", responses=errors(409))
 async def update_key(
-    deps: ContainerDep, caller: AdminPrincipal, user_email: str, key_name: str, body: UpdateKey
+    container: ContainerDep, caller: AdminPrincipal, user_email: str, key_name: str, body: UpdateKey
 ) -> Key:
     """Change only the fields that are sent."""
-    return Key.of(await service.update_key(deps, caller, user_email, key_name, body), deps.clock.now())
+    return Key.of(await service.update_key(container, caller, user_email, key_name, body), container.clock.now())
 
 
 @router.delete(USER + "/{key_name}", summary="Revoke a key", responses=errors())
 async def revoke_key(
-    deps: ContainerDep,
+    container: ContainerDep,
     caller: AdminPrincipal,
     user_email: str,
     key_name: str,
     force: Force = False,  # noqa: ARG001 - has no effect
 ) -> KeyRevoked:
     """End the validity of the key for good."""
-    await service.revoke_key(deps, caller, user_email, key_name)
+    await service.revoke_key(container, caller, user_email, key_name)
     return KeyRevoked()
 
 
 @router.post(USER + "/{key_name}/rotate", summary="Give a key a new secret", responses=errors())
-async def rotate_key(deps: ContainerDep, caller: AdminPrincipal, user_email: str, key_name: str) -> IssuedKey:
+async def rotate_key(container: ContainerDep, caller: AdminPrincipal, user_email: str, key_name: str) -> IssuedKey:
     """Show the plain text of the new secret; the old one stays valid for the grace period."""
-    return IssuedKey.issued(await service.rotate_key(deps, caller, user_email, key_name), deps.clock.now())
+    return IssuedKey.issued(await service.rotate_key(container, caller, user_email, key_name), container.clock.now())

@@ -23,7 +23,7 @@ def require_key_admin(caller: Principal, user_email: str) -> str:
     return user_email.lower()
 
 
-async def create_key(deps: Container, caller: Principal, user_email: str, body: CreateKey) -> NewApiKey:
+async def create_key(container: Container, caller: Principal, user_email: str, body: CreateKey) -> NewApiKey:
     """Create a key of the user; its plain text is returned only this once."""
     spec = ApiKeySpec(
         name=body.name,
@@ -34,10 +34,12 @@ async def create_key(deps: Container, caller: Principal, user_email: str, body: 
         rate_limit=body.rate_limit_override,
     )
     user = require_key_admin(caller, user_email)
-    return await deps.keyring.create(caller.organization_id, user, spec, created_by=caller.key_id)
+    return await container.keyring.create(caller.organization_id, user, spec, created_by=caller.key_id)
 
 
-async def update_key(deps: Container, caller: Principal, user_email: str, name: str, body: UpdateKey) -> ApiKeyDocument:
+async def update_key(
+    container: Container, caller: Principal, user_email: str, name: str, body: UpdateKey
+) -> ApiKeyDocument:
     """Set the fields that were sent and return the updated key. Other replicas follow within their cache time."""
     user, organization_id = require_key_admin(caller, user_email), caller.organization_id
     sent = body.model_fields_set
@@ -49,29 +51,29 @@ async def update_key(deps: Container, caller: Principal, user_email: str, name: 
     if (granted := body.granted()) is not None:
         changes["permissions"] = granted
     if "scopes" in sent:
-        changes["namespaces"] = await deps.keyring.namespace_ids(organization_id, _identifiers(body.scopes))
+        changes["namespaces"] = await container.keyring.namespace_ids(organization_id, _identifiers(body.scopes))
     if "rate_limit_override" in sent:
         changes["rate_limit"] = body.rate_limit_override
     if "expires_at" in sent:
         changes["expires_at"] = body.expires_at
-    key = await deps.keyring.change(organization_id, user, name, changes)
+    key = await container.keyring.change(organization_id, user, name, changes)
     if body.status == "revoked":
-        key = await deps.keyring.revoke(organization_id, user, key["name"])
-    deps.auth.forget()
+        key = await container.keyring.revoke(organization_id, user, key["name"])
+    container.auth.forget()
     return key
 
 
-async def rotate_key(deps: Container, caller: Principal, user_email: str, name: str) -> NewApiKey:
+async def rotate_key(container: Container, caller: Principal, user_email: str, name: str) -> NewApiKey:
     """Give the key a new secret; the old one stays valid for the grace period."""
-    issued = await deps.keyring.rotate(caller.organization_id, require_key_admin(caller, user_email), name)
-    deps.auth.forget()
+    issued = await container.keyring.rotate(caller.organization_id, require_key_admin(caller, user_email), name)
+    container.auth.forget()
     return issued
 
 
-async def revoke_key(deps: Container, caller: Principal, user_email: str, name: str) -> None:
+async def revoke_key(container: Container, caller: Principal, user_email: str, name: str) -> None:
     """Revoke the key: here at once, on other replicas within their cache time."""
-    await deps.keyring.revoke(caller.organization_id, require_key_admin(caller, user_email), name)
-    deps.auth.forget()
+    await container.keyring.revoke(caller.organization_id, require_key_admin(caller, user_email), name)
+    container.auth.forget()
 
 
 def _identifiers(scopes: list[KeyScope] | None) -> list[str]:

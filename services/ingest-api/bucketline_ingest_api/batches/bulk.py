@@ -19,12 +19,12 @@ MAX_BATCHES = 1000
 MAX_BULK_OBJECTS = 1_000_000
 
 
-async def submit_drafts(deps: Container, bucket: BucketDocument) -> SubmittedDrafts:
+async def submit_drafts(container: Container, bucket: BucketDocument) -> SubmittedDrafts:
     """Submit the non-empty drafts of the bucket, oldest first, at most :data:`MAX_DRAFTS`."""
     ensure_writable(bucket)
-    drafts = await deps.batches.drafts_of_bucket(bucket["_id"], limit=MAX_DRAFTS + 1)
-    empty = await deps.batches.count_empty_drafts(bucket["_id"], limit=MAX_DRAFTS)
-    batches = [await _submit(deps, draft) for draft in drafts[:MAX_DRAFTS]]
+    drafts = await container.batches.drafts_of_bucket(bucket["_id"], limit=MAX_DRAFTS + 1)
+    empty = await container.batches.count_empty_drafts(bucket["_id"], limit=MAX_DRAFTS)
+    batches = [await _submit(container, draft) for draft in drafts[:MAX_DRAFTS]]
     failed = sum(batch.error is not None for batch in batches)
     return SubmittedDrafts(
         submitted=len(batches) - failed,
@@ -37,7 +37,7 @@ async def submit_drafts(deps: Container, bucket: BucketDocument) -> SubmittedDra
     )
 
 
-async def bulk_submit(deps: Container, bucket: BucketDocument, body: BulkSubmit) -> BulkSubmitted:
+async def bulk_submit(container: Container, bucket: BucketDocument, body: BulkSubmit) -> BulkSubmitted:
     """Create and submit batches of ``chunk_size`` objects, oldest first, of all objects that match the filters.
 
     Raises :class:`BadRequest`, before anything is created, for more than :data:`MAX_BULK_OBJECTS` objects or
@@ -45,23 +45,23 @@ async def bulk_submit(deps: Container, bucket: BucketDocument, body: BulkSubmit)
     dependency becomes unavailable during the request, the batches submitted so far stay.
     """
     ensure_writable(bucket)
-    collection_ids = await resolve_collections(deps, bucket, body.collection_ids)
+    collection_ids = await resolve_collections(container, bucket, body.collection_ids)
     selected = select_rows({"bucket_id": bucket["_id"]}, list_spec(bucket), body.filters)
-    limit = await _count(deps, selected, body)
-    group_id, batches = deps.ids.new("btch"), []
-    async for object_ids in _chunks(deps, selected, body.chunk_size, limit):
+    limit = await _count(container, selected, body)
+    group_id, batches = container.ids.new("btch"), []
+    async for object_ids in _chunks(container, selected, body.chunk_size, limit):
         draft = new_draft(
             bucket["namespace_id"],
             bucket["_id"],
             object_ids,
-            batch_id=deps.ids.new("btch"),
-            now=deps.clock.now(),
+            batch_id=container.ids.new("btch"),
+            now=container.clock.now(),
             collection_ids=collection_ids,
             strategy=body.dedup_strategy or "skip",
             metadata={"batch_group_id": group_id},
         )
-        await deps.batches.create(draft)
-        batches.append(await _submit(deps, draft))
+        await container.batches.create(draft)
+        batches.append(await _submit(container, draft))
     failed = sum(batch.error is not None for batch in batches)
     return BulkSubmitted(
         batch_group_id=group_id,
@@ -74,11 +74,11 @@ async def bulk_submit(deps: Container, bucket: BucketDocument, body: BulkSubmit)
     )
 
 
-async def _submit(deps: Container, batch: BatchDocument) -> SubmittedBatch:
+async def _submit(container: Container, batch: BatchDocument) -> SubmittedBatch:
     """Submit a draft; if that is rejected, return the draft with the reason."""
     error = None
     try:
-        batch = await submit_batch(deps, batch)
+        batch = await submit_batch(container, batch)
     except ApiError as rejected:
         error = rejected.message
     return SubmittedBatch(
@@ -90,11 +90,11 @@ async def _submit(deps: Container, batch: BatchDocument) -> SubmittedBatch:
     )
 
 
-async def _count(deps: Container, selected: Selection, body: BulkSubmit) -> int:
+async def _count(container: Container, selected: Selection, body: BulkSubmit) -> int:
     """Return how many objects to submit. Raises :class:`BadRequest` for more than one request may submit."""
     limit = min(MAX_BULK_OBJECTS, MAX_BATCHES * body.chunk_size)
     with search_timeout():
-        count = await deps.objects.count_matching(
+        count = await container.objects.count_matching(
             selected.where, limit=min(limit + 1, body.max_objects or limit + 1), computed=selected.computed
         )
     if count > limit:
@@ -107,13 +107,13 @@ async def _count(deps: Container, selected: Selection, body: BulkSubmit) -> int:
     return count
 
 
-async def _chunks(deps: Container, selected: Selection, size: int, limit: int) -> AsyncIterator[list[str]]:
+async def _chunks(container: Container, selected: Selection, size: int, limit: int) -> AsyncIterator[list[str]]:
     """Yield the ids of at most ``limit`` objects, oldest first, ``size`` at a time."""
     chunk: list[str] = []
     where, remaining = selected.where, limit
     while remaining > 0:
         with search_timeout():
-            objects = await deps.objects.search(
+            objects = await container.objects.search(
                 where,
                 limit=min(PAGE_SIZE, remaining),
                 sort=[("created_at", 1), ("_id", 1)],

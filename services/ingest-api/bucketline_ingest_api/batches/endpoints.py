@@ -68,7 +68,7 @@ Offset = Annotated[int, Query(ge=0, le=100_000)]
 
 @router.post(BUCKET, summary="Create a batch", responses=errors(400))
 async def create_batch(
-    deps: ContainerDep,
+    container: ContainerDep,
     scope: BucketWrite,
     body: CreateBatch,
     skip_validation: SkipValidation = False,
@@ -77,55 +77,61 @@ async def create_batch(
 ) -> Batch:
     """Create a draft of up to 50,000 objects, by id or by filters; `auto_submit` submits it at once."""
     submit = _first_given(auto_submit, trigger_processing, body.auto_submit, body.trigger_processing)
-    batch = await service.create_batch(deps, scope.bucket, body, skip_validation=skip_validation, submit=submit is True)
-    return await _respond(deps, batch)
+    batch = await service.create_batch(
+        container, scope.bucket, body, skip_validation=skip_validation, submit=submit is True
+    )
+    return await _respond(container, batch)
 
 
 @router.post(BUCKET + "/list", summary="List a bucket's batches", responses=errors(400))
 async def list_batches(
-    deps: ContainerDep, scope: BucketRead, list_query: Paging, body: ListBatches | None = None
+    container: ContainerDep, scope: BucketRead, list_query: Paging, body: ListBatches | None = None
 ) -> BatchList:
     """List the newest first."""
-    page = await service.find_batches(deps, {"bucket_id": scope.bucket_id}, list_query, body)
-    return await _respond_list(deps, page)
+    page = await service.find_batches(container, {"bucket_id": scope.bucket_id}, list_query, body)
+    return await _respond_list(container, page)
 
 
 @router.post(BUCKET + "/submit-all", summary="Submit all drafts of a bucket", responses=errors(400))
-async def submit_all_batches(deps: ContainerDep, scope: BucketWrite) -> SubmittedDrafts:
+async def submit_all_batches(container: ContainerDep, scope: BucketWrite) -> SubmittedDrafts:
     """Submit up to 1,000 drafts, oldest first; `has_more` is true if others remain. Empty drafts stay."""
-    return await bulk.submit_drafts(deps, scope.bucket)
+    return await bulk.submit_drafts(container, scope.bucket)
 
 
 @router.post(BUCKET + "/bulk-submit", summary="Submit a whole bucket in batches", responses=errors(400))
 async def bulk_submit_batches(
-    deps: ContainerDep, scope: BucketWrite, body: Annotated[BulkSubmit | None, Body()] = None
+    container: ContainerDep, scope: BucketWrite, body: Annotated[BulkSubmit | None, Body()] = None
 ) -> BulkSubmitted:
     """Submit batches of `chunk_size` objects: up to 1,000,000 objects in up to 1,000 batches.
 
     After a 503 the batches that were submitted stay. A repeated request skips objects that have been processed by then.
     """
-    return await bulk.bulk_submit(deps, scope.bucket, body or BulkSubmit())
+    return await bulk.bulk_submit(container, scope.bucket, body or BulkSubmit())
 
 
 @router.get(BATCH, summary="Get a batch", responses=errors(400))
-async def get_batch(deps: ContainerDep, scope: BucketRead, batch_id: str) -> Batch:
+async def get_batch(container: ContainerDep, scope: BucketRead, batch_id: str) -> Batch:
     """Show the batch with its progress and all its objects."""
-    return await _respond(deps, await _find(deps, scope, batch_id))
+    return await _respond(container, await _find(container, scope, batch_id))
 
 
 @router.post(BATCH + "/objects", summary="Add objects to a draft", responses=errors(400))
 async def add_objects_to_batch(
-    deps: ContainerDep, scope: BucketWrite, batch_id: str, body: AddObjects, skip_validation: SkipValidation = False
+    container: ContainerDep,
+    scope: BucketWrite,
+    batch_id: str,
+    body: AddObjects,
+    skip_validation: SkipValidation = False,
 ) -> Batch:
     """Add the objects that the draft does not have yet."""
-    batch = await _find(deps, scope, batch_id)
-    updated = await service.add_objects(deps, scope.bucket, batch, body, skip_validation=skip_validation)
-    return await _respond(deps, updated)
+    batch = await _find(container, scope, batch_id)
+    updated = await service.add_objects(container, scope.bucket, batch, body, skip_validation=skip_validation)
+    return await _respond(container, updated)
 
 
 @router.post(BATCH + "/submit", summary="Submit a batch", responses=errors(400))
 async def submit_batch(
-    deps: ContainerDep,
+    container: ContainerDep,
     scope: BucketWrite,
     batch_id: str,
     body: Annotated[SubmitBatch | None, Body()] = None,
@@ -133,48 +139,50 @@ async def submit_batch(
 ) -> Task:
     """Start to process the batch; its task shows the progress."""
     request = body or SubmitBatch()
-    batch = await _find(deps, scope, batch_id)
-    collection_ids = await service.resolve_collections(deps, scope.bucket, request.collection_ids)
+    batch = await _find(container, scope, batch_id)
+    collection_ids = await service.resolve_collections(container, scope.bucket, request.collection_ids)
     submitted = await submission.submit_batch(
-        deps, batch, collection_ids=collection_ids, webhook_url=request.webhook_url
+        container, batch, collection_ids=collection_ids, webhook_url=request.webhook_url
     )
     return serialize_batch_task(submitted)
 
 
 @router.post(BATCH + "/cancel", summary="Cancel a batch", responses=errors(400))
-async def cancel_batch(deps: ContainerDep, scope: BucketWrite, batch_id: str, reason: Reason = None) -> Task:
+async def cancel_batch(container: ContainerDep, scope: BucketWrite, batch_id: str, reason: Reason = None) -> Task:
     """Drop work that has not started; its objects become drafts again. Work that is running completes."""
-    canceled, unit_counts = await submission.cancel_batch(deps, await _find(deps, scope, batch_id), reason)
+    canceled, unit_counts = await submission.cancel_batch(container, await _find(container, scope, batch_id), reason)
     return serialize_batch_task(canceled, cancellation=unit_counts)
 
 
 @router.patch(BATCH, summary="Change a batch's metadata", responses=errors(400))
-async def update_batch(deps: ContainerDep, scope: BucketWrite, batch_id: str, body: UpdateBatch) -> Batch:
+async def update_batch(container: ContainerDep, scope: BucketWrite, batch_id: str, body: UpdateBatch) -> Batch:
     """Replace the metadata, in any state of the batch."""
-    return await _respond(deps, await service.update_batch(deps, await _find(deps, scope, batch_id), body))
+    return await _respond(
+        container, await service.update_batch(container, await _find(container, scope, batch_id), body)
+    )
 
 
 @router.delete(BATCH, summary="Delete a batch", responses=errors(400))
-async def delete_batch(deps: ContainerDep, scope: BucketDelete, batch_id: str) -> Deleted:
+async def delete_batch(container: ContainerDep, scope: BucketDelete, batch_id: str) -> Deleted:
     """Delete a batch that is not running. Its objects and documents stay."""
-    await service.delete_batch(deps, await _find(deps, scope, batch_id))
+    await service.delete_batch(container, await _find(container, scope, batch_id))
     return Deleted(message="batch deleted")
 
 
 @router.post(BATCH + "/retry", summary="Retry what failed in a batch", responses=errors(400))
 async def retry_batch(
-    deps: ContainerDep, scope: BucketWrite, batch_id: str, body: Annotated[RetryBatch | None, Body()] = None
+    container: ContainerDep, scope: BucketWrite, batch_id: str, body: Annotated[RetryBatch | None, Body()] = None
 ) -> Retry:
     """Run the failed objects again. After 30 days it is not known which failed: `batch_results_expired`."""
     request = body or RetryBatch()
-    batch = await _find(deps, scope, batch_id)
-    retried, count = await retries.retry_batch(deps, scope.bucket, batch, request)
+    batch = await _find(container, scope, batch_id)
+    retried, count = await retries.retry_batch(container, scope.bucket, batch, request)
     return serialize_retry(retried, count, request)
 
 
 @router.post(BATCH + "/resubmit", summary="Run a batch again", responses=errors(400))
 async def resubmit_batch(
-    deps: ContainerDep,
+    container: ContainerDep,
     scope: BucketWrite,
     batch_id: str,
     body: Annotated[ResubmitBatch | None, Body()] = None,
@@ -185,14 +193,14 @@ async def resubmit_batch(
     """Turn a finished batch into a draft with all its objects, and submit it unless `auto_submit` is false."""
     request = body or ResubmitBatch()
     submit = _first_given(auto_submit, trigger_processing, request.auto_submit, request.trigger_processing)
-    batch = await _find(deps, scope, batch_id)
-    resubmitted = await retries.resubmit_batch(deps, scope.bucket, batch, submit=submit is not False)
+    batch = await _find(container, scope, batch_id)
+    resubmitted = await retries.resubmit_batch(container, scope.bucket, batch, submit=submit is not False)
     return serialize_resubmission(resubmitted, previous=batch)
 
 
 @router.get(BATCH + "/failed-documents", summary="List what failed in a batch", responses=errors(400))
 async def list_failed_documents(
-    deps: ContainerDep,
+    container: ContainerDep,
     scope: BucketRead,
     batch_id: str,
     tier_num: TierNumber = None,
@@ -201,22 +209,22 @@ async def list_failed_documents(
     offset: Offset = 0,
 ) -> FailedDocuments:
     """List every object that failed; after 30 days the first thousand, as the batch shows them."""
-    batch = await _find(deps, scope, batch_id)
-    tiers = await _tiers(deps, batch)
-    failures = await results.find_failures(deps, batch, tiers, tier=tier_num, collection=collection_id)
+    batch = await _find(container, scope, batch_id)
+    tiers = await _tiers(container, batch)
+    failures = await results.find_failures(container, batch, tiers, tier=tier_num, collection=collection_id)
     return serialize_failures(batch, failures, limit=limit, offset=offset)
 
 
 @router.get(BATCH + "/audit", summary="Audit a batch", responses=errors(400))
-async def audit_batch(deps: ContainerDep, scope: BucketRead, batch_id: str) -> BatchAudit:
+async def audit_batch(container: ContainerDep, scope: BucketRead, batch_id: str) -> BatchAudit:
     """Count the objects and work units themselves; after 30 days, show the totals of the batch."""
-    batch = await _find(deps, scope, batch_id)
-    return serialize_audit(batch, await results.audit_batch(deps, batch), await _tiers(deps, batch))
+    batch = await _find(container, scope, batch_id)
+    return serialize_audit(batch, await results.audit_batch(container, batch), await _tiers(container, batch))
 
 
 @router.post("/v1/batches/list", summary="List batches of any bucket", responses=errors(400))
 async def search_batches(
-    deps: ContainerDep,
+    container: ContainerDep,
     caller: ReadPrincipal,
     list_query: Paging,
     body: ListBatches | None = None,
@@ -224,25 +232,25 @@ async def search_batches(
     fallback: NamespaceQuery = None,
 ) -> BatchList:
     """List the newest first; without a namespace, those of all namespaces that the key may access."""
-    scope = await service.scope_of_all_buckets(deps, caller, body, namespace or fallback)
-    return await _respond_list(deps, await service.find_batches(deps, scope, list_query, body))
+    scope = await service.scope_of_all_buckets(container, caller, body, namespace or fallback)
+    return await _respond_list(container, await service.find_batches(container, scope, list_query, body))
 
 
 @router.get("/v1/batches/{batch_id}", summary="Get a batch by its id", responses=errors(400))
 async def get_batch_by_id(
-    deps: ContainerDep,
+    container: ContainerDep,
     caller: ReadPrincipal,
     batch_id: str,
     namespace: NamespaceHeader = None,
     fallback: NamespaceQuery = None,
 ) -> Batch:
     """Show the batch with its progress and all its objects."""
-    return await _respond(deps, await service.find_batch_by_id(deps, caller, batch_id, namespace or fallback))
+    return await _respond(container, await service.find_batch_by_id(container, caller, batch_id, namespace or fallback))
 
 
 @router.post("/v1/batches/{batch_id}/cancel", summary="Cancel a batch by its id", responses=errors(400))
 async def cancel_batch_by_id(
-    deps: ContainerDep,
+    container: ContainerDep,
     caller: WritePrincipal,
     batch_id: str,
     reason: Reason = None,
@@ -250,34 +258,36 @@ async def cancel_batch_by_id(
     fallback: NamespaceQuery = None,
 ) -> Task:
     """Drop work that has not started; its objects become drafts again. Work that is running completes."""
-    batch = await service.find_batch_by_id(deps, caller, batch_id, namespace or fallback)
-    canceled, unit_counts = await submission.cancel_batch(deps, batch, reason)
+    batch = await service.find_batch_by_id(container, caller, batch_id, namespace or fallback)
+    canceled, unit_counts = await submission.cancel_batch(container, batch, reason)
     return serialize_batch_task(canceled, cancellation=unit_counts)
 
 
-async def _find(deps: Container, scope: BucketScope, batch_id: str) -> BatchDocument:
-    return await service.find_batch(deps, scope.namespace_id, scope.bucket_id, batch_id)
+async def _find(container: Container, scope: BucketScope, batch_id: str) -> BatchDocument:
+    return await service.find_batch(container, scope.namespace_id, scope.bucket_id, batch_id)
 
 
-async def _tiers(deps: Container, batch: BatchDocument) -> results.Tiers:
+async def _tiers(container: Container, batch: BatchDocument) -> results.Tiers:
     """Return the collections that the batch's objects reach."""
-    tiers = await deps.collections.tiers_of_bucket(batch["bucket_id"])
+    tiers = await container.collections.tiers_of_bucket(batch["bucket_id"])
     return tiers if batch["collection_ids"] is None else select_tiers(tiers, batch["collection_ids"])
 
 
-async def _respond(deps: Container, batch: BatchDocument) -> Batch:
-    return serialize_batch(batch, await _tiers(deps, batch), deps.clock)
+async def _respond(container: Container, batch: BatchDocument) -> Batch:
+    return serialize_batch(batch, await _tiers(container, batch), container.clock)
 
 
-async def _respond_list(deps: Container, page: Page[BatchDocument]) -> BatchList:
+async def _respond_list(container: Container, page: Page[BatchDocument]) -> BatchList:
     tiers_of_bucket = {
-        bucket_id: await deps.collections.tiers_of_bucket(bucket_id)
+        bucket_id: await container.collections.tiers_of_bucket(bucket_id)
         for bucket_id in dict.fromkeys(batch["bucket_id"] for batch in page.rows)
     }
     rows = []
     for batch in page.rows:
         tiers, selected = tiers_of_bucket[batch["bucket_id"]], batch["collection_ids"]
-        rows.append(serialize_batch(batch, tiers if selected is None else select_tiers(tiers, selected), deps.clock))
+        rows.append(
+            serialize_batch(batch, tiers if selected is None else select_tiers(tiers, selected), container.clock)
+        )
     return BatchList(results=rows, total_count=page.total, pagination=page.pagination)
 
 

@@ -83,14 +83,14 @@ def have_expired(batch: BatchDocument, latest: Mapping[str, Latest], now: dateti
 
 
 async def find_failures(
-    deps: Container, batch: BatchDocument, tiers: Tiers, *, tier: int | None, collection: str | None
+    container: Container, batch: BatchDocument, tiers: Tiers, *, tier: int | None, collection: str | None
 ) -> list[Failure]:
     """Return the failures of the batch, ordered by object id; only those of a tier or collection if that is given.
 
     When the work units have expired, return the failures that the batch itself has: at most the first thousand.
     """
-    latest = select_run(batch, await deps.units.latest(batch["_id"]))
-    if have_expired(batch, latest, deps.clock.now()):
+    latest = select_run(batch, await container.units.latest(batch["_id"]))
+    if have_expired(batch, latest, container.clock.now()):
         rows = sorted(batch.get("failed_objects", []), key=lambda row: row["object_id"])
     else:
         rows = [
@@ -107,14 +107,14 @@ async def find_failures(
     return failures
 
 
-async def audit_batch(deps: Container, batch: BatchDocument) -> Audit:
+async def audit_batch(container: Container, batch: BatchDocument) -> Audit:
     """Count the objects of the batch from its work units, and look up the objects that are in none."""
     status = Status(batch["status"])
     finished, canceled = status in FINAL, status is Status.CANCELED
-    latest = {} if status is Status.DRAFT else select_run(batch, await deps.units.latest(batch["_id"]))
+    latest = {} if status is Status.DRAFT else select_run(batch, await container.units.latest(batch["_id"]))
     outside = [object_id for object_id in batch["objects"] if object_id not in latest]
-    waiting = await _waiting_objects(deps, batch["_id"], outside)
-    existing = await existing_objects(deps, batch["bucket_id"], outside)
+    waiting = await _waiting_objects(container, batch["_id"], outside)
+    existing = await existing_objects(container, batch["bucket_id"], outside)
     unassigned = [object_id for object_id in outside if object_id in existing and object_id not in waiting]
     planned = bool(batch.get("planned")) or finished
     # A batch may be canceled before anything is planned, and an automatic batch may lose its object to another one.
@@ -137,7 +137,7 @@ async def audit_batch(deps: Container, batch: BatchDocument) -> Audit:
         if finished
         else counts["completed"] + counts["failed"] + counts["skipped"],
     )
-    if not audit.balanced and _may_have_expired(batch, deps.clock.now()):
+    if not audit.balanced and _may_have_expired(batch, container.clock.now()):
         return _audit_from_totals(batch, audit)
     return audit
 
@@ -182,9 +182,9 @@ def _to_failure(row: FailedObject, tiers: Tiers) -> Failure:
     return Failure(row, [collection_id for _, collection_id in named], min((number for number, _ in named), default=0))
 
 
-async def _waiting_objects(deps: Container, batch_id: str, object_ids: Sequence[str]) -> set[str]:
+async def _waiting_objects(container: Container, batch_id: str, object_ids: Sequence[str]) -> set[str]:
     if not object_ids:
         return set()
-    dependencies = BatchDependencies(deps.database).collection
+    dependencies = BatchDependencies(container.database).collection
     rows = dependencies.stream({"batch_id": batch_id}, fields=["object_id"], page=PAGE_SIZE)
     return {row["object_id"] async for row in rows} & set(object_ids)

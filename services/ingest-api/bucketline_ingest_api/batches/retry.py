@@ -39,7 +39,7 @@ MAX_LISTED_FAILURES = 1000
 
 
 async def retry_batch(
-    deps: Container, bucket: BucketDocument, batch: BatchDocument, body: RetryBatch
+    container: Container, bucket: BucketDocument, batch: BatchDocument, body: RetryBatch
 ) -> tuple[BatchDocument, int]:
     """Start another run for the failed objects; return the batch and how many there are. If none, change nothing.
 
@@ -54,8 +54,8 @@ async def retry_batch(
             code="batch_retries_used_up",
             details={"batch_id": batch["_id"], "retry_count": retry_count, "max_retry_count": body.max_retry_count},
         )
-    latest = await deps.units.latest(batch["_id"])
-    failed_count, now = batch.get("failed", 0), deps.clock.now()
+    latest = await container.units.latest(batch["_id"])
+    failed_count, now = batch.get("failed", 0), container.clock.now()
     if failed_count and have_expired(batch, select_run(batch, latest), now):
         raise BadRequest(
             f"results are kept for {KEPT.days} days, so it is no longer known which objects of this batch failed: "
@@ -83,26 +83,28 @@ async def retry_batch(
         "documents_written": totals["documents"],
     }
     unset = dict.fromkeys(set(_RUN_FIELDS) - changes.keys(), "")
-    update = {"$set": changes, "$unset": unset, **submission_event(deps, batch, now)}
-    updated = await deps.batches.change(batch["_id"], _FINISHED, update, run=batch.get("run"))
+    update = {"$set": changes, "$unset": unset, **submission_event(container, batch, now)}
+    updated = await container.batches.change(batch["_id"], _FINISHED, update, run=batch.get("run"))
     if updated is None:
-        raise _not_finished(await deps.batches.get(batch["_id"]) or batch)
-    deps.batch_outbox.flush_soon([outbox_entry_of(updated)])
+        raise _not_finished(await container.batches.get(batch["_id"]) or batch)
+    container.batch_outbox.flush_soon([outbox_entry_of(updated)])
     return updated, len(retried)
 
 
 async def resubmit_batch(
-    deps: Container, bucket: BucketDocument, batch: BatchDocument, *, submit: bool
+    container: Container, bucket: BucketDocument, batch: BatchDocument, *, submit: bool
 ) -> BatchDocument:
     """Turn a finished batch into a draft with all its objects, submit it if ``submit``, and return it."""
     ensure_writable(bucket)
     _require_finished(batch)
-    changes = {"status": str(Status.DRAFT), "auto": False, "retry_count": 0, "updated_at": deps.clock.now()}
+    changes = {"status": str(Status.DRAFT), "auto": False, "retry_count": 0, "updated_at": container.clock.now()}
     unset = dict.fromkeys((*_RUN_FIELDS, "submitted_at", "last_retry_at"), "")
-    draft = await deps.batches.change(batch["_id"], _FINISHED, {"$set": changes, "$unset": unset}, run=batch.get("run"))
+    draft = await container.batches.change(
+        batch["_id"], _FINISHED, {"$set": changes, "$unset": unset}, run=batch.get("run")
+    )
     if draft is None:
-        raise _not_finished(await deps.batches.get(batch["_id"]) or batch)
-    return await submit_batch(deps, draft) if submit else draft
+        raise _not_finished(await container.batches.get(batch["_id"]) or batch)
+    return await submit_batch(container, draft) if submit else draft
 
 
 def carried_totals(latest: Mapping[str, Latest]) -> CarriedTotals:

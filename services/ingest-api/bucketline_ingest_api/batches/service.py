@@ -66,66 +66,68 @@ LIST_SPEC = ListSpec(
 )
 
 
-async def find_batch(deps: Container, namespace_id: str, bucket_id: str, batch_id: str) -> BatchDocument:
+async def find_batch(container: Container, namespace_id: str, bucket_id: str, batch_id: str) -> BatchDocument:
     """Return the batch of this bucket. Raises :class:`NotFound`."""
-    batch = await deps.batches.get(batch_id)
+    batch = await container.batches.get(batch_id)
     if batch is None or (batch["namespace_id"], batch["bucket_id"]) != (namespace_id, bucket_id):
         raise NotFound.of("batch", batch_id)
     return batch
 
 
-async def find_batch_by_id(deps: Container, caller: Principal, batch_id: str, namespace: str | None) -> BatchDocument:
+async def find_batch_by_id(
+    container: Container, caller: Principal, batch_id: str, namespace: str | None
+) -> BatchDocument:
     """Return the batch if the caller may access it. Raises :class:`NotFound`, also if it is in another namespace."""
-    scope = await deps.auth.namespace(caller, namespace) if namespace else None
-    batch = await deps.batches.get(batch_id)
+    scope = await container.auth.namespace(caller, namespace) if namespace else None
+    batch = await container.batches.get(batch_id)
     if batch is not None and (scope is None or batch["namespace_id"] == scope["_id"]):
-        owner = scope or await deps.namespaces.get_by_id(batch["namespace_id"])
+        owner = scope or await container.namespaces.get_by_id(batch["namespace_id"])
         if owner is not None and can_access(caller, owner):
             return batch
     raise NotFound.of("batch", batch_id)
 
 
 async def find_batches(
-    deps: Container, scope: Mapping[str, object], list_query: ListQuery, body: ListBatches | None
+    container: Container, scope: Mapping[str, object], list_query: ListQuery, body: ListBatches | None
 ) -> Page[BatchDocument]:
     """Return a page of the batches within ``scope``, newest first, each with the first of its objects."""
     conditions: list[Mapping[str, object]] = [scope]
     if body is not None and body.status is not None:
         conditions.append({"status": str(body.status)})
     if body is not None and body.collection_id is not None:
-        conditions.append(await _reaching(deps, body.collection_id))
+        conditions.append(await _reaching(container, body.collection_id))
     where = conditions[0] if len(conditions) == 1 else {"$and": conditions}
-    page = await list_rows(deps.batches, where, LIST_SPEC, list_query, body)
+    page = await list_rows(container.batches, where, LIST_SPEC, list_query, body)
     ids = [batch["_id"] for batch in page.rows]
-    objects = await deps.batches.first_objects(ids, LISTED_OBJECTS)
+    objects = await container.batches.first_objects(ids, LISTED_OBJECTS)
     for batch in page.rows:
         batch["objects"] = objects.get(batch["_id"], [])
     return page
 
 
 async def scope_of_all_buckets(
-    deps: Container, caller: Principal, body: ListBatches | None, namespace: str | None
+    container: Container, caller: Principal, body: ListBatches | None, namespace: str | None
 ) -> Mapping[str, object]:
     """Return the condition for a list across buckets: one namespace or bucket, or all that the caller may access."""
-    scope = await deps.auth.namespace(caller, namespace) if namespace else None
+    scope = await container.auth.namespace(caller, namespace) if namespace else None
     if body is not None and body.namespace_id is not None:
-        requested = await deps.auth.namespace(caller, body.namespace_id)
+        requested = await container.auth.namespace(caller, body.namespace_id)
         if scope is not None and requested["_id"] != scope["_id"]:
             raise BadRequest("X-Namespace and namespace_id name different namespaces", code="namespace_conflict")
         scope = requested
     if body is not None and body.bucket_id is not None:
-        bucket = await deps.buckets.get_by_id(body.bucket_id)
-        owner = await deps.namespaces.get_by_id(bucket["namespace_id"]) if bucket is not None else None
+        bucket = await container.buckets.get_by_id(body.bucket_id)
+        owner = await container.namespaces.get_by_id(bucket["namespace_id"]) if bucket is not None else None
         visible = owner is not None and can_access(caller, owner) and (scope is None or owner["_id"] == scope["_id"])
         return {"bucket_id": body.bucket_id} if visible else {"bucket_id": {"$in": []}}
     if scope is not None:
         return {"namespace_id": scope["_id"]}
-    ids = sorted(caller.namespaces) or await deps.namespaces.ids(caller.organization_id)
+    ids = sorted(caller.namespaces) or await container.namespaces.ids(caller.organization_id)
     return {"namespace_id": {"$in": ids}}
 
 
 async def create_batch(
-    deps: Container, bucket: BucketDocument, body: CreateBatch, *, skip_validation: bool, submit: bool
+    container: Container, bucket: BucketDocument, body: CreateBatch, *, skip_validation: bool, submit: bool
 ) -> BatchDocument:
     """Create a batch of the bucket's objects, and submit it if ``submit``.
 
@@ -133,29 +135,29 @@ async def create_batch(
     rejected, the draft stays and the error has its id in ``details``.
     """
     ensure_writable(bucket)
-    collection_ids = await resolve_collections(deps, bucket, body.collection_ids)
+    collection_ids = await resolve_collections(container, bucket, body.collection_ids)
     if body.object_ids is None:
-        object_ids = await _search_objects(deps, bucket, body)
+        object_ids = await _search_objects(container, bucket, body)
     else:
         object_ids = list(dict.fromkeys(body.object_ids))
         if not skip_validation:
-            await _require_objects(deps, bucket["_id"], object_ids)
+            await _require_objects(container, bucket["_id"], object_ids)
     batch = new_draft(
         bucket["namespace_id"],
         bucket["_id"],
         object_ids,
-        batch_id=deps.ids.new("btch"),
-        now=deps.clock.now(),
+        batch_id=container.ids.new("btch"),
+        now=container.clock.now(),
         name=body.batch_name,
         collection_ids=collection_ids,
         strategy=body.dedup_strategy,
         metadata=dict(body.metadata or {}),
     )
-    await deps.batches.create(batch)
+    await container.batches.create(batch)
     if not submit:
         return batch
     try:
-        return await submit_batch(deps, batch)
+        return await submit_batch(container, batch)
     except ApiError as error:
         error.details = {**(error.details or {}), "batch_id": batch["_id"]}
         raise
@@ -193,17 +195,17 @@ def new_draft(
 
 
 async def resolve_collections(
-    deps: Container, bucket: BucketDocument, identifiers: Sequence[str] | None
+    container: Container, bucket: BucketDocument, identifiers: Sequence[str] | None
 ) -> list[str] | None:
     """Return the ids of collections given by id or name; None, for all that read the bucket, when none is given."""
     if not identifiers:
         return None
     collection_ids: dict[str, None] = {}
     for index, identifier in enumerate(identifiers):
-        collection = await deps.collections.resolve(bucket["namespace_id"], identifier)
+        collection = await container.collections.resolve(bucket["namespace_id"], identifier)
         if collection is None or collection.get("deleting"):
             raise NotFound.of("collection", identifier)
-        if bucket["_id"] not in bucket_ids_of(await deps.collections.upstream([collection])):
+        if bucket["_id"] not in bucket_ids_of(await container.collections.upstream([collection])):
             location = ("body", "collection_ids", index)
             message = "the collection does not read this bucket"
             raise ValidationFailed([ValidationIssue("collection_source", location, message)])
@@ -212,7 +214,7 @@ async def resolve_collections(
 
 
 async def add_objects(
-    deps: Container, bucket: BucketDocument, batch: BatchDocument, body: AddObjects, *, skip_validation: bool
+    container: Container, bucket: BucketDocument, batch: BatchDocument, body: AddObjects, *, skip_validation: bool
 ) -> BatchDocument:
     """Add objects to a draft and return it; objects that it has already are ignored.
 
@@ -223,7 +225,7 @@ async def add_objects(
     if batch["status"] != Status.DRAFT:
         raise not_a_draft(batch)
     if not skip_validation:
-        await _require_objects(deps, bucket["_id"], object_ids)
+        await _require_objects(container, bucket["_id"], object_ids)
     for _ in range(MAX_UPDATE_ATTEMPTS):
         existing = set(batch["objects"])
         added = [object_id for object_id in object_ids if object_id not in existing]
@@ -236,15 +238,15 @@ async def add_objects(
                 code="batch_too_large",
                 details={"batch_id": batch["_id"], "limit": MAX_OBJECTS, "object_count": total},
             )
-        updated = await deps.batches.change(
+        updated = await container.batches.change(
             batch["_id"],
             [str(Status.DRAFT)],
-            {"$push": {"objects": {"$each": added}}, "$set": {"total": total, "updated_at": deps.clock.now()}},
+            {"$push": {"objects": {"$each": added}}, "$set": {"total": total, "updated_at": container.clock.now()}},
             total=batch["total"],
         )
         if updated is not None:
             return updated
-        current = await deps.batches.get(batch["_id"])
+        current = await container.batches.get(batch["_id"])
         if current is None:
             raise NotFound.of("batch", batch["_id"])
         if current["status"] != Status.DRAFT:
@@ -253,23 +255,23 @@ async def add_objects(
     raise ServiceUnavailable("the batch is being modified concurrently; try again", retry_after_seconds=1)
 
 
-async def update_batch(deps: Container, batch: BatchDocument, body: UpdateBatch) -> BatchDocument:
+async def update_batch(container: Container, batch: BatchDocument, body: UpdateBatch) -> BatchDocument:
     """Replace the metadata, in any state of the batch, and return the updated batch."""
     if body.metadata is None:
         return batch
-    updated = await deps.batches.set_metadata(batch["_id"], dict(body.metadata), deps.clock.now())
+    updated = await container.batches.set_metadata(batch["_id"], dict(body.metadata), container.clock.now())
     if updated is None:
         raise NotFound.of("batch", batch["_id"])
     return updated
 
 
-async def delete_batch(deps: Container, batch: BatchDocument) -> None:
+async def delete_batch(container: Container, batch: BatchDocument) -> None:
     """Delete a batch that is not running, once its events have been published. Its objects and documents stay."""
     active = [str(status) for status in BATCH_ACTIVE]
     for _ in range(MAX_UPDATE_ATTEMPTS):
-        if await deps.batches.delete_finished(batch["_id"]):
+        if await container.batches.delete_finished(batch["_id"]):
             return
-        current = await deps.batches.get(batch["_id"], fields=["status", "pending"])
+        current = await container.batches.get(batch["_id"], fields=["status", "pending"])
         if current is None:
             return
         if current["status"] in active:
@@ -279,7 +281,7 @@ async def delete_batch(deps: Container, batch: BatchDocument) -> None:
                 details={"batch_id": batch["_id"], "status": current["status"]},
             )
         try:
-            await deps.batch_outbox.flush([outbox_entry_of(current)])
+            await container.batch_outbox.flush([outbox_entry_of(current)])
         except RetryableError:
             break
     raise ServiceUnavailable(
@@ -287,9 +289,9 @@ async def delete_batch(deps: Container, batch: BatchDocument) -> None:
     )
 
 
-async def _require_objects(deps: Container, bucket_id: str, object_ids: Sequence[str]) -> None:
+async def _require_objects(container: Container, bucket_id: str, object_ids: Sequence[str]) -> None:
     """Raise :class:`NotFound` unless every object is in the bucket."""
-    existing = await existing_objects(deps, bucket_id, object_ids)
+    existing = await existing_objects(container, bucket_id, object_ids)
     missing = [object_id for object_id in object_ids if object_id not in existing]
     if missing:
         raise NotFound(
@@ -299,20 +301,20 @@ async def _require_objects(deps: Container, bucket_id: str, object_ids: Sequence
         )
 
 
-async def existing_objects(deps: Container, bucket_id: str, object_ids: Sequence[str]) -> set[str]:
+async def existing_objects(container: Container, bucket_id: str, object_ids: Sequence[str]) -> set[str]:
     """Return the ids of those objects that are in the bucket."""
     existing: set[str] = set()
     for start in range(0, len(object_ids), PAGE_SIZE):
         ids = list(object_ids[start : start + PAGE_SIZE])
-        existing |= await deps.objects.existing_in_bucket(bucket_id, ids)
+        existing |= await container.objects.existing_in_bucket(bucket_id, ids)
     return existing
 
 
-async def _search_objects(deps: Container, bucket: BucketDocument, body: CreateBatch) -> list[str]:
+async def _search_objects(container: Container, bucket: BucketDocument, body: CreateBatch) -> list[str]:
     """Return the oldest objects that match the filters. Without a limit, reject more than a batch can hold."""
     selected = select_rows({"bucket_id": bucket["_id"]}, list_spec(bucket), body.filters)
     with search_timeout():
-        rows = await deps.objects.search(
+        rows = await container.objects.search(
             selected.where,
             limit=body.limit or MAX_OBJECTS + 1,
             sort=[("created_at", 1), ("_id", 1)],
@@ -330,11 +332,11 @@ async def _search_objects(deps: Container, bucket: BucketDocument, body: CreateB
     return [row["_id"] for row in rows]
 
 
-async def _reaching(deps: Container, collection_id: str) -> Mapping[str, object]:
+async def _reaching(container: Container, collection_id: str) -> Mapping[str, object]:
     """Return the condition for batches whose objects reach the collection: by its id, or because none is named."""
     named: Mapping[str, object] = {"collection_ids": collection_id}
-    collection = await deps.collections.get_by_id(collection_id)
+    collection = await container.collections.get_by_id(collection_id)
     if collection is None:
         return named
-    bucket_ids = bucket_ids_of(await deps.collections.upstream([collection]))
+    bucket_ids = bucket_ids_of(await container.collections.upstream([collection]))
     return {"$or": [named, {"collection_ids": None, "bucket_id": {"$in": bucket_ids}}]}

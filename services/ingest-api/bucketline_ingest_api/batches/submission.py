@@ -15,7 +15,7 @@ MAX_REASON_LENGTH = 1000
 
 
 async def submit_batch(
-    deps: Container,
+    container: Container,
     batch: BatchDocument,
     *,
     collection_ids: list[str] | None = None,
@@ -26,30 +26,30 @@ async def submit_batch(
         raise not_a_draft(batch)
     if not batch["total"]:
         raise BadRequest("the batch has no objects", code="batch_empty", details={"batch_id": batch["_id"]})
-    now = deps.clock.now()
+    now = container.clock.now()
     changes = new_run_fields(batch, now)
     if collection_ids is not None:
         changes["collection_ids"] = collection_ids
     if webhook_url is not None:
         changes["webhook_url"] = webhook_url
-    update = {"$set": changes, **submission_event(deps, batch, now)}
-    submitted = await deps.batches.change(batch["_id"], [str(Status.DRAFT)], update)
+    update = {"$set": changes, **submission_event(container, batch, now)}
+    submitted = await container.batches.change(batch["_id"], [str(Status.DRAFT)], update)
     if submitted is None:
-        raise not_a_draft(await deps.batches.get(batch["_id"]) or batch)
-    deps.batch_outbox.flush_soon([outbox_entry_of(submitted)])
+        raise not_a_draft(await container.batches.get(batch["_id"]) or batch)
+    container.batch_outbox.flush_soon([outbox_entry_of(submitted)])
     return submitted
 
 
 async def cancel_batch(
-    deps: Container, batch: BatchDocument, reason: str | None
+    container: Container, batch: BatchDocument, reason: str | None
 ) -> tuple[BatchDocument, dict[str, int]]:
     """Cancel the batch; return it and the counts of its work units for the response.
 
     A draft ends at once. For a running batch the batcher takes back the units that have not started. Idempotent;
     raises :class:`BadRequest` for a batch that has finished otherwise.
     """
-    unit_counts = await _count_units(deps, batch)
-    now = deps.clock.now()
+    unit_counts = await _count_units(container, batch)
+    now = container.clock.now()
     identity = {
         "batch_id": batch["_id"],
         "bucket_id": batch["bucket_id"],
@@ -60,8 +60,8 @@ async def cancel_batch(
     if batch.get("webhook_url"):
         # The batch was submitted before, finished, and became a draft again.
         end["webhook"] = {"due_at": now}
-    canceled = deps.seal(BatchCanceled(**identity, reason=reason, canceled_at=now)).to_document()
-    completed = deps.seal(
+    canceled = container.seal(BatchCanceled(**identity, reason=reason, canceled_at=now)).to_document()
+    completed = container.seal(
         BatchCompleted(
             **identity,
             status=Status.CANCELED,
@@ -71,22 +71,22 @@ async def cancel_batch(
             completed_at=now,
         )
     ).to_document()
-    updated = await deps.batches.change(
+    updated = await container.batches.change(
         batch["_id"],
         [str(Status.DRAFT)],
         {"$set": end, "$push": {"pending": {"$each": [canceled, completed]}}, "$min": {"pending_since": now}},
     )
     if updated is None:
-        updated = await deps.batches.change(
+        updated = await container.batches.change(
             batch["_id"],
             [str(status) for status in BATCH_ACTIVE],
             {"$set": request, "$push": {"pending": canceled}, "$min": {"pending_since": now}},
             cancel_requested_at={"$exists": False},
         )
     if updated is not None:
-        deps.batch_outbox.flush_soon([outbox_entry_of(updated)])
+        container.batch_outbox.flush_soon([outbox_entry_of(updated)])
         return updated, unit_counts
-    current = await deps.batches.get(batch["_id"])
+    current = await container.batches.get(batch["_id"])
     if current is None:
         raise NotFound.of("batch", batch["_id"])
     if current["status"] in (*BATCH_ACTIVE, Status.CANCELED):
@@ -115,9 +115,9 @@ def new_run_fields(batch: BatchDocument, now: datetime) -> dict[str, object]:
     }
 
 
-def submission_event(deps: Container, batch: BatchDocument, now: datetime) -> dict[str, object]:
+def submission_event(container: Container, batch: BatchDocument, now: datetime) -> dict[str, object]:
     """Return the update operators that store the event of a submission in the outbox."""
-    event = deps.seal(
+    event = container.seal(
         BatchSubmitted(
             batch_id=batch["_id"],
             bucket_id=batch["bucket_id"],
@@ -138,9 +138,9 @@ def not_a_draft(batch: BatchDocument) -> BadRequest:
     )
 
 
-async def _count_units(deps: Container, batch: BatchDocument) -> dict[str, int]:
+async def _count_units(container: Container, batch: BatchDocument) -> dict[str, int]:
     """Return the contract's ``cancellation``: how many units are canceled, stop, and can no longer be stopped."""
     run = batch.get("run", 1)
-    waiting = await deps.units.count(batch["_id"], run, ("held", "ready"))
-    leased = await deps.units.count(batch["_id"], run, ("leased",))
+    waiting = await container.units.count(batch["_id"], run, ("held", "ready"))
+    leased = await container.units.count(batch["_id"], run, ("leased",))
     return {"ray_jobs_requested": waiting + leased, "ray_jobs_accepted": waiting, "ray_jobs_refused": leased}

@@ -20,61 +20,63 @@ Search = Annotated[str | None, Query(max_length=1000, description="Text in the i
 
 
 @router.post("", summary="Create a bucket", responses=errors(400, 409))
-async def create_bucket(deps: ContainerDep, scope: NamespaceWrite, body: CreateBucket) -> Bucket:
+async def create_bucket(container: ContainerDep, scope: NamespaceWrite, body: CreateBucket) -> Bucket:
     """Choose a name that is unique in the namespace."""
-    return await _respond(deps, await service.create_bucket(deps, scope.namespace_id, body))
+    return await _respond(container, await service.create_bucket(container, scope.namespace_id, body))
 
 
 @router.get("", summary="List buckets", responses=errors(400))
 async def list_buckets(
-    deps: ContainerDep,
+    container: ContainerDep,
     scope: NamespaceRead,
     list_query: Paging,
     search: Search = None,  # noqa: ARG001 - read from the query string
 ) -> BucketList:
     """List the newest first."""
-    return await _respond_list(deps, await service.find_buckets(deps, scope.namespace_id, list_query, None))
+    return await _respond_list(container, await service.find_buckets(container, scope.namespace_id, list_query, None))
 
 
 @router.post("/list", summary="List buckets, with filters", responses=errors(400))
 async def search_buckets(
-    deps: ContainerDep, scope: NamespaceRead, list_query: Paging, body: ListBody | None = None
+    container: ContainerDep, scope: NamespaceRead, list_query: Paging, body: ListBody | None = None
 ) -> BucketList:
     """List the newest first, unless the body sorts them."""
-    return await _respond_list(deps, await service.find_buckets(deps, scope.namespace_id, list_query, body))
+    return await _respond_list(container, await service.find_buckets(container, scope.namespace_id, list_query, body))
 
 
 @router.get("/{bucket_identifier}", summary="Get a bucket", responses=errors(400))
-async def get_bucket(deps: ContainerDep, scope: NamespaceRead, bucket_identifier: str) -> Bucket:
+async def get_bucket(container: ContainerDep, scope: NamespaceRead, bucket_identifier: str) -> Bucket:
     """Find the bucket by id or name."""
-    return await _respond(deps, await service.find_bucket(deps, scope.namespace_id, bucket_identifier))
+    return await _respond(container, await service.find_bucket(container, scope.namespace_id, bucket_identifier))
 
 
 @router.patch("/{bucket_identifier}", summary="Change a bucket", responses=errors(400, 409))
 @router.put("/{bucket_identifier}", summary="Update a bucket", responses=errors(400, 409), name="replace_bucket")
 async def update_bucket(
-    deps: ContainerDep,
+    container: ContainerDep,
     scope: NamespaceWrite,
     bucket_identifier: str,
     body: UpdateBucket,
     force_schema_break: Force = False,
 ) -> Bucket:
     """Change only the fields that are sent."""
-    bucket = await service.update_bucket(deps, scope.namespace_id, bucket_identifier, body, force=force_schema_break)
-    return await _respond(deps, bucket)
+    bucket = await service.update_bucket(
+        container, scope.namespace_id, bucket_identifier, body, force=force_schema_break
+    )
+    return await _respond(container, bucket)
 
 
 @router.delete("/{bucket_identifier}", summary="Delete a bucket with everything in it", responses=errors(400))
 async def delete_bucket(
-    deps: ContainerDep,
+    container: ContainerDep,
     scope: NamespaceDelete,
     bucket_identifier: str,
     force_foreclose: Foreclose = False,  # noqa: ARG001 - has no effect
 ) -> BucketDeletion:
     """Start a task that deletes the bucket. From the request on it takes no writes."""
     organization_id = scope.caller.organization_id
-    bucket, task = await deletion.delete_bucket(deps, organization_id, scope.namespace_id, bucket_identifier)
-    stats = await deps.bucket_counts.of(bucket)
+    bucket, task = await deletion.delete_bucket(container, organization_id, scope.namespace_id, bucket_identifier)
+    stats = await container.bucket_counts.of(bucket)
     return BucketDeletion(
         task_id=task["_id"],
         status=task["status"],
@@ -84,11 +86,11 @@ async def delete_bucket(
     )
 
 
-async def _respond(deps: Container, bucket: BucketDocument) -> Bucket:
-    return Bucket.of(bucket, await deps.bucket_counts.of(bucket))
+async def _respond(container: Container, bucket: BucketDocument) -> Bucket:
+    return Bucket.of(bucket, await container.bucket_counts.of(bucket))
 
 
-async def _respond_list(deps: Container, page: Page[BucketDocument]) -> BucketList:
-    stats = await deps.bucket_counts.of_all(page.rows)
+async def _respond_list(container: Container, page: Page[BucketDocument]) -> BucketList:
+    stats = await container.bucket_counts.of_all(page.rows)
     rows = [Bucket.of(bucket, counts) for bucket, counts in zip(page.rows, stats, strict=True)]
     return BucketList.of(rows, page.total, page.pagination)

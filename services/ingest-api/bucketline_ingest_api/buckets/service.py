@@ -37,22 +37,22 @@ LIST_SPEC = ListSpec(
 )
 
 
-async def find_bucket(deps: Container, namespace_id: str, identifier: str) -> BucketDocument:
+async def find_bucket(container: Container, namespace_id: str, identifier: str) -> BucketDocument:
     """Return the bucket with this id or name, even while it is being deleted. Raises :class:`NotFound`."""
-    bucket = await deps.buckets.resolve(namespace_id, identifier)
+    bucket = await container.buckets.resolve(namespace_id, identifier)
     if bucket is None:
         raise NotFound.of("bucket", identifier)
     return bucket
 
 
 async def find_buckets(
-    deps: Container, namespace_id: str, list_query: ListQuery, body: ListBody | None
+    container: Container, namespace_id: str, list_query: ListQuery, body: ListBody | None
 ) -> Page[BucketDocument]:
     """Return a page of the namespace's buckets, newest first, including those that are being deleted."""
-    return await list_rows(deps.buckets, {"namespace_id": namespace_id}, LIST_SPEC, list_query, body)
+    return await list_rows(container.buckets, {"namespace_id": namespace_id}, LIST_SPEC, list_query, body)
 
 
-async def create_bucket(deps: Container, namespace_id: str, body: CreateBucket) -> BucketDocument:
+async def create_bucket(container: Container, namespace_id: str, body: CreateBucket) -> BucketDocument:
     """Create a bucket. Raises :class:`AlreadyExists` when the name is taken in the namespace."""
     schema = body.bucket_schema.model_dump(exclude_unset=True)
     faults = schema_faults(schema)
@@ -62,9 +62,9 @@ async def create_bucket(deps: Container, namespace_id: str, body: CreateBucket) 
     faults += free_form_faults(body.metadata or {}, ("body", "metadata"))
     if faults:
         raise ValidationFailed(faults)
-    now = deps.clock.now()
+    now = container.clock.now()
     bucket: BucketDocument = {
-        "_id": deps.ids.new("bkt"),
+        "_id": container.ids.new("bkt"),
         "namespace_id": namespace_id,
         "name": body.bucket_name,
         "description": body.description,
@@ -77,15 +77,15 @@ async def create_bucket(deps: Container, namespace_id: str, body: CreateBucket) 
         "updated_at": now,
     }
     try:
-        await deps.buckets.create(bucket)
+        await container.buckets.create(bucket)
     except DuplicateKey as error:
         raise _name_taken(body.bucket_name) from error
-    deps.forget_buckets()
+    container.forget_buckets()
     return bucket
 
 
 async def update_bucket(
-    deps: Container, namespace_id: str, identifier: str, body: UpdateBucket, *, force: bool
+    container: Container, namespace_id: str, identifier: str, body: UpdateBucket, *, force: bool
 ) -> BucketDocument:
     """Set the fields that were sent and return the updated bucket.
 
@@ -93,19 +93,19 @@ async def update_bucket(
     that stored objects may not fit.
     """
     for _ in range(MAX_UPDATE_ATTEMPTS):
-        bucket = await find_bucket(deps, namespace_id, identifier)
+        bucket = await find_bucket(container, namespace_id, identifier)
         if bucket.get("deleting"):
             raise NotFound.of("bucket", identifier)
         changes = _changes(bucket, body, force=force)
         if not changes:
             return bucket
-        changes["updated_at"] = max(deps.clock.now(), bucket["updated_at"] + TIME_RESOLUTION)
+        changes["updated_at"] = max(container.clock.now(), bucket["updated_at"] + TIME_RESOLUTION)
         try:
-            updated = await deps.buckets.change(bucket["_id"], changes, seen=bucket["updated_at"])
+            updated = await container.buckets.change(bucket["_id"], changes, seen=bucket["updated_at"])
         except DuplicateKey as error:
             raise _name_taken(str(body.bucket_name)) from error
         if updated is not None:
-            deps.forget_buckets()
+            container.forget_buckets()
             return updated
     raise ServiceUnavailable("the bucket is being modified concurrently; try again", retry_after_seconds=1)
 

@@ -22,52 +22,52 @@ One that takes longer checks the collection again after it has written, and remo
 
 
 async def delete_collection(
-    deps: Container, organization_id: str, namespace_id: str, identifier: str
+    container: Container, organization_id: str, namespace_id: str, identifier: str
 ) -> tuple[CollectionDocument, TaskDocument]:
     """Start the deletion and wait some seconds for it. Rejected while other collections read this one."""
-    collection = await find_collection(deps, namespace_id, identifier)
-    readers = await deps.collections.readers(collection["_id"], limit=100)
+    collection = await find_collection(container, namespace_id, identifier)
+    readers = await container.collections.readers(collection["_id"], limit=100)
     if readers:
         raise BadRequest(
             "other collections read this one: delete them first",
             code="collection_in_use",
             details={"collection_id": collection["_id"], "read_by": [reader["_id"] for reader in readers]},
         )
-    task = await deps.runner.create(
+    task = await container.runner.create(
         TASK_TYPE,
         organization_id=organization_id,
         namespace_id=namespace_id,
         inputs=[collection["_id"]],
         data={"collection_id": collection["_id"], "collection_name": collection["name"]},
     )
-    if not await deps.collections.mark_deleting(collection["_id"], task["_id"], deps.clock.now()):
-        await deps.tasks.drop(task["_id"])
+    if not await container.collections.mark_deleting(collection["_id"], task["_id"], container.clock.now()):
+        await container.tasks.drop(task["_id"])
         raise NotFound.of("collection", identifier)
-    deps.forget_buckets()
-    deps.runner.enqueue(task["_id"])
-    await deps.runner.wait(task["_id"], MAX_RESPONSE_WAIT_SECONDS)
+    container.forget_buckets()
+    container.runner.enqueue(task["_id"])
+    await container.runner.wait(task["_id"], MAX_RESPONSE_WAIT_SECONDS)
     return collection, task
 
 
-async def execute_collection_deletion(deps: Container, task: TaskDocument) -> TaskOutcome:
+async def execute_collection_deletion(container: Container, task: TaskDocument) -> TaskOutcome:
     """Remove as many documents as fit in one execution."""
     collection_id = task["inputs"][0]
-    collection = await deps.collections.get_by_id(collection_id)
+    collection = await container.collections.get_by_id(collection_id)
     if collection is None:
         return TaskResult(outputs=[collection_id])
-    now = deps.clock.now()
-    await deps.collections.mark_deleting(collection_id, task["_id"], now)
+    now = container.clock.now()
+    await container.collections.mark_deleting(collection_id, task["_id"], now)
     removed_before = task["data"].get("documents_deleted")
     removed = removed_before if isinstance(removed_before, int) else 0
-    while deps.clock.now() < now + MAX_EXECUTION_TIME:
-        deleted = await deps.documents.delete_some({"collection_id": collection_id}, limit=PAGE_SIZE)
+    while container.clock.now() < now + MAX_EXECUTION_TIME:
+        deleted = await container.documents.delete_some({"collection_id": collection_id}, limit=PAGE_SIZE)
         if not deleted:
             break
         removed += deleted
     else:
-        return Reschedule(deps.clock.now(), {"documents_deleted": removed})
+        return Reschedule(container.clock.now(), {"documents_deleted": removed})
     settled_at = collection.get("deleting_since", now) + LATE_WRITES
-    if deps.clock.now() < settled_at:
+    if container.clock.now() < settled_at:
         return Reschedule(settled_at, {"documents_deleted": removed})
-    await deps.collections.delete_by_id(collection_id)
+    await container.collections.delete_by_id(collection_id)
     return TaskResult(outputs=[collection_id], data={"documents_deleted": removed})

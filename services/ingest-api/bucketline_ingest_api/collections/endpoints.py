@@ -30,15 +30,15 @@ OtherNamespace = Annotated[UnsupportedText, Query(description="Rejected: set the
 
 
 @router.post("", summary="Create a collection", responses=errors(400, 409))
-async def create_collection(deps: ContainerDep, scope: NamespaceWrite, body: CreateCollection) -> Collection:
+async def create_collection(container: ContainerDep, scope: NamespaceWrite, body: CreateCollection) -> Collection:
     """Choose a name that is unique in the namespace, and sources that exist."""
-    collection, warnings = await service.create_collection(deps, scope.namespace_id, body)
+    collection, warnings = await service.create_collection(container, scope.namespace_id, body)
     return Collection.of(collection, 0, warnings)
 
 
 @router.get("", summary="List collections", responses=errors(400))
 async def list_collections(
-    deps: ContainerDep,
+    container: ContainerDep,
     scope: NamespaceRead,
     list_query: Paging,
     search: Search = None,  # noqa: ARG001 - read from the query string
@@ -46,40 +46,46 @@ async def list_collections(
     namespace_id: OtherNamespace = None,  # noqa: ARG001 - rejected by its type
 ) -> CollectionList:
     """List the newest first."""
-    return await _respond_list(deps, await service.find_collections(deps, scope.namespace_id, list_query, None))
+    return await _respond_list(
+        container, await service.find_collections(container, scope.namespace_id, list_query, None)
+    )
 
 
 @router.post("/list", summary="List collections, with filters", responses=errors(400))
 async def search_collections(
-    deps: ContainerDep, scope: NamespaceRead, list_query: Paging, body: ListCollections | None = None
+    container: ContainerDep, scope: NamespaceRead, list_query: Paging, body: ListCollections | None = None
 ) -> CollectionList:
     """List the newest first, unless the body sorts them."""
-    return await _respond_list(deps, await service.find_collections(deps, scope.namespace_id, list_query, body))
+    return await _respond_list(
+        container, await service.find_collections(container, scope.namespace_id, list_query, body)
+    )
 
 
 @router.get("/{collection_identifier}", summary="Get a collection", responses=errors(400))
-async def get_collection(deps: ContainerDep, scope: NamespaceRead, collection_identifier: str) -> Collection:
+async def get_collection(container: ContainerDep, scope: NamespaceRead, collection_identifier: str) -> Collection:
     """Find the collection by id or name."""
-    return await _respond(deps, await service.find_collection(deps, scope.namespace_id, collection_identifier))
+    return await _respond(
+        container, await service.find_collection(container, scope.namespace_id, collection_identifier)
+    )
 
 
 @router.patch("/{collection_identifier}", summary="Change a collection", responses=errors(400, 409))
 async def update_collection(
-    deps: ContainerDep, scope: NamespaceWrite, collection_identifier: str, body: UpdateCollection
+    container: ContainerDep, scope: NamespaceWrite, collection_identifier: str, body: UpdateCollection
 ) -> Collection:
     """Change only the fields that are sent."""
-    collection = await service.update_collection(deps, scope.namespace_id, collection_identifier, body)
-    return await _respond(deps, collection)
+    collection = await service.update_collection(container, scope.namespace_id, collection_identifier, body)
+    return await _respond(container, collection)
 
 
 @router.delete("/{collection_identifier}", summary="Delete a collection with its documents", responses=errors(400))
 async def delete_collection(
-    deps: ContainerDep, scope: NamespaceDelete, collection_identifier: str
+    container: ContainerDep, scope: NamespaceDelete, collection_identifier: str
 ) -> CollectionDeleted:
     """Start a task that deletes the collection. Rejected while other collections read this one."""
     organization_id = scope.caller.organization_id
     collection, task = await deletion.delete_collection(
-        deps, organization_id, scope.namespace_id, collection_identifier
+        container, organization_id, scope.namespace_id, collection_identifier
     )
     return CollectionDeleted(collection_id=collection["_id"], task_id=task["_id"])
 
@@ -91,19 +97,19 @@ async def delete_collection(
     responses=errors(400),
 )
 async def trigger_collection(
-    deps: ContainerDep, scope: NamespaceWrite, collection_identifier: str, body: TriggerCollection | None = None
+    container: ContainerDep, scope: NamespaceWrite, collection_identifier: str, body: TriggerCollection | None = None
 ) -> Triggered:
     """Submit up to 50,000 objects of one bucket as one batch at once; a task submits more, in several batches."""
     organization_id = scope.caller.organization_id
     return await triggers.trigger_collection(
-        deps, organization_id, scope.namespace_id, collection_identifier, body or TriggerCollection()
+        container, organization_id, scope.namespace_id, collection_identifier, body or TriggerCollection()
     )
 
 
-async def _respond(deps: Container, collection: CollectionDocument) -> Collection:
-    return Collection.of(collection, await service.count_documents(deps, collection["_id"]))
+async def _respond(container: Container, collection: CollectionDocument) -> Collection:
+    return Collection.of(collection, await service.count_documents(container, collection["_id"]))
 
 
-async def _respond_list(deps: Container, page: Page[CollectionDocument]) -> CollectionList:
-    rows = [await _respond(deps, collection) for collection in page.rows]
+async def _respond_list(container: Container, page: Page[CollectionDocument]) -> CollectionList:
+    rows = [await _respond(container, collection) for collection in page.rows]
     return CollectionList.of(rows, page.total, page.pagination)

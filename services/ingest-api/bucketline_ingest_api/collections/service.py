@@ -37,30 +37,30 @@ LIST_SPEC = ListSpec(
 )
 
 
-async def find_collection(deps: Container, namespace_id: str, identifier: str) -> CollectionDocument:
+async def find_collection(container: Container, namespace_id: str, identifier: str) -> CollectionDocument:
     """Return the collection with this id or name. Raises :class:`NotFound`, also while it is being deleted."""
-    collection = await deps.collections.resolve(namespace_id, identifier)
+    collection = await container.collections.resolve(namespace_id, identifier)
     if collection is None or collection.get("deleting"):
         raise NotFound.of("collection", identifier)
     return collection
 
 
 async def find_collections(
-    deps: Container, namespace_id: str, list_query: ListQuery, body: ListBody | None
+    container: Container, namespace_id: str, list_query: ListQuery, body: ListBody | None
 ) -> Page[CollectionDocument]:
     """Return a page of the namespace's collections, newest first."""
     scope = {"namespace_id": namespace_id, "deleting": {"$ne": True}}
-    return await list_rows(deps.collections, scope, LIST_SPEC, list_query, body)
+    return await list_rows(container.collections, scope, LIST_SPEC, list_query, body)
 
 
-async def count_documents(deps: Container, collection_id: str) -> int:
+async def count_documents(container: Container, collection_id: str) -> int:
     """Count the collection's documents; exact up to 20,000, above that at most ten seconds old."""
     where = {"collection_id": collection_id}
-    return await deps.counter.count(deps.documents, where, key=f"documents {collection_id}")
+    return await container.counter.count(container.documents, where, key=f"documents {collection_id}")
 
 
 async def create_collection(
-    deps: Container, namespace_id: str, body: CreateCollection
+    container: Container, namespace_id: str, body: CreateCollection
 ) -> tuple[CollectionDocument, list[str]]:
     """Create a collection; return it with warnings about fields that no source declares.
 
@@ -68,8 +68,8 @@ async def create_collection(
     :data:`MAX_COLLECTIONS_PER_SOURCE` collections. Concurrent requests may be rejected although one of them would fit,
     but the limit is never exceeded.
     """
-    source, schema = await _resolve_source(deps, namespace_id, body.source)
-    extractor = await _find_extractor(deps, body.feature_extractor)
+    source, schema = await _resolve_source(container, namespace_id, body.source)
+    extractor = await _find_extractor(container, body.feature_extractor)
     config = _extractor_config(body.feature_extractor, extractor)
     faults = output_schema.passthrough_issues(config["field_passthrough"], config["input_mappings"])
     faults += free_form_faults(body.metadata or {}, ("body", "metadata"))
@@ -77,10 +77,10 @@ async def create_collection(
     faults += free_form_faults([rule["default"] for rule in config["field_passthrough"]], ("body", "feature_extractor"))
     if faults:
         raise ValidationFailed(faults)
-    await _refuse_full_sources(deps, source, limit=MAX_COLLECTIONS_PER_SOURCE - 1)
-    now = deps.clock.now()
+    await _refuse_full_sources(container, source, limit=MAX_COLLECTIONS_PER_SOURCE - 1)
+    now = container.clock.now()
     collection: CollectionDocument = {
-        "_id": deps.ids.new("col"),
+        "_id": container.ids.new("col"),
         "namespace_id": namespace_id,
         "name": body.collection_name,
         "description": body.description,
@@ -100,26 +100,26 @@ async def create_collection(
         "updated_at": now,
     }
     try:
-        await deps.collections.create(collection)
+        await container.collections.create(collection)
     except DuplicateKey as error:
         raise _name_taken(body.collection_name) from error
     try:
         # Concurrent requests may have passed the first check as well.
-        await _refuse_full_sources(deps, source, limit=MAX_COLLECTIONS_PER_SOURCE)
+        await _refuse_full_sources(container, source, limit=MAX_COLLECTIONS_PER_SOURCE)
     except BaseException:
-        await deps.collections.delete_by_id(collection["_id"])
+        await container.collections.delete_by_id(collection["_id"])
         raise
-    deps.forget_buckets()
+    container.forget_buckets()
     return collection, output_schema.undeclared_field_warnings(
         schema, config["field_passthrough"], config["input_mappings"]
     )
 
 
 async def update_collection(
-    deps: Container, namespace_id: str, identifier: str, body: UpdateCollection
+    container: Container, namespace_id: str, identifier: str, body: UpdateCollection
 ) -> CollectionDocument:
     """Set the fields that were sent and return the updated collection."""
-    collection = await find_collection(deps, namespace_id, identifier)
+    collection = await find_collection(container, namespace_id, identifier)
     sent = body.model_fields_set
     changes: dict[str, object] = {}
     if body.collection_name is not None:
@@ -134,22 +134,22 @@ async def update_collection(
         changes["metadata"] = body.metadata or {}
     if not changes:
         raise BadRequest("nothing to change", code="nothing_to_change")
-    changes["updated_at"] = deps.clock.now()
+    changes["updated_at"] = container.clock.now()
     try:
-        updated = await deps.collections.change(collection["_id"], changes)
+        updated = await container.collections.change(collection["_id"], changes)
     except DuplicateKey as error:
         raise _name_taken(str(body.collection_name)) from error
     if updated is None:
         raise NotFound.of("collection", identifier)
-    deps.forget_buckets()
+    container.forget_buckets()
     return updated
 
 
-async def _find_extractor(deps: Container, config: FeatureExtractor) -> Extractor:
+async def _find_extractor(container: Container, config: FeatureExtractor) -> Extractor:
     """Return the installed extractor of this name and version."""
     try:
         # The first lookup imports the extractor's libraries, which may take seconds.
-        return await asyncio.to_thread(deps.extractors.find, config.feature_extractor_name, config.version)
+        return await asyncio.to_thread(container.extractors.find, config.feature_extractor_name, config.version)
     except UnknownExtractor as error:
         raise ValidationFailed(error.issues, code="feature_extractor_not_found") from error
 
@@ -176,13 +176,13 @@ def _extractor_config(config: FeatureExtractor, extractor: Extractor) -> Extract
 
 
 async def _resolve_source(
-    deps: Container, namespace_id: str, config: SourceConfig
+    container: Container, namespace_id: str, config: SourceConfig
 ) -> tuple[CollectionSource, dict[str, object]]:
     """Return the sources by id and their common schema. Raises :class:`NotFound` for an unknown source."""
     if config.type == "bucket":
         buckets = []
         for identifier in config.bucket_ids or ():
-            bucket = await deps.bucket(namespace_id, identifier)
+            bucket = await container.bucket(namespace_id, identifier)
             if bucket is None:
                 raise NotFound.of("bucket", identifier)
             buckets.append(bucket)
@@ -190,23 +190,23 @@ async def _resolve_source(
         schema = output_schema.merge_schemas([bucket["schema"] for bucket in buckets])
         return {"type": "bucket", "bucket_ids": bucket_ids, "collection_ids": []}, schema
     identifiers = config.collection_ids or ([config.collection_id] if config.collection_id else [])
-    sources = [await find_collection(deps, namespace_id, identifier) for identifier in identifiers]
-    await _check_depth(deps, sources)
+    sources = [await find_collection(container, namespace_id, identifier) for identifier in identifiers]
+    await _check_depth(container, sources)
     collection_ids = list(dict.fromkeys(source["_id"] for source in sources))
     schema = output_schema.merge_schemas([source["output_schema"] for source in sources])
     return {"type": "collection", "bucket_ids": [], "collection_ids": collection_ids}, schema
 
 
-async def _check_depth(deps: Container, sources: Sequence[CollectionDocument]) -> None:
+async def _check_depth(container: Container, sources: Sequence[CollectionDocument]) -> None:
     """Reject a collection that would be too deep. There are no cycles, because sources exist before their readers."""
-    tiers = await deps.collections.upstream(sources)
+    tiers = await container.collections.upstream(sources)
     if depth(collection for tier in tiers for collection in tier) >= MAX_TIERS:
         message = f"collections may read each other over at most {MAX_TIERS} tiers"
         raise ValidationFailed([ValidationIssue("too_deep", ("body", "source"), message)])
 
 
-async def _refuse_full_sources(deps: Container, source: CollectionSource, *, limit: int) -> None:
-    full = await deps.collections.read_by_more(source, limit)
+async def _refuse_full_sources(container: Container, source: CollectionSource, *, limit: int) -> None:
+    full = await container.collections.read_by_more(source, limit)
     if full:
         raise BadRequest(
             f"at most {MAX_COLLECTIONS_PER_SOURCE} collections may read one {source['type']}: delete one first",

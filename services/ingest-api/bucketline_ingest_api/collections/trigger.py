@@ -63,15 +63,15 @@ class TriggerPlan:
 
 
 async def trigger_collection(
-    deps: Container, organization_id: str, namespace_id: str, identifier: str, body: TriggerCollection
+    container: Container, organization_id: str, namespace_id: str, identifier: str, body: TriggerCollection
 ) -> Triggered:
     """Submit the objects. Raises :class:`BadRequest` when there are none or the collection is disabled."""
-    collection = await find_collection(deps, namespace_id, identifier)
+    collection = await find_collection(container, namespace_id, identifier)
     if not collection["enabled"]:
         raise BadRequest("the collection is disabled", code="collection_disabled")
-    plan = await _plan(deps, collection, body)
+    plan = await _plan(container, collection, body)
     with search_timeout():
-        count = await deps.objects.count_matching(
+        count = await container.objects.count_matching(
             {"bucket_id": {"$in": plan.bucket_ids}, **plan.selected.where},
             limit=MAX_OBJECTS + 1,
             computed=plan.selected.computed,
@@ -79,10 +79,10 @@ async def trigger_collection(
     if count == 0:
         raise BadRequest("there are no objects to process", code="nothing_to_process")
     if count > MAX_OBJECTS or len(plan.bucket_ids) > 1:
-        return await _start_task(deps, organization_id, plan, body)
+        return await _start_task(container, organization_id, plan, body)
     [bucket_id] = plan.bucket_ids
     with search_timeout():
-        objects = await deps.objects.search(
+        objects = await container.objects.search(
             {"bucket_id": bucket_id, **plan.selected.where},
             limit=MAX_OBJECTS,
             sort=OLDEST_FIRST,
@@ -90,7 +90,7 @@ async def trigger_collection(
             computed=plan.selected.computed,
         )
     ids = [obj["_id"] for obj in objects]
-    batch = await _submit(deps, plan, deps.ids.new("btch"), bucket_id, ids, body.dedup_strategy)
+    batch = await _submit(container, plan, container.ids.new("btch"), bucket_id, ids, body.dedup_strategy)
     return plan.response(
         task_id=batch["task_id"],
         batch_id=batch["_id"],
@@ -99,29 +99,29 @@ async def trigger_collection(
     )
 
 
-async def execute_trigger(deps: Container, task: TaskDocument) -> TaskOutcome:
+async def execute_trigger(container: Container, task: TaskDocument) -> TaskOutcome:
     """Create and submit batches until the time of one execution is used up. The task keeps the cursor."""
     data: Mapping[str, Any] = task["data"]
-    collection = await deps.collections.get_by_id(task["inputs"][0])
+    collection = await container.collections.get_by_id(task["inputs"][0])
     if collection is None or collection.get("deleting"):
         return TaskResult(status=Status.CANCELED, error="the collection was deleted")
     body = TriggerCollection.model_validate_json(data["request"])
-    plan = await _plan(deps, collection, body)
+    plan = await _plan(container, collection, body)
     bucket_ids: list[str] = data["bucket_ids"]
     batch_ids: list[str] = list(data.get("batch_ids", ()))
     bucket_index, after, object_count = data.get("place", 0), data.get("after"), data.get("object_count", 0)
-    deadline = deps.clock.now() + MAX_EXECUTION_TIME
+    deadline = container.clock.now() + MAX_EXECUTION_TIME
     while bucket_index < len(bucket_ids):
-        if deps.clock.now() >= deadline:
-            return Reschedule(deps.clock.now(), _cursor(bucket_index, after, batch_ids, object_count))
+        if container.clock.now() >= deadline:
+            return Reschedule(container.clock.now(), _cursor(bucket_index, after, batch_ids, object_count))
         batch_id = derived("btch", task["_id"], len(batch_ids))
         objects: list[ObjectDocument] = []
         with query_timeout(TASK_SEARCH_SECONDS):
             # An execution that was cut off may have created the batch. Other objects may match by now, but those of
             # the batch must not be lost.
-            batch = await deps.batches.get(batch_id)
+            batch = await container.batches.get(batch_id)
             if batch is None:
-                objects = await deps.objects.search(
+                objects = await container.objects.search(
                     _objects_after(bucket_ids[bucket_index], plan.selected.where, after, task["created_at"]),
                     limit=MAX_OBJECTS,
                     sort=OLDEST_FIRST,
@@ -135,13 +135,13 @@ async def execute_trigger(deps: Container, task: TaskDocument) -> TaskOutcome:
         else:
             bucket_index, after = bucket_index + 1, None
             continue
-        batch = await _submit(deps, plan, batch_id, bucket_id, object_ids, body.dedup_strategy)
+        batch = await _submit(container, plan, batch_id, bucket_id, object_ids, body.dedup_strategy)
         if batch["bucket_id"] != bucket_ids[bucket_index]:
             bucket_index, after = bucket_ids.index(batch["bucket_id"]), None
         batch_ids.append(batch_id)
         object_count += batch["total"]
-        after = await _last_of(deps, batch, objects) or after
-        await deps.tasks.note(task["_id"], _cursor(bucket_index, after, batch_ids, object_count))
+        after = await _last_of(container, batch, objects) or after
+        await container.tasks.note(task["_id"], _cursor(bucket_index, after, batch_ids, object_count))
         if batch["total"] < MAX_OBJECTS:
             bucket_index, after = bucket_index + 1, None
     return TaskResult(outputs=batch_ids, data={"batch_ids": batch_ids, "object_count": object_count})
@@ -151,13 +151,13 @@ def _cursor(bucket_index: int, after: object, batch_ids: list[str], object_count
     return {"place": bucket_index, "after": after, "batch_ids": batch_ids, "object_count": object_count}
 
 
-async def _plan(deps: Container, collection: CollectionDocument, body: TriggerCollection) -> TriggerPlan:
-    buckets = await _source_buckets(deps, collection, body.include_collections)
+async def _plan(container: Container, collection: CollectionDocument, body: TriggerCollection) -> TriggerPlan:
+    buckets = await _source_buckets(container, collection, body.include_collections)
     bucket_ids = [bucket["_id"] for bucket in buckets]
     if body.include_buckets is not None:
         included = set()
         for identifier in body.include_buckets:
-            bucket = await deps.bucket(collection["namespace_id"], identifier)
+            bucket = await container.bucket(collection["namespace_id"], identifier)
             if bucket is None or bucket["_id"] not in bucket_ids:
                 raise NotFound.of("bucket", identifier)
             included.add(bucket["_id"])
@@ -165,28 +165,28 @@ async def _plan(deps: Container, collection: CollectionDocument, body: TriggerCo
     scope: Mapping[str, object] = {} if body.object_ids is None else {"_id": {"$in": body.object_ids}}
     spec = replace(OBJECTS, moments=Moments(merge_schemas([bucket["schema"] for bucket in buckets])))
     selected = select_rows(scope, spec, body.source_filters, location=("body", "source_filters"))
-    tiers = await deps.collections.downstream([collection])
+    tiers = await container.collections.downstream([collection])
     return TriggerPlan(collection, bucket_ids, [row["_id"] for tier in tiers for row in tier], len(tiers), selected)
 
 
 async def _source_buckets(
-    deps: Container, collection: CollectionDocument, include: Sequence[str] | None
+    container: Container, collection: CollectionDocument, include: Sequence[str] | None
 ) -> list[BucketDocument]:
     """Return the buckets whose objects reach the collection, directly or through the included collections."""
     if include is None:
-        tiers = await deps.collections.upstream([collection])
+        tiers = await container.collections.upstream([collection])
     else:
-        included = [await find_collection(deps, collection["namespace_id"], identifier) for identifier in include]
+        included = [await find_collection(container, collection["namespace_id"], identifier) for identifier in include]
         source_ids = collection["source"]["collection_ids"]
         sources = [source for source in included if source["_id"] in source_ids]
-        tiers = [[collection], *await deps.collections.upstream(sources)]
+        tiers = [[collection], *await container.collections.upstream(sources)]
     bucket_ids = bucket_ids_of(tiers)
-    buckets = await deps.buckets.many(bucket_ids, fields=["schema", "deleting"])
+    buckets = await container.buckets.many(bucket_ids, fields=["schema", "deleting"])
     return [buckets[key] for key in bucket_ids if key in buckets and not buckets[key].get("deleting")]
 
 
 async def _submit(
-    deps: Container,
+    container: Container,
     plan: TriggerPlan,
     batch_id: str,
     bucket_id: str,
@@ -199,19 +199,21 @@ async def _submit(
         bucket_id,
         object_ids,
         batch_id=batch_id,
-        now=deps.clock.now(),
+        now=container.clock.now(),
         collection_ids=plan.downstream,
         strategy=strategy,
         metadata={"triggered_by": plan.collection["_id"]},
     )
-    await deps.batches.insert([draft])
-    batch = await deps.batches.get(batch_id) or draft
+    await container.batches.insert([draft])
+    batch = await container.batches.get(batch_id) or draft
     if batch["status"] != Status.DRAFT:
         return batch
-    return await submit_batch(deps, batch)
+    return await submit_batch(container, batch)
 
 
-async def _last_of(deps: Container, batch: BatchDocument, objects: Sequence[ObjectDocument]) -> list[object] | None:
+async def _last_of(
+    container: Container, batch: BatchDocument, objects: Sequence[ObjectDocument]
+) -> list[object] | None:
     """Return the position of the last object of the batch that still exists, if any does.
 
     ``objects`` are those that the batch was created from; empty if an earlier execution created it.
@@ -219,15 +221,17 @@ async def _last_of(deps: Container, batch: BatchDocument, objects: Sequence[Obje
     if objects and objects[-1]["_id"] == batch["objects"][-1]:
         return [objects[-1]["created_at"], objects[-1]["_id"]]
     with query_timeout(TASK_SEARCH_SECONDS):
-        last = await deps.objects.search(
+        last = await container.objects.search(
             {"_id": {"$in": batch["objects"]}}, limit=1, sort=NEWEST_FIRST, fields=["created_at"]
         )
     return [last[0]["created_at"], last[0]["_id"]] if last else None
 
 
-async def _start_task(deps: Container, organization_id: str, plan: TriggerPlan, body: TriggerCollection) -> Triggered:
+async def _start_task(
+    container: Container, organization_id: str, plan: TriggerPlan, body: TriggerCollection
+) -> Triggered:
     collection = plan.collection
-    task = await deps.runner.create(
+    task = await container.runner.create(
         TASK_TYPE,
         organization_id=organization_id,
         namespace_id=collection["namespace_id"],
@@ -239,7 +243,7 @@ async def _start_task(deps: Container, organization_id: str, plan: TriggerPlan, 
             "request": body.model_dump_json(exclude_unset=True),
         },
     )
-    deps.runner.enqueue(task["_id"])
+    container.runner.enqueue(task["_id"])
     return plan.response(task_id=task["_id"], message="the batches are being created")
 
 

@@ -27,20 +27,20 @@ Force = Annotated[bool, Query(description="Delete even while batches run.")]
 
 
 @router.post("", summary="Create a namespace", responses=errors(400, 409))
-async def create_namespace(deps: ContainerDep, caller: WritePrincipal, body: CreateNamespace) -> Namespace:
+async def create_namespace(container: ContainerDep, caller: WritePrincipal, body: CreateNamespace) -> Namespace:
     """Choose a name that is unique in the organization."""
-    return Namespace.of(await service.create_namespace(deps, caller, body))
+    return Namespace.of(await service.create_namespace(container, caller, body))
 
 
 @router.get("", summary="List namespaces", responses=errors(400))
-async def list_namespaces(deps: ContainerDep, caller: ReadPrincipal, list_query: Paging) -> NamespaceList:
+async def list_namespaces(container: ContainerDep, caller: ReadPrincipal, list_query: Paging) -> NamespaceList:
     """List the namespaces that the key may access, newest first."""
-    return await _respond_list(deps, await service.find_namespaces(deps, caller, list_query, None))
+    return await _respond_list(container, await service.find_namespaces(container, caller, list_query, None))
 
 
 @router.post("/list", summary="List namespaces, with filters", responses=errors(400))
 async def search_namespaces(
-    deps: ContainerDep,
+    container: ContainerDep,
     caller: ReadPrincipal,
     list_query: Paging,
     body: ListBody | None = None,
@@ -48,21 +48,23 @@ async def search_namespaces(
     view: View = "full",  # noqa: ARG001 - has no effect
 ) -> NamespaceList:
     """List the newest first, unless the body sorts them."""
-    return await _respond_list(deps, await service.find_namespaces(deps, caller, list_query, body))
+    return await _respond_list(container, await service.find_namespaces(container, caller, list_query, body))
 
 
 @router.get("/{namespace_identifier}", summary="Get a namespace", responses=errors())
-async def get_namespace(deps: ContainerDep, caller: ReadPrincipal, namespace_identifier: str) -> Namespace:
+async def get_namespace(container: ContainerDep, caller: ReadPrincipal, namespace_identifier: str) -> Namespace:
     """Find the namespace by id or name."""
-    namespace = await service.find_namespace(deps, caller, namespace_identifier, deleting=True)
-    return await _respond(deps, namespace)
+    namespace = await service.find_namespace(container, caller, namespace_identifier, deleting=True)
+    return await _respond(container, namespace)
 
 
 @router.get("/{namespace_identifier}/stats", summary="Count the contents of a namespace", responses=errors())
-async def get_namespace_stats(deps: ContainerDep, caller: ReadPrincipal, namespace_identifier: str) -> NamespaceStats:
+async def get_namespace_stats(
+    container: ContainerDep, caller: ReadPrincipal, namespace_identifier: str
+) -> NamespaceStats:
     """Count exactly up to 20,000 of a kind; larger counts are at most ten seconds old."""
-    namespace = await service.find_namespace(deps, caller, namespace_identifier)
-    [counts] = await service.count_contents(deps, [namespace])
+    namespace = await service.find_namespace(container, caller, namespace_identifier)
+    [counts] = await service.count_contents(container, [namespace])
     return NamespaceStats(namespace_id=namespace["_id"], **counts)
 
 
@@ -71,19 +73,19 @@ async def get_namespace_stats(deps: ContainerDep, caller: ReadPrincipal, namespa
     "/{namespace_identifier}", summary="Update a namespace", responses=errors(400, 409), name="replace_namespace"
 )
 async def update_namespace(
-    deps: ContainerDep, caller: WritePrincipal, namespace_identifier: str, body: UpdateNamespace
+    container: ContainerDep, caller: WritePrincipal, namespace_identifier: str, body: UpdateNamespace
 ) -> Namespace:
     """Change only the fields that are sent."""
-    return await _respond(deps, await service.update_namespace(deps, caller, namespace_identifier, body))
+    return await _respond(container, await service.update_namespace(container, caller, namespace_identifier, body))
 
 
 @router.delete("/{namespace_identifier}", summary="Delete a namespace with everything in it", responses=errors(409))
 async def delete_namespace(
-    deps: ContainerDep, caller: DeletePrincipal, namespace_identifier: str, force: Force = False
+    container: ContainerDep, caller: DeletePrincipal, namespace_identifier: str, force: Force = False
 ) -> NamespaceDeletion:
     """Start a task that deletes the namespace. From the request on it takes no writes."""
-    namespace = await service.find_namespace(deps, caller, namespace_identifier, deleting=True)
-    namespace, task = await deletion.delete_namespace(deps, namespace, force=force)
+    namespace = await service.find_namespace(container, caller, namespace_identifier, deleting=True)
+    namespace, task = await deletion.delete_namespace(container, namespace, force=force)
     return NamespaceDeletion(
         task_id=task["_id"],
         status=task["status"],
@@ -92,12 +94,12 @@ async def delete_namespace(
     )
 
 
-async def _respond(deps: Container, namespace: NamespaceDocument) -> Namespace:
-    [counts] = await service.count_contents(deps, [namespace])
+async def _respond(container: Container, namespace: NamespaceDocument) -> Namespace:
+    [counts] = await service.count_contents(container, [namespace])
     return Namespace.of(namespace, counts)
 
 
-async def _respond_list(deps: Container, page: Page[NamespaceDocument]) -> NamespaceList:
-    counts = await service.count_contents(deps, page.rows)
+async def _respond_list(container: Container, page: Page[NamespaceDocument]) -> NamespaceList:
+    counts = await service.count_contents(container, page.rows)
     rows = [Namespace.of(namespace, counted) for namespace, counted in zip(page.rows, counts, strict=True)]
     return NamespaceList.of(rows, page.total, page.pagination)

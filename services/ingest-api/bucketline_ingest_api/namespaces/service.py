@@ -32,36 +32,36 @@ Counts = dict[str, int]
 
 
 async def find_namespace(
-    deps: Container, caller: Principal, identifier: str, *, deleting: bool = False
+    container: Container, caller: Principal, identifier: str, *, deleting: bool = False
 ) -> NamespaceDocument:
     """Return the namespace with this id or name; one that is being deleted only if ``deleting``.
 
     Raises :class:`NotFound`, also for a namespace that the key may not access.
     """
-    namespace = await deps.namespaces.resolve(caller.organization_id, identifier)
+    namespace = await container.namespaces.resolve(caller.organization_id, identifier)
     if namespace is None or not can_access(caller, namespace) or (namespace.get("deleting") and not deleting):
         raise NotFound.of("namespace", identifier)
     return namespace
 
 
 async def find_namespaces(
-    deps: Container, caller: Principal, list_query: ListQuery, body: ListBody | None
+    container: Container, caller: Principal, list_query: ListQuery, body: ListBody | None
 ) -> Page[NamespaceDocument]:
     """Return a page of the namespaces that the key may access, newest first."""
     scope = listing_filter(caller.organization_id, caller.namespaces)
-    return await list_rows(deps.namespaces, scope, LIST_SPEC, list_query, body)
+    return await list_rows(container.namespaces, scope, LIST_SPEC, list_query, body)
 
 
-async def create_namespace(deps: Container, caller: Principal, body: CreateNamespace) -> NamespaceDocument:
+async def create_namespace(container: Container, caller: Principal, body: CreateNamespace) -> NamespaceDocument:
     """Create a namespace. Raises :class:`AlreadyExists` when its name or id is taken.
 
     A key that is restricted to some namespaces cannot create others, since it could not access them.
     """
     if caller.namespaces:
         raise Forbidden("this key is restricted to some namespaces and cannot create others")
-    now = deps.clock.now()
+    now = container.clock.now()
     namespace: NamespaceDocument = {
-        "_id": body.namespace_id or deps.ids.new("ns"),
+        "_id": body.namespace_id or container.ids.new("ns"),
         "name": body.namespace_name,
         "organization_id": caller.organization_id,
         "description": body.description,
@@ -72,9 +72,9 @@ async def create_namespace(deps: Container, caller: Principal, body: CreateNames
     }
     if body.ttl_seconds is not None:
         namespace["expires_at"] = now + timedelta(seconds=body.ttl_seconds)
-    await schedule_expiry(deps, namespace)
+    await schedule_expiry(container, namespace)
     try:
-        await deps.namespaces.create(namespace)
+        await container.namespaces.create(namespace)
     except DuplicateKey as error:
         if error.index == "name":
             raise _name_taken(body.namespace_name) from error
@@ -87,11 +87,11 @@ async def create_namespace(deps: Container, caller: Principal, body: CreateNames
 
 
 async def update_namespace(
-    deps: Container, caller: Principal, identifier: str, body: UpdateNamespace
+    container: Container, caller: Principal, identifier: str, body: UpdateNamespace
 ) -> NamespaceDocument:
     """Set the fields that were sent and return the updated namespace."""
-    namespace = await find_namespace(deps, caller, identifier)
-    sent, now = body.model_fields_set, deps.clock.now()
+    namespace = await find_namespace(container, caller, identifier)
+    sent, now = body.model_fields_set, container.clock.now()
     changes: dict[str, object] = {"updated_at": now}
     if body.namespace_name is not None:
         changes["name"] = body.namespace_name
@@ -102,32 +102,32 @@ async def update_namespace(
     elif "ttl_seconds" in sent:
         changes["expires_at"] = None if body.ttl_seconds is None else now + timedelta(seconds=body.ttl_seconds)
     if "expires_at" in changes:
-        await schedule_expiry(deps, {**namespace, **changes})  # type: ignore[typeddict-item]  # changes are its fields
+        await schedule_expiry(container, {**namespace, **changes})  # type: ignore[typeddict-item]  # changes are its fields
     try:
-        updated = await deps.namespaces.change(namespace["_id"], changes)
+        updated = await container.namespaces.change(namespace["_id"], changes)
     except DuplicateKey as error:
         raise _name_taken(str(body.namespace_name)) from error
     if updated is None:
         raise NotFound.of("namespace", identifier)
-    deps.auth.forget()
+    container.auth.forget()
     return updated
 
 
-async def count_contents(deps: Container, namespaces: Sequence[NamespaceDocument]) -> list[Counts]:
+async def count_contents(container: Container, namespaces: Sequence[NamespaceDocument]) -> list[Counts]:
     """Count the contents of each namespace; exact up to 20,000 of a kind, above that at most ten seconds old."""
     slots = asyncio.Semaphore(MAX_CONCURRENCY)
     counted: dict[str, Repository[Any]] = {
-        "bucket_count": deps.buckets,
-        "collection_count": deps.collections,
-        "object_count": deps.objects,
-        "document_count": deps.documents,
+        "bucket_count": container.buckets,
+        "collection_count": container.collections,
+        "object_count": container.objects,
+        "document_count": container.documents,
     }
 
     async def count(namespace_id: str) -> Counts:
         where = {"namespace_id": namespace_id}
         async with slots:
             counts = await asyncio.gather(
-                *(deps.counter.count(rows, where, key=f"{kind} {namespace_id}") for kind, rows in counted.items())
+                *(container.counter.count(rows, where, key=f"{kind} {namespace_id}") for kind, rows in counted.items())
             )
         return dict(zip(counted, counts, strict=True))
 
