@@ -47,9 +47,9 @@ $(VENV)/.run: requirements.lock pyproject.toml | $(VENV)/bin/python
 	@$(PIP) install --quiet --no-deps -e .
 	@touch $@
 
-$(VENV)/.dev: requirements-dev.lock pyproject.toml $(VENV)/.run
+$(VENV)/.dev: tests/requirements-dev.lock pyproject.toml $(VENV)/.run
 	@echo "installing development dependencies (once)"
-	$(call install-locked,requirements-dev.lock)
+	$(call install-locked,tests/requirements-dev.lock)
 	@touch $@
 
 # A terminal shows one line with a counter while pip is running.
