@@ -189,9 +189,7 @@ class Planner:
                 await self.waiting.add(batch_id, late, now)
                 # Read again: the event of an object that was mirrored in the meantime may have been handled already.
                 objects |= await self._objects(batch, late)
-            items = {
-                o["_id"]: build_item(o, batch_id, run=run_of(o, batch_id, turn), turn=turn) for o in objects.values()
-            }
+            items = {row.item["object_id"]: row for row in _build_items(batch, objects.values())}
             pending = [oid for oid, found in objects.items() if found["mirror"]["state"] == "pending"]
             ready = [item for oid, item in items.items() if oid not in set(pending)]
             planned = await self._insert(ready, batch=batch, now=now, room=room)
@@ -237,10 +235,7 @@ class Planner:
             return
         for start in range(0, len(members), self._settings.plan_page_size):
             objects = await self._objects(batch, members[start : start + self._settings.plan_page_size])
-            items = [
-                build_item(o, batch["_id"], run=run_of(o, batch["_id"], turn), turn=turn) for o in objects.values()
-            ]
-            await self._insert(items, batch=batch, now=now, ending=ending)
+            await self._insert(_build_items(batch, objects.values()), batch=batch, now=now, ending=ending)
 
     async def cancel_unplanned_auto(self, batch: BatchDocument, obj: ObjectDocument, ending: UnitEnd) -> None:
         """Put the object of an automatic batch into a canceled unit."""

@@ -168,7 +168,7 @@ class WindowBatcher:
             if window is not None:
                 return await self._windows.join(window, members, size)
             now = self._clock.now()
-            # Two replicas that open a window for the same draft name it the same.
+            # Two replicas that open a window for the same draft derive the same id.
             window_id = derived("unit", "window", bucket_id, members[0], millis(now))
             opened: BatchingWindowDocument = {
                 "_id": window_id,
@@ -299,7 +299,7 @@ class ScanCursor(NamedTuple):
 
 
 class DraftScanner:
-    """Scans buckets with a policy, in turns, for drafts in no window. The queue is in memory, so scanning writes nothing."""
+    """Scans buckets with a policy, in turns, for drafts in no window. Scanning writes nothing: the queue is in memory."""
 
     def __init__(
         self, context: ServiceContext, planner: Planner, windowing: WindowBatcher, policies: BatchingPolicies
