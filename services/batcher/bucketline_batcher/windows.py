@@ -299,7 +299,7 @@ class ScanCursor(NamedTuple):
 
 
 class DraftScanner:
-    """Scans buckets with a policy, in turns, for drafts in no window. Scanning writes nothing: the queue is in memory."""
+    """Scans buckets with a policy, in turns, for drafts in no window. The queue is kept in memory only."""
 
     def __init__(
         self, context: ServiceContext, planner: Planner, windowing: WindowBatcher, policies: BatchingPolicies
