@@ -78,7 +78,7 @@ class Service:
 
 
 def status(object_id: str, rank: int, status: Status) -> ObjectStatusChanged:
-    return ObjectStatusChanged(object_id=object_id, **OBJECT, run_id=1, sequence=rank, status=status, occurred_at=AT)  # type: ignore[arg-type]  # pydantic checks them
+    return ObjectStatusChanged(object_id=object_id, **OBJECT, run_id=1, sequence=rank, status=status, occurred_at=AT)
 
 
 async def test_processor_schedules_units() -> None:
@@ -102,7 +102,7 @@ class FakeBatcher:
     """A batcher service whose parts record their calls."""
 
     def __init__(self, **objects: object) -> None:
-        self.planner = Calls(plan_ready_objects=set())
+        self.planner: Any = Calls(plan_ready_objects=set())
         self.planner.objects = Calls(many=objects)
         self.planner.batches = Calls(get=None)
         self.progress, self.windowing = Calls(), Calls()
