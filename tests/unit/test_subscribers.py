@@ -102,11 +102,10 @@ class FakeBatcher:
     """A batcher service whose parts record their calls."""
 
     def __init__(self, **objects: object) -> None:
-        self.planner: Any = Calls(plan_ready_objects=set())
-        self.planner.objects = Calls(many=objects)
-        self.planner.batches = Calls(get=None)
-        self.progress, self.windowing = Calls(), Calls()
-        parts: Any = (self.planner, self.progress, self.windowing, Calls())
+        planner: Any = Calls(plan_ready_objects=set())
+        planner.objects, planner.batches = Calls(many=objects), Calls(get=None)
+        self.planner, self.progress, self.windowing = planner, Calls(), Calls()
+        parts: Any = (planner, self.progress, self.windowing, Calls())
         self.dependencies = {"service": BatcherService(*parts, clock=ManualClock())}
 
 
