@@ -10,7 +10,7 @@ from bucketline.domain.pagination import BUCKETS
 from bucketline.domain.schema_definition import breaking_changes, schema_faults
 from bucketline.domain.unique_key import change_faults, config_faults
 from bucketline.errors import AlreadyExists, BadRequest, Forbidden, NotFound, ServiceUnavailable, ValidationFailed
-from bucketline_ingest_api.buckets.schemas import BucketSettings, CreateBucket, UniqueKeyConfig, UpdateBucket
+from bucketline_ingest_api.buckets.schemas import Bucket, BucketSettings, CreateBucket, UniqueKeyConfig, UpdateBucket
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.pagination import ListSpec, Page, field_mapper, list_rows
 from bucketline_ingest_api.schemas import ListBody, ListQuery
@@ -22,15 +22,7 @@ LIST_SPEC = ListSpec(
     bounds=BUCKETS,
     field_path=field_mapper(
         {"bucket_id": "_id", "bucket_name": "name", "bucket_schema": "schema"},
-        unchanged=(
-            "description",
-            "unique_key",
-            "metadata",
-            "storage_class",
-            "is_locked",
-            "created_at",
-            "updated_at",
-        ),
+        unchanged=Bucket.model_fields.keys() - {"settings"},
     ),
     searched=("_id", "name", "description"),
     exact=frozenset({"bucket_id"}),

@@ -13,16 +13,13 @@ from bucketline.errors import AlreadyExists, Forbidden, NotFound
 from bucketline_ingest_api.auth import Principal, can_access
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.deletion import schedule_expiry
-from bucketline_ingest_api.namespaces.schemas import CreateNamespace, UpdateNamespace
+from bucketline_ingest_api.namespaces.schemas import CreateNamespace, Namespace, UpdateNamespace
 from bucketline_ingest_api.pagination import ListSpec, Page, field_mapper, list_rows
 from bucketline_ingest_api.schemas import ListBody, ListQuery
 
 LIST_SPEC = ListSpec(
     bounds=NAMESPACES,
-    field_path=field_mapper(
-        {"namespace_id": "_id", "namespace_name": "name"},
-        unchanged=("description", "mode", "created_at", "updated_at"),
-    ),
+    field_path=field_mapper({"namespace_id": "_id", "namespace_name": "name"}, unchanged=Namespace.model_fields),
     searched=("_id", "name", "description"),
     exact=frozenset({"namespace_id"}),
 )
