@@ -443,26 +443,6 @@ class FailedDocument(ResponseBody):
 class FailedDocuments(ResponseBody):
     """A page of the objects that failed."""
 
-    model_config = example(
-        {
-            "batch_id": "btch_06h2v9k1m3q5s7t9v1x3",
-            "results": [
-                {
-                    "object_id": "obj_06h2v9k1m3q5s7t9v1x3",
-                    "document_id": None,
-                    "collection_ids": ["col_06h2k4v9c3f8m1q7r5tq"],
-                    "tier_num": 0,
-                    "error": "invoices-text: not a PDF",
-                    "error_type": "permanent",
-                    "timestamp": "2026-03-01T09:00:05.250Z",
-                }
-            ],
-            "total": 1,
-            "limit": 100,
-            "offset": 0,
-        }
-    )
-
     batch_id: str
     results: list[FailedDocument]
     total: int
@@ -476,16 +456,6 @@ class BatchAudit(ResponseBody):
     Results of single objects are kept for 30 days. After that (`from_sums`) these are the totals that the batch had
     when it finished, and `completed` includes skipped objects.
     """
-
-    model_config = example(
-        {
-            **dict.fromkeys(
-                ("failed", "skipped", "given_back", "in_flight", "waiting", "unplanned", "deleted", "lost"), 0
-            ),
-            **{"batch_id": "btch_06h2v9k1m3q5s7t9v1x3", "status": "COMPLETED", "lost_object_ids": [], "tiers": []},
-            **{"all_balanced": True, "has_lost_objects": False, "submitted": 2, "processed": 2, "completed": 2},
-        }
-    )
 
     batch_id: str
     status: Status
@@ -504,4 +474,4 @@ class BatchAudit(ResponseBody):
     lost: int
     lost_object_ids: list[str]
     from_sums: bool = False
-    tiers: list[dict[str, Any]]
+    tiers: list[dict[str, Any]] = Field(examples=[[]])
