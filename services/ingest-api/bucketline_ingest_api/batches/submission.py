@@ -73,7 +73,7 @@ async def submit_batch(
     submitted = await container.batches.change(batch["_id"], [str(Status.DRAFT)], update)
     if submitted is None:
         raise not_a_draft(await container.batches.get(batch["_id"]) or batch)
-    container.batch_outbox.flush_soon([outbox_entry_of(submitted)])
+    container.batch_outbox.enqueue([outbox_entry_of(submitted)])
     return submitted
 
 
@@ -96,7 +96,7 @@ def _new_run_fields(batch: BatchDocument, now: datetime) -> dict[str, object]:
 def _submission_event(container: Container, batch: BatchDocument, now: datetime) -> dict[str, object]:
     """Return the update operators that store the event of a submission in the outbox."""
     event = BatchSubmitted(**_identity(batch), object_count=batch["total"], submitted_at=now)
-    return {"$push": {"pending": container.seal(event).to_document()}, "$min": {"pending_since": now}}
+    return {"$push": {"pending": container.new_event(event).to_document()}, "$min": {"pending_since": now}}
 
 
 def _identity(batch: BatchDocument) -> dict[str, str]:
@@ -219,8 +219,8 @@ async def cancel_batch(
     if batch.get("webhook_url"):
         # The batch was submitted before, finished, and became a draft again.
         end["webhook"] = {"due_at": now}
-    canceled = container.seal(BatchCanceled(**_identity(batch), reason=reason, canceled_at=now)).to_document()
-    completed = container.seal(
+    canceled = container.new_event(BatchCanceled(**_identity(batch), reason=reason, canceled_at=now)).to_document()
+    completed = container.new_event(
         BatchCompleted(
             **_identity(batch),
             status=Status.CANCELED,
@@ -241,7 +241,7 @@ async def cancel_batch(
         cancel_requested_at={"$exists": False},
     )
     if updated is not None:
-        container.batch_outbox.flush_soon([outbox_entry_of(updated)])
+        container.batch_outbox.enqueue([outbox_entry_of(updated)])
         return updated, unit_counts
     current = await container.batches.get(batch["_id"])
     if current is None:
@@ -310,7 +310,7 @@ async def retry_batch(
         "documents_written": totals["documents"],
     }
     updated = await _rerun(container, batch, changes, event=_submission_event(container, batch, now))
-    container.batch_outbox.flush_soon([outbox_entry_of(updated)])
+    container.batch_outbox.enqueue([outbox_entry_of(updated)])
     return updated, len(retried)
 
 
