@@ -45,7 +45,7 @@ WRONG = [
     (["indexes"], {}, "MongoDB did not answer", 1),
     (["dlq", "replay", "bucketline.objects.v1.dedup.dlq:0:0"], {}, "did not answer", 1),
     (["upload", __file__, "--key", "k", "--url", "nonsense"], {}, "--url", 2),
-    (["push", __file__, "--key", "k", "--url", "http://127.0.0.1:1"], {}, "did not answer", 1),
+    (["upload", __file__, "--key", "k", "--url", "http://127.0.0.1:1"], {}, "did not answer", 1),
     (["keys", "create", "k", "--expires", "9999999d"], {}, "after the year 9999", 2),
     (["events", "replay", "--bucket", "b", "--since", "1h", "--after", "99999999999999999:o"], {}, "is not a place", 2),
 ]
