@@ -29,7 +29,6 @@ class Entry:
     help: str
     uses_stack: bool = False
     """Whether variables that are not set are taken from the local stack that is running here."""
-    hidden: bool = False
 
 
 ENTRIES = (
@@ -75,9 +74,7 @@ class LazyGroup(TyperGroup):
         entry = _BY_NAME.get(cmd_name)
         if entry is None:
             return None
-        return TyperCommand(
-            entry.name, help=entry.help, hidden=entry.hidden, rich_markup_mode="rich", rich_help_panel=entry.panel
-        )
+        return TyperCommand(entry.name, help=entry.help, rich_markup_mode="rich", rich_help_panel=entry.panel)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the subcommand and report expected errors without a traceback."""
