@@ -155,7 +155,7 @@ def build_object(
         auto_process=auto_process,
         created_at=now,
     )
-    event = deps.seal(created)
+    event = deps.new_event(created)
     document["pending"] = [cast("OutboxDocument", event.to_document())]
     document["pending_since"] = now
     if trace := current_trace():
@@ -209,7 +209,7 @@ async def _insert(
     refused_by = await deps.object_writes.insert(document)
     if refused_by is not None:
         return await find_by_idempotency_key(deps, bucket, draft)
-    deps.object_outbox.flush_soon([OutboxEntry(object_id, (event,))])
+    deps.object_outbox.enqueue([OutboxEntry(object_id, (event,))])
     if auto_process:
         await submit_auto_batches(deps, [document])
     OBJECTS.labels("created").inc()

@@ -109,7 +109,7 @@ async def _write(deps: Container, bucket: BucketDocument, rows: dict[int, _Row])
     """Insert the rows with one bulk write; one that a unique index refuses is a replay of an earlier request or row."""
     refused = await deps.objects.insert([row.document for row in rows.values()])
     stored = [row for position, row in enumerate(rows.values()) if position not in refused]
-    deps.object_outbox.flush_soon([OutboxEntry(row.document["_id"], (row.event,)) for row in stored])
+    deps.object_outbox.enqueue([OutboxEntry(row.document["_id"], (row.event,)) for row in stored])
     await submit_auto_batches(deps, [row.document for row in stored])
     OBJECTS.labels("created").inc(len(stored))
     outcomes: dict[int, Outcome] = {}
