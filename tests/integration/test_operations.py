@@ -234,7 +234,8 @@ async def test_upload_of_a_folder_twice_stores_each_file_once(api: Api, services
         assert "4 files: 4 COMPLETED" in out
     listed = await api.client(namespace).get("/v1/buckets/inbox/objects", include_total="true")
     assert sorted(obj["name"] for obj in listed["results"]) == ["large.csv", "letter.docx", "note.txt", "page.html"]
-    assert len({obj["batch_id"] for obj in listed["results"]}) == 1
+    batches = await api.client(namespace).post("/v1/buckets/inbox/batches/list")
+    assert [len(batch["object_ids"]) for batch in batches["results"]] == [4]
 
     (folder / "backup.zip").write_bytes(b"PK\3\4")
     code, out, err = await bucketline(services.environment, "upload", str(folder), *options)
