@@ -314,11 +314,13 @@ def print_results(console: Console, results: Sequence[FileResult]) -> None:
     """Print a table of the files, of those with an error only if there are many, and the number per status."""
     shown = results if len(results) <= MAX_ROWS else [result for result in results if result.error]
     if shown:
-        table = Table("File", "Object", "Status", "Documents", "Error")
+        table = Table("File", "Object", "Status", "Documents")
         for result in shown:
-            documents, error = str(result.documents), escape(result.error)
-            table.add_row(escape(str(result.path)), result.object_id, result.status, documents, error)
+            table.add_row(escape(str(result.path)), result.object_id, result.status, str(result.documents))
         console.print(table)
+    for result in results:
+        if result.error:
+            console.print(f"{result.path}: {result.error}", style="red", markup=False, soft_wrap=True)
     counts = Counter(result.status for result in results)
     console.print(f"{len(results)} files: " + ", ".join(f"{count} {status}" for status, count in counts.items()))
 
