@@ -7,7 +7,7 @@ from bucketline_ingest_api.collections import deletion as collections
 from bucketline_ingest_api.collections import trigger
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.namespaces import deletion as namespaces
-from bucketline_ingest_api.uploads import confirm_jobs as uploads
+from bucketline_ingest_api.uploads import confirmation as uploads
 
 
 def register(deps: Container) -> None:
