@@ -16,7 +16,7 @@ from bucketline_ingest_api.dependencies import (
 )
 from bucketline_ingest_api.documents.schemas import Document
 from bucketline_ingest_api.fast_path import FastCreateRoute
-from bucketline_ingest_api.objects import aggregate, create, create_batch, deletion, service, update
+from bucketline_ingest_api.objects import aggregate, create, deletion, service, update
 from bucketline_ingest_api.objects.schemas import (
     AggregateObjects,
     Aggregates,
@@ -82,10 +82,19 @@ async def create_objects(
 ) -> Response:
     """Store objects with one write; each has its own result. 422 with the same body when all of them failed."""
     size = len(await request.body())
-    outcomes = await create_batch.create_objects(deps, scope.bucket, body.objects, auto_process=auto_process, size=size)
-    poll = await deps.poll_field(scope.bucket_id)
-    shown = create_batch.serialize_outcomes(outcomes, deps.blobstore.url_of, poll)
-    return JsonResponse(shown, status_code=200 if shown["succeeded"] else 422)
+    outcomes = await create.create_objects(deps, scope.bucket, body.objects, auto_process=auto_process, size=size)
+    succeeded, failed = [], []
+    for index, outcome in enumerate(outcomes):
+        if isinstance(outcome, create.WriteResult):
+            replayed = {"replayed": outcome.replayed_by is not None, "replayed_by": outcome.replayed_by}
+            row = await _serialize_written(deps, outcome.document)
+            succeeded.append({**row, "object_index": index, **replayed})
+        else:
+            error = create.error_line(outcome)
+            failed.append({"object_index": index, "error": error, "error_type": outcome.type})
+    counts = {"succeeded_count": len(succeeded), "failed_count": len(failed), "total_requested": len(outcomes)}
+    content = {"succeeded": succeeded, "failed": failed, **counts}
+    return JsonResponse(content, status_code=200 if succeeded else 422)
 
 
 @router.post(BUCKET + "/bulk-soft-delete", summary="Delete up to 5,000 objects", responses=errors())

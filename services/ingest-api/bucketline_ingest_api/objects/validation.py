@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
@@ -44,20 +44,9 @@ from bucketline_ingest_api.settings import ApiSettings
 MAX_FAULTS = 100
 
 _CHECKSUM = re.compile(r"[a-z][a-z0-9-]{1,31}:[0-9a-f]{8,256}")
-_BARE_SHA256 = re.compile(r"[0-9a-f]{64}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 Scalar = str | int | float | bool
-
-
-@dataclass(frozen=True)
-class BlobOptions:
-    """Options that apply to every blob of a request."""
-
-    schema: Schema
-    canonicalize: bool
-    force: bool
-    allow_file: bool
-    inline_limit: int
 
 
 @dataclass
@@ -135,14 +124,7 @@ def validate_create(
     declared = properties(schema)
     custom = body.model_extra or {}
     faults = custom_faults(custom, schema_properties=declared, location=location)
-    options = BlobOptions(
-        schema=schema,
-        canonicalize=body.canonicalize_source,
-        force=body.force_remirror,
-        allow_file=settings.allow_file_sources,
-        inline_limit=settings.max_inline_bytes,
-    )
-    blobs, blob_faults = read_blobs(body.blobs or (), options, ids, location=(*location, "blobs"))
+    blobs, blob_faults = _read_blobs(schema, body, settings, ids, (*location, "blobs"))
     faults += blob_faults
     edges, edge_faults = _read_edges(body, location)
     faults += edge_faults
@@ -234,13 +216,13 @@ def _read_edges(body: CreateObject, location: Location) -> tuple[list[dict[str, 
     return edges, list(islice(storable_faults(edges, (*location, "edges")), MAX_FAULTS))
 
 
-def read_blobs(
-    blobs: Sequence[CreateBlob], options: BlobOptions, ids: Ids, *, location: Location
+def _read_blobs(
+    schema: Schema, body: CreateObject, settings: ApiSettings, ids: Ids, location: Location
 ) -> tuple[list[BlobDraft], list[ValidationIssue]]:
     """Return the valid blobs, and the faults of the others."""
     drafts, faults = [], []
-    for index, blob in enumerate(blobs):
-        draft = _read_blob(blob, options, ids, (*location, index))
+    for index, blob in enumerate(body.blobs or ()):
+        draft = _read_blob(schema, body, blob, settings, ids, (*location, index))
         if isinstance(draft, BlobDraft):
             drafts.append(draft)
         else:
@@ -248,102 +230,81 @@ def read_blobs(
     return drafts, faults[:MAX_FAULTS]
 
 
-def _read_blob(blob: CreateBlob, options: BlobOptions, ids: Ids, at: Location) -> BlobDraft | list[ValidationIssue]:
-    kind = validate_blob(options.schema, blob.property, blob.type, location=at)
+def _read_blob(
+    schema: Schema, body: CreateObject, blob: CreateBlob, settings: ApiSettings, ids: Ids, at: Location
+) -> BlobDraft | list[ValidationIssue]:
+    kind = validate_blob(schema, blob.property, blob.type, location=at)
     if isinstance(kind, ValidationIssue):
         return [kind]
     faults: list[ValidationIssue] = []
-    source = _parse_source(blob, kind, options, at)
+    source = _parse_source(blob, kind, settings, at)
     if isinstance(source, ValidationIssue):
         faults.append(source)
+    declared = properties(schema)[blob.property]
     if isinstance(blob.data, dict | list):
         faults += islice(storable_faults(blob.data, (*at, "data")), MAX_FAULTS)
-    elif blob.data is not None:
-        faults += _value_faults(blob, kind, options.schema, at)
+    if kind in METADATA_TYPES and declared["type"] == kind and not isinstance(blob.data, dict | list | None):
+        faults += islice(value_faults(declared, blob.data, (*at, "data")), MAX_FAULTS)
     faults += islice(storable_faults(blob.metadata or {}, (*at, "metadata")), MAX_FAULTS)
     checksum = _normalize_checksum(blob.checksum)
     if blob.checksum is not None and checksum is None:
-        faults.append(
-            ValidationIssue("checksum", (*at, "checksum"), "algorithm:hex or 64 hexadecimal digits are expected")
-        )
+        message = "algorithm:hex or 64 hexadecimal digits are expected"
+        faults.append(ValidationIssue("checksum", (*at, "checksum"), message))
     if faults or isinstance(source, ValidationIssue):
         return faults
-    content_hash, size = _hash_content(source, checksum)
-    if checksum is not None and checksum.startswith("sha256:") and content_hash != checksum:
-        return [ValidationIssue("checksum", (*at, "checksum"), "the checksum is not that of the data")]
+    stored: dict[str, object] | None = None
+    content_hash = checksum if checksum is not None and checksum.startswith("sha256:") else None
+    size = 0
+    if isinstance(source, PropertiesSource):
+        free = dict(source.value)
+        content_hash = checksum or properties_hash(source.value)
+    else:
+        free = dict(free_form(kind, blob.data))
+        stored = source.to_document()
+    if isinstance(source, InlineSource) and stored is not None:
+        content = source.content()
+        digest, size = hashlib.sha256(content).hexdigest(), len(content)
+        if content_hash not in (None, f"sha256:{digest}"):
+            return [ValidationIssue("checksum", (*at, "checksum"), "the checksum is not that of the data")]
+        content_hash = f"sha256:{digest}"
+        # What responses show until the content is mirrored.
+        stored |= {"sha256": digest, "size": size, "mime_type": declared_type(source)}
     metadata = blob.metadata or {}
-    bytes_follow = not isinstance(source, PropertiesSource)
     document: BlobDocument = {
         "blob_id": ids.new("blob"),
         "property": blob.property,
         "type": kind,
         "key_prefix": blob.key_prefix,
-        "properties": {**_free_form(source, kind, blob), **metadata},
-        "source": _source_document(source, content_hash, size) if bytes_follow else None,
-        "canonicalize": options.canonicalize if blob.canonicalize_source is None else blob.canonicalize_source,
-        "force": options.force if blob.force_remirror is None else blob.force_remirror,
+        "properties": {**free, **metadata},
+        "source": stored,
+        "canonicalize": body.canonicalize_source if blob.canonicalize_source is None else blob.canonicalize_source,
+        "force": body.force_remirror if blob.force_remirror is None else blob.force_remirror,
         "checksum": checksum,
         "details": None,
         "storage": None,
-        "state": "pending" if bytes_follow else "none",
+        "state": "none" if stored is None else "pending",
         "error": None,
     }
     return BlobDraft(document, source, at, metadata, content_hash, size)
 
 
-def _source_document(source: Source, content_hash: str | None, size: int) -> dict[str, object]:
-    """Return the source as it is stored, for inline content with the details that responses show before mirroring."""
-    document = source.to_document()
-    if isinstance(source, InlineSource):
-        document["sha256"] = str(content_hash).removeprefix("sha256:")
-        document["size"] = size
-        document["mime_type"] = declared_type(source)
-    return document
-
-
-def _parse_source(blob: CreateBlob, kind: str, options: BlobOptions, at: Location) -> Source | ValidationIssue:
+def _parse_source(blob: CreateBlob, kind: str, settings: ApiSettings, at: Location) -> Source | ValidationIssue:
     if (blob.data is None) == (blob.upload_id is None):
         return ValidationIssue("data_or_upload_id", at, "send either data or upload_id")
     if blob.upload_id is not None:
         return UploadSource(blob.upload_id)
     try:
-        return parse_data(kind, blob.data, allow_file=options.allow_file, max_inline_bytes=options.inline_limit)
+        return parse_data(
+            kind, blob.data, allow_file=settings.allow_file_sources, max_inline_bytes=settings.max_inline_bytes
+        )
     except InvalidData as error:
         return ValidationIssue("blob_data", (*at, "data"), error.reason)
 
 
-def _value_faults(blob: CreateBlob, kind: str, schema: Schema, at: Location) -> Sequence[ValidationIssue]:
-    """Validate a plain value that is sent as a blob against the type of its property. An object may be a source."""
-    declared = properties(schema)[blob.property]
-    if kind not in METADATA_TYPES or declared["type"] != kind or isinstance(blob.data, dict):
-        return ()
-    return list(islice(value_faults(declared, blob.data, (*at, "data")), MAX_FAULTS))
-
-
-def _free_form(source: Source, kind: str, blob: CreateBlob) -> dict[str, object]:
-    if isinstance(source, PropertiesSource):
-        return dict(source.value)
-    return dict(free_form(kind, blob.data))
-
-
 def _normalize_checksum(checksum: str | None) -> str | None:
     """Return ``algorithm:hex`` in lower case, or None if it is not a checksum."""
-    if checksum is None:
-        return None
-    lowered = checksum.lower()
-    if _BARE_SHA256.fullmatch(lowered):
-        return f"sha256:{lowered}"
-    if not _CHECKSUM.fullmatch(lowered):
-        return None
-    algorithm, _, digits = lowered.partition(":")
-    return lowered if algorithm != "sha256" or _BARE_SHA256.fullmatch(digits) else None
-
-
-def _hash_content(source: Source, checksum: str | None) -> tuple[str | None, int]:
-    """Return ``sha256:<hex>`` if it is known without fetching anything, and the size of inline content."""
-    if isinstance(source, PropertiesSource):
-        return checksum or properties_hash(source.value), 0
-    if isinstance(source, InlineSource):
-        content = source.content()
-        return f"sha256:{hashlib.sha256(content).hexdigest()}", len(content)
-    return (checksum if checksum is not None and checksum.startswith("sha256:") else None), 0
+    text = (checksum or "").lower()
+    text = f"sha256:{text}" if _SHA256.fullmatch(text) else text
+    algorithm, _, digits = text.partition(":")
+    valid = _CHECKSUM.fullmatch(text) and (algorithm != "sha256" or _SHA256.fullmatch(digits))
+    return text if valid else None
