@@ -16,7 +16,7 @@ from bucketline_ingest_api.dependencies import (
 )
 from bucketline_ingest_api.documents.schemas import Document
 from bucketline_ingest_api.fast_path import FastCreateRoute
-from bucketline_ingest_api.objects import aggregate, create, deletion, service, update
+from bucketline_ingest_api.objects import create, deletion, service, update
 from bucketline_ingest_api.objects.schemas import (
     AggregateObjects,
     Aggregates,
@@ -118,7 +118,7 @@ async def soft_delete_objects(deps: ContainerDep, scope: BucketDelete, body: Sof
 @router.post(BUCKET + "/aggregate", summary="Aggregate objects", responses=errors())
 async def aggregate_objects(deps: ContainerDep, scope: BucketRead, body: AggregateObjects) -> Aggregates:
     """Return counts, sums and extremes of the objects of each group, from one query of at most 10 seconds."""
-    return await aggregate.aggregate_objects(deps, scope.bucket, body)
+    return await service.aggregate_objects(deps, scope.bucket, body)
 
 
 @router.get(BUCKET + "/{object_id}", summary="Get an object", response_model=StoredObject, responses=errors())
@@ -194,7 +194,7 @@ async def list_object_documents(
 ) -> Response:
     """Return the documents that collections made of the object: none until it has been processed."""
     total, documents = await service.list_documents(deps, scope.namespace_id, object_id, collection_ids or ())
-    rows = [Document.of(document).model_dump(mode="json", by_alias=True) for document in documents]
+    rows = [Document.of(document).to_json() for document in documents]
     return JsonResponse({"object_id": object_id, "total_documents": total, "documents": rows})
 
 
