@@ -41,12 +41,12 @@ def test_only_events_are_sorted_by_what_only_they_have(document: str) -> None:
             assert "get events" in command
 
 
-def test_what_the_api_says_of_a_store_that_is_away_is_looked_for() -> None:
+def test_runbook_names_the_log_message_of_an_unavailable_dependency() -> None:
     (page,) = re.findall(r"^## BucketlineApiErrors$(.+?)^## ", text("runbooks.md"), flags=re.MULTILINE | re.DOTALL)
     assert "warning" in re.findall(r"grep -E '([^']+)'", page)[0]
-    front = K8S.parents[1] / "services" / "ingest-api" / "bucketline_ingest_api" / "edge_middleware.py"
-    assert 'log.warning("a store is away"' in front.read_text(encoding="utf-8")
-    assert "`a store is away`" in page
+    front = K8S.parents[1] / "services" / "ingest-api" / "bucketline_ingest_api" / "exception_handlers.py"
+    assert 'log.warning("dependency unavailable"' in front.read_text(encoding="utf-8")
+    assert "`dependency unavailable`" in page
 
 
 def test_the_steps_of_the_installation_find_what_they_need() -> None:

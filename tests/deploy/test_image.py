@@ -24,18 +24,18 @@ def stages() -> list[list[str]]:
     return [LINES[start:end] for start, end in zip(starts, [*starts[1:], len(LINES)], strict=True)]
 
 
-def test_the_base_is_pinned_by_tag_and_digest() -> None:
-    (base,) = instructions("ARG", LINES)
+def test_base_image_is_pinned_by_tag_and_digest() -> None:
+    base = instructions("ARG", LINES)[0]
     assert re.fullmatch(r"PYTHON=python:3\.11\.\d+-slim-[a-z]+@sha256:[0-9a-f]{64}", base)
     assert all(line.split()[1] == "${PYTHON}" for line in LINES if line.startswith("FROM "))
 
 
-def test_the_build_asks_no_registry_for_anything_but_its_base() -> None:
+def test_build_fetches_only_the_base_image() -> None:
     """A `syntax` line would fetch a parser for this file first, by a tag that may change."""
     assert "syntax=" not in (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
 
 
-def test_what_is_installed_was_checked_against_a_hash() -> None:
+def test_installed_packages_are_checked_against_hashes() -> None:
     build, _ = stages()
     installs = [run for run in instructions("RUN", build) if re.search(r"pip\b.*\binstall", run)]
     assert len(installs) == 3
@@ -44,8 +44,8 @@ def test_what_is_installed_was_checked_against_a_hash() -> None:
         assert "--no-deps" in run
 
 
-@pytest.mark.parametrize("lock", ["requirements.lock", "deploy/requirements-build.lock"])
-def test_every_requirement_of_a_lock_is_exact_and_has_hashes(lock: str) -> None:
+@pytest.mark.parametrize("lock", ["requirements.lock", "deploy/requirements-build.lock", "tests/requirements-dev.lock"])
+def test_lock_pins_every_requirement_with_hashes(lock: str) -> None:
     text = (ROOT / lock).read_text(encoding="utf-8").replace("\\\n", " ")
     requirements = [line for line in text.splitlines() if line.strip() and not line.strip().startswith("#")]
     assert requirements
@@ -53,7 +53,7 @@ def test_every_requirement_of_a_lock_is_exact_and_has_hashes(lock: str) -> None:
         assert re.match(r"[A-Za-z0-9._-]+(\[[^\]]+\])?==\S+\s.*--hash=sha256:[0-9a-f]{64}", line), line
 
 
-def test_the_wheel_is_built_with_what_the_project_asks_for() -> None:
+def test_wheel_is_built_with_the_build_requirements_of_the_project() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     assert project["build-system"]["build-backend"] == "hatchling.build"
     locked = re.search(r"^hatchling==(\d+)\.(\d+)", (DEPLOY / "requirements-build.lock").read_text(), re.MULTILINE)
@@ -93,3 +93,12 @@ def test_what_the_build_copies_is_let_through_by_the_ignore_file() -> None:
     packages = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["hatch"]["build"]
     for package in packages["targets"]["wheel"]["packages"]:
         assert package.split("/")[0] in copied
+
+
+def test_image_labels_name_the_version_of_the_project() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    _, final = stages()
+    (labels,) = instructions("LABEL", final)
+    assert f"VERSION={project['version']}" in instructions("ARG", final)
+    assert f'org.opencontainers.image.licenses="{project["license"]}"' in labels
+    assert "org.opencontainers.image.version=$VERSION" in labels

@@ -49,9 +49,9 @@ async def bucketline(environment: Mapping[str, str], *arguments: str) -> tuple[i
 
 async def test_doctor_on_the_local_stack_finds_no_failure(services: Services) -> None:
     code, out, err = await bucketline(services.environment, "doctor", "--json")
-    rows = {(row["part"], row["what"]): row for row in json.loads(out)}
+    rows = {(row["part"], row["check"]): row for row in json.loads(out)}
     assert code == 0, (out, err)
-    for part, what in (
+    for part, check in (
         ("MongoDB", "version"),
         ("MongoDB", "write and read"),
         ("MongoDB", "indexes"),
@@ -67,10 +67,9 @@ async def test_doctor_on_the_local_stack_finds_no_failure(services: Services) ->
         ("S3", "clock"),
         ("Bucketline", "extractors"),
     ):
-        assert rows[part, what]["verdict"] == "ok", rows[part, what]
-    # One server of each is something to look at, and said so with advice.
-    assert rows["MongoDB", "replica set"]["verdict"] == "warning"
-    assert all(row["advice"] for row in rows.values() if row["verdict"] != "ok")
+        assert rows[part, check]["severity"] == "ok", rows[part, check]
+    assert rows["MongoDB", "replica set"]["severity"] == "warning"
+    assert all(row["advice"] for row in rows.values() if row["severity"] != "ok")
 
 
 async def test_doctor_with_missing_dependencies_exits_with_1(services: Services) -> None:
@@ -90,7 +89,6 @@ async def test_doctor_with_missing_dependencies_exits_with_1(services: Services)
 
 
 async def test_doctor_with_unreachable_dependencies_gives_advice_for_each(services: Services) -> None:
-    """None of them hides another, and nobody waits for long."""
     away = {
         **services.environment,
         "BUCKETLINE_MONGODB_URL": "mongodb://127.0.0.1:1/?directConnection=true",
@@ -101,7 +99,7 @@ async def test_doctor_with_unreachable_dependencies_gives_advice_for_each(servic
     code, out, err = await bucketline(away, "doctor", "--json")
     rows = json.loads(out)
     assert (code, err) == (1, "")
-    bad = {row["part"]: row for row in rows if row["verdict"] == "bad"}
+    bad = {row["part"]: row for row in rows if row["severity"] == "error"}
     assert set(bad) == {"MongoDB", "Kafka", "S3"}
     for part, variable in (("MongoDB", "MONGODB_URL"), ("Kafka", "KAFKA_BOOTSTRAP"), ("S3", "S3_ENDPOINT")):
         assert f"BUCKETLINE_{variable}" in bad[part]["advice"]

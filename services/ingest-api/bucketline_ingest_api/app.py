@@ -17,16 +17,14 @@ from bucketline.settings import ServiceSettings
 from bucketline_ingest_api import exception_handlers, health, reconciler, subscribers
 from bucketline_ingest_api.api_keys import endpoints as api_keys
 from bucketline_ingest_api.batches import endpoints as batches
-from bucketline_ingest_api.body_limit import BodyLimiter, Bounds
 from bucketline_ingest_api.buckets import endpoints as buckets
 from bucketline_ingest_api.collections import endpoints as collections
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.documents import endpoints as documents
-from bucketline_ingest_api.edge_middleware import EdgeMiddleware
 from bucketline_ingest_api.exception_handlers import METHODS
+from bucketline_ingest_api.middleware import BodyLimiter, EdgeMiddleware
 from bucketline_ingest_api.namespaces import endpoints as namespaces
 from bucketline_ingest_api.objects import endpoints as objects
-from bucketline_ingest_api.rate_limit import RateLimiter
 from bucketline_ingest_api.settings import ApiSettings
 from bucketline_ingest_api.tasks import endpoints as tasks
 from bucketline_ingest_api.tasks import registry
@@ -71,7 +69,6 @@ def create(settings: ServiceSettings) -> ASGIApp:
             container = Container(context, api_settings)
             registry.register(container)
             app.state.container = container
-            app.state.limiter = RateLimiter(context.database, api_settings, clock=context.clock)
             context.bus.include(subscribers.router, container=container)
             # Objects are accepted while Kafka is unavailable: their events wait in the outbox.
             async with context.running(ready_without_bus=True):
@@ -84,13 +81,8 @@ def create(settings: ServiceSettings) -> ASGIApp:
 
     app = build(lifespan)
     app.router.routes.extend(health.routes())
-    edge = EdgeMiddleware(
-        app,
-        auth=lambda: app.state.container.auth,
-        limiter=lambda: app.state.limiter,
-        ids=RandomIds(),
-        bodies=BodyLimiter(Bounds(settings.http.max_body_bytes, together=settings.http.max_inflight_body_bytes)),
-    )
+    body_limiter = BodyLimiter(settings.http.max_body_bytes, settings.http.max_inflight_body_bytes)
+    edge = EdgeMiddleware(app, ids=RandomIds(), body_limiter=body_limiter)
     return add_cors(edge, api_settings)
 
 

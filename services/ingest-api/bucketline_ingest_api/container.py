@@ -20,6 +20,7 @@ from bucketline.kafka.outbox import Outbox
 from bucketline.service_context import ServiceContext
 from bucketline_ingest_api.auth import Auth
 from bucketline_ingest_api.buckets.stats import BucketCounts
+from bucketline_ingest_api.middleware import RateLimiter
 from bucketline_ingest_api.objects.bulk_writer import ObjectBulkWriter
 from bucketline_ingest_api.objects.serializers import PollField
 from bucketline_ingest_api.pagination import CappedCounter
@@ -64,6 +65,7 @@ class Container:
         self.object_writes = ObjectBulkWriter(self.objects, self.batches, clock)
 
         self.auth = Auth(self.keys, self.namespaces, settings, clock=clock)
+        self.rate_limiter = RateLimiter(database, settings, clock=clock)
         self.keyring = ApiKeyService(self.keys, self.namespaces, settings, clock=clock)
         self.runner = TaskRunner(self.tasks, clock=clock, ids=context.ids)
         self.extractors = ExtractorRegistry()

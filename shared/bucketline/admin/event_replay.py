@@ -1,8 +1,8 @@
-"""Says again what has become of stored objects, for a subscriber that was not there when it happened.
+"""Publishes the events of stored objects again, for a subscriber that did not exist when they were first published.
 
-The events carry the same ids however often they are replayed, so a subscriber that keeps to ``(source, id)`` may see a
-replay twice. Our own services take them like any duplicate: nothing is mirrored, processed or announced again. They
-have no trace: that of the request is over, and may be forgotten.
+The events have the same ids in every replay, so a subscriber that deduplicates by ``(source, id)`` may receive a replay
+twice. Our own services treat them like any duplicate: nothing is mirrored or processed again. They have no trace,
+because the trace of the original request is over.
 """
 
 import asyncio
@@ -20,17 +20,11 @@ from bucketline.ids import derived
 from bucketline.kafka.publisher import Publisher
 
 PAGE = 200
-COUNTED = 50_000
-"""Objects counted in one step."""
-
-_ORDER = (("created_at", 1), ("_id", 1))
-
-Pause = Callable[[float], Awaitable[None]]
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class ReplayCursor:
-    """How far a replay got: the object's time of creation and its id. ``str`` gives what ``read`` takes."""
+    """The last object of a replay. ``str`` returns what ``parse`` accepts."""
 
     created_at: datetime
     object_id: str
@@ -39,118 +33,96 @@ class ReplayCursor:
         return f"{millis(self.created_at)}:{self.object_id}"
 
     @classmethod
-    def read(cls, text: str) -> "ReplayCursor":
-        moment, _, object_id = text.partition(":")
+    def parse(cls, text: str) -> "ReplayCursor":
+        """Return the cursor that ``text`` stands for. Raises BadRequest if it is not one."""
+        milliseconds, _, object_id = text.partition(":")
         try:
-            if moment.isdecimal() and object_id:
-                return cls(from_millis(int(moment)), object_id)
+            if milliseconds.isdecimal() and object_id:
+                return cls(from_millis(int(milliseconds)), object_id)
         except (ValueError, OverflowError, OSError):
             pass
-        raise BadRequest(f"{text!r} is not a place that a replay has named")
+        raise BadRequest(f"invalid replay cursor {text!r}")
 
 
 @dataclass(frozen=True)
 class ReplayProgress:
-    """After each page: how many objects and events so far, and the place to resume from."""
+    """The numbers of objects and events that were published so far, and where to continue."""
 
     objects: int
     events: int
-    place: ReplayCursor
+    cursor: ReplayCursor
 
 
 class EventReplay:
-    """Publishes the events of a bucket's objects, oldest first, at most ``rate`` objects a second."""
+    """Publishes the events of a bucket's objects, oldest first, at most ``rate`` objects per second."""
 
     def __init__(
-        self, objects: Objects, publisher: Publisher, *, clock: Clock, rate: float, pause: Pause = asyncio.sleep
+        self,
+        objects: Objects,
+        publisher: Publisher,
+        *,
+        clock: Clock,
+        rate: float,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._objects = objects
         self._publisher = publisher
         self._clock = clock
         self._rate = rate
-        self._pause = pause
-
-    async def count(
-        self, bucket_id: str, since: datetime, after: ReplayCursor | None = None, *, most: int | None = None
-    ) -> int:
-        """How many objects there are to tell of; with ``most`` no more than about that are counted.
-
-        In steps, each of which is short: a bucket of any size can be counted.
-        """
-        total = 0
-        while most is None or total < most:
-            where = _where(bucket_id, since, after)
-            found = await self._objects.collection.find(
-                where, limit=1, skip=COUNTED - 1, sort=_ORDER, hint="listing", fields=["created_at"]
-            )
-            if not found:
-                return total + await self._objects.collection.count(where, limit=COUNTED)
-            total += COUNTED
-            after = ReplayCursor(found[0]["created_at"], found[0]["_id"])
-        return total
+        self._sleep = sleep
 
     async def run(
         self, bucket_id: str, since: datetime, after: ReplayCursor | None = None
     ) -> AsyncIterator[ReplayProgress]:
-        """Tells of every object made at ``since`` or later, and after ``after``. What a page told is acknowledged.
+        """Publish the events of every object created at ``since`` or later and after ``after``, page by page.
 
-        Objects that are made meanwhile are told of as well; each keeps its order, as its events share a key.
+        The events of a page are acknowledged when its progress is yielded. Objects created during the replay are
+        included. The events of an object keep their order, because they have the same key.
         """
-        told = events = 0
-        while True:
-            page = await self._objects.collection.find(
-                _where(bucket_id, since, after), limit=PAGE, sort=_ORDER, hint="listing"
-            )
-            if not page:
-                return
+        objects = events = 0
+        position = (after.created_at, after.object_id) if after else None
+        while page := await self._objects.created_since(bucket_id, since, after=position, limit=PAGE):
             started = self._clock.now()
-            envelopes = [envelope for obj in page for envelope in self._envelopes(obj)]
+            envelopes = [_wrap(event, obj, at) for obj in page for event, at in lifecycle_events(obj)]
             await self._publisher.publish(envelopes)
-            told, events = told + len(page), events + len(envelopes)
-            after = ReplayCursor(page[-1]["created_at"], page[-1]["_id"])
-            yield ReplayProgress(told, events, after)
-            spent = (self._clock.now() - started).total_seconds()
-            await self._pause(max(0.0, len(page) / self._rate - spent))
-
-    def _envelopes(self, obj: ObjectDocument) -> list[CloudEvent]:
-        return [_sealed(event, obj, at) for event, at in lifecycle_events(obj)]
+            objects, events = objects + len(page), events + len(envelopes)
+            position = (page[-1]["created_at"], page[-1]["_id"])
+            yield ReplayProgress(objects, events, ReplayCursor(*position))
+            elapsed = (self._clock.now() - started).total_seconds()
+            await self._sleep(max(0.0, len(page) / self._rate - elapsed))
 
 
 def lifecycle_events(obj: ObjectDocument) -> list[tuple[Event, datetime]]:
-    """What has become of an object, as events, each with the time at which it happened."""
-    about = {
+    """Return the events from which a subscriber learns the state of an object, each with its time."""
+    common = {
         "object_id": obj["_id"],
         "bucket_id": obj["bucket_id"],
         "namespace_id": obj["namespace_id"],
         "revision": obj["revision"],
     }
     mirror, run = obj["mirror"], obj["run"]
-    happened: list[tuple[Event, datetime]] = [
-        (
-            ObjectCreated(
-                **about,
-                key_prefix=obj["key_prefix"],
-                status=Status.QUEUED if obj["auto_process"] else Status.DRAFT,
-                blob_count=len(obj["blobs"]),
-                auto_process=obj["auto_process"],
-                created_at=obj["created_at"],
-            ),
-            obj["created_at"],
-        )
-    ]
+    created = ObjectCreated(
+        **common,
+        key_prefix=obj["key_prefix"],
+        status=Status.QUEUED if obj["auto_process"] else Status.DRAFT,
+        blob_count=len(obj["blobs"]),
+        auto_process=obj["auto_process"],
+        created_at=obj["created_at"],
+    )
+    events: list[tuple[Event, datetime]] = [(created, obj["created_at"])]
     if mirror["state"] != "pending":
         mirrored = ObjectMirrored(
-            **about,
+            **common,
             auto_process=obj["auto_process"],
             failed=mirror["state"] == "failed",
             error=mirror.get("error"),
-            blobs=[_told(blob) for blob in obj["blobs"] if blob["state"] != "pending"],
+            blobs=[_build_mirrored_blob(blob) for blob in obj["blobs"] if blob["state"] != "pending"],
         )
-        happened.append((mirrored, mirror.get("at", obj["created_at"])))
+        events.append((mirrored, mirror.get("at", obj["created_at"])))
     if obj["status"] != Status.DRAFT:
         at = obj.get("moved_at", obj["updated_at"])
         changed = ObjectStatusChanged(
-            **about,
+            **common,
             batch_id=obj.get("batch_id"),
             run_id=run["id"],
             sequence=run["rank"],
@@ -159,11 +131,11 @@ def lifecycle_events(obj: ObjectDocument) -> list[tuple[Event, datetime]]:
             documents_total=obj.get("document_count", 0),
             occurred_at=at,
         )
-        happened.append((changed, at))
-    return happened
+        events.append((changed, at))
+    return events
 
 
-def _told(blob: BlobDocument) -> MirroredBlob:
+def _build_mirrored_blob(blob: BlobDocument) -> MirroredBlob:
     details, storage, state = blob["details"], blob["storage"], blob["state"]
     return MirroredBlob(
         blob_id=blob["blob_id"],
@@ -175,15 +147,7 @@ def _told(blob: BlobDocument) -> MirroredBlob:
     )
 
 
-def _sealed(event: Event, obj: ObjectDocument, at: datetime) -> CloudEvent:
+def _wrap(event: Event, obj: ObjectDocument, at: datetime) -> CloudEvent:
     run = obj["run"]
-    identity = derived("evt", event.type, obj["_id"], obj["revision"], run["id"], run["rank"])
-    return wrap(event, id=identity, source=REPLAY, at=at)
-
-
-def _where(bucket_id: str, since: datetime, after: ReplayCursor | None) -> dict[str, object]:
-    where: dict[str, object] = {"bucket_id": bucket_id, "created_at": {"$gte": since}}
-    if after is not None and after.created_at >= since:
-        where["created_at"] = {"$gte": after.created_at}
-        where["$or"] = [{"created_at": {"$gt": after.created_at}}, {"_id": {"$gt": after.object_id}}]
-    return where
+    event_id = derived("evt", event.type, obj["_id"], obj["revision"], run["id"], run["rank"])
+    return wrap(event, id=event_id, source=REPLAY, at=at)

@@ -14,9 +14,9 @@ from bucketline import __version__
 from bucketline.cli.terminal import report_progress, run_quietly, silence_client_logs, wide_console
 
 if TYPE_CHECKING:
-    from bucketline.admin.diagnostics.result import CheckResult
+    from bucketline.admin.diagnostics import CheckResult
 
-_VERDICTS = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "bad": "[red]failed[/]"}
+_SEVERITIES = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "error": "[red]failed[/]"}
 
 
 def version() -> None:
@@ -41,30 +41,31 @@ def doctor(
     import orjson
 
     from bucketline.admin.api_keys import ApiKeySettings
-    from bucketline.admin.diagnostics.run import DiagnosticTargets, run_checks
+    from bucketline.admin.diagnostics import run_checks
     from bucketline.clock import SystemClock
     from bucketline.extractors import ExtractorRegistry
     from bucketline.settings import KafkaSettings, MongoSettings, S3Settings
 
     silence_client_logs()
-    targets = DiagnosticTargets(MongoSettings(), KafkaSettings(), S3Settings(), ApiKeySettings(), ExtractorRegistry())
-    results = asyncio.run(run_checks(targets, SystemClock()))
+    results = asyncio.run(
+        run_checks(MongoSettings(), KafkaSettings(), S3Settings(), ApiKeySettings(), ExtractorRegistry(), SystemClock())
+    )
     if as_json:
         typer.echo(orjson.dumps([asdict(result) for result in results], option=orjson.OPT_INDENT_2).decode())
     else:
         _print_results(results)
-    raise typer.Exit(1 if any(result.verdict == "bad" for result in results) else 0)
+    raise typer.Exit(1 if any(result.severity == "error" for result in results) else 0)
 
 
 def _print_results(results: "Sequence[CheckResult]") -> None:
     console = wide_console()
     table = Table("Part", "Check", "Result", "Found", "Advice")
     for result in results:
-        verdict = _VERDICTS[result.verdict]
-        table.add_row(result.part, result.what, verdict, escape(result.found), escape(result.advice))
+        severity = _SEVERITIES[result.severity]
+        table.add_row(result.part, result.check, severity, escape(result.found), escape(result.advice))
     console.print(table)
-    failed = sum(result.verdict == "bad" for result in results)
-    warnings = sum(result.verdict == "warning" for result in results)
+    failed = sum(result.severity == "error" for result in results)
+    warnings = sum(result.severity == "warning" for result in results)
     console.print(f"{len(results)} checks: {failed} failed, {warnings} warnings")
 
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from bucketline.admin.event_replay import EventReplay, ReplayCursor
     from bucketline.db.mongo import Database
 
+MAX_COUNT = 1_000_000
+"""Counting more objects would take too long."""
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
@@ -46,19 +48,18 @@ def replay(
     from bucketline.admin.event_replay import ReplayCursor
     from bucketline.clock import SystemClock
 
-    clock = SystemClock()
-    start = parse_past_time(since, clock.now())
+    start = parse_past_time(since, SystemClock().now())
     try:
-        cursor = ReplayCursor.read(after) if after else None
+        cursor = ReplayCursor.parse(after) if after else None
     except BucketlineError as error:
         raise typer.BadParameter(error.message, param_hint="--after") from error
     run_quietly(_replay(namespace, bucket, start, cursor, rate, dry_run))
 
 
 async def _replay(
-    namespace: str, bucket: str, since: datetime, cursor: ReplayCursor | None, rate: float, dry_run: bool
+    namespace: str, bucket: str, since: datetime, after: ReplayCursor | None, rate: float, dry_run: bool
 ) -> None:
-    from bucketline.admin.event_replay import COUNTED, EventReplay
+    from bucketline.admin.event_replay import EventReplay
     from bucketline.clock import SystemClock
     from bucketline.db.mongo import Database
     from bucketline.db.objects import Objects
@@ -68,13 +69,15 @@ async def _replay(
     database = Database(MongoSettings())
     try:
         bucket_id = await _find_bucket(database, namespace, bucket)
+        objects = Objects(database)
+        position = (after.created_at, after.object_id) if after else None
+        count = await objects.count_created_since(bucket_id, since, after=position, limit=MAX_COUNT)
+        if dry_run:
+            wide_console().print(f"{'at least ' if count == MAX_COUNT else ''}{count} objects found")
+            return
         async with KafkaPublisher(KafkaSettings()) as publisher:
-            event_replay = EventReplay(Objects(database), publisher, clock=SystemClock(), rate=rate)
-            if dry_run:
-                wide_console().print(f"{await event_replay.count(bucket_id, since, cursor)} objects found")
-                return
-            count = await event_replay.count(bucket_id, since, cursor, most=COUNTED)
-            await _publish(event_replay, bucket_id, since, cursor, count if count < COUNTED else None)
+            event_replay = EventReplay(objects, publisher, clock=SystemClock(), rate=rate)
+            await _publish(event_replay, bucket_id, since, after, count if count < MAX_COUNT else None)
     finally:
         database.close()
 
@@ -91,7 +94,7 @@ async def _publish(
         task = bar.add_task("objects", total=total)
         try:
             async for progress in event_replay.run(bucket_id, since, cursor):
-                objects, published, cursor = progress.objects, progress.events, progress.place
+                objects, published, cursor = progress.objects, progress.events, progress.cursor
                 bar.update(task, completed=objects, total=max(total, objects) if total else None)
         except BaseException as error:
             bar.stop()

@@ -66,7 +66,7 @@ def gc(
     """
     if context.invoked_subcommand is not None:
         return
-    from bucketline.admin.deployment_id import ForeignBucketError
+    from bucketline.admin.gc import ForeignBucketError
     from bucketline.db.job_cursors import BEGINNING
 
     console = Console(highlight=False)
@@ -80,21 +80,21 @@ def gc(
     except BucketlineError as error:
         fail(f"stopped: {error.message}. Run the command again; nothing is left half done.")
     console.print(
-        f"{report.removed} blobs ({decimal(report.removed_bytes)}) {'would be deleted' if dry_run else 'deleted'}"
+        f"{report.deleted} blobs ({decimal(report.deleted_bytes)}) {'would be deleted' if dry_run else 'deleted'}"
     )
     console.print(
-        f"{report.examined} examined, {report.referenced} in use, {report.spared} used again during the run, "
-        f"{report.adopted} ({decimal(report.adopted_bytes)}) not known to the database"
+        f"{report.examined} examined, {report.referenced} in use, {report.skipped} used again during the run, "
+        f"{report.recovered} ({decimal(report.recovered_bytes)}) not known to the database"
     )
-    if report.adopted:
+    if report.recovered:
         console.print(
             f"Unknown content is kept for {grace_hours:g} hours and deleted after that if nothing refers to it."
         )
-    if report.place != BEGINNING:
+    if report.cursor != BEGINNING:
         suffix = "" if dry_run else "; the next run with --max-minutes continues from there"
         console.print(f"stopped before the end{suffix}")
-    if report.doubt:
-        fail(f"without --dry-run nothing would be deleted: {report.doubt}", advice=_FOREIGN_BUCKET_ADVICE)
+    if report.ownership_conflict:
+        fail(f"without --dry-run nothing would be deleted: {report.ownership_conflict}", advice=_FOREIGN_BUCKET_ADVICE)
 
 
 @app.command()
@@ -136,10 +136,10 @@ async def _collect(
                 return time.monotonic() < deadline and not stop.is_set()
 
             report = await collector.run(
-                dry_run=dry_run, orphans=scan_bucket, adopt_unknown=claim_bucket, begin=begin, told=may_continue
+                dry_run=dry_run, scan_bucket=scan_bucket, claim_bucket=claim_bucket, begin=begin, on_page=may_continue
             )
         if not dry_run:
-            await cursors.put(_JOB, report.place)
+            await cursors.put(_JOB, report.cursor)
         return report
 
 
@@ -179,5 +179,5 @@ def _stop_on_sigterm() -> Iterator[asyncio.Event]:
 
 
 def _describe_progress(report: Report, dry_run: bool) -> str:
-    deleted = f"{report.removed} {'to delete' if dry_run else 'deleted'} ({decimal(report.removed_bytes)})"
+    deleted = f"{report.deleted} {'to delete' if dry_run else 'deleted'} ({decimal(report.deleted_bytes)})"
     return f"{report.listed} objects listed in the bucket, {report.examined} records examined, {deleted}"

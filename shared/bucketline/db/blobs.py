@@ -10,7 +10,7 @@ content, record.
 """
 
 from collections.abc import Collection as Group
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Literal, NotRequired, TypedDict
@@ -110,6 +110,57 @@ class Blobs(Repository[BlobRecord]):
             rows = [rows[place] for place in outcome.refused]
         return frozenset(content.sha256 for content in rows)
 
+    async def known(self, hashes: Group[str]) -> set[str]:
+        """Return those of the hashes that have a record."""
+        return set(await self.many(hashes, fields=["_id"]))
+
+    async def unused_since(
+        self, before: datetime, *, after: tuple[datetime, str] | None, limit: int
+    ) -> list[BlobRecord]:
+        """Return live records that were last touched before ``before``, oldest first.
+
+        ``after`` is ``touched_at`` and id of the last record that was read.
+        """
+        where: dict[str, object] = {"state": "live", "touched_at": {"$lt": before}}
+        if after is not None:
+            touched_at, sha256 = after
+            where["$or"] = [{"touched_at": {"$gt": touched_at}}, {"touched_at": touched_at, "_id": {"$gt": sha256}}]
+            where["touched_at"] = {"$gte": touched_at, "$lt": before}
+        return await self.collection.find(where, limit=limit, sort=[("touched_at", 1), ("_id", 1)])
+
+    async def abandoned(self, now: datetime, *, limit: int) -> list[BlobRecord]:
+        """Return records whose collector has marked them and has not finished in time."""
+        return await self.collection.find({"deleting_until": {"$lt": now}}, limit=limit)
+
+    async def mark_deleting(
+        self, records: Sequence[BlobRecord], *, until: datetime, collector: str
+    ) -> list[BlobRecord]:
+        """Mark those of the records that have not changed since they were read, and return them."""
+        marks = [
+            UpdateOne(
+                {
+                    "_id": record["_id"],
+                    "state": record["state"],
+                    "touched_at": record["touched_at"],
+                    "deleting_until": record.get("deleting_until"),
+                },
+                {"$set": {"state": "deleting", "deleting_until": until, "collector": collector}},
+            )
+            for record in records
+        ]
+        await self.collection.bulk(marks)
+        where = _marked((record["_id"] for record in records), collector)
+        return await self.collection.find(where, limit=len(records))
+
+    async def cancel_deletion(self, hashes: Group[str], collector: str) -> None:
+        """Make records live again that this collector has marked."""
+        update = {"$set": {"state": "live"}, "$unset": {"deleting_until": "", "collector": ""}}
+        await self.collection.update_many(_marked(hashes, collector), update)
+
+    async def finish_deletion(self, hashes: Group[str], collector: str) -> None:
+        """Delete records that this collector has marked."""
+        await self.collection.delete_many(_marked(hashes, collector))
+
     async def _touch(self, hashes: Sequence[str], now: datetime) -> set[str]:
         """Touches live records; returns the hashes of those that are not live any more."""
         await self.collection.update_many(
@@ -119,6 +170,34 @@ class Blobs(Repository[BlobRecord]):
             {"_id": {"$in": list(hashes)}, "state": "live"}, limit=len(hashes), fields=["_id"]
         )
         return set(hashes) - {row["_id"] for row in rows}
+
+
+class DeploymentDocument(TypedDict):
+    """The id of this deployment; ``_id`` is always ``bucket``."""
+
+    _id: str
+    name: str
+
+
+class Deployments(Repository[DeploymentDocument]):
+    """The id of this deployment. Its bucket contains the same id: see :mod:`bucketline.admin.gc`."""
+
+    name = "deployment_info"
+
+    async def current_id(self) -> str | None:
+        """Return the id; None before the first garbage collection."""
+        document = await self.get_by_id("bucket")
+        return document and document["name"]
+
+    async def ensure_id(self, new_id: str) -> str:
+        """Store ``new_id`` unless there is an id, and return the id that is stored."""
+        update = {"$setOnInsert": {"name": new_id}}
+        document = await self.collection.find_and_update({"_id": "bucket"}, update, upsert=True)
+        return document["name"] if document else new_id
+
+
+def _marked(hashes: Iterable[str], collector: str) -> dict[str, object]:
+    return {"_id": {"$in": list(hashes)}, "state": "deleting", "collector": collector}
 
 
 def blob_key(sha256: str) -> str:

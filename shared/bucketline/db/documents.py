@@ -152,6 +152,14 @@ class Documents(Repository[DocumentDocument]):
     async def count_of_object(self, object_id: str) -> int:
         return await self.collection.count({"object_id": object_id})
 
+    async def refers_to(self, sha256: str) -> bool:
+        """Return whether a document refers to the content with this hash (hex)."""
+        return await self.collection.find_one({"blobs.checksum": f"sha256:{sha256}"}, fields=["_id"]) is not None
+
+    async def count_references(self, sha256: str) -> int:
+        """Return how many documents refer to the content with this hash (hex)."""
+        return await self.collection.count({"blobs.checksum": f"sha256:{sha256}"})
+
 
 def _replacing(document: DocumentDocument) -> ReplaceOne[DocumentDocument]:
     """Refused, as a second one with its id, when the one that is there is of a later run or lease: a processor that

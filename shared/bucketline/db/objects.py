@@ -320,9 +320,46 @@ class Objects(Repository[ObjectDocument]):
         ]
         await self.collection.aggregate(pipeline, limit=1)
 
+    async def refers_to(self, sha256: str) -> bool:
+        """Return whether an object refers to the content with this hash (hex)."""
+        return await self.collection.find_one(_refers_to(sha256), fields=["_id"]) is not None
+
+    async def count_references(self, sha256: str) -> int:
+        """Return how many objects refer to the content with this hash (hex)."""
+        return await self.collection.count(_refers_to(sha256))
+
+    async def created_since(
+        self, bucket_id: str, since: datetime, *, after: tuple[datetime, str] | None, limit: int
+    ) -> list[ObjectDocument]:
+        """Return the bucket's objects created at ``since`` or later, oldest first.
+
+        ``after`` is ``created_at`` and id of the last object that was read.
+        """
+        where = _created_since(bucket_id, since, after)
+        order = [("created_at", 1), ("_id", 1)]
+        return await self.collection.find(where, limit=limit, sort=order, hint="listing")
+
+    async def count_created_since(
+        self, bucket_id: str, since: datetime, *, after: tuple[datetime, str] | None, limit: int
+    ) -> int:
+        """Return how many objects :meth:`created_since` returns in all, at most ``limit``."""
+        return await self.collection.count(_created_since(bucket_id, since, after), limit=limit)
+
     async def touch(self, object_ids: Sequence[str], at: datetime) -> None:
         """Puts stalled objects at the end of the sweepers' line."""
         await self.collection.update_many({"_id": {"$in": list(object_ids)}}, {"$max": {"moved_at": at}})
+
+
+def _refers_to(sha256: str) -> dict[str, object]:
+    return {"blobs.details.hash": f"sha256:{sha256}"}
+
+
+def _created_since(bucket_id: str, since: datetime, after: tuple[datetime, str] | None) -> dict[str, object]:
+    where: dict[str, object] = {"bucket_id": bucket_id, "created_at": {"$gte": since}}
+    if after is not None and after[0] >= since:
+        where["created_at"] = {"$gte": after[0]}
+        where["$or"] = [{"created_at": {"$gt": after[0]}}, {"_id": {"$gt": after[1]}}]
+    return where
 
 
 def _status_write(event: ObjectStatusChanged) -> UpdateOne:

@@ -15,8 +15,7 @@ from tests.integration.dedup.harness import Bench, sha
 from tests.waiting import eventually
 from typer.testing import CliRunner
 
-from bucketline.admin.deployment_id import DeploymentOwnership, ForeignBucketError
-from bucketline.admin.gc import GarbageCollector, References
+from bucketline.admin.gc import ForeignBucketError, GarbageCollector, References
 from bucketline.cli.gc import app
 from bucketline.db.blobs import Blobs, NewContent, blob_key
 from bucketline.db.documents import Documents
@@ -91,13 +90,13 @@ async def test_gc_deletes_only_unreferenced_content_after_its_grace(bench: Bench
     for obj in (gone, shared[0]):
         await bench.objects.collection.delete_one({"_id": obj["_id"]})
     report = await collector(bench).run()
-    assert (report.examined, report.removed) == (0, 0), "within its grace nothing goes"
+    assert (report.examined, report.deleted) == (0, 0), "within its grace nothing goes"
     await age(bench)
     dry = await collector(bench).run(dry_run=True)
-    assert (dry.examined, dry.referenced, dry.removed, dry.removed_bytes) == (4, 3, 1, 4)
+    assert (dry.examined, dry.referenced, dry.deleted, dry.deleted_bytes) == (4, 3, 1, 4)
     assert len(await held(bench)) == 4
     report = await collector(bench).run()
-    assert (report.examined, report.referenced, report.removed, report.removed_bytes) == (4, 3, 1, 4)
+    assert (report.examined, report.referenced, report.deleted, report.deleted_bytes) == (4, 3, 1, 4)
     assert await held(bench) == {blob_key(sha(text)) for text in (b"kept", b"shared", b"derived")}
     assert await bench.content(kept) == b"kept"
     assert await collector(bench).references(sha(b"shared")) == References(objects=1, documents=0)
@@ -151,14 +150,14 @@ async def test_gc_runs_without_time_complete_in_turns(bench: Bench, monkeypatch:
     running = later(bench, 2)
     places = JobCursors(bench.runtime.database)
 
-    removed = adopted = runs = 0
+    deleted = recovered = runs = 0
     while runs == 0 or await places.get("gc") != BEGINNING:
-        report = await running.run(begin=await places.get("gc"), told=lambda _: False)
+        report = await running.run(begin=await places.get("gc"), on_page=lambda _: False)
         assert report.listed + report.examined <= 2, "one page a run"
-        await places.put("gc", report.place)
-        removed, adopted, runs = removed + report.removed, adopted + report.adopted, runs + 1
+        await places.put("gc", report.cursor)
+        deleted, recovered, runs = deleted + report.deleted, recovered + report.recovered, runs + 1
         assert runs < 20
-    assert (removed, adopted) == (3, 1), "what had no record is kept for another grace"
+    assert (deleted, recovered) == (3, 1), "content without a record is kept for another grace period"
     kept = {blob_key(sha(f"kept {number}".encode())) for number in range(5)}
     assert await held(bench) == {*kept, blob_key(sha(orphan))}
     assert await records.count({}) == 6
@@ -175,13 +174,13 @@ async def test_gc_on_sigterm_stops_after_its_page_and_the_next_run_continues(ben
         "import bucketline.admin.gc as gc\n"
         "from bucketline.cli.main import app\n"
         "gc.PAGE = 1\n"
-        "page = gc.GarbageCollector._page\n"
+        "page = gc.GarbageCollector._collect_page\n"
         "async def terminated(*arguments):\n"
         "    await page(*arguments)\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
         "    for _ in range(10):\n"  # the loop handles a signal in one of its next iterations
         "        await asyncio.sleep(0)\n"
-        "gc.GarbageCollector._page = terminated\n"
+        "gc.GarbageCollector._collect_page = terminated\n"
         "app(['gc', '--no-scan-bucket', '--max-minutes', '10'])\n"
     )
     for left in (1, 0):
@@ -203,10 +202,10 @@ async def test_content_stored_again_after_gc_is_kept(bench: Bench) -> None:
         assert await bench.content(obj) == b"back"
         await bench.objects.collection.delete_one({"_id": obj["_id"]})
         await age(bench)
-        assert (await collector(bench).run()).removed == 1
+        assert (await collector(bench).run()).deleted == 1
 
 
-async def test_gc_adopts_old_content_without_a_record(bench: Bench) -> None:
+async def test_gc_recovers_old_content_without_a_record(bench: Bench) -> None:
     for text in (b"orphan", b"used"):
         await bench.store.put_if_absent(blob_key(sha(text)), text, sha256=sha(text), content_type="text/plain")
     await bench.mirror_one({"kind": "text", "text": "used"})
@@ -214,16 +213,16 @@ async def test_gc_adopts_old_content_without_a_record(bench: Bench) -> None:
     young = GarbageCollector(
         bench.runtime.database, bench.store, clock=bench.runtime.clock, ids=bench.runtime.ids, grace=DAY
     )
-    assert (await young.run()).adopted == 0
+    assert (await young.run()).recovered == 0
     dry = await later(bench, 2).run(dry_run=True)
-    assert (dry.adopted, dry.adopted_bytes, dry.removed) == (2, 10, 0)
+    assert (dry.recovered, dry.recovered_bytes, dry.deleted) == (2, 10, 0)
     report = await later(bench, 2).run()
-    assert (report.adopted, report.adopted_bytes, report.removed) == (2, 10, 0)
+    assert (report.recovered, report.recovered_bytes, report.deleted) == (2, 10, 0)
     assert len(await held(bench)) == 2, "it is kept for a grace from now on"
     report = await later(bench, 2.9).run()
-    assert (report.adopted, report.removed) == (0, 0)
+    assert (report.recovered, report.deleted) == (0, 0)
     report = await later(bench, 3.1).run()
-    assert (report.adopted, report.removed, report.referenced) == (0, 1, 1)
+    assert (report.recovered, report.deleted, report.referenced) == (0, 1, 1)
     assert await held(bench) == {blob_key(sha(b"used"))}
 
 
@@ -244,11 +243,11 @@ async def test_gc_with_an_unrelated_database_deletes_nothing(bench: Bench, stack
         with pytest.raises(ForeignBucketError, match="no record of 12 of 12"):
             await wrong.run()
         dry = await wrong.run(dry_run=True)
-        assert (dry.adopted, dry.removed) == (12, 0)
-        assert dry.doubt is not None
+        assert (dry.recovered, dry.deleted) == (12, 0)
+        assert dry.ownership_conflict is not None
         assert await Blobs(other).collection.count({}) == 0
-        forced = await wrong.run(adopt_unknown=True)
-        assert (forced.adopted, forced.removed) == (12, 0), "and even then nothing goes at once"
+        forced = await wrong.run(claim_bucket=True)
+        assert (forced.recovered, forced.deleted) == (12, 0), "and even then nothing goes at once"
         assert await held(bench) == content
     finally:
         await other.drop()
@@ -264,13 +263,13 @@ async def test_gc_refuses_a_bucket_of_another_database(bench: Bench, stack: Loca
         now = bench.runtime.clock.now()
         await Blobs(other).record([NewContent(sha(b"ours"), 4, "text/plain")], now)
         wrong = later(bench, 2, other)
-        with pytest.raises(ForeignBucketError, match="never cleaned up by this database"):
-            await wrong.run(orphans=False)
-        assert (await wrong.run(dry_run=True)).doubt is not None
+        with pytest.raises(ForeignBucketError, match="never been used with it"):
+            await wrong.run(scan_bucket=False)
+        assert (await wrong.run(dry_run=True)).ownership_conflict is not None
         for database in (other, bench.runtime.database):  # both have an id now, and the bucket that of the latter
-            await DeploymentOwnership(database, bench.store, bench.runtime.ids).settle()
+            await later(bench, 0, database).claim_bucket()
         with pytest.raises(ForeignBucketError, match="belongs to another deployment"):
-            await wrong.run(orphans=False)
+            await wrong.run(scan_bucket=False)
         assert len(await held(bench)) == 1
 
         environment = {**settings_of(bench, stack), "BUCKETLINE_MONGODB_DATABASE": other._database.name}
@@ -288,11 +287,11 @@ async def test_gc_refuses_a_bucket_of_another_database(bench: Bench, stack: Loca
         other.close()
 
 
-async def test_gc_with_a_few_orphans_adopts_them(bench: Bench) -> None:
+async def test_gc_with_a_few_orphans_recovers_them(bench: Bench) -> None:
     for number in range(9):
         text = f"orphan {number}".encode()
         await bench.store.put_if_absent(blob_key(sha(text)), text, sha256=sha(text), content_type="text/plain")
-    assert (await later(bench, 2).run()).adopted == 9
+    assert (await later(bench, 2).run()).recovered == 9
 
 
 def later(bench: Bench, days: float, database: Database | None = None) -> GarbageCollector:
@@ -342,14 +341,14 @@ async def test_object_whose_content_is_being_deleted_stores_it_again(bench: Benc
     await bench.objects.collection.delete_one({"_id": obj["_id"]})
     await age(bench)
     slow = _SlowStore(bench)
-    run = asyncio.create_task(collector(bench, slow).run(orphans=False))
+    run = asyncio.create_task(collector(bench, slow).run(scan_bucket=False))
     await slow.reached.wait()
     source = {"kind": "text", "text": "leaving"} if kind == "text" else {"kind": "base64", "base64": "bGVhdmluZw=="}
     object_id = await bench.add(bench.blob(source))
     await bench.created(object_id)
     assert (await bench.get(object_id))["mirror"]["state"] == "pending"
     slow.go_on.set()
-    assert (await run).removed == 1
+    assert (await run).deleted == 1
     again = await bench.mirrored(object_id)
     assert not again["blobs"][0]["storage"]["duplicate"]  # type: ignore[index]
     assert await bench.content(again) == b"leaving"
@@ -361,17 +360,17 @@ async def test_gc_sees_a_reference_written_before_the_mark(bench: Bench) -> None
     await bench.objects.collection.delete_one({"_id": obj["_id"]})
     await age(bench)
     running = collector(bench)
-    looked = running._referenced
+    looked = running._select_unreferenced
 
     async def and_then_it_appears(hashes):  # type: ignore[no-untyped-def]
         found = await looked(hashes)
-        running._referenced = looked  # type: ignore[method-assign]
+        running._select_unreferenced = looked  # type: ignore[method-assign]
         await bench.objects.collection.insert(obj)
         return found
 
-    running._referenced = and_then_it_appears  # type: ignore[method-assign]
+    running._select_unreferenced = and_then_it_appears  # type: ignore[method-assign]
     report = await running.run()
-    assert (report.removed, report.spared) == (0, 1)
+    assert (report.deleted, report.skipped) == (0, 1)
     assert await bench.content(obj) == b"late"
     record = await Blobs(bench.runtime.database).collection.get(sha(b"late"))
     assert record is not None
@@ -388,7 +387,7 @@ async def test_content_of_a_dead_collector_is_deleted_or_reused(bench: Bench) ->
     slow.fail = True
     slow.go_on.set()
     with pytest.raises(ConnectionError):
-        await collector(bench, slow).run(orphans=False)
+        await collector(bench, slow).run(scan_bucket=False)
     # Its mark is valid for a limited time.
     assert await records.record([NewContent(sha(b"used"), 4, "text/plain")], bench.runtime.clock.now()) == {
         sha(b"used")
@@ -398,7 +397,7 @@ async def test_content_of_a_dead_collector_is_deleted_or_reused(bench: Bench) ->
         [UpdateOne({"_id": sha(t)}, {"$set": {"deleting_until": past}}) for t in (b"used", b"finished")]
     )
     used = await bench.mirror_one({"kind": "text", "text": "used"})
-    assert (await collector(bench).run(orphans=False)).removed == 1
+    assert (await collector(bench).run(scan_bucket=False)).deleted == 1
     assert await held(bench) == {blob_key(sha(b"used"))}
     assert await bench.content(used) == b"used"
 
@@ -429,7 +428,7 @@ async def test_writers_and_collectors_in_any_order_lose_nothing(opened: Open) ->
             async def collect(bench: Bench) -> None:
                 for _ in range(6):
                     await asyncio.sleep(chance.random() * 0.06)
-                    await collector(bench).run(orphans=False)
+                    await collector(bench).run(scan_bucket=False)
 
             going = chance.sample(sorted(alive), k=len(alive) * 2 // 3)
             for object_id in going:
@@ -447,7 +446,7 @@ async def test_writers_and_collectors_in_any_order_lose_nothing(opened: Open) ->
         await age(first)
 
         async def only_the_living() -> bool:
-            await collector(first).run(orphans=False)
+            await collector(first).run(scan_bucket=False)
             return await held(first) == {blob_key(sha(text.encode())) for text in alive.values()}
 
         await eventually(only_the_living)

@@ -23,10 +23,8 @@ from bucketline.observability.health import Health
 from bucketline.service_context import ServiceContext
 from bucketline.settings import read_settings
 from bucketline_ingest_api.app import build
-from bucketline_ingest_api.body_limit import BodyLimiter, Bounds
 from bucketline_ingest_api.container import Container
-from bucketline_ingest_api.edge_middleware import EdgeMiddleware
-from bucketline_ingest_api.rate_limit import RateLimiter
+from bucketline_ingest_api.middleware import BodyLimiter, EdgeMiddleware
 from bucketline_ingest_api.settings import ApiSettings
 from bucketline_ingest_api.tasks import registry
 
@@ -145,9 +143,7 @@ class World:
         registry.register(deps)
         inner = build()
         inner.state.container = deps
-        bodies = BodyLimiter(Bounds(body_bytes, together=4 * body_bytes))
-        limiter = RateLimiter(self.database, api, clock=self.clock)
-        app = EdgeMiddleware(inner, auth=lambda: deps.auth, limiter=lambda: limiter, ids=RandomIds(), bodies=bodies)
+        app = EdgeMiddleware(inner, ids=RandomIds(), body_limiter=BodyLimiter(body_bytes, 4 * body_bytes))
         found = Replica(app, deps, bus)
         self.replicas.append(found)
         return found

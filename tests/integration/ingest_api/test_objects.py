@@ -21,8 +21,8 @@ from bucketline.events.models import ObjectStatusChanged
 from bucketline.observability.health import Health
 from bucketline.service_context import ServiceContext
 from bucketline.settings import read_settings
-from bucketline_ingest_api.buckets.deletion import empty_bucket
 from bucketline_ingest_api.container import Container
+from bucketline_ingest_api.deletion import empty_bucket
 from bucketline_ingest_api.objects.create import WriteResult, create_object, create_objects
 from bucketline_ingest_api.objects.deletion import delete_object
 from bucketline_ingest_api.objects.schemas import CreateObject, ListObjects, PatchObject

@@ -10,7 +10,7 @@ from tests.integration.ingest_api.conftest import Replica, World
 from bucketline.clock import wire_time
 from bucketline.db.tasks import TaskDocument
 from bucketline.errors import BadRequest, DependencyUnavailable, ServiceUnavailable
-from bucketline_ingest_api.buckets import deletion as bucket_deletion
+from bucketline_ingest_api import deletion
 from bucketline_ingest_api.collections import trigger
 from bucketline_ingest_api.tasks import runner as running
 from bucketline_ingest_api.tasks.runner import Reschedule, TaskOutcome, TaskResult
@@ -146,7 +146,7 @@ async def test_repeated_delete_restarts_a_failed_deletion(
         raise RuntimeError("a fault of ours")
 
     with monkeypatch.context() as patched:
-        patched.setattr(bucket_deletion, "delete_objects", broken)
+        patched.setattr(deletion, "delete_objects", broken)
         deleted = (await replica.call("DELETE", path, namespace=within)).body
         await replica.settle()
         for _ in range(running.MAX_ATTEMPTS):
@@ -233,7 +233,7 @@ async def test_bucket_deletion_removes_late_writes_of_a_caching_replica(world: W
     late = await there.make(f"/v1/buckets/{bucket}/objects", {"name": "late"}, namespace="demo")
     task = (await here.call("GET", f"/v1/tasks/{deleted.body['task_id']}")).body
     assert task["status"] == "IN_PROGRESS"
-    world.clock.advance(bucket_deletion.cache_grace_period(here.deps).total_seconds() + 0.1)
+    world.clock.advance(deletion.cache_grace_period(here.deps).total_seconds() + 0.1)
     await there.deps.runner.poll()
     await there.settle()
     task = (await here.call("GET", f"/v1/tasks/{deleted.body['task_id']}")).body
@@ -269,7 +269,7 @@ async def test_namespace_deletion_removes_late_writes_of_a_caching_replica(world
     deleted = await here.call("DELETE", "/v1/namespaces/demo")
     await here.settle()
     await there.make(f"/v1/buckets/{bucket}/objects", {"name": "late"}, namespace="demo")
-    world.clock.advance(bucket_deletion.cache_grace_period(here.deps).total_seconds())
+    world.clock.advance(deletion.cache_grace_period(here.deps).total_seconds())
     await here.deps.runner.poll()
     await here.settle()
     assert (await here.call("GET", f"/v1/tasks/{deleted.body['task_id']}")).body["status"] == "COMPLETED"
@@ -288,7 +288,7 @@ async def test_final_sweep_removes_objects_written_into_a_deleted_bucket(world: 
     await here.settle()
     assert await here.deps.buckets.collection.get(bucket) is None
     await there.make(f"/v1/buckets/{bucket}/objects", {"name": "very late"}, namespace="demo")
-    world.clock.advance(bucket_deletion.FINAL_SWEEP_DELAY.total_seconds())
+    world.clock.advance(deletion.FINAL_SWEEP_DELAY.total_seconds())
     await here.deps.runner.poll()
     await here.settle()
     assert await here.deps.objects.collection.count({}) == 0

@@ -5,7 +5,8 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from bucketline.db.buckets import BucketDocument
-from bucketline_ingest_api.buckets import deletion, service
+from bucketline_ingest_api import deletion
+from bucketline_ingest_api.buckets import service
 from bucketline_ingest_api.buckets.schemas import Bucket, BucketDeletion, BucketList, CreateBucket, UpdateBucket
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.dependencies import ContainerDep, NamespaceDelete, NamespaceRead, NamespaceWrite
@@ -74,8 +75,8 @@ async def delete_bucket(
     force_foreclose: Foreclose = False,  # noqa: ARG001 - has no effect
 ) -> BucketDeletion:
     """Start a task that deletes the bucket. From the request on it takes no writes."""
-    organization_id = scope.caller.organization_id
-    bucket, task = await deletion.delete_bucket(container, organization_id, scope.namespace_id, bucket_identifier)
+    bucket = await service.find_bucket(container, scope.namespace_id, bucket_identifier)
+    task = await deletion.delete_bucket(container, scope.caller.organization_id, bucket)
     stats = await container.bucket_counts.of(bucket)
     return BucketDeletion(
         task_id=task["_id"],

@@ -5,7 +5,8 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from bucketline.db.collections import CollectionDocument
-from bucketline_ingest_api.collections import deletion, service
+from bucketline_ingest_api import deletion
+from bucketline_ingest_api.collections import service
 from bucketline_ingest_api.collections import trigger as triggers
 from bucketline_ingest_api.collections.schemas import (
     Collection,
@@ -83,10 +84,8 @@ async def delete_collection(
     container: ContainerDep, scope: NamespaceDelete, collection_identifier: str
 ) -> CollectionDeleted:
     """Start a task that deletes the collection. Rejected while other collections read this one."""
-    organization_id = scope.caller.organization_id
-    collection, task = await deletion.delete_collection(
-        container, organization_id, scope.namespace_id, collection_identifier
-    )
+    collection = await service.find_collection(container, scope.namespace_id, collection_identifier)
+    task = await deletion.delete_collection(container, scope.caller.organization_id, collection)
     return CollectionDeleted(collection_id=collection["_id"], task_id=task["_id"])
 
 

@@ -5,9 +5,10 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query
 
 from bucketline.db.namespaces import NamespaceDocument
+from bucketline_ingest_api import deletion
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.dependencies import ContainerDep, DeletePrincipal, ReadPrincipal, WritePrincipal
-from bucketline_ingest_api.namespaces import deletion, service
+from bucketline_ingest_api.namespaces import service
 from bucketline_ingest_api.namespaces.schemas import (
     CreateNamespace,
     Namespace,
@@ -85,7 +86,7 @@ async def delete_namespace(
 ) -> NamespaceDeletion:
     """Start a task that deletes the namespace. From the request on it takes no writes."""
     namespace = await service.find_namespace(container, caller, namespace_identifier, deleting=True)
-    namespace, task = await deletion.delete_namespace(container, namespace, force=force)
+    task = await deletion.delete_namespace(container, namespace, force=force)
     return NamespaceDeletion(
         task_id=task["_id"],
         status=task["status"],

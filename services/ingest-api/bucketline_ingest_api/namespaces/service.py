@@ -12,7 +12,7 @@ from bucketline.domain.pagination import NAMESPACES
 from bucketline.errors import AlreadyExists, Forbidden, NotFound
 from bucketline_ingest_api.auth import Principal, can_access
 from bucketline_ingest_api.container import Container
-from bucketline_ingest_api.namespaces.deletion import schedule_expiry
+from bucketline_ingest_api.deletion import schedule_expiry
 from bucketline_ingest_api.namespaces.schemas import CreateNamespace, UpdateNamespace
 from bucketline_ingest_api.pagination import ListSpec, Page, field_mapper, list_rows
 from bucketline_ingest_api.schemas import ListBody, ListQuery

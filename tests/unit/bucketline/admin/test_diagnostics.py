@@ -1,81 +1,80 @@
-"""Checks that fail are findings, and never an end of the examination."""
+"""Diagnostics report failures as results and never raise them."""
 
-from collections.abc import AsyncIterator, Collection
+import asyncio
+from collections.abc import AsyncIterator, Collection, Sequence
 
 import pytest
 from tests.fakes.blob_store import MemoryBlobStore
 
-from bucketline.admin.diagnostics import result as module
-from bucketline.admin.diagnostics.kafka import group_permissions
-from bucketline.admin.diagnostics.result import CheckResult, clock_check, findings
-from bucketline.admin.diagnostics.s3 import _list_and_delete
+from bucketline.admin import diagnostics
+from bucketline.admin.diagnostics import ADVICE, CheckResult, check_clock, check_groups, collect_results
+from bucketline.blobs.store import ObjectSummary
 from bucketline.errors import DependencyUnavailable
 
 
-async def test_what_was_found_before_an_error_stays_and_the_error_is_a_row_with_advice() -> None:
+async def test_collect_results_with_an_exception_keeps_earlier_results_and_adds_an_error() -> None:
     async def checks() -> AsyncIterator[CheckResult]:
-        yield CheckResult("S3", "bucket", "ok", "there")
-        raise ConnectionRefusedError("no one listens")
+        yield CheckResult("S3", "bucket", "ok", "exists")
+        raise ConnectionRefusedError("connection refused")
 
-    first, second = await findings("S3", checks, unreachable="Is the address right?")
-    assert first.verdict == "ok"
-    assert second.verdict == "bad"
-    assert "no one listens" in second.found
-    assert second.advice == "Is the address right?"
+    first, second = await collect_results("S3", checks())
+    assert first.severity == "ok"
+    assert second.severity == "error"
+    assert "connection refused" in second.found
+    assert second.advice == ADVICE["S3"]
 
 
-async def test_a_server_that_never_answers_is_a_row_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    import asyncio
-
+async def test_collect_results_without_a_response_ends_with_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     async def checks() -> AsyncIterator[CheckResult]:
         await asyncio.Event().wait()
-        yield CheckResult("S3", "bucket", "ok", "there")
+        yield CheckResult("S3", "bucket", "ok", "exists")
 
-    monkeypatch.setattr(module, "CHECK_SECONDS", 0.01)
-    (row,) = await findings("S3", checks, unreachable="Look at the network.")
-    assert row.verdict == "bad"
-
-
-@pytest.mark.parametrize(("skew", "verdict"), [(0.1, "ok"), (-1.9, "ok"), (5, "warning"), (-5, "warning"), (40, "bad")])
-def test_a_clock_that_is_off(skew: float, verdict: str) -> None:
-    row = clock_check("MongoDB", skew, warn=2, bad=30, why="leases")
-    assert row.verdict == verdict
-    assert bool(row.advice) == (verdict != "ok")
-
-
-def test_group_permissions_name_the_denied_groups_with_advice() -> None:
-    row = group_permissions(["a", "b"], ["b"])
-    assert (row.verdict, row.found) == ("bad", "not to be joined: b")
-    assert "BUCKETLINE_KAFKA_GROUP_PREFIX" in row.advice
-    assert group_permissions(["a", "b"], []).verdict == "ok"
-
-
-class _Refusing:
-    """A store whose policy allows neither to list nor to delete, or only one of it."""
-
-    def __init__(self, *refused: str) -> None:
-        self.store, self.refused = MemoryBlobStore(), refused
-
-    async def list(self, prefix: str, *, limit: int) -> object:
-        if "list" in self.refused:
-            raise DependencyUnavailable("AccessDenied")
-        return await self.store.list(prefix, limit=limit)
-
-    async def delete(self, keys: Collection[str]) -> None:
-        if "delete" in self.refused:
-            raise DependencyUnavailable("AccessDenied")
-        await self.store.delete(keys)
-
-    async def head(self, key: str) -> object:
-        return await self.store.head(key)
+    monkeypatch.setattr(diagnostics, "TIMEOUT_SECONDS", 0.01)
+    (result,) = await collect_results("S3", checks())
+    assert result.severity == "error"
 
 
 @pytest.mark.parametrize(
-    ("refused", "verdict", "found"), [("", "ok", "removed"), ("list", "bad", "listed"), ("delete", "bad", "deleted")]
+    ("skew", "severity"), [(0.1, "ok"), (-1.9, "ok"), (5, "warning"), (-5, "warning"), (40, "error")]
 )
-async def test_a_key_that_may_not_list_or_delete(refused: str, verdict: str, found: str) -> None:
-    store = _Refusing(refused)
-    store.store.put("staging/doctor/a", b"x")
-    row = await _list_and_delete(store, "staging/doctor/a")  # type: ignore[arg-type]  # a part of a store
-    assert (row.verdict, found in row.found) == (verdict, True), row
-    assert bool(row.advice) == (verdict != "ok")
+def test_check_clock_with_a_skew_returns_a_severity(skew: float, severity: str) -> None:
+    result = check_clock("MongoDB", skew, warning=2, error=30, reason="leases")
+    assert result.severity == severity
+    assert bool(result.advice) == (severity != "ok")
+
+
+def test_check_groups_with_denied_groups_names_them_and_gives_advice() -> None:
+    result = check_groups(["a", "b"], ["b"])
+    assert (result.severity, result.found) == ("error", "not permitted: b")
+    assert "BUCKETLINE_KAFKA_GROUP_PREFIX" in result.advice
+    assert check_groups(["a", "b"], []).severity == "ok"
+
+
+class RestrictedStore(MemoryBlobStore):
+    """A store whose policy refuses one operation."""
+
+    def __init__(self, refused: str) -> None:
+        super().__init__()
+        self.refused = refused
+
+    async def list(self, prefix: str, *, limit: int, after: str | None = None) -> Sequence[ObjectSummary]:
+        if self.refused == "list":
+            raise DependencyUnavailable("AccessDenied")
+        return await super().list(prefix, limit=limit, after=after)
+
+    async def delete(self, keys: Collection[str]) -> None:
+        if self.refused == "delete":
+            raise DependencyUnavailable("AccessDenied")
+        await super().delete(keys)
+
+
+@pytest.mark.parametrize(
+    ("refused", "severity", "found"),
+    [("", "ok", "deleted"), ("list", "error", "listed"), ("delete", "error", "deleted")],
+)
+async def test_check_list_and_delete_without_permission_is_an_error(refused: str, severity: str, found: str) -> None:
+    store = RestrictedStore(refused)
+    store.put("staging/doctor/a", b"x")
+    result = await diagnostics.check_list_and_delete(store, "staging/doctor/a")
+    assert (result.severity, found in result.found) == (severity, True), result
+    assert bool(result.advice) == (severity != "ok")

@@ -1,4 +1,4 @@
-"""What is said again of a stored object."""
+"""Replay of the events of stored objects."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -51,43 +51,33 @@ def document(number: int = 1, **changes: object) -> Any:
     }
 
 
-class Stored:
-    """The collection's side of the repository, on a list."""
+class FakeObjects:
+    """The repository's methods that a replay uses, on a list."""
 
     def __init__(self, documents: list[Any]) -> None:
         self.documents = documents
-        self.collection = self
 
-    def _matching(self, where: Any) -> list[Any]:
-        since = where["created_at"]["$gte"]
-        found = [d for d in self.documents if d["bucket_id"] == where["bucket_id"] and d["created_at"] >= since]
-        if "$or" in where:
-            after = where["$or"][0]["created_at"]["$gt"], where["$or"][1]["_id"]["$gt"]
-            found = [d for d in found if d["created_at"] > after[0] or d["_id"] > after[1]]
-        return sorted(found, key=lambda d: (d["created_at"], d["_id"]))
-
-    async def count(self, where: Any, *, limit: int) -> int:
-        return min(limit, len(self._matching(where)))
-
-    async def find(
-        self, where: Any, *, limit: int, sort: Any, hint: str, skip: int = 0, fields: Any = None
+    async def created_since(
+        self, bucket_id: str, since: datetime, *, after: tuple[datetime, str] | None, limit: int
     ) -> list[Any]:
-        assert fields in (None, ["created_at"])
-        assert list(sort) == [("created_at", 1), ("_id", 1)]
-        assert hint == "listing"
-        return self._matching(where)[skip : skip + limit]
+        rows = [d for d in self.documents if d["bucket_id"] == bucket_id and d["created_at"] >= since]
+        rows.sort(key=lambda d: (d["created_at"], d["_id"]))
+        return [d for d in rows if after is None or (d["created_at"], d["_id"]) > after][:limit]
 
 
-def replay(stored: Stored, publisher: RecordingPublisher, *, rate: float = 100.0) -> tuple[EventReplay, list[float]]:
+def create_replay(
+    objects: FakeObjects, publisher: RecordingPublisher, *, rate: float = 100.0
+) -> tuple[EventReplay, list[float]]:
     pauses: list[float] = []
 
-    async def pause(seconds: float) -> None:
+    async def sleep(seconds: float) -> None:
         pauses.append(seconds)
 
-    return EventReplay(stored, publisher, clock=ManualClock(), rate=rate, pause=pause), pauses  # type: ignore[arg-type]  # a fake repository
+    replay = EventReplay(objects, publisher, clock=ManualClock(), rate=rate, sleep=sleep)  # type: ignore[arg-type]  # a fake repository
+    return replay, pauses
 
 
-def test_a_finished_object_was_created_mirrored_and_completed() -> None:
+def test_lifecycle_events_of_a_completed_object_are_created_mirrored_and_completed() -> None:
     (created, first), (mirrored, second), (changed, third) = lifecycle_events(document())
     assert isinstance(created, ObjectCreated)
     assert created.blob_count == 1
@@ -100,68 +90,58 @@ def test_a_finished_object_was_created_mirrored_and_completed() -> None:
     assert [first, second, third] == [document()["created_at"], AT + timedelta(minutes=1), AT + timedelta(minutes=5)]
 
 
-def test_of_a_draft_that_is_not_mirrored_only_its_creation_is_told() -> None:
+def test_lifecycle_events_of_a_draft_that_is_not_mirrored_are_only_created() -> None:
     fresh = document(status="DRAFT", mirror={"state": "pending", "attempts": 0}, auto_process=False)
     assert [type(event) for event, _ in lifecycle_events(fresh)] == [ObjectCreated]
 
 
-async def test_a_replay_says_the_same_with_the_same_ids_every_time() -> None:
-    stored, first, second = Stored([document(n) for n in range(3)]), RecordingPublisher(), RecordingPublisher()
+async def test_replay_of_the_same_objects_publishes_the_same_events_with_the_same_ids() -> None:
+    objects, first, second = FakeObjects([document(n) for n in range(3)]), RecordingPublisher(), RecordingPublisher()
     for publisher in (first, second):
-        work, _ = replay(stored, publisher)
-        assert [p.objects async for p in work.run("bkt_1", AT)] == [3]
+        replay, _ = create_replay(objects, publisher)
+        assert [p.objects async for p in replay.run("bkt_1", AT)] == [3]
     assert first.published == second.published
     assert len({envelope.id for envelope in first.published}) == 9
     assert {envelope.source for envelope in first.published} == {REPLAY}
-    assert not any(envelope.trace for envelope in first.published), "the trace of the request is long over"
+    assert not any(envelope.trace for envelope in first.published), "the trace of the request is over"
     assert all(unwrap(e.data, e.headers()).event.key == e.key for e in first.published)
 
 
-@pytest.mark.parametrize("objects", [0, 1, 9, 10, 11, 25])
-async def test_a_bucket_of_any_size_is_counted_in_steps(objects: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bucketline.admin.event_replay.COUNTED", 10)
-    work, _ = replay(Stored([document(n) for n in range(objects)]), RecordingPublisher())
-    assert await work.count("bkt_1", AT) == objects
-    assert await work.count("bkt_1", AT, most=10) == min(objects, 10)
-
-
-async def test_it_goes_on_where_it_was_interrupted() -> None:
-    stored, publisher = Stored([document(n) for n in range(PAGE * 2 + 5)]), RecordingPublisher()
-    work, _ = replay(stored, publisher)
-    reached = None
-    async for progress in work.run("bkt_1", AT):
-        reached = progress.place
+async def test_replay_after_an_interruption_continues_at_the_cursor() -> None:
+    objects, publisher = FakeObjects([document(n) for n in range(PAGE * 2 + 5)]), RecordingPublisher()
+    replay, _ = create_replay(objects, publisher)
+    cursor = None
+    async for progress in replay.run("bkt_1", AT):
+        cursor = progress.cursor
         break
-    assert reached is not None
-    again = ReplayCursor.read(str(reached))
-    assert await work.count("bkt_1", AT, again) == PAGE + 5
-    assert [p.objects async for p in work.run("bkt_1", AT, again)] == [PAGE, PAGE + 5]
+    assert cursor is not None
+    parsed = ReplayCursor.parse(str(cursor))
+    assert [p.objects async for p in replay.run("bkt_1", AT, parsed)] == [PAGE, PAGE + 5]
     assert len({e.subject for e in publisher.published}) == PAGE * 2 + 5
     assert len(publisher.published) == 3 * (PAGE * 2 + 5)
 
 
-async def test_objects_of_one_millisecond_are_all_told_of() -> None:
+async def test_replay_of_many_objects_of_one_millisecond_publishes_all() -> None:
     same = [document(n, created_at=AT) for n in range(PAGE + 7)]
-    publisher = RecordingPublisher()
-    work, _ = replay(Stored(same), publisher)
-    assert [p.objects async for p in work.run("bkt_1", AT)] == [PAGE, PAGE + 7]
+    replay, _ = create_replay(FakeObjects(same), RecordingPublisher())
+    assert [p.objects async for p in replay.run("bkt_1", AT)] == [PAGE, PAGE + 7]
 
 
-async def test_the_rate_is_kept() -> None:
-    work, pauses = replay(Stored([document(n) for n in range(PAGE)]), RecordingPublisher(), rate=100)
-    assert [p.objects async for p in work.run("bkt_1", AT)] == [PAGE]
+async def test_replay_with_a_rate_pauses_between_pages() -> None:
+    replay, pauses = create_replay(FakeObjects([document(n) for n in range(PAGE)]), RecordingPublisher(), rate=100)
+    assert [p.objects async for p in replay.run("bkt_1", AT)] == [PAGE]
     assert pauses == [PAGE / 100]
 
 
-async def test_what_the_broker_did_not_take_does_not_count() -> None:
+async def test_replay_that_cannot_publish_raises_and_reports_no_progress() -> None:
     publisher = RecordingPublisher()
     publisher.failures = 1
-    work, _ = replay(Stored([document()]), publisher)
+    replay, _ = create_replay(FakeObjects([document()]), publisher)
     with pytest.raises(RetryableError):
-        _ = [p async for p in work.run("bkt_1", AT)]
+        _ = [p async for p in replay.run("bkt_1", AT)]
 
 
 @pytest.mark.parametrize("text", ["", "x", "1", "1:", ":obj_1", "x:obj_1"])
-def test_a_place_that_no_replay_named_is_refused(text: str) -> None:
+def test_cursor_from_invalid_text_is_refused(text: str) -> None:
     with pytest.raises(BadRequest):
-        ReplayCursor.read(text)
+        ReplayCursor.parse(text)

@@ -1,4 +1,4 @@
-"""What the outermost layer makes of requests that do not arrive as they should."""
+"""The edge middleware: body and header limits, disconnects, errors, trailing slashes, CORS."""
 
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -19,10 +19,7 @@ from bucketline.ids import CountingIds
 from bucketline.observability.health import Health
 from bucketline_ingest_api import exception_handlers
 from bucketline_ingest_api.app import add_cors
-from bucketline_ingest_api.auth import Auth
-from bucketline_ingest_api.body_limit import BodyLimiter, Bounds
-from bucketline_ingest_api.edge_middleware import PROBES, EdgeMiddleware
-from bucketline_ingest_api.rate_limit import RateLimiter
+from bucketline_ingest_api.middleware import PROBES, BodyLimiter, EdgeMiddleware
 from bucketline_ingest_api.settings import ApiSettings
 
 LIMIT = 1000
@@ -54,31 +51,26 @@ async def away() -> None:
     raise DependencyUnavailable("no primary on db-7.internal")
 
 
-class Doorman:
-    """Lets everybody in."""
+class FakeGuard:
+    """Authenticates every caller and limits none."""
 
     async def caller(self, _: str | None) -> object:
         return SimpleNamespace()
 
-    async def admit(self, *_: object) -> dict[str, str]:
+    async def check(self, *_: object) -> dict[str, str]:
         return {}
 
 
-def built() -> EdgeMiddleware:
+def build_app() -> EdgeMiddleware:
     app = FastAPI(redirect_slashes=False)
     app.include_router(router)
     exception_handlers.install(app)
-    return EdgeMiddleware(
-        app,
-        auth=lambda: cast("Auth", Doorman()),
-        limiter=lambda: cast("RateLimiter", Doorman()),
-        ids=CountingIds(),
-        bodies=BodyLimiter(Bounds(LIMIT, together=LIMIT)),
-    )
+    app.state.container = SimpleNamespace(auth=FakeGuard(), rate_limiter=FakeGuard())
+    return EdgeMiddleware(app, ids=CountingIds(), body_limiter=BodyLimiter(LIMIT, LIMIT))
 
 
 async def ask(path: str, *messages: Message) -> tuple[int, Any] | None:
-    """The status and the body of the answer to a request that arrives in these pieces; None if there is none."""
+    """Return status and body of the response to a request that arrives in these pieces; None if there is none."""
     pieces, sent = list(messages), cast("list[Message]", [])
 
     async def receive() -> Message:
@@ -95,7 +87,7 @@ async def ask(path: str, *messages: Message) -> tuple[int, Any] | None:
         "headers": [(b"content-type", b"application/json"), (b"transfer-encoding", b"chunked")],
         "root_path": "",
     }
-    await built()(scope, receive, send)
+    await build_app()(scope, receive, send)
     if not sent:
         return None
     content = b"".join(message.get("body", b"") for message in sent)
@@ -107,7 +99,7 @@ def piece(size: int, *, more: bool) -> Message:
 
 
 @pytest.mark.parametrize("path", ["/things", "/raw"])
-async def test_a_body_whose_length_was_not_announced_is_refused_where_it_gets_too_long(path: str) -> None:
+async def test_chunked_body_above_the_limit_returns_413(path: str) -> None:
     status, body = await ask(path, piece(LIMIT, more=True), piece(1, more=True)) or (0, {})
     assert (status, body["error"]["type"]) == (413, "PayloadTooLargeError")
     assert body["error"]["details"] == {"limit_bytes": LIMIT}
@@ -128,14 +120,14 @@ async def test_client_disconnect_during_the_body_is_recorded_as_499(
     assert "unexpected error" not in caplog.text
 
 
-async def test_a_store_that_is_away_is_told_without_its_name() -> None:
+async def test_unavailable_dependency_returns_503_without_its_name() -> None:
     status, body = await ask("/away", piece(0, more=False)) or (0, {})
     assert status == 503
     assert body["error"]["details"] == {"retryable": True, "retry_after_seconds": 5}
     assert "db-7" not in str(body)
 
 
-async def test_probes_are_not_among_the_requests_that_are_counted() -> None:
+async def test_probes_are_not_measured() -> None:
     def counted() -> float:
         [family] = [f for f in REGISTRY.collect() if f.name == "http_server_request_duration_seconds"]
         return sum(sample.value for sample in family.samples if sample.name.endswith("_count"))
@@ -148,12 +140,12 @@ async def test_probes_are_not_among_the_requests_that_are_counted() -> None:
     assert counted() == before + 1
 
 
-def test_probes_are_what_every_service_answers_beside_its_work() -> None:
+def test_probes_are_the_health_routes_of_every_service() -> None:
     assert {route.path for route in Health().routes()} == PROBES
 
 
 @pytest.mark.parametrize("path", ["/things/", "/raw/"])
-async def test_slash_at_the_end_of_a_path_is_dropped_with_the_body_kept(path: str) -> None:
+async def test_trailing_slash_is_ignored_and_the_body_kept(path: str) -> None:
     status, _ = await ask(path, {"type": "http.request", "body": b'{"name": "a"}', "more_body": False}) or (0, {})
     assert status == 200
 
@@ -166,7 +158,7 @@ class Reply:
 
 
 async def request(app: ASGIApp, method: str, target: str, **headers: str) -> Reply:
-    """A request without a body, its target as it is on the wire. An underscore in a header's name is a hyphen."""
+    """Send a request without a body; ``target`` is percent-encoded, and underscores in header names are hyphens."""
     sent: list[Message] = []
 
     async def receive() -> Message:
@@ -190,33 +182,33 @@ async def request(app: ASGIApp, method: str, target: str, **headers: str) -> Rep
     return Reply(sent[0]["status"], found, orjson.loads(content) if content.startswith((b"{", b'"')) else None)
 
 
-async def test_escaped_slash_at_the_end_belongs_to_the_name() -> None:
+async def test_escaped_trailing_slash_belongs_to_the_name() -> None:
     for target, status in (("/named/a", 200), ("/named/a/", 200), ("/named/a%2F", 404), ("/named/a%2f/", 404)):
-        assert (await request(built(), "GET", target)).status == status
+        assert (await request(build_app(), "GET", target)).status == status
 
 
 @pytest.mark.parametrize("count", [1, 3000])
-async def test_headers_that_are_too_large_return_431_in_the_envelope(count: int) -> None:
+async def test_too_large_headers_return_431(count: int) -> None:
     headers = {f"x_{n}": "v" * (70_000 // count) for n in range(count)}
-    answer = await request(built(), "GET", "/named/a", **headers)
+    answer = await request(build_app(), "GET", "/named/a", **headers)
     assert (answer.status, answer.body["status"], answer.body["success"]) == (431, 431, False)
     assert answer.body["error"]["type"] == "RequestHeaderFieldsTooLargeError"
     assert answer.headers["x-request-id"]
-    assert (await request(built(), "GET", "/named/a", x_1="v" * 60_000)).status == 200
+    assert (await request(build_app(), "GET", "/named/a", x_1="v" * 60_000)).status == 200
 
 
 PREFLIGHT = {"origin": "https://app.example.com", "access_control_request_method": "POST"}
 
 
 async def test_preflight_without_origins_allows_none() -> None:
-    answer = await request(add_cors(built(), ApiSettings()), "OPTIONS", "/things", **PREFLIGHT)
+    answer = await request(add_cors(build_app(), ApiSettings()), "OPTIONS", "/things", **PREFLIGHT)
     assert (answer.status, answer.headers["allow"]) == (204, "OPTIONS, POST")
     assert not [name for name in answer.headers if name.startswith("access-control")]
 
 
 @pytest.mark.parametrize("origins", ["https://app.example.com", "http://localhost:3000, https://app.example.com", "*"])
 async def test_preflight_of_a_configured_origin_is_allowed(origins: str) -> None:
-    app = add_cors(built(), ApiSettings(cors_origins=origins))
+    app = add_cors(build_app(), ApiSettings(cors_origins=origins))
     asked = {**PREFLIGHT, "access_control_request_headers": "authorization,content-type,x-namespace"}
     answer = await request(app, "OPTIONS", "/things", **asked)
     assert answer.status == 200
@@ -227,8 +219,8 @@ async def test_preflight_of_a_configured_origin_is_allowed(origins: str) -> None
 
 
 @pytest.mark.parametrize(("target", "status"), [("/named/a", 200), ("/nothing", 404)])
-async def test_answer_to_a_configured_origin_can_be_read(target: str, status: int) -> None:
-    app = add_cors(built(), ApiSettings(cors_origins=PREFLIGHT["origin"]))
+async def test_response_to_a_configured_origin_can_be_read(target: str, status: int) -> None:
+    app = add_cors(build_app(), ApiSettings(cors_origins=PREFLIGHT["origin"]))
     answer = await request(app, "GET", target, origin=PREFLIGHT["origin"])
     assert answer.status == status
     assert answer.headers["access-control-allow-origin"] == PREFLIGHT["origin"]
@@ -236,12 +228,12 @@ async def test_answer_to_a_configured_origin_can_be_read(target: str, status: in
 
 
 async def test_preflight_of_another_origin_is_not_allowed() -> None:
-    app = add_cors(built(), ApiSettings(cors_origins=PREFLIGHT["origin"]))
+    app = add_cors(build_app(), ApiSettings(cors_origins=PREFLIGHT["origin"]))
     answer = await request(app, "OPTIONS", "/things", **{**PREFLIGHT, "origin": "https://evil.example.com"})
     assert "access-control-allow-origin" not in answer.headers
 
 
 @pytest.mark.parametrize("origins", ["app.example.com", "https://app.example.com/", "https://a.b,,https://c.d", "null"])
-def test_cors_origins_that_are_none_are_refused(origins: str) -> None:
+def test_invalid_cors_origins_are_rejected(origins: str) -> None:
     with pytest.raises(ValidationError):
         ApiSettings(cors_origins=origins)

@@ -1,4 +1,4 @@
-"""Large bodies share the room that there is; small ones never wait; nobody keeps it by being slow."""
+"""BodyLimiter: large bodies share the memory, small ones never wait, and slow clients release what they hold."""
 
 import asyncio
 import json
@@ -12,75 +12,76 @@ from starlette.datastructures import Headers
 from starlette.types import Message
 
 from bucketline.errors import BadRequest, PayloadTooLarge, ServiceUnavailable, ValidationFailed
-from bucketline_ingest_api.body_limit import MAX_VALUES, BodyLimiter, Bounds, ValueCounter
+from bucketline_ingest_api.middleware import MAX_VALUES, BodyLimiter, ValueCounter
 
 ANNOUNCED, CHUNKED = Headers({"content-length": "60"}), Headers({"transfer-encoding": "chunked"})
 
 
-def bodies(**own: float) -> BodyLimiter:
-    return BodyLimiter(Bounds(**{"most": 60, "together": 100, "small": 10, "patience": 0.01, "arrival": 0.01, **own}))  # type: ignore[arg-type]  # whole numbers where they are
+def make_limiter(*, max_inflight_bytes: int = 100, wait_seconds: float = 0.01) -> BodyLimiter:
+    return BodyLimiter(60, max_inflight_bytes, small_bytes=10, wait_seconds=wait_seconds, arrival_seconds=0.01)
 
 
-async def body_of(taker: BodyLimiter, pieces: list[int], headers: Headers, held: AsyncExitStack) -> int:
-    """How many bytes came in. Where the pieces end before the body does, the client has fallen silent."""
-    left = list(pieces)
+async def receive_body(limiter: BodyLimiter, pieces: list[int], headers: Headers, stack: AsyncExitStack) -> int:
+    """Return how many bytes arrived. If the pieces have fewer than 60 bytes, the client stops sending after them."""
+    remaining = list(pieces)
 
     async def receive() -> Message:
-        if not left:
+        if not remaining:
             await asyncio.Event().wait()
-        return {"type": "http.request", "body": b"x" * left.pop(0), "more_body": sum(pieces[: -len(left) or None]) < 60}
+        size = remaining.pop(0)
+        return {"type": "http.request", "body": b"x" * size, "more_body": sum(pieces) - sum(remaining) < 60}
 
-    counted, taken = taker.taken_in(receive, headers, held), 0
+    limited, received = limiter.wrap_receive(receive, headers, stack), 0
     while True:
-        message = await counted()
-        taken += len(message["body"])
+        message = await limited()
+        received += len(message["body"])
         if not message["more_body"]:
-            return taken
+            return received
 
 
 @pytest.mark.parametrize("headers", [ANNOUNCED, CHUNKED])
-async def test_a_large_body_waits_for_the_room_of_another(headers: Headers) -> None:
-    taker = bodies(patience=5)
+async def test_large_body_waits_until_another_releases_its_memory(headers: Headers) -> None:
+    limiter = make_limiter(wait_seconds=5)
     async with AsyncExitStack() as first:
-        assert await body_of(taker, [30, 30], headers, first) == 60
+        assert await receive_body(limiter, [30, 30], headers, first) == 60
         async with AsyncExitStack() as second:
-            waiting = asyncio.create_task(body_of(taker, [30, 30], headers, second))
+            waiting = asyncio.create_task(receive_body(limiter, [30, 30], headers, second))
             done, _ = await asyncio.wait([waiting], timeout=0.02)
             assert not done
             await first.aclose()
             assert await waiting == 60
 
 
-async def test_who_waits_too_long_is_told_to_try_again() -> None:
-    taker = bodies()
+async def test_large_body_that_waits_too_long_returns_503() -> None:
+    limiter = make_limiter()
     async with AsyncExitStack() as first, AsyncExitStack() as second:
-        await body_of(taker, [60], ANNOUNCED, first)
+        await receive_body(limiter, [60], ANNOUNCED, first)
         with pytest.raises(ServiceUnavailable) as refused:
-            await body_of(taker, [60], ANNOUNCED, second)
+            await receive_body(limiter, [60], ANNOUNCED, second)
     assert refused.value.headers["Retry-After"] == "5"
 
 
-async def test_small_bodies_never_wait() -> None:
-    taker = bodies(together=20)
+async def test_small_body_does_not_wait() -> None:
+    limiter = make_limiter(max_inflight_bytes=20)
     async with AsyncExitStack() as first:
-        await body_of(taker, [60], ANNOUNCED, first)
+        await receive_body(limiter, [60], ANNOUNCED, first)
         for _ in range(50):
             async with AsyncExitStack() as held:
-                small = taker.taken_in(_once(10), Headers({"content-length": "10"}), held)
+                small = limiter.wrap_receive(_once(10), Headers({"content-length": "10"}), held)
                 assert len((await small())["body"]) == 10
 
 
-async def test_a_slow_client_gives_its_room_back() -> None:
-    taker = bodies()
+async def test_slow_body_returns_400_and_releases_its_memory() -> None:
+    limiter = make_limiter()
     async with AsyncExitStack() as slow:
         with pytest.raises(BadRequest, match="did not arrive"):
-            await body_of(taker, [30], ANNOUNCED, slow)
+            await receive_body(limiter, [30], ANNOUNCED, slow)
     async with AsyncExitStack() as next_one:
-        assert await body_of(taker, [60], ANNOUNCED, next_one) == 60
+        assert await receive_body(limiter, [60], ANNOUNCED, next_one) == 60
 
 
-async def test_waiting_for_the_client_to_go_is_not_limited() -> None:
-    """A stream is answered long after its request's body was there."""
+async def test_disconnect_after_the_body_may_take_any_time() -> None:
+    """A streamed response may end long after the request body has arrived."""
     went = asyncio.Event()
 
     async def receive() -> Message:
@@ -92,7 +93,7 @@ async def test_waiting_for_the_client_to_go_is_not_limited() -> None:
 
     sent: list[int] = []
     async with AsyncExitStack() as held:
-        counted = bodies().taken_in(receive, ANNOUNCED, held)
+        counted = make_limiter().wrap_receive(receive, ANNOUNCED, held)
         await counted()
         going = asyncio.ensure_future(counted())
         done, _ = await asyncio.wait([going], timeout=0.05)
@@ -101,11 +102,11 @@ async def test_waiting_for_the_client_to_go_is_not_limited() -> None:
         assert (await going)["type"] == "http.disconnect"
 
 
-async def test_too_long_is_too_long() -> None:
+async def test_body_above_the_limit_returns_413() -> None:
     async with AsyncExitStack() as held:
         with pytest.raises(PayloadTooLarge):
-            bodies().taken_in(_once(1), Headers({"content-length": "61"}), held)
-        counted = bodies().taken_in(_once(61), CHUNKED, held)
+            make_limiter().wrap_receive(_once(1), Headers({"content-length": "61"}), held)
+        counted = make_limiter().wrap_receive(_once(61), CHUNKED, held)
         with pytest.raises(PayloadTooLarge):
             await counted()
 
@@ -125,7 +126,7 @@ JSON = st.recursive(
 
 
 def values_in(value: object) -> int:
-    """Members and elements; an empty object or array counts as one."""
+    """Count members and elements; an empty object or array counts as one."""
     if isinstance(value, dict | list):
         inner = list(value.values() if isinstance(value, dict) else value)
         return max(1, len(inner)) + sum(map(values_in, inner))
@@ -169,21 +170,21 @@ async def feed(value: object, *, announce: bool) -> None:
         return {"type": "http.request", "body": pieces.pop(0), "more_body": bool(pieces)}
 
     async with AsyncExitStack() as held:
-        counted = BodyLimiter(Bounds(1 << 26, together=1 << 27)).taken_in(receive, headers, held)
+        counted = BodyLimiter(1 << 26, 1 << 27).wrap_receive(receive, headers, held)
         while (await counted())["more_body"]:
             pass
 
 
 @pytest.mark.parametrize("announce", [True, False])
 @pytest.mark.parametrize("value", WIDE.values(), ids=WIDE)
-async def test_wide_body_is_refused(value: object, announce: bool) -> None:
+async def test_body_with_too_many_values_returns_422(value: object, announce: bool) -> None:
     with pytest.raises(ValidationFailed) as refused:
         await feed(value, announce=announce)
     assert [fault["type"] for fault in refused.value.issues] == ["too_many_values"]
 
 
 @pytest.mark.parametrize("value", NARROW.values(), ids=NARROW)
-async def test_body_with_few_values_is_taken_in_time(value: object) -> None:
+async def test_body_with_few_values_is_accepted_in_time(value: object) -> None:
     started = time.process_time()
     await feed(value, announce=True)
     assert time.process_time() - started < 2
