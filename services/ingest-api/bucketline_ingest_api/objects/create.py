@@ -88,7 +88,7 @@ async def create_object(
     draft = await _validate(deps, bucket, body, size)
     if (replayed := await _find_replayed(deps, bucket, draft, chosen)) is not None:
         return replayed
-    staging = Staging(deps, draft.blobs or ())
+    staging = Staging(deps, draft.blobs)
     try:
         written = await _write_by_policy(deps, bucket, draft, chosen, staging, auto_process)
     except ApiError:
@@ -155,7 +155,7 @@ async def _validate(
         draft = await asyncio.to_thread(validate_create, bucket, body, deps.settings, deps.ids, location=location)
     else:
         draft = validate_create(bucket, body, deps.settings, deps.ids, location=location)
-    await attach_uploads(deps, bucket["_id"], draft.blobs or ())
+    await attach_uploads(deps, bucket["_id"], draft.blobs, location)
     return draft
 
 
@@ -167,7 +167,7 @@ async def _find_replayed(
     A plain insert does not look its idempotency key up beforehand: the unique index refuses a duplicate. Equal content
     counts only in buckets without a unique key.
     """
-    content = draft.content_key if draft.skip_duplicates and draft.unique_key is None else None
+    content = draft.content_key if draft.body.skip_duplicates and draft.unique_key is None else None
     if policy in ("update", "upsert") or content is not None:
         replayed = await _find_by_idempotency_key(deps, bucket, draft)
         if replayed is not None:
@@ -178,9 +178,9 @@ async def _find_replayed(
 
 async def _find_by_idempotency_key(deps: Container, bucket: BucketDocument, draft: ObjectDraft) -> WriteResult | None:
     """Return the object that a request with the same idempotency key created or changed."""
-    if draft.idempotency_key is None:
+    if draft.body.idempotency_key is None:
         return None
-    existing = await deps.objects.by_idempotency_key(bucket["_id"], draft.idempotency_key)
+    existing = await deps.objects.by_idempotency_key(bucket["_id"], draft.body.idempotency_key)
     return None if existing is None else _replay(existing, "idempotency_key")
 
 
@@ -274,7 +274,11 @@ async def _resolve_taken_key(deps: Container, bucket: BucketDocument, draft: Obj
     existing = await deps.objects.by_unique_key(bucket["_id"], draft.unique_key.text)
     if existing is None:
         return None
-    if draft.skip_duplicates and draft.content_key is not None and existing.get("content_key") == draft.content_key:
+    if (
+        draft.body.skip_duplicates
+        and draft.content_key is not None
+        and existing.get("content_key") == draft.content_key
+    ):
         return _replay(existing, "skip_duplicates")
     OBJECTS.labels("refused").inc()
     raise key_taken(existing["_id"], draft.unique_key.values)
@@ -296,7 +300,7 @@ async def _prepare(
     if (replayed := await _find_replayed(deps, bucket, draft, None)) is not None:
         return replayed
     object_id = deps.ids.new("obj")
-    staging = Staging(deps, draft.blobs or ())
+    staging = Staging(deps, draft.blobs)
     await staging.stage_for(object_id)
     try:
         document, event = _build_object(deps, bucket, draft, object_id, auto_process=auto_process)
@@ -330,7 +334,7 @@ def _find_repeats(rows: dict[int, _NewObject]) -> dict[int, _NewObject]:
     repeats: dict[int, _NewObject] = {}
     for n, row in rows.items():
         content = row.draft.content_key
-        if row.draft.skip_duplicates and content in contents:
+        if row.draft.body.skip_duplicates and content in contents:
             repeats[n] = row
         elif content is not None:
             contents.add(content)

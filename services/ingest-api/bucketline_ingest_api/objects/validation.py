@@ -2,8 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
 
@@ -51,16 +50,11 @@ Scalar = str | int | float | bool
 
 @dataclass
 class BlobDraft:
-    """A valid blob of a request.
-
-    ``hash`` is set for inline content and if the producer sent it; ``inline_size`` is the size of inline content.
-    """
+    """A valid blob of a request. ``hash`` is set for inline content and if the producer sent it."""
 
     document: BlobDocument
     source: Source
-    location: Location
-    metadata: Mapping[str, object] = field(default_factory=dict)
-    hash: str | None = None
+    hash: str | None
     inline_size: int = 0
 
 
@@ -76,24 +70,21 @@ class UniqueKeyValue:
 class ObjectDraft:
     """A valid create request.
 
-    ``fields`` are the root fields that were sent, promoted blob metadata included. ``blobs`` is None if no list was
-    sent. ``incomplete`` lists what is missing for a *new* object.
+    ``fields`` are the root fields that were sent, promoted blob metadata included. ``incomplete`` lists what is missing
+    for a *new* object.
     """
 
-    key_prefix: str | None
-    key_prefix_sent: bool
+    body: CreateObject
     fields: dict[str, object]
-    blobs: list[BlobDraft] | None
-    edges: list[dict[str, object]] | None
-    skip_duplicates: bool
-    idempotency_key: str | None
+    blobs: list[BlobDraft]
+    edges: list[dict[str, object]]
     unique_key: UniqueKeyValue | None
     incomplete: list[ValidationIssue]
 
     @property
     def content_key(self) -> str | None:
         """The fingerprint of the content, if the hash of every blob is known."""
-        rows = [(blob.document["property"], blob.hash) for blob in self.blobs or ()]
+        rows = [(blob.document["property"], blob.hash) for blob in self.blobs]
         hashed = [(name, value) for name, value in rows if value is not None]
         return content_key(hashed) if len(hashed) == len(rows) else None
 
@@ -126,11 +117,15 @@ def validate_create(
     faults = custom_faults(custom, schema_properties=declared, location=location)
     blobs, blob_faults = _read_blobs(schema, body, settings, ids, (*location, "blobs"))
     faults += blob_faults
-    edges, edge_faults = _read_edges(body, location)
-    faults += edge_faults
+    edges = [
+        edge.model_dump(exclude={"target_collection_id"} if edge.target_collection_id is None else None)
+        for edge in body.edges or ()
+    ]
+    faults += islice(storable_faults(edges, (*location, "edges")), MAX_FAULTS)
     files = file_properties(schema)
-    fields = promoted(custom, ({k: v for k, v in blob.metadata.items() if k not in files} for blob in blobs))
-    names = {blob.document["property"] for blob in blobs}
+    metadata = [blob.metadata or {} for blob in body.blobs or ()]
+    fields = promoted(custom, ({k: v for k, v in values.items() if k not in files} for values in metadata))
+    names = {blob.property for blob in body.blobs or ()}
     if not faults:
         faults += validate_fields(schema, fields, blobs=names, partial=True, location=location)
     key = None
@@ -144,17 +139,7 @@ def validate_create(
         raise ValidationFailed(faults[:MAX_FAULTS])
     incomplete = validate_fields(schema, apply_defaults(schema, fields), blobs=names, location=location)
     incomplete += missing_files(schema, names, location=(*location, "blobs"))
-    return ObjectDraft(
-        key_prefix=body.key_prefix,
-        key_prefix_sent="key_prefix" in body.model_fields_set,
-        fields=fields,
-        blobs=None if body.blobs is None else blobs,
-        edges=edges,
-        skip_duplicates=body.skip_duplicates,
-        idempotency_key=body.idempotency_key,
-        unique_key=key,
-        incomplete=incomplete[:MAX_FAULTS],
-    )
+    return ObjectDraft(body, fields, blobs, edges, key, incomplete[:MAX_FAULTS])
 
 
 def new_object(
@@ -171,8 +156,8 @@ def new_object(
         "_id": object_id,
         "namespace_id": bucket["namespace_id"],
         "bucket_id": bucket["_id"],
-        "key_prefix": draft.key_prefix,
-        "blobs": stored_blobs(draft),
+        "key_prefix": draft.body.key_prefix,
+        "blobs": [blob.document for blob in draft.blobs],
         "custom": apply_defaults(bucket["schema"], draft.fields),
         "status": str(Status.QUEUED if auto else Status.DRAFT),
         "error": None,
@@ -182,38 +167,21 @@ def new_object(
         "blobs_revision": 1,
         "run": {"id": 1, "rank": RANK_QUEUED} if auto else {"id": 0, "rank": RANK_NEW},
         "mirror": {"state": "pending", "attempts": 0, "due_at": due_at},
-        "skip_duplicates": draft.skip_duplicates,
+        "skip_duplicates": draft.body.skip_duplicates,
         "auto_process": auto,
     }
     if auto:
         document["batch_id"] = batch_id
         document["moved_at"] = now
-    if draft.edges is not None:
+    if draft.body.edges is not None:
         document["edges"] = draft.edges
     if draft.unique_key is not None:
         document["unique_key"] = draft.unique_key.text
-    if draft.idempotency_key is not None:
-        document["idempotency_keys"] = [draft.idempotency_key]
+    if draft.body.idempotency_key is not None:
+        document["idempotency_keys"] = [draft.body.idempotency_key]
     if (content := draft.content_key) is not None:
         document["content_key"] = content
     return document
-
-
-def stored_blobs(draft: ObjectDraft) -> list[BlobDocument]:
-    """Return the documents of the blobs."""
-    return [blob.document for blob in draft.blobs or ()]
-
-
-def _read_edges(body: CreateObject, location: Location) -> tuple[list[dict[str, object]] | None, list[ValidationIssue]]:
-    if body.edges is None:
-        return None, []
-    edges: list[dict[str, object]] = []
-    for edge in body.edges:
-        document = edge.model_dump()
-        if edge.target_collection_id is None:
-            del document["target_collection_id"]
-        edges.append(document)
-    return edges, list(islice(storable_faults(edges, (*location, "edges")), MAX_FAULTS))
 
 
 def _read_blobs(
@@ -254,13 +222,13 @@ def _read_blob(
         return faults
     stored: dict[str, object] | None = None
     content_hash = checksum if checksum is not None and checksum.startswith("sha256:") else None
-    size = 0
     if isinstance(source, PropertiesSource):
         free = dict(source.value)
         content_hash = checksum or properties_hash(source.value)
     else:
         free = dict(free_form(kind, blob.data))
         stored = source.to_document()
+    size = 0
     if isinstance(source, InlineSource) and stored is not None:
         content = source.content()
         digest, size = hashlib.sha256(content).hexdigest(), len(content)
@@ -269,13 +237,12 @@ def _read_blob(
         content_hash = f"sha256:{digest}"
         # What responses show until the content is mirrored.
         stored |= {"sha256": digest, "size": size, "mime_type": declared_type(source)}
-    metadata = blob.metadata or {}
     document: BlobDocument = {
         "blob_id": ids.new("blob"),
         "property": blob.property,
         "type": kind,
         "key_prefix": blob.key_prefix,
-        "properties": {**free, **metadata},
+        "properties": {**free, **(blob.metadata or {})},
         "source": stored,
         "canonicalize": body.canonicalize_source if blob.canonicalize_source is None else blob.canonicalize_source,
         "force": body.force_remirror if blob.force_remirror is None else blob.force_remirror,
@@ -285,7 +252,7 @@ def _read_blob(
         "state": "none" if stored is None else "pending",
         "error": None,
     }
-    return BlobDraft(document, source, at, metadata, content_hash, size)
+    return BlobDraft(document, source, content_hash, size)
 
 
 def _parse_source(blob: CreateBlob, kind: str, settings: ApiSettings, at: Location) -> Source | ValidationIssue:

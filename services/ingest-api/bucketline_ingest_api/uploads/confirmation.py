@@ -229,7 +229,7 @@ async def _check_unique_key(
     if existing is None:
         if chosen == "update":
             raise key_not_found(draft.unique_key.values)
-    elif chosen == "insert" and draft.idempotency_key not in existing.get("idempotency_keys", []):
+    elif chosen == "insert" and draft.body.idempotency_key not in existing.get("idempotency_keys", []):
         raise key_taken(existing["_id"], draft.unique_key.values)
 
 
