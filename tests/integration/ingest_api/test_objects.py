@@ -335,7 +335,7 @@ async def test_a_batch_lost_in_a_crash_is_made_again(world: World, monkeypatch: 
         raise DependencyUnavailable("away")
 
     with monkeypatch.context() as patched:
-        patched.setattr(world.deps.object_writes, "insert_batch", crash)
+        patched.setattr(world.deps.batch_writer, "submit", crash)
         object_id = await world.create(auto=True, sku="A")
     found = await world.deps.objects.collection.get(object_id)
     assert found is not None

@@ -141,7 +141,7 @@ async def submit_auto_batches(deps: Container, objects: list[ObjectDocument]) ->
     batches = [new_auto_batch(obj, batch_id) for obj in objects if (batch_id := obj.get("batch_id"))]
     try:
         if len(batches) == 1:
-            await deps.object_writes.insert_batch(batches[0])
+            await deps.batch_writer.submit(batches[0])
         elif batches:
             await deps.batches.insert(batches)
     except DependencyUnavailable as error:
@@ -257,7 +257,7 @@ async def _insert(
 ) -> WriteResult | None:
     """Insert the object; None if its unique key is taken, or its idempotency key was and the holder is gone by now."""
     document, event = _build_object(deps, bucket, draft, object_id, auto_process=auto_process)
-    refused_by = await deps.object_writes.insert(document)
+    refused_by = await deps.object_writer.submit(document)
     if refused_by is not None:
         return await _find_by_idempotency_key(deps, bucket, draft)
     deps.object_outbox.flush_soon([OutboxEntry(object_id, (event,))])

@@ -136,7 +136,7 @@ class PatchObject(Strict):
 
 
 class PutObject(PatchObject):
-    """Fields to change. A key of ``metadata`` is changed in the object's ``metadata``, if present, or at the root."""
+    """Fields to change. Keys of ``metadata`` are changed in the object's ``metadata`` if there, others at the root."""
 
     model_config = example({"key_prefix": "/2026/03/A-17", "metadata": {"state": "paid"}})
 

@@ -12,7 +12,7 @@ from bucketline.db.mongo import DuplicateKey
 from bucketline.db.objects import MAX_IDEMPOTENCY_KEYS, BlobDocument, ObjectDocument
 from bucketline.db.outbox_store import outbox_entry_of
 from bucketline.domain.field_validation import custom_faults
-from bucketline.domain.insertion_policy import key_taken, merged_fields, put_fields
+from bucketline.domain.insertion_policy import key_taken, put_fields
 from bucketline.domain.schema import properties, same, validate_fields
 from bucketline.domain.status import OBJECT_IN_FLIGHT, RANK_NEW, RANK_QUEUED, Status
 from bucketline.domain.text_encodings import charset_of
@@ -89,7 +89,7 @@ async def patch_object(deps: Container, bucket: BucketDocument, object_id: str, 
         if existing is None:
             raise NotFound.of("object", object_id)
         sent = _read_fields(bucket, existing, body)
-        custom = merged_fields(existing["custom"], sent)
+        custom = {**existing["custom"], **sent}
         sets: dict[str, object] = {}
         if not same(custom, existing["custom"]):
             sets["custom"] = custom
@@ -149,7 +149,7 @@ async def _write(
 def _changed_fields(existing: ObjectDocument, draft: ObjectDraft) -> dict[str, object]:
     """Return what a create request changes, apart from blobs."""
     changes: dict[str, object] = {}
-    custom = merged_fields(existing["custom"], draft.fields)
+    custom = {**existing["custom"], **draft.fields}
     if not same(custom, existing["custom"]):
         changes["custom"] = custom
     if "key_prefix" in draft.body.model_fields_set and draft.body.key_prefix != existing["key_prefix"]:
