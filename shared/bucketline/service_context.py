@@ -17,10 +17,10 @@ from bucketline.clock import Clock, SystemClock
 from bucketline.db.indexes import ensure_indexes
 from bucketline.db.mongo import Database
 from bucketline.errors import BucketlineError, DependencyUnavailable, RetryableError
-from bucketline.events.cloudevents import CloudEvent, wrap
+from bucketline.events.cloudevents import CloudEvent, encode_event
 from bucketline.events.models import Event
 from bucketline.ids import Ids, RandomIds
-from bucketline.kafka.broker import Bus
+from bucketline.kafka.broker import KafkaRuntime
 from bucketline.observability.health import Health
 from bucketline.observability.logging import get_logger
 from bucketline.observability.tracing import current_trace, setup_tracing
@@ -38,7 +38,7 @@ class ServiceContext:
 
     settings: ServiceSettings
     database: Database
-    bus: Bus
+    kafka: KafkaRuntime
     blobs: BlobStore
     health: Health
     background: PeriodicTasks = field(default_factory=PeriodicTasks)
@@ -51,25 +51,25 @@ class ServiceContext:
         """The CloudEvents ``source`` of what this service says."""
         return f"/bucketline/{self.settings.service}"
 
-    def seal(self, event: Event, *, trace: Mapping[str, str] | None = None) -> CloudEvent:
+    def new_event(self, event: Event, *, trace: Mapping[str, str] | None = None) -> CloudEvent:
         """The envelope of an event that happens now; ``trace`` of the record that caused it, or the current one."""
-        return wrap(
+        return encode_event(
             event, id=self.ids.new("evt"), source=self.source, at=self.clock.now(), trace=trace or current_trace()
         )
 
     @asynccontextmanager
-    async def running(self, *, ready_without_bus: bool = False) -> AsyncIterator[None]:
+    async def running(self, *, ready_without_kafka: bool = False) -> AsyncIterator[None]:
         """Consume and reconcile for the length of the block. Include the router before.
 
         The bus connects in the meantime. A service that can do its work before, and while the broker is away, says so.
         """
         self.health.ready_if("mongodb", self.database.ping)
-        if not ready_without_bus:
-            self.health.ready_if("kafka", self.bus.publisher.ping)
-            self.health.ready_if("consumers", self.bus.watchdog.ready)
-        self.health.live_if("consumers", self.bus.watchdog.live)
-        async with self.bus:
-            self.background.every(2.0, "watchdog", self.bus.watchdog.step)
+        if not ready_without_kafka:
+            self.health.ready_if("kafka", self.kafka.publisher.ping)
+            self.health.ready_if("consumers", self.kafka.monitor.ready)
+        self.health.live_if("consumers", self.kafka.monitor.live)
+        async with self.kafka:
+            self.background.every(2.0, "monitor", self.kafka.monitor.step)
             log.info("running")
             try:
                 yield
@@ -95,7 +95,7 @@ async def open_service_context(
         runtime = ServiceContext(
             settings=settings,
             database=database,
-            bus=Bus(settings.kafka, settings.service, clock=clock),
+            kafka=KafkaRuntime(settings.kafka, settings.service, clock=clock),
             blobs=blobs,
             health=health,
             clock=clock,

@@ -28,7 +28,7 @@ from bucketline.db.blobs import blob_key
 from bucketline.db.indexes import ensure_indexes
 from bucketline.db.mongo import Database
 from bucketline.devstack.stack import LocalStack
-from bucketline.kafka.broker import Bus
+from bucketline.kafka.broker import KafkaRuntime
 from bucketline.observability.health import Health
 from bucketline.service_context import ServiceContext
 from bucketline.settings import MongoSettings, ReconcileSettings, S3Settings, read_settings
@@ -159,7 +159,7 @@ async def _mirror(stack: LocalStack) -> AsyncIterator[_Mirror]:
             runtime = ServiceContext(
                 settings=settings,
                 database=database,
-                bus=cast("Bus", SimpleNamespace(publisher=RecordingPublisher())),
+                kafka=cast("KafkaRuntime", SimpleNamespace(publisher=RecordingPublisher())),
                 blobs=store,
                 health=Health(),
                 clock=SystemClock(),

@@ -15,7 +15,7 @@ from bucketline.db.job_cursors import GcCursor, JobCursors
 from bucketline.db.mongo import Database
 from bucketline.devstack.stack import LocalStack
 from bucketline.errors import NonRetryableError
-from bucketline.events.cloudevents import wrap
+from bucketline.events.cloudevents import encode_event
 from bucketline.events.models import ObjectUpdated
 from bucketline.events.topics import OBJECTS
 from bucketline.kafka.admin import ensure_topics
@@ -47,7 +47,7 @@ async def dead_letters(settings: KafkaSettings) -> list[str]:
             event = ObjectUpdated(
                 object_id=f"obj_{number}", bucket_id="b", namespace_id="n", revision=1, updated_at=clock.now()
             )
-            envelope = wrap(event, id=f"evt_{number}", source="/bucketline/dedup", at=clock.now())
+            envelope = encode_event(event, id=f"evt_{number}", source="/bucketline/dedup", at=clock.now())
             reason = FailureContext(
                 error=ValueError(f"number {number}"), attempts=6, group="g", first_at=clock.now(), at=clock.now()
             )

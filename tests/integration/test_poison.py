@@ -15,11 +15,11 @@ from tests.waiting import eventually
 
 from bucketline.clock import SystemClock
 from bucketline.devstack.stack import LocalStack
-from bucketline.events.cloudevents import Events, ReceivedEvent, wrap
+from bucketline.events.cloudevents import Events, ReceivedEvent, encode_event
 from bucketline.events.models import ObjectDeleted
 from bucketline.events.topics import OBJECTS
 from bucketline.kafka.admin import ensure_topics
-from bucketline.kafka.broker import Bus, Provided, event_router
+from bucketline.kafka.broker import KafkaRuntime, Provided, event_router
 from bucketline.kafka.client_config import client_options
 from bucketline.settings import KafkaSettings
 
@@ -67,7 +67,7 @@ class Bench:
 
     async def send_good(self, object_id: str) -> int:
         event = deleted(object_id)
-        envelope = wrap(event, id=f"evt_{object_id}", source="/test", at=event.deleted_at)
+        envelope = encode_event(event, id=f"evt_{object_id}", source="/test", at=event.deleted_at)
         return await self.send(envelope.data, envelope.headers())
 
     async def has_handled(self, *objects: str) -> None:
@@ -123,7 +123,7 @@ async def bench(stack: LocalStack) -> AsyncIterator[Bench]:
     producer = AIOKafkaProducer(**client_options(settings), max_request_size=2 * 1024 * 1024)
     await producer.start()
     found = Bench(settings, producer)
-    bus = Bus(settings, "dedup", clock=SystemClock())
+    bus = KafkaRuntime(settings, "dedup", clock=SystemClock())
     bus.include(router, bench=found)
     try:
         async with bus:
@@ -225,7 +225,7 @@ async def test_poison_that_is_too_large_to_be_stored_whole_leaves_its_place(benc
 @pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
 async def test_a_producer_may_compress_as_it_likes(bench: Bench, codec: str) -> None:
     event = deleted(codec)
-    envelope = wrap(event, id="evt_1", source="/test", at=event.deleted_at)
+    envelope = encode_event(event, id="evt_1", source="/test", at=event.deleted_at)
     async with AIOKafkaProducer(**client_options(bench.settings), compression_type=codec) as producer:
         headers = list(envelope.headers())
         await producer.send_and_wait(bench.topic, value=envelope.data, key=b"k", headers=headers, partition=0)

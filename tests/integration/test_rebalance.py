@@ -14,11 +14,11 @@ from tests.waiting import eventually
 
 from bucketline.clock import SystemClock
 from bucketline.devstack.stack import LocalStack
-from bucketline.events.cloudevents import Events, wrap
+from bucketline.events.cloudevents import Events, encode_event
 from bucketline.events.models import ObjectDeleted
 from bucketline.events.topics import OBJECTS
 from bucketline.kafka.admin import ensure_topics
-from bucketline.kafka.broker import Bus, Provided, event_router
+from bucketline.kafka.broker import KafkaRuntime, Provided, event_router
 from bucketline.kafka.publisher import KafkaPublisher
 
 pytestmark = pytest.mark.stack
@@ -70,7 +70,7 @@ async def test_rebalance_redelivers_no_record_of_the_running_micro_batch(stack: 
         ObjectDeleted(object_id=one, bucket_id="b", namespace_id="n", revision=1, deleted_at=now) for one in expected
     ]
     handled = Handled()
-    first, second = (Bus(settings, "dedup", clock=SystemClock()) for _ in range(2))
+    first, second = (KafkaRuntime(settings, "dedup", clock=SystemClock()) for _ in range(2))
     first.include(router(), handled=handled, member="first")
     second.include(router(), handled=handled, member="second")
     (consumes,) = first.broker.subscribers
@@ -85,7 +85,7 @@ async def test_rebalance_redelivers_no_record_of_the_running_micro_batch(stack: 
         return handled.times.keys() == set(expected)
 
     async with KafkaPublisher(settings) as publisher, first:
-        await publisher.publish([wrap(event, id=event.object_id, source="/test", at=now) for event in events])
+        await publisher.publish([encode_event(event, id=event.object_id, source="/test", at=now) for event in events])
         await asyncio.wait_for(handled.begun.wait(), 30)
         async with second:
             await eventually(rebalancing, pause=0.01)
@@ -97,7 +97,7 @@ async def test_rebalance_redelivers_no_record_of_the_running_micro_batch(stack: 
             more = [f"more_{number}" for number in range(RECORDS)]
             await publisher.publish(
                 [
-                    wrap(event.model_copy(update={"object_id": one}), id=one, source="/test", at=now)
+                    encode_event(event.model_copy(update={"object_id": one}), id=one, source="/test", at=now)
                     for event, one in zip(events, more, strict=True)
                 ]
             )

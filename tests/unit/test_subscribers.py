@@ -10,7 +10,7 @@ from tests.unit.bucketline.kafka.fakes import FakeDeadLetters
 
 from bucketline.clock import ManualClock
 from bucketline.domain.status import RANK_FINAL, RANK_PROCESSING, Status
-from bucketline.events.cloudevents import wrap
+from bucketline.events.cloudevents import encode_event
 from bucketline.events.models import (
     BatchCanceled,
     BatchCompleted,
@@ -71,7 +71,7 @@ class Service:
         assert self.dead_letters.sent == []
 
     async def publish(self, event: Event, *, source: str = "/test") -> None:
-        envelope = wrap(event, id=f"evt_{event.subject}", source=source, at=AT)
+        envelope = encode_event(event, id=f"evt_{event.subject}", source=source, at=AT)
         headers = {name: value.decode() for name, value in envelope.headers()}
         await self.broker.publish(envelope.data, f"bucketline.{envelope.topic}", key=b"k", headers=headers)
 

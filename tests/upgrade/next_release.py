@@ -77,14 +77,14 @@ def add_to(document: Any) -> None:
 
 
 def leave_to_others() -> None:
-    """Every third flush does not happen."""
-    flush_soon, number = Outbox.flush_soon, count()
+    """Leave every third entry to the reconciler."""
+    enqueue, number = Outbox.enqueue, count()
 
-    def some_flush(self: Outbox, owed: Sequence[OutboxEntry]) -> None:
+    def enqueue_some(self: Outbox, entries: Sequence[OutboxEntry]) -> None:
         if next(number) % EVERY:
-            flush_soon(self, owed)
+            enqueue(self, entries)
 
-    Outbox.flush_soon = some_flush  # type: ignore[method-assign]
+    Outbox.enqueue = enqueue_some  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

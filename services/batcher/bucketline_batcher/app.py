@@ -41,13 +41,13 @@ def create(settings: ServiceSettings) -> ASGIApp:
             outbox = Outbox(
                 "batches",
                 Batches(runtime.database).outbox,
-                runtime.bus.publisher,
+                runtime.kafka.publisher,
                 clock=runtime.clock,
                 settings=settings.reconcile,
             )
             batcher = Batcher(runtime, own, outbox)
             webhooks = Webhooks(runtime, poster)
-            runtime.bus.include(
+            runtime.kafka.include(
                 router,
                 planner=batcher.planner,
                 progress=batcher.progress,

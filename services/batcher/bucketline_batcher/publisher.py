@@ -41,10 +41,10 @@ class BatchPublisher:
             with start_shared_span("plan unit", [cause, *joined], attributes=about) as own:
                 sealed = own or cause or next(iter(joined), None)
                 envelopes.append(
-                    self._runtime.seal(WorkUnitReady(unit_id=unit["_id"], size=unit["size"]), trace=sealed)
+                    self._runtime.new_event(WorkUnitReady(unit_id=unit["_id"], size=unit["size"]), trace=sealed)
                 )
         if envelopes:
-            await self._runtime.bus.publisher.publish(envelopes)
+            await self._runtime.kafka.publisher.publish(envelopes)
 
     async def publish_queued(self, items: Sequence[Item], traces: Mapping[str, Trace], trace: Trace | None) -> None:
         """These objects are in a submitted batch. ``traces`` maps objects to the trace that they are part of."""
@@ -94,4 +94,6 @@ class BatchPublisher:
     async def _say(self, told: Sequence[tuple[ObjectStatusChanged, Trace | None]]) -> None:
         """Each with the trace that it is part of."""
         if told:
-            await self._runtime.bus.publisher.publish([self._runtime.seal(event, trace=trace) for event, trace in told])
+            await self._runtime.kafka.publisher.publish(
+                [self._runtime.new_event(event, trace=trace) for event, trace in told]
+            )

@@ -270,11 +270,11 @@ class BatchProgressTracker:
                 completed_at=now,
             )
             trace = batch.get("trace") or (traces.get(_object_of(batch)) if batch["auto"] else None)
-            pending = self._runtime.seal(event, trace=trace).to_document()
+            pending = self._runtime.new_event(event, trace=trace).to_document()
             writes.append((batch, row.changes, pending))
             owed.append(outbox_entry_of({"_id": batch["_id"], "pending": [*batch.get("pending", []), pending]}))
         if await self._planner.batches.complete(writes, now) == len(writes):
-            self._outbox.flush_soon(owed)
+            self._outbox.enqueue(owed)
         # Otherwise another replica finished some of them; what is owed is published from state by the sweeper.
 
     async def _failures(self, batch: BatchDocument, now: datetime, most: int) -> list[FailedObject]:

@@ -226,7 +226,7 @@ class WindowBatcher:
             "updated_at": at,
             "submitted_at": at,
             "moved_at": at,
-            "pending": [cast("OutboxDocument", self._runtime.seal(event).to_document())],
+            "pending": [cast("OutboxDocument", self._runtime.new_event(event).to_document())],
             "pending_since": at,
         }
         try:
@@ -236,7 +236,7 @@ class WindowBatcher:
             await self._windows.finish(window_id)
             return
         await self._windows.finish(window_id)
-        self._outbox.flush_soon([outbox_entry_of(batch)])
+        self._outbox.enqueue([outbox_entry_of(batch)])
 
     async def _undecided(self, members: Sequence[str]) -> list[str]:
         """The objects of those drafts that nobody has decided about since they joined."""

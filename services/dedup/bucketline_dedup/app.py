@@ -57,7 +57,7 @@ def create(settings: ServiceSettings) -> ASGIApp:
             open_service_context(settings, health=health) as context,
         ):
             dedup = wire(context, own, fetcher=fetcher, external=external)
-            context.bus.include(router, mirroring=dedup.mirroring)
+            context.kafka.include(router, mirroring=dedup.mirroring)
             async with context.running(), dedup.scheduler:
                 interval = own.staging_cleanup_interval_seconds
                 context.background.every(interval, "reconcile staging", dedup.reconciler.reconcile_staging)
@@ -76,7 +76,7 @@ def wire(context: ServiceContext, settings: DedupSettings, *, fetcher: HttpFetch
     contents = ContentStore(store, records, settings, clock=clock, budget=budget)
     outcomes = MirrorOutcomes(context, queue)
     blobs = BlobMirror(store, contents, opener, queue, records, settings, clock=clock)
-    dead_letters = KafkaDeadLetters(context.bus.publisher, "dedup")
+    dead_letters = KafkaDeadLetters(context.kafka.publisher, "dedup")
     attempts = MirrorAttempts(context, queue, blobs, records, outcomes, dead_letters, settings)
     inline = InlineMirror(store, contents, records, settings, clock=clock)
     work_available = asyncio.Event()

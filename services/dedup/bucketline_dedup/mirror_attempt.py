@@ -183,7 +183,7 @@ class MirrorAttempts:
             auto_process=obj["auto_process"],
             updated_at=obj["updated_at"],
         )
-        envelope = self._context.seal(event, trace=obj.get("trace"))
+        envelope = self._context.new_event(event, trace=obj.get("trace"))
         kafka = self._context.settings.kafka
         reason = FailureContext(
             error=error,

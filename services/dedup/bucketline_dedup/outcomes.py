@@ -53,7 +53,7 @@ class MirrorOutcomes:
             event for obj in objects for event in self._events(obj, (traces or {}).get(obj["_id"], obj.get("trace")))
         ]
         if events:
-            await self._context.bus.publisher.publish(events)
+            await self._context.kafka.publisher.publish(events)
 
     async def mark_published(self, objects: Sequence[ObjectDocument]) -> None:
         """Record that the events of these objects are published."""
@@ -91,7 +91,7 @@ class MirrorOutcomes:
             status=Status.QUEUED if automatic else Status.DRAFT,
             occurred_at=self._context.clock.now(),
         )
-        await self._context.bus.publisher.publish([self._context.seal(event, trace=obj.get("trace"))])
+        await self._context.kafka.publisher.publish([self._context.new_event(event, trace=obj.get("trace"))])
 
     def _events(self, obj: ObjectDocument, trace: Mapping[str, str] | None) -> list[CloudEvent]:
         mirror = obj["mirror"]
@@ -105,7 +105,7 @@ class MirrorOutcomes:
             error=mirror.get("error"),
             blobs=[_mirrored_blob(blob) for blob in obj["blobs"]],
         )
-        events = [self._context.seal(mirrored, trace=trace)]
+        events = [self._context.new_event(mirrored, trace=trace)]
         if obj["status"] != Status.DRAFT:
             return events
         if mirror["state"] == "failed":
@@ -133,7 +133,7 @@ class MirrorOutcomes:
                 "occurred_at": self._context.clock.now(),
             }
         )
-        return self._context.seal(event, trace=trace)
+        return self._context.new_event(event, trace=trace)
 
 
 def with_outcome(obj: ObjectDocument, blobs: list[BlobDocument], now: datetime) -> ObjectDocument:

@@ -82,9 +82,9 @@ def create(settings: ServiceSettings) -> ASGIApp:
             container = Container(context, api_settings)
             register_tasks(container)
             app.state.container = container
-            context.bus.include(subscribers.router, container=container)
+            context.kafka.include(subscribers.router, container=container)
             # Objects are accepted while Kafka is unavailable: their events wait in the outbox.
-            async with context.running(ready_without_bus=True):
+            async with context.running(ready_without_kafka=True):
                 for outbox in container.outboxes:
                     outbox.start(context.background)
                 reconciler.start(container, context.background)

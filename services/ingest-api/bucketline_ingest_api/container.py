@@ -39,7 +39,7 @@ class Container:
         database, clock = context.database, context.clock
 
         def outbox(name: str, store: OutboxStore) -> Outbox:
-            return Outbox(name, store, context.bus.publisher, clock=clock, settings=context.settings.reconcile)
+            return Outbox(name, store, context.kafka.publisher, clock=clock, settings=context.settings.reconcile)
 
         self.settings = settings
         self.reconcile = context.settings.reconcile
@@ -48,7 +48,7 @@ class Container:
         self.clock = clock
         self.ids = context.ids
         self.health = context.health
-        self.seal = context.seal
+        self.new_event = context.new_event
 
         self.keys = ApiKeys(database)
         self.namespaces = Namespaces(database)

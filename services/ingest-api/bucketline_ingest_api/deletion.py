@@ -263,7 +263,7 @@ async def empty_bucket(container: Container, bucket_id: str, deadline: datetime)
         batches = await container.batches.page_of_bucket(bucket_id, limit=PAGE_SIZE, fields=["pending"])
         if not batches:
             break
-        await container.batch_outbox.flush([outbox_entry_of(batch) for batch in batches if batch.get("pending")])
+        await container.batch_outbox.publish([outbox_entry_of(batch) for batch in batches if batch.get("pending")])
         ids = [batch["_id"] for batch in batches]
         await container.units.delete_of_batches(ids)
         await BatchDependencies(container.database).delete_of_batches(ids)

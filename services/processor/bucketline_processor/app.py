@@ -51,7 +51,7 @@ def create(settings: ServiceSettings) -> ASGIApp:
             processor = _unit_processor(runtime, workers, isolation, own)
             scheduler = UnitScheduler(units, leases, isolation, processor, clock=runtime.clock, settings=own)
             reconciler = UnitReconciler(units, scheduler, clock=runtime.clock, settings=own)
-            runtime.bus.include(router, scheduler=scheduler, max_records=own.prefetch_units)
+            runtime.kafka.include(router, scheduler=scheduler, max_records=own.prefetch_units)
             async with runtime.running():
                 runtime.background.every(leases.interval, "renew leases", scheduler.heartbeat)
                 runtime.background.every(settings.reconcile.interval_seconds, "reclaim units", reconciler.reclaim)

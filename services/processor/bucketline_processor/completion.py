@@ -175,8 +175,8 @@ class CompletionWriter:
         for result in (write.result for write in accepted):
             # Without an earlier run, all documents are of this one.
             count = counts.get(result.object_id, {result.run: result.outcome.count})
-            events.append(self._runtime.seal(_final_event(result, count, now), trace=result.trace))
-        await self._runtime.bus.publisher.publish(events)
+            events.append(self._runtime.new_event(_final_event(result, count, now), trace=result.trace))
+        await self._runtime.kafka.publisher.publish(events)
         return [rejected.get(write.result.object_id) for write in writes]
 
     async def _delete_replaced(self, writes: Sequence[_PendingWrite]) -> set[str]:

@@ -263,9 +263,9 @@ class UnitProcessor:
             obj = objects.get(item.object_id)
             if obj is not None and not _is_superseded(item, obj):
                 event = status_event(item, Status.PROCESSING, RANK_PROCESSING, at=now)
-                events.append(self._runtime.seal(event, trace=obj.get("trace") or item.trace))
+                events.append(self._runtime.new_event(event, trace=obj.get("trace") or item.trace))
         if events:
-            await self._runtime.bus.publisher.publish(events)
+            await self._runtime.kafka.publisher.publish(events)
 
 
 def split_pages(items: Sequence[UnitItem], sizes: Mapping[str, int]) -> Iterator[tuple[list[UnitItem], int]]:

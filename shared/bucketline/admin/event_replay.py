@@ -14,7 +14,7 @@ from bucketline.clock import Clock, from_millis, millis
 from bucketline.db.objects import BlobDocument, ObjectDocument, Objects
 from bucketline.domain.status import Status
 from bucketline.errors import BadRequest
-from bucketline.events.cloudevents import REPLAY, CloudEvent, wrap
+from bucketline.events.cloudevents import REPLAY, CloudEvent, encode_event
 from bucketline.events.models import Event, MirroredBlob, ObjectCreated, ObjectMirrored, ObjectStatusChanged
 from bucketline.ids import derived
 from bucketline.kafka.publisher import Publisher
@@ -150,4 +150,4 @@ def _build_mirrored_blob(blob: BlobDocument) -> MirroredBlob:
 def _wrap(event: Event, obj: ObjectDocument, at: datetime) -> CloudEvent:
     run = obj["run"]
     event_id = derived("evt", event.type, obj["_id"], obj["revision"], run["id"], run["rank"])
-    return wrap(event, id=event_id, source=REPLAY, at=at)
+    return encode_event(event, id=event_id, source=REPLAY, at=at)

@@ -1,13 +1,13 @@
-"""The outbox inside a document: a fact and the event that tells it are one atomic write.
+"""Transactional outbox embedded in documents: a state change and its events are written atomically.
 
-``pending`` lists envelopes in the order in which they must be published; ``pending_since`` is there while the list is
-not empty, so that a partial index finds the overdue at no cost for the rest.
+``pending`` lists the CloudEvents in the order in which they must be published. ``pending_since`` exists while the list
+is not empty, so that a partial index finds overdue entries.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, NotRequired, TypedDict
+from typing import Any, TypedDict
 
 from pymongo import UpdateOne
 
@@ -16,9 +16,9 @@ from bucketline.events.cloudevents import CloudEvent
 
 
 class OutboxDocument(TypedDict):
-    """An envelope as stored."""
+    """A CloudEvent as stored."""
 
-    topic: NotRequired[str]
+    topic: str
     id: str
     source: str
     type: str
@@ -31,27 +31,27 @@ class OutboxDocument(TypedDict):
 
 @dataclass(frozen=True)
 class OutboxEntry:
-    """Events that one document still owes, in order."""
+    """The unpublished events of one document, in order."""
 
     document_id: str
-    envelopes: tuple[CloudEvent, ...]
+    events: tuple[CloudEvent, ...]
 
 
 def outbox_entry_of(document: Mapping[str, Any]) -> OutboxEntry:
-    """What ``document`` owes as it was read."""
+    """Return the outbox entry in a document."""
     return OutboxEntry(
         str(document["_id"]), tuple(CloudEvent.from_document(row) for row in document.get("pending", ()))
     )
 
 
 class OutboxStore:
-    """The outbox side of a collection."""
+    """The outbox entries in the documents of one collection."""
 
     def __init__(self, collection: Collection[Any]) -> None:
         self._collection = collection
 
     async def overdue(self, before: datetime, *, limit: int, without: Sequence[str] = ()) -> list[OutboxEntry]:
-        """Return documents that owe events since before ``before``, oldest first, except those in ``without``."""
+        """Return entries that exist since before ``before``, oldest first, except of the documents ``without``."""
         where: dict[str, object] = {"pending_since": {"$lt": before}}
         if without:
             where["_id"] = {"$nin": list(without)}
@@ -59,39 +59,39 @@ class OutboxStore:
         return [outbox_entry_of(document) for document in found]
 
     async def oldest(self) -> datetime | None:
-        """Since when the oldest unpublished event waits."""
+        """Return since when the oldest entry exists."""
         found = await self._collection.find_one(
             {"pending_since": {"$exists": True}}, sort=[("pending_since", 1)], fields=["pending_since"]
         )
         return found["pending_since"] if found else None
 
-    async def clear(self, paid: Sequence[OutboxEntry]) -> None:
-        """Forgets published events. Those added meanwhile stay.
+    async def clear(self, entries: Sequence[OutboxEntry]) -> None:
+        """Remove published events. Events that were added to the documents in the meantime stay.
 
-        The usual case, a document that owed just what was published, is one update for all; the rest is pulled one
-        by one.
+        Documents whose only event was published, which is the usual case, take one update for all of them.
         """
-        ids = [owed.document_id for owed in paid]
-        events = [envelope.id for owed in paid for envelope in owed.envelopes]
-        done = await self._collection.update_many(
+        ids = [entry.document_id for entry in entries]
+        events = [event.id for entry in entries for event in entry.events]
+        cleared = await self._collection.update_many(
             {"_id": {"$in": ids}, "pending": {"$size": 1}, "pending.id": {"$in": events}},
             {"$unset": {"pending": "", "pending_since": ""}},
         )
-        if done < len(paid):
-            await self._collection.bulk([_pull(owed) for owed in paid])
+        if cleared < len(entries):
+            await self._collection.bulk([_remove_events(entry) for entry in entries])
 
 
-def _pull(owed: OutboxEntry) -> UpdateOne:
-    published = [envelope.id for envelope in owed.envelopes]
-    rest = {"$filter": {"input": "$pending", "cond": {"$not": [{"$in": ["$$this.id", published]}]}}}
+def _remove_events(entry: OutboxEntry) -> UpdateOne:
+    published = [event.id for event in entry.events]
+    remaining = {"$filter": {"input": "$pending", "cond": {"$not": [{"$in": ["$$this.id", published]}]}}}
+    is_empty = {"$eq": ["$pending", []]}
     return UpdateOne(
-        {"_id": owed.document_id, "pending.id": {"$in": published}},
+        {"_id": entry.document_id, "pending.id": {"$in": published}},
         [
-            {"$set": {"pending": rest}},
+            {"$set": {"pending": remaining}},
             {
                 "$set": {
-                    "pending": {"$cond": [{"$eq": ["$pending", []]}, "$$REMOVE", "$pending"]},
-                    "pending_since": {"$cond": [{"$eq": ["$pending", []]}, "$$REMOVE", "$pending_since"]},
+                    "pending": {"$cond": [is_empty, "$$REMOVE", "$pending"]},
+                    "pending_since": {"$cond": [is_empty, "$$REMOVE", "$pending_since"]},
                 }
             },
         ],

@@ -1,1 +1,1 @@
-"""What is said on the bus: the catalog of events, their envelope, and the table of topics."""
+"""Event models, their CloudEvents encoding, and the table of topics."""

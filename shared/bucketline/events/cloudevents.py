@@ -1,7 +1,7 @@
 """CloudEvents 1.0 in Kafka's binary mode: attributes in headers, the payload alone in the value.
 
-An envelope is made once, when the fact is written, and carried unchanged however often it is published:
-``(source, id)`` is the event's identity, and a duplicate on the wire has the same one.
+A CloudEvent is created once, with the state change, and published unchanged however often that happens: ``(source,
+id)`` is the identity of the event, and duplicates have the same one.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,15 +25,15 @@ Headers = tuple[tuple[str, bytes], ...]
 CONTENT_TYPE = "application/json"
 
 REPLAY = "/bucketline/replay"
-"""The source of events that tell again what has long happened: nothing follows from them but for who missed it."""
+"""The source of events that are published again for subscribers that missed them."""
 
 
 @dataclass(frozen=True, slots=True)
 class CloudEvent:
-    """One event ready for the wire. ``data`` is its JSON; ``trace`` holds W3C trace headers of its cause.
+    """An encoded event. ``data`` is its JSON, and ``trace`` has the W3C trace headers of its cause.
 
-    ``topic``, without the deployment's prefix, is where it goes. It is kept with the event: an outbox is emptied by
-    whichever replica comes by, and an older one may not know the type.
+    ``topic`` has no prefix. It is stored with the event because the replica that publishes an outbox entry may be of an
+    older release that does not know the type.
     """
 
     topic: str
@@ -47,7 +47,7 @@ class CloudEvent:
     trace: Mapping[str, str] = field(default_factory=dict)
 
     def headers(self, trace: Mapping[str, str] | None = None) -> Headers:
-        """The record's headers; with ``trace`` that of the publishing in place of the cause's."""
+        """Return the record's headers, with ``trace`` in place of the event's own trace if it is given."""
         return (
             ("ce_specversion", b"1.0"),
             ("ce_id", self.id.encode()),
@@ -60,38 +60,29 @@ class CloudEvent:
         )
 
     def to_document(self) -> dict[str, object]:
-        """As it is stored in an object's or batch's ``pending`` list."""
-        return {
-            "topic": self.topic,
-            "id": self.id,
-            "source": self.source,
-            "type": self.type,
-            "subject": self.subject,
-            "time": self.time,
-            "key": self.key,
-            "data": self.data.decode(),
-            "trace": dict(self.trace),
-        }
+        """Return the event as it is stored in the outbox."""
+        document: dict[str, object] = {name: getattr(self, name) for name in _TEXT_FIELDS}
+        return {**document, "data": self.data.decode(), "trace": dict(self.trace)}
 
     @classmethod
-    def from_document(cls, document: Mapping[str, object]) -> "CloudEvent":
-        trace = document.get("trace")
-        return cls(
-            # What was stored before topics were kept is of a type that is still known.
-            topic=str(document.get("topic") or topic_of(EVENT_TYPES_BY_NAME[str(document["type"])]).name),
-            id=str(document["id"]),
-            source=str(document["source"]),
-            type=str(document["type"]),
-            subject=str(document["subject"]),
-            time=str(document["time"]),
-            key=str(document["key"]),
-            data=str(document["data"]).encode(),
-            trace={str(k): str(v) for k, v in trace.items()} if isinstance(trace, Mapping) else {},
-        )
+    def from_document(cls, document: Mapping[str, Any]) -> "CloudEvent":
+        """Return the event that was stored with :meth:`to_document`."""
+        text = {name: document[name] for name in _TEXT_FIELDS}
+        return cls(**text, data=document["data"].encode(), trace=document["trace"])
 
 
-def wrap(event: Event, *, id: str, source: str, at: datetime, trace: Mapping[str, str] | None = None) -> CloudEvent:  # noqa: A002
-    """The envelope of ``event``. ``source`` names the service, e.g. ``/bucketline/ingest-api``."""
+_TEXT_FIELDS = ("topic", "id", "source", "type", "subject", "time", "key")
+
+
+def encode_event(
+    event: Event,
+    *,
+    id: str,  # noqa: A002
+    source: str,
+    at: datetime,
+    trace: Mapping[str, str] | None = None,
+) -> CloudEvent:
+    """Return the CloudEvent of ``event``. ``source`` names the service, for example ``/bucketline/ingest-api``."""
     return CloudEvent(
         topic=topic_of(type(event)).name,
         id=id,
@@ -121,47 +112,46 @@ class ReceivedEvent(Generic[E]):
 
 
 class _EventPayload:
-    """Describes :data:`Events` to pydantic: in memory it is anything, on the wire each record is one of the events."""
+    """Tells pydantic that :data:`Events` is not validated, and that its JSON schema is that of one event."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Return a schema that accepts anything in Python and one of the events in JSON."""
         ((event,),) = (get_args(received) for received in get_args(source))
         return core_schema.json_or_python_schema(
             json_schema=handler.generate_schema(event), python_schema=core_schema.any_schema()
         )
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        """Always name a list of events: FastStream takes a lone reference for the first model it finds."""
-        found = handler(schema)
-        return found if "anyOf" in found else {"anyOf": [found]}
+        """Always return a list of events, since FastStream resolves a single reference to the wrong model."""
+        json_schema = handler(schema)
+        return json_schema if "anyOf" in json_schema else {"anyOf": [json_schema]}
 
 
 Events: TypeAlias = Annotated[Sequence[ReceivedEvent[E]], _EventPayload()]
-"""The parameter of a subscriber: a micro-batch of decoded events. Types that it does not name are not delivered."""
+"""The parameter of a subscriber: a micro-batch of decoded events. Only the types that it names are delivered."""
 
 
 class UnknownEventType(ProcessingError):
-    """An event of ours whose type this version does not know: a newer version, running beside this one, said it."""
+    """A Bucketline event whose type this release does not know, because a newer release published it."""
 
     retryable = False
 
     def __init__(self, kind: str) -> None:
-        super().__init__(f"events of type {kind} are not known here")
+        super().__init__(f"unknown event type {kind!r}")
         self.kind = kind
 
 
-def unwrap(
+def decode_event(
     value: bytes | None,
     headers: Iterable[tuple[str, bytes | None]] | None,
     *,
     partition: int = -1,
     offset: int = -1,
 ) -> ReceivedEvent:
-    """Reads a record of ours, in binary mode or (from other publishers) in structured mode.
+    """Decode a record in binary mode or, from other publishers, in structured mode.
 
-    Tolerant of headers that are null or not UTF-8, as long as the attributes themselves can be read, and of fields that
-    this version does not know. Raises :class:`UnknownEventType` for a type in our namespace that is not in the
-    catalog, and
-    :class:`NonRetryableError` for everything else, saying what is wrong.
+    Ignores unknown fields, and headers that are null or not UTF-8. Raises :class:`UnknownEventType` for a type in our
+    namespace that this release does not know, and :class:`NonRetryableError` for every other invalid record.
     """
     attributes = {name: _text(raw) for name, raw in headers or () if raw is not None}
     if value is None:
@@ -177,9 +167,9 @@ def unwrap(
         raise NonRetryableError("the record has no readable ce_type header")
     event_class = EVENT_TYPES_BY_NAME.get(kind)
     if event_class is None:
-        raise (
-            UnknownEventType(kind) if kind.startswith(NAMESPACE) else NonRetryableError(f"unknown event type {kind!r}")
-        )
+        if kind.startswith(NAMESPACE):
+            raise UnknownEventType(kind)
+        raise NonRetryableError(f"unknown event type {kind!r}")
     identity, source = attributes.get("ce_id"), attributes.get("ce_source")
     if not identity or not source:
         raise NonRetryableError("the record has no readable ce_id or ce_source header")
@@ -187,14 +177,14 @@ def unwrap(
         event = event_class.model_validate(payload)
     except ValidationError as error:
         raise NonRetryableError(f"not a {kind}: {error.errors(include_url=False, include_input=False)}") from error
-    trace = {name: found for name in ("traceparent", "tracestate") if (found := attributes.get(name))}
+    trace = {name: text for name in ("traceparent", "tracestate") if (text := attributes.get(name))}
     return ReceivedEvent(event=event, id=identity, source=source, trace=trace, partition=partition, offset=offset)
 
 
 def _structured(payload: object) -> tuple[dict[str, str | None], object]:
     if not isinstance(payload, dict):
         raise NonRetryableError("a structured CloudEvent must be a JSON object")
-    attributes = {f"ce_{name}": str(found) for name, found in payload.items() if name != "data"}
+    attributes = {f"ce_{name}": str(item) for name, item in payload.items() if name != "data"}
     trace = {name: str(payload[name]) for name in ("traceparent", "tracestate") if name in payload}
     return {**attributes, **trace}, payload.get("data")
 

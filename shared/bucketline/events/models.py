@@ -1,11 +1,11 @@
 """Every event that Bucketline publishes.
 
-An event says what happened and points at state; blob bytes never travel in it (claim check), and it stays far
-below 1 MiB.
+An event says what happened and refers to stored state. It never carries blob bytes (claim check) and stays far below
+1 MiB.
 
-Versions of a service run side by side in every upgrade. Inside one version of a type fields are only added, each with
-a default; a consumer ignores fields it does not know, and whole types it does not know. Anything else (a field that
-goes, changes its meaning, or takes a value it could not take) is a new type, said beside the old one for a while.
+Two releases of a service run side by side during an upgrade. Within one version of a type, fields are only added, each
+with a default; consumers ignore fields and types that they do not know. Any other change (a field that is removed,
+changes its meaning or gets new values) needs a new type, which is published beside the old one for a while.
 """
 
 from datetime import datetime
@@ -16,11 +16,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from bucketline.domain.status import Status
 
 NAMESPACE = "bucketline."
-"""What the types of our events begin with."""
+"""Prefix of the types of our events."""
 
 
 class Event(BaseModel):
-    """Base of all payloads. ``type`` is the CloudEvents type, ``subject_field`` names the field with its subject."""
+    """Base of all payloads.
+
+    ``type`` is the CloudEvents type; ``key_field`` and ``subject_field`` name the fields with the record's key and the
+    CloudEvents subject.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -30,16 +34,17 @@ class Event(BaseModel):
 
     @property
     def key(self) -> str:
-        """The record's key on the bus: events of one key keep their order."""
+        """The key of the Kafka record. Events with the same key keep their order."""
         return str(getattr(self, self.key_field))
 
     @property
     def subject(self) -> str:
+        """The CloudEvents subject."""
         return str(getattr(self, self.subject_field))
 
 
 class ObjectEvent(Event):
-    """Something about one object; ordered per object."""
+    """Base of events about one object; ordered per object."""
 
     key_field: ClassVar[str] = "object_id"
     subject_field: ClassVar[str] = "object_id"
@@ -47,7 +52,7 @@ class ObjectEvent(Event):
     object_id: str
     bucket_id: str
     namespace_id: str
-    revision: int = Field(description="Grows with every write of the producer; an older event has a smaller one.")
+    revision: int = Field(description="Grows with every write of the producer.")
 
 
 class ObjectCreated(ObjectEvent):
@@ -63,7 +68,7 @@ class ObjectCreated(ObjectEvent):
 
 
 class ObjectUpdated(ObjectEvent):
-    """The producer changed the object. ``blobs_changed`` tells whether its content must be mirrored again."""
+    """The producer changed the object. If ``blobs_changed``, its content is mirrored again."""
 
     type: ClassVar[str] = "bucketline.object.updated.v1"
 
@@ -73,7 +78,7 @@ class ObjectUpdated(ObjectEvent):
 
 
 class ObjectDeleted(ObjectEvent):
-    """The object is gone; its documents and its claims on blobs follow."""
+    """The object was deleted. Its documents and references to blobs are deleted afterwards."""
 
     type: ClassVar[str] = "bucketline.object.deleted.v1"
 
@@ -81,7 +86,7 @@ class ObjectDeleted(ObjectEvent):
 
 
 class MirroredBlob(BaseModel):
-    """What became of one blob."""
+    """The result of mirroring one blob."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -94,7 +99,7 @@ class MirroredBlob(BaseModel):
 
 
 class ObjectMirrored(ObjectEvent):
-    """Every blob of the object has been dealt with; it may be processed."""
+    """Mirroring of the object's blobs has finished, so the object may be processed."""
 
     type: ClassVar[str] = "bucketline.object.mirrored.v1"
 
@@ -105,32 +110,32 @@ class ObjectMirrored(ObjectEvent):
 
 
 class ObjectStatusChanged(ObjectEvent):
-    """A run moved an object. ``(run, rank)`` only grows; an event that is not greater changes nothing."""
+    """A run changed the status of an object. ``(run_id, sequence)`` only grows; ignore an event that is not greater."""
 
     type: ClassVar[str] = "bucketline.object.status_changed.v1"
 
-    batch_id: str | None = Field(default=None, description="None: the object failed before any batch took it.")
+    batch_id: str | None = Field(default=None, description="None if the object failed before it was in a batch.")
     unit_id: str | None = None
-    item_index: int | None = Field(default=None, description="The object's place in its work unit.")
+    item_index: int | None = Field(default=None, description="The object's index in its work unit.")
     run_id: int
     sequence: int
     status: Status
     error: str | None = None
     error_type: Literal["transient", "permanent", "resource"] | None = None
-    documents_total: int = Field(default=0, description="Documents of the object, whoever made them.")
+    documents_total: int = Field(default=0, description="All documents of the object.")
     documents_written: int | None = Field(
-        default=None, description="Those of them that this run made. None: the processor is of an older release."
+        default=None, description="Documents that this run has written. None means unknown."
     )
     attempt_number: int = 1
     duration_ms: float | None = None
     warnings: list[str] = Field(
-        default_factory=list, description="What was not done although nothing failed: at most 20 blobs not read."
+        default_factory=list, description="Blobs that were not read although nothing failed, at most 20."
     )
     occurred_at: datetime
 
 
 class BatchEvent(Event):
-    """Something about one batch; ordered per batch."""
+    """Base of events about one batch; ordered per batch."""
 
     key_field: ClassVar[str] = "batch_id"
     subject_field: ClassVar[str] = "batch_id"
@@ -141,7 +146,7 @@ class BatchEvent(Event):
 
 
 class BatchSubmitted(BatchEvent):
-    """A draft batch was submitted; the batcher owns it from here."""
+    """A draft batch was submitted. From now on the batcher owns it."""
 
     type: ClassVar[str] = "bucketline.batch.submitted.v1"
 
@@ -150,7 +155,7 @@ class BatchSubmitted(BatchEvent):
 
 
 class BatchCanceled(BatchEvent):
-    """Work of the batch that has not started is given up."""
+    """Cancellation of the batch was requested: work that has not started is not done."""
 
     type: ClassVar[str] = "bucketline.batch.canceled.v1"
 
@@ -166,12 +171,12 @@ class BatchCompleted(BatchEvent):
     status: Status
     object_count: int
     failed_count: int
-    documents_written: int = Field(description="By this batch; not what its objects had before.")
+    documents_written: int = Field(description="Documents written by this batch.")
     completed_at: datetime
 
 
 class WorkUnitReady(Event):
-    """A work unit waits for a processor. The unit itself is state; this only wakes somebody."""
+    """A work unit is ready for a processor, which claims it in MongoDB."""
 
     type: ClassVar[str] = "bucketline.work_unit.ready.v1"
     key_field: ClassVar[str] = "unit_id"

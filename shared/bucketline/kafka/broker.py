@@ -45,7 +45,7 @@ from bucketline.kafka.middleware import (
     decode_events,
     parse_records,
 )
-from bucketline.kafka.monitor import MAX_POLL_SECONDS, Watchdog
+from bucketline.kafka.monitor import MAX_POLL_SECONDS, ConsumerMonitor
 from bucketline.kafka.publisher import KafkaPublisher
 from bucketline.observability.logging import get_logger
 from bucketline.observability.metrics import DEAD_LETTERS, RECORDS, RETRIES
@@ -63,7 +63,7 @@ def event_router() -> KafkaRouter:
 
 
 class Provided(CustomField):
-    """A dependency that :meth:`Bus.include` was given under the name of the parameter.
+    """A dependency that :meth:`KafkaRuntime.include` was given under the name of the parameter.
 
     It stands for FastStream's ``Context()``, which FastDepends resolves in a worker thread for each call of an
     asynchronous subscriber: that took 75 µs of the 280 µs that a micro-batch of one event costs, and longer while the
@@ -175,11 +175,11 @@ class Broker(KafkaBroker):
         return BatchConsumer(**{**connection, **options, **own})
 
 
-class Bus:
+class KafkaRuntime:
     """Publishes and consumes for one service. Include its router, then enter it.
 
     Entering returns at once and connects in the background for as long as it takes: a broker that is unavailable, or a
-    group that waits for a member that was killed, does not keep the service from serving requests. The ``watchdog``
+    group that waits for a member that was killed, does not keep the service from serving requests. The ``monitor``
     knows whether it consumes. Leaving stops fetching, and lets running subscribers finish and commit.
     """
 
@@ -187,13 +187,13 @@ class Bus:
         self._settings = settings
         self.publisher = KafkaPublisher(settings)
         self.broker = Broker(settings, service, KafkaDeadLetters(self.publisher, service), clock=clock)
-        self.watchdog = Watchdog(settings, self.publisher.ping)
+        self.monitor = ConsumerMonitor(settings, self.publisher.ping)
         self._connecting: asyncio.Task[None] | None = None
 
     def include(self, router: KafkaRouter, *, max_records: int | None = None, **dependencies: object) -> None:
         """Consume with the subscribers of ``router``. ``dependencies`` are what they ask for with ``Provided()``."""
         for subscriber in self.broker.include(router, dependencies, max_records=max_records):
-            self.watchdog.watch(subscriber)
+            self.monitor.watch(subscriber)
 
     async def __aenter__(self) -> Self:
         self._connecting = asyncio.create_task(self._connect(), name="connect to Kafka")
@@ -220,7 +220,7 @@ class Bus:
                     await ensure_topics(self._settings)
                 await self.broker.connect()
                 await self.publisher.__aenter__()
-        await self.watchdog.start()
+        await self.monitor.start()
 
 
 def _event_types(subscriber: BatchSubscriber, dependencies: Mapping[str, object]) -> tuple[type[Event], ...]:

@@ -28,7 +28,7 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, stop
 
 from bucketline.clock import Clock
 from bucketline.errors import BucketlineError, DependencyUnavailable, NonRetryableError, ProcessingError
-from bucketline.events.cloudevents import ReceivedEvent, UnknownEventType, unwrap
+from bucketline.events.cloudevents import ReceivedEvent, UnknownEventType, decode_event
 from bucketline.events.models import Event
 from bucketline.kafka.batch_consumer import Record
 from bucketline.kafka.dead_letters import MAX_ERROR, DeadLetterSink, FailureContext
@@ -317,7 +317,7 @@ class TracingMiddleware(BaseMiddleware[Any, Any]):
 
 
 def _decode(record: Record) -> ReceivedEvent:
-    return unwrap(record.value, record.headers, partition=record.partition, offset=record.offset)
+    return decode_event(record.value, record.headers, partition=record.partition, offset=record.offset)
 
 
 def _with_events(msg: Message, events: Sequence[ReceivedEvent]) -> Message:

@@ -50,7 +50,7 @@ class Watched(Protocol):
     async def stop(self) -> None: ...
 
 
-class Stuck(BucketlineError):
+class ConsumerStalled(BucketlineError):
     """A consumer has stopped making progress."""
 
 
@@ -80,7 +80,7 @@ class _State:
         return consumer is not None and consumer.joined and not consumer.rebalancing
 
 
-class Watchdog:
+class ConsumerMonitor:
     """Starts the consumers of one service and watches them; :meth:`step` is run every few seconds.
 
     ``answers`` raises while no broker can be reached: then no consumer moves, and restarting one does not help.
@@ -109,19 +109,19 @@ class Watchdog:
         JOINED.labels(topic).set(0)
 
     async def live(self) -> None:
-        """Raise :class:`Stuck` when restarting a consumer did not help, or a subscriber does not return."""
+        """Raise :class:`ConsumerStalled` when restarting a consumer did not help, or a subscriber does not return."""
         now = self._clock()
         for state in self._states:
             if self._is_hung(state):
-                raise Stuck(f"the subscriber of {state.topic} does not return")
+                raise ConsumerStalled(f"the subscriber of {state.topic} does not return")
             if now - state.moved_at > self._patience * 6 + self._session:
-                raise Stuck(f"the consumer of {state.topic} makes no progress")
+                raise ConsumerStalled(f"the consumer of {state.topic} makes no progress")
 
     async def ready(self) -> None:
-        """Raise :class:`Stuck` while a consumer has not joined its group."""
+        """Raise :class:`ConsumerStalled` while a consumer has not joined its group."""
         for state in self._states:
             if not state.joined:
-                raise Stuck(f"the consumer of {state.topic} has not joined its group")
+                raise ConsumerStalled(f"the consumer of {state.topic} has not joined its group")
 
     async def start(self) -> None:
         """Start all consumers concurrently; one that does not start is restarted later."""

@@ -1,9 +1,9 @@
-"""The outbox: every event that was written with its fact gets published, whatever happens in between.
+"""Transactional outbox: publishes the events that were stored together with a state change.
 
-Right after the write the same process publishes and forgets the event (:meth:`Outbox.flush_soon`). What a crash or an
-absent broker leaves behind is older than a few seconds, and the sweeper of any replica publishes it
-(:meth:`Outbox.sweep`), except for what its own process is still publishing: under overload that takes longer. So an
-event may be published twice, with the same identity, but never not at all.
+The process that wrote an entry publishes it right away and then removes it (:meth:`Outbox.enqueue`). An entry that a
+crash or an unavailable broker left behind is published by the reconciler of any replica once it is older than
+``outbox_delay_seconds`` (:meth:`Outbox.publish_overdue`). The reconciler skips entries that its own process is still
+publishing. An event may therefore be published twice, with the same identity, but it is never lost.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ log = get_logger(__name__)
 
 
 class Outbox:
-    """Publishes what the documents of one collection owe."""
+    """Publishes the outbox entries in the documents of one collection."""
 
     def __init__(
         self,
@@ -51,89 +51,88 @@ class Outbox:
         self._worker: asyncio.Task[None] | None = None
 
     def start(self, background: PeriodicTasks) -> None:
-        background.every(self._settings.interval_seconds, f"outbox {self._name}", self.sweep)
+        """Publish overdue entries periodically."""
+        background.every(self._settings.interval_seconds, f"outbox {self._name}", self.publish_overdue)
 
-    def flush_soon(self, owed: Sequence[OutboxEntry]) -> None:
-        """Publishes in the background, in the order of the calls. Never blocks, never raises.
+    def enqueue(self, entries: Sequence[OutboxEntry]) -> None:
+        """Publish the entries in the background, in the order of the calls. Never blocks and never raises.
 
-        Above ``max_queue`` the sweeper is left to do it: the events are safe where they are.
+        If more than ``max_queue`` entries wait, these are left to the reconciler.
         """
-        if len(self._queue) + len(owed) > self._max_queue:
+        if len(self._queue) + len(entries) > self._max_queue:
             return
-        self._queue.extend(owed)
-        self._in_flight.update(_documents(owed))
+        self._queue.extend(entries)
+        self._in_flight.update(_document_ids(entries))
         if self._worker is None or self._worker.done():
-            # A context of its own: what is published is not part of whichever request happened to be the first.
-            self._worker = asyncio.create_task(self._drain(), context=contextvars.Context())
+            # An empty context: the publishing is not part of the request that happened to start it.
+            self._worker = asyncio.create_task(self._publish_queue(), context=contextvars.Context())
 
-    async def flush(self, owed: Sequence[OutboxEntry]) -> None:
-        """Publishes now, for whoever cannot go on before. What the broker raises is raised; the events stay then."""
-        if not owed:
+    async def publish(self, entries: Sequence[OutboxEntry]) -> None:
+        """Publish the entries now. If the broker is unavailable, raise its error and keep the entries."""
+        if not entries:
             return
-        self._in_flight.update(_documents(owed))
+        self._in_flight.update(_document_ids(entries))
         try:
-            await self._pay(owed)
+            await self._publish_entries(entries)
         finally:
-            self._in_flight -= _documents(owed)
+            self._in_flight -= _document_ids(entries)
 
-    async def sweep(self) -> int:
-        """Publishes what is overdue; returns how many documents owed something and owe it no more."""
+    async def publish_overdue(self) -> int:
+        """Publish the entries that are overdue and return how many were published."""
+        published = 0
         try:
-            return await self._sweep()
+            before = self._clock.now() - timedelta(seconds=self._settings.outbox_delay_seconds)
+            limit = self._settings.batch_size
+            while entries := await self._store.overdue(before, limit=limit, without=[*self._in_flight]):
+                count = await self._publish_entries(entries)
+                published += count
+                SWEPT.labels(f"outbox {self._name}").inc(count)
+                if not count or len(entries) < limit:
+                    break
+            return published
         finally:
-            # Above all while nothing can be published: that is when somebody has to be told.
+            # The age matters most while nothing can be published, so it is also updated after an error.
             oldest = await self._store.oldest()
             age = (self._clock.now() - oldest).total_seconds() if oldest else 0.0
             OUTBOX_AGE.labels(self._name).set(max(0.0, age))
 
-    async def _sweep(self) -> int:
-        before = self._clock.now() - timedelta(seconds=self._settings.outbox_delay_seconds)
-        swept = 0
-        while overdue := await self._store.overdue(before, limit=self._settings.batch_size, without=[*self._in_flight]):
-            paid = await self._pay(overdue)
-            swept += paid
-            SWEPT.labels(f"outbox {self._name}").inc(paid)
-            if not paid or len(overdue) < self._settings.batch_size:
-                break
-        return swept
-
     async def close(self, deadline: float = 5.0) -> None:
-        """Publishes what is queued, within the deadline; the rest is swept by another replica or the next start."""
+        """Publish the queue within ``deadline`` seconds. The reconciler of another replica publishes the rest."""
         if self._worker is not None:
             await asyncio.wait([self._worker], timeout=deadline)
 
-    async def _drain(self) -> None:
+    async def _publish_queue(self) -> None:
         while self._queue:
             group = self._queue[: self._max_group]
             del self._queue[: self._max_group]
             try:
-                await self._pay(group)
+                await self._publish_entries(group)
             except BucketlineError as error:
-                log.warning("left to the sweeper", outbox=self._name, events=len(group), error=error.message)
+                log.warning("entries not published", outbox=self._name, entries=len(group), error=error.message)
             except Exception:
-                # the rest of the queue must not stay in flight without a worker
-                log.exception("left to the sweeper", outbox=self._name, events=len(group))
+                # The rest of the queue must not stay in flight without a worker.
+                log.exception("entries not published", outbox=self._name, entries=len(group))
             finally:
-                self._in_flight -= _documents(group)
+                self._in_flight -= _document_ids(group)
 
-    async def _pay(self, owed: Sequence[OutboxEntry]) -> int:
-        """How many of them were paid. One that no broker takes stays, is told, and holds up nobody else."""
+    async def _publish_entries(self, entries: Sequence[OutboxEntry]) -> int:
+        """Publish the entries and return how many were published.
+
+        An entry that the broker rejects is logged and kept; it does not block the others.
+        """
+        events = [event for entry in entries for event in entry.events]
         try:
-            await self._publish(owed)
+            with start_shared_span(f"publish outbox {self._name}", [event.trace for event in events]):
+                await self._publisher.publish(events)
+                await self._store.clear(entries)
         except NonRetryableError as error:
-            if len(owed) > 1:
-                return sum([await self._pay([one]) for one in owed])
-            owner = owed[0].document_id
-            log.error("an event cannot be published", outbox=self._name, owed_by=owner, error=error.message)
+            if len(entries) > 1:
+                return sum([await self._publish_entries([entry]) for entry in entries])
+            document_id = entries[0].document_id
+            log.error("event rejected", outbox=self._name, document_id=document_id, error=error.message)
             return 0
-        return len(owed)
-
-    async def _publish(self, owed: Sequence[OutboxEntry]) -> None:
-        envelopes = [envelope for one in owed for envelope in one.envelopes]
-        with start_shared_span(f"publish outbox {self._name}", [envelope.trace for envelope in envelopes]):
-            await self._publisher.publish(envelopes)
-            await self._store.clear(owed)
+        return len(entries)
 
 
-def _documents(owed: Sequence[OutboxEntry]) -> Counter[str]:
-    return Counter(one.document_id for one in owed)
+def _document_ids(entries: Sequence[OutboxEntry]) -> Counter[str]:
+    return Counter(entry.document_id for entry in entries)

@@ -19,10 +19,10 @@ from bucketline.db.mongo import Collection, Database
 from bucketline.db.objects import ObjectDocument, Objects
 from bucketline.db.work_units import WorkUnitDocument, WorkUnits
 from bucketline.domain.status import RANK_FINAL, RANK_PROCESSING, Status
-from bucketline.events.cloudevents import CloudEvent, ReceivedEvent, unwrap
+from bucketline.events.cloudevents import CloudEvent, ReceivedEvent, decode_event
 from bucketline.events.models import Event, ObjectMirrored, ObjectStatusChanged, WorkUnitReady
 from bucketline.ids import RandomIds
-from bucketline.kafka.broker import Bus
+from bucketline.kafka.broker import KafkaRuntime
 from bucketline.kafka.outbox import Outbox
 from bucketline.observability.health import Health
 from bucketline.service_context import ServiceContext
@@ -67,7 +67,7 @@ class ListBus:
         """Events of a kind that were said and not taken yet, in their order."""
         taken = [envelope for envelope in self.envelopes if envelope.type == kind.type]
         self.envelopes = [envelope for envelope in self.envelopes if envelope.type != kind.type]
-        return [unwrap(envelope.data, envelope.headers()) for envelope in taken]
+        return [decode_event(envelope.data, envelope.headers()) for envelope in taken]
 
 
 class SkewedClock:
@@ -134,7 +134,7 @@ class World:
         return ServiceContext(
             settings=read_settings("batcher"),
             database=self.database,
-            bus=cast("Bus", self.bus),
+            kafka=cast("KafkaRuntime", self.bus),
             blobs=MemoryBlobStore(),
             health=Health(),
             clock=clock or self.clock,

@@ -16,7 +16,7 @@ from bucketline.blobs.s3 import S3BlobStore
 from bucketline.clock import SystemClock
 from bucketline.db.mongo import Database
 from bucketline.devstack.stack import LocalStack
-from bucketline.kafka.broker import Bus
+from bucketline.kafka.broker import KafkaRuntime
 from bucketline.observability.health import Health
 from bucketline.service_context import ServiceContext
 from bucketline.settings import (
@@ -86,7 +86,7 @@ async def opened(stack: LocalStack, database: Database, mongo: MongoSettings) ->
             runtime = ServiceContext(
                 settings=settings,
                 database=database,
-                bus=cast("Bus", SimpleNamespace(publisher=bus)),
+                kafka=cast("KafkaRuntime", SimpleNamespace(publisher=bus)),
                 blobs=store,
                 health=Health(),
                 clock=SystemClock(),

@@ -15,7 +15,7 @@ from tests.waiting import eventually
 from bucketline.blobs.s3 import S3BlobStore
 from bucketline.db.objects import ObjectDocument, Objects
 from bucketline.errors import RetryableError
-from bucketline.events.cloudevents import CloudEvent, ReceivedEvent, unwrap
+from bucketline.events.cloudevents import CloudEvent, ReceivedEvent, decode_event
 from bucketline.events.models import Event, ObjectCreated
 from bucketline.service_context import ServiceContext
 from bucketline_dedup.app import Dedup
@@ -40,7 +40,7 @@ class KeptBus:
     async def publish(self, envelopes: Iterable[CloudEvent]) -> None:
         if self.away:
             raise RetryableError("switched off by the test")
-        self.events += [unwrap(envelope.data, envelope.headers()).event for envelope in envelopes]
+        self.events += [decode_event(envelope.data, envelope.headers()).event for envelope in envelopes]
 
     async def publish_raw(self, records: Iterable[tuple[str, bytes | None, bytes | None, Any]]) -> None:
         if self.away:

@@ -18,7 +18,7 @@ from bucketline.db.api_keys import PERMISSIONS
 from bucketline.db.mongo import Database
 from bucketline.events.cloudevents import CloudEvent
 from bucketline.ids import RandomIds
-from bucketline.kafka.broker import Bus
+from bucketline.kafka.broker import KafkaRuntime
 from bucketline.observability.health import Health
 from bucketline.service_context import ServiceContext
 from bucketline.settings import read_settings
@@ -132,7 +132,7 @@ class World:
         runtime = ServiceContext(
             settings=read_settings("ingest-api"),
             database=self.database,
-            bus=cast("Bus", bus),
+            kafka=cast("KafkaRuntime", bus),
             blobs=MemoryBlobStore(),
             health=Health(),
             clock=self.clock,

@@ -80,7 +80,7 @@ async def world(database: Database, clock: ManualClock) -> World:
     runtime = ServiceContext(
         settings=read_settings("ingest-api"),
         database=database,
-        bus=cast("Any", SimpleNamespace(publisher=bus)),
+        kafka=cast("Any", SimpleNamespace(publisher=bus)),
         blobs=MemoryBlobStore(),
         health=Health(),
         clock=clock,
@@ -160,7 +160,7 @@ async def test_no_use_case_scans_a_collection(world: World, monkeypatch: pytest.
     await world.settle()
     world.clock.advance(60)
     await reconcile_deletions(world.deps)
-    await world.deps.object_outbox.sweep()
+    await world.deps.object_outbox.publish_overdue()
 
     assert len(seen) > 40
     for name, where, order in seen:
@@ -183,11 +183,11 @@ async def test_sweep_while_events_are_in_flight_publishes_each_once(
     for number in range(3):
         await world.create(sku=f"{number}")
     world.clock.advance(60)
-    assert await world.deps.object_outbox.sweep() == 0
+    assert await world.deps.object_outbox.publish_overdue() == 0
     gate.set()
     await world.settle()
     assert world.bus.types == ["created"] * 3
-    assert await world.deps.object_outbox.sweep() == 0
+    assert await world.deps.object_outbox.publish_overdue() == 0
 
 
 async def test_a_removal_that_a_crash_left_is_finished(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,7 +245,7 @@ async def test_an_object_deleted_before_it_was_announced_is_announced_first(worl
     assert world.bus.types == []
     world.bus.away = False
     world.clock.advance(60)
-    await world.deps.removal_outbox.sweep()
+    await world.deps.removal_outbox.publish_overdue()
     assert world.bus.types == ["created", "deleted"]
     assert {envelope.key for envelope in world.bus.published} == {object_id}
     assert await world.deps.removals.collection.count({}) == 0

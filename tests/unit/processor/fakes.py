@@ -14,7 +14,7 @@ from tests.unit.processor.fake_units import StoredUnits
 from bucketline.clock import ManualClock
 from bucketline.domain.status import Status
 from bucketline.errors import DependencyUnavailable
-from bucketline.events.cloudevents import wrap
+from bucketline.events.cloudevents import encode_event
 from bucketline_processor.completion import ObjectResult
 from bucketline_processor.extraction import ExtractionJob, ExtractionOutcome
 from bucketline_processor.isolation import Isolation
@@ -125,8 +125,10 @@ class Processor:
         self.isolation = Isolation(units_repository, self.leases)
         runtime: Any = SimpleNamespace(
             clock=self.clock,
-            bus=SimpleNamespace(publisher=self.publisher),
-            seal=lambda event, trace: wrap(event, id="evt_1", source="/test", at=self.clock.now(), trace=trace),
+            kafka=SimpleNamespace(publisher=self.publisher),
+            new_event=lambda event, trace: encode_event(
+                event, id="evt_1", source="/test", at=self.clock.now(), trace=trace
+            ),
         )
         parts: Any = (runtime, self.objects, self.extractions, self.completion, self.isolation)
         self.service = UnitProcessor(*parts, ProcessorSettings(**settings))

@@ -15,7 +15,7 @@ from tests.unit.processor.fakes import settled
 from bucketline.clock import ManualClock
 from bucketline.domain.status import Status
 from bucketline.errors import DependencyUnavailable, RetryableError
-from bucketline.events.cloudevents import wrap
+from bucketline.events.cloudevents import encode_event
 from bucketline_processor.completion import CompletionWriter, ObjectResult, UnitItem
 from bucketline_processor.extraction import OUTDATED_SECONDS, ExtractionOutcome
 from bucketline_processor.spooled_documents import SpooledDocuments
@@ -64,8 +64,8 @@ class Bench:
         clock = ManualClock()
         runtime: Any = SimpleNamespace(
             clock=clock,
-            bus=SimpleNamespace(publisher=self.publisher),
-            seal=lambda event, trace: wrap(event, id="evt_1", source="/test", at=clock.now(), trace=trace),
+            kafka=SimpleNamespace(publisher=self.publisher),
+            new_event=lambda event, trace: encode_event(event, id="evt_1", source="/test", at=clock.now(), trace=trace),
         )
         self.deleted: set[str] = set()
         plans: Any = SimpleNamespace(live=self._live)

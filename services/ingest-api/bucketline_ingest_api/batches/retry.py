@@ -87,7 +87,7 @@ async def retry_batch(
     updated = await container.batches.change(batch["_id"], _FINISHED, update, run=batch.get("run"))
     if updated is None:
         raise _not_finished(await container.batches.get(batch["_id"]) or batch)
-    container.batch_outbox.flush_soon([outbox_entry_of(updated)])
+    container.batch_outbox.enqueue([outbox_entry_of(updated)])
     return updated, len(retried)
 
 

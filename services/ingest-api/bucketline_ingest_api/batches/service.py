@@ -281,7 +281,7 @@ async def delete_batch(container: Container, batch: BatchDocument) -> None:
                 details={"batch_id": batch["_id"], "status": current["status"]},
             )
         try:
-            await container.batch_outbox.flush([outbox_entry_of(current)])
+            await container.batch_outbox.publish([outbox_entry_of(current)])
         except RetryableError:
             break
     raise ServiceUnavailable(

@@ -36,7 +36,7 @@ async def submit_batch(
     submitted = await container.batches.change(batch["_id"], [str(Status.DRAFT)], update)
     if submitted is None:
         raise not_a_draft(await container.batches.get(batch["_id"]) or batch)
-    container.batch_outbox.flush_soon([outbox_entry_of(submitted)])
+    container.batch_outbox.enqueue([outbox_entry_of(submitted)])
     return submitted
 
 
@@ -60,8 +60,8 @@ async def cancel_batch(
     if batch.get("webhook_url"):
         # The batch was submitted before, finished, and became a draft again.
         end["webhook"] = {"due_at": now}
-    canceled = container.seal(BatchCanceled(**identity, reason=reason, canceled_at=now)).to_document()
-    completed = container.seal(
+    canceled = container.new_event(BatchCanceled(**identity, reason=reason, canceled_at=now)).to_document()
+    completed = container.new_event(
         BatchCompleted(
             **identity,
             status=Status.CANCELED,
@@ -84,7 +84,7 @@ async def cancel_batch(
             cancel_requested_at={"$exists": False},
         )
     if updated is not None:
-        container.batch_outbox.flush_soon([outbox_entry_of(updated)])
+        container.batch_outbox.enqueue([outbox_entry_of(updated)])
         return updated, unit_counts
     current = await container.batches.get(batch["_id"])
     if current is None:
@@ -117,7 +117,7 @@ def new_run_fields(batch: BatchDocument, now: datetime) -> dict[str, object]:
 
 def submission_event(container: Container, batch: BatchDocument, now: datetime) -> dict[str, object]:
     """Return the update operators that store the event of a submission in the outbox."""
-    event = container.seal(
+    event = container.new_event(
         BatchSubmitted(
             batch_id=batch["_id"],
             bucket_id=batch["bucket_id"],

@@ -209,7 +209,7 @@ def _build_object(
         auto_process=auto_process,
         created_at=now,
     )
-    event = deps.seal(created)
+    event = deps.new_event(created)
     document["pending"] = [cast("OutboxDocument", event.to_document())]
     document["pending_since"] = now
     if trace := current_trace():
@@ -260,7 +260,7 @@ async def _insert(
     refused_by = await deps.object_writer.submit(document)
     if refused_by is not None:
         return await _find_by_idempotency_key(deps, bucket, draft)
-    deps.object_outbox.flush_soon([OutboxEntry(object_id, (event,))])
+    deps.object_outbox.enqueue([OutboxEntry(object_id, (event,))])
     if auto_process:
         await submit_auto_batches(deps, [document])
     OBJECTS.labels("created").inc()
@@ -314,7 +314,7 @@ async def _insert_many(deps: Container, bucket: BucketDocument, rows: dict[int, 
     """Insert the rows with one bulk write; one that a unique index refuses is a replay of an earlier request or row."""
     refused = await deps.objects.insert([row.document for row in rows.values()])
     stored = [row for position, row in enumerate(rows.values()) if position not in refused]
-    deps.object_outbox.flush_soon([OutboxEntry(row.document["_id"], (row.event,)) for row in stored])
+    deps.object_outbox.enqueue([OutboxEntry(row.document["_id"], (row.event,)) for row in stored])
     await submit_auto_batches(deps, [row.document for row in stored])
     OBJECTS.labels("created").inc(len(stored))
     outcomes: dict[int, Outcome] = {}

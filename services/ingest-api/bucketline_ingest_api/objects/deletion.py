@@ -88,13 +88,13 @@ async def finish_deletions(deps: Container, object_ids: Sequence[str]) -> None:
     await deps.documents.delete_of_objects(object_ids)
     deletions = await deps.removals.gone(object_ids, deps.clock.now())
     await discard_staged(deps, [key for deletion in deletions for key in deletion["staged"]])
-    deps.removal_outbox.flush_soon([outbox_entry_of(deletion) for deletion in deletions])
+    deps.removal_outbox.enqueue([outbox_entry_of(deletion) for deletion in deletions])
 
 
 def _intent(deps: Container, obj: ObjectDocument) -> ObjectDeletionDocument:
     """Return what has to be known after the object is deleted, with the event to publish."""
     now = deps.clock.now()
-    event = deps.seal(
+    event = deps.new_event(
         ObjectDeleted(
             object_id=obj["_id"],
             bucket_id=obj["bucket_id"],

@@ -124,7 +124,7 @@ async def _write(
     auto_process: bool,
 ) -> ObjectDocument | None:
     refuse_too_large({**existing, **sets})  # type: ignore[typeddict-item]  # only measured
-    event = deps.seal(
+    event = deps.new_event(
         ObjectUpdated(
             object_id=existing["_id"],
             bucket_id=existing["bucket_id"],
@@ -142,7 +142,7 @@ async def _write(
         existing["_id"], existing["revision"], operators, event, now, run=existing["run"]["id"]
     )
     if changed is not None:
-        deps.object_outbox.flush_soon([outbox_entry_of(changed)])
+        deps.object_outbox.enqueue([outbox_entry_of(changed)])
     return changed
 
 

@@ -9,7 +9,7 @@ from tests.fakes.publisher import RecordingPublisher
 from bucketline.admin.event_replay import PAGE, EventReplay, ReplayCursor, lifecycle_events
 from bucketline.clock import ManualClock
 from bucketline.errors import BadRequest, RetryableError
-from bucketline.events.cloudevents import REPLAY, unwrap
+from bucketline.events.cloudevents import REPLAY, decode_event
 from bucketline.events.models import ObjectCreated, ObjectMirrored, ObjectStatusChanged
 
 AT = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -104,7 +104,7 @@ async def test_replay_of_the_same_objects_publishes_the_same_events_with_the_sam
     assert len({envelope.id for envelope in first.published}) == 9
     assert {envelope.source for envelope in first.published} == {REPLAY}
     assert not any(envelope.trace for envelope in first.published), "the trace of the request is over"
-    assert all(unwrap(e.data, e.headers()).event.key == e.key for e in first.published)
+    assert all(decode_event(e.data, e.headers()).event.key == e.key for e in first.published)
 
 
 async def test_replay_after_an_interruption_continues_at_the_cursor() -> None:

@@ -5,11 +5,11 @@ import pytest
 from tests.unit.bucketline.kafka.fakes import AT, deleted
 
 from bucketline.errors import NonRetryableError
-from bucketline.events.cloudevents import CloudEvent, UnknownEventType, unwrap, wrap
+from bucketline.events.cloudevents import CloudEvent, UnknownEventType, decode_event, encode_event
 from bucketline.events.models import ObjectDeleted
 
 TRACE = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
-SEALED = wrap(deleted("obj_1"), id="evt_1", source="/bucketline/ingest-api", at=AT, trace=TRACE)
+SEALED = encode_event(deleted("obj_1"), id="evt_1", source="/bucketline/ingest-api", at=AT, trace=TRACE)
 
 
 def test_attributes_are_in_the_headers_and_the_payload_alone_in_the_value() -> None:
@@ -28,7 +28,7 @@ def test_attributes_are_in_the_headers_and_the_payload_alone_in_the_value() -> N
 
 
 def test_what_is_published_is_read_back() -> None:
-    received = unwrap(SEALED.data, SEALED.headers(), partition=3, offset=9)
+    received = decode_event(SEALED.data, SEALED.headers(), partition=3, offset=9)
     assert received.event == deleted("obj_1")
     assert (received.id, received.source) == ("evt_1", "/bucketline/ingest-api")
     assert received.trace == TRACE
@@ -41,12 +41,12 @@ def test_an_envelope_survives_its_stay_in_a_document() -> None:
 
 def test_headers_that_nobody_needs_may_be_null_or_not_utf8() -> None:
     headers = [*SEALED.headers(), ("x-null", None), ("x-bytes", b"\xff\xfe"), ("", b"")]
-    assert unwrap(SEALED.data, headers).event == deleted("obj_1")
+    assert decode_event(SEALED.data, headers).event == deleted("obj_1")
 
 
 def test_fields_of_a_newer_version_are_ignored() -> None:
     newer = orjson.dumps({**orjson.loads(SEALED.data), "added_later": {"deep": [1]}})
-    assert unwrap(newer, SEALED.headers()).event == deleted("obj_1")
+    assert decode_event(newer, SEALED.headers()).event == deleted("obj_1")
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_structured_mode_of_another_publisher(content_type: str) -> None:
             "data": orjson.loads(SEALED.data),
         }
     )
-    received = unwrap(value, [("content-type", content_type.encode())])
+    received = decode_event(value, [("content-type", content_type.encode())])
     assert received.event == deleted("obj_1")
     assert (received.id, received.source, received.trace) == ("7", "/elsewhere", TRACE)
 
@@ -71,7 +71,7 @@ def test_structured_mode_of_another_publisher(content_type: str) -> None:
 def test_a_type_of_ours_that_is_not_known_here_is_told_apart_from_rubbish() -> None:
     headers = [("ce_type", b"bucketline.object.archived.v3"), ("ce_id", b"1"), ("ce_source", b"/x")]
     with pytest.raises(UnknownEventType) as caught:
-        unwrap(b"{}", headers)
+        decode_event(b"{}", headers)
     assert caught.value.kind == "bucketline.object.archived.v3"
 
 
@@ -93,11 +93,11 @@ def test_a_type_of_ours_that_is_not_known_here_is_told_apart_from_rubbish() -> N
 )
 def test_what_cannot_be_read_says_why(value: bytes | None, headers: object, why: str) -> None:
     with pytest.raises(NonRetryableError, match=why):
-        unwrap(value, headers)  # type: ignore[arg-type]  # what a broker may deliver
+        decode_event(value, headers)  # type: ignore[arg-type]  # what a broker may deliver
 
 
 def test_the_reason_does_not_repeat_the_payload() -> None:
     secret = b'{"object_id": {"token": "hunter2"}}'
     with pytest.raises(NonRetryableError) as caught:
-        unwrap(secret, SEALED.headers())
+        decode_event(secret, SEALED.headers())
     assert "hunter2" not in caught.value.message

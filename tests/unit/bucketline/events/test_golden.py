@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bucketline.events.cloudevents import unwrap
+from bucketline.events.cloudevents import decode_event
 from bucketline.events.models import EVENT_TYPES, EVENT_TYPES_BY_NAME
 from bucketline.events.topics import topic_of
 
@@ -21,7 +21,7 @@ FILES = sorted(GOLDEN.rglob("*.json"))
 def test_an_event_of_an_earlier_version_is_still_read(path: Path) -> None:
     golden = json.loads(path.read_text(encoding="utf-8"))
     headers = [(name, text.encode()) for name, text in golden["headers"]]
-    received = unwrap(golden["value"].encode(), headers)
+    received = decode_event(golden["value"].encode(), headers)
     assert received.event.type == dict(golden["headers"])["ce_type"]
     assert received.event.key == golden["key"]
     assert received.event.subject == dict(golden["headers"])["ce_subject"]

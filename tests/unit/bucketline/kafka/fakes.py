@@ -11,7 +11,7 @@ from faststream import AckPolicy
 from faststream.kafka import TestKafkaBroker
 
 from bucketline.clock import ManualClock
-from bucketline.events.cloudevents import Events, ReceivedEvent, wrap
+from bucketline.events.cloudevents import Events, ReceivedEvent, encode_event
 from bucketline.events.models import Event, ObjectCreated, ObjectDeleted
 from bucketline.events.topics import OBJECTS
 from bucketline.kafka.broker import Broker, Provided, event_router
@@ -48,7 +48,7 @@ def record(
 ) -> Record:
     """A record of ``event``, or of any bytes at all."""
     if event is not None:
-        envelope = wrap(event, id=f"evt_{offset}", source="/test", at=AT)
+        envelope = encode_event(event, id=f"evt_{offset}", source="/test", at=AT)
         value = envelope.data if value is None else value
         headers = envelope.headers() if headers is None else headers
     return ConsumerRecord(

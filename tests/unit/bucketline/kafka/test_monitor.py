@@ -9,7 +9,7 @@ from prometheus_client import REGISTRY
 from structlog.contextvars import get_contextvars
 from tests.unit.bucketline.kafka.fakes import TOPIC
 
-from bucketline.kafka.monitor import MAX_POLL_SECONDS, Stuck, Watchdog
+from bucketline.kafka.monitor import MAX_POLL_SECONDS, ConsumerMonitor, ConsumerStalled
 from bucketline.kafka.publisher import NotPublished
 from bucketline.settings import KafkaSettings
 
@@ -74,7 +74,7 @@ class Subscriber:
 
 
 class Bench:
-    """A watchdog with one consumer, and its clock in our hands."""
+    """A monitor with one consumer, and its clock in our hands."""
 
     def __init__(self, consumer: Consumer) -> None:
         self.now = 1000.0
@@ -82,8 +82,8 @@ class Bench:
         self.consumer = consumer
         self.subscriber = Subscriber(consumer)
         settings = KafkaSettings(create_topics=False, session_timeout_ms=30_000)
-        self.watchdog = Watchdog(settings, self.answers, patience=10, clock=lambda: self.now)
-        self.watchdog.watch(self.subscriber)  # type: ignore[arg-type]  # a fake consumer
+        self.monitor = ConsumerMonitor(settings, self.answers, patience=10, clock=lambda: self.now)
+        self.monitor.watch(self.subscriber)  # type: ignore[arg-type]  # a fake consumer
 
     async def answers(self) -> None:
         if self.away:
@@ -92,14 +92,14 @@ class Bench:
     async def pass_time(self, seconds: float, step: float = 2.0) -> None:
         for _ in range(round(seconds / step)):
             self.now += step
-            await self.watchdog.step()
+            await self.monitor.step()
 
 
 async def test_an_idle_consumer_is_left_alone() -> None:
     bench = Bench(Consumer(at=5, end=5))
     await bench.pass_time(300)
     assert bench.subscriber.starts == 0
-    await bench.watchdog.live()
+    await bench.monitor.live()
 
 
 async def test_a_consumer_that_moves_is_left_alone_and_its_lag_is_shown() -> None:
@@ -117,12 +117,12 @@ async def test_one_that_stands_still_before_waiting_records_is_started_anew() ->
     assert bench.subscriber.starts == 0
     await bench.pass_time(6)
     assert bench.subscriber.starts == 1
-    await bench.watchdog.live()
+    await bench.monitor.live()
 
 
 async def test_what_a_consumer_logs_by_itself_says_what_it_consumes() -> None:
     bench = Bench(Consumer())
-    await bench.watchdog.start()
+    await bench.monitor.start()
     assert bench.subscriber.logged == {"consumes": TOPIC}
     assert get_contextvars() == {}
 
@@ -132,17 +132,17 @@ async def test_a_long_handler_is_not_standing_still() -> None:
     bench.consumer.busy_since = bench.now
     await bench.pass_time(200)
     assert bench.subscriber.starts == 0
-    await bench.watchdog.live()
+    await bench.monitor.live()
 
 
 async def test_a_handler_that_never_returns_makes_the_service_not_live() -> None:
     bench = Bench(Consumer(at=3, end=9))
     bench.consumer.busy_since = bench.now
     await bench.pass_time(MAX_POLL_SECONDS)
-    await bench.watchdog.live()
+    await bench.monitor.live()
     await bench.pass_time(4)
-    with pytest.raises(Stuck):
-        await bench.watchdog.live()
+    with pytest.raises(ConsumerStalled):
+        await bench.monitor.live()
     assert joined() == 0
 
 
@@ -168,11 +168,11 @@ async def test_it_is_told_whether_a_consumer_is_a_member_of_its_group() -> None:
 async def test_a_consumer_that_no_start_helps_makes_the_service_not_live() -> None:
     bench = Bench(Consumer(away=True))
     await bench.pass_time(50)
-    await bench.watchdog.live()
+    await bench.monitor.live()
     await bench.pass_time(50)
     assert bench.subscriber.starts >= 2
-    with pytest.raises(Stuck):
-        await bench.watchdog.live()
+    with pytest.raises(ConsumerStalled):
+        await bench.monitor.live()
 
 
 async def test_after_the_broker_lost_its_log_reading_begins_anew() -> None:
@@ -186,15 +186,15 @@ async def test_more_members_than_partitions_is_fine() -> None:
     bench = Bench(Consumer(assigned=set()))
     await bench.pass_time(300)
     assert bench.subscriber.starts == 0
-    await bench.watchdog.ready()
+    await bench.monitor.ready()
     assert REGISTRY.get_sample_value("bucketline_consumer_lag", {"topic": TOPIC}) == 0
 
 
 async def test_a_member_that_never_joined_is_not_ready() -> None:
     bench = Bench(Consumer(assigned=set()))
     bench.consumer.joined = False
-    with pytest.raises(Stuck):
-        await bench.watchdog.ready()
+    with pytest.raises(ConsumerStalled):
+        await bench.monitor.ready()
     await bench.pass_time(38)
     assert bench.subscriber.starts == 0
     await bench.pass_time(6)
@@ -221,7 +221,7 @@ async def test_while_no_broker_answers_nothing_is_started_anew_and_the_service_i
     bench.away = True
     await bench.pass_time(600)
     assert bench.subscriber.starts == 0
-    await bench.watchdog.live()
+    await bench.monitor.live()
     bench.away = False
     await bench.pass_time(8)
     assert bench.subscriber.starts == 0, "it has its patience when the broker is back"
@@ -245,8 +245,8 @@ async def test_a_consumer_that_did_not_start_is_not_taken_for_one_without_partit
     bench.subscriber.failures = [KafkaConnectionError("away"), KafkaConnectionError("away")]
     await bench.pass_time(14)
     assert bench.subscriber.starts == 1
-    with pytest.raises(Stuck):
-        await bench.watchdog.ready()
+    with pytest.raises(ConsumerStalled):
+        await bench.monitor.ready()
     await bench.pass_time(300)
     assert bench.subscriber.starts >= 3
 

@@ -15,7 +15,7 @@ from opentelemetry.trace import SpanKind, StatusCode, format_trace_id
 from tests.unit.bucketline.kafka.fakes import AT, deleted
 
 from bucketline.db.bulk_writer import BulkWriter
-from bucketline.events.cloudevents import ReceivedEvent, wrap
+from bucketline.events.cloudevents import ReceivedEvent, encode_event
 from bucketline.observability import tracing
 from bucketline.observability.tracing import (
     MAX_LINKS,
@@ -192,7 +192,7 @@ def test_consumer_span_of_a_single_record_is_the_current_span(spans: InMemorySpa
 
 def test_producer_span_is_in_the_headers_of_the_record(spans: InMemorySpanExporter) -> None:
     sealed = [
-        wrap(deleted(f"obj_{n}"), id=f"evt_{n}", source="/test", at=AT, trace=headers(n, flags))
+        encode_event(deleted(f"obj_{n}"), id=f"evt_{n}", source="/test", at=AT, trace=headers(n, flags))
         for n, flags in ((1, "01"), (2, "00"))
     ]
     with start_producer_spans(["t", "t"], sealed) as traces:
