@@ -49,7 +49,7 @@ def shown_by_example(schema: dict[str, Any]) -> bool:
     return schema.get("type") in ("string", "integer", "number", "boolean") or "enum" in schema or "const" in schema
 
 
-def test_it_describes_the_api() -> None:
+def test_document_has_unique_operation_ids() -> None:
     assert DOCUMENT["openapi"].startswith("3.1")
     assert len(ALL) > 30
     names = [operation["operationId"] for _, _, operation in ALL]
@@ -57,7 +57,7 @@ def test_it_describes_the_api() -> None:
 
 
 @pytest.mark.parametrize(("method", "path", "operation"), ALL, ids=[f"{m} {p}" for m, p, _ in ALL])
-def test_a_route_says_what_it_does_takes_answers_and_refuses(method: str, path: str, operation: dict[str, Any]) -> None:
+def test_operation_has_summary_tags_examples_and_errors(method: str, path: str, operation: dict[str, Any]) -> None:
     assert operation["summary"]
     assert operation["tags"]
     if "requestBody" in operation:
