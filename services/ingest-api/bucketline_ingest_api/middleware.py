@@ -63,7 +63,7 @@ class EdgeMiddleware:
         self._body_limiter = body_limiter
 
     async def __call__(self, original: Scope, receive: Receive, send: Send) -> None:
-        """Handle a request; other scopes are passed on."""
+        """Handle one request."""
         if original["type"] != "http":
             await self._app(original, receive, send)
             return
