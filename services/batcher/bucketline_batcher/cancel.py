@@ -49,7 +49,7 @@ class Cancellation:
         await units.cancel_unleased(batch_id, turn, RETURNED_TO_DRAFT, now)
         await self._planner.batches.mark_planned(batch_id, turn, now)
         after = ""
-        while page := await units.canceled(batch_id, turn, after=after, limit=self._page):
+        while page := await units.find_canceled(batch_id, turn, after=after, limit=self._page):
             await self._voice.publish_final(page)
             after = page[-1]["_id"]
         await self._progress.update(batch_id)
@@ -58,7 +58,7 @@ class Cancellation:
         """The unit is shared with other batches: only this batch's item is given back, if no processor has it."""
         unit = await self._planner.units.of_automatic_batch(batch["_id"])
         if unit is None:
-            found = await self._planner.objects.many(batch["objects"][:1], fields=FIELDS)
+            found = await self._planner.objects.get_many(batch["objects"][:1], fields=FIELDS)
             obj = found.get(batch["objects"][0])
             if obj is not None and obj.get("batch_id") == batch["_id"]:
                 await self._planner.cancel_unplanned_auto(batch, obj, RETURNED_TO_DRAFT)

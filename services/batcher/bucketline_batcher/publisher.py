@@ -86,7 +86,7 @@ class BatchPublisher:
                 told.append((event, unit.get("trace")))
         for start in range(0, len(told), PAGE):
             page = told[start : start + PAGE]
-            known = await self._objects.many([event.object_id for event, _ in page], fields=["trace"])
+            known = await self._objects.get_many([event.object_id for event, _ in page], fields=["trace"])
             own = {object_id: found["trace"] for object_id, found in known.items() if "trace" in found}
             await self._say([(event, own.get(event.object_id, trace)) for event, trace in page])
         return len(told)

@@ -61,7 +61,9 @@ class BatchReconciler:
         Goes round all that stand still, a page a step; the place is kept in memory, so that looking writes nothing.
         """
         limit = self._sweep.batch_size
-        page = await self._planner.objects.stalled(self._before(), limit=limit, fields=FIELDS, after=self._object_place)
+        page = await self._planner.objects.find_stalled(
+            self._before(), limit=limit, fields=FIELDS, after=self._object_place
+        )
         self._object_place = (page[-1]["moved_at"], page[-1]["_id"]) if len(page) == limit else None
         due = [o for o in page if o["auto_process"] and o["status"] == Status.QUEUED]
         planned = await self._planner.plan_auto([o for o in due if o["mirror"]["state"] != "pending"], {})
@@ -70,12 +72,12 @@ class BatchReconciler:
 
     async def waiting(self) -> int:
         """Objects that were mirrored while nobody told the batches that wait for them, or that are gone."""
-        rows = await self._planner.waiting.overdue(self._before(), limit=self._sweep.batch_size)
+        rows = await self._planner.waiting.find_overdue(self._before(), limit=self._sweep.batch_size)
         if not rows:
             return 0
-        objects = await self._planner.objects.many(list({row["object_id"] for row in rows}), fields=FIELDS)
+        objects = await self._planner.objects.get_many(list({row["object_id"] for row in rows}), fields=FIELDS)
         gone = [row for row in rows if row["object_id"] not in objects]
-        await self._planner.waiting.remove([row["_id"] for row in gone])
+        await self._planner.waiting.delete_by_ids([row["_id"] for row in gone])
         mirrored = {oid: o for oid, o in objects.items() if o["mirror"]["state"] != "pending"}
         await self._planner.plan_ready_objects(mirrored, {})
         still = [row["_id"] for row in rows if row["object_id"] in objects and row["object_id"] not in mirrored]
@@ -91,7 +93,7 @@ class BatchReconciler:
         One that has cost too many processors, or was given back too often, is given up: what is left of it failed.
         """
         now = self._clock.now()
-        stalled = await self._planner.units.stalled(self._before(), now, limit=self._sweep.batch_size)
+        stalled = await self._planner.units.find_stalled(self._before(), now, limit=self._sweep.batch_size)
         for unit in stalled:
             if unit["state"] != "canceled" and (reason := self._hopeless(unit)):
                 await self._give_up(unit, reason, now)
@@ -106,12 +108,12 @@ class BatchReconciler:
 
     async def batches(self) -> int:
         """Submitted batches that were not planned, not finished, or not cancelled to the end."""
-        stalled = await self._planner.batches.stalled(self._before(), limit=self._sweep.batch_size)
+        stalled = await self._planner.batches.find_stalled(self._before(), limit=self._sweep.batch_size)
         ids = [batch["_id"] for batch in stalled]
         await self._planner.batches.touch(ids, self._clock.now())
         quiet = [batch["_id"] for batch in stalled if batch["auto"] and not batch.get("cancel_requested_at")]
         if quiet:
-            await self._progress.finish_auto_batches(list((await self._planner.batches.many(quiet)).values()))
+            await self._progress.finish_auto_batches(list((await self._planner.batches.get_many(quiet)).values()))
         late = 0
         for batch in stalled:
             if batch.get("cancel_requested_at") is not None:
@@ -124,7 +126,7 @@ class BatchReconciler:
                     await self._planner.plan_batch(batch["_id"])
                 await self._progress.update(batch["_id"])
         # Most only wait for their units. What was repaired are those that nobody had planned, or had ended.
-        found = await self._planner.batches.many(ids, fields=["status"])
+        found = await self._planner.batches.get_many(ids, fields=["status"])
         SWEPT.labels("batch").inc(late + sum(batch["status"] not in BATCH_ACTIVE for batch in found.values()))
         return len(stalled)
 

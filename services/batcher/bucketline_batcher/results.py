@@ -144,7 +144,7 @@ class BatchProgressTracker:
             return
         now = self._runtime.clock.now()
         await self._planner.units.record(results, now=now)
-        units = await self._planner.units.many(list(results), fields=["batch_id", "turn", "state"])
+        units = await self._planner.units.get_many(list(results), fields=["batch_id", "turn", "state"])
         done = [unit for unit in units.values() if unit["state"] == "done"]
         UNITS.labels("done").inc(len(done))
         if automatic := [unit["_id"] for unit in units.values() if unit["batch_id"] is None]:
@@ -168,7 +168,7 @@ class BatchProgressTracker:
         if busy and time.monotonic() < self._next_tally.get(batch_id, 0.0):
             return
         # Before the tally: a row goes after its unit is there, so that a tally taken without rows sees every unit.
-        complete = bool(batch.get("planned")) and not await self._planner.waiting.any(batch_id)
+        complete = bool(batch.get("planned")) and not await self._planner.waiting.exist_for(batch_id)
         tally = await self._tally(batch)
         if complete and not tally.held and not tally.open:
             await self._finish(batch, tally)
@@ -182,7 +182,7 @@ class BatchProgressTracker:
             item["batch_id"]: unit["results"].get(str(n)) for unit in units for n, item in enumerate(unit["items"])
         }
         lost = [batch for batch in batches if batch["_id"] not in results]
-        objects = await self._planner.objects.many([_object_of(batch) for batch in lost], fields=["batch_id"])
+        objects = await self._planner.objects.get_many([_object_of(batch) for batch in lost], fields=["batch_id"])
         ends = [
             automatic_end(batch, result, now) for batch in batches if (result := results.get(batch["_id"])) is not None
         ]
@@ -240,13 +240,13 @@ class BatchProgressTracker:
         """Finishes the batches of ``auto_process`` objects, all in one round trip."""
         now = self._runtime.clock.now()
         ends: dict[str, tuple[str, Result]] = {}
-        for unit in (await self._planner.units.many(unit_ids, fields=["items", "results"])).values():
+        for unit in (await self._planner.units.get_many(unit_ids, fields=["items", "results"])).values():
             for place in results[unit["_id"]]:
                 # What is recorded counts, which may be an earlier final status than the one that came now.
                 recorded = unit["results"].get(str(place))
                 if recorded is not None and place < len(unit["items"]):
                     ends[unit["items"][place]["batch_id"]] = (unit["_id"], recorded)
-        batches = await self._planner.batches.many(list(ends))
+        batches = await self._planner.batches.get_many(list(ends))
         rows = [
             automatic_end(batch, ends[batch_id][1], now)
             for batch_id, batch in batches.items()
@@ -279,7 +279,7 @@ class BatchProgressTracker:
 
     async def _failures(self, batch: BatchDocument, now: datetime, most: int) -> list[FailedObject]:
         """Rows for ``failed_objects``: of this turn, then of those that a retry left alone."""
-        units = await self._planner.units.failures(batch["_id"], batch.get("run", 1), limit=most)
+        units = await self._planner.units.find_failures(batch["_id"], batch.get("run", 1), limit=most)
         rows = [
             failed_row(unit["items"][int(place)]["object_id"], result, now)
             for unit in units

@@ -33,7 +33,7 @@ async def plan_mirrored_objects(
 ) -> None:
     """Plan objects to process at once and those that submitted batches wait for; other drafts go into windows."""
     traces = {record.event.object_id: record.trace for record in records}
-    objects = await planner.objects.many(list(traces), fields=FIELDS)
+    objects = await planner.objects.get_many(list(traces), fields=FIELDS)
     mirrored = {object_id: found for object_id, found in objects.items() if found["mirror"]["state"] != "pending"}
     await planner.plan_auto(list(mirrored.values()), traces)
     planned = await planner.plan_ready_objects(mirrored, traces)

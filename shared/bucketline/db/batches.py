@@ -328,7 +328,7 @@ class Batches(Repository[BatchDocument]):
         ]
         return (await self.collection.bulk(writes)).modified
 
-    async def stalled(self, before: datetime, *, limit: int) -> list[BatchDocument]:
+    async def find_stalled(self, before: datetime, *, limit: int) -> list[BatchDocument]:
         """Submitted batches that have not moved since ``before``, without their objects."""
         return await self.collection.find(
             {"status": {"$in": _ACTIVE}, "moved_at": {"$lt": before}},

@@ -60,10 +60,6 @@ class BatchingWindows(Repository[BatchingWindowDocument]):
     async def open_of(self, bucket_id: str) -> BatchingWindowDocument | None:
         return await self.collection.find_one({"bucket_id": bucket_id, "state": "open"}, fields=_FACTS)
 
-    async def begin(self, window: BatchingWindowDocument) -> None:
-        """Raises ``DuplicateKey`` when the bucket has an open window, or a draft is in a window already."""
-        await self.collection.insert(window)
-
     async def join(
         self, window: BatchingWindowDocument, members: Sequence[str], size: int
     ) -> BatchingWindowDocument | None:
@@ -105,7 +101,7 @@ class BatchingWindows(Repository[BatchingWindowDocument]):
         """Delete all windows of the bucket."""
         await self.collection.delete_many({"bucket_id": bucket_id})
 
-    async def due(self, now: datetime, *, limit: int) -> list[BatchingWindowDocument]:
+    async def find_due(self, now: datetime, *, limit: int) -> list[BatchingWindowDocument]:
         """Open windows whose time is over."""
         return await self.collection.find(
             {"state": "open", "closes_at": {"$lte": now}}, limit=limit, sort=[("closes_at", 1)], fields=_FACTS

@@ -112,7 +112,7 @@ class Blobs(Repository[BlobRecord]):
 
     async def known(self, hashes: Group[str]) -> set[str]:
         """Return those of the hashes that have a record."""
-        return set(await self.many(hashes, fields=["_id"]))
+        return set(await self.get_many(hashes, fields=["_id"]))
 
     async def unused_since(
         self, before: datetime, *, after: tuple[datetime, str] | None, limit: int

@@ -51,7 +51,7 @@ class Documents(Repository[DocumentDocument]):
 
     name = "documents"
 
-    async def put(self, documents: Sequence[DocumentDocument], *, fresh: bool = False) -> None:
+    async def save(self, documents: Sequence[DocumentDocument], *, fresh: bool = False) -> None:
         """Writes all in one round trip; one with a known id replaces the older, and never one of a later run or lease.
 
         What a later run made stays: batches that work on an object at the same time may end in any order, and the
@@ -74,7 +74,7 @@ class Documents(Repository[DocumentDocument]):
         changes = {"fields": fields, "updated_at": at, "internal.updated_at": wire_time(at)}
         return await self.collection.find_and_update(unchanged, {"$set": changes})
 
-    async def drop_older(self, made: Sequence[tuple[str, str, int, int]]) -> int:
+    async def delete_superseded(self, made: Sequence[tuple[str, str, int, int]]) -> int:
         """Removes what was made earlier and not again: (object, collection, run, lease).
 
         That is what earlier runs made, and what the same run made under an earlier lease.
@@ -87,16 +87,16 @@ class Documents(Repository[DocumentDocument]):
                 writes.append(DeleteMany({**where, "run": run, "lease": {"$not": {"$gte": lease}}}))
         return (await self.collection.bulk(writes)).deleted
 
-    async def drop_made(self, object_id: str, run: int, lease: int) -> None:
+    async def delete_of_lease(self, object_id: str, run: int, lease: int) -> None:
         """Removes what was made of the object in this run under this lease, in every collection."""
         await self.collection.delete_many({"object_id": object_id, "run": run, "lease": lease})
 
-    async def drop_from(self, places: Sequence[tuple[str, str]]) -> None:
+    async def delete_of_sources(self, places: Sequence[tuple[str, str]]) -> None:
         """Removes all that there is of objects in collections: (object, collection)."""
         wheres = [{"object_id": object_id, "collection_id": collection_id} for object_id, collection_id in places]
         await self.collection.bulk([DeleteMany(where) for where in wheres])
 
-    async def made(self, object_id: str, collection_ids: Sequence[str], revision: int) -> dict[str, int]:
+    async def count_complete(self, object_id: str, collection_ids: Sequence[str], revision: int) -> dict[str, int]:
         """How many documents these collections have of this revision of the object.
 
         Only of those where all were written and all are still there: one that was deleted is to be made again. Two

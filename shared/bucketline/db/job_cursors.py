@@ -48,7 +48,7 @@ class JobCursors:
         named = {"_id": {"$gte": prefix, "$lt": f"{prefix}\uffff"}}
         return [(row["_id"], _to_cursor(row)) for row in await self.collection.find(named, limit=limit)]
 
-    async def put(self, work: str, place: GcCursor) -> None:
+    async def save(self, work: str, place: GcCursor) -> None:
         """The beginning is kept as nothing at all."""
         if place == BEGINNING:
             await self.collection.delete_one({"_id": work})

@@ -53,14 +53,14 @@ class ObjectDeletions:
         self.collection: Collection[ObjectDeletionDocument] = database.collection("object_deletions")
         self.outbox = _DeletionOutbox(database.collection("object_deletions"))
 
-    async def begin(self, removals: Sequence[ObjectDeletionDocument]) -> None:
+    async def start(self, removals: Sequence[ObjectDeletionDocument]) -> None:
         """Writes the intents in one round trip.
 
         One that was read from a later revision of its object replaces an earlier one, unless that was carried out.
         """
         await self.collection.bulk([_intent(removal) for removal in removals])
 
-    async def gone(self, object_ids: Sequence[str], at: datetime) -> list[ObjectDeletionDocument]:
+    async def mark_deleted(self, object_ids: Sequence[str], at: datetime) -> list[ObjectDeletionDocument]:
         """The objects are deleted: from here on their events are owed.
 
         Returns what is owed, also where somebody else was first and has not published yet.
@@ -72,7 +72,7 @@ class ObjectDeletions:
         )
         return await self.collection.find(own, limit=len(object_ids))
 
-    async def unfinished(self, before: datetime, *, limit: int) -> list[ObjectDeletionDocument]:
+    async def find_pending(self, before: datetime, *, limit: int) -> list[ObjectDeletionDocument]:
         """Intents that were written before ``before`` and not carried out, oldest first."""
         return await self.collection.find(
             {"created_at": {"$lt": before}, "pending_since": {"$exists": False}},

@@ -262,7 +262,7 @@ class Objects(Repository[ObjectDocument]):
         outcome = await self.collection.bulk([_status_write(event) for event in greatest.values()])
         return outcome.modified
 
-    async def stalled(
+    async def find_stalled(
         self, before: datetime, *, limit: int, fields: Sequence[str], after: tuple[datetime, str] | None = None
     ) -> list[ObjectDocument]:
         """Objects queued or processing that have not moved since ``before``, the longest still first.

@@ -132,6 +132,6 @@ class Uploads(Repository[UploadDocument]):
         upload = await self.get_by_id(upload_id, fields=["key"])
         return str(upload["key"]) if upload and upload.get("key") else None
 
-    async def due(self, now: datetime, *, limit: int) -> list[UploadDocument]:
+    async def find_due(self, now: datetime, *, limit: int) -> list[UploadDocument]:
         """Uploads that a sweeper is to look at, the longest overdue first."""
         return await self.collection.find({"due_at": {"$lte": now}}, limit=limit, sort=[("due_at", 1)])

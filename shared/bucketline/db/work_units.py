@@ -223,7 +223,7 @@ class WorkUnits(Repository[WorkUnitDocument]):
         """
         return set((await self.collection.bulk([InsertOne(document) for document in documents])).refused)
 
-    async def planned(self, items: Sequence[Item]) -> set[tuple[str, str, int]]:
+    async def find_planned(self, items: Sequence[Item]) -> set[tuple[str, str, int]]:
         """Which of these items are in a unit: (batch, object, turn)."""
         wanted = {(item["batch_id"], item["object_id"], item["turn"]) for item in items}
         where = items_filter([batch_id for batch_id, _, _ in wanted], [object_id for _, object_id, _ in wanted])
@@ -282,7 +282,7 @@ class WorkUnits(Repository[WorkUnitDocument]):
             documents=sum(row["documents"] for row in rows),
         )
 
-    async def failures(self, batch_id: str, turn: int, *, limit: int) -> list[WorkUnitDocument]:
+    async def find_failures(self, batch_id: str, turn: int, *, limit: int) -> list[WorkUnitDocument]:
         """Units of the turn in which something failed."""
         return await self.collection.find(
             {"batch_id": batch_id, "turn": turn, "failed": {"$gt": 0}},
@@ -291,7 +291,7 @@ class WorkUnits(Repository[WorkUnitDocument]):
             fields=["items", "results"],
         )
 
-    async def latest(self, batch_id: str, *, before: int | None = None) -> dict[str, Latest]:
+    async def latest_results(self, batch_id: str, *, before: int | None = None) -> dict[str, Latest]:
         """Each object of the batch in the last turn that planned it, only turns below ``before`` if that is given."""
         found: dict[str, Latest] = {}
         fields = ["items.object_id", "items.batch_id", "items.turn", "results"]
@@ -324,7 +324,7 @@ class WorkUnits(Repository[WorkUnitDocument]):
         }
         return await self._queue.claim(unit_id, owner, now=now, until=until, fields=fields)
 
-    async def extend(self, unit_ids: Sequence[str], owner: str, *, until: datetime) -> set[str]:
+    async def renew_leases(self, unit_ids: Sequence[str], owner: str, *, until: datetime) -> set[str]:
         """Extend the leases and return the units that the owner still holds."""
         return await self._queue.renew(dict.fromkeys(unit_ids, owner), until=until)
 
@@ -372,7 +372,7 @@ class WorkUnits(Repository[WorkUnitDocument]):
             {"$set": {"state": "canceled", "ending": ending, "moved_at": now}},
         )
 
-    async def canceled(self, batch_id: str, turn: int, *, after: str, limit: int) -> list[WorkUnitDocument]:
+    async def find_canceled(self, batch_id: str, turn: int, *, after: str, limit: int) -> list[WorkUnitDocument]:
         """Return canceled units of a run with ids greater than ``after``, in order."""
         where = {"batch_id": batch_id, "turn": turn, "state": "canceled", "_id": {"$gt": after}}
         return await self.collection.find(where, limit=limit, sort=[("_id", 1)])
@@ -393,7 +393,7 @@ class WorkUnits(Repository[WorkUnitDocument]):
         """Delete the units of the batches."""
         await self.collection.delete_many({"batch_id": {"$in": list(batch_ids)}})
 
-    async def stalled(self, before: datetime, now: datetime, *, limit: int) -> list[WorkUnitDocument]:
+    async def find_stalled(self, before: datetime, now: datetime, *, limit: int) -> list[WorkUnitDocument]:
         """Return open units that no processor holds and that have not moved since ``before``."""
         return await self.collection.find(
             {

@@ -154,7 +154,7 @@ async def test_gc_runs_without_time_complete_in_turns(bench: Bench, monkeypatch:
     while runs == 0 or await places.get("gc") != BEGINNING:
         report = await running.run(begin=await places.get("gc"), on_page=lambda _: False)
         assert report.listed + report.examined <= 2, "one page a run"
-        await places.put("gc", report.cursor)
+        await places.save("gc", report.cursor)
         deleted, recovered, runs = deleted + report.deleted, recovered + report.recovered, runs + 1
         assert runs < 20
     assert (deleted, recovered) == (3, 1), "content without a record is kept for another grace period"

@@ -155,7 +155,7 @@ async def test_no_use_case_scans_a_collection(world: World, monkeypatch: pytest.
         if cursor := page.pagination.next_cursor:
             await list_objects(world.deps, world.bucket, ListQuery("/", {"cursor": cursor, "limit": "1"}), body)
     await list_documents(world.deps, "ns_1", first, ["col_1"])
-    await world.deps.objects.stalled(world.clock.now(), limit=10, fields=["run"], after=(world.clock.now(), "obj"))
+    await world.deps.objects.find_stalled(world.clock.now(), limit=10, fields=["run"], after=(world.clock.now(), "obj"))
     await ObjectReconciler(world.deps).reconcile_page()
     await delete_object(world.deps, world.bucket, first)
     await world.settle()
@@ -351,7 +351,7 @@ async def test_a_batch_lost_in_a_crash_is_made_again(world: World, monkeypatch: 
 
 async def test_a_status_that_the_bus_lost_is_read_from_the_unit(world: World) -> None:
     ids = [await world.create(auto=True, sku=str(n)) for n in range(3)]
-    found = await world.deps.objects.many(ids)
+    found = await world.deps.objects.get_many(ids)
     now = world.clock.now()
     items = [
         {"object_id": oid, "bucket_id": "bkt_1", "namespace_id": "ns_1", "batch_id": found[oid].get("batch_id"),

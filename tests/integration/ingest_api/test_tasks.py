@@ -26,7 +26,7 @@ async def begin(replica: Replica, **more: Any) -> TaskDocument:
 
 
 async def stored(replica: Replica, task: TaskDocument) -> TaskDocument:
-    found = await replica.deps.tasks.get(task["_id"])
+    found = await replica.deps.tasks.get_by_id(task["_id"])
     assert found is not None
     return found
 
@@ -71,7 +71,7 @@ async def test_task_with_expired_lease_is_executed_by_another_replica(world: Wor
     assert done == [task["_id"]]
     assert (await stored(alive, task))["status"] == "COMPLETED"
     # the dead one comes back and finds that it was overtaken
-    assert not await dead.deps.tasks.settle(task["_id"], "turn of the dead", {"status": "FAILED"}, due=None)
+    assert not await dead.deps.tasks.end_attempt(task["_id"], "turn of the dead", {"status": "FAILED"}, due=None)
     assert (await stored(alive, task))["status"] == "COMPLETED"
 
 

@@ -55,7 +55,7 @@ async def plenty(world: World) -> None:
     """The units of so many automatic objects, as they are planned; one is planned, the others are like it."""
     replica = world.replica()
     ids = await world.drafts(MANY // UNITS, auto=True)
-    objects = await world.objects.many(ids, fields=FIELDS)
+    objects = await world.objects.get_many(ids, fields=FIELDS)
     await replica.planner.plan_auto(list(objects.values()), {})
     [unit] = await world.units.collection.find({}, limit=2)
     for start in range(1, UNITS):

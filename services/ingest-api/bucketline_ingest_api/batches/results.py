@@ -89,7 +89,7 @@ async def find_failures(
 
     When the work units have expired, return the failures that the batch itself has: at most the first thousand.
     """
-    latest = select_run(batch, await container.units.latest(batch["_id"]))
+    latest = select_run(batch, await container.units.latest_results(batch["_id"]))
     if have_expired(batch, latest, container.clock.now()):
         rows = sorted(batch.get("failed_objects", []), key=lambda row: row["object_id"])
     else:
@@ -111,7 +111,7 @@ async def audit_batch(container: Container, batch: BatchDocument) -> Audit:
     """Count the objects of the batch from its work units, and look up the objects that are in none."""
     status = Status(batch["status"])
     finished, canceled = status in FINAL, status is Status.CANCELED
-    latest = {} if status is Status.DRAFT else select_run(batch, await container.units.latest(batch["_id"]))
+    latest = {} if status is Status.DRAFT else select_run(batch, await container.units.latest_results(batch["_id"]))
     outside = [object_id for object_id in batch["objects"] if object_id not in latest]
     waiting = await _waiting_objects(container, batch["_id"], outside)
     existing = await existing_objects(container, batch["bucket_id"], outside)

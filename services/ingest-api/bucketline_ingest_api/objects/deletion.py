@@ -54,7 +54,7 @@ async def soft_delete_objects(
     ensure_writable(bucket)
     deleted, ids = 0, list(dict.fromkeys(object_ids))
     for start in range(0, len(ids), PAGE_SIZE):
-        objects = await deps.objects.many(ids[start : start + PAGE_SIZE], without=UNUSED_FIELDS)
+        objects = await deps.objects.get_many(ids[start : start + PAGE_SIZE], without=UNUSED_FIELDS)
         page = [obj for obj in objects.values() if obj["bucket_id"] == bucket["_id"]]
         if page:
             await deps.objects.retain(bucket["_id"], [obj["_id"] for obj in page], deletion)
@@ -67,10 +67,10 @@ async def delete_objects(deps: Container, objects: Sequence[ObjectDocument]) -> 
 
     The intents are durable before the first object is deleted. An object that has changed since is deleted on its own.
     """
-    await deps.removals.begin([_intent(deps, obj) for obj in objects])
+    await deps.removals.start([_intent(deps, obj) for obj in objects])
     deleted = await deps.objects.delete_unchanged(objects)
     ids = [obj["_id"] for obj in objects]
-    changed = await deps.objects.many(ids) if deleted < len(ids) else {}
+    changed = await deps.objects.get_many(ids) if deleted < len(ids) else {}
     gone = [object_id for object_id in ids if object_id not in changed]
     await deps.documents.delete_of_objects(gone)
     await _publish_deleted(deps, gone)
@@ -87,7 +87,7 @@ async def finish_deletion(deps: Container, obj: ObjectDocument | None, object_id
         if obj is None:
             break
         # The intent holds the unpublished events and the staged content of this very revision.
-        await deps.removals.begin([_intent(deps, obj)])
+        await deps.removals.start([_intent(deps, obj)])
         if await deps.objects.delete_unchanged([obj]):
             break
         obj = await deps.objects.get_by_id(object_id)
@@ -123,6 +123,6 @@ def _intent(deps: Container, obj: ObjectDocument) -> ObjectDeletionDocument:
 
 async def _publish_deleted(deps: Container, object_ids: Sequence[str]) -> None:
     """Publish the deletions after the objects' earlier events, and delete content that was staged for them."""
-    deletions = await deps.removals.gone(object_ids, deps.clock.now())
+    deletions = await deps.removals.mark_deleted(object_ids, deps.clock.now())
     await discard_staged(deps, [key for deletion in deletions for key in deletion["staged"]])
     deps.removal_outbox.enqueue([outbox_entry_of(deletion) for deletion in deletions])
