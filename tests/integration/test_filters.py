@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 from pymongo import InsertOne
+from tests.database import drop_database
 
 from bucketline.db.mongo import Collection, Database
 from bucketline.domain.filters import MAX_SEARCHED, Condition, literal_pattern, parse_filter, to_mongo
@@ -29,7 +30,7 @@ async def rows(stack: Any) -> AsyncIterator[Collection[Any]]:
     database = Database(MongoSettings(url=SecretStr(str(stack.mongodb_url)), database="bucketline_filters"))
     await database.collection("rows").delete_many({})
     yield database.collection("rows")
-    await database.drop()
+    await drop_database(database)
     database.close()
 
 

@@ -118,7 +118,7 @@ async def test_batcher_leaves_its_own_completions_and_processing_statuses_alone(
 async def test_batcher_plans_mirrored_objects_and_adds_other_drafts_to_windows() -> None:
     found = {"a": {"mirror": {"state": "done"}}, "b": {"mirror": {"state": "pending"}}}
     planner = Calls(plan_ready_objects=set())
-    planner.objects = Calls(many=found)
+    planner.objects = Calls(get_many=found)
     windowing = Calls()
     dependencies = {"planner": planner, "canceling": Calls(), "progress": Calls(), "windowing": windowing}
     async with Service("batcher", batcher_subscribers.router, dependencies) as service:
@@ -129,7 +129,7 @@ async def test_batcher_plans_mirrored_objects_and_adds_other_drafts_to_windows()
 
 async def test_ingest_api_applies_statuses_of_known_objects() -> None:
     known = {"a": {"status": "PROCESSING", "run": {"id": 1, "rank": 2}, "created_at": AT, "moved_at": AT}}
-    objects, documents = Calls(many=known), Calls()
+    objects, documents = Calls(get_many=known), Calls()
     deps = SimpleNamespace(objects=objects, documents=documents)
     async with Service("ingest-api", ingest_api_subscribers.router, {"container": deps}) as service:
         await service.publish(status("a", RANK_FINAL, Status.COMPLETED))

@@ -193,7 +193,7 @@ class WindowBatcher:
 
     async def _submit(self, window_id: str) -> None:
         """Makes the batch of a closed window, submitted, if it is not there yet."""
-        window = await self._windows.whole(window_id)
+        window = await self._windows.get_by_id(window_id)
         if window is None or window["state"] != "closing":
             return
         at = window.get("closed_at", window["closes_at"])

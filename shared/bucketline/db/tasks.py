@@ -11,10 +11,10 @@ from bucketline.domain.status import Status
 
 
 class TaskDocument(TypedDict):
-    """A task; while it is PENDING or IN_PROGRESS it is also the durable intent from which a sweeper goes on.
+    """A task; while it is PENDING or IN_PROGRESS it is also the durable intent that the runner resumes.
 
-    ``due_at`` is there until the task is over: when it may be taken (again). Whoever takes it moves ``due_at`` to the
-    end of the lease and writes its name for this turn into ``claim``. ``attempts`` counts turns that failed in a row.
+    ``due_at`` exists until the task is over: from then on it may be claimed. A claim moves ``due_at`` to the end of the
+    lease and stores its token in ``claim``. ``attempts`` counts consecutive failed attempts.
     """
 
     _id: str
@@ -65,13 +65,13 @@ class Tasks(Repository[TaskDocument]):
         return bool(await self._queue.renew({task_id: claim}, until=until))
 
     async def save_progress(self, task_id: str, data: Mapping[str, object]) -> None:
-        """Keeps how far a turn got, so that the next goes on from there."""
+        """Store the progress of an attempt, from which the next attempt continues."""
         await self.collection.update_one({"_id": task_id}, {"$set": {f"data.{k}": v for k, v in data.items()}})
 
     async def end_attempt(
         self, task_id: str, claim: str, changes: Mapping[str, object], *, due: datetime | None
     ) -> bool:
-        """End an execution: the task is due again at ``due``, or over when None.
+        """End an attempt: the task is due again at ``due``, or over when None.
 
         Return False, and change nothing, if the lease was lost.
         """
@@ -81,7 +81,7 @@ class Tasks(Repository[TaskDocument]):
         return await self._queue.reschedule(task_id, claim, due_at=due, changes=update)
 
     async def restart(self, task_id: str, now: datetime) -> TaskDocument | None:
-        """A task that had FAILED is due again; None for any other."""
+        """Make a FAILED task due again and return it; return None for any other."""
         begun: dict[str, object] = {"status": str(Status.PENDING), "error": None, "attempts": 0}
         return await self.collection.find_and_update(
             {"_id": task_id, "status": str(Status.FAILED), "due_at": {"$exists": False}},
@@ -93,6 +93,6 @@ class Tasks(Repository[TaskDocument]):
         return [task["_id"] for task in await self._queue.find_due(now, limit=limit, fields=["_id"])]
 
     async def hide(self, task_id: str) -> None:
-        """Forgets a task that is over. One that is not over goes on, out of sight."""
+        """Delete a task that is over; hide one that still runs."""
         if not await self.collection.delete_one({"_id": task_id, "due_at": {"$exists": False}}):
             await self.collection.update_one({"_id": task_id}, {"$set": {"hidden": True}})

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 
 import pytest
 from pymongo import UpdateOne
+from tests.database import drop_database
 from tests.integration.dedup.conftest import Open
 from tests.integration.dedup.harness import Bench, sha
 from tests.waiting import eventually
@@ -250,7 +251,7 @@ async def test_gc_with_an_unrelated_database_deletes_nothing(bench: Bench, stack
         assert (forced.recovered, forced.deleted) == (12, 0), "and even then nothing goes at once"
         assert await held(bench) == content
     finally:
-        await other.drop()
+        await drop_database(other)
         other.close()
 
 
@@ -283,7 +284,7 @@ async def test_gc_refuses_a_bucket_of_another_database(bench: Bench, stack: Loca
         with pytest.raises(ForeignBucketError, match="belongs to another"):
             await collector(bench).run()
     finally:
-        await other.drop()
+        await drop_database(other)
         other.close()
 
 

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import orjson
 import pytest
+from tests.database import explain
 from tests.fakes.blob_store import MemoryBlobStore
 
 from bucketline.clock import ManualClock
@@ -165,7 +166,7 @@ async def test_no_use_case_scans_a_collection(world: World, monkeypatch: pytest.
 
     assert len(seen) > 40
     for name, where, order in seen:
-        plan = await Collection(world.deps.database.collection(name)._raw).explain(where, sort=order)
+        plan = await explain(world.deps.database.collection(name), where, sort=order)
         assert "COLLSCAN" not in stages(plan), (name, where, order)
         if name == "objects" and order and order[0][0] in ("created_at", "updated_at", "status"):
             assert "SORT" not in stages(plan), ("sorted in memory", where, order)

@@ -61,7 +61,7 @@ async def test_rejected_document_leaves_no_documents_of_its_object(database: Dat
     assert (event["status"], event["documents_total"]) == ("FAILED", 0)
 
 
-async def test_drop_from_deletes_only_documents_of_the_collection(database: Database) -> None:
+async def test_delete_of_sources_deletes_only_documents_of_the_collection(database: Database) -> None:
     documents = Documents(database)
     await documents.save([*made([1, 2]), *made([3], collection_id="col_2"), *made([4], object_id="obj_2")])
     await documents.delete_of_sources([("obj_1", "col_1")])
@@ -69,7 +69,7 @@ async def test_drop_from_deletes_only_documents_of_the_collection(database: Data
 
 
 @pytest.mark.parametrize("old", [{"lease": 1}, {}], ids=["of a lease before", "of the release before"])
-async def test_drop_older_deletes_only_older_documents(database: Database, old: dict[str, int]) -> None:
+async def test_delete_superseded_deletes_only_older_documents(database: Database, old: dict[str, int]) -> None:
     documents = Documents(database)
     rows: list[Any] = [{**a_document(1), "run": 7, **old}, {**a_document(2), "run": 6, "lease": 9}]
     await documents.save([*rows, *made([3], lease=2), *made([4], run=8), *made([5], lease=3)])

@@ -126,6 +126,6 @@ def test_the_doctor_names_a_url_that_is_none_without_its_password(tmp_path: Path
         check=False,
     )
     assert done.returncode == 1
-    assert "BUCKETLINE_MONGODB_URL will not do" in done.stdout
+    assert "BUCKETLINE_MONGODB_URL is invalid" in done.stdout
     assert "ecr" not in done.stdout.replace("replicaSet", "")
     assert "Traceback" not in done.stderr
