@@ -31,8 +31,8 @@ lint: $(VENV)/.dev  ## Check style, format and spelling
 types: $(VENV)/.dev  ## Check types with mypy
 	$(BIN)/mypy
 
-bench: $(VENV)/.dev  ## Measure throughput, latency and memory against the limits of the servers
-	$(BIN)/python -m tests.bench --broker $(BROKER)
+bench: $(VENV)/.dev  ## Measure against peers and the limits of the servers (PEERS=plain,celery,taskiq ROWS=comparison,latency,…)
+	$(BIN)/python -m tests.bench --broker $(BROKER) --peers "$(PEERS)" --rows "$(ROWS)"
 
 clean:  ## Remove the virtual environment and the data of the local stack
 	rm -rf $(VENV) .bucketline

@@ -10,8 +10,8 @@ from bucketline.domain.status import FINAL
 T = TypeVar("T")
 
 
-async def eventually(check: Callable[[], Awaitable[T]], *, deadline: float = 30.0, pause: float = 0.05) -> T:
-    """The first true answer of ``check``; fails after ``deadline`` seconds with the last one."""
+async def eventually(check: Callable[[], Awaitable[T | None]], *, deadline: float = 30.0, pause: float = 0.05) -> T:
+    """Return the first true answer of ``check``; fail after ``deadline`` seconds with the last one."""
     answer: T | None = None
     try:
         async with asyncio.timeout(deadline):
@@ -33,3 +33,9 @@ async def completed(client: ApiClient, path: str) -> Json | None:
     found = await client.get(path)
     assert found["status"] != "FAILED", found
     return found if found["status"] == "COMPLETED" else None
+
+
+def present(value: T | None) -> T:
+    """Return ``value``, which must not be None."""
+    assert value is not None
+    return value

@@ -139,7 +139,7 @@ async def _peak(work: Callable[[], Awaitable[object]]) -> int:
 
 @asynccontextmanager
 async def _mirror(stack: LocalStack) -> AsyncIterator[_Mirror]:
-    own = DedupSettings(allow_networks=["127.0.0.0/8"], allowed_ports="*")  # type: ignore[arg-type]
+    own = DedupSettings(allow_networks=["127.0.0.0/8"], allowed_ports="*")
     settings = read_settings("dedup").model_copy(
         update={
             "mongo": MongoSettings(url=SecretStr(stack.mongodb_url), database=f"bench_{secrets.token_hex(4)}"),

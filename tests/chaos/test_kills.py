@@ -6,6 +6,7 @@ Faults come from here with SIGKILL; the check is made on what the API and MongoD
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -51,7 +52,7 @@ async def test_every_object_survives_every_kill(own_stack: LocalStack, superviso
     accepted: list[str] = []
     writing = asyncio.create_task(write(client, bucket, accepted))
     for number, service in enumerate(SERVICES, start=1):
-        await eventually(lambda n=number: enough(accepted, n * OBJECTS // 6), deadline=90)
+        await eventually(partial(enough, accepted, number * OBJECTS // 6), deadline=90)
         await supervisor.kill(service)
     await eventually(lambda: enough(accepted, OBJECTS * 5 // 6), deadline=120)
     await own_stack.kill("kafka")

@@ -1,7 +1,7 @@
 """A batch of 20,000 objects completes although one of two processors is killed and the other is replaced."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 
 import pytest
@@ -109,5 +109,5 @@ async def owners(database: Database, batch_id: str, count: int) -> bool:
     return len({unit["lease"]["owner"] async for unit in units}) >= count
 
 
-async def counted(database: Database, collection: str, where: dict[str, object]) -> bool:
+async def counted(database: Database, collection: str, where: Mapping[str, object]) -> bool:
     return await database.collection(collection).count(where) == OBJECTS

@@ -1,6 +1,7 @@
 """The main job, over HTTP alone: what a producer sends ends COMPLETED, with its documents."""
 
 import hashlib
+from functools import partial
 
 import pytest
 from tests.conftest import Api
@@ -52,7 +53,7 @@ async def test_drafts_wait_for_their_batch(api: Api) -> None:
     assert done["progress"]["processed"] == done["progress"]["total"] == 7
     assert done["documents_written"] == 7
     for object_id in ids:
-        found = await eventually(lambda oid=object_id: completed(client, f"/v1/buckets/{bucket}/objects/{oid}"))
+        found = await eventually(partial(completed, client, f"/v1/buckets/{bucket}/objects/{object_id}"))
         assert found["document_count"] == 1
 
 
@@ -63,5 +64,5 @@ async def test_the_same_content_is_stored_once(api: Api) -> None:
     body = {"blobs": [{"property": "note", "type": "text", "data": "the same"}]}
     created = [await client.post(f"/v1/buckets/{bucket}/objects", body, auto_process="true") for _ in range(3)]
     paths = [f"/v1/buckets/{bucket}/objects/{obj['object_id']}" for obj in created]
-    done = [await eventually(lambda p=path: completed(client, p)) for path in paths]
+    done = [await eventually(partial(completed, client, path)) for path in paths]
     assert len({obj["blobs"][0]["properties"]["url"] for obj in done}) == 1

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from signal import SIGKILL
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import aioboto3
@@ -32,6 +33,9 @@ from bucketline.devstack.stack import Broker, LocalStack
 from bucketline.devstack.supervisor import Event, Exited, Ready
 from bucketline.errors import LocalStackError
 
+if TYPE_CHECKING:
+    from types_aiobotocore_s3.client import S3Client
+
 pytestmark = pytest.mark.stack
 
 DEADLINE = 60.0
@@ -48,7 +52,7 @@ async def test_killed_servers_are_restarted_and_stopped_servers_are_not(tmp_path
     told: list[Event] = []
     async with LocalStack(tmp_path / "data", on_event=told.append) as stack:
         before = stack.pids()
-        client: AsyncMongoClient = AsyncMongoClient(stack.mongodb_url)
+        client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(stack.mongodb_url)
         await client.kept.rows.insert_one({"_id": 1})
         for pid in before.values():
             os.kill(pid, SIGKILL)
@@ -79,7 +83,7 @@ def lives(pid: int) -> bool:
 
 
 @asynccontextmanager
-async def s3_client(address: S3Endpoint) -> AsyncIterator:
+async def s3_client(address: S3Endpoint) -> "AsyncIterator[S3Client]":
     session = aioboto3.Session(address.access_key, address.secret_key, region_name="us-east-1")
     once = AioConfig(retries={"total_max_attempts": 1})
     async with session.client("s3", endpoint_url=address.endpoint, config=once) as client:
@@ -115,7 +119,7 @@ async def read(bootstrap: str, topic: str, group: str, count: int) -> list[bytes
 
 
 async def test_mongodb_supports_transactions_and_majority_writes(stack: LocalStack) -> None:
-    async with AsyncMongoClient(stack.mongodb_url, w="majority") as client:
+    async with AsyncMongoClient[dict[str, Any]](stack.mongodb_url, w="majority") as client:
         box = client["probe"]["box"]
         await box.insert_one({"_id": "before"})
         async with client.start_session() as session:
@@ -130,7 +134,7 @@ async def test_mongodb_supports_transactions_and_majority_writes(stack: LocalSta
 async def test_mongodb_closes_the_files_of_dropped_collections(stack: LocalStack) -> None:
     """It keeps one file a collection and one an index; how many a process may open is limited."""
     files = psutil.Process(stack.pids()["mongodb"]).num_fds
-    async with AsyncMongoClient(stack.mongodb_url, w="majority") as client:
+    async with AsyncMongoClient[dict[str, Any]](stack.mongodb_url, w="majority") as client:
         before = files()
         for number in range(50):
             await client["dropped"].create_collection(f"c{number}")
@@ -145,7 +149,7 @@ async def test_mongodb_closes_the_files_of_dropped_collections(stack: LocalStack
 
 
 async def test_mongodb_after_sigkill_has_acknowledged_writes(stack: LocalStack) -> None:
-    async with AsyncMongoClient(stack.mongodb_url, w="majority", journal=True) as client:
+    async with AsyncMongoClient[dict[str, Any]](stack.mongodb_url, w="majority", journal=True) as client:
         await client["probe"]["kept"].insert_one({"_id": 1})
         await stack.kill("mongodb")
         assert "mongodb" not in stack.pids()
@@ -256,7 +260,7 @@ async def test_restart_keeps_data_and_free_ports_and_leaves_no_process(broker: B
             took = time.monotonic() - began
             addresses.append(stack.environment())
             pids = stack.pids()
-            async with AsyncMongoClient(stack.mongodb_url) as client:
+            async with AsyncMongoClient[dict[str, Any]](stack.mongodb_url) as client:
                 await client["probe"]["runs"].insert_one({"_id": run})
                 seen["mongodb"] = await client["probe"]["runs"].count_documents({})
             async with s3_client(stack.s3) as s3:

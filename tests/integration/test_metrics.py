@@ -1,5 +1,7 @@
 """The services export the metrics that dashboards and alerts read, after objects were processed."""
 
+from functools import partial
+
 import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -47,7 +49,7 @@ async def exported(services: Services) -> dict[str, Samples]:
     for _ in range(2):
         created = await client.post(f"/v1/buckets/{bucket}/objects", body, auto_process="true")
         path = f"/v1/buckets/{bucket}/objects/{created['object_id']}"
-        await eventually(lambda path=path: completed(client, path))
+        await eventually(partial(completed, client, path))
     await api.close()
 
     async def find_samples() -> dict[str, Samples] | None:

@@ -7,6 +7,7 @@ import re
 import secrets
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import aiohttp
@@ -179,7 +180,7 @@ async def test_events_replay_publishes_the_events_of_stored_objects(api: Api, se
         ids.append((await client.post(f"/v1/buckets/{bucket}/objects", body, auto_process="true"))["object_id"])
     for object_id in ids:
         path = f"/v1/buckets/{bucket}/objects/{object_id}"
-        await eventually(lambda path=path: completed(client, path))
+        await eventually(partial(completed, client, path))
 
     prefix = "bucketline."
     topics = [prefix + topic.name for topic in (OBJECTS, MIRRORED, STATUS)]

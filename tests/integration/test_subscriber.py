@@ -46,7 +46,7 @@ async def test_a_subscriber_sees_the_events_of_one_object_in_order(services: Ser
 
 
 def kind(record: "ConsumerRecord[bytes, bytes]") -> str:
-    return dict(record.headers)["ce_type"].decode()
+    return str(dict(record.headers)["ce_type"], "utf-8")
 
 
 async def records_of(bootstrap: str, object_id: str) -> list["ConsumerRecord[bytes, bytes]"]:

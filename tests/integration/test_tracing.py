@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -135,7 +135,7 @@ async def test_objects_of_a_batch_keep_their_traces_and_are_linked_to_their_unit
     parents = [f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01" for _ in range(4)]
     bodies = [{"blobs": [{"property": "note", "type": "text", "data": f"n{n}"}], "name": str(n)} for n in range(4)]
 
-    async def create(body: dict[str, object], parent: str) -> str:
+    async def create(body: Mapping[str, object], parent: str) -> str:
         headers = {"Authorization": f"Bearer {ADMIN_KEY}", "X-Namespace": namespace, "traceparent": parent}
         url = f"{traced.api.url}/v1/buckets/{bucket}/objects"
         async with aiohttp.ClientSession() as session, session.post(url, json=body, headers=headers) as answer:

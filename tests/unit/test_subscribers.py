@@ -77,7 +77,7 @@ class Service:
 
 
 def status(object_id: str, rank: int, status: Status) -> ObjectStatusChanged:
-    return ObjectStatusChanged(object_id=object_id, **OBJECT, run_id=1, sequence=rank, status=status, occurred_at=AT)  # type: ignore[arg-type]  # pydantic checks them
+    return ObjectStatusChanged(object_id=object_id, **OBJECT, run_id=1, sequence=rank, status=status, occurred_at=AT)
 
 
 async def test_processor_schedules_units() -> None:
@@ -117,7 +117,7 @@ async def test_batcher_leaves_its_own_completions_and_processing_statuses_alone(
 
 async def test_batcher_plans_mirrored_objects_and_adds_other_drafts_to_windows() -> None:
     found = {"a": {"mirror": {"state": "done"}}, "b": {"mirror": {"state": "pending"}}}
-    planner = Calls(plan_ready_objects=set())
+    planner: Any = Calls(plan_ready_objects=set())
     planner.objects = Calls(get_many=found)
     windowing = Calls()
     dependencies = {"planner": planner, "canceling": Calls(), "progress": Calls(), "windowing": windowing}

@@ -38,6 +38,12 @@ async def get_caller(request: Request, _: ApiKey) -> Principal:
     return caller
 
 
+async def get_namespace_identifier(header: NamespaceHeader, query: NamespaceQuery = None) -> str | None:
+    """Return the id or name of the namespace that the request names, if any."""
+    return header or query
+
+
+NamespaceIdentifier = Annotated[str | None, Depends(get_namespace_identifier)]
 ContainerDep = Annotated[Container, Depends(get_container)]
 CallerDep = Annotated[Principal, Depends(get_caller)]
 
@@ -97,12 +103,9 @@ def require_namespace(permission: Permission) -> Callable[..., Awaitable[Namespa
     """Return a dependency: the caller with this permission in the namespace of the request."""
 
     async def namespace_scope(
-        container: ContainerDep,
-        caller: CallerDep,
-        header: NamespaceHeader,
-        query: NamespaceQuery = None,
+        container: ContainerDep, caller: CallerDep, identifier: NamespaceIdentifier
     ) -> NamespaceScope:
-        return await resolve_namespace(container, caller, permission, header or query)
+        return await resolve_namespace(container, caller, permission, identifier)
 
     return namespace_scope
 

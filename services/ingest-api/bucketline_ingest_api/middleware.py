@@ -63,6 +63,7 @@ class EdgeMiddleware:
         self._body_limiter = body_limiter
 
     async def __call__(self, original: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
         if original["type"] != "http":
             await self._app(original, receive, send)
             return

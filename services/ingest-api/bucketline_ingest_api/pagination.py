@@ -1,6 +1,6 @@
 """Lists, their totals and time limits: every list is one query over scope, filters, search, order and page."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
@@ -80,16 +80,15 @@ class Page(Generic[D]):
     total: int
 
 
-def field_mapper(renamed: Mapping[str, str], *, unchanged: Sequence[str] = (), under: str = "unknown") -> FieldPath:
+def field_mapper(renamed: Mapping[str, str], *, unchanged: Collection[str] = (), under: str = "unknown") -> FieldPath:
     """Return the mapping from wire names to stored paths, decided by the first part of a name.
 
     Names that are neither ``renamed`` nor ``unchanged`` are looked up below ``under``.
     """
-    names = {**dict(zip(unchanged, unchanged, strict=True)), **renamed}
 
     def path(name: str) -> str:
         root, dot, rest = name.partition(".")
-        stored = names.get(root)
+        stored = renamed.get(root, root if root in unchanged else None)
         return f"{under}.{name}" if stored is None else f"{stored}{dot}{rest}"
 
     return path

@@ -33,18 +33,18 @@ _ID_LIKE = re.compile(r"(?:ns_[a-z0-9]{6,40}|(?:bkt|col)_[a-z0-9]{20})")
 
 
 def _validate_name(value: str) -> str:
-    """Refuse names that could not be used in a path, or that could be taken for an id.
+    """Reject names that cannot be used in a path or that look like an id.
 
     Servers and proxies decode ``%2F`` and resolve ``..`` before a route is matched, and an id wins over a name.
     """
     if not value.isprintable() or value != value.strip():
-        raise ValueError("a name has printable characters only and no blanks around it")
+        raise ValueError("a name may only have printable characters, without surrounding spaces")
     if forbidden := _NOT_IN_PATHS.intersection(value):
-        raise ValueError(f"a name cannot hold {' '.join(sorted(forbidden))}: it could not be addressed in a path")
+        raise ValueError(f"a name must not contain {' '.join(sorted(forbidden))}, because it is used in paths")
     if value in (".", ".."):
-        raise ValueError(f"{value!r} is a step in a path and cannot be a name")
+        raise ValueError(f"{value!r} cannot be a name, because it is a relative path")
     if _ID_LIKE.fullmatch(value):
-        raise ValueError(f"{value!r} looks like an id: it could be taken for another resource")
+        raise ValueError(f"{value!r} cannot be a name, because it looks like an id")
     return value
 
 
@@ -133,7 +133,7 @@ def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 class Pagination(ResponseBody):
-    """Where the page is in the list. ``total`` and ``total_pages`` are set with ``include_total`` only."""
+    """The position of the page in the list. ``total`` and ``total_pages`` are set only with ``include_total``."""
 
     total: int | None = None
     page: int | None = None
@@ -160,7 +160,7 @@ class SortSpec(RequestBody):
 
 
 class ListBody(RequestBody):
-    """The body of a list route. Every key is optional and takes precedence over its namesake in the query string."""
+    """The body of a list route. Every key is optional and takes precedence over the query parameter of its name."""
 
     model_config = example(
         {
@@ -223,7 +223,7 @@ async def parse_list_query(
 Paging = Annotated[ListQuery, Depends(parse_list_query)]
 
 
-# Fields of the contract that this deployment does not support. They are refused, because ignoring them would silently
+# Fields of the contract that this deployment does not support. They are rejected, because ignoring them would silently
 # change the result. Official clients send null, false, or an empty object or list by default: those are accepted.
 
 
@@ -231,15 +231,15 @@ def _empty_to_none(value: object) -> object:
     return None if value is False or value in ({}, []) else value
 
 
-def _refuse_value(value: object) -> object:
+def _reject_value(value: object) -> object:
     if value:
-        raise ValueError("this is not supported here: leave it out")
+        raise ValueError("this is not supported: leave it out")
     return value
 
 
 Unsupported = Annotated[None, BeforeValidator(_empty_to_none)]
 """A field of a body that must be absent, null, false or empty."""
 
-UnsupportedFlag = Annotated[bool | None, AfterValidator(_refuse_value)]
-UnsupportedText = Annotated[str | None, AfterValidator(_refuse_value)]
+UnsupportedFlag = Annotated[bool | None, AfterValidator(_reject_value)]
+UnsupportedText = Annotated[str | None, AfterValidator(_reject_value)]
 """Parameters of the query that must be absent, or false and empty."""

@@ -17,25 +17,25 @@ def _origins(value: str) -> str:
 
 
 class ApiSettings(ApiKeySettings):
-    """Who may call, how often, and how much comes with a request."""
+    """Access, rate limits and the size of requests."""
 
     key: SecretStr | None = None
-    """The bootstrap key: ADMIN, every namespace. It always works and is never stored."""
+    """The bootstrap key. It has all permissions in every namespace, is always valid and never stored."""
     key_cache_seconds: Seconds = 30.0
-    """How long a replica remembers a key, and so a revoked one."""
+    """How long a replica caches a key, and so how long a revoked key may still work."""
     namespace_cache_seconds: Seconds = 2.0
-    """The same for namespaces and buckets; deletions wait for it. Alike on all replicas."""
+    """How long a replica caches namespaces and buckets. Deletions wait for it. Use the same value on all replicas."""
     rate_limit: Annotated[int, Field(ge=0)] = 0
-    """Requests a window and key; 0 switches limits off."""
+    """Requests per window and API key; 0 disables rate limiting."""
     rate_window_seconds: Count = 60
-    """The length of such a window."""
+    """Length of a rate-limiting window."""
     inline_staging_threshold_bytes: Annotated[int, Field(ge=0)] = 256 * 1024
-    """Inline content above this goes to S3 before the object is written."""
+    """Inline content above this size is stored in S3 before the object is written."""
     max_inline_bytes: Count = 50 * 1024 * 1024
-    """Most inline content of a blob."""
+    """Limit on the inline content of a blob."""
     allow_file_sources: bool = False
-    """Accept blobs with a ``file://`` source; dedup reads them below its ``file_roots`` only."""
+    """Accept blobs with a ``file://`` source. Dedup reads them only below its ``file_roots``."""
     cors_origins: Annotated[str, AfterValidator(_origins)] = ""
-    """Origins, separated by commas, whose pages may call this API from a browser; ``*`` is any. Empty: none."""
+    """Comma-separated origins whose pages may call the API from a browser; ``*`` allows all, empty allows none."""
     async_confirm_threshold_bytes: Count = 100 * 1024 * 1024
-    """An upload of this size or more is confirmed in the background."""
+    """Uploads of at least this size are confirmed in the background."""

@@ -4,12 +4,13 @@ Both are synchronous: tests call them through :func:`call`, so that the services
 """
 
 import asyncio
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, ParamSpec, Protocol, Self, TypeVar
 
 import pytest
 from mixpeek import ApiClient, Configuration, Mixpeek
 from tests.conftest import Api
+from tests.waiting import present
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -18,6 +19,28 @@ R = TypeVar("R")
 async def call(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     """One call of a client, in a thread."""
     return await asyncio.to_thread(function, *args, **kwargs)
+
+
+async def call_list(function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> dict[str, Any]:
+    """Call a list method of the hand-written client, which returns a page although its annotation says a list."""
+    page = await call(function, *args, **kwargs)
+    assert isinstance(page, dict)
+    return page
+
+
+class Parsed(Protocol):
+    """A generated model, which parses itself."""
+
+    @classmethod
+    def from_dict(cls, obj: dict[str, Any] | None, /) -> Self | None: ...
+
+
+M = TypeVar("M", bound=Parsed)
+
+
+def parse(model: type[M], body: Mapping[str, object]) -> M:
+    """Return ``body`` as a model of the generated client."""
+    return present(model.from_dict(dict(body)))
 
 
 class Sdk:

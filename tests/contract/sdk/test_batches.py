@@ -9,8 +9,8 @@ from mixpeek.api.bucket_batches_api import BucketBatchesApi
 from mixpeek.api.tasks_api import TasksApi
 from mixpeek.exceptions import BadRequestException, NotFoundException, UnprocessableEntityException
 from tests.conftest import Api
-from tests.contract.sdk.conftest import Sdk, call
-from tests.waiting import eventually
+from tests.contract.sdk.conftest import Sdk, call, parse
+from tests.waiting import eventually, present
 
 from bucketline.domain.status import FINAL
 
@@ -36,7 +36,7 @@ class Batching:
         return [row["object_id"] for row in made["succeeded"]]
 
     async def create(self, body: dict[str, Any], **query: Any) -> models.BatchModel:
-        request = models.CreateBatchRequest.from_dict(body)
+        request = parse(models.CreateBatchRequest, body)
         return await call(self.batches.create_batch_buckets_batches, self.bucket, request, **query)
 
     async def submit(self, batch_id: str) -> models.TaskResponse:
@@ -48,7 +48,7 @@ class Batching:
     async def over(self, batch_id: str) -> models.BatchModel:
         async def found() -> Any:
             batch = await self.get(batch_id)
-            return batch if batch.status in FINAL else None
+            return batch if present(batch.status).value in FINAL else None
 
         return await eventually(found)
 
@@ -109,7 +109,7 @@ async def test_from_draft_to_done(batching: Batching) -> None:
     for late in (batching.submit(batch_id),):
         with pytest.raises(BadRequestException) as refused:
             await late
-        assert refused.value.data.error.details["status"] == "COMPLETED"
+        assert present(refused.value.data).error.details["status"] == "COMPLETED"
     with pytest.raises(BadRequestException):
         await call(batching.batches.add_objects_to_batch_buckets_batches, batching.bucket, batch_id, request)
 
@@ -125,6 +125,7 @@ async def test_by_filter(batching: Batching) -> None:
     with pytest.raises(BadRequestException):
         await batching.create({"filters": {"AND": [{"field": "state", "operator": "eq", "value": "paid"}]}})
     path = f"/v1/buckets/{batching.bucket}/batches"
+    wrong: dict[str, Any]
     for wrong in ({}, {"object_ids": chosen, "filters": filters}, {"object_ids": []}, {"filters": {"AND": 1}}):
         with pytest.raises(Exception, match="422"):
             await batching.plain.post(path, wrong)
@@ -134,7 +135,7 @@ async def test_objects_and_collections_must_be_there(batching: Batching) -> None
     ids = await batching.objects(1)
     with pytest.raises(NotFoundException) as refused:
         await batching.create({"object_ids": [*ids, "obj_nobody"]})
-    assert refused.value.data.error.details["ids"] == ["obj_nobody"]
+    assert present(refused.value.data).error.details["ids"] == ["obj_nobody"]
     taken = await batching.create({"object_ids": [*ids, "obj_nobody"]}, skip_validation=True)
     await batching.submit(str(taken.batch_id))
     done = await batching.over(str(taken.batch_id))
@@ -175,13 +176,11 @@ async def test_lists(batching: Batching) -> None:
     listed = await call(batching.batches.list_batches_buckets, batching.bucket)
     assert [row.batch_id for row in listed.results] == made[::-1]
     assert listed.total_count == 3
-    drafts = models.ListBatchesRequest.from_dict({"status": "DRAFT", "limit": 1})
+    drafts = parse(models.ListBatchesRequest, {"status": "DRAFT", "limit": 1})
     page = await call(batching.batches.list_batches_buckets, batching.bucket, list_batches_request=drafts)
     assert (page.total_count, [row.batch_id for row in page.results]) == (2, [made[2]])
     assert page.pagination is not None
-    rest = models.ListBatchesRequest.from_dict(
-        {"status": "DRAFT", "limit": 1, "cursor": page.pagination["next_cursor"]}
-    )
+    rest = parse(models.ListBatchesRequest, {"status": "DRAFT", "limit": 1, "cursor": page.pagination["next_cursor"]})
     page = await call(batching.batches.list_batches_buckets, batching.bucket, list_batches_request=rest)
     assert [row.batch_id for row in page.results] == [made[1]]
 
@@ -235,9 +234,9 @@ async def test_cancelling(batching: Batching) -> None:
 async def test_metadata_and_deletion(batching: Batching) -> None:
     ids = await batching.objects(1)
     batch_id = str((await batching.create({"object_ids": ids, "metadata": {"a": 1}})).batch_id)
-    request = models.PatchBatchRequest.from_dict({"metadata": {"source": "test"}})
+    request = parse(models.PatchBatchRequest, {"metadata": {"source": "test"}})
     changed = await call(batching.batches.patch_batch_buckets_batches, batching.bucket, batch_id, request)
-    assert changed.metadata.to_dict() == {"source": "test"}
+    assert present(changed.metadata).to_dict() == {"source": "test"}
     deleted = await call(batching.batches.delete_batch_buckets_batches, batching.bucket, batch_id)
     assert deleted.success
     with pytest.raises(NotFoundException):
@@ -265,12 +264,12 @@ async def test_what_failed_can_be_told_and_retried(failing: Batching) -> None:
     none = await call(failing.mixpeek.batches.failed_documents, failing.bucket, batch_id, tier_num=5)
     assert none["results"] == []
 
-    transient = models.RetryBatchRequest.from_dict({"retry_mode": "transient_only"})
+    transient = parse(models.RetryBatchRequest, {"retry_mode": "transient_only"})
     untouched = await call(
         failing.batches.retry_batch_buckets_batches, failing.bucket, batch_id, retry_batch_request=transient
     )
     assert untouched["retried_count"] == 0
-    everything = models.RetryBatchRequest.from_dict({"retry_mode": "all", "max_retry_count": 1})
+    everything = parse(models.RetryBatchRequest, {"retry_mode": "all", "max_retry_count": 1})
     started = await call(
         failing.batches.retry_batch_buckets_batches, failing.bucket, batch_id, retry_batch_request=everything
     )

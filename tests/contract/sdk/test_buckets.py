@@ -12,7 +12,7 @@ from mixpeek.exceptions import (
     UnprocessableEntityException,
 )
 from tests.conftest import Api
-from tests.contract.sdk.conftest import Sdk, call
+from tests.contract.sdk.conftest import Sdk, call, call_list, parse
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.stack
@@ -31,9 +31,7 @@ INVOICES = {
 
 
 def request(name: str, **more: Any) -> models.BucketCreateRequest:
-    found = models.BucketCreateRequest.from_dict({"bucket_name": name, "bucket_schema": INVOICES, **more})
-    assert found is not None
-    return found
+    return parse(models.BucketCreateRequest, {"bucket_name": name, "bucket_schema": INVOICES, **more})
 
 
 async def test_a_bucket_is_given_back_as_it_was_made(api: Api, sdk: Sdk) -> None:
@@ -97,7 +95,7 @@ async def test_lists_are_newest_first_and_paged_by_query_and_body(api: Api, sdk:
     for name in names:
         await call(buckets.create_bucket, request(name, metadata={"even": name[-1] in "024"}))
     newest = list(reversed(names))
-    whole = await call(client.buckets.list)
+    whole = await call_list(client.buckets.list)
     assert [row["bucket_name"] for row in whole["results"]] == newest
     assert whole["total_count"] == 5
     first = await call(buckets.list_buckets_get, limit=2)
@@ -155,9 +153,7 @@ async def test_a_schema_grows_freely_and_breaks_only_by_force(api: Api, sdk: Sdk
     await call(buckets.create_bucket, request("invoices", unique_key={"fields": ["sku"]}))
 
     def schema(**properties: Any) -> models.BucketPatchRequest:
-        found = models.BucketPatchRequest.from_dict({"bucket_schema": {"properties": properties}})
-        assert found is not None
-        return found
+        return parse(models.BucketPatchRequest, {"bucket_schema": {"properties": properties}})
 
     wider = await call(buckets.patch_bucket, "invoices", schema(**INVOICES["properties"], note={"type": "text"}))
     assert wider.bucket_schema is not None
@@ -251,7 +247,7 @@ async def test_a_deleted_bucket_is_gone_when_its_task_has_finished(api: Api, sdk
     for gone in (client.buckets.get, client.buckets.delete):
         with pytest.raises(Exception, match="404"):
             await call(gone, bucket)
-    assert (await call(client.documents.list, collection))["results"] == []
+    assert (await call_list(client.documents.list, collection))["results"] == []
     assert made["object_id"]
 
 

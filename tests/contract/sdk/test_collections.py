@@ -1,5 +1,6 @@
 """Collections and their documents through the official clients."""
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -8,8 +9,8 @@ from mixpeek.api.collection_documents_api import CollectionDocumentsApi
 from mixpeek.api.collections_api import CollectionsApi
 from mixpeek.exceptions import BadRequestException, ConflictException, NotFoundException
 from tests.conftest import PASSTHROUGH, Api
-from tests.contract.sdk.conftest import Sdk, call
-from tests.waiting import eventually
+from tests.contract.sdk.conftest import Sdk, call, call_list, parse
+from tests.waiting import eventually, present
 
 pytestmark = pytest.mark.stack
 
@@ -25,15 +26,14 @@ SCHEMA = {
 
 
 def request(name: str, source: dict[str, Any], **extractor: Any) -> models.CreateCollectionRequest:
-    found = models.CreateCollectionRequest.from_dict(
+    return parse(
+        models.CreateCollectionRequest,
         {
             "collection_name": name,
             "source": source,
             "feature_extractor": {**PASSTHROUGH, **extractor},
-        }
+        },
     )
-    assert found is not None
-    return found
 
 
 async def test_a_collection_is_given_back_as_it_was_made(api: Api, sdk: Sdk) -> None:
@@ -115,10 +115,10 @@ async def test_names_are_taken_once_and_free_after_deletion(api: Api, sdk: Sdk) 
     with pytest.raises(ConflictException) as refused:
         await call(collections.create_collection, wanted)
     assert "collection_name_taken" in str(refused.value.body)
-    deleted = await call(collections.delete_collection, "docs")
+    deleted: Any = await call(collections.delete_collection, "docs")
     assert deleted["success"] is True
     with pytest.raises(NotFoundException):
-        await call(collections.get_collection, first.collection_id)
+        await call(collections.get_collection, present(first.collection_id))
     again = await call(collections.create_collection, wanted)
     assert again.collection_id != first.collection_id
 
@@ -129,7 +129,7 @@ async def test_lists_and_changes(api: Api, sdk: Sdk) -> None:
     collections, client = sdk.generated(CollectionsApi, namespace), sdk.mixpeek(namespace)
     for number in range(3):
         await call(collections.create_collection, request(f"docs-{number}", {"type": "bucket", "bucket_ids": [bucket]}))
-    whole = await call(client.collections.list)
+    whole = await call_list(client.collections.list)
     assert [row["collection_name"] for row in whole["results"]] == ["docs-2", "docs-1", "docs-0"]
     assert whole["total_count"] == 3
     page = await call(collections.list_collections_get, limit=2)
@@ -179,7 +179,7 @@ async def test_documents_of_a_triggered_collection(api: Api, sdk: Sdk) -> None:
     assert triggered.batch_id is not None
     await eventually(lambda: _completed(client, triggered.task_id), deadline=60)
 
-    listed = await call(client.documents.list, collection)
+    listed = await call_list(client.documents.list, collection)
     assert sorted(row["name"] for row in listed["results"]) == ["Cleo", "ada", "bob"]
     counted = await call(documents.count_documents, collection)
     assert (counted.collection_id, counted.count) == (collection, 3)
@@ -187,7 +187,7 @@ async def test_documents_of_a_triggered_collection(api: Api, sdk: Sdk) -> None:
     paged = []
     cursor = None
     while True:
-        page = await call(client.documents.list, collection, page_size=2, cursor=cursor)
+        page = await call_list(client.documents.list, collection, page_size=2, cursor=cursor)
         paged += [row["document_id"] for row in page["results"]]
         if (cursor := page["pagination"]["next_cursor"]) is None:
             break
@@ -200,9 +200,9 @@ async def test_documents_of_a_triggered_collection(api: Api, sdk: Sdk) -> None:
     )
     [bob] = by_object["results"]
     assert bob["name"] == "bob"
-    insensitive = await call(client.documents.list, collection, filters={"name": "CLEO"})
+    insensitive = await call_list(client.documents.list, collection, filters={"name": "CLEO"})
     assert [row["name"] for row in insensitive["results"]] == ["Cleo"]
-    ordered = await call(client.documents.list, collection, sort={"field": "name", "direction": "desc"})
+    ordered = await call_list(client.documents.list, collection, sort={"field": "name", "direction": "desc"})
     assert [row["name"] for row in ordered["results"]] == ["bob", "ada", "Cleo"]
 
     one = await call(documents.get_document, collection, bob["document_id"], return_presigned_urls=True)
@@ -221,7 +221,7 @@ async def test_documents_of_a_triggered_collection(api: Api, sdk: Sdk) -> None:
     assert len(parsed.results) == parsed.pagination.total == parsed.total_documents == 2
 
     await call(client.collections.delete, collection)
-    assert (await call(sdk.mixpeek(namespace).collections.list))["results"] == []
+    assert (await call_list(sdk.mixpeek(namespace).collections.list))["results"] == []
 
 
 async def test_a_trigger_takes_the_objects_that_it_names(api: Api, sdk: Sdk) -> None:
@@ -238,8 +238,8 @@ async def test_a_trigger_takes_the_objects_that_it_names(api: Api, sdk: Sdk) -> 
     )
     assert (one["object_count"], two["object_count"]) == (1, 2)
     for triggered in (one, two):
-        await eventually(lambda task=triggered["task_id"]: _completed(client, task), deadline=60)
-    listed = await call(client.documents.list, collection)
+        await eventually(partial(_completed, client, triggered["task_id"]), deadline=60)
+    listed = await call_list(client.documents.list, collection)
     assert sorted(row["name"] for row in listed["results"]) == ["a", "b", "c"]
     for refused in ({"include_buckets": ["elsewhere"]}, {"object_ids": ["obj_nowhere"]}):
         with pytest.raises(Exception, match=r"40[04]"):
@@ -266,7 +266,7 @@ async def test_several_source_buckets_are_left_to_a_task(api: Api, sdk: Sdk) -> 
     assert task["additional_data"]["object_count"] == 2
 
     async def both() -> bool:
-        listed = await call(client.documents.list, collection["collection_id"])
+        listed = await call_list(client.documents.list, collection["collection_id"])
         return sorted(row["name"] for row in listed["results"]) == ["left", "right"]
 
     await eventually(both, deadline=60)
@@ -290,7 +290,7 @@ async def test_a_collection_may_read_a_collection(api: Api, sdk: Sdk) -> None:
     triggered = await call(client.collections.trigger, first)
     assert triggered["total_tiers"] == 2
     await eventually(lambda: _completed(client, triggered["task_id"]), deadline=60)
-    [document] = (await call(client.documents.list, second["collection_id"]))["results"]
+    [document] = (await call_list(client.documents.list, second["collection_id"]))["results"]
     assert document["name"] == "ada"
     again = await call(client.collections.trigger, second["collection_id"])
     assert again["source_bucket_ids"] == [bucket]

@@ -9,7 +9,7 @@ from mixpeek.api.buckets_api import BucketsApi
 from mixpeek.api.organization_api_keys_api import OrganizationAPIKeysApi
 from mixpeek.exceptions import ConflictException, ForbiddenException, NotFoundException, UnauthorizedException
 from tests.conftest import Api
-from tests.contract.sdk.conftest import Sdk, call
+from tests.contract.sdk.conftest import Sdk, call, parse
 
 pytestmark = pytest.mark.stack
 
@@ -21,14 +21,14 @@ def someone() -> str:
 async def test_a_key_is_made_listed_rotated_and_revoked(api: Api, sdk: Sdk) -> None:
     keys, user = sdk.generated(OrganizationAPIKeysApi), someone()
     namespace = await api.namespace()
-    wanted = models.APIKeyCreateRequest.from_dict(
+    wanted = parse(
+        models.APIKeyCreateRequest,
         {
             "name": "scanner",
             "permissions": ["read", "write"],
             "scopes": [{"resource_type": "namespace", "resource_id": namespace}],
-        }
+        },
     )
-    assert wanted is not None
     made = await call(keys.create_key_organizations_users_email, user, wanted)
     assert made.key.startswith("sk_")
     assert made.permissions == [models.Permission.READ, models.Permission.WRITE]

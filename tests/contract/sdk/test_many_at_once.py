@@ -10,8 +10,8 @@ from mixpeek.api.collection_documents_api import CollectionDocumentsApi
 from mixpeek.api.health_api import HealthApi
 from mixpeek.exceptions import NotFoundException, UnprocessableEntityException
 from tests.conftest import Api
-from tests.contract.sdk.conftest import Sdk, call
-from tests.waiting import eventually
+from tests.contract.sdk.conftest import Sdk, call, parse
+from tests.waiting import eventually, present
 
 from bucketline.domain.status import FINAL
 
@@ -29,7 +29,8 @@ async def test_many_at_once_through_the_official_clients(api: Api, sdk: Sdk) -> 
     objects = sdk.generated(BucketObjectsApi, namespace)
     batches = sdk.generated(BucketBatchesApi, namespace)
 
-    request = models.ObjectAggregationRequest.from_dict(
+    request = parse(
+        models.ObjectAggregationRequest,
         {
             "group_by": [{"field": "name"}],
             "aggregations": [
@@ -42,7 +43,7 @@ async def test_many_at_once_through_the_official_clients(api: Api, sdk: Sdk) -> 
             "having": [{"field": "count", "operator": "gte", "value": 1}],
             "sort_by": "total",
             "limit": 10,
-        }
+        },
     )
     sums = await call(objects.aggregate_objects_buckets, bucket, request)
     assert sums.total_groups == 2
@@ -56,13 +57,13 @@ async def test_many_at_once_through_the_official_clients(api: Api, sdk: Sdk) -> 
     assert every["submitted"] == 1
     assert every["batches"][0]["batch_id"] == draft["batch_id"]
 
-    bulk = models.BulkSubmitBatchesRequest.from_dict({"chunk_size": 4})
+    bulk = parse(models.BulkSubmitBatchesRequest, {"chunk_size": 4})
     submitted = await call(batches.bulk_submit_batches_buckets, bucket, bulk)
     assert (submitted.total_objects, submitted.total_batches, submitted.failed) == (6, 2, 0)
 
     async def over() -> bool:
         found = [await call(batches.get_batch_buckets_batches, bucket, row.batch_id) for row in submitted.batches]
-        return all(batch.status in FINAL for batch in found)
+        return all(present(batch.status).value in FINAL for batch in found)
 
     await eventually(over)
 
@@ -74,14 +75,15 @@ async def test_many_at_once_through_the_official_clients(api: Api, sdk: Sdk) -> 
     changed = await call(documents.update_document, collection, document_id, {"metadata": {"b": None, "c": 2}})
     assert changed.additional_properties["metadata"] == {"c": 2}
     assert changed.internal is not None
-    changed = await call(sdk.mixpeek(namespace).documents.update, collection, document_id, update_data={"label": "b"})
-    assert changed["label"] == "b"
+    update = sdk.mixpeek(namespace).documents.update
+    relabeled = await call(update, collection, document_id, update_data={"label": "b"})
+    assert relabeled["label"] == "b"
     with pytest.raises(UnprocessableEntityException):
         await call(documents.patch_document, collection, document_id, {"document_id": "doc_x"})
     with pytest.raises(NotFoundException):
         await call(documents.update_document, collection, "doc_unknown", {"a": 1})
 
-    gone = models.BulkSoftDeleteRequest.from_dict({"object_ids": [*ids[:2], "obj_unknown"], "reason": "test"})
+    gone = parse(models.BulkSoftDeleteRequest, {"object_ids": [*ids[:2], "obj_unknown"], "reason": "test"})
     deleted = await call(objects.bulk_soft_delete_objects_buckets, bucket, gone)
     assert (deleted.soft_deleted, deleted.requested, deleted.collections) == (2, 3, 1)
     left = await plain.post(f"/v1/buckets/{bucket}/objects/list", {})

@@ -12,7 +12,7 @@ from mixpeek import BucketObjectsApi
 from mixpeek.exceptions import BadRequestException, ConflictException, NotFoundException
 from mixpeek.models.create_object_request import CreateObjectRequest
 from tests.conftest import Api
-from tests.contract.sdk.conftest import Sdk, call
+from tests.contract.sdk.conftest import Sdk, call, parse
 from tests.contract.sdk.wire import Reply, Wire
 from tests.waiting import eventually
 
@@ -38,7 +38,7 @@ class Keyed:
     wire: Wire
 
     async def send(self, policy: str | None = None, **body: Any) -> Reply:
-        query = {} if policy is None else {"policy": policy}
+        query: dict[str, Any] = {} if policy is None else {"policy": policy}
         return await self.wire("POST", f"/v1/buckets/{self.bucket}/objects", {"title": "t", **body}, **query)
 
     async def get(self, object_id: str) -> Reply:
@@ -82,7 +82,7 @@ async def test_what_each_policy_does_with_a_free_and_a_used_key(keyed: Keyed) ->
 
 async def test_the_generated_client_raises_what_each_refusal_is(keyed: Keyed, sdk: Sdk) -> None:
     objects = sdk.generated(BucketObjectsApi, keyed.namespace)
-    body = CreateObjectRequest.from_dict({"sku": "A", "title": "t"})
+    body = parse(CreateObjectRequest, {"sku": "A", "title": "t"})
     with pytest.raises(BadRequestException):
         await call(objects.create_object_buckets, keyed.bucket, body)
     with pytest.raises(NotFoundException):

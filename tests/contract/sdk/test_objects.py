@@ -17,9 +17,9 @@ from mixpeek.models.list_objects_request import ListObjectsRequest
 from mixpeek.models.list_objects_response import ListObjectsResponse
 from mixpeek.models.object_response import ObjectResponse
 from tests.conftest import Api
-from tests.contract.sdk.conftest import Sdk, call
+from tests.contract.sdk.conftest import Sdk, call, parse
 from tests.contract.sdk.wire import Wire
-from tests.waiting import eventually
+from tests.waiting import eventually, present
 
 pytestmark = pytest.mark.stack
 
@@ -52,10 +52,10 @@ class Place:
     def path(self) -> str:
         return f"/v1/buckets/{self.bucket}/objects"
 
-    async def create(self, body: dict[str, Any], **query: str) -> dict[str, Any]:
+    async def create(self, body: dict[str, Any], **query: Any) -> dict[str, Any]:
         reply = await self.wire("POST", self.path, body, **query)
         assert reply.status == 200, reply.body
-        assert ObjectResponse.from_dict(reply.body) is not None
+        parse(ObjectResponse, reply.body)
         found: dict[str, Any] = reply.body
         return found
 
@@ -73,7 +73,8 @@ def note(text: str, **more: object) -> dict[str, Any]:
 
 
 async def test_every_field_of_a_create_comes_back(place: Place) -> None:
-    request = CreateObjectRequest.from_dict(
+    request = parse(
+        CreateObjectRequest,
         {
             "key_prefix": "/2026/03/A-17",
             "blobs": [
@@ -91,20 +92,22 @@ async def test_every_field_of_a_create_comes_back(place: Place) -> None:
             "qty": 4,
             "vendor": {"name": "Acme"},
             "undeclared": [1, {"two": None}],
-        }
+        },
     )
     created = await call(place.objects.create_object_buckets, place.bucket, request)
-    found = await call(place.objects.get_object_buckets, place.bucket, created.object_id)
+    found = await call(place.objects.get_object_buckets, place.bucket, present(created.object_id))
     for shown in (created, found):
-        assert shown.status.value == "DRAFT"
+        assert present(shown.status).value == "DRAFT"
         assert shown.bucket_id == place.bucket
         assert shown.key_prefix == "/2026/03/A-17"
-        assert [blob.var_property for blob in shown.blobs] == ["note", "photo"]
-        assert shown.blobs[0].properties["author"] == "Ada"
-        assert shown.blobs[0].key_prefix == "n"
-        assert shown.edges[0].direction == "in"
-        assert shown.edges[0].additional_properties == {"weight": 3}
-        assert shown.source_details[0].source_id == place.bucket
+        first, second = present(shown.blobs)
+        assert (first.var_property, second.var_property) == ("note", "photo")
+        assert present(first.properties)["author"] == "Ada"
+        assert first.key_prefix == "n"
+        edge = present(shown.edges)[0]
+        assert edge.direction == "in"
+        assert edge.additional_properties == {"weight": 3}
+        assert present(shown.source_details)[0].source_id == place.bucket
         custom = shown.additional_properties
         assert custom["vendor"] == {"name": "Acme"}
         assert custom["undeclared"] == [1, {"two": None}]
@@ -112,9 +115,10 @@ async def test_every_field_of_a_create_comes_back(place: Place) -> None:
         assert custom["currency"] == "EUR", "the schema's default"
     assert created.document_count is None
     assert found.document_count == 0
-    assert created.consistency.retriever_visible == "after_processing"
-    assert created.consistency.next_actions[0]["action"] == "create_batch"
-    assert [b.blob_id for b in created.blobs] == [b.blob_id for b in found.blobs]
+    consistency = present(created.consistency)
+    assert consistency.retriever_visible == "after_processing"
+    assert present(consistency.next_actions)[0]["action"] == "create_batch"
+    assert [b.blob_id for b in present(created.blobs)] == [b.blob_id for b in present(found.blobs)]
 
 
 async def test_the_hand_written_client_uploads_and_lists(place: Place, sdk: Sdk) -> None:
@@ -228,7 +232,7 @@ async def test_a_body_that_is_not_json_is_refused(place: Place) -> None:
 
 async def test_the_generated_client_raises_on_faults_and_unknown_ids(place: Place) -> None:
     with pytest.raises(UnprocessableEntityException):
-        await call(place.objects.create_object_buckets, place.bucket, CreateObjectRequest.from_dict({"qty": "x"}))
+        await call(place.objects.create_object_buckets, place.bucket, parse(CreateObjectRequest, {"qty": "x"}))
     with pytest.raises(NotFoundException):
         await call(place.objects.get_object_buckets, place.bucket, "obj_missing")
     with pytest.raises(NotFoundException):
@@ -276,7 +280,7 @@ async def test_auto_process_names_the_batch_and_the_task(place: Place) -> None:
 
 async def test_a_batch_of_objects_has_a_result_for_each(place: Place) -> None:
     bodies = [note("one"), {"blobs": [{"property": "missing", "type": "text", "data": "two"}]}, note("three", qty=3)]
-    request = CreateObjectsBatchRequest.from_dict({"objects": bodies})
+    request = parse(CreateObjectsBatchRequest, {"objects": bodies})
     answer: CreateObjectsBatchResponse = await call(place.objects.create_objects_batch_buckets, place.bucket, request)
     assert (answer.total_requested, answer.succeeded_count, answer.failed_count) == (3, 2, 1)
     assert [row.object_index for row in answer.succeeded] == [0, 2]
@@ -334,10 +338,11 @@ async def test_a_stored_blob_can_be_downloaded(place: Place) -> None:
 
     url = await eventually(presigned)
     found = await call(place.objects.get_object_buckets, place.bucket, made["object_id"], return_presigned_urls=True)
-    blob = found.blobs[0]
-    assert blob.properties["presigned_url"]
-    assert blob.properties["url"].startswith("s3://")
-    assert blob.details.hash == f"sha256:{hashlib.sha256(b'read me back').hexdigest()}"
+    [blob] = present(found.blobs)
+    properties = present(blob.properties)
+    assert properties["presigned_url"]
+    assert properties["url"].startswith("s3://")
+    assert present(blob.details).hash == f"sha256:{hashlib.sha256(b'read me back').hexdigest()}"
     async with aiohttp.ClientSession() as session, session.get(url) as answer:
         assert await answer.read() == b"read me back"
     plain = await place.wire("GET", path)
@@ -358,24 +363,26 @@ async def test_a_stored_blob_can_be_downloaded(place: Place) -> None:
 async def test_created_object_has_details_at_once_and_they_stay(
     place: Place, sdk: Sdk, blob: dict[str, Any], content: bytes
 ) -> None:
-    request = CreateObjectRequest.from_dict({"blobs": [blob]})
-    assert request is not None
+    request = parse(CreateObjectRequest, {"blobs": [blob]})
     made = await call(place.objects.create_object_buckets, place.bucket, request)
-    first = made.blobs[0]
-    assert first.details.size_bytes == len(content)
-    assert first.details.hash == f"sha256:{hashlib.sha256(content).hexdigest()}"
+    [first] = present(made.blobs)
+    details = present(first.details)
+    assert details.size_bytes == len(content)
+    assert details.hash == f"sha256:{hashlib.sha256(content).hexdigest()}"
 
     async def mirrored() -> Any:
-        found = await call(place.objects.get_object_buckets, place.bucket, made.object_id, return_presigned_urls=True)
-        return found.blobs[0] if found.blobs[0].presigned_url else None
+        object_id = present(made.object_id)
+        found = await call(place.objects.get_object_buckets, place.bucket, object_id, return_presigned_urls=True)
+        [blob] = present(found.blobs)
+        return blob if blob.presigned_url else None
 
     stored = await eventually(mirrored)
     assert (stored.details.size_bytes, stored.details.hash, stored.details.filename) == (
-        first.details.size_bytes,
-        first.details.hash,
-        first.details.filename,
+        details.size_bytes,
+        details.hash,
+        details.filename,
     )
-    assert stored.properties["url"] == first.properties["url"]
+    assert stored.properties["url"] == present(first.properties)["url"]
     by_hand = await call(sdk.mixpeek(place.namespace).buckets.upload, place.bucket, blobs=[blob])
     assert by_hand["blobs"][0]["details"]["size_bytes"] == len(content)
 
@@ -440,7 +447,7 @@ async def test_lists_page_by_cursor_and_by_number(place: Place) -> None:
     while True:
         page = await call(place.objects.list_objects_get_buckets, place.bucket, limit=3, cursor=cursor)
         assert isinstance(page, ListObjectsResponse)
-        seen += [row.object_id for row in page.results]
+        seen += [present(row.object_id) for row in page.results]
         cursor = page.pagination.next_cursor
         if not cursor:
             break
@@ -477,7 +484,8 @@ async def test_lists_filter_sort_search_and_select(place: Place) -> None:
         assert reply.status == 200, reply.body
         return [row["sku"] for row in reply.body["results"]]
 
-    request = ListObjectsRequest.from_dict(
+    request = parse(
+        ListObjectsRequest,
         {
             "filters": {
                 "AND": [
@@ -486,7 +494,7 @@ async def test_lists_filter_sort_search_and_select(place: Place) -> None:
                 ]
             },
             "sort": {"field": "created_at", "direction": "desc"},
-        }
+        },
     )
     listed = await call(place.objects.list_objects_buckets, place.bucket, list_objects_request=request)
     assert [row.additional_properties["sku"] for row in listed.results] == ["A-2"]
@@ -505,7 +513,7 @@ async def test_lists_filter_sort_search_and_select(place: Place) -> None:
     )
     (only,) = selected.body["results"]
     assert only.keys() == {"object_id", "bucket_id", "status", "vendor"}
-    assert ListObjectsResponse.from_dict(selected.body) is not None
+    parse(ListObjectsResponse, selected.body)
     assert (await place.wire("POST", f"{place.path}/list", {"filters": {"AND": 3}})).status == 422
 
 
@@ -520,12 +528,13 @@ async def test_nothing_of_another_namespace_can_be_reached(place: Place, api: Ap
         for path in (theirs, ours):
             for method, body in (("GET", None), ("PATCH", {"a": 1}), ("PUT", {"metadata": {"a": 1}}), ("DELETE", None)):
                 assert (await wire(method, path, body)).status == 404, (method, path)
-        for method, path, body in (
+        attempts: list[tuple[str, str, object]] = [
             ("GET", place.path, None),
             ("POST", f"{place.path}/list", {}),
             ("POST", place.path, note("x")),
             ("POST", f"{place.path}/batch", {"objects": [note("x")]}),
             ("GET", f"/v1/objects/{made['object_id']}/documents", None),
-        ):
-            assert (await wire(method, path, body)).status == 404, (method, path)
+        ]
+        for method, path, content in attempts:
+            assert (await wire(method, path, content)).status == 404, (method, path)
     assert (await place.wire("GET", ours)).status == 200

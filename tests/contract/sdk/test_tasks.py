@@ -8,7 +8,7 @@ from mixpeek import models
 from mixpeek.api.tasks_api import TasksApi
 from mixpeek.exceptions import NotFoundException
 from tests.conftest import Api
-from tests.contract.sdk.conftest import Sdk, call
+from tests.contract.sdk.conftest import Sdk, call, call_list, parse
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.stack
@@ -52,14 +52,14 @@ async def busy(api: Api) -> Busy:
 async def test_both_kinds_are_merged_newest_first(busy: Busy, sdk: Sdk) -> None:
     expected = busy.tasks
     client, tasks = sdk.mixpeek(busy.namespace), sdk.generated(TasksApi, key=busy.key)
-    whole = await call(client.tasks.list, page_size=100)
+    whole = await call_list(client.tasks.list, page_size=100)
     assert [row["task_id"] for row in whole["results"]] == expected
     assert {row["task_type"] for row in whole["results"]} == {"api_buckets_batches_process", "api_buckets_delete"}
     for size in (1, 2, 3):
         found: list[str] = []
         cursor = None
         while True:
-            page = await call(client.tasks.list, page_size=size, **({"cursor": cursor} if cursor else {}))
+            page = await call_list(client.tasks.list, page_size=size, **({"cursor": cursor} if cursor else {}))
             found += [row["task_id"] for row in page["results"]]
             if (cursor := page["pagination"]["next_cursor"]) is None:
                 break
@@ -72,7 +72,7 @@ async def test_both_kinds_are_merged_newest_first(busy: Busy, sdk: Sdk) -> None:
         assert numbered == expected
     totalled = await call(tasks.list_tasks, limit=3, include_total=True)
     assert (totalled.pagination.total, totalled.pagination.total_pages) == (7, 3)
-    oldest = models.ListTasksRequest.from_dict({"sort": {"field": "created_at", "direction": "asc"}})
+    oldest = parse(models.ListTasksRequest, {"sort": {"field": "created_at", "direction": "asc"}})
     assert [row.task_id for row in (await call(tasks.list_tasks, list_tasks_request=oldest)).results] == expected[::-1]
 
 
@@ -91,11 +91,11 @@ async def test_filters_reach_both_kinds(busy: Busy, sdk: Sdk) -> None:
         ({"filters": {"AND": [{"field": "created_at", "operator": "lt", "value": "2020-01-01"}]}}, []),
     ]
     for body, wanted in cases:
-        found = await call(client.tasks.list, page_size=100, **body)
+        found = await call_list(client.tasks.list, page_size=100, **body)
         assert [row["task_id"] for row in found["results"]] == wanted, body
     for wrong in ({"status": "DONE"}, {"sort": {"field": "inputs"}}, {"filters": {"AND": 1}}):
         with pytest.raises(Exception, match="422"):
-            await call(client.tasks.list, **wrong)
+            await call_list(client.tasks.list, **wrong)
 
 
 async def test_a_forgotten_task_goes_on_out_of_sight(busy: Busy, sdk: Sdk) -> None:
@@ -109,11 +109,11 @@ async def test_a_forgotten_task_goes_on_out_of_sight(busy: Busy, sdk: Sdk) -> No
         with pytest.raises(NotFoundException):
             await call(tasks.get_task, task_id)
         assert (await call(client.tasks.delete, task_id))["success"] is True
-    listed = await call(client.tasks.list, page_size=100)
+    listed = await call_list(client.tasks.list, page_size=100)
     assert [row["task_id"] for row in listed["results"]] == expected[2:]
 
     async def all_buckets_deleted() -> bool:
-        return (await call(client.buckets.list))["total_count"] == 1
+        return bool((await call_list(client.buckets.list))["total_count"] == 1)
 
     await eventually(all_buckets_deleted)
 
@@ -124,6 +124,6 @@ async def test_a_draft_has_no_task(api: Api, sdk: Sdk) -> None:
     bucket = await api.bucket(namespace)
     made = await client.post(f"/v1/buckets/{bucket}/objects", {"name": "one"})
     await client.post(f"/v1/buckets/{bucket}/batches", {"object_ids": [made["object_id"]]})
-    assert (await call(sdk.mixpeek(namespace).tasks.list))["results"] == []
+    assert (await call_list(sdk.mixpeek(namespace).tasks.list))["results"] == []
     with pytest.raises(NotFoundException):
         await call(sdk.generated(TasksApi).get_task, "task_nowhere")

@@ -18,8 +18,8 @@ from mixpeek.exceptions import (
     UnprocessableEntityException,
 )
 from tests.conftest import Api
-from tests.contract.sdk.conftest import Sdk, call
-from tests.waiting import eventually
+from tests.contract.sdk.conftest import Sdk, call, parse
+from tests.waiting import eventually, present
 
 pytestmark = pytest.mark.stack
 
@@ -36,8 +36,7 @@ class Uploading:
 
     async def create(self, **more: Any) -> models.UploadResponse:
         body = {"filename": "a-17.pdf", "content_type": "application/pdf", **more}
-        request = models.CreateUploadRequest.from_dict(body)
-        assert request is not None
+        request = parse(models.CreateUploadRequest, body)
         return await call(self.uploads.create_upload_buckets, self.bucket, request)
 
     async def put(self, upload: models.UploadResponse, content: bytes = PDF, **headers: str) -> str:
@@ -47,7 +46,7 @@ class Uploading:
         return answered["ETag"]
 
     async def confirm(self, upload_id: str, body: Mapping[str, Any] | None = None, **query: Any) -> Any:
-        request = models.ConfirmUploadRequest.from_dict(dict(body)) if body else None
+        request = parse(models.ConfirmUploadRequest, dict(body)) if body else None
         return await call(
             self.uploads.confirm_upload_buckets, self.bucket, upload_id, confirm_upload_request=request, **query
         )
@@ -90,12 +89,15 @@ async def test_bytes_become_an_object(invoices: Uploading) -> None:
     assert found.additional_properties["sku"] == "A-17"
     assert "source" not in found.additional_properties
 
-    assert (found.blobs[0].details.size_bytes, found.blobs[0].details.filename) == (len(PDF), "a-17.pdf")
-    assert found.blobs[0].properties["url"].startswith("s3://")
+    [blob] = present(found.blobs)
+    details = present(blob.details)
+    assert (details.size_bytes, details.filename) == (len(PDF), "a-17.pdf")
+    assert present(blob.properties)["url"].startswith("s3://")
 
     async def mirrored() -> Any:
         obj = await call(objects.get_object_buckets, invoices.bucket, done.object_id)
-        return obj.blobs[0].details if obj.blobs[0].details.hash is not None else None
+        [blob] = present(obj.blobs)
+        return blob.details if blob.details and blob.details.hash is not None else None
 
     details = await eventually(mirrored)
     assert details.hash == f"sha256:{hashlib.sha256(PDF).hexdigest()}"
@@ -112,7 +114,8 @@ async def test_object_right_after_confirming_has_a_url_that_gives_its_bytes(invo
         invoices.bucket,
         list_uploads_request=models.ListUploadsRequest(return_presigned_urls=True),
     )
-    for url in (found.blobs[0].presigned_url, listed.results[0].presigned_url):
+    [blob] = present(found.blobs)
+    for url in (present(blob.presigned_url), present(listed.results[0].presigned_url)):
         async with aiohttp.ClientSession() as session, session.get(url) as answer:
             assert (answer.status, await answer.read()) == (200, PDF)
 
@@ -133,7 +136,7 @@ async def test_the_route_without_the_bucket(invoices: Uploading) -> None:
     await invoices.put(upload)
     client = invoices.api.client(invoices.namespace)
     done = await client.post(f"/v1/uploads/{upload.upload_id}/confirm")
-    assert models.ConfirmUploadResponse.from_dict(done).status == "COMPLETED"  # type: ignore[union-attr]
+    assert parse(models.ConfirmUploadResponse, done).status == "COMPLETED"
     other = invoices.api.client(await invoices.api.namespace())
     with pytest.raises(Exception, match="404"):
         await other.post(f"/v1/uploads/{upload.upload_id}/confirm")
@@ -150,7 +153,7 @@ async def test_other_bytes_than_the_client_says_are_refused(
     await invoices.put(upload)
     with pytest.raises(BadRequestException) as refused:
         await invoices.confirm(upload.upload_id, claim)
-    assert refused.value.data.error.code == code
+    assert present(refused.value.data).error.code == code
     assert (await invoices.confirm(upload.upload_id)).status == "COMPLETED"
 
 
@@ -230,21 +233,23 @@ async def test_objects_of_several_uploads(invoices: Uploading) -> None:
     first = await invoices.confirmed(PDF + b"1", create_object_on_confirm=False)
     assert first.object_id is None
     objects = invoices.sdk.generated(BucketObjectsApi, invoices.namespace)
-    request = models.CreateObjectRequest.from_dict(
-        {"blobs": [{"property": "invoice", "type": "pdf", "upload_id": first.upload_id}], "sku": "A-1"}
+    request = parse(
+        models.CreateObjectRequest,
+        {"blobs": [{"property": "invoice", "type": "pdf", "upload_id": first.upload_id}], "sku": "A-1"},
     )
     made = [await call(objects.create_object_buckets, invoices.bucket, request) for _ in range(2)]
     assert made[0].object_id != made[1].object_id
     pending = await invoices.create(create_object_on_confirm=False)
-    request = models.CreateObjectRequest.from_dict(
-        {"blobs": [{"property": "invoice", "type": "pdf", "upload_id": pending.upload_id}]}
+    request = parse(
+        models.CreateObjectRequest, {"blobs": [{"property": "invoice", "type": "pdf", "upload_id": pending.upload_id}]}
     )
     with pytest.raises(UnprocessableEntityException):
         await call(objects.create_object_buckets, invoices.bucket, request)
 
 
 async def test_many_uploads_in_one_request(invoices: Uploading) -> None:
-    request = models.BatchUploadRequest.from_dict(
+    request = parse(
+        models.BatchUploadRequest,
         {
             "uploads": [
                 {"filename": f"{n}.pdf", "content_type": "application/pdf", "object_metadata": {"qty": n}}
@@ -252,7 +257,7 @@ async def test_many_uploads_in_one_request(invoices: Uploading) -> None:
             ],
             "shared_metadata": {"run": "r1"},
             "shared_object_metadata": {"sku": "shared", "qty": 100},
-        }
+        },
     )
     created = await call(invoices.uploads.create_uploads_batch_buckets, invoices.bucket, request)
     assert created.total == 3
@@ -260,8 +265,8 @@ async def test_many_uploads_in_one_request(invoices: Uploading) -> None:
     for upload in created.uploads[:2]:
         await invoices.put(upload)
 
-    confirmations = models.BatchConfirmRequest.from_dict(
-        {"confirmations": [{"upload_id": upload.upload_id} for upload in created.uploads]}
+    confirmations = parse(
+        models.BatchConfirmRequest, {"confirmations": [{"upload_id": upload.upload_id} for upload in created.uploads]}
     )
     started = await call(invoices.uploads.confirm_uploads_batch_buckets, invoices.bucket, confirmations)
     assert started.confirmations_count == 3
@@ -279,17 +284,18 @@ async def test_many_uploads_in_one_request(invoices: Uploading) -> None:
 
 
 async def test_one_faulty_upload_refuses_them_all(invoices: Uploading) -> None:
-    request = models.BatchUploadRequest.from_dict(
+    request = parse(
+        models.BatchUploadRequest,
         {
             "uploads": [
                 {"filename": "a.pdf", "content_type": "application/pdf"},
                 {"filename": "b.png", "content_type": "image/png"},
             ]
-        }
+        },
     )
     with pytest.raises(UnprocessableEntityException) as refused:
         await call(invoices.uploads.create_uploads_batch_buckets, invoices.bucket, request)
-    rows = refused.value.data.error.details["validation_errors"]
+    rows = present(refused.value.data).error.details["validation_errors"]
     assert rows[0]["location"][:3] == ["body", "uploads", 1]
     listed = await call(invoices.uploads.list_uploads_buckets, invoices.bucket)
     assert listed.stats.total_uploads == 0
@@ -303,7 +309,7 @@ async def test_confirming_in_the_background(invoices: Uploading) -> None:
     assert started.task_id
 
     async def done() -> Any:
-        found = await call(invoices.uploads.get_upload_buckets, invoices.bucket, upload.upload_id)
+        found: Any = await call(invoices.uploads.get_upload_buckets, invoices.bucket, upload.upload_id)
         return found if found["status"] == "COMPLETED" and found["object_id"] else None
 
     found = await eventually(done)
@@ -368,7 +374,7 @@ async def test_listing_and_reading(invoices: Uploading) -> None:
     assert listed.stats.total_uploads == 3
     assert listed.stats.uploads_by_status == {"PENDING": 2, "COMPLETED": 1}
     assert listed.stats.total_size_bytes == len(PDF) + 14
-    request = models.ListUploadsRequest.from_dict({"filters": {"AND": [{"field": "status", "value": "COMPLETED"}]}})
+    request = parse(models.ListUploadsRequest, {"filters": {"AND": [{"field": "status", "value": "COMPLETED"}]}})
     only = await call(invoices.uploads.list_uploads_buckets, invoices.bucket, list_uploads_request=request)
     assert [row.upload_id for row in only.results] == [done.upload_id]
     page = await call(invoices.uploads.list_uploads_buckets, invoices.bucket, limit=2)
@@ -377,7 +383,9 @@ async def test_listing_and_reading(invoices: Uploading) -> None:
     )
     assert [row.upload_id for row in rest.results] == [done.upload_id]
 
-    found = await call(invoices.uploads.get_upload_buckets, invoices.bucket, done.upload_id, return_presigned_urls=True)
+    found: Any = await call(
+        invoices.uploads.get_upload_buckets, invoices.bucket, done.upload_id, return_presigned_urls=True
+    )
     async with aiohttp.ClientSession() as session, session.get(found["presigned_url"]) as response:
         assert await response.read() == PDF
 

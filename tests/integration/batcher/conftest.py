@@ -14,7 +14,7 @@ import pytest
 from tests.fakes.blob_store import MemoryBlobStore
 
 from bucketline.clock import Clock, ManualClock, millis
-from bucketline.db.batches import BatchDocument, Batches, task_of
+from bucketline.db.batches import Batches, task_of
 from bucketline.db.mongo import Collection, Database
 from bucketline.db.objects import ObjectDocument, Objects
 from bucketline.db.work_units import WorkUnitDocument, WorkUnits
@@ -41,15 +41,15 @@ WRITES = ("insert", "update_one", "update_many", "find_and_update", "delete_one"
 GOOD: Outcome = (Status.COMPLETED, 1, None)
 
 
-async def on_mirrored(records: Sequence[ReceivedEvent], batcher: Batcher) -> None:
+async def on_mirrored(records: Sequence[ReceivedEvent[Any]], batcher: Batcher) -> None:
     await plan_mirrored_objects(records, batcher.planner, batcher.windowing)
 
 
-async def on_batches(records: Sequence[ReceivedEvent], batcher: Batcher) -> None:
+async def on_batches(records: Sequence[ReceivedEvent[Any]], batcher: Batcher) -> None:
     await plan_submitted_batches(records, batcher.planner, batcher.canceling, batcher.progress)
 
 
-async def on_status(records: Sequence[ReceivedEvent], batcher: Batcher) -> None:
+async def on_status(records: Sequence[ReceivedEvent[Any]], batcher: Batcher) -> None:
     await count_progress(records, batcher.progress)
 
 
@@ -204,7 +204,7 @@ class World:
         """The id of a batch as the ingest API leaves it after its submission."""
         now = self.clock.now()
         batch_id = self.ids.new("btch")
-        batch: BatchDocument = {
+        batch: Any = {
             "_id": batch_id,
             "namespace_id": "ns_1",
             "bucket_id": "bkt_1",

@@ -5,7 +5,7 @@ There is no Kafka: records are passed to the subscriber, and published events ar
 
 import hashlib
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, cast
@@ -16,7 +16,7 @@ from bucketline.blobs.s3 import S3BlobStore
 from bucketline.db.objects import ObjectDocument, Objects
 from bucketline.errors import RetryableError
 from bucketline.events.cloudevents import CloudEvent, ReceivedEvent, decode_event
-from bucketline.events.models import Event, ObjectCreated
+from bucketline.events.models import Event, ObjectCreated, ObjectUpdated
 from bucketline.service_context import ServiceContext
 from bucketline_dedup.app import Dedup
 from bucketline_dedup.settings import DedupSettings
@@ -70,7 +70,7 @@ class Bench:
     def store(self) -> S3BlobStore:
         return cast("S3BlobStore", self.runtime.blobs)
 
-    def blob(self, source: dict[str, object], **changes: Any) -> dict[str, Any]:
+    def blob(self, source: Mapping[str, object], **changes: Any) -> dict[str, Any]:
         return {
             "blob_id": self.runtime.ids.new("blob"),
             "property": "main",
@@ -117,7 +117,7 @@ class Bench:
         """Pass the events of created objects to the subscriber, as one micro-batch."""
         await mirror_objects([self.record(object_id) for object_id in object_ids], self.dedup.mirroring)
 
-    def record(self, object_id: str) -> ReceivedEvent:
+    def record(self, object_id: str) -> ReceivedEvent[ObjectCreated | ObjectUpdated]:
         event = ObjectCreated(
             object_id=object_id,
             bucket_id=self.bucket,
@@ -141,7 +141,7 @@ class Bench:
 
         return cast("ObjectDocument", await eventually(finished, deadline=deadline))
 
-    async def mirror_one(self, source: dict[str, object], **changes: Any) -> ObjectDocument:
+    async def mirror_one(self, source: Mapping[str, object], **changes: Any) -> ObjectDocument:
         """Create an object of one blob and wait for its outcome."""
         on_object = {k: changes.pop(k) for k in ("skip_duplicates", "bucket_id", "namespace_id") if k in changes}
         object_id = await self.add(self.blob(source, **changes), **on_object)

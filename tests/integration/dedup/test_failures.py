@@ -1,6 +1,7 @@
 """Failing sources and stores: retries, dead letters and replays."""
 
 import asyncio
+from typing import cast
 
 import pytest
 from tests.faults.proxy import Fault
@@ -10,8 +11,8 @@ from tests.integration.dedup.sources import Page, Sources
 from tests.waiting import eventually
 
 from bucketline.devstack.stack import LocalStack
-from bucketline.events.cloudevents import decode_event
-from bucketline.events.models import ObjectMirrored, ObjectStatusChanged
+from bucketline.events.cloudevents import ReceivedEvent, decode_event
+from bucketline.events.models import ObjectCreated, ObjectMirrored, ObjectStatusChanged
 from bucketline_dedup.subscribers import mirror_objects
 
 pytestmark = pytest.mark.stack
@@ -53,7 +54,7 @@ async def test_source_that_stays_unavailable_is_dead_lettered_and_replayed(opene
         # The event that created the object may be redelivered; only the dead-lettered one starts over.
         await bench.created(object_id)
         assert (await bench.get(object_id))["mirror"]["state"] == "failed"
-        dead_letter = decode_event(value, headers.items())
+        dead_letter = cast("ReceivedEvent[ObjectCreated]", decode_event(value, headers.items()))
         await mirror_objects([dead_letter], bench.dedup.mirroring)
         obj = await bench.mirrored(object_id)
         assert (obj["mirror"]["state"], await bench.content(obj)) == ("done", b"back again")
@@ -83,7 +84,9 @@ async def test_replay_of_an_auto_process_object_queues_it_again(opened: Open, so
             {"_id": object_id}, {"$set": {"status": "FAILED", "run": {"id": 1, "rank": 3}}}
         )
         (_, _, value, headers) = bench.bus.raw[0]
-        await mirror_objects([decode_event(value, headers.items())], bench.dedup.mirroring)
+        await mirror_objects(
+            [cast("ReceivedEvent[ObjectCreated]", decode_event(value, headers.items()))], bench.dedup.mirroring
+        )
         await bench.mirrored(object_id)
         (queued,) = bench.bus.of(ObjectStatusChanged, object_id)
         assert (queued.status, queued.run_id, queued.sequence) == ("QUEUED", 2, 1)

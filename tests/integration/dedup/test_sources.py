@@ -8,7 +8,7 @@ import pytest
 from tests.integration.dedup.conftest import Open
 from tests.integration.dedup.harness import MIB, Bench, sha
 from tests.integration.dedup.sources import Page, Sources
-from tests.waiting import eventually
+from tests.waiting import eventually, present
 
 from bucketline.db.blobs import blob_key
 from bucketline.devstack.stack import LocalStack
@@ -111,7 +111,7 @@ async def test_archive_with_its_format_as_content_encoding_is_stored_as_sent(ben
     page = Page(data=archive, headers={"Content-Encoding": "x-gzip"}, content_type="application/x-gzip")
     obj = await bench.mirror_one({"kind": "url", "url": sources.put("/a.tar.gz", page)})
     assert await bench.content(obj) == archive
-    assert (obj["blobs"][0]["details"] or {})["mime_type"] == "application/gzip"
+    assert present(obj["blobs"][0]["details"])["mime_type"] == "application/gzip"
 
 
 async def test_decompression_bomb_fails_the_object(opened: Open, sources: Sources) -> None:
@@ -136,7 +136,7 @@ async def test_object_of_an_external_bucket_is_stored(opened: Open, stack: Local
     async with opened(external_buckets=[access], s3={"bucket": f"{bucket}-own"}) as other:
         obj = await other.mirror_one({"kind": "s3", "url": f"s3://{bucket}/theirs/report.txt"})
         assert await other.content(obj) == data
-        assert obj["blobs"][0]["details"]["filename"] == "report.txt"  # type: ignore[index]
+        assert obj["blobs"][0]["details"]["filename"] == "report.txt"
         missing = await other.mirror_one({"kind": "s3", "url": f"s3://{bucket}/theirs/nothing"})
         assert missing["mirror"]["error"] == "main: the source does not exist"
         refused = await other.mirror_one({"kind": "s3", "url": "s3://not-configured/x"})
@@ -153,7 +153,7 @@ async def test_own_bucket_is_refused_except_prefixes_and_own_content(opened: Ope
         closed = await bench.mirror_one({"kind": "s3", "url": bench.store.url_of("secret/a.txt")})
         assert closed["mirror"]["state"] == "failed"
         again = await bench.mirror_one({"kind": "s3", "url": bench.store.url_of(blob_key(sha(data)))})
-        assert again["blobs"][0]["storage"]["duplicate"]  # type: ignore[index]
+        assert again["blobs"][0]["storage"]["duplicate"]
         stranger = await bench.mirror_one(
             {"kind": "s3", "url": bench.store.url_of(blob_key(sha(data)))}, namespace_id="ns_other"
         )
@@ -167,7 +167,7 @@ async def test_url_of_content_not_stored_yet_is_retried(opened: Open) -> None:
 
         async def tried() -> bool:
             found = await bench.objects.get_many([later])
-            return found[later]["mirror"]["attempts"] > 0
+            return bool(found[later]["mirror"]["attempts"] > 0)
 
         assert await eventually(tried)
         await bench.mirror_one({"kind": "text", "text": "soon"})

@@ -6,7 +6,7 @@ import pytest
 from tests.integration.ingest_api.conftest import Replica
 
 from bucketline.clock import ManualClock
-from bucketline_ingest_api.batches import bulk
+from bucketline_ingest_api.batches import submission
 from bucketline_ingest_api.batches.service import new_draft
 
 pytestmark = pytest.mark.stack
@@ -36,7 +36,7 @@ async def batches(replica: Replica, path: str) -> list[dict[str, Any]]:
 async def test_submit_all_submits_the_drafts_of_the_bucket(
     replica: Replica, clock: ManualClock, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bulk, "MAX_DRAFTS", 2)
+    monkeypatch.setattr(submission, "MAX_DRAFTS", 2)
     ids = await objects(replica, path, 4)
     drafts = []
     for object_id in ids[:3]:
@@ -67,9 +67,8 @@ async def test_submit_all_submits_the_drafts_of_the_bucket(
 
 @pytest.mark.parametrize(("size", "chunks"), [(1, [1] * 7), (3, [3, 3, 1]), (7, [7]), (1000, [7])])
 async def test_bulk_submit_puts_every_object_into_one_batch(
-    replica: Replica, path: str, monkeypatch: pytest.MonkeyPatch, size: int, chunks: list[int]
+    replica: Replica, path: str, size: int, chunks: list[int]
 ) -> None:
-    monkeypatch.setattr(bulk, "PAGE_SIZE", 2)
     ids = await objects(replica, path, 7)
     await objects(replica, "/v1/buckets/other", 1)
     answer = await replica.make(f"{path}/batches/bulk-submit", {"chunk_size": size}, namespace="home")
@@ -106,7 +105,7 @@ async def test_bulk_submit_with_filters_and_maximum_submits_the_oldest_matches(r
 async def test_bulk_submit_above_the_limit_creates_nothing(
     replica: Replica, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bulk, "MAX_BATCHES", 2)
+    monkeypatch.setattr(submission, "MAX_BATCHES", 2)
     await objects(replica, path, 5)
     answer = await replica.call("POST", f"{path}/batches/bulk-submit", {"chunk_size": 2}, namespace="home")
     assert (answer.status, answer.body["error"]["code"]) == (400, "bulk_submit_too_large")

@@ -111,7 +111,7 @@ async def test_update_by_name_changes_the_sent_fields(replica: Replica) -> None:
 
 
 async def test_unsupported_restrictions_are_rejected(replica: Replica) -> None:
-    for more in (
+    restrictions: list[dict[str, object]] = [
         {"allowed_origins": ["https://example.org"]},
         {"principal_id": "u1"},
         {"scopes": [{"resource_type": "bucket", "resource_id": "bkt_1"}]},
@@ -119,7 +119,8 @@ async def test_unsupported_restrictions_are_rejected(replica: Replica) -> None:
         {"permissions": []},
         {"name": "a/b"},
         {"rate_limit_override": 0},
-    ):
+    ]
+    for more in restrictions:
         assert (await replica.call("POST", KEYS, {"name": "k", **more})).status == 422, more
     assert (await replica.call("POST", KEYS.replace("ada@example.org", "ada"), {"name": "k"})).status == 422
 

@@ -27,7 +27,9 @@ async def multiplied(replica: Replica, path: str, count: int) -> None:
     made = await replica.make(f"{path}/objects", {"name": "one", "text": "lorem ipsum " * 50}, namespace="home")
     found: Any = await replica.deps.objects.collection.get(made["object_id"])
     for start in range(0, count, 1000):
-        copies = [{**found, "_id": f"obj_copy_{start + n}", "pending": []} for n in range(min(1000, count - start))]
+        copies: list[Any] = [
+            {**found, "_id": f"obj_copy_{start + n}", "pending": []} for n in range(min(1000, count - start))
+        ]
         await replica.deps.objects.insert(copies)
 
 

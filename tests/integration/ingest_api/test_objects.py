@@ -11,6 +11,7 @@ import orjson
 import pytest
 from tests.database import explain
 from tests.fakes.blob_store import MemoryBlobStore
+from tests.waiting import present
 
 from bucketline.clock import ManualClock
 from bucketline.db.buckets import BucketDocument
@@ -143,8 +144,8 @@ async def test_no_use_case_scans_a_collection(world: World, monkeypatch: pytest.
     )
     keyed: BucketDocument = {**world.bucket, "_id": "bkt_2", "unique_key": {"fields": ["sku"], "default_policy": None}}
     for policy in ("insert", "upsert", "update"):
-        await create_object(world.deps, keyed, CreateObject(sku="A", idempotency_key=policy), policy=policy)  # type: ignore[call-arg]
-    await patch_object(world.deps, world.bucket, first, PatchObject(note="x", sku="B"))  # type: ignore[call-arg]
+        await create_object(world.deps, keyed, CreateObject(sku="A", idempotency_key=policy), policy=policy)
+    await patch_object(world.deps, world.bucket, first, PatchObject(note="x", sku="B"))
     listings: list[ListObjects | None] = [None]
     for order in ("created_at", "updated_at", "status", "object_id", "qty"):
         for direction in ("asc", "desc"):
@@ -228,8 +229,8 @@ async def test_large_content_is_staged_under_the_object_that_holds_it(world: Wor
     assert await send("x" * 2000) == object_id
     assert set(store.objects) == first, "what an unchanged object does not need was left behind"
     assert await send("y" * 2000) == object_id
-    (blob,) = (await world.deps.objects.collection.get(object_id) or {})["blobs"]
-    key = blob["source"]["key"]
+    (blob,) = present(await world.deps.objects.collection.get(object_id))["blobs"]
+    key = str(present(blob["source"])["key"])
     assert key.startswith(f"staging/inline/{object_id}/")
     assert store.objects[key].data == b"y" * 2000
     body = CreateObject.model_validate({"sku": "A", "blobs": [{"property": "note", "data": "z" * 2000}]})
@@ -269,7 +270,7 @@ async def test_a_deletion_is_said_after_a_change_that_came_in_between(
     async def overtaken(objects: Any) -> int:
         if objects[0]["revision"] == 1:
             world.bus.away = True
-            await patch_object(world.deps, world.bucket, object_id, PatchObject(sku="B"))  # type: ignore[call-arg]
+            await patch_object(world.deps, world.bucket, object_id, PatchObject(sku="B"))
             await world.settle()
             world.bus.away = False
         return await delete(objects)
@@ -294,7 +295,7 @@ async def test_a_deletion_that_was_begun_before_a_change_says_the_change_too(
         with pytest.raises(DependencyUnavailable):
             await delete_object(world.deps, world.bucket, object_id)
     world.bus.away = True
-    await patch_object(world.deps, world.bucket, object_id, PatchObject(sku="B"))  # type: ignore[call-arg]
+    await patch_object(world.deps, world.bucket, object_id, PatchObject(sku="B"))
     await world.settle()
     world.bus.away = False
     if whole_bucket:
@@ -308,10 +309,10 @@ async def test_a_deletion_that_was_begun_before_a_change_says_the_change_too(
 async def test_updates_are_announced_in_order_after_an_outage(world: World) -> None:
     world.bus.away = True
     object_id = await world.create(sku="A")
-    await patch_object(world.deps, world.bucket, object_id, PatchObject(sku="B"))  # type: ignore[call-arg]
+    await patch_object(world.deps, world.bucket, object_id, PatchObject(sku="B"))
     await world.settle()
     world.bus.away = False
-    await patch_object(world.deps, world.bucket, object_id, PatchObject(sku="C"))  # type: ignore[call-arg]
+    await patch_object(world.deps, world.bucket, object_id, PatchObject(sku="C"))
     await world.settle()
     assert world.bus.types == ["created", "updated", "updated"]
 
@@ -416,7 +417,7 @@ async def test_every_stalled_object_is_looked_at(world: World) -> None:
     deps = cast("Container", SimpleNamespace(**{**vars(world.deps), "reconcile": small}))
     world.clock.advance(60)
     looked: set[str] = set()
-    page = world.deps.objects.stalled
+    page = world.deps.objects.find_stalled
 
     async def noted(*args: Any, **kwargs: Any) -> Any:
         found = await page(*args, **kwargs)
@@ -424,7 +425,7 @@ async def test_every_stalled_object_is_looked_at(world: World) -> None:
         assert not any("custom" in obj or "blobs" in obj for obj in found), "whole objects may be large"
         return found
 
-    world.deps.objects.stalled = noted  # type: ignore[method-assign]
+    world.deps.objects.find_stalled = noted  # type: ignore[method-assign]
     stalled = ObjectReconciler(deps)
     for _ in range(4):
         await stalled.reconcile_page()
@@ -438,7 +439,9 @@ async def test_statuses_are_applied_once_and_only_forward(world: World) -> None:
         document = {"_id": f"doc_{place}", "object_id": oid, "collection_id": "col_1", "run": 1}
         await world.deps.documents.collection.insert(cast("Any", document))
 
-    def event(status: Status, rank: int, *, run: int = 1, oid: str = object_id, count: int = 1) -> ReceivedEvent:
+    def event(
+        status: Status, rank: int, *, run: int = 1, oid: str = object_id, count: int = 1
+    ) -> ReceivedEvent[ObjectStatusChanged]:
         changed = ObjectStatusChanged(
             object_id=oid, bucket_id="bkt_1", namespace_id="ns_1", revision=1, run_id=run, sequence=rank, status=status,
             documents_total=count, occurred_at=world.clock.now() + timedelta(seconds=rank),

@@ -60,7 +60,12 @@ def stages(plan: Mapping[str, Any]) -> Iterator[str]:
         yield from stages(stage)
 
 
-LISTS = ({}, {"search": "a"}, {"filters": {"created_at": "2026-01-01"}}, {"sort": {"field": "created_at"}})
+LISTS: tuple[dict[str, object], ...] = (
+    {},
+    {"search": "a"},
+    {"filters": {"created_at": "2026-01-01"}},
+    {"sort": {"field": "created_at"}},
+)
 
 
 async def test_lists_and_lookups_never_scan_a_collection(world: World, replica: Replica) -> None:
@@ -83,8 +88,8 @@ async def test_lists_and_lookups_never_scan_a_collection(world: World, replica: 
         await replica.call("GET", keys)
         await replica.call("GET", f"/v1/buckets/{bucket}", namespace="home")
         await replica.deps.runner.poll()
-        for method, path, body in (*attempts(made), *of_namespace(made)):
-            await replica.call(method, path, body, namespace="home")
+        for method, path, content in (*attempts(made), *of_namespace(made)):
+            await replica.call(method, path, content, namespace="home")
         await replica.settle()
         world.clock.advance(60)
         await replica.deps.runner.poll()

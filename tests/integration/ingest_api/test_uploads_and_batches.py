@@ -9,6 +9,7 @@ from tests.database import explain
 from tests.fakes.blob_store import MemoryBlobStore
 from tests.integration.ingest_api.conftest import Replica, World
 from tests.integration.ingest_api.test_query_plans import record_queries, stages
+from tests.waiting import present
 
 from bucketline.errors import Forbidden, RetryableError, ServiceUnavailable
 from bucketline_ingest_api.reconciler import UPLOAD_RETENTION, reconcile_uploads
@@ -50,7 +51,7 @@ async def put(replica: Replica, key: str) -> None:
 async def test_nobody_confirmed_it_in_time(world: World, replica: Replica) -> None:
     path = await bucket(replica)
     upload_id = await upload(replica, path)
-    key = (await world.database.collection("uploads").get(upload_id))["key"]
+    key = present(await world.database.collection("uploads").get(upload_id))["key"]
     world.clock.advance(3600 + CONFIRM_GRACE.total_seconds() + 1)
     late = await replica.call("POST", f"{path}/uploads/{upload_id}/confirm", namespace="home")
     assert late.status == 400
@@ -72,7 +73,7 @@ async def test_nobody_confirmed_it_in_time(world: World, replica: Replica) -> No
 async def test_no_bytes_of_a_deleted_upload_stay_behind(world: World, replica: Replica, how: str, late: bool) -> None:
     path = await bucket(replica)
     upload_id = await upload(replica, path, bytes_there=not late)
-    key = (await world.database.collection("uploads").get(upload_id))["key"]
+    key = present(await world.database.collection("uploads").get(upload_id))["key"]
     deleted = {
         "upload": f"{path}/uploads/{upload_id}",
         "upload, not its bytes": f"{path}/uploads/{upload_id}?delete_s3_object=false",
@@ -123,7 +124,7 @@ async def test_a_confirmation_outlasts_a_service_that_is_busy(
 ) -> None:
     path = await bucket(replica)
     upload_id = await upload(replica, path)
-    create_object = confirm.create_object
+    create_object: Any = vars(confirm)["create_object"]
     busy = [True, True]
 
     async def failing(*args: Any, **options: Any) -> Any:

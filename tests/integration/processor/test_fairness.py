@@ -1,5 +1,7 @@
 """A batch of one does not wait for a large batch that was submitted before it."""
 
+from functools import partial
+
 import pytest
 from tests.bench.processing import drafts
 from tests.conftest import Api
@@ -45,7 +47,7 @@ async def test_batch_of_one_completes_while_thousands_are_queued(api: Api) -> No
     for object_id in ids[MANY:]:
         before = await made()
         small = await client.post(place, {"object_ids": [object_id], "auto_submit": True})
-        done = await eventually(lambda path=f"{place}/{small['batch_id']}": over(client, path))
+        done = await eventually(partial(over, client, f"{place}/{small['batch_id']}"))
         completed_during.append(await made() - before)
         assert (done["status"], done["documents_written"]) == ("COMPLETED", 1)
     assert await made() < MANY, "the large batch was still under way"

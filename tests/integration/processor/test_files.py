@@ -4,6 +4,7 @@ import base64
 import io
 import zipfile
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import docx
@@ -52,7 +53,7 @@ async def processed(
     batch = await client.post(f"{place}/batches", {"object_ids": ids})
     await client.post(f"{place}/batches/{batch['batch_id']}/submit")
     done = await eventually(lambda: over(client, f"{place}/batches/{batch['batch_id']}"), deadline=150)
-    objects = [await eventually(lambda oid=oid: over(client, f"{place}/objects/{oid}")) for oid in ids]
+    objects = [await eventually(partial(over, client, f"{place}/objects/{oid}")) for oid in ids]
     return client, collection, {obj["name"]: obj for obj in objects}, done
 
 

@@ -1,6 +1,8 @@
 """Collections, tiers and doing it again, over HTTP, with the services running."""
 
 import base64
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import pytest
@@ -24,10 +26,10 @@ async def run(client: ApiClient, bucket: str, ids: list[str], **body: object) ->
         found = await over(client, f"{place}/objects/{object_id}")
         return found if found and found.get("batch_id", batch["batch_id"]) == batch["batch_id"] else None
 
-    return done, [await eventually(lambda oid=oid: settled(oid)) for oid in ids]
+    return done, [await eventually(partial(settled, oid)) for oid in ids]
 
 
-async def collection(client: ApiClient, name: str, source: dict[str, object], **extractor: object) -> str:
+async def collection(client: ApiClient, name: str, source: Mapping[str, object], **extractor: object) -> str:
     config = {"feature_extractor_name": "passthrough_extractor", "version": "v1", **extractor}
     body = {"collection_name": name, "source": source, "feature_extractor": config}
     return str((await client.post("/v1/collections", body))["collection_id"])
@@ -234,7 +236,7 @@ async def test_concurrent_batches_of_the_same_objects_complete(api: Api) -> None
     for path in paths:
         await client.post(f"{path}/submit")
     await client.post(f"{paths[1]}/cancel", {})
-    ends = [await eventually(lambda path=path: over(client, path)) for path in paths]
+    ends = [await eventually(partial(over, client, path)) for path in paths]
     assert [end["status"] for end in ends[::2]] == ["COMPLETED", "COMPLETED"]
     assert [len(await rows(client, one)) for one in collections[::2]] == [40, 40]
 

@@ -21,7 +21,7 @@ ENDS = [Status.COMPLETED, Status.FAILED, Status.COMPLETED_WITH_ERRORS, Status.SK
 
 def life(object_id: str, chance: random.Random) -> list[ObjectStatusChanged]:
     """Some runs of an object, each with its own batch; the last may still be under way."""
-    events = []
+    events: list[ObjectStatusChanged] = []
     for run in range(1, chance.randint(2, 5)):
         statuses = [Status.QUEUED, Status.PROCESSING, chance.choice(ENDS)][: chance.randint(1, 3)]
         for rank, status in enumerate(statuses, RANK_QUEUED):

@@ -1,6 +1,6 @@
 """How batches end, without a server."""
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -18,7 +18,8 @@ def batch(total: int, **more: Any) -> Any:
 
 
 def result(status: Status, **more: Any) -> Result:
-    return {"status": str(status), "documents": 0, "error": None, "error_type": None, **more}
+    found: Any = {"status": str(status), "documents": 0, "error": None, "error_type": None, **more}
+    return cast("Result", found)
 
 
 BASE = {"finished": 3, "failed": 1, "documents": 5, "failed_objects": []}

@@ -61,4 +61,5 @@ def test_a_bucket_has_its_own_policy_or_the_deployments() -> None:
     assert policy_of(own, default) == POLICY
     assert policy_of(none, default) == default
     assert policy_of(none, None) is None
-    assert policy_of({**own, "deleting": True}, default) is None
+    deleting: Any = {**own, "deleting": True}
+    assert policy_of(deleting, default) is None

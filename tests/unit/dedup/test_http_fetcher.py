@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from bucketline.errors import BucketlineError
 from bucketline.http.ssrf import AddressRefused, GuardPolicy
 from bucketline_dedup.errors import (
     SourceError,
@@ -115,7 +116,7 @@ async def read(http: HttpFetcher, url: str, *, max_bytes: int = MB) -> bytes:
         return b"".join([chunk async for chunk in stream])
 
 
-async def failure(http: HttpFetcher, url: str, *, max_bytes: int = MB) -> SourceError | AddressRefused:
+async def failure(http: HttpFetcher, url: str, *, max_bytes: int = MB) -> BucketlineError:
     with pytest.raises((SourceError, AddressRefused)) as raised:
         await read(http, url, max_bytes=max_bytes)
     return raised.value
@@ -283,6 +284,7 @@ class TestAddresses:
         async with serve(answer("200 OK")) as source:
             error = await failure(fetcher(source, names=Names(["10.9.8.7"])), source.url())
             assert "10.9.8.7" not in error.message
+            assert isinstance(error, AddressRefused)
             assert "10.9.8.7" in error.detail
 
 
@@ -668,7 +670,7 @@ class TestTime:
 
     LATE = 12.0
 
-    async def took(self, handler: Handler, limits: FetchLimits) -> tuple[SourceError, float]:
+    async def took(self, handler: Handler, limits: FetchLimits) -> tuple[BucketlineError, float]:
         loop = asyncio.get_running_loop()
         async with serve(handler) as source:
             began = loop.time()

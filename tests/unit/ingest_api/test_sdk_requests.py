@@ -141,7 +141,8 @@ def test_unsupported_field_is_refused_by_name_and_accepted_when_it_asks_for_noth
 
     for value in ("x", True, 1, ["x"], {"x": 1}):
         assert name in faults(value), value
-    for nothing in (None, False, [], {}):
+    nothings: tuple[object, ...] = (None, False, [], {})
+    for nothing in nothings:
         assert name not in faults(nothing), nothing
 
 

@@ -1,7 +1,7 @@
 """Objects, collections and documents as the database has them, with nothing in them that a test does not ask for."""
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 from bucketline.db.collections import CollectionDocument
 from bucketline.db.documents import DocumentDocument
@@ -12,7 +12,7 @@ SHA256 = "9f" * 32
 
 
 def an_object(**changes: Any) -> ObjectDocument:
-    found: Any = {
+    found: ObjectDocument = {
         "_id": "obj_1",
         "namespace_id": "ns_1",
         "bucket_id": "bkt_1",
@@ -31,11 +31,11 @@ def an_object(**changes: Any) -> ObjectDocument:
         "auto_process": False,
         "batch_id": "btch_1",
     }
-    return found | changes
+    return {**found, **changes}  # type: ignore[typeddict-item]  # tests change any field
 
 
 def a_blob(blob_id: str = "blob_1", **changes: Any) -> BlobDocument:
-    found: Any = {
+    found: BlobDocument = {
         "blob_id": blob_id,
         "property": "invoice",
         "type": "pdf",
@@ -55,7 +55,7 @@ def a_blob(blob_id: str = "blob_1", **changes: Any) -> BlobDocument:
         "state": "stored",
         "error": None,
     }
-    return found | changes
+    return {**found, **changes}  # type: ignore[typeddict-item]  # tests change any field
 
 
 def a_collection(
@@ -93,7 +93,7 @@ def a_collection(
         "created_at": NOW,
         "updated_at": NOW,
     }
-    return found
+    return cast("CollectionDocument", found)
 
 
 def rule(source_path: str, target_path: str | None = None, **more: Any) -> dict[str, Any]:

@@ -102,7 +102,7 @@ class StoredUnits:
 
     def _owned(self, unit_id: str, owner: str) -> bool:
         row = self.rows[unit_id]
-        return row["state"] == "leased" and row["lease"]["owner"] == owner
+        return bool(row["state"] == "leased" and row["lease"]["owner"] == owner)
 
     def _check(self, owner: str = "") -> None:
         if self.unavailable or owner in self.dead:

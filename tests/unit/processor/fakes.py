@@ -130,8 +130,15 @@ class Processor:
                 event, id="evt_1", source="/test", at=self.clock.now(), trace=trace
             ),
         )
-        parts: Any = (runtime, self.objects, self.extractions, self.completion, self.isolation)
-        self.service = UnitProcessor(*parts, ProcessorSettings(**settings))
+        parts: Any = (
+            runtime,
+            self.objects,
+            self.extractions,
+            self.completion,
+            self.isolation,
+            ProcessorSettings(**settings),
+        )
+        self.service = UnitProcessor(*parts)
 
     def unit(self, count: int, unit_id: str = "unit_1", *, prefix: str = "obj", **changes: Any) -> str:
         """Add a ready unit of ``count`` objects, ``<prefix>_0`` and on."""

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import orjson
 import pytest
@@ -59,7 +59,7 @@ class Documents:
 
 class Bench:
     def __init__(self, tmp_path: Path, documents: Any = None) -> None:
-        self.documents = documents or Documents()
+        self.documents = repository = cast("Any", documents or Documents())
         self.publisher = RecordingPublisher()
         clock = ManualClock()
         runtime: Any = SimpleNamespace(
@@ -69,7 +69,7 @@ class Bench:
         )
         self.deleted: set[str] = set()
         plans: Any = SimpleNamespace(live=self._live)
-        self.completion = CompletionWriter(runtime, self.documents, plans)
+        self.completion = CompletionWriter(runtime, repository, plans)
         self.folder = tmp_path
 
     async def _live(self, collection_ids: Sequence[str]) -> set[str]:

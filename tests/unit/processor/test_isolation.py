@@ -33,8 +33,13 @@ class Fleet:
 
     def next(self) -> Processor:
         owner = f"p{len(self.processors) + 1}"
-        shared = {"units": self.units, "objects": self.first.objects, "completion": self.first.completion}
-        processor = Processor(owner=owner, **shared, **self.settings)
+        processor = Processor(
+            owner=owner,
+            units=self.units,
+            objects=self.first.objects,
+            completion=self.first.completion,
+            **self.settings,
+        )
         self.crashed = asyncio.Event()
 
         async def crash(_: ExtractionJob) -> ExtractionOutcome:
@@ -53,7 +58,8 @@ class Fleet:
         working = [asyncio.create_task(processor.work(unit_id)) for unit_id in unit_ids or ("unit_1",)]
         crashing = asyncio.create_task(self.crashed.wait())
         everything = asyncio.gather(*working)
-        await asyncio.wait({everything, crashing}, return_when=asyncio.FIRST_COMPLETED)
+        futures: set[asyncio.Future[Any]] = {everything, crashing}
+        await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
         alive = everything.done()
         for task in (*working, crashing):
             task.cancel()
@@ -79,7 +85,8 @@ class Fleet:
             results.setdefault(str(finished.item.index), {"status": str(finished.outcome.status)})
 
     def current_item(self, unit_id: str) -> int | None:
-        return self.units.rows[unit_id]["lease"].get("current_item")
+        current: int | None = self.units.rows[unit_id]["lease"].get("current_item")
+        return current
 
     @property
     def completion(self) -> RecordedResults:
@@ -218,7 +225,7 @@ async def test_isolated_item_runs_alone_and_other_units_continue_afterwards(monk
     assert processor.units.rows["unit_3"]["state"] == "leased", "waiting units proceed between two items"
     assert processor.extractions.running == {"obj_1"}
     running["obj_1"].end.set()
-    assert await asyncio.gather(isolated, late) == [True, True]
+    assert all(await asyncio.gather(isolated, late))
 
 
 async def test_leases_name_the_current_item_and_mark_other_units_idle(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,9 +235,8 @@ async def test_leases_name_the_current_item_and_mark_other_units_idle(monkeypatc
     fleet.unit(1, "unit_2", prefix="other")
     fleet.unit(1, "unit_3", prefix="also", attempts=2)
     processor = fleet.next()
-    processor.extractions.behaviors = extractions = {
-        name: ManualExtraction() for name in ("obj_0", "obj_1", "other_0", "also_0")
-    }
+    extractions = {name: ManualExtraction() for name in ("obj_0", "obj_1", "other_0", "also_0")}
+    processor.extractions.behaviors = dict(extractions)
     for unit_id in ("unit_2", "unit_1", "unit_3"):
         await processor.leases.acquire(unit_id)
     async with asyncio.TaskGroup() as group:

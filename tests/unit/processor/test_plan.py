@@ -1,6 +1,7 @@
 """Plans: the collections of an object, their order, and the fields that they pass through."""
 
 import asyncio
+from typing import Any
 
 import pytest
 from tests.unit.processor.factories import NOW, a_collection, an_object, rule
@@ -107,7 +108,7 @@ async def test_plan_with_an_unusable_extractor_has_a_problem() -> None:
         ),
     ],
 )
-async def test_pass_through_returns_the_configured_fields(config: dict[str, object], fields: dict[str, object]) -> None:
+async def test_pass_through_returns_the_configured_fields(config: dict[str, Any], fields: dict[str, object]) -> None:
     [stage] = await plans(a_collection("a", **config)).get("bkt_1", since=NOW)
     custom = an_object()["custom"]
     assert stage.pass_through(custom) == fields

@@ -81,7 +81,7 @@ def test_readme_collection_is_valid(package: Path) -> None:
     collection = CreateCollection.model_validate_json(told)
     config = collection.feature_extractor
     info = ExtractorRegistry().find(config.feature_extractor_name, config.version).info
-    assert validate_parameters(info, config.parameters) == {"top": 3}
+    assert validate_parameters(info, config.parameters or {}) == {"top": 3}
 
 
 def test_readme_signature_check_accepts_only_our_signature(package: Path) -> None:

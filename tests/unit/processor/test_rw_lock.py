@@ -1,6 +1,7 @@
 """The reader-writer lock: many shared holders or one exclusive holder, and neither kind starves the other."""
 
 import asyncio
+from contextlib import AbstractAsyncContextManager
 
 import pytest
 
@@ -15,7 +16,7 @@ class Worker:
         self._leave = asyncio.Event()
         self.task = asyncio.create_task(self._work(lock.exclusive() if exclusive else lock.shared()))
 
-    async def _work(self, room) -> None:
+    async def _work(self, room: AbstractAsyncContextManager[None]) -> None:
         async with room:
             self.inside = True
             try:

@@ -9,13 +9,15 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from pathlib import Path
+from typing import cast
 
 import psutil
 import pytest
 from structlog.testing import capture_logs
+from tests.unit.processor.extractors.conftest import JsonDocument
 
 from bucketline.extractors import (
     BlobView,
@@ -136,13 +138,15 @@ def blob(content: bytes = b"hello", blob_id: str = "blob_1") -> BlobView:
     return BlobView(blob_id, "note", "text", "a.txt", "text/plain", len(content), None, MemorySource(content))
 
 
-async def run(sandbox: WorkerPool, do: str, *blobs: BlobView, inputs=None, **parameters):
+async def run(
+    sandbox: WorkerPool, do: str, *blobs: BlobView, inputs: Mapping[str, object] | None = None, **parameters: object
+) -> list[JsonDocument]:
     obj = ObjectView("obj_1", "bkt_1", "ns_1", fields={"sku": "A"}, blobs=blobs)
     context = ExtractionContext({"do": do, **parameters}, inputs or {})
-    return [document async for document in sandbox.run("naughty_v1", obj, context)]
+    return cast("list[JsonDocument]", [document async for document in sandbox.run("naughty_v1", obj, context)])
 
 
-async def test_run_yields_documents_with_derived_blobs(sandbox) -> None:
+async def test_run_yields_documents_with_derived_blobs(sandbox: WorkerPool) -> None:
     [one, two] = await run(sandbox, "read", blob(b"one", "b1"), blob(b"two", "b2"))
 
     assert (one.fields["text"], two.fields["text"]) == ("one", "two")
@@ -151,17 +155,17 @@ async def test_run_yields_documents_with_derived_blobs(sandbox) -> None:
     assert one.fields["mode"] == 0o700
 
 
-async def test_mapped_blobs_reach_the_worker(sandbox) -> None:
+async def test_mapped_blobs_reach_the_worker(sandbox: WorkerPool) -> None:
     documents = await run(sandbox, "read", blob(b"other", "b1"), inputs={"text": [blob(b"mapped", "b2")]})
     assert [document.fields["text"] for document in documents] == ["mapped"]
 
 
-async def test_run_deletes_its_files(sandbox) -> None:
+async def test_run_deletes_its_files(sandbox: WorkerPool) -> None:
     [document] = await run(sandbox, "read", blob())
     assert not os.path.exists(document.fields["path"])  # noqa: ASYNC240, PTH110
 
 
-async def test_worker_is_reused_and_has_no_secrets(sandbox, monkeypatch) -> None:
+async def test_worker_is_reused_and_has_no_secrets(sandbox: WorkerPool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BUCKETLINE_S3_SECRET_KEY", "hush")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush")
     [first] = await run(sandbox, "hello")
@@ -171,14 +175,14 @@ async def test_worker_is_reused_and_has_no_secrets(sandbox, monkeypatch) -> None
     assert not [name for name in first.fields["environment"] if "BUCKETLINE" in name or "AWS" in name]
 
 
-async def test_worker_is_replaced_after_its_maximum_of_runs(plugin, tmp_path) -> None:
+async def test_worker_is_replaced_after_its_maximum_of_runs(plugin: Path, tmp_path: Path) -> None:
     async with WorkerPool(workers=1, temp_dir=tmp_path, runs_per_worker=2) as sandbox:
         pids = [(await run(sandbox, "hello"))[0].fields["pid"] for _ in range(3)]
     assert pids[0] == pids[1] != pids[2]
 
 
 @pytest.mark.parametrize("do", ["memory", "native memory", "children"])
-async def test_too_much_memory_kills_the_worker_and_raises_resource_error(sandbox, do) -> None:
+async def test_too_much_memory_kills_the_worker_and_raises_resource_error(sandbox: WorkerPool, do: str) -> None:
     [before] = await run(sandbox, "hello")
     with pytest.raises(ResourceError, match="more than the 192 MiB of memory"):
         await run(sandbox, do)
@@ -188,14 +192,14 @@ async def test_too_much_memory_kills_the_worker_and_raises_resource_error(sandbo
     assert not psutil.pid_exists(before.fields["pid"])
 
 
-async def test_too_much_time_kills_the_worker_and_raises_resource_error(plugin, tmp_path) -> None:
+async def test_too_much_time_kills_the_worker_and_raises_resource_error(plugin: Path, tmp_path: Path) -> None:
     async with WorkerPool(workers=1, time_limit=2.5, temp_dir=tmp_path) as sandbox:
         with pytest.raises(ResourceError, match=r"longer than 2\.5 seconds"):
             await run(sandbox, "spin")
         assert await run(sandbox, "hello")
 
 
-async def test_time_of_a_slow_reader_does_not_count(plugin, tmp_path) -> None:
+async def test_time_of_a_slow_reader_does_not_count(plugin: Path, tmp_path: Path) -> None:
     async with WorkerPool(workers=1, time_limit=3.0, temp_dir=tmp_path) as sandbox:
         context = ExtractionContext({"do": "count", "many": 200, "progress": str(tmp_path / "progress")})
         numbers = []
@@ -207,7 +211,7 @@ async def test_time_of_a_slow_reader_does_not_count(plugin, tmp_path) -> None:
         assert numbers == list(range(200))
 
 
-async def test_crash_in_native_code_raises_resource_error(sandbox) -> None:
+async def test_crash_in_native_code_raises_resource_error(sandbox: WorkerPool) -> None:
     with capture_logs() as logs, pytest.raises(ResourceError, match="broke the extractor's worker"):
         await run(sandbox, "die", signal=int(signal.SIGSEGV))
     [line] = logs
@@ -215,7 +219,7 @@ async def test_crash_in_native_code_raises_resource_error(sandbox) -> None:
     assert await run(sandbox, "hello")
 
 
-async def test_worker_killed_by_the_kernel_raises_a_memory_error(sandbox) -> None:
+async def test_worker_killed_by_the_kernel_raises_a_memory_error(sandbox: WorkerPool) -> None:
     with pytest.raises(ResourceError, match="of memory"):
         await run(sandbox, "die", signal=int(signal.SIGKILL))
     assert await run(sandbox, "hello")
@@ -235,7 +239,9 @@ async def _left_behind(sandbox: WorkerPool, **parameters: object) -> tuple[psuti
 
 
 @pytest.mark.parametrize("end", [{"signal": int(signal.SIGSEGV)}, {"spin": True}], ids=["crashed", "killed"])
-async def test_children_and_files_of_a_worker_do_not_outlive_it(plugin, tmp_path, end) -> None:
+async def test_children_and_files_of_a_worker_do_not_outlive_it(
+    plugin: Path, tmp_path: Path, end: dict[str, object]
+) -> None:
     async with WorkerPool(workers=1, time_limit=2.0, temp_dir=tmp_path) as sandbox:
         child, files = await _left_behind(sandbox, **end)
         await asyncio.to_thread(child.wait, DEADLINE)
@@ -243,7 +249,7 @@ async def test_children_and_files_of_a_worker_do_not_outlive_it(plugin, tmp_path
         assert await run(sandbox, "hello")
 
 
-async def test_child_of_an_idle_worker_that_died_is_killed(sandbox) -> None:
+async def test_child_of_an_idle_worker_that_died_is_killed(sandbox: WorkerPool) -> None:
     [document] = await run(sandbox, "leave")
     [worker] = await run(sandbox, "hello")
     child = psutil.Process(document.fields["pid"])
@@ -251,7 +257,7 @@ async def test_child_of_an_idle_worker_that_died_is_killed(sandbox) -> None:
     await asyncio.to_thread(child.wait, DEADLINE)
 
 
-async def test_idle_worker_that_died_is_replaced(sandbox) -> None:
+async def test_idle_worker_that_died_is_replaced(sandbox: WorkerPool) -> None:
     [first] = await run(sandbox, "hello")
     process = psutil.Process(first.fields["pid"])
     process.kill()
@@ -259,7 +265,7 @@ async def test_idle_worker_that_died_is_replaced(sandbox) -> None:
     assert second.fields["pid"] != first.fields["pid"]
 
 
-async def test_errors_of_the_extractor_keep_their_kind_and_the_worker(sandbox) -> None:
+async def test_errors_of_the_extractor_keep_their_kind_and_the_worker(sandbox: WorkerPool) -> None:
     [before] = await run(sandbox, "hello")
     with pytest.raises(TransientError, match="come back later"):
         await run(sandbox, "fail")
@@ -275,12 +281,12 @@ async def test_errors_of_the_extractor_keep_their_kind_and_the_worker(sandbox) -
     assert before.fields["pid"] == after.fields["pid"]
 
 
-async def test_extractor_that_is_not_installed_raises_permanent_error(sandbox) -> None:
+async def test_extractor_that_is_not_installed_raises_permanent_error(sandbox: WorkerPool) -> None:
     with pytest.raises(PermanentError, match="no extractor 'lost_v1' is installed"):
         await anext(sandbox.run("lost_v1", ObjectView("o", "b", "n"), ExtractionContext()))
 
 
-async def test_invalid_frame_raises_resource_error(sandbox) -> None:
+async def test_invalid_frame_raises_resource_error(sandbox: WorkerPool) -> None:
     with pytest.raises(ResourceError, match="broke"):
         await run(sandbox, "babble", descriptor=3)
     assert await run(sandbox, "hello")
@@ -302,7 +308,7 @@ async def _when_still(progress: Path, worker: psutil.Process) -> int:
     return seen
 
 
-async def test_worker_whose_documents_are_not_read_waits(sandbox, tmp_path) -> None:
+async def test_worker_whose_documents_are_not_read_waits(sandbox: WorkerPool, tmp_path: Path) -> None:
     progress = tmp_path / "progress"
     [idle] = await run(sandbox, "hello")
     worker = psutil.Process(idle.fields["pid"])
@@ -314,13 +320,13 @@ async def test_worker_whose_documents_are_not_read_waits(sandbox, tmp_path) -> N
     assert document.fields["pid"]
 
 
-async def test_runs_wait_for_a_free_worker(plugin, tmp_path) -> None:
+async def test_runs_wait_for_a_free_worker(plugin: Path, tmp_path: Path) -> None:
     async with WorkerPool(workers=2, temp_dir=tmp_path) as sandbox:
         found = await asyncio.gather(*(run(sandbox, "hello") for _ in range(8)))
     assert len({documents[0].fields["pid"] for documents in found}) <= 2
 
 
-async def test_blob_beyond_the_disk_limit_raises_resource_error(plugin, tmp_path) -> None:
+async def test_blob_beyond_the_disk_limit_raises_resource_error(plugin: Path, tmp_path: Path) -> None:
     async with WorkerPool(workers=1, temp_dir=tmp_path, max_blob_bytes=1000) as sandbox:
         lying = BlobView("b", "note", "text", "a.txt", "text/plain", 10, None, MemorySource(b"x" * 5000))
         for large in (blob(b"x" * 5000), lying):
@@ -329,9 +335,9 @@ async def test_blob_beyond_the_disk_limit_raises_resource_error(plugin, tmp_path
         assert await run(sandbox, "read", blob(b"small"))
 
 
-async def test_error_of_the_blob_store_is_raised(sandbox) -> None:
+async def test_error_of_the_blob_store_is_raised(sandbox: WorkerPool) -> None:
     class Away(MemorySource):
-        async def open(self):
+        async def open(self) -> AsyncIterator[bytes]:
             raise ConnectionError("S3 is away")
             yield b""
 
@@ -340,12 +346,12 @@ async def test_error_of_the_blob_store_is_raised(sandbox) -> None:
     assert await run(sandbox, "hello")
 
 
-async def test_close_kills_running_workers_and_deletes_files(plugin, tmp_path) -> None:
+async def test_close_kills_running_workers_and_deletes_files(plugin: Path, tmp_path: Path) -> None:
     temp = tmp_path / "tmp"
     sandbox = WorkerPool(workers=2, temp_dir=temp)
     await sandbox.__aenter__()
     documents = sandbox.run("naughty_v1", ObjectView("o", "b", "n"), ExtractionContext({"do": "spin"}))
-    pid = (await anext(documents)).fields["pid"]
+    pid = cast("int", (await anext(documents)).fields["pid"])
     ending = asyncio.create_task(anext(documents))
     await asyncio.sleep(0)
     await sandbox.__aexit__(None, None, None)
@@ -368,7 +374,7 @@ def _orphaned_worker(temp: Path) -> psutil.Process:
             service.kill()
 
 
-async def test_workers_die_with_the_service_and_the_next_one_deletes_its_files(plugin, tmp_path) -> None:
+async def test_workers_die_with_the_service_and_the_next_one_deletes_its_files(plugin: Path, tmp_path: Path) -> None:
     temp = tmp_path / "tmp"
     worker = await asyncio.to_thread(_orphaned_worker, temp)
     await asyncio.to_thread(worker.wait, DEADLINE)
@@ -379,7 +385,7 @@ async def test_workers_die_with_the_service_and_the_next_one_deletes_its_files(p
         assert not left.exists()
 
 
-async def test_table_of_200_000_rows_is_streamed_in_bounded_memory(tmp_path) -> None:
+async def test_table_of_200_000_rows_is_streamed_in_bounded_memory(tmp_path: Path) -> None:
     path = tmp_path / "big.csv"
     with path.open("w") as file:
         file.write("id,name,amount\n")
@@ -391,9 +397,10 @@ async def test_table_of_200_000_rows_is_streamed_in_bounded_memory(tmp_path) -> 
     async with WorkerPool(workers=1, memory_bytes=96 * MIB, temp_dir=tmp_path) as sandbox:
         total, last, start, most = 0, None, 0, 0
         async for document in sandbox.run(TableExtractor.info.id, obj, context):
-            total += document.fields["id"]
+            row_id = cast("int", document.fields["id"])
+            total += row_id
             last = document
-            if document.fields["id"] % 1000 == 0:
+            if row_id % 1000 == 0:
                 now = psutil.Process().memory_info().rss
                 start, most = start or now, max(most, now)
 

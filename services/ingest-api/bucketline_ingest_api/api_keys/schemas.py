@@ -25,7 +25,26 @@ class KeyScope(RequestBody):
     operations: Unsupported = None
 
 
-class CreateKey(RequestBody):
+class KeyBody(RequestBody):
+    """The fields that creating and changing a key have in common."""
+
+    description: str | None = Field(default=None, max_length=500)
+    permissions: list[PermissionName] | None = Field(default=None, min_length=1, max_length=8)
+    scopes: list[KeyScope] | None = Field(default=None, max_length=100)
+    rate_limit_override: int | None = Field(default=None, ge=1, le=10_000_000)
+    expires_at: Moment | None = None
+    allowed_origins: Unsupported = None
+
+    def granted(self) -> list[Permission] | None:
+        """Return the permissions in upper case, if any were sent."""
+        return None if self.permissions is None else as_permissions(self.permissions)
+
+    def namespaces(self) -> list[str]:
+        """Return the namespaces that the key is restricted to, by id or name."""
+        return [scope.resource_id for scope in self.scopes or ()]
+
+
+class CreateKey(KeyBody):
     """Creates a key. Without ``scopes`` it is valid for every namespace. Unsupported restrictions are rejected."""
 
     model_config = example(
@@ -37,36 +56,16 @@ class CreateKey(RequestBody):
     )
 
     name: KeyName
-    description: str | None = Field(default=None, max_length=500)
-    permissions: list[PermissionName] | None = Field(default=None, min_length=1, max_length=8)
-    scopes: list[KeyScope] | None = Field(default=None, max_length=100)
-    rate_limit_override: int | None = Field(default=None, ge=1, le=10_000_000)
-    expires_at: Moment | None = None
     principal_id: Unsupported = None
-    allowed_origins: Unsupported = None
-
-    def granted(self) -> list[Permission] | None:
-        """Return the permissions in upper case, if any were sent."""
-        return None if self.permissions is None else as_permissions(self.permissions)
 
 
-class UpdateKey(RequestBody):
+class UpdateKey(KeyBody):
     """Only the fields that are sent change. ``status`` revoked ends the key; this cannot be undone."""
 
     model_config = example({"description": "The scanner in hall 2", "permissions": ["read"]})
 
     name: KeyName | None = None
-    description: str | None = Field(default=None, max_length=500)
-    permissions: list[PermissionName] | None = Field(default=None, min_length=1, max_length=8)
-    scopes: list[KeyScope] | None = Field(default=None, max_length=100)
-    rate_limit_override: int | None = Field(default=None, ge=1, le=10_000_000)
-    expires_at: Moment | None = None
     status: Literal["active", "revoked"] | None = None
-    allowed_origins: Unsupported = None
-
-    def granted(self) -> list[Permission] | None:
-        """Return the permissions in upper case, if any were sent."""
-        return None if self.permissions is None else as_permissions(self.permissions)
 
 
 _KEY_EXAMPLE: dict[str, Any] = {
@@ -120,7 +119,7 @@ class Key(ResponseBody):
     @classmethod
     def of(cls, key: ApiKeyDocument, now: datetime) -> "Key":
         """Return the response for a stored key."""
-        return cls(**_key_fields(key, now))
+        return cls.model_validate(_key_fields(key, now))
 
 
 class IssuedKey(Key):
@@ -133,7 +132,7 @@ class IssuedKey(Key):
     @classmethod
     def issued(cls, issued: NewApiKey, now: datetime) -> "IssuedKey":
         """Return the response for a key with a new secret."""
-        return cls(**_key_fields(issued.key, now), key=issued.clear)
+        return cls.model_validate({**_key_fields(issued.key, now), "key": issued.clear})
 
 
 class KeyList(ResponseBody):
@@ -184,24 +183,18 @@ class Me(ResponseBody):
 
 
 def _key_fields(key: ApiKeyDocument, now: datetime) -> dict[str, Any]:
+    """Return the fields of the response for a stored key. Fields of the same name are copied."""
     expires = key.get("expires_at")
     expired = expires is not None and expires <= now
     return {
+        **key,
         "key_id": key["_id"],
         "key_hash": key["hash"],
         "key_prefix": visible_prefix(key["_id"]),
         "internal_id": key["organization_id"],
-        "organization_id": key["organization_id"],
         "user_id": key["user_email"],
-        "name": key["name"],
-        "description": key["description"],
         "permissions": [permission.lower() for permission in key["permissions"]],
         "scopes": [GrantedScope(resource_id=namespace_id) for namespace_id in key["namespaces"]],
         "rate_limit_override": key.get("rate_limit"),
         "status": "revoked" if key["revoked_at"] else "expired" if expired else "active",
-        "expires_at": expires,
-        "last_used_at": key.get("last_used_at"),
-        "created_at": key["created_at"],
-        "created_by": key.get("created_by"),
-        "revoked_at": key["revoked_at"],
     }

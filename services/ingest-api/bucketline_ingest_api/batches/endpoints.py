@@ -2,12 +2,10 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Query
+from fastapi import APIRouter, Body, Depends, Query
 
 from bucketline.db.batches import BatchDocument
-from bucketline.domain.collection_graph import select_tiers
-from bucketline_ingest_api.batches import bulk, results, service, submission
-from bucketline_ingest_api.batches import retry as retries
+from bucketline_ingest_api.batches import results, service, submission
 from bucketline_ingest_api.batches.schemas import (
     AddObjects,
     Batch,
@@ -16,6 +14,7 @@ from bucketline_ingest_api.batches.schemas import (
     BulkSubmit,
     BulkSubmitted,
     CreateBatch,
+    FailedDocument,
     FailedDocuments,
     ListBatches,
     Resubmission,
@@ -26,22 +25,13 @@ from bucketline_ingest_api.batches.schemas import (
     SubmittedDrafts,
     UpdateBatch,
 )
-from bucketline_ingest_api.batches.serializers import (
-    serialize_audit,
-    serialize_batch,
-    serialize_failures,
-    serialize_resubmission,
-    serialize_retry,
-)
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.dependencies import (
     BucketDelete,
     BucketRead,
-    BucketScope,
     BucketWrite,
     ContainerDep,
-    NamespaceHeader,
-    NamespaceQuery,
+    NamespaceIdentifier,
     ReadPrincipal,
     WritePrincipal,
 )
@@ -66,6 +56,23 @@ Limit = Annotated[int, Query(ge=1, le=1000)]
 Offset = Annotated[int, Query(ge=0, le=100_000)]
 
 
+async def _batch_to_read(container: ContainerDep, scope: BucketRead, batch_id: str) -> BatchDocument:
+    return await service.find_batch(container, scope.namespace_id, scope.bucket_id, batch_id)
+
+
+async def _batch_to_change(container: ContainerDep, scope: BucketWrite, batch_id: str) -> BatchDocument:
+    return await service.find_batch(container, scope.namespace_id, scope.bucket_id, batch_id)
+
+
+async def _batch_to_delete(container: ContainerDep, scope: BucketDelete, batch_id: str) -> BatchDocument:
+    return await service.find_batch(container, scope.namespace_id, scope.bucket_id, batch_id)
+
+
+BatchRead = Annotated[BatchDocument, Depends(_batch_to_read)]
+BatchWrite = Annotated[BatchDocument, Depends(_batch_to_change)]
+BatchDelete = Annotated[BatchDocument, Depends(_batch_to_delete)]
+
+
 @router.post(BUCKET, summary="Create a batch", responses=errors(400))
 async def create_batch(
     container: ContainerDep,
@@ -76,10 +83,9 @@ async def create_batch(
     trigger_processing: OtherSubmit = None,
 ) -> Batch:
     """Create a draft of up to 50,000 objects, by id or by filters; `auto_submit` submits it at once."""
-    submit = _first_given(auto_submit, trigger_processing, body.auto_submit, body.trigger_processing)
-    batch = await service.create_batch(
-        container, scope.bucket, body, skip_validation=skip_validation, submit=submit is True
-    )
+    batch = await service.create_batch(container, scope.bucket, body, skip_validation=skip_validation)
+    if _first_given(auto_submit, trigger_processing, body.auto_submit, body.trigger_processing):
+        batch = await submission.submit_batch(container, batch)
     return await _respond(container, batch)
 
 
@@ -95,7 +101,7 @@ async def list_batches(
 @router.post(BUCKET + "/submit-all", summary="Submit all drafts of a bucket", responses=errors(400))
 async def submit_all_batches(container: ContainerDep, scope: BucketWrite) -> SubmittedDrafts:
     """Submit up to 1,000 drafts, oldest first; `has_more` is true if others remain. Empty drafts stay."""
-    return await bulk.submit_drafts(container, scope.bucket)
+    return await submission.submit_drafts(container, scope.bucket)
 
 
 @router.post(BUCKET + "/bulk-submit", summary="Submit a whole bucket in batches", responses=errors(400))
@@ -106,25 +112,24 @@ async def bulk_submit_batches(
 
     After a 503 the batches that were submitted stay. A repeated request skips objects that have been processed by then.
     """
-    return await bulk.bulk_submit(container, scope.bucket, body or BulkSubmit())
+    return await submission.bulk_submit(container, scope.bucket, body or BulkSubmit())
 
 
 @router.get(BATCH, summary="Get a batch", responses=errors(400))
-async def get_batch(container: ContainerDep, scope: BucketRead, batch_id: str) -> Batch:
+async def get_batch(container: ContainerDep, batch: BatchRead) -> Batch:
     """Show the batch with its progress and all its objects."""
-    return await _respond(container, await _find(container, scope, batch_id))
+    return await _respond(container, batch)
 
 
 @router.post(BATCH + "/objects", summary="Add objects to a draft", responses=errors(400))
 async def add_objects_to_batch(
     container: ContainerDep,
     scope: BucketWrite,
-    batch_id: str,
+    batch: BatchWrite,
     body: AddObjects,
     skip_validation: SkipValidation = False,
 ) -> Batch:
     """Add the objects that the draft does not have yet."""
-    batch = await _find(container, scope, batch_id)
     updated = await service.add_objects(container, scope.bucket, batch, body, skip_validation=skip_validation)
     return await _respond(container, updated)
 
@@ -133,13 +138,12 @@ async def add_objects_to_batch(
 async def submit_batch(
     container: ContainerDep,
     scope: BucketWrite,
-    batch_id: str,
+    batch: BatchWrite,
     body: Annotated[SubmitBatch | None, Body()] = None,
     force: Force = False,  # noqa: ARG001 - part of the contract
 ) -> Task:
     """Start to process the batch; its task shows the progress."""
     request = body or SubmitBatch()
-    batch = await _find(container, scope, batch_id)
     collection_ids = await service.resolve_collections(container, scope.bucket, request.collection_ids)
     submitted = await submission.submit_batch(
         container, batch, collection_ids=collection_ids, webhook_url=request.webhook_url
@@ -148,43 +152,40 @@ async def submit_batch(
 
 
 @router.post(BATCH + "/cancel", summary="Cancel a batch", responses=errors(400))
-async def cancel_batch(container: ContainerDep, scope: BucketWrite, batch_id: str, reason: Reason = None) -> Task:
+async def cancel_batch(container: ContainerDep, batch: BatchWrite, reason: Reason = None) -> Task:
     """Drop work that has not started; its objects become drafts again. Work that is running completes."""
-    canceled, unit_counts = await submission.cancel_batch(container, await _find(container, scope, batch_id), reason)
+    canceled, unit_counts = await submission.cancel_batch(container, batch, reason)
     return serialize_batch_task(canceled, cancellation=unit_counts)
 
 
 @router.patch(BATCH, summary="Change a batch's metadata", responses=errors(400))
-async def update_batch(container: ContainerDep, scope: BucketWrite, batch_id: str, body: UpdateBatch) -> Batch:
+async def update_batch(container: ContainerDep, batch: BatchWrite, body: UpdateBatch) -> Batch:
     """Replace the metadata, in any state of the batch."""
-    return await _respond(
-        container, await service.update_batch(container, await _find(container, scope, batch_id), body)
-    )
+    return await _respond(container, await service.update_batch(container, batch, body))
 
 
 @router.delete(BATCH, summary="Delete a batch", responses=errors(400))
-async def delete_batch(container: ContainerDep, scope: BucketDelete, batch_id: str) -> Deleted:
+async def delete_batch(container: ContainerDep, batch: BatchDelete) -> Deleted:
     """Delete a batch that is not running. Its objects and documents stay."""
-    await service.delete_batch(container, await _find(container, scope, batch_id))
+    await service.delete_batch(container, batch)
     return Deleted(message="batch deleted")
 
 
 @router.post(BATCH + "/retry", summary="Retry what failed in a batch", responses=errors(400))
 async def retry_batch(
-    container: ContainerDep, scope: BucketWrite, batch_id: str, body: Annotated[RetryBatch | None, Body()] = None
+    container: ContainerDep, scope: BucketWrite, batch: BatchWrite, body: Annotated[RetryBatch | None, Body()] = None
 ) -> Retry:
     """Run the failed objects again. After 30 days it is not known which failed: `batch_results_expired`."""
     request = body or RetryBatch()
-    batch = await _find(container, scope, batch_id)
-    retried, count = await retries.retry_batch(container, scope.bucket, batch, request)
-    return serialize_retry(retried, count, request)
+    retried, count = await submission.retry_batch(container, scope.bucket, batch, request)
+    return Retry.of(retried, count, request)
 
 
 @router.post(BATCH + "/resubmit", summary="Run a batch again", responses=errors(400))
 async def resubmit_batch(
     container: ContainerDep,
     scope: BucketWrite,
-    batch_id: str,
+    batch: BatchWrite,
     body: Annotated[ResubmitBatch | None, Body()] = None,
     auto_submit: AutoSubmit = None,
     trigger_processing: OtherSubmit = None,
@@ -193,102 +194,76 @@ async def resubmit_batch(
     """Turn a finished batch into a draft with all its objects, and submit it unless `auto_submit` is false."""
     request = body or ResubmitBatch()
     submit = _first_given(auto_submit, trigger_processing, request.auto_submit, request.trigger_processing)
-    batch = await _find(container, scope, batch_id)
-    resubmitted = await retries.resubmit_batch(container, scope.bucket, batch, submit=submit is not False)
-    return serialize_resubmission(resubmitted, previous=batch)
+    resubmitted = await submission.resubmit_batch(container, scope.bucket, batch, submit=submit is not False)
+    return Resubmission.of(resubmitted, previous_status=batch["status"])
 
 
 @router.get(BATCH + "/failed-documents", summary="List what failed in a batch", responses=errors(400))
 async def list_failed_documents(
     container: ContainerDep,
-    scope: BucketRead,
-    batch_id: str,
+    batch: BatchRead,
     tier_num: TierNumber = None,
     collection_id: CollectionName = None,
     limit: Limit = 100,
     offset: Offset = 0,
 ) -> FailedDocuments:
     """List every object that failed; after 30 days the first thousand, as the batch shows them."""
-    batch = await _find(container, scope, batch_id)
-    tiers = await _tiers(container, batch)
+    [tiers] = await service.find_tiers(container, [batch])
     failures = await results.find_failures(container, batch, tiers, tier=tier_num, collection=collection_id)
-    return serialize_failures(batch, failures, limit=limit, offset=offset)
+    page = [FailedDocument.model_validate(failure) for failure in failures[offset : offset + limit]]
+    return FailedDocuments(batch_id=batch["_id"], results=page, total=len(failures), limit=limit, offset=offset)
 
 
 @router.get(BATCH + "/audit", summary="Audit a batch", responses=errors(400))
-async def audit_batch(container: ContainerDep, scope: BucketRead, batch_id: str) -> BatchAudit:
+async def audit_batch(container: ContainerDep, batch: BatchRead) -> BatchAudit:
     """Count the objects and work units themselves; after 30 days, show the totals of the batch."""
-    batch = await _find(container, scope, batch_id)
-    return serialize_audit(batch, await results.audit_batch(container, batch), await _tiers(container, batch))
+    [tiers] = await service.find_tiers(container, [batch])
+    return await results.audit_batch(container, batch, tiers)
 
 
 @router.post("/v1/batches/list", summary="List batches of any bucket", responses=errors(400))
 async def search_batches(
     container: ContainerDep,
     caller: ReadPrincipal,
+    namespace: NamespaceIdentifier,
     list_query: Paging,
     body: ListBatches | None = None,
-    namespace: NamespaceHeader = None,
-    fallback: NamespaceQuery = None,
 ) -> BatchList:
     """List the newest first; without a namespace, those of all namespaces that the key may access."""
-    scope = await service.scope_of_all_buckets(container, caller, body, namespace or fallback)
+    scope = await service.scope_of_all_buckets(container, caller, body, namespace)
     return await _respond_list(container, await service.find_batches(container, scope, list_query, body))
 
 
 @router.get("/v1/batches/{batch_id}", summary="Get a batch by its id", responses=errors(400))
 async def get_batch_by_id(
-    container: ContainerDep,
-    caller: ReadPrincipal,
-    batch_id: str,
-    namespace: NamespaceHeader = None,
-    fallback: NamespaceQuery = None,
+    container: ContainerDep, caller: ReadPrincipal, namespace: NamespaceIdentifier, batch_id: str
 ) -> Batch:
     """Show the batch with its progress and all its objects."""
-    return await _respond(container, await service.find_batch_by_id(container, caller, batch_id, namespace or fallback))
+    return await _respond(container, await service.find_batch_by_id(container, caller, batch_id, namespace))
 
 
 @router.post("/v1/batches/{batch_id}/cancel", summary="Cancel a batch by its id", responses=errors(400))
 async def cancel_batch_by_id(
     container: ContainerDep,
     caller: WritePrincipal,
+    namespace: NamespaceIdentifier,
     batch_id: str,
     reason: Reason = None,
-    namespace: NamespaceHeader = None,
-    fallback: NamespaceQuery = None,
 ) -> Task:
     """Drop work that has not started; its objects become drafts again. Work that is running completes."""
-    batch = await service.find_batch_by_id(container, caller, batch_id, namespace or fallback)
-    canceled, unit_counts = await submission.cancel_batch(container, batch, reason)
-    return serialize_batch_task(canceled, cancellation=unit_counts)
-
-
-async def _find(container: Container, scope: BucketScope, batch_id: str) -> BatchDocument:
-    return await service.find_batch(container, scope.namespace_id, scope.bucket_id, batch_id)
-
-
-async def _tiers(container: Container, batch: BatchDocument) -> results.Tiers:
-    """Return the collections that the batch's objects reach."""
-    tiers = await container.collections.tiers_of_bucket(batch["bucket_id"])
-    return tiers if batch["collection_ids"] is None else select_tiers(tiers, batch["collection_ids"])
+    batch = await service.find_batch_by_id(container, caller, batch_id, namespace)
+    return await cancel_batch(container, batch, reason)
 
 
 async def _respond(container: Container, batch: BatchDocument) -> Batch:
-    return serialize_batch(batch, await _tiers(container, batch), container.clock)
+    [tiers] = await service.find_tiers(container, [batch])
+    return Batch.of(batch, tiers, container.clock.now())
 
 
 async def _respond_list(container: Container, page: Page[BatchDocument]) -> BatchList:
-    tiers_of_bucket = {
-        bucket_id: await container.collections.tiers_of_bucket(bucket_id)
-        for bucket_id in dict.fromkeys(batch["bucket_id"] for batch in page.rows)
-    }
-    rows = []
-    for batch in page.rows:
-        tiers, selected = tiers_of_bucket[batch["bucket_id"]], batch["collection_ids"]
-        rows.append(
-            serialize_batch(batch, tiers if selected is None else select_tiers(tiers, selected), container.clock)
-        )
-    return BatchList(results=rows, total_count=page.total, pagination=page.pagination)
+    tiers, now = await service.find_tiers(container, page.rows), container.clock.now()
+    batches = [Batch.of(batch, reached, now) for batch, reached in zip(page.rows, tiers, strict=True)]
+    return BatchList(results=batches, total_count=page.total, pagination=page.pagination)
 
 
 def _first_given(*flags: bool | None) -> bool | None:

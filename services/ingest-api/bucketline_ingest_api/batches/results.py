@@ -6,64 +6,19 @@ when it finished; after that time these are all that is known.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from typing import Any
 
 from bucketline.db.batch_dependencies import BatchDependencies
 from bucketline.db.batches import BatchDocument, FailedObject, failed_row
-from bucketline.db.collections import CollectionDocument
 from bucketline.db.work_units import KEPT, Latest
 from bucketline.domain.status import FAILURES, FINAL, Status
-from bucketline_ingest_api.batches.service import PAGE_SIZE, existing_objects
+from bucketline_ingest_api.batches.schemas import BatchAudit
+from bucketline_ingest_api.batches.service import PAGE_SIZE, Tiers, existing_objects
 from bucketline_ingest_api.container import Container
 
 UNKNOWN_TIME = datetime.fromtimestamp(0, UTC)
 MAX_LOST_IDS = 100
-
-Tiers = Sequence[Sequence[CollectionDocument]]
-
-
-@dataclass(frozen=True)
-class Failure:
-    """An object that failed, with the collections that its error names and the first tier of these."""
-
-    row: FailedObject
-    collection_ids: list[str]
-    tier: int
-
-
-@dataclass(frozen=True)
-class Audit:
-    """Counts every object of a batch once. ``lost`` objects exist, but nothing is going to process them.
-
-    ``from_sums``: the work units have expired, and these are the totals that the batch had when it finished.
-    """
-
-    submitted: int
-    completed: int
-    failed: int
-    skipped: int
-    given_back: int
-    in_flight: int
-    waiting: int
-    unplanned: int
-    deleted: int
-    lost: int
-    shown_processed: int
-    lost_object_ids: list[str] = field(default_factory=list)
-    from_sums: bool = False
-
-    @property
-    def processed(self) -> int:
-        """Return how many objects have a final result."""
-        return self.completed + self.failed + self.skipped
-
-    @property
-    def balanced(self) -> bool:
-        """Return whether every object is counted, none is lost, and a finished batch shows the right total."""
-        unprocessed = self.given_back + self.in_flight + self.waiting + self.unplanned + self.deleted
-        counted = self.processed + unprocessed + self.lost
-        return counted == self.submitted and not self.lost and self.shown_processed == self.processed
 
 
 def select_run(batch: BatchDocument, latest: Mapping[str, Latest]) -> dict[str, Latest]:
@@ -82,10 +37,16 @@ def have_expired(batch: BatchDocument, latest: Mapping[str, Latest], now: dateti
     return _may_have_expired(batch, now) and results < batch.get("processed", 0)
 
 
+def _may_have_expired(batch: BatchDocument, now: datetime) -> bool:
+    """Return whether units of this finished batch may have expired. Before that, a missing unit is an error."""
+    first_run = batch["created_at"] if batch.get("retry") else batch.get("submitted_at", batch["created_at"])
+    return batch["status"] in FINAL and now - first_run >= KEPT
+
+
 async def find_failures(
     container: Container, batch: BatchDocument, tiers: Tiers, *, tier: int | None, collection: str | None
-) -> list[Failure]:
-    """Return the failures of the batch, ordered by object id; only those of a tier or collection if that is given.
+) -> list[dict[str, Any]]:
+    """Return the fields of the batch's failures, ordered by object id; only those of a tier or collection if given.
 
     When the work units have expired, return the failures that the batch itself has: at most the first thousand.
     """
@@ -93,22 +54,33 @@ async def find_failures(
     if have_expired(batch, latest, container.clock.now()):
         rows = sorted(batch.get("failed_objects", []), key=lambda row: row["object_id"])
     else:
-        rows = [
-            failed_row(object_id, last.result, UNKNOWN_TIME)
-            for object_id, last in sorted(latest.items())
-            if last.failed
-        ]
+        failed = sorted((object_id, last.result) for object_id, last in latest.items() if last.failed)
+        rows = [failed_row(object_id, result, UNKNOWN_TIME) for object_id, result in failed]
     failures = [_to_failure(row, tiers) for row in rows]
     if tier is not None:
-        failures = [failure for failure in failures if failure.tier == tier]
+        failures = [failure for failure in failures if failure["tier_num"] == tier]
     if collection is not None:
         named = {c["_id"] for row in tiers for c in row if collection in (c["_id"], c["name"])}
-        failures = [failure for failure in failures if named.intersection(failure.collection_ids)]
+        failures = [failure for failure in failures if named.intersection(failure["collection_ids"])]
     return failures
 
 
-async def audit_batch(container: Container, batch: BatchDocument) -> Audit:
-    """Count the objects of the batch from its work units, and look up the objects that are in none."""
+def _to_failure(row: FailedObject, tiers: Tiers) -> dict[str, Any]:
+    """Add the collections that the error names, and the first of their tiers."""
+    # The processor prefixes what went wrong with the name of the collection.
+    names = [part.partition(": ")[0] for part in row["error"].split("; ")]
+    named = [(number, c["_id"]) for number, tier in enumerate(tiers) for c in tier if c["name"] in names]
+    # An error that names no collection occurred before the first tier.
+    tier = min((number for number, _ in named), default=0)
+    return {**row, "collection_ids": [collection_id for _, collection_id in named], "tier_num": tier}
+
+
+async def audit_batch(container: Container, batch: BatchDocument, tiers: Tiers) -> BatchAudit:
+    """Count the objects of the batch from its work units, and look up the objects that are in none.
+
+    ``lost`` objects exist, but nothing is going to process them. The audit is balanced if every object is counted, none
+    is lost, and a finished batch shows the right total.
+    """
     status = Status(batch["status"])
     finished, canceled = status in FINAL, status is Status.CANCELED
     latest = {} if status is Status.DRAFT else select_run(batch, await container.units.latest_results(batch["_id"]))
@@ -118,51 +90,54 @@ async def audit_batch(container: Container, batch: BatchDocument) -> Audit:
     unassigned = [object_id for object_id in outside if object_id in existing and object_id not in waiting]
     planned = bool(batch.get("planned")) or finished
     # A batch may be canceled before anything is planned, and an automatic batch may lose its object to another one.
-    lost = unassigned if planned and not canceled else []
-    counts = Counter(_result_kind(last) for last in latest.values())
-    stuck = [object_id for object_id, last in latest.items() if last.result is None] if finished else []
-    audit = Audit(
-        submitted=len(batch["objects"]),
-        completed=counts["completed"],
-        failed=counts["failed"],
-        skipped=counts["skipped"],
-        given_back=counts["given_back"] + (len(unassigned) if canceled else 0),
-        in_flight=counts["open"] - len(stuck),
-        waiting=len(waiting),
-        unplanned=len(unassigned) if not planned and not canceled else 0,
-        deleted=len(outside) - len(existing | waiting),
-        lost=len(lost) + len(stuck),
-        lost_object_ids=[*lost, *stuck][:MAX_LOST_IDS],
-        shown_processed=batch.get("processed", 0)
-        if finished
-        else counts["completed"] + counts["failed"] + counts["skipped"],
+    lost = [*unassigned] if planned and not canceled else []
+    kinds = Counter(_result_kind(last) for last in latest.values())
+    lost += [object_id for object_id, last in latest.items() if last.result is None] if finished else []
+    counts = {
+        "completed": kinds["completed"],
+        "failed": kinds["failed"],
+        "skipped": kinds["skipped"],
+        "given_back": kinds["given_back"] + (len(unassigned) if canceled else 0),
+        "in_flight": 0 if finished else kinds["open"],
+        "waiting": len(waiting),
+        "unplanned": 0 if planned or canceled else len(unassigned),
+        "deleted": len(outside) - len(existing | waiting),
+        "lost": len(lost),
+    }
+    submitted = len(batch["objects"])
+    processed = counts["completed"] + counts["failed"] + counts["skipped"]
+    counted = sum(counts.values()) == submitted
+    balanced = counted and not lost and (not finished or processed == batch.get("processed", 0))
+    from_sums = not balanced and _may_have_expired(batch, container.clock.now())
+    if from_sums:
+        # The totals of the batch do not tell which objects were skipped.
+        processed, failed = batch.get("processed", 0), batch.get("failed", 0)
+        deleted, lost = min(batch.get("missing", 0), counts["deleted"]), []
+        counts |= {"completed": processed - failed, "failed": failed, "skipped": 0, "deleted": deleted, "lost": 0}
+        counts["given_back"] = submitted - processed - deleted
+        balanced = sum(counts.values()) == submitted
+    tier_counts = {"processed": counts["completed"]} | {name: counts[name] for name in ("failed", "skipped", "lost")}
+    return BatchAudit(
+        batch_id=batch["_id"],
+        status=status,
+        all_balanced=balanced,
+        has_lost_objects=bool(lost),
+        submitted=submitted,
+        processed=processed,
+        lost_object_ids=lost[:MAX_LOST_IDS],
+        from_sums=from_sums,
+        tiers=[
+            {
+                "tier_num": number,
+                "collection_ids": [collection["_id"] for collection in tier],
+                "submitted": submitted - counts["deleted"],
+                **tier_counts,
+                "balanced": balanced,
+            }
+            for number, tier in enumerate(tiers)
+        ],
+        **counts,
     )
-    if not audit.balanced and _may_have_expired(batch, container.clock.now()):
-        return _audit_from_totals(batch, audit)
-    return audit
-
-
-def _audit_from_totals(batch: BatchDocument, audit: Audit) -> Audit:
-    """Return the audit from the totals of the batch, which do not tell which objects were skipped."""
-    processed, failed = batch.get("processed", 0), batch.get("failed", 0)
-    deleted = min(batch.get("missing", 0), audit.deleted)
-    return replace(
-        audit,
-        completed=processed - failed,
-        failed=failed,
-        skipped=0,
-        given_back=audit.submitted - processed - deleted,
-        deleted=deleted,
-        lost=0,
-        lost_object_ids=[],
-        from_sums=True,
-    )
-
-
-def _may_have_expired(batch: BatchDocument, now: datetime) -> bool:
-    """Return whether units of this finished batch may have expired. Before that, a missing unit is an error."""
-    first_run = batch["created_at"] if batch.get("retry") else batch.get("submitted_at", batch["created_at"])
-    return batch["status"] in FINAL and now - first_run >= KEPT
 
 
 def _result_kind(last: Latest) -> str:
@@ -172,14 +147,6 @@ def _result_kind(last: Latest) -> str:
     if status in FAILURES:
         return "failed"
     return {str(Status.SKIPPED): "skipped", str(Status.DRAFT): "given_back"}.get(status, "completed")
-
-
-def _to_failure(row: FailedObject, tiers: Tiers) -> Failure:
-    # The processor prefixes what went wrong with the name of the collection.
-    names = [part.partition(": ")[0] for part in row["error"].split("; ")]
-    named = [(number, c["_id"]) for number, tier in enumerate(tiers) for c in tier if c["name"] in names]
-    # An error that names no collection occurred before the first tier.
-    return Failure(row, [collection_id for _, collection_id in named], min((number for number, _ in named), default=0))
 
 
 async def _waiting_objects(container: Container, batch_id: str, object_ids: Sequence[str]) -> set[str]:

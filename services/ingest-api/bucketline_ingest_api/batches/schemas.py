@@ -1,11 +1,16 @@
 """Request and response bodies of the batch endpoints."""
 
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
+from bucketline.db.batches import BatchDocument, objects_to_process
+from bucketline.db.collections import CollectionDocument
 from bucketline.domain.field_validation import free_form_faults
-from bucketline.domain.status import Status
+from bucketline.domain.status import BATCH_ACTIVE, FINAL, Status, percent
 from bucketline_ingest_api.schemas import (
     ListBody,
     Pagination,
@@ -146,22 +151,13 @@ _BATCH = {
     "object_ids": ["obj_06h2v9k1m3q5s7t9v1x3"],
     "dedup_strategy": "skip",
     "collection_ids": ["col_06h2k4v9c3f8m1q7r5tq"],
-    "type": "BUCKET",
     "metadata": {"source": "nightly"},
     "task_id": "task_06h2v9k1m3q5s7t9v1x4",
-    "tier_tasks": [],
-    "current_tier": 0,
     "total_tiers": 1,
     "dag_tiers": [["col_06h2k4v9c3f8m1q7r5tq"]],
     "progress": {"processed": 1, "total": 1, "percent": 100.0, "errors": 0, "documents_written": 1},
     "documents_written": 1,
-    "documents_resolvable": True,
     "failed_objects": [],
-    "failed_object_count": 0,
-    "retry_count": 0,
-    "max_retries": 3,
-    "max_node_death_resubmits": 0,
-    "max_deploy_resubmits": 0,
     "created_at": "2026-03-01T09:00:00.000Z",
     "updated_at": "2026-03-01T09:00:05.250Z",
 }
@@ -178,6 +174,28 @@ class BatchProgress(ResponseBody):
     errors: int = 0
     first_error: str | None = None
     documents_written: int = 0
+
+    @classmethod
+    def of(cls, batch: BatchDocument, now: datetime) -> "BatchProgress":
+        """Return the progress of a submitted batch; speed and remaining time are those of its current run."""
+        total, processed = objects_to_process(batch), batch.get("processed", 0)
+        carried, started = batch.get("base"), batch.get("started_at")
+        in_run = processed - (carried["finished"] if carried else 0)
+        rate = eta = None
+        if started and in_run > 0:
+            rate = round(in_run / max(0.001, ((batch.get("completed_at") or now) - started).total_seconds()), 3)
+            if batch["status"] in BATCH_ACTIVE and rate > 0:
+                eta = round(max(0, total - processed) / rate, 1)
+        return cls(
+            processed=processed,
+            total=total,
+            percent=percent(processed, total),
+            items_per_second=rate,
+            eta_seconds=eta,
+            errors=batch.get("failed", 0),
+            first_error=batch.get("first_error"),
+            documents_written=batch.get("documents_written", 0),
+        )
 
 
 class FailedObjectRow(ResponseBody):
@@ -201,6 +219,32 @@ class TierTask(ResponseBody):
     completed_at: Timestamp | None = None
     duration_ms: float | None = None
     audit: dict[str, Any] | None = None
+
+    @classmethod
+    def of(cls, batch: BatchDocument, number: int, collection_ids: list[str]) -> "TierTask":
+        """Return the progress of one tier. Every tier processes the objects of the batch, so all tiers are alike."""
+        started, completed = batch.get("started_at"), batch.get("completed_at")
+        processed, failed, total = batch.get("processed", 0), batch.get("failed", 0), objects_to_process(batch)
+        status = Status(batch["status"])
+        return cls(
+            tier_num=number,
+            task_id=batch["task_id"],
+            status=status,
+            collection_ids=collection_ids,
+            source_type="bucket" if number == 0 else "collection",
+            started_at=started,
+            completed_at=completed,
+            duration_ms=(completed - started).total_seconds() * 1000 if started and completed else None,
+            audit={
+                "tier_num": number,
+                "submitted": total,
+                "processed": processed - failed,
+                "failed": failed,
+                "skipped": 0,
+                "lost": 0,
+                "balanced": status not in FINAL or status is Status.CANCELED or processed >= total,
+            },
+        )
 
 
 class Batch(ResponseBody):
@@ -245,6 +289,49 @@ class Batch(ResponseBody):
     created_at: Timestamp
     updated_at: Timestamp
 
+    @classmethod
+    def of(cls, batch: BatchDocument, tiers: Sequence[Sequence[CollectionDocument]], now: datetime) -> "Batch":
+        """Return the response for a stored batch. ``tiers`` are the collections that its objects reach.
+
+        Fields of the same name are copied.
+        """
+        status = Status(batch["status"])
+        submitted = status is not Status.DRAFT
+        dag_tiers = [[collection["_id"] for collection in tier] for tier in tiers]
+        failed_objects = batch.get("failed_objects", [])
+        return cls.model_validate(
+            {
+                **batch,
+                "batch_id": batch["_id"],
+                "object_ids": batch["objects"],
+                "collection_ids": [collection_id for tier in dag_tiers for collection_id in tier],
+                "task_id": batch["task_id"] if submitted else None,
+                "tier_tasks": [TierTask.of(batch, *tier) for tier in enumerate(dag_tiers)] if submitted else [],
+                "current_tier": None if not submitted else max(len(dag_tiers) - 1, 0) if status in FINAL else 0,
+                "total_tiers": max(1, len(dag_tiers)),
+                "dag_tiers": dag_tiers,
+                "progress": BatchProgress.of(batch, now) if submitted else None,
+                "documents_resolvable": status in FINAL,
+                "failed_objects": failed_objects,
+                "failed_object_count": batch.get("failed", 0),
+                "last_activity_at": batch.get("moved_at"),
+                "lifecycle": _lifecycle(batch, status),
+                "lifecycle_reason": batch.get("failure_reason") or batch.get("cancel_reason"),
+                "error_summary": dict(Counter(row["error_type"] for row in failed_objects)) or None,
+            }
+        )
+
+
+def _lifecycle(batch: BatchDocument, status: Status) -> str:
+    match status:
+        case Status.DRAFT:
+            return "accepted"
+        case Status.CANCELED | Status.FAILED:
+            return status.lower()
+        case Status.COMPLETED | Status.COMPLETED_WITH_ERRORS:
+            return "indexed"
+    return "extracting" if batch.get("processed") else "admitted" if batch.get("planned") else "queued"
+
 
 class BatchList(ResponseBody):
     """A page of batches, each with its first 100 `object_ids`; `progress.total` counts all."""
@@ -266,6 +353,21 @@ class Retry(ResponseBody):
     max_retry_count: int
     message: str
 
+    @classmethod
+    def of(cls, batch: BatchDocument, retried_count: int, request: RetryBatch) -> "Retry":
+        """Return the response to a retry."""
+        kind = "no object failed" if request.retry_mode == "all" else "no object failed with a transient error"
+        return cls(
+            batch_id=batch["_id"],
+            task_id=batch["task_id"],
+            status=Status(batch["status"]),
+            retry_mode=request.retry_mode,
+            retried_count=retried_count,
+            retry_count=batch.get("retry_count", 0),
+            max_retry_count=request.max_retry_count,
+            message=f"{retried_count} objects are retried" if retried_count else f"{kind}: nothing to retry",
+        )
+
 
 class Resubmission(ResponseBody):
     """The response to a resubmission."""
@@ -276,6 +378,19 @@ class Resubmission(ResponseBody):
     previous_status: Status
     object_count: int
     message: str
+
+    @classmethod
+    def of(cls, batch: BatchDocument, *, previous_status: str) -> "Resubmission":
+        """Return the response to a resubmission."""
+        draft = batch["status"] == Status.DRAFT
+        return cls(
+            batch_id=batch["_id"],
+            task_id=None if draft else batch["task_id"],
+            status=Status(batch["status"]),
+            previous_status=Status(previous_status),
+            object_count=batch["total"],
+            message="the batch is a draft again" if draft else "the batch is processed again",
+        )
 
 
 class SubmittedBatch(ResponseBody):
@@ -328,26 +443,6 @@ class FailedDocument(ResponseBody):
 class FailedDocuments(ResponseBody):
     """A page of the objects that failed."""
 
-    model_config = example(
-        {
-            "batch_id": "btch_06h2v9k1m3q5s7t9v1x3",
-            "results": [
-                {
-                    "object_id": "obj_06h2v9k1m3q5s7t9v1x3",
-                    "document_id": None,
-                    "collection_ids": ["col_06h2k4v9c3f8m1q7r5tq"],
-                    "tier_num": 0,
-                    "error": "invoices-text: not a PDF",
-                    "error_type": "permanent",
-                    "timestamp": "2026-03-01T09:00:05.250Z",
-                }
-            ],
-            "total": 1,
-            "limit": 100,
-            "offset": 0,
-        }
-    )
-
     batch_id: str
     results: list[FailedDocument]
     total: int
@@ -361,29 +456,6 @@ class BatchAudit(ResponseBody):
     Results of single objects are kept for 30 days. After that (`from_sums`) these are the totals that the batch had
     when it finished, and `completed` includes skipped objects.
     """
-
-    model_config = example(
-        {
-            "batch_id": "btch_06h2v9k1m3q5s7t9v1x3",
-            "status": "COMPLETED",
-            "all_balanced": True,
-            "has_lost_objects": False,
-            "submitted": 2,
-            "processed": 2,
-            "completed": 2,
-            "failed": 0,
-            "skipped": 0,
-            "given_back": 0,
-            "in_flight": 0,
-            "waiting": 0,
-            "unplanned": 0,
-            "deleted": 0,
-            "lost": 0,
-            "lost_object_ids": [],
-            "from_sums": False,
-            "tiers": [],
-        }
-    )
 
     batch_id: str
     status: Status
@@ -402,4 +474,4 @@ class BatchAudit(ResponseBody):
     lost: int
     lost_object_ids: list[str]
     from_sums: bool = False
-    tiers: list[dict[str, Any]]
+    tiers: list[dict[str, Any]] = Field(examples=[[]])

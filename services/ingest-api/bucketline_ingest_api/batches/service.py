@@ -5,12 +5,12 @@ from datetime import datetime
 
 from bucketline.db.batches import SUMMARY_FIELDS, BatchDocument, task_of
 from bucketline.db.buckets import BucketDocument
+from bucketline.db.collections import CollectionDocument
 from bucketline.db.outbox_store import outbox_entry_of
-from bucketline.domain.collection_graph import bucket_ids_of
+from bucketline.domain.collection_graph import bucket_ids_of, select_tiers
 from bucketline.domain.pagination import BATCHES
 from bucketline.domain.status import BATCH_ACTIVE, Status
 from bucketline.errors import (
-    ApiError,
     BadRequest,
     NotFound,
     RetryableError,
@@ -22,12 +22,12 @@ from bucketline_ingest_api.auth import Principal, can_access
 from bucketline_ingest_api.batches.schemas import (
     MAX_OBJECTS,
     AddObjects,
+    Batch,
     CreateBatch,
     DedupStrategy,
     ListBatches,
     UpdateBatch,
 )
-from bucketline_ingest_api.batches.submission import not_a_draft, submit_batch
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.objects.service import list_spec
 from bucketline_ingest_api.objects.validation import ensure_writable
@@ -37,28 +37,16 @@ from bucketline_ingest_api.schemas import ListQuery
 MAX_UPDATE_ATTEMPTS = 10
 MAX_IDS_IN_ERROR = 100
 PAGE_SIZE = 5000
+OLDEST_FIRST = (("created_at", 1), ("_id", 1))
 LISTED_OBJECTS = 100
 """A list shows this many objects of each batch; the endpoint of a single batch shows all."""
+
+Tiers = Sequence[Sequence[CollectionDocument]]
 
 LIST_SPEC = ListSpec(
     bounds=BATCHES,
     field_path=field_mapper(
-        {"batch_id": "_id", "object_ids": "objects", "failed_object_count": "failed"},
-        unchanged=(
-            "bucket_id",
-            "namespace_id",
-            "batch_name",
-            "status",
-            "collection_ids",
-            "dedup_strategy",
-            "metadata",
-            "task_id",
-            "documents_written",
-            "failure_reason",
-            "retry_count",
-            "created_at",
-            "updated_at",
-        ),
+        {"batch_id": "_id", "object_ids": "objects", "failed_object_count": "failed"}, unchanged=Batch.model_fields
     ),
     searched=("_id", "batch_name"),
     exact=frozenset({"batch_id", "bucket_id", "namespace_id", "status", "task_id", "object_ids", "collection_ids"}),
@@ -91,12 +79,11 @@ async def find_batches(
     container: Container, scope: Mapping[str, object], list_query: ListQuery, body: ListBatches | None
 ) -> Page[BatchDocument]:
     """Return a page of the batches within ``scope``, newest first, each with the first of its objects."""
-    conditions: list[Mapping[str, object]] = [scope]
+    where: dict[str, object] = dict(scope)
     if body is not None and body.status is not None:
-        conditions.append({"status": str(body.status)})
+        where["status"] = str(body.status)
     if body is not None and body.collection_id is not None:
-        conditions.append(await _reaching(container, body.collection_id))
-    where = conditions[0] if len(conditions) == 1 else {"$and": conditions}
+        where |= await _reaching(container, body.collection_id)
     page = await list_rows(container.batches, where, LIST_SPEC, list_query, body)
     ids = [batch["_id"] for batch in page.rows]
     objects = await container.batches.first_objects(ids, LISTED_OBJECTS)
@@ -127,13 +114,9 @@ async def scope_of_all_buckets(
 
 
 async def create_batch(
-    container: Container, bucket: BucketDocument, body: CreateBatch, *, skip_validation: bool, submit: bool
+    container: Container, bucket: BucketDocument, body: CreateBatch, *, skip_validation: bool
 ) -> BatchDocument:
-    """Create a batch of the bucket's objects, and submit it if ``submit``.
-
-    Raises :class:`NotFound` for unknown objects or collections. When the draft was created and its submission was
-    rejected, the draft stays and the error has its id in ``details``.
-    """
+    """Create a draft of the bucket's objects. Raises :class:`NotFound` for unknown objects or collections."""
     ensure_writable(bucket)
     collection_ids = await resolve_collections(container, bucket, body.collection_ids)
     if body.object_ids is None:
@@ -154,13 +137,7 @@ async def create_batch(
         metadata=dict(body.metadata or {}),
     )
     await container.batches.create(batch)
-    if not submit:
-        return batch
-    try:
-        return await submit_batch(container, batch)
-    except ApiError as error:
-        error.details = {**(error.details or {}), "batch_id": batch["_id"]}
-        raise
+    return batch
 
 
 def new_draft(
@@ -289,6 +266,34 @@ async def delete_batch(container: Container, batch: BatchDocument) -> None:
     )
 
 
+async def find_tiers(container: Container, batches: Sequence[BatchDocument]) -> list[Tiers]:
+    """Return the collections that the objects of each batch reach, by tier."""
+    bucket_ids = {batch["bucket_id"] for batch in batches}
+    of_bucket = {bucket_id: await container.collections.tiers_of_bucket(bucket_id) for bucket_id in bucket_ids}
+    tiers: list[Tiers] = []
+    for batch in batches:
+        every, selected = of_bucket[batch["bucket_id"]], batch["collection_ids"]
+        tiers.append(every if selected is None else select_tiers(every, selected))
+    return tiers
+
+
+def objects_after(created_at: object, object_id: object) -> dict[str, object]:
+    """Return the condition for objects behind this one in the order :data:`OLDEST_FIRST`."""
+    return {
+        "created_at": {"$gte": created_at},
+        "$or": [{"created_at": {"$gt": created_at}}, {"_id": {"$gt": object_id}}],
+    }
+
+
+def not_a_draft(batch: BatchDocument) -> BadRequest:
+    """Return the error for an operation that only drafts allow."""
+    return BadRequest(
+        f"the batch is {batch['status']}, not DRAFT",
+        code="batch_not_draft",
+        details={"batch_id": batch["_id"], "status": batch["status"]},
+    )
+
+
 async def _require_objects(container: Container, bucket_id: str, object_ids: Sequence[str]) -> None:
     """Raise :class:`NotFound` unless every object is in the bucket."""
     existing = await existing_objects(container, bucket_id, object_ids)
@@ -317,7 +322,7 @@ async def _search_objects(container: Container, bucket: BucketDocument, body: Cr
         rows = await container.objects.search(
             selected.where,
             limit=body.limit or MAX_OBJECTS + 1,
-            sort=[("created_at", 1), ("_id", 1)],
+            sort=OLDEST_FIRST,
             fields=["_id"],
             computed=selected.computed,
         )

@@ -9,9 +9,15 @@ from bucketline_ingest_api import deletion
 from bucketline_ingest_api.buckets import service
 from bucketline_ingest_api.buckets.schemas import Bucket, BucketDeletion, BucketList, CreateBucket, UpdateBucket
 from bucketline_ingest_api.container import Container
-from bucketline_ingest_api.dependencies import ContainerDep, NamespaceDelete, NamespaceRead, NamespaceWrite
-from bucketline_ingest_api.pagination import Page
-from bucketline_ingest_api.schemas import ListBody, Paging, errors
+from bucketline_ingest_api.dependencies import (
+    ContainerDep,
+    NamespaceDelete,
+    NamespaceRead,
+    NamespaceScope,
+    NamespaceWrite,
+)
+from bucketline_ingest_api.pagination import list_rows
+from bucketline_ingest_api.schemas import ListBody, ListQuery, Paging, errors
 
 router = APIRouter(prefix="/v1/buckets", tags=["buckets"])
 
@@ -34,7 +40,7 @@ async def list_buckets(
     search: Search = None,  # noqa: ARG001 - read from the query string
 ) -> BucketList:
     """List the newest first."""
-    return await _respond_list(container, await service.find_buckets(container, scope.namespace_id, list_query, None))
+    return await _list(container, scope, list_query)
 
 
 @router.post("/list", summary="List buckets, with filters", responses=errors(400))
@@ -42,7 +48,7 @@ async def search_buckets(
     container: ContainerDep, scope: NamespaceRead, list_query: Paging, body: ListBody | None = None
 ) -> BucketList:
     """List the newest first, unless the body sorts them."""
-    return await _respond_list(container, await service.find_buckets(container, scope.namespace_id, list_query, body))
+    return await _list(container, scope, list_query, body)
 
 
 @router.get("/{bucket_identifier}", summary="Get a bucket", responses=errors(400))
@@ -91,7 +97,12 @@ async def _respond(container: Container, bucket: BucketDocument) -> Bucket:
     return Bucket.of(bucket, await container.bucket_counts.of(bucket))
 
 
-async def _respond_list(container: Container, page: Page[BucketDocument]) -> BucketList:
+async def _list(
+    container: Container, scope: NamespaceScope, list_query: ListQuery, body: ListBody | None = None
+) -> BucketList:
+    """Return a page of the namespace's buckets, including those that are being deleted."""
+    where = {"namespace_id": scope.namespace_id}
+    page = await list_rows(container.buckets, where, service.LIST_SPEC, list_query, body)
     stats = await container.bucket_counts.of_all(page.rows)
     rows = [Bucket.of(bucket, counts) for bucket, counts in zip(page.rows, stats, strict=True)]
     return BucketList.of(rows, page.total, page.pagination)

@@ -204,33 +204,30 @@ class Bucket(ResponseBody):
 
     @classmethod
     def of(cls, bucket: BucketDocument, stats: BucketStats) -> "Bucket":
-        """Return the response for a stored bucket."""
+        """Return the response for a stored bucket. Fields of the same name are copied."""
         objects, size = stats["objects"], stats["total_size"]
-        return cls(
-            bucket_id=bucket["_id"],
-            bucket_name=bucket["name"],
-            description=bucket["description"],
-            bucket_schema=bucket["schema"],
-            unique_key=dict(bucket["unique_key"]) if bucket["unique_key"] else None,
-            metadata=bucket["metadata"],
-            storage_class=bucket["storage_class"],
-            settings={"batching": bucket["settings"].get("batching")},
-            object_count=objects,
-            failed_object_count=stats["failed_objects"],
-            total_size_bytes=size,
-            created_at=bucket["created_at"],
-            updated_at=bucket["updated_at"],
-            last_upload_at=stats["last_object_at"],
-            stats_updated_at=stats["at"],
-            status=str(Status.IN_PROGRESS if bucket.get("deleting") else Status.ACTIVE),
-            is_locked=bucket.get("is_locked", False),
-            batch_stats=BatchStats.model_validate(stats["batches"]),
-            storage_stats=StorageStats(
-                total_size_bytes=size,
-                avg_size_bytes=size // objects if objects else 0,
-                max_size_bytes=stats["max_size"],
-                min_size_bytes=stats["min_size"],
-            ),
+        return cls.model_validate(
+            {
+                **bucket,
+                "bucket_id": bucket["_id"],
+                "bucket_name": bucket["name"],
+                "bucket_schema": bucket["schema"],
+                "settings": {"batching": bucket["settings"].get("batching")},
+                "object_count": objects,
+                "failed_object_count": stats["failed_objects"],
+                "total_size_bytes": size,
+                "last_upload_at": stats["last_object_at"],
+                "stats_updated_at": stats["at"],
+                "status": Status.IN_PROGRESS if bucket.get("deleting") else Status.ACTIVE,
+                "is_locked": bucket.get("is_locked", False),
+                "batch_stats": stats["batches"],
+                "storage_stats": StorageStats(
+                    total_size_bytes=size,
+                    avg_size_bytes=size // objects if objects else 0,
+                    max_size_bytes=stats["max_size"],
+                    min_size_bytes=stats["min_size"],
+                ),
+            }
         )
 
 

@@ -10,10 +10,9 @@ from bucketline.domain.pagination import BUCKETS
 from bucketline.domain.schema_definition import breaking_changes, schema_faults
 from bucketline.domain.unique_key import change_faults, config_faults
 from bucketline.errors import AlreadyExists, BadRequest, Forbidden, NotFound, ServiceUnavailable, ValidationFailed
-from bucketline_ingest_api.buckets.schemas import BucketSettings, CreateBucket, UniqueKeyConfig, UpdateBucket
+from bucketline_ingest_api.buckets.schemas import Bucket, BucketSettings, CreateBucket, UniqueKeyConfig, UpdateBucket
 from bucketline_ingest_api.container import Container
-from bucketline_ingest_api.pagination import ListSpec, Page, field_mapper, list_rows
-from bucketline_ingest_api.schemas import ListBody, ListQuery
+from bucketline_ingest_api.pagination import ListSpec, field_mapper
 
 MAX_UPDATE_ATTEMPTS = 5
 TIME_RESOLUTION = timedelta(milliseconds=1)
@@ -22,15 +21,7 @@ LIST_SPEC = ListSpec(
     bounds=BUCKETS,
     field_path=field_mapper(
         {"bucket_id": "_id", "bucket_name": "name", "bucket_schema": "schema"},
-        unchanged=(
-            "description",
-            "unique_key",
-            "metadata",
-            "storage_class",
-            "is_locked",
-            "created_at",
-            "updated_at",
-        ),
+        unchanged=Bucket.model_fields.keys() - {"settings"},
     ),
     searched=("_id", "name", "description"),
     exact=frozenset({"bucket_id"}),
@@ -43,13 +34,6 @@ async def find_bucket(container: Container, namespace_id: str, identifier: str) 
     if bucket is None:
         raise NotFound.of("bucket", identifier)
     return bucket
-
-
-async def find_buckets(
-    container: Container, namespace_id: str, list_query: ListQuery, body: ListBody | None
-) -> Page[BucketDocument]:
-    """Return a page of the namespace's buckets, newest first, including those that are being deleted."""
-    return await list_rows(container.buckets, {"namespace_id": namespace_id}, LIST_SPEC, list_query, body)
 
 
 async def create_bucket(container: Container, namespace_id: str, body: CreateBucket) -> BucketDocument:

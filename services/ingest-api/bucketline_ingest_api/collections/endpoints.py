@@ -19,9 +19,15 @@ from bucketline_ingest_api.collections.schemas import (
     UpdateCollection,
 )
 from bucketline_ingest_api.container import Container
-from bucketline_ingest_api.dependencies import ContainerDep, NamespaceDelete, NamespaceRead, NamespaceWrite
-from bucketline_ingest_api.pagination import Page
-from bucketline_ingest_api.schemas import Paging, UnsupportedText, errors
+from bucketline_ingest_api.dependencies import (
+    ContainerDep,
+    NamespaceDelete,
+    NamespaceRead,
+    NamespaceScope,
+    NamespaceWrite,
+)
+from bucketline_ingest_api.pagination import list_rows
+from bucketline_ingest_api.schemas import ListBody, ListQuery, Paging, UnsupportedText, errors
 
 router = APIRouter(prefix="/v1/collections", tags=["collections"])
 
@@ -47,9 +53,7 @@ async def list_collections(
     namespace_id: OtherNamespace = None,  # noqa: ARG001 - rejected by its type
 ) -> CollectionList:
     """List the newest first."""
-    return await _respond_list(
-        container, await service.find_collections(container, scope.namespace_id, list_query, None)
-    )
+    return await _list(container, scope, list_query)
 
 
 @router.post("/list", summary="List collections, with filters", responses=errors(400))
@@ -57,9 +61,7 @@ async def search_collections(
     container: ContainerDep, scope: NamespaceRead, list_query: Paging, body: ListCollections | None = None
 ) -> CollectionList:
     """List the newest first, unless the body sorts them."""
-    return await _respond_list(
-        container, await service.find_collections(container, scope.namespace_id, list_query, body)
-    )
+    return await _list(container, scope, list_query, body)
 
 
 @router.get("/{collection_identifier}", summary="Get a collection", responses=errors(400))
@@ -109,6 +111,10 @@ async def _respond(container: Container, collection: CollectionDocument) -> Coll
     return Collection.of(collection, await service.count_documents(container, collection["_id"]))
 
 
-async def _respond_list(container: Container, page: Page[CollectionDocument]) -> CollectionList:
+async def _list(
+    container: Container, scope: NamespaceScope, list_query: ListQuery, body: ListBody | None = None
+) -> CollectionList:
+    where = {"namespace_id": scope.namespace_id, "deleting": {"$ne": True}}
+    page = await list_rows(container.collections, where, service.LIST_SPEC, list_query, body)
     rows = [await _respond(container, collection) for collection in page.rows]
     return CollectionList.of(rows, page.total, page.pagination)

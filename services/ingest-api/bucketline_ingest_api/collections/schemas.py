@@ -174,31 +174,24 @@ class Collection(ResponseBody):
 
     @classmethod
     def of(cls, collection: CollectionDocument, document_count: int, warnings: list[str] | None = None) -> "Collection":
-        """Return the response for a stored collection."""
+        """Return the response for a stored collection. Fields of the same name are copied."""
         extractor, source = collection["extractor"], collection["source"]
         ids = "bucket_ids" if source["type"] == "bucket" else "collection_ids"
-        return cls(
-            collection_id=collection["_id"],
-            collection_name=collection["name"],
-            description=collection["description"],
-            feature_extractor={
-                "feature_extractor_name": extractor["name"],
-                "version": extractor["version"],
-                "feature_extractor_id": extractor["id"],
-                "input_mappings": extractor["input_mappings"],
-                "field_passthrough": [dict(rule) for rule in extractor["field_passthrough"]],
-                "include_all_source_fields": extractor["include_all_source_fields"],
-                "parameters": extractor["parameters"],
-            },
-            source={"type": source["type"], ids: source["bucket_ids"] or source["collection_ids"]},
-            input_schema=collection.get("input_schema") or {"properties": {}},
-            output_schema=collection["output_schema"],
-            enabled=collection["enabled"],
-            metadata=collection["metadata"],
-            document_count=document_count,
-            created_at=collection["created_at"],
-            updated_at=collection["updated_at"],
-            warnings=warnings or [],
+        return cls.model_validate(
+            {
+                **collection,
+                "collection_id": collection["_id"],
+                "collection_name": collection["name"],
+                "feature_extractor": {
+                    **{key: value for key, value in extractor.items() if key not in ("id", "name")},
+                    "feature_extractor_id": extractor["id"],
+                    "feature_extractor_name": extractor["name"],
+                },
+                "source": {"type": source["type"], ids: source["bucket_ids"] or source["collection_ids"]},
+                "input_schema": collection.get("input_schema") or {"properties": {}},
+                "document_count": document_count,
+                "warnings": warnings or [],
+            }
         )
 
 

@@ -23,8 +23,7 @@ from bucketline_ingest_api.collections.schemas import (
     UpdateCollection,
 )
 from bucketline_ingest_api.container import Container
-from bucketline_ingest_api.pagination import ListSpec, Page, field_mapper, list_rows
-from bucketline_ingest_api.schemas import ListBody, ListQuery
+from bucketline_ingest_api.pagination import ListSpec, field_mapper
 
 LIST_SPEC = ListSpec(
     bounds=COLLECTIONS,
@@ -43,14 +42,6 @@ async def find_collection(container: Container, namespace_id: str, identifier: s
     if collection is None or collection.get("deleting"):
         raise NotFound.of("collection", identifier)
     return collection
-
-
-async def find_collections(
-    container: Container, namespace_id: str, list_query: ListQuery, body: ListBody | None
-) -> Page[CollectionDocument]:
-    """Return a page of the namespace's collections, newest first."""
-    scope = {"namespace_id": namespace_id, "deleting": {"$ne": True}}
-    return await list_rows(container.collections, scope, LIST_SPEC, list_query, body)
 
 
 async def count_documents(container: Container, collection_id: str) -> int:

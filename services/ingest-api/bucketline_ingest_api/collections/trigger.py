@@ -22,7 +22,7 @@ from bucketline.domain.status import Status
 from bucketline.errors import BadRequest, NotFound
 from bucketline.ids import derived
 from bucketline_ingest_api.batches.schemas import MAX_OBJECTS, DedupStrategy
-from bucketline_ingest_api.batches.service import new_draft
+from bucketline_ingest_api.batches.service import OLDEST_FIRST, new_draft, objects_after
 from bucketline_ingest_api.batches.submission import submit_batch
 from bucketline_ingest_api.collections.output_schema import merge_schemas
 from bucketline_ingest_api.collections.schemas import TriggerCollection, Triggered
@@ -37,7 +37,6 @@ MAX_EXECUTION_TIME = timedelta(seconds=15)
 TASK_SEARCH_SECONDS = 120.0
 """Time limit for finding the objects of one batch in the task, where no client waits for the response."""
 
-OLDEST_FIRST = (("created_at", 1), ("_id", 1))
 NEWEST_FIRST = (("created_at", -1), ("_id", -1))
 
 
@@ -109,7 +108,7 @@ async def execute_trigger(container: Container, task: TaskDocument) -> TaskOutco
     plan = await _plan(container, collection, body)
     bucket_ids: list[str] = data["bucket_ids"]
     batch_ids: list[str] = list(data.get("batch_ids", ()))
-    bucket_index, after, object_count = data.get("place", 0), data.get("after"), data.get("object_count", 0)
+    bucket_index, after, object_count = data.get("bucket_index", 0), data.get("after"), data.get("object_count", 0)
     deadline = container.clock.now() + MAX_EXECUTION_TIME
     while bucket_index < len(bucket_ids):
         if container.clock.now() >= deadline:
@@ -148,7 +147,7 @@ async def execute_trigger(container: Container, task: TaskDocument) -> TaskOutco
 
 
 def _cursor(bucket_index: int, after: object, batch_ids: list[str], object_count: int) -> dict[str, object]:
-    return {"place": bucket_index, "after": after, "batch_ids": batch_ids, "object_count": object_count}
+    return {"bucket_index": bucket_index, "after": after, "batch_ids": batch_ids, "object_count": object_count}
 
 
 async def _plan(container: Container, collection: CollectionDocument, body: TriggerCollection) -> TriggerPlan:
@@ -251,10 +250,5 @@ def _objects_after(
     bucket_id: str, where: Mapping[str, object], after: Sequence[object] | None, created_before: datetime
 ) -> dict[str, object]:
     """Return the condition for objects behind the cursor that existed when the task was created."""
-    created: dict[str, object] = {"$lte": created_before}
-    conditions: list[Mapping[str, object]] = [where] if where else []
-    if after is not None:
-        created["$gte"] = after[0]
-        conditions.append({"$or": [{"created_at": {"$gt": after[0]}}, {"_id": {"$gt": after[1]}}]})
-    query: dict[str, object] = {"bucket_id": bucket_id, "created_at": created}
-    return query | {"$and": conditions} if conditions else query
+    conditions = [where] if after is None else [where, objects_after(*after)]
+    return {"bucket_id": bucket_id, "created_at": {"$lte": created_before}, "$and": conditions}

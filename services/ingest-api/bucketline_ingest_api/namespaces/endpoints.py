@@ -4,8 +4,9 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query
 
-from bucketline.db.namespaces import NamespaceDocument
+from bucketline.db.namespaces import NamespaceDocument, listing_filter
 from bucketline_ingest_api import deletion
+from bucketline_ingest_api.auth import Principal
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.dependencies import ContainerDep, DeletePrincipal, ReadPrincipal, WritePrincipal
 from bucketline_ingest_api.namespaces import service
@@ -17,8 +18,8 @@ from bucketline_ingest_api.namespaces.schemas import (
     NamespaceStats,
     UpdateNamespace,
 )
-from bucketline_ingest_api.pagination import Page
-from bucketline_ingest_api.schemas import ListBody, Paging, errors
+from bucketline_ingest_api.pagination import list_rows
+from bucketline_ingest_api.schemas import ListBody, ListQuery, Paging, errors
 
 router = APIRouter(prefix="/v1/namespaces", tags=["namespaces"])
 
@@ -36,7 +37,7 @@ async def create_namespace(container: ContainerDep, caller: WritePrincipal, body
 @router.get("", summary="List namespaces", responses=errors(400))
 async def list_namespaces(container: ContainerDep, caller: ReadPrincipal, list_query: Paging) -> NamespaceList:
     """List the namespaces that the key may access, newest first."""
-    return await _respond_list(container, await service.find_namespaces(container, caller, list_query, None))
+    return await _list(container, caller, list_query)
 
 
 @router.post("/list", summary="List namespaces, with filters", responses=errors(400))
@@ -49,7 +50,7 @@ async def search_namespaces(
     view: View = "full",  # noqa: ARG001 - has no effect
 ) -> NamespaceList:
     """List the newest first, unless the body sorts them."""
-    return await _respond_list(container, await service.find_namespaces(container, caller, list_query, body))
+    return await _list(container, caller, list_query, body)
 
 
 @router.get("/{namespace_identifier}", summary="Get a namespace", responses=errors())
@@ -100,7 +101,11 @@ async def _respond(container: Container, namespace: NamespaceDocument) -> Namesp
     return Namespace.of(namespace, counts)
 
 
-async def _respond_list(container: Container, page: Page[NamespaceDocument]) -> NamespaceList:
+async def _list(
+    container: Container, caller: Principal, list_query: ListQuery, body: ListBody | None = None
+) -> NamespaceList:
+    where = listing_filter(caller.organization_id, caller.namespaces)
+    page = await list_rows(container.namespaces, where, service.LIST_SPEC, list_query, body)
     counts = await service.count_contents(container, page.rows)
     rows = [Namespace.of(namespace, counted) for namespace, counted in zip(page.rows, counts, strict=True)]
     return NamespaceList.of(rows, page.total, page.pagination)

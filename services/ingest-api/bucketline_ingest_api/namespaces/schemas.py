@@ -118,17 +118,15 @@ class Namespace(ResponseBody):
 
     @classmethod
     def of(cls, document: NamespaceDocument, counts: dict[str, int] | None = None) -> "Namespace":
-        """Return the response for a stored namespace."""
-        return cls(
-            namespace_id=document["_id"],
-            namespace_name=document["name"],
-            mode=document["mode"],
-            description=document["description"],
-            created_at=document["created_at"],
-            updated_at=document["updated_at"],
-            expires_at=document.get("expires_at"),
-            namespace_ready=not document.get("deleting", False),
-            **(counts or {}),
+        """Return the response for a stored namespace. Fields of the same name are copied."""
+        return cls.model_validate(
+            {
+                **document,
+                "namespace_id": document["_id"],
+                "namespace_name": document["name"],
+                "namespace_ready": not document.get("deleting", False),
+                **(counts or {}),
+            }
         )
 
 

@@ -6,23 +6,19 @@ from datetime import timedelta
 from typing import Any
 
 from bucketline.db.mongo import DuplicateKey
-from bucketline.db.namespaces import NamespaceDocument, listing_filter
+from bucketline.db.namespaces import NamespaceDocument
 from bucketline.db.repository import Repository
 from bucketline.domain.pagination import NAMESPACES
 from bucketline.errors import AlreadyExists, Forbidden, NotFound
 from bucketline_ingest_api.auth import Principal, can_access
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.deletion import schedule_expiry
-from bucketline_ingest_api.namespaces.schemas import CreateNamespace, UpdateNamespace
-from bucketline_ingest_api.pagination import ListSpec, Page, field_mapper, list_rows
-from bucketline_ingest_api.schemas import ListBody, ListQuery
+from bucketline_ingest_api.namespaces.schemas import CreateNamespace, Namespace, UpdateNamespace
+from bucketline_ingest_api.pagination import ListSpec, field_mapper
 
 LIST_SPEC = ListSpec(
     bounds=NAMESPACES,
-    field_path=field_mapper(
-        {"namespace_id": "_id", "namespace_name": "name"},
-        unchanged=("description", "mode", "created_at", "updated_at"),
-    ),
+    field_path=field_mapper({"namespace_id": "_id", "namespace_name": "name"}, unchanged=Namespace.model_fields),
     searched=("_id", "name", "description"),
     exact=frozenset({"namespace_id"}),
 )
@@ -42,14 +38,6 @@ async def find_namespace(
     if namespace is None or not can_access(caller, namespace) or (namespace.get("deleting") and not deleting):
         raise NotFound.of("namespace", identifier)
     return namespace
-
-
-async def find_namespaces(
-    container: Container, caller: Principal, list_query: ListQuery, body: ListBody | None
-) -> Page[NamespaceDocument]:
-    """Return a page of the namespaces that the key may access, newest first."""
-    scope = listing_filter(caller.organization_id, caller.namespaces)
-    return await list_rows(container.namespaces, scope, LIST_SPEC, list_query, body)
 
 
 async def create_namespace(container: Container, caller: Principal, body: CreateNamespace) -> NamespaceDocument:

@@ -65,7 +65,7 @@ _BATCH_PATHS = field_mapper(
     under="unknown",
 )
 _BATCH_TYPE: Mapping[str, object] = {"type": {"$literal": BATCH_TASK_TYPE}}
-_INTERNAL_DATA = frozenset({"request", "after", "place"})
+_INTERNAL_DATA = frozenset({"request", "after", "bucket_index"})
 """State that steps keep in a task's data and that is not shown."""
 
 

@@ -2,13 +2,13 @@
 
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime, timedelta
 from signal import SIGINT, SIGTERM, Signals
 
 import pytest
 import typer
 
-from bucketline.cli import terminal
 from bucketline.cli.terminal import parse_duration, parse_past_time, report_progress
 
 NOW = datetime(2026, 3, 8, 12, 0, tzinfo=UTC)
@@ -18,7 +18,7 @@ def test_report_progress_without_a_terminal_prints_one_line_per_interval(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 1000.0
-    monkeypatch.setattr(terminal.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     with report_progress("looking") as report:
         for step in range(100):
             now += 1

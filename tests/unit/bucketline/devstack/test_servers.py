@@ -67,7 +67,11 @@ async def test_probes_without_a_server_report_that() -> None:
 
 async def test_http_status_of_a_silent_server_is_none_after_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(servers, "REQUEST_TIMEOUT_SECONDS", 0.05)
-    async with await asyncio.start_server(lambda _r, _w: asyncio.Event().wait(), LOOPBACK, 0) as server:
+
+    async def stay_silent(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        await asyncio.Event().wait()
+
+    async with await asyncio.start_server(stay_silent, LOOPBACK, 0) as server:
         port = server.sockets[0].getsockname()[1]
         assert await accepts_connections(port)
         assert await http_status(port, "/ready") is None

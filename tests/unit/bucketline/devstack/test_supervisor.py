@@ -64,7 +64,9 @@ class Watcher:
         self._changed.set()
 
     def of(self, kind: type[E], instance: str) -> list[E]:
-        return [event for event in self.events if isinstance(event, kind) and event.instance == instance]
+        return [
+            event for event in self.events if isinstance(event, kind) and getattr(event, "instance", None) == instance
+        ]
 
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(DEADLINE):

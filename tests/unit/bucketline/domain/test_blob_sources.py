@@ -217,7 +217,8 @@ def test_inline_content_has_a_limit() -> None:
 
     assert limited("0123456789")
     assert limited({"base64": base64.b64encode(b"0123456789").decode()})
-    for data in ("01234567890", "ééééé!", {"base64": base64.b64encode(b"01234567890").decode()}):
+    large: list[JsonValue] = ["01234567890", "ééééé!", {"base64": base64.b64encode(b"01234567890").decode()}]
+    for data in large:
         with pytest.raises(InvalidData, match="upload"):
             limited(data)
 

@@ -70,7 +70,7 @@ def test_values_that_cannot_be_kept_are_refused(value: object, kind: str, where:
 
 @pytest.mark.parametrize(
     "value",
-    [None, True, 2**63 - 1, -(2**63), 1.5, "", "nul \0 and 🎉", {"a.b": {"": 0} and {"c": []}}, deep(MAX_DEPTH - 1)],
+    [None, True, 2**63 - 1, -(2**63), 1.5, "", "nul \0 and 🎉", {"a.b": {"c": []}}, deep(MAX_DEPTH - 1)],
 )
 def test_all_other_json_is_kept(value: object) -> None:
     assert custom_faults({"field": value}) == []

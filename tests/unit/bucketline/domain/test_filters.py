@@ -151,6 +151,7 @@ def nested(levels: int) -> dict[str, Any]:
 
 def test_depth_and_size_are_bounded() -> None:
     parse_filter(nested(10))
+    raw: object
     for raw in (
         nested(11),
         nested(900),

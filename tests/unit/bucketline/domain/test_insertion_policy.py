@@ -129,7 +129,7 @@ def test_any_series_of_writes_keeps_one_object_a_key(writes: list[tuple[Policy, 
             objects[decision.object_id] = {"key": key, "value": value}
 
         if key in model:
-            expected = 409 if policy == "insert" else UpdateExisting(model[key]["id"])
+            expected: object = 409 if policy == "insert" else UpdateExisting(model[key]["id"])
             if policy != "insert":
                 model[key]["value"] = value
         elif policy == "update":

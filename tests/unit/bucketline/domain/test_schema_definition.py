@@ -1,5 +1,5 @@
 import copy
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -141,9 +141,9 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=8,
 )
-FIELD = st.deferred(
+FIELD: st.SearchStrategy[dict[str, Any]] = st.deferred(
     lambda: st.fixed_dictionaries(
-        {"type": st.sampled_from(sorted(TYPES))},
+        cast("dict[str, st.SearchStrategy[Any]]", {"type": st.sampled_from(sorted(TYPES))}),
         optional={
             "required": st.booleans() | st.none(),
             "default": JSON,

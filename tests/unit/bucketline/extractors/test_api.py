@@ -1,3 +1,5 @@
+from typing import Literal
+
 import pytest
 
 from bucketline.extractors import (
@@ -34,7 +36,7 @@ CSV = blob("excel", "Text/CSV; charset=utf-8")
         ((), []),
     ],
 )
-def test_accepts_covers_types_media_types_and_families(accepts, read) -> None:
+def test_accepts_covers_types_media_types_and_families(accepts: tuple[str, ...], read: list[BlobView]) -> None:
     info = ExtractorInfo(name="x", version="v1", description="", accepts=accepts)
     obj = ObjectView("o", "b", "n", blobs=(PDF, PNG, CSV))
     assert selected_blobs(info, obj, ExtractionContext()) == read
@@ -73,7 +75,9 @@ async def test_a_blob_in_memory_is_also_a_file_and_a_stream() -> None:
     ("kind", "error"),
     [("transient", TransientError), ("permanent", PermanentError), ("resource", ResourceError)],
 )
-def test_errors_are_made_from_their_kind(kind, error) -> None:
+def test_errors_are_made_from_their_kind(
+    kind: Literal["transient", "permanent", "resource"], error: type[PermanentError | ResourceError | TransientError]
+) -> None:
     made = ExtractionError.of(kind, "why")
     assert type(made) is error
     assert made.kind == kind

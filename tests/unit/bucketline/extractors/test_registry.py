@@ -1,7 +1,9 @@
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -27,7 +29,7 @@ class Good:
         output_schema=lambda parameters: {"properties": {f"f{parameters['size']}": {"type": "string"}}},
     )
 
-    async def extract(self, *_):
+    async def extract(self, *_: object) -> AsyncIterator[None]:
         yield None
 
 
@@ -38,7 +40,7 @@ class NoInfo:
 class BadSchema:
     info = ExtractorInfo(name="schema", version="v1", description="", parameters_schema={"type": 7})
 
-    async def extract(self, *_):
+    async def extract(self, *_: object) -> AsyncIterator[None]:
         yield None
 
 
@@ -170,7 +172,7 @@ def test_every_fault_has_its_place() -> None:
     with pytest.raises(ValidationFailed) as caught:
         validate_parameters(Good.info, {"size": 0, "nested": {"deep": 5}})
 
-    places = {tuple(fault["location"]) for fault in caught.value.issues}
+    places = {tuple(cast("list[object]", fault["location"])) for fault in caught.value.issues}
     base = ("body", "feature_extractor", "parameters")
     assert places == {base, (*base, "size"), (*base, "nested", "deep")}
 

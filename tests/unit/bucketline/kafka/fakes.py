@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 from aiokafka import ConsumerRecord, TopicPartition
 from aiokafka.errors import IllegalStateError, KafkaError
@@ -24,7 +24,7 @@ AT = ManualClock().now()
 NO_WAIT = RetryPolicy(attempts=3, budget=5, first_wait=0, longest_wait=0, pause=0)
 
 Handler = Callable[[Sequence[ReceivedEvent]], Awaitable[None]]
-Record = ConsumerRecord[bytes, bytes]
+Record: TypeAlias = "ConsumerRecord[bytes, bytes]"
 
 router = event_router()
 

@@ -33,6 +33,9 @@ def rule(source: str, target: str | None = None) -> FieldPassthrough:
     return {"source_path": source, "target_path": target, "default": None, "required": False}
 
 
+AS_STRING: dict[str, Any] = {"as": "string"}
+
+
 def of(*rules: FieldPassthrough, include_all: bool = False, **parameters: object) -> Any:
     return build_output_schema(SOURCE, INFO, parameters, rules, include_all=include_all)["properties"]
 
@@ -68,7 +71,7 @@ def test_include_all_includes_every_field_except_files() -> None:
 
 
 def test_fields_of_the_extractor_take_precedence_and_depend_on_its_parameters() -> None:
-    assert of(rule("sku", "words"), **{"as": "string"}) == {"words": {"type": "string"}}
+    assert of(rule("sku", "words"), **AS_STRING) == {"words": {"type": "string"}}
 
 
 def test_undeclared_fields_are_warned_about_and_not_part_of_the_schema() -> None:
@@ -105,7 +108,7 @@ def test_merge_with_conflicting_types_keeps_the_first() -> None:
 def test_passthrough_with_an_invalid_path_returns_an_issue(source: str, target: str | None) -> None:
     [*faults] = passthrough_issues([rule(source, target)], {})
     assert faults
-    assert faults[0]["location"][:4] == ["body", "feature_extractor", "field_passthrough", 0]  # type: ignore[index,call-overload]
+    assert faults[0]["location"][:4] == ["body", "feature_extractor", "field_passthrough", 0]  # type: ignore[index]
 
 
 @pytest.mark.parametrize("mappings", [{"": "a"}, {"$x": "a"}, {"a.b": "c"}, {"text": "a..b"}, {"x" * 101: "a"}])

@@ -1,4 +1,5 @@
 from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, cast
 
 import pytest
 
@@ -12,7 +13,14 @@ from bucketline.extractors import (
     validate_parameters,
 )
 
-DocumentsOf = Callable[..., Awaitable[list[Document]]]
+
+class JsonDocument(Document):
+    """A document whose fields tests index as parsed JSON."""
+
+    fields: dict[str, Any]
+
+
+DocumentsOf = Callable[..., Awaitable[list[JsonDocument]]]
 
 
 @pytest.fixture
@@ -26,11 +34,11 @@ def documents_of() -> DocumentsOf:
         inputs: Mapping[str, object] | None = None,
         fields: Mapping[str, object] | None = None,
         outbound: OutboundPolicy | None = None,
-    ) -> list[Document]:
+    ) -> list[JsonDocument]:
         obj = ObjectView("obj_1", "bkt_1", "ns_1", "in/", fields or {}, blobs)
         context = ExtractionContext(
             validate_parameters(extractor.info, parameters or {}), inputs or {}, outbound or OutboundPolicy()
         )
-        return [document async for document in extractor.extract(obj, context)]
+        return cast("list[JsonDocument]", [document async for document in extractor.extract(obj, context)])
 
     return run

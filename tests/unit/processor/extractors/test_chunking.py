@@ -9,7 +9,7 @@ WORDS = st.text(st.sampled_from("ab .!?\n。\t日"), max_size=400)
 
 
 @given(parts=st.lists(WORDS, max_size=8), size=st.integers(50, 120), overlap=st.integers(0, 90))
-def test_chunks_are_slices_that_cover_all_text_in_order(parts, size, overlap) -> None:
+def test_chunks_are_slices_that_cover_all_text_in_order(parts: list[str], size: int, overlap: int) -> None:
     whole = "".join(parts)
     found = list(chunks(parts, size, overlap))
 
@@ -26,7 +26,7 @@ def test_chunks_are_slices_that_cover_all_text_in_order(parts, size, overlap) ->
 
 
 @given(parts=st.lists(WORDS, max_size=8), size=st.integers(50, 120), overlap=st.integers(0, 90))
-def test_how_the_text_arrives_does_not_matter(parts, size, overlap) -> None:
+def test_how_the_text_arrives_does_not_matter(parts: list[str], size: int, overlap: int) -> None:
     assert list(chunks(parts, size, overlap)) == list(chunks(["".join(parts)], size, overlap))
 
 

@@ -4,17 +4,18 @@ import docx
 import pytest
 from docx.oxml import parse_xml
 from pypdf import PdfReader, PdfWriter
+from tests.unit.processor.extractors.conftest import DocumentsOf
 from tests.unit.processor.extractors.files import blob, pdf, picture, saved
 
-from bucketline.extractors import PermanentError, ResourceError
+from bucketline.extractors import BlobView, PermanentError, ResourceError
 from bucketline_processor.extractors.document import DOCX_MEDIA_TYPE, DocumentExtractor
 
 
-def pdf_blob(content):
+def pdf_blob(content: bytes) -> BlobView:
     return blob(content, "report.pdf", "application/pdf", "pdf")
 
 
-async def test_a_many_page_pdf_gives_a_document_a_page(documents_of) -> None:
+async def test_a_many_page_pdf_gives_a_document_a_page(documents_of: DocumentsOf) -> None:
     pages = [f"This is page {number} of the report" for number in range(1, 121)]
     documents = await documents_of(DocumentExtractor(), pdf_blob(pdf(pages, title="Annual report")))
 
@@ -31,7 +32,7 @@ async def test_a_many_page_pdf_gives_a_document_a_page(documents_of) -> None:
     assert "repaired" not in first
 
 
-async def test_a_scanned_pdf_says_that_it_needs_ocr(documents_of) -> None:
+async def test_a_scanned_pdf_says_that_it_needs_ocr(documents_of: DocumentsOf) -> None:
     scan = saved(picture(), "PDF", save_all=True, append_images=[picture()])
     documents = await documents_of(DocumentExtractor(), pdf_blob(scan))
 
@@ -40,7 +41,7 @@ async def test_a_scanned_pdf_says_that_it_needs_ocr(documents_of) -> None:
     assert [document.fields["text"] for document in documents] == ["", ""]
 
 
-async def test_empty_pages_can_be_left_out(documents_of) -> None:
+async def test_empty_pages_can_be_left_out(documents_of: DocumentsOf) -> None:
     documents = await documents_of(
         DocumentExtractor(), pdf_blob(pdf(["one", "", "three"])), parameters={"include_empty_pages": False}
     )
@@ -55,17 +56,17 @@ def encrypted(user_password: str) -> bytes:
     return out.getvalue()
 
 
-async def test_an_encrypted_pdf_is_refused_with_the_reason(documents_of) -> None:
+async def test_an_encrypted_pdf_is_refused_with_the_reason(documents_of: DocumentsOf) -> None:
     with pytest.raises(PermanentError, match=r"'report\.pdf' is encrypted"):
         await documents_of(DocumentExtractor(), pdf_blob(encrypted("sesame")))
 
 
-async def test_a_pdf_that_only_restricts_printing_is_read(documents_of) -> None:
+async def test_a_pdf_that_only_restricts_printing_is_read(documents_of: DocumentsOf) -> None:
     documents = await documents_of(DocumentExtractor(), pdf_blob(encrypted("")))
     assert documents[0].fields["text"] == "secret"
 
 
-async def test_a_pdf_cut_off_in_its_index_is_repaired(documents_of) -> None:
+async def test_a_pdf_cut_off_in_its_index_is_repaired(documents_of: DocumentsOf) -> None:
     whole = pdf(["first page", "second page"])
     documents = await documents_of(DocumentExtractor(), pdf_blob(whole[: whole.index(b"xref\n") + 40]))
 
@@ -73,13 +74,13 @@ async def test_a_pdf_cut_off_in_its_index_is_repaired(documents_of) -> None:
     assert all(document.fields["repaired"] is True for document in documents)
 
 
-async def test_a_pdf_cut_off_in_its_content_gives_what_is_left_or_an_error(documents_of) -> None:
+async def test_a_pdf_cut_off_in_its_content_gives_what_is_left_or_an_error(documents_of: DocumentsOf) -> None:
     whole = pdf(["first page", "second page"])
     with pytest.raises(PermanentError, match="cut off or damaged and could not be repaired"):
         await documents_of(DocumentExtractor(), pdf_blob(whole[:60]))
 
 
-async def test_every_cut_ends_in_documents_or_a_clear_error(documents_of) -> None:
+async def test_every_cut_ends_in_documents_or_a_clear_error(documents_of: DocumentsOf) -> None:
     whole = pdf(["first page", "second page"])
     outcomes = []
     for length in range(20, len(whole), 37):
@@ -96,12 +97,12 @@ async def test_every_cut_ends_in_documents_or_a_clear_error(documents_of) -> Non
     }
 
 
-async def test_too_many_pages_are_a_matter_of_resources(documents_of) -> None:
+async def test_too_many_pages_are_a_matter_of_resources(documents_of: DocumentsOf) -> None:
     with pytest.raises(ResourceError, match="has 3 pages"):
         await documents_of(DocumentExtractor(), pdf_blob(pdf(["a", "b", "c"])), parameters={"max_pages": 2})
 
 
-async def test_a_picture_that_claims_to_be_a_pdf_is_refused(documents_of) -> None:
+async def test_a_picture_that_claims_to_be_a_pdf_is_refused(documents_of: DocumentsOf) -> None:
     with pytest.raises(PermanentError, match="is not a PDF"):
         await documents_of(DocumentExtractor(), pdf_blob(saved(picture(), "PNG")))
 
@@ -122,7 +123,7 @@ def word_file() -> bytes:
     return out.getvalue()
 
 
-async def test_a_word_file_gives_its_text_in_reading_order(documents_of) -> None:
+async def test_a_word_file_gives_its_text_in_reading_order(documents_of: DocumentsOf) -> None:
     [document] = await documents_of(DocumentExtractor(), blob(word_file(), "m.docx", DOCX_MEDIA_TYPE, "pdf"))
 
     assert document.fields["text"].split("\n") == [
@@ -163,7 +164,7 @@ def cell(content: str, properties: str = "") -> str:
     return f"<w:tc><w:tcPr>{properties}</w:tcPr>{content}</w:tc>"
 
 
-async def lines_of(documents_of, *blocks):
+async def lines_of(documents_of: DocumentsOf, *blocks: str) -> list[str]:
     [document] = await documents_of(DocumentExtractor(), blob(word_xml(*blocks), "m.docx", DOCX_MEDIA_TYPE, "pdf"))
     return [line for line in document.fields["text"].split("\n") if line]
 
@@ -176,7 +177,7 @@ def control(content: str) -> str:
     return f"<w:sdt><w:sdtContent>{content}</w:sdtContent></w:sdt>"
 
 
-async def test_a_word_file_gives_what_stands_in_controls_changes_boxes_and_formulas(documents_of) -> None:
+async def test_a_word_file_gives_what_stands_in_controls_changes_boxes_and_formulas(documents_of: DocumentsOf) -> None:
     box = f"<w:txbxContent>{paragraph('in a box')}</w:txbxContent>"
     lines = await lines_of(
         documents_of,
@@ -192,7 +193,7 @@ async def test_a_word_file_gives_what_stands_in_controls_changes_boxes_and_formu
     assert lines == ["block control", "Name: Ada", "costs 500 EUR", "above", "in a box", "E = mc", "a\t", "b"]
 
 
-async def test_a_word_file_gives_its_tables_however_they_are_put_together(documents_of) -> None:
+async def test_a_word_file_gives_its_tables_however_they_are_put_together(documents_of: DocumentsOf) -> None:
     merged = "<w:vMerge/>"
     inner = f"<w:tbl>{row(cell(paragraph('in')), cell(paragraph('side')))}</w:tbl>"
     rows = [
@@ -206,20 +207,20 @@ async def test_a_word_file_gives_its_tables_however_they_are_put_together(docume
     assert lines == ["goes on above", "a b\t\tc", "row control", "outer in side\twide"]
 
 
-async def test_headings_in_a_control_are_headings(documents_of) -> None:
+async def test_headings_in_a_control_are_headings(documents_of: DocumentsOf) -> None:
     heading = f"<w:p><w:pPr><w:pStyle w:val='Heading1'/></w:pPr>{run('Terms')}</w:p>"
     content = word_xml(control(heading), paragraph("none"))
     [document] = await documents_of(DocumentExtractor(), blob(content, "m.docx", DOCX_MEDIA_TYPE, "pdf"))
     assert document.fields["headings"] == ["Terms"]
 
 
-async def test_half_a_word_file_is_a_clear_error(documents_of) -> None:
+async def test_half_a_word_file_is_a_clear_error(documents_of: DocumentsOf) -> None:
     content = word_file()
     with pytest.raises(PermanentError, match=r"'m\.docx' is damaged"):
         await documents_of(DocumentExtractor(), blob(content[: len(content) // 2], "m.docx", DOCX_MEDIA_TYPE))
 
 
-async def test_an_old_office_file_is_a_clear_error(documents_of) -> None:
+async def test_an_old_office_file_is_a_clear_error(documents_of: DocumentsOf) -> None:
     content = bytes.fromhex("d0cf11e0a1b11ae1") + bytes(600)
     with pytest.raises(PermanentError, match="old Office file"):
         await documents_of(DocumentExtractor(), blob(content, "m.docx", DOCX_MEDIA_TYPE))
@@ -228,12 +229,12 @@ async def test_an_old_office_file_is_a_clear_error(documents_of) -> None:
 @pytest.mark.parametrize(
     ("name", "mime_type"), [("a.pdf", "application/pdf"), ("a.docx", DOCX_MEDIA_TYPE), ("a.html", "text/html")]
 )
-async def test_an_empty_file_is_called_empty(documents_of, name, mime_type) -> None:
+async def test_an_empty_file_is_called_empty(documents_of: DocumentsOf, name: str, mime_type: str) -> None:
     with pytest.raises(PermanentError, match=f"'{name}' is empty"):
         await documents_of(DocumentExtractor(), blob(b"", name, mime_type))
 
 
-async def test_a_word_file_with_a_damaged_entry_is_a_clear_error(documents_of) -> None:
+async def test_a_word_file_with_a_damaged_entry_is_a_clear_error(documents_of: DocumentsOf) -> None:
     content = bytearray(word_file())
     start = content.index(b"word/document.xml") + 200
     content[start : start + 20] = bytes(20)

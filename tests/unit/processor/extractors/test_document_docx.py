@@ -2,13 +2,17 @@
 
 import io
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 import pytest
+from tests.unit.processor.extractors.conftest import DocumentsOf
 from tests.unit.processor.extractors.files import blob
 
 from bucketline.extractors import PermanentError, ResourceError
 from bucketline_processor.extractors.document import DOCX_MEDIA_TYPE, DocumentExtractor
+
+FieldsOf = Callable[..., Awaitable[dict[str, object]]]
+LinesOf = Callable[[bytes], Awaitable[list[str]]]
 
 W = "http://schemas.openxmlformats.org/wordprocessingml/2006/main"
 R = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
@@ -72,7 +76,7 @@ def word(body: str, parts: Mapping[str, tuple[str, str | bytes]] | None = None) 
 
 
 @pytest.fixture
-def fields_of(documents_of):
+def fields_of(documents_of: DocumentsOf) -> FieldsOf:
     async def read(content: bytes, name: str = "m.docx", mime_type: str = DOCX_MEDIA_TYPE) -> dict[str, object]:
         [document] = await documents_of(DocumentExtractor(), blob(content, name, mime_type, "pdf"))
         return dict(document.fields)
@@ -81,7 +85,7 @@ def fields_of(documents_of):
 
 
 @pytest.fixture
-def lines_of(fields_of):
+def lines_of(fields_of: FieldsOf) -> LinesOf:
     async def read(content: bytes) -> list[str]:
         return [line for line in str((await fields_of(content))["text"]).split("\n") if line]
 
@@ -107,11 +111,11 @@ ALL_PARTS = {
 IN_ORDER = ["header", "body", "footer", "first footnote", "second footnote", "endnote", "comment"]
 
 
-async def test_parts_around_the_body_are_read_in_order(lines_of) -> None:
+async def test_parts_around_the_body_are_read_in_order(lines_of: LinesOf) -> None:
     assert await lines_of(word(paragraph("body"), ALL_PARTS)) == IN_ORDER
 
 
-async def test_strict_file_gives_all_that_a_transitional_one_gives(fields_of) -> None:
+async def test_strict_file_gives_all_that_a_transitional_one_gives(fields_of: FieldsOf) -> None:
     formula = "<w:p><m:oMath><m:r><m:t>E</m:t></m:r></m:oMath><w:r><w:br w:type='page'/></w:r></w:p>"
     table = f"<w:tbl><w:tr><w:tc>{paragraph('a')}</w:tc><w:tc>{paragraph('b')}</w:tc></w:tr></w:tbl>"
     heading = "<w:p><w:pPr><w:pStyle w:val='h'/></w:pPr><w:r><w:t>Terms</w:t></w:r></w:p><w:altChunk r:id='r7'/>"
@@ -131,7 +135,7 @@ async def test_strict_file_gives_all_that_a_transitional_one_gives(fields_of) ->
 
 
 @pytest.mark.parametrize("root", ["_rels/.rels", "word/_rels/document.xml.rels"])
-async def test_relationship_to_a_missing_part_is_ignored(fields_of, root) -> None:
+async def test_relationship_to_a_missing_part_is_ignored(fields_of: FieldsOf, root: str) -> None:
     files = word_files(paragraph("body"), {"header1.xml": ("header", part("hdr", paragraph("header")))})
     dangling = "".join(
         f'<Relationship Id="x{number}" Type="{kind}" Target="{target}"/>'
@@ -152,27 +156,27 @@ async def test_relationship_to_a_missing_part_is_ignored(fields_of, root) -> Non
 
 
 @pytest.mark.parametrize("missing", ["[Content_Types].xml", "_rels/.rels", "word/_rels/document.xml.rels"])
-async def test_package_without_one_of_its_listings_gives_its_body(fields_of, missing) -> None:
+async def test_package_without_one_of_its_listings_gives_its_body(fields_of: FieldsOf, missing: str) -> None:
     files = word_files(paragraph("body"))
     del files[missing]
     assert (await fields_of(package(files)))["text"] == "body"
 
 
-async def test_part_names_of_other_programs_are_found(fields_of) -> None:
+async def test_part_names_of_other_programs_are_found(fields_of: FieldsOf) -> None:
     files = word_files(paragraph("body"))
     files["_rels/.rels"] = relations(("r1", "officeDocument", "/Word/My%20Document.xml"))
     files["word\\my document.xml"] = files.pop("word/document.xml")
     assert (await fields_of(package(files)))["text"] == "body"
 
 
-async def test_headers_of_first_odd_and_even_pages_are_read_once_each(lines_of) -> None:
+async def test_headers_of_first_odd_and_even_pages_are_read_once_each(lines_of: LinesOf) -> None:
     texts = ("first", "odd", "even", "odd")
     headers = {f"header{n}.xml": ("header", part("hdr", paragraph(text))) for n, text in enumerate(texts)}
     references = "".join(f'<w:headerReference w:type="first" r:id="r{n}"/>' for n in range(1, 5))
     assert await lines_of(word(f"<w:sectPr>{references}<w:titlePg/></w:sectPr>", headers)) == ["first", "odd", "even"]
 
 
-async def test_replies_and_comments_without_an_author_are_read(lines_of) -> None:
+async def test_replies_and_comments_without_an_author_are_read(lines_of: LinesOf) -> None:
     comments = (
         f'<w:comment w:id="1" w:author="Ada">{paragraph("why?")}</w:comment>'
         f'<w:comment w:id="2">{paragraph("so")}</w:comment>'
@@ -199,13 +203,13 @@ def box(text: str) -> str:
     ],
 )
 @pytest.mark.parametrize("place", ["body", "header"])
-async def test_text_box_is_read_once(lines_of, drawn, place) -> None:
+async def test_text_box_is_read_once(lines_of: LinesOf, drawn: str, place: str) -> None:
     block = f"<w:p><w:r><w:t>around</w:t></w:r><w:r>{drawn}</w:r></w:p>"
     content = word(block) if place == "body" else word("", {"header1.xml": ("header", part("hdr", block))})
     assert await lines_of(content) == ["around", "boxed"]
 
 
-async def test_tracked_deletions_are_left_out_everywhere(lines_of) -> None:
+async def test_tracked_deletions_are_left_out_everywhere(lines_of: LinesOf) -> None:
     changed = "<w:p><w:ins><w:r><w:t>new</w:t></w:r></w:ins><w:del><w:r><w:delText>old</w:delText></w:r></w:del></w:p>"
     parts = {
         "footnotes.xml": ("footnotes", part("footnotes", f'<w:footnote w:id="2">{changed}</w:footnote>')),
@@ -235,7 +239,7 @@ MHT = (
     ],
 )
 @pytest.mark.parametrize("reference", ["r1", "unknown"])
-async def test_imported_file_is_read(lines_of, name, content, reference) -> None:
+async def test_imported_file_is_read(lines_of: LinesOf, name: str, content: bytes | str, reference: str) -> None:
     body = f'{paragraph("before")}<w:altChunk r:id="{reference}"/>{paragraph("after")}'
     lines = await lines_of(word(body, {name: ("aFChunk", content)}))
     at_reference = reference == "r1"
@@ -244,13 +248,13 @@ async def test_imported_file_is_read(lines_of, name, content, reference) -> None
 
 
 @pytest.mark.parametrize("content", [b"{\\rtf1 words}", b"PK\x03\x04 not a package"])
-async def test_imported_file_that_cannot_be_read_is_named(fields_of, content) -> None:
+async def test_imported_file_that_cannot_be_read_is_named(fields_of: FieldsOf, content: bytes) -> None:
     fields = await fields_of(word(f'{paragraph("body")}<w:altChunk r:id="r1"/>', {"c.bin": ("aFChunk", content)}))
     assert fields["unread_parts"] == ["word/c.bin"]
     assert fields["text"] == "body"
 
 
-async def test_word_files_that_import_one_another_end(fields_of) -> None:
+async def test_word_files_that_import_one_another_end(fields_of: FieldsOf) -> None:
     content = word(paragraph("innermost"))
     for _ in range(6):
         content = word(paragraph("level") + '<w:altChunk r:id="r1"/>', {"c.docx": ("aFChunk", content)})
@@ -267,7 +271,9 @@ async def test_word_files_that_import_one_another_end(fields_of) -> None:
     ],
 )
 @pytest.mark.parametrize("kind", ["pdf", "other"])
-async def test_macro_files_and_templates_are_read(documents_of, name, mime_type, kind) -> None:
+async def test_macro_files_and_templates_are_read(
+    documents_of: DocumentsOf, name: str, mime_type: str, kind: str
+) -> None:
     files = word_files(paragraph("body"), {"vbaProject.bin": ("vbaProject", b"\xd0\xcf\x11\xe0")})
     [document] = await documents_of(DocumentExtractor(), blob(package(files), name, mime_type, kind))
     assert document.fields["text"] == "body"
@@ -279,7 +285,7 @@ def core(content: str) -> bytes:
     return package(files | {"docProps/core.xml": f"<coreProperties {namespaces}>{content}</coreProperties>"})
 
 
-async def test_core_properties_are_those_of_the_file(fields_of) -> None:
+async def test_core_properties_are_those_of_the_file(fields_of: FieldsOf) -> None:
     content = (
         "<dc:title>Minutes</dc:title><dc:creator>Grace</dc:creator><dc:language>en-GB</dc:language>"
         "<dcterms:created>2026-03-01T12:00:00Z</dcterms:created><dcterms:modified>2026-03-02T12:00:00</dcterms:modified>"
@@ -290,7 +296,7 @@ async def test_core_properties_are_those_of_the_file(fields_of) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "<dc:title/>", "<dcterms:created>yesterday</dcterms:created>", "<broken"])
-async def test_missing_empty_or_damaged_core_properties_invent_nothing(fields_of, content) -> None:
+async def test_missing_empty_or_damaged_core_properties_invent_nothing(fields_of: FieldsOf, content: str) -> None:
     fields = await fields_of(core(content))
     assert fields["text"] == "body"
     assert not fields.keys() & {"title", "author", "language", "file"}
@@ -311,13 +317,15 @@ def other_office_file(main: str, root: str) -> bytes:
         (package({"readme.txt": "words"}), "is a ZIP archive"),
     ],
 )
-async def test_package_of_another_kind_is_named_and_not_called_damaged(fields_of, content, reason) -> None:
+async def test_package_of_another_kind_is_named_and_not_called_damaged(
+    fields_of: FieldsOf, content: bytes, reason: str
+) -> None:
     with pytest.raises(PermanentError, match=reason) as raised:
         await fields_of(content)
     assert "damaged" not in raised.value.message
 
 
-async def test_encrypted_package_is_called_encrypted(fields_of) -> None:
+async def test_encrypted_package_is_called_encrypted(fields_of: FieldsOf) -> None:
     content = bytearray(word(paragraph("body")))
     for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         start = -1
@@ -328,14 +336,14 @@ async def test_encrypted_package_is_called_encrypted(fields_of) -> None:
 
 
 @pytest.mark.parametrize("name", ["word/document.xml", "word/footnotes.xml", "word/_rels/document.xml.rels"])
-async def test_part_that_is_not_xml_is_damaged_and_named(fields_of, name) -> None:
+async def test_part_that_is_not_xml_is_damaged_and_named(fields_of: FieldsOf, name: str) -> None:
     files = word_files(paragraph("body"), ALL_PARTS)
     files[name] = str(files[name])[:-20]
     with pytest.raises(PermanentError, match=rf"'m\.docx' is damaged: its part {name} cannot be read"):
         await fields_of(package(files))
 
 
-async def test_entities_are_not_expanded(fields_of) -> None:
+async def test_entities_are_not_expanded(fields_of: FieldsOf) -> None:
     files = word_files(paragraph("body &secret;") + paragraph("next"))
     declared = '<!DOCTYPE x [<!ENTITY secret SYSTEM "file:///etc/hostname"><!ENTITY a "aaaa">]>'
     files["word/document.xml"] = str(files["word/document.xml"]).replace("?>", f"?>{declared}", 1)
@@ -345,7 +353,7 @@ async def test_entities_are_not_expanded(fields_of) -> None:
 @pytest.mark.parametrize(
     "opening", ["<w:sdt><w:sdtContent>{}</w:sdtContent></w:sdt>", "<w:tbl><w:tr><w:tc>{}</w:tc></w:tr></w:tbl>"]
 )
-async def test_nesting_is_read_up_to_the_limit_of_the_parser(fields_of, opening) -> None:
+async def test_nesting_is_read_up_to_the_limit_of_the_parser(fields_of: FieldsOf, opening: str) -> None:
     before, after = opening.split("{}")
     deep = 245 // before.count("<")
     content = word(before * deep + paragraph("deep") + after * deep)
@@ -354,7 +362,7 @@ async def test_nesting_is_read_up_to_the_limit_of_the_parser(fields_of, opening)
         await fields_of(word(before * 3000 + paragraph("deep") + after * 3000))
 
 
-async def test_package_that_unpacks_to_too_much_is_a_resource_error(fields_of) -> None:
+async def test_package_that_unpacks_to_too_much_is_a_resource_error(fields_of: FieldsOf) -> None:
     files = word_files(paragraph("body")) | {"word/media/zeros.bin": bytes(64 * 1024**2)}
     with pytest.raises(ResourceError, match="unpacks to"):
         await fields_of(package(files))

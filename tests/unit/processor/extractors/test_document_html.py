@@ -1,25 +1,30 @@
 """HTML as it is found: in every encoding, declared in every place or in none, and never well-formed."""
 
+from collections.abc import Awaitable, Callable
+
 import pytest
+from tests.unit.processor.extractors.conftest import DocumentsOf
 from tests.unit.processor.extractors.files import blob
 
 from bucketline.extractors import PermanentError
 from bucketline_processor.extractors.document import DocumentExtractor
+
+TextOf = Callable[..., Awaitable[str]]
 
 XHTML = "application/xhtml+xml"
 RUSSIAN = "Привет, мир. Как дела сегодня?"
 
 
 @pytest.fixture
-def text_of(documents_of):
-    async def run(page, *, charset=None, mime_type: str = "text/html"):
+def text_of(documents_of: DocumentsOf) -> TextOf:
+    async def run(page: bytes, *, charset: str | None = None, mime_type: str = "text/html") -> str:
         documents = await documents_of(DocumentExtractor(), blob(page, "p.html", mime_type, charset=charset))
         return "".join(document.fields["text"] for document in documents)
 
     return run
 
 
-async def test_html_gives_what_a_reader_sees(documents_of) -> None:
+async def test_html_gives_what_a_reader_sees(documents_of: DocumentsOf) -> None:
     page = """<!doctype html><html lang="en"><head><title> Prices </title><style>p {color: red}</style>
     <meta name="description" content="What it costs"></head><body><script>alert(1)</script>
     <h1>Our prices</h1><p>Tea is <b>2 €</b>.</p><table><tr><td>Tea</td><td>2</td></tr></table>
@@ -70,7 +75,9 @@ async def test_html_gives_what_a_reader_sees(documents_of) -> None:
 @pytest.mark.parametrize(
     "declaration", ['<meta charset="{}">', "<META HTTP-EQUIV='Content-Type' CONTENT='text/html; charset={}'>"]
 )
-async def test_html_with_declared_charset_is_decoded_as_browsers_do(text_of, declaration, label, codec, text) -> None:
+async def test_html_with_declared_charset_is_decoded_as_browsers_do(
+    text_of: TextOf, declaration: str, label: str, codec: str, text: str
+) -> None:
     page = f"<html><head>{declaration.format(label)}</head><body><p>".encode() + text.encode(codec) + b"</p>"
     assert (await text_of(page)).strip() == text
 
@@ -78,7 +85,7 @@ async def test_html_with_declared_charset_is_decoded_as_browsers_do(text_of, dec
 @pytest.mark.parametrize(
     "label", ["windows-1251", "shift_jis", "gb2312", "big5", "euc-jp", "euc-kr", "latin1", "utf-8"]
 )
-async def test_html_with_one_invalid_byte_loses_one_character(text_of, label) -> None:
+async def test_html_with_one_invalid_byte_loses_one_character(text_of: TextOf, label: str) -> None:
     page = f"<meta charset={label}><p>BEGIN</p>".encode() + b"<p>a\xffb</p>" + b"<p>pad</p>" * 50 + b"<p>THE END</p>"
     lines = (await text_of(page)).split()
     assert (lines[0], lines[-2:]) == ("BEGIN", ["THE", "END"])
@@ -115,16 +122,18 @@ async def test_html_with_one_invalid_byte_loses_one_character(text_of, label) ->
         (b"<p>" + "会議は中止です".encode("iso2022_jp"), None, "会議は中止です"),
     ],
 )  # fmt: skip
-async def test_html_encoding_is_chosen_in_the_order_of_the_standard(text_of, page, charset, text) -> None:
+async def test_html_encoding_is_chosen_in_the_order_of_the_standard(
+    text_of: TextOf, page: bytes, charset: str | None, text: str
+) -> None:
     assert (await text_of(page, charset=charset)).strip() == text
 
 
-async def test_html_in_an_encoding_without_a_decoder_is_an_error(text_of) -> None:
+async def test_html_in_an_encoding_without_a_decoder_is_an_error(text_of: TextOf) -> None:
     with pytest.raises(PermanentError, match=r"'p\.html' declares the charset 'iso-2022-cn', which cannot be decoded"):
         await text_of(b"<meta charset=iso-2022-cn><p>abc")
 
 
-async def test_xhtml_is_read_as_xml_where_it_is_well_formed(text_of) -> None:
+async def test_xhtml_is_read_as_xml_where_it_is_well_formed(text_of: TextOf) -> None:
     head = "<?xml version='1.0' encoding='{}'?><html xmlns='http://www.w3.org/1999/xhtml'><head><title/></head><body>"
     page = head + "<p>Größe</p><script src='x'/><div/><p>a <![CDATA[<b>]]></p></body></html>"
     for encoding in ("utf-8", "iso-8859-1", "utf-16"):
@@ -141,7 +150,7 @@ async def test_xhtml_is_read_as_xml_where_it_is_well_formed(text_of) -> None:
      b"<meta charset=utf-8>CONTENT", b"\n\n<!DOCTYPE html>CONTENT", b"<?php ?>CONTENT", b"<p>CONTENT<p", b"</p>CONTENT",
      b"<body><table>CONTENT<tr><td>", b"<frameset></frameset><noframes>CONTENT</noframes>"],
 )  # fmt: skip
-async def test_html_without_the_usual_beginning_has_its_text(text_of, page) -> None:
+async def test_html_without_the_usual_beginning_has_its_text(text_of: TextOf, page: bytes) -> None:
     assert "CONTENT" in await text_of(page)
 
 
@@ -162,15 +171,15 @@ async def test_html_without_the_usual_beginning_has_its_text(text_of, page) -> N
         ("<p>a<script>no</script><style>no</style><template>no</template><!-- no -->b", "ab"),
     ],
 )  # fmt: skip
-async def test_html_text_is_laid_out_as_it_is_seen(text_of, page, text) -> None:
+async def test_html_text_is_laid_out_as_it_is_seen(text_of: TextOf, page: str, text: str) -> None:
     assert (await text_of(page.encode())).strip() == text.strip()
 
 
-async def test_html_that_mentions_a_pdf_header_is_html(text_of) -> None:
+async def test_html_that_mentions_a_pdf_header_is_html(text_of: TextOf) -> None:
     assert await text_of(b"<p>Files begin with %PDF-1.7 1 0 obj") == "Files begin with %PDF-1.7 1 0 obj"
 
 
-async def test_html_may_be_nested_without_end(text_of) -> None:
+async def test_html_may_be_nested_without_end(text_of: TextOf) -> None:
     page = b"<p>before" + b"<div>" * 200_000 + b"deep" + b"</div>" * 200_000 + b"<p>after"
     assert (await text_of(page)).split() == ["before", "deep", "after"]
     assert (await text_of(b"<b><i>" * 20_000 + b"deep")).split() == ["deep"]

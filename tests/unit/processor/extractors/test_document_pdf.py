@@ -1,15 +1,18 @@
 """PDF files of every kind: forms, notes, attachments, encodings, boxes, and bytes around the file."""
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import pytest
+from tests.unit.processor.extractors.conftest import DocumentsOf
 from tests.unit.processor.extractors.files import blob, pdf
 
 from bucketline.extractors import ExtractionContext, ObjectView, PermanentError, ResourceError, validate_parameters
 from bucketline_processor.extractors.document import DocumentExtractor
 from bucketline_processor.worker_pool import WorkerPool
+
+FieldsOf = Callable[..., Awaitable[dict[str, object]]]
 
 HELVETICA = "<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>"
 LETTER = "/MediaBox [0 0 612 792]"
@@ -44,7 +47,7 @@ def pdf_file(
 
 
 @pytest.fixture
-def page_of(documents_of):
+def page_of(documents_of: DocumentsOf) -> FieldsOf:
     async def read(content: bytes) -> dict[str, object]:
         [document] = await documents_of(DocumentExtractor(), blob(content, "a.pdf", "application/pdf", "pdf"))
         return dict(document.fields)
@@ -90,13 +93,15 @@ COMBO = 1 << 17
         (f"/FT /Ch /Ff {MULTIPLE} /T (n) /V [(a) (c)] /Opt [(a) (b) (c)]", "listbox", ["a", "c"], "n: a, c"),
     ],
 )
-async def test_form_field_with_a_value_gives_it_as_field_and_as_text(page_of, field, kind, value, line) -> None:
+async def test_form_field_with_a_value_gives_it_as_field_and_as_text(
+    page_of: FieldsOf, field: str, kind: str | None, value: list[str] | str | None, line: str | None
+) -> None:
     fields = await page_of(form(field, more=["<< /Length 13 >>\nstream\nfrom a stream\nendstream"]))
     assert fields.get("form_fields") == (None if kind is None else [{"name": "n", "type": kind, "value": value}])
     assert fields["text"] == ("Page" if line is None else f"Page\n\n{line}")
 
 
-async def test_radio_buttons_of_a_group_give_one_field(page_of) -> None:
+async def test_radio_buttons_of_a_group_give_one_field(page_of: FieldsOf) -> None:
     parent = "<< /FT /Btn /Ff 49152 /T (size) /V /L /Kids [6 0 R 7 0 R] >>"
     buttons = [
         f"<< /Type /Annot /Subtype /Widget /Rect [9 9 19 19] /Parent 8 0 R /AS /{state} "
@@ -110,7 +115,7 @@ async def test_radio_buttons_of_a_group_give_one_field(page_of) -> None:
     assert (await page_of(content))["form_fields"] == [{"name": "size", "type": "radio", "value": "L"}]
 
 
-async def test_field_in_a_hierarchy_has_its_full_name_and_inherited_value(page_of) -> None:
+async def test_field_in_a_hierarchy_has_its_full_name_and_inherited_value(page_of: FieldsOf) -> None:
     parent = "<< /FT /Tx /T (person) /V (Grace) /Kids [6 0 R] >>"
     content = pdf_file(
         "<< /Type /Annot /Subtype /Widget /Rect [9 9 99 29] /Parent 7 0 R /T (name) >>",
@@ -121,7 +126,7 @@ async def test_field_in_a_hierarchy_has_its_full_name_and_inherited_value(page_o
     assert (await page_of(content))["form_fields"] == [{"name": "person.name", "type": "text", "value": "Grace"}]
 
 
-async def test_scan_with_a_filled_field_has_text_and_still_needs_ocr(page_of) -> None:
+async def test_scan_with_a_filled_field_has_text_and_still_needs_ocr(page_of: FieldsOf) -> None:
     picture = (
         "<< /Type /XObject /Subtype /Image /Width 1 /Height 1 /BitsPerComponent 8 /ColorSpace /DeviceGray /Length 1 >>"
     )
@@ -149,7 +154,7 @@ async def test_scan_with_a_filled_field_has_text_and_still_needs_ocr(page_of) ->
         ("/Subtype /Link /Contents (where a link leads)", None),
     ],
 )
-async def test_annotation_gives_its_text_once(page_of, annotation, note) -> None:
+async def test_annotation_gives_its_text_once(page_of: FieldsOf, annotation: str, note: str | None) -> None:
     content = pdf_file(f"<< /Type /Annot /Rect [9 9 99 29] {annotation} >>", page=f"{LETTER} /Annots [6 0 R]")
     assert (await page_of(content))["text"] == ("Page" if note is None else f"Page\n\n{note}")
 
@@ -161,7 +166,7 @@ def specification(name: str, stream: int) -> str:
     return f"<< /Type /Filespec /F (old) /UF ({name}) /EF << /F {stream} 0 R >> >>"
 
 
-async def test_attached_files_are_named(page_of) -> None:
+async def test_attached_files_are_named(page_of: FieldsOf) -> None:
     content = pdf_file(
         specification("invoice.xml", 7),
         EMBEDDED,
@@ -176,20 +181,20 @@ async def test_attached_files_are_named(page_of) -> None:
 
 
 @pytest.mark.parametrize("xfa", ["6 0 R", "[(datasets) 6 0 R]"])
-async def test_xfa_form_is_hinted_at(page_of, xfa) -> None:
+async def test_xfa_form_is_hinted_at(page_of: FieldsOf, xfa: str) -> None:
     packet = "<< /Length 11 >>\nstream\n<xdp></xdp>\nendstream"
     fields = await page_of(pdf_file(packet, catalog=f"/AcroForm << /Fields [] /XFA {xfa} >>"))
     assert fields["has_xfa"] is True
     assert fields["text"] == "Page"
 
 
-async def test_xfa_form_with_fields_gives_their_values(page_of) -> None:
+async def test_xfa_form_with_fields_gives_their_values(page_of: FieldsOf) -> None:
     content = form("/FT /Tx /T (n) /V (Ada)", more=["<< /Length 11 >>\nstream\n<xdp></xdp>\nendstream"])
     fields = await page_of(content.replace(b"/Fields [6 0 R]", b"/Fields [6 0 R] /XFA 7 0 R"))
     assert (fields["has_xfa"], fields["text"]) == (True, "Page\n\nn: Ada")
 
 
-async def test_plain_page_has_none_of_the_fields_of_special_ones(page_of) -> None:
+async def test_plain_page_has_none_of_the_fields_of_special_ones(page_of: FieldsOf) -> None:
     fields = await page_of(pdf_file())
     assert not fields.keys() & {"has_xfa", "attachments", "form_fields", "repaired", "page_error", "title", "file"}
 
@@ -212,7 +217,9 @@ async def test_plain_page_has_none_of_the_fields_of_special_ones(page_of) -> Non
         ("/MediaBox [0 0 300 400] /CropBox [10 10 110 210]", "", 100.0, 200.0, 0),
     ],
 )
-async def test_page_box_of_any_form_gives_a_size_and_the_text(page_of, page, pages, width, height, rotation) -> None:
+async def test_page_box_of_any_form_gives_a_size_and_the_text(
+    page_of: FieldsOf, page: str, pages: str, width: float, height: float, rotation: int
+) -> None:
     fields = await page_of(pdf_file("[0 0 300 400]", page=page, pages=pages))
     assert fields["text"] == "Page"
     assert fields["page"] == {"width": width, "height": height, "rotation": rotation}
@@ -238,11 +245,13 @@ async def test_page_box_of_any_form_gives_a_size_and_the_text(page_of, page, pag
         ("UniCNS-UCS2-H", "CNS1", "utf-16-be", "繁體中文"),
     ],
 )
-async def test_predefined_cjk_encoding_gives_its_characters(page_of, encoding, ordering, codec, text) -> None:
+async def test_predefined_cjk_encoding_gives_its_characters(
+    page_of: FieldsOf, encoding: str, ordering: str, codec: str, text: str
+) -> None:
     assert (await page_of(cjk(encoding, ordering, text.encode(codec))))["text"] == text
 
 
-async def test_text_without_known_characters_needs_ocr(page_of) -> None:
+async def test_text_without_known_characters_needs_ocr(page_of: FieldsOf) -> None:
     fields = await page_of(cjk("UniJIS-UCS2-V", "Japan1", "日本語".encode("utf-16-be")))
     assert (fields["text"], fields["needs_ocr"]) == ("", True)
     assert (await page_of(pdf_file(content="( ) Tj")))["needs_ocr"] is False
@@ -259,7 +268,7 @@ def cjk(encoding: str, ordering: str, text: bytes) -> bytes:
 
 @pytest.mark.parametrize("size", [1, 900, 1019, 1020, 1024, 1500, 50_000])
 @pytest.mark.parametrize("filler", [b"\r\n", b"HTTP/1.1 200 OK\r\n", b"\0", b"<html>"])
-async def test_bytes_before_the_header_are_skipped(page_of, size, filler) -> None:
+async def test_bytes_before_the_header_are_skipped(page_of: FieldsOf, size: int, filler: bytes) -> None:
     content = (filler * size)[:size] + pdf_file()
     fields = await page_of(content)
     assert fields["text"] == "Page"
@@ -269,32 +278,32 @@ async def test_bytes_before_the_header_are_skipped(page_of, size, filler) -> Non
 @pytest.mark.parametrize(
     "tail", [b" " * 5000, b"\0" * 100_000, b"\r\n" * 3000, b"<!-- appended by a proxy -->" * 500, b"\x1a", b""]
 )
-async def test_bytes_after_the_end_do_not_make_a_file_repaired(page_of, tail) -> None:
+async def test_bytes_after_the_end_do_not_make_a_file_repaired(page_of: FieldsOf, tail: bytes) -> None:
     assert "repaired" not in await page_of(pdf_file() + tail)
 
 
 @pytest.mark.parametrize("mark", [b"%%EOF", b"startxref", b"trailer", b"xref\n0"])
-async def test_file_without_its_end_is_repaired(page_of, mark) -> None:
+async def test_file_without_its_end_is_repaired(page_of: FieldsOf, mark: bytes) -> None:
     content = pdf_file()
     fields = await page_of(content[: content.rindex(mark)])
     assert fields["text"] == "Page"
     assert fields["repaired"] is True
 
 
-async def test_file_cut_off_behind_bytes_before_its_header_is_repaired(page_of) -> None:
+async def test_file_cut_off_behind_bytes_before_its_header_is_repaired(page_of: FieldsOf) -> None:
     content = b"x" * 2000 + pdf_file()
     fields = await page_of(content[: content.rindex(b"trailer")])
     assert (fields["text"], fields["repaired"]) == ("Page", True)
 
 
-async def test_page_count_that_is_too_high_gives_the_pages_there_are(documents_of) -> None:
+async def test_page_count_that_is_too_high_gives_the_pages_there_are(documents_of: DocumentsOf) -> None:
     content = pdf(["one", "two"]).replace(b"/Count 2", b"/Count 4")
     documents = await documents_of(DocumentExtractor(), blob(content, "a.pdf", "application/pdf", "pdf"))
     assert [document.fields["text"] for document in documents[:2]] == ["one", "two"]
     assert all(document.fields.get("page_error") for document in documents[2:])
 
 
-async def test_line_end_hyphen_and_astral_characters_are_kept(page_of) -> None:
+async def test_line_end_hyphen_and_astral_characters_are_kept(page_of: FieldsOf) -> None:
     lines = "(inter-) Tj 0 -14 Td (national) Tj"
     assert (await page_of(pdf_file(content=lines)))["text"] == "inter-\nnational"
     emoji = "/ToUnicode 6 0 R"
@@ -335,7 +344,9 @@ async def test_pdf_that_unpacks_to_more_than_its_worker_may_use_is_a_resource_er
         (b"x" * 100_000 + b"%PDF-1.7", "not a PDF file"),
     ],
 )
-async def test_file_of_another_kind_is_named_and_not_called_damaged(page_of, content, reason) -> None:
+async def test_file_of_another_kind_is_named_and_not_called_damaged(
+    page_of: FieldsOf, content: bytes, reason: str
+) -> None:
     with pytest.raises(PermanentError, match=reason) as raised:
         await page_of(content)
     assert "damaged" not in raised.value.message

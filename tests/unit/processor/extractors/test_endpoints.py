@@ -16,7 +16,7 @@ ALLOWED = ("http://models.internal:9000/v1", "https://Api.Example.com/", "http:/
         "http://10.0.0.5:80/hook",
     ],
 )
-def test_below_a_prefix_is_allowed(url) -> None:
+def test_below_a_prefix_is_allowed(url: str) -> None:
     assert endpoint_allowed(url, ALLOWED)
 
 
@@ -43,7 +43,7 @@ def test_below_a_prefix_is_allowed(url) -> None:
         "",
     ],
 )
-def test_anything_else_is_not(url) -> None:
+def test_anything_else_is_not(url: str) -> None:
     assert not endpoint_allowed(url, ALLOWED)
 
 

@@ -1,10 +1,12 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from tests.unit.processor.extractors.conftest import DocumentsOf
 
 from bucketline.extractors import (
     BlobView,
@@ -21,6 +23,7 @@ NOW = 1_700_000_000.0
 BLOB = BlobView("blob_1", "photo", "image", "a.png", "image/png", 3, "ab", MemorySource(b"png", "http://s3/a?sig=1"))
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Serve = Callable[[Handler], Awaitable[str]]
 
 
 @pytest.fixture
@@ -45,12 +48,14 @@ def extractor() -> HttpExtractor:
     return HttpExtractor(clock=lambda: NOW, first_wait=0.0)
 
 
-def policy(url: str, **limits: float) -> OutboundPolicy:
+def policy(url: str, **limits: Any) -> OutboundPolicy:
     return OutboundPolicy(allowed_endpoints=(url,), signing_secret="s3cret", **limits)
 
 
-async def test_the_server_gets_a_signed_object_with_urls_and_its_answer_becomes_documents(serve, documents_of) -> None:
-    seen = {}
+async def test_the_server_gets_a_signed_object_with_urls_and_its_answer_becomes_documents(
+    serve: Serve, documents_of: DocumentsOf
+) -> None:
+    seen: dict[str, Any] = {}
 
     async def model(request: web.Request) -> web.Response:
         body = await request.read()
@@ -77,7 +82,7 @@ async def test_the_server_gets_a_signed_object_with_urls_and_its_answer_becomes_
     assert seen["blobs"][0]["size_bytes"] == 3
 
 
-async def test_a_server_that_recovers_is_asked_again(serve, documents_of) -> None:
+async def test_a_server_that_recovers_is_asked_again(serve: Serve, documents_of: DocumentsOf) -> None:
     calls = []
 
     async def model(request: web.Request) -> web.Response:
@@ -92,7 +97,9 @@ async def test_a_server_that_recovers_is_asked_again(serve, documents_of) -> Non
 
 
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 501, 504, 507, 529, 599])
-async def test_attempts_are_limited_and_then_the_error_is_transient(serve, documents_of, status) -> None:
+async def test_attempts_are_limited_and_then_the_error_is_transient(
+    serve: Serve, documents_of: DocumentsOf, status: int
+) -> None:
     calls = []
 
     async def model(request: web.Request) -> web.Response:
@@ -105,7 +112,7 @@ async def test_attempts_are_limited_and_then_the_error_is_transient(serve, docum
     assert len(calls) == 2
 
 
-async def test_a_refusal_is_permanent_and_says_what_the_server_said(serve, documents_of) -> None:
+async def test_a_refusal_is_permanent_and_says_what_the_server_said(serve: Serve, documents_of: DocumentsOf) -> None:
     calls = []
 
     async def model(request: web.Request) -> web.Response:
@@ -118,7 +125,7 @@ async def test_a_refusal_is_permanent_and_says_what_the_server_said(serve, docum
     assert len(calls) == 1
 
 
-async def test_a_silent_server_is_transient(serve, documents_of) -> None:
+async def test_a_silent_server_is_transient(serve: Serve, documents_of: DocumentsOf) -> None:
     over = asyncio.Event()
 
     async def model(request: web.Request) -> web.Response:
@@ -131,13 +138,13 @@ async def test_a_silent_server_is_transient(serve, documents_of) -> None:
     over.set()
 
 
-async def test_nobody_listening_is_transient(documents_of, unused_tcp_port) -> None:
+async def test_nobody_listening_is_transient(documents_of: DocumentsOf, unused_tcp_port: int) -> None:
     url = f"http://127.0.0.1:{unused_tcp_port}/model"
     with pytest.raises(TransientError, match="could not be reached"):
         await documents_of(extractor(), parameters={"endpoint": url, "attempts": 1}, outbound=policy(url))
 
 
-async def test_an_endless_answer_is_cut(serve, documents_of) -> None:
+async def test_an_endless_answer_is_cut(serve: Serve, documents_of: DocumentsOf) -> None:
     async def model(request: web.Request) -> web.Response:
         return web.json_response({"documents": [{"text": "x" * 100_000}]})
 
@@ -146,7 +153,7 @@ async def test_an_endless_answer_is_cut(serve, documents_of) -> None:
         await documents_of(extractor(), parameters={"endpoint": url}, outbound=policy(url, max_response_bytes=5000))
 
 
-async def test_an_endpoint_that_is_not_allowed_is_never_called(serve, documents_of) -> None:
+async def test_an_endpoint_that_is_not_allowed_is_never_called(serve: Serve, documents_of: DocumentsOf) -> None:
     calls = []
 
     async def model(request: web.Request) -> web.Response:
@@ -159,7 +166,7 @@ async def test_an_endpoint_that_is_not_allowed_is_never_called(serve, documents_
     assert calls == []
 
 
-async def test_a_redirect_out_of_the_allowed_place_is_not_followed(serve, documents_of) -> None:
+async def test_a_redirect_out_of_the_allowed_place_is_not_followed(serve: Serve, documents_of: DocumentsOf) -> None:
     calls = []
 
     async def other(request: web.Request) -> web.Response:
@@ -178,7 +185,7 @@ async def test_a_redirect_out_of_the_allowed_place_is_not_followed(serve, docume
 
 
 @pytest.mark.parametrize("answer", ["not json", "[]", '{"documents": {}}', '{"documents": [1]}'])
-async def test_an_answer_of_another_shape_is_permanent(serve, documents_of, answer) -> None:
+async def test_an_answer_of_another_shape_is_permanent(serve: Serve, documents_of: DocumentsOf, answer: str) -> None:
     async def model(request: web.Request) -> web.Response:
         return web.Response(text=answer)
 

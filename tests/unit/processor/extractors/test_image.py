@@ -5,13 +5,14 @@ import random
 import imagehash
 import pytest
 from PIL import ExifTags, Image, PngImagePlugin
+from tests.unit.processor.extractors.conftest import DocumentsOf
 from tests.unit.processor.extractors.files import blob, picture, png_bomb, saved
 
-from bucketline.extractors import PermanentError, ResourceError
+from bucketline.extractors import BlobView, PermanentError, ResourceError
 from bucketline_processor.extractors.image import ImageExtractor
 
 
-def image_blob(content, name: str = "photo.jpg", mime_type: str = "image/jpeg"):
+def image_blob(content: bytes, name: str = "photo.jpg", mime_type: str = "image/jpeg") -> BlobView:
     return blob(content, name, mime_type, "image")
 
 
@@ -30,7 +31,7 @@ def photo(orientation: int = 1) -> bytes:
     return saved(picture(), "JPEG", exif=exif)
 
 
-async def test_a_photo_tells_when_where_and_with_what_it_was_taken(documents_of) -> None:
+async def test_a_photo_tells_when_where_and_with_what_it_was_taken(documents_of: DocumentsOf) -> None:
     [document] = await documents_of(ImageExtractor(), image_blob(photo()))
 
     fields = document.fields
@@ -42,13 +43,13 @@ async def test_a_photo_tells_when_where_and_with_what_it_was_taken(documents_of)
     assert "MakerNote" not in fields["exif"]
 
 
-async def test_the_location_can_be_kept_out(documents_of) -> None:
+async def test_the_location_can_be_kept_out(documents_of: DocumentsOf) -> None:
     [document] = await documents_of(ImageExtractor(), image_blob(photo()), parameters={"location": False})
     assert "location" not in document.fields
     assert "GPSInfo" not in document.fields["exif"]
 
 
-async def test_the_thumbnail_is_a_derived_blob_turned_upright(documents_of) -> None:
+async def test_the_thumbnail_is_a_derived_blob_turned_upright(documents_of: DocumentsOf) -> None:
     [document] = await documents_of(
         ImageExtractor(), image_blob(photo(orientation=6)), parameters={"thumbnail_size": 100}
     )
@@ -62,8 +63,8 @@ async def test_the_thumbnail_is_a_derived_blob_turned_upright(documents_of) -> N
         assert image.height > image.width
 
 
-async def test_near_images_have_near_hashes(documents_of) -> None:
-    async def hash_of(image):
+async def test_near_images_have_near_hashes(documents_of: DocumentsOf) -> None:
+    async def hash_of(image: Image.Image) -> imagehash.ImageHash:
         [document] = await documents_of(ImageExtractor(), image_blob(saved(image, "PNG"), "a.png", "image/png"))
         return imagehash.hex_to_hash(document.fields["phash"])
 
@@ -73,7 +74,7 @@ async def test_near_images_have_near_hashes(documents_of) -> None:
 
 
 @pytest.mark.parametrize("form", ["png", "webp", "jpeg"])
-async def test_transparency_survives_in_every_thumbnail_format(documents_of, form) -> None:
+async def test_transparency_survives_in_every_thumbnail_format(documents_of: DocumentsOf, form: str) -> None:
     image = Image.new("RGBA", (300, 300), (255, 0, 0, 0))
     [document] = await documents_of(
         ImageExtractor(), image_blob(saved(image, "PNG"), "a.png", "image/png"), parameters={"thumbnail_format": form}
@@ -82,23 +83,24 @@ async def test_transparency_survives_in_every_thumbnail_format(documents_of, for
     assert document.fields["has_alpha"] is True
     with Image.open(io.BytesIO(document.blobs[0].data)) as thumbnail:
         pixel = thumbnail.convert("RGBA").getpixel((5, 5))
+    assert isinstance(pixel, tuple)
     assert pixel[3] == 0 if form != "jpeg" else min(pixel) > 250
 
 
-async def test_no_thumbnail_when_none_is_wanted(documents_of) -> None:
+async def test_no_thumbnail_when_none_is_wanted(documents_of: DocumentsOf) -> None:
     [document] = await documents_of(ImageExtractor(), image_blob(photo()), parameters={"thumbnail_size": 0})
     assert document.blobs == ()
 
 
 @pytest.mark.parametrize("side", [12_000, 30_000])
-async def test_a_decompression_bomb_is_refused_unopened(documents_of, side) -> None:
+async def test_a_decompression_bomb_is_refused_unopened(documents_of: DocumentsOf, side: int) -> None:
     content = png_bomb(side)
     assert len(content) < 200_000
     with pytest.raises(ResourceError, match="pixels"):
         await documents_of(ImageExtractor(), image_blob(content, "bomb.png", "image/png"))
 
 
-async def test_damage_is_a_clear_error(documents_of) -> None:
+async def test_damage_is_a_clear_error(documents_of: DocumentsOf) -> None:
     content = photo()
     with pytest.raises(PermanentError, match=r"'photo\.jpg' is cut off or damaged"):
         await documents_of(ImageExtractor(), image_blob(content[: len(content) // 2]))
@@ -106,15 +108,18 @@ async def test_damage_is_a_clear_error(documents_of) -> None:
         await documents_of(ImageExtractor(), image_blob(b"no image at all"))
 
 
-async def shades(documents_of, image, form):
+async def shades(documents_of: DocumentsOf, image: Image.Image, form: str) -> tuple[float, float]:
     """Darkest and lightest shade of the thumbnail."""
     [document] = await documents_of(ImageExtractor(), image_blob(saved(image, form), f"deep.{form.lower()}", "image/x"))
     assert document.fields["phash"] not in ("0" * 16, "8" + "0" * 15)
     with Image.open(io.BytesIO(document.blobs[0].data)) as thumbnail:
-        return thumbnail.convert("L").getextrema()
+        darkest, lightest = thumbnail.convert("L").getextrema()
+    assert isinstance(darkest, int | float)
+    assert isinstance(lightest, int | float)
+    return darkest, lightest
 
 
-async def test_deep_images_keep_their_shades(documents_of) -> None:
+async def test_deep_images_keep_their_shades(documents_of: DocumentsOf) -> None:
     grey = picture().convert("L")
     sixteen = Image.new("I;16", grey.size)
     sixteen.putdata([shade * 16 for shade in grey.tobytes()])  # twelve of sixteen bits, as cameras and scanners write
@@ -125,18 +130,20 @@ async def test_deep_images_keep_their_shades(documents_of) -> None:
         assert lightest > 235
 
 
-async def test_lab_colours_are_seen_as_they_are(documents_of) -> None:
+async def test_lab_colours_are_seen_as_they_are(documents_of: DocumentsOf) -> None:
     image = picture(200, 200).convert("LAB")
     [document] = await documents_of(ImageExtractor(), image_blob(saved(image, "TIFF"), "lab.tiff", "image/tiff"))
     with Image.open(io.BytesIO(document.blobs[0].data)) as thumbnail:
-        red, _, blue = thumbnail.resize((200, 200)).getpixel((180, 195))
+        pixel = thumbnail.resize((200, 200)).getpixel((180, 195))
+    assert isinstance(pixel, tuple)
+    red, _, blue = pixel
     assert red > 180 > 100 > blue
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "1", "RGB", "CMYK", "I;16", "F"])
 @pytest.mark.parametrize("compression", [None, "tiff_lzw"])
 async def test_a_tiff_that_lies_on_its_side_is_stored_as_it_is_and_shown_upright(
-    documents_of, mode, compression
+    documents_of: DocumentsOf, mode: str, compression: str | None
 ) -> None:
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
@@ -153,7 +160,7 @@ async def test_a_tiff_that_lies_on_its_side_is_stored_as_it_is_and_shown_upright
         assert thumbnail.size == (171, 256)
 
 
-async def test_an_avif_is_read_whatever_its_first_brand(documents_of) -> None:
+async def test_an_avif_is_read_whatever_its_first_brand(documents_of: DocumentsOf) -> None:
     content = saved(picture(200, 100), "AVIF")
     assert b"avif" in content[16:40]
     [document] = await documents_of(
@@ -168,7 +175,7 @@ async def test_an_avif_is_read_whatever_its_first_brand(documents_of) -> None:
 
 
 @pytest.mark.parametrize("form", ["TIFF", "AVIF", "PNG", "GIF", "WEBP", "BMP", "JPEG2000", "ICO", "TGA", "PPM"])
-async def test_whatever_a_damaged_image_raises_is_called_damage(documents_of, form) -> None:
+async def test_whatever_a_damaged_image_raises_is_called_damage(documents_of: DocumentsOf, form: str) -> None:
     content = saved(picture(100, 60), form)
     chance = random.Random(form)  # noqa: S311  the same damage each time
     for _ in range(40):
@@ -199,20 +206,22 @@ def iso_media(*brands: bytes) -> bytes:
         (b"\xd7\xcd\xc6\x9a" + bytes(100), "WMF"),
     ],
 )
-async def test_unsupported_image_is_named_and_not_called_damaged(documents_of, content, kind) -> None:
+async def test_unsupported_image_is_named_and_not_called_damaged(
+    documents_of: DocumentsOf, content: bytes, kind: str
+) -> None:
     message = rf"'IMG_1\.img' is a {kind} image, which is not supported; save it as JPEG or PNG$"
     with pytest.raises(PermanentError, match=message):
         await documents_of(ImageExtractor(), image_blob(content, "IMG_1.img", "image/x"))
 
 
-async def test_empty_image_is_called_empty(documents_of) -> None:
+async def test_empty_image_is_called_empty(documents_of: DocumentsOf) -> None:
     with pytest.raises(PermanentError, match=r"'photo\.jpg' is empty"):
         await documents_of(ImageExtractor(), image_blob(b""))
 
 
 @pytest.mark.parametrize("kind", ["zTXt", "iTXt"])
 @pytest.mark.parametrize("mebibytes", [1.5, 3, 20])
-async def test_png_with_a_large_text_is_read(documents_of, kind, mebibytes) -> None:
+async def test_png_with_a_large_text_is_read(documents_of: DocumentsOf, kind: str, mebibytes: float | int) -> None:
     info = PngImagePlugin.PngInfo()
     text = "<x:xmpmeta/>" + " " * int(mebibytes * 1024 * 1024)
     if kind == "iTXt":
@@ -224,7 +233,7 @@ async def test_png_with_a_large_text_is_read(documents_of, kind, mebibytes) -> N
     assert (document.fields["width"], document.fields["height"]) == (64, 32)
 
 
-async def test_png_whose_text_unpacks_to_too_much_is_not_called_damaged(documents_of) -> None:
+async def test_png_whose_text_unpacks_to_too_much_is_not_called_damaged(documents_of: DocumentsOf) -> None:
     info = PngImagePlugin.PngInfo()
     info.add_text("Comment", " " * (65 * 1024 * 1024), zip=True)
     with pytest.raises(ResourceError, match=r"'p\.png' has texts of more than 67108864 bytes"):
@@ -237,13 +246,17 @@ async def test_png_whose_text_unpacks_to_too_much_is_not_called_damaged(document
     ("form", "options", "named"),
     [("TIFF", {"big_tiff": True}, "tiff"), ("JPEG2000", {}, "jpeg2000"), ("JPEG2000", {"no_jp2": True}, "jpeg2000")],
 )
-async def test_image_in_a_rarer_format_is_read(documents_of, form, options, named) -> None:
+async def test_image_in_a_rarer_format_is_read(
+    documents_of: DocumentsOf, form: str, options: dict[str, object], named: str
+) -> None:
     content = saved(picture(64, 32), form, **options)
     [document] = await documents_of(ImageExtractor(), image_blob(content, "a.img", "image/x"))
     assert (document.fields["format"], document.fields["width"]) == (named, 64)
 
 
-async def test_no_program_is_started_for_a_strangers_file(documents_of, monkeypatch) -> None:
+async def test_no_program_is_started_for_a_strangers_file(
+    documents_of: DocumentsOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Pillow would hand PostScript to Ghostscript."""
     monkeypatch.setattr("subprocess.check_call", lambda *_, **__: pytest.fail("a program was started"))
     monkeypatch.setattr("PIL.EpsImagePlugin.has_ghostscript", lambda: True)

@@ -3,6 +3,7 @@
 from importlib.resources import as_file, files
 
 import pytest
+from tests.unit.processor.extractors.conftest import DocumentsOf
 from tests.unit.processor.extractors.files import file_blob
 
 from bucketline.extractors import ExtractorRegistry
@@ -17,7 +18,9 @@ from bucketline.extractors import ExtractorRegistry
         ("tasting-notes.txt", "text/plain", "text", "text_extractor_v1", 1, "Ethiopia Guji"),
     ],
 )
-async def test_each_sample_gives_its_documents(documents_of, name, mime_type, kind, extractor, documents, says) -> None:
+async def test_each_sample_gives_its_documents(
+    documents_of: DocumentsOf, name: str, mime_type: str, kind: str, extractor: str, documents: int, says: str
+) -> None:
     with as_file(files("bucketline.cli") / "samples" / name) as path:
         assert path.stat().st_size < 60_000
         found = await documents_of(ExtractorRegistry().get(extractor), file_blob(path, mime_type, kind))

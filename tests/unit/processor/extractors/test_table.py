@@ -1,23 +1,24 @@
 import json
 
 import pytest
+from tests.unit.processor.extractors.conftest import DocumentsOf, JsonDocument
 from tests.unit.processor.extractors.files import blob
 
-from bucketline.extractors import PermanentError, ResourceError
+from bucketline.extractors import BlobView, PermanentError, ResourceError
 from bucketline_processor.extractors.table import TableExtractor
 
 XLSX = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
 
 
-def csv_blob(text, codec: str = "utf-8"):
+def csv_blob(text: str, codec: str = "utf-8") -> BlobView:
     return blob(text.encode(codec), "t.csv", "text/csv", "excel")
 
 
-def rows(documents):
+def rows(documents: list[JsonDocument]) -> list[dict[str, object]]:
     return [{name: value for name, value in document.fields.items() if name != "table"} for document in documents]
 
 
-async def test_csv_rows_are_typed_by_column(documents_of) -> None:
+async def test_csv_rows_are_typed_by_column(documents_of: DocumentsOf) -> None:
     text = "id,name,price,active,zip\n1,Tea,2.50,true,01234\n2,,3,FALSE,99999\n"
     documents = await documents_of(TableExtractor(), csv_blob(text))
 
@@ -31,7 +32,7 @@ async def test_csv_rows_are_typed_by_column(documents_of) -> None:
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
-async def test_the_delimiter_is_found(documents_of, delimiter) -> None:
+async def test_the_delimiter_is_found(documents_of: DocumentsOf, delimiter: str) -> None:
     text = "\r\n".join(delimiter.join(row) for row in (["a", "b"], ['"x, y; z"', "1"], ["p", "2"]))
     documents = await documents_of(TableExtractor(), csv_blob(text))
     assert rows(documents) == [{"a": "x, y; z", "b": 1}, {"a": "p", "b": 2}]
@@ -50,40 +51,42 @@ async def test_the_delimiter_is_found(documents_of, delimiter) -> None:
         ("id,path\n1,a|b\n2,c|d\n", ["id", "path"]),
     ],
 )
-async def test_the_delimiter_is_not_what_stands_in_numbers_and_prose(documents_of, text, expected) -> None:
+async def test_the_delimiter_is_not_what_stands_in_numbers_and_prose(
+    documents_of: DocumentsOf, text: str, expected: list[str]
+) -> None:
     documents = await documents_of(TableExtractor(), csv_blob(text), parameters={"header": "no"})
     assert list(rows(documents)[0].values()) == expected
 
 
-async def test_csv_of_a_spreadsheet_program_in_utf16(documents_of) -> None:
+async def test_csv_of_a_spreadsheet_program_in_utf16(documents_of: DocumentsOf) -> None:
     documents = await documents_of(TableExtractor(), csv_blob("Größe\tñ\n1\tя\n", "utf-16"))
     assert rows(documents) == [{"Größe": 1, "ñ": "я"}]
 
 
-async def test_without_a_header_columns_are_numbered(documents_of) -> None:
+async def test_without_a_header_columns_are_numbered(documents_of: DocumentsOf) -> None:
     documents = await documents_of(TableExtractor(), csv_blob("1,2\n3,4\n"))
     assert rows(documents) == [{"column_1": 1, "column_2": 2}, {"column_1": 3, "column_2": 4}]
 
 
-async def test_names_that_documents_cannot_have_get_another(documents_of) -> None:
+async def test_names_that_documents_cannot_have_get_another(documents_of: DocumentsOf) -> None:
     text = "a.b,$set,_internal,table,document_id,x,x,\n1,2,3,4,5,6,7,8\n"
     documents = await documents_of(TableExtractor(), csv_blob(text), parameters={"header": "yes"})
     names = ["a_b", "set", "internal", "table_2", "document_id_2", "x", "x_2", "column_8"]
     assert rows(documents) == [dict(zip(names, range(1, 9), strict=True))]
 
 
-async def test_ragged_rows_and_stray_values_keep_what_they_say(documents_of) -> None:
+async def test_ragged_rows_and_stray_values_keep_what_they_say(documents_of: DocumentsOf) -> None:
     text = "a,b\n" + "1,2\n" * 1000 + "n/a\n5,6,7\n"
     documents = await documents_of(TableExtractor(), csv_blob(text))
     assert rows(documents)[-2:] == [{"a": "n/a", "b": None}, {"a": 5, "b": 6, "column_3": "7"}]
 
 
-async def test_an_unterminated_quote_is_an_error_not_a_giant_cell(documents_of) -> None:
+async def test_an_unterminated_quote_is_an_error_not_a_giant_cell(documents_of: DocumentsOf) -> None:
     with pytest.raises(PermanentError, match=r"'t\.csv' is not valid CSV"):
         await documents_of(TableExtractor(), csv_blob('a,b\n1,2\n"' + "x\n" * 800_000))
 
 
-async def test_the_row_limit_fails_or_stops(documents_of) -> None:
+async def test_the_row_limit_fails_or_stops(documents_of: DocumentsOf) -> None:
     text = "a\n" + "1\n" * 20
     with pytest.raises(ResourceError, match="10 rows"):
         await documents_of(TableExtractor(), csv_blob(text), parameters={"max_rows": 10, "header": "yes"})
@@ -95,14 +98,14 @@ async def test_the_row_limit_fails_or_stops(documents_of) -> None:
     assert len(documents) == 10
 
 
-async def test_exactly_the_limit_is_allowed(documents_of) -> None:
+async def test_exactly_the_limit_is_allowed(documents_of: DocumentsOf) -> None:
     documents = await documents_of(
         TableExtractor(), csv_blob("a\n" + "1\n" * 10), parameters={"max_rows": 10, "header": "yes"}
     )
     assert len(documents) == 10
 
 
-async def test_json_lines(documents_of) -> None:
+async def test_json_lines(documents_of: DocumentsOf) -> None:
     lines = [{"a": 1, "b": {"c": [1, 2]}}, {"a": 2.5, "big": 2**70}, 7]
     content = "\n\n".join(map(json.dumps, lines)).encode()
     documents = await documents_of(TableExtractor(), blob(content, "t.jsonl", "application/octet-stream", "excel"))
@@ -113,7 +116,7 @@ async def test_json_lines(documents_of) -> None:
     assert documents[0].fields["table"]["columns"]["a"] == "float"
 
 
-async def test_what_mongoexport_wraps_is_its_plain_value(documents_of) -> None:
+async def test_what_mongoexport_wraps_is_its_plain_value(documents_of: DocumentsOf) -> None:
     row = {
         "_id": {"$oid": "5f0c1d2e3a4b5c6d7e8f9a0b"},
         "relaxed": {"$date": "2026-03-01T12:00:00Z"},
@@ -142,12 +145,12 @@ async def test_what_mongoexport_wraps_is_its_plain_value(documents_of) -> None:
     assert rows(documents)[1] == {"id": "b"}
 
 
-async def test_a_line_that_is_not_json_is_named(documents_of) -> None:
+async def test_a_line_that_is_not_json_is_named(documents_of: DocumentsOf) -> None:
     with pytest.raises(PermanentError, match=r"line 2 of 't\.jsonl' is not JSON"):
         await documents_of(TableExtractor(), blob(b'{"a":1}\n{"a":\n', "t.jsonl", "text/plain", "excel"))
 
 
-async def test_an_empty_file_has_no_documents(documents_of) -> None:
+async def test_an_empty_file_has_no_documents(documents_of: DocumentsOf) -> None:
     assert await documents_of(TableExtractor(), csv_blob("")) == []
 
 
@@ -169,12 +172,14 @@ async def test_an_empty_file_has_no_documents(documents_of) -> None:
         ("name, vorname;ort\nM, H;Berlin\n", {"name, vorname": "M, H", "ort": "Berlin"}),
     ],
 )
-async def test_headers_and_values_as_they_are_found(documents_of, text, expected) -> None:
+async def test_headers_and_values_as_they_are_found(
+    documents_of: DocumentsOf, text: str, expected: dict[str, object]
+) -> None:
     documents = await documents_of(TableExtractor(), csv_blob(text))
     assert rows(documents)[0] == expected
 
 
-async def test_a_quote_that_is_never_closed_swallows_no_rows(documents_of) -> None:
+async def test_a_quote_that_is_never_closed_swallows_no_rows(documents_of: DocumentsOf) -> None:
     with pytest.raises(PermanentError, match=r"'t\.csv' is not valid CSV: a quote in line 3 is never closed"):
         await documents_of(TableExtractor(), csv_blob('a,b\n1,"x"\n2,"z\n' + "3,4\n" * 100))
     documents = await documents_of(TableExtractor(), csv_blob('a,b\n1,"x\ny"\n2,"z'))
@@ -193,12 +198,12 @@ async def test_a_quote_that_is_never_closed_swallows_no_rows(documents_of) -> No
         '[{"a":1},\n{"a":2}]'.encode("utf-16-le"),
     ],
 )
-async def test_json_as_programs_write_it(documents_of, content) -> None:
+async def test_json_as_programs_write_it(documents_of: DocumentsOf, content: bytes) -> None:
     documents = await documents_of(TableExtractor(), blob(content, "t.json", "application/json", "excel"))
     assert rows(documents) == [{"a": 1}, {"a": 2}]
 
 
-async def test_arrays_in_lines_are_values(documents_of) -> None:
+async def test_arrays_in_lines_are_values(documents_of: DocumentsOf) -> None:
     documents = await documents_of(TableExtractor(), blob(b"[1]\n[2]\n", "t.jsonl", "text/plain", "excel"))
     assert rows(documents) == [{"value": [1]}, {"value": [2]}]
     with pytest.raises(PermanentError, match=r"line 1 of 't\.json' is not JSON"):
@@ -206,6 +211,6 @@ async def test_arrays_in_lines_are_values(documents_of) -> None:
 
 
 @pytest.mark.parametrize(("name", "mime_type"), [("a.xlsx", XLSX), ("a.parquet", "application/octet-stream")])
-async def test_an_empty_file_that_should_not_be(documents_of, name, mime_type) -> None:
+async def test_an_empty_file_that_should_not_be(documents_of: DocumentsOf, name: str, mime_type: str) -> None:
     with pytest.raises(PermanentError, match=f"'{name}' is empty"):
         await documents_of(TableExtractor(), blob(b"", name, mime_type, "excel"))

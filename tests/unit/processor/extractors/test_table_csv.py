@@ -1,4 +1,5 @@
 import pytest
+from tests.unit.processor.extractors.conftest import DocumentsOf
 from tests.unit.processor.extractors.files import blob
 from tests.unit.processor.extractors.test_table import csv_blob, rows
 
@@ -6,7 +7,9 @@ from bucketline.extractors import PermanentError
 from bucketline_processor.extractors.table import TableExtractor
 
 
-async def table_of(documents_of, text, name: str = "t.csv", **parameters):
+async def table_of(
+    documents_of: DocumentsOf, text: str, name: str = "t.csv", **parameters: object
+) -> tuple[list[dict[str, object]], list[str]]:
     documents = await documents_of(TableExtractor(), blob(text.encode(), name, "", "excel"), parameters=parameters)
     preamble = documents[0].fields["table"].get("preamble", []) if documents else []
     return rows(documents), preamble
@@ -54,12 +57,14 @@ async def table_of(documents_of, text, name: str = "t.csv", **parameters):
         (["", "5"], [None, 5]),
     ],
 )
-async def test_column_of_numbers_keeps_the_digits_of_every_value(documents_of, values, expected) -> None:
+async def test_column_of_numbers_keeps_the_digits_of_every_value(
+    documents_of: DocumentsOf, values: list[str], expected: list[object]
+) -> None:
     found, _ = await table_of(documents_of, "v,k\n" + "".join(f"{value},x\n" for value in values))
     assert [row["v"] for row in found] == expected
 
 
-async def test_late_number_beyond_a_double_stays_text_in_a_column_of_numbers(documents_of) -> None:
+async def test_late_number_beyond_a_double_stays_text_in_a_column_of_numbers(documents_of: DocumentsOf) -> None:
     found, _ = await table_of(documents_of, "v,n\n" + "1.5,1\n" * 1000 + "1e400,9223372036854775808\n")
     assert found[999:] == [{"v": 1.5, "n": 1}, {"v": "1e400", "n": "9223372036854775808"}]
 
@@ -80,7 +85,9 @@ async def test_late_number_beyond_a_double_stays_text_in_a_column_of_numbers(doc
         ("k,n\n1, x \n", {"k": 1, "n": " x "}),
     ],
 )
-async def test_quotes_of_every_dialect_enclose_one_cell(documents_of, text, expected) -> None:
+async def test_quotes_of_every_dialect_enclose_one_cell(
+    documents_of: DocumentsOf, text: str, expected: dict[str, object]
+) -> None:
     found, _ = await table_of(documents_of, text)
     assert found[0] == expected
 
@@ -95,7 +102,9 @@ async def test_quotes_of_every_dialect_enclose_one_cell(documents_of, text, expe
         ('id\tt\n1\t"x\ty"\n2\t"p ""q""\nr"\n', ["x\ty", 'p "q"\nr']),
     ],
 )
-async def test_quotes_in_tab_separated_text_count_only_when_all_are_well_formed(documents_of, text, expected) -> None:
+async def test_quotes_in_tab_separated_text_count_only_when_all_are_well_formed(
+    documents_of: DocumentsOf, text: str, expected: list[str]
+) -> None:
     found, _ = await table_of(documents_of, text, "t.tsv")
     assert [row["t"] for row in found] == expected
 
@@ -118,7 +127,9 @@ async def test_quotes_in_tab_separated_text_count_only_when_all_are_well_formed(
         ("k,n,p\na,5,1.5\x1a\x1a", []),
     ],
 )
-async def test_lines_that_are_not_of_the_table_give_no_rows(documents_of, text, preamble) -> None:
+async def test_lines_that_are_not_of_the_table_give_no_rows(
+    documents_of: DocumentsOf, text: str, preamble: list[object]
+) -> None:
     assert await table_of(documents_of, text) == ([{"k": "a", "n": 5, "p": 1.5}], preamble)
 
 
@@ -138,20 +149,22 @@ async def test_lines_that_are_not_of_the_table_give_no_rows(documents_of, text, 
         ("a,b\n1,2,x\n3,4,y\n", [{"a": 1, "b": 2, "column_3": "x"}, {"a": 3, "b": 4, "column_3": "y"}]),
     ],
 )
-async def test_rows_that_look_like_comments_or_titles_are_kept(documents_of, text, expected) -> None:
+async def test_rows_that_look_like_comments_or_titles_are_kept(
+    documents_of: DocumentsOf, text: str, expected: list[dict[str, object]]
+) -> None:
     assert await table_of(documents_of, text) == (expected, [])
 
 
-async def test_header_parameter_makes_the_first_row_count_as_it_stands(documents_of) -> None:
+async def test_header_parameter_makes_the_first_row_count_as_it_stands(documents_of: DocumentsOf) -> None:
     text = "Report\n\nk,n\na,5\n"
     assert (await table_of(documents_of, text, header="yes"))[0][0] == {"Report": "k", "column_2": "n"}
     assert (await table_of(documents_of, text, header="no"))[0][0] == {"column_1": "Report", "column_2": None}
 
 
-async def test_file_of_blank_lines_has_no_documents(documents_of) -> None:
+async def test_file_of_blank_lines_has_no_documents(documents_of: DocumentsOf) -> None:
     assert await table_of(documents_of, "   \n\n \t \n") == ([], [])
 
 
-async def test_line_without_end_is_refused(documents_of) -> None:
+async def test_line_without_end_is_refused(documents_of: DocumentsOf) -> None:
     with pytest.raises(PermanentError, match=r"'t\.csv' has a line of more than 16777216 characters"):
         await documents_of(TableExtractor(), csv_blob("a,b\n" + "x," * 9_000_000))

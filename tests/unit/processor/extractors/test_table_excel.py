@@ -7,17 +7,25 @@ import openpyxl
 import openpyxl.chart
 import pytest
 import xlwt
+from openpyxl.worksheet.worksheet import Worksheet
+from tests.unit.processor.extractors.conftest import DocumentsOf
 from tests.unit.processor.extractors.files import blob
 from tests.unit.processor.extractors.spreadsheets import archive, ods, ods_cell, ods_row, text_cell, xlsb, xlsx
 from tests.unit.processor.extractors.test_table import XLSX, rows
 
-from bucketline.extractors import PermanentError, ResourceError
+from bucketline.extractors import BlobView, PermanentError, ResourceError
 from bucketline_processor.extractors.table import TableExtractor
 
 
-def workbook() -> bytes:
+def new_workbook() -> tuple[openpyxl.Workbook, Worksheet]:
+    """Return a workbook and its only sheet."""
     book = openpyxl.Workbook()
-    sheet = book.active
+    assert isinstance(book.active, Worksheet)
+    return book, book.active
+
+
+def workbook() -> bytes:
+    book, sheet = new_workbook()
     sheet.title = "Sales"
     sheet.append(["day", "amount", "ok"])
     sheet.append([datetime.datetime(2026, 3, 1, 12, 0), 12.5, True])
@@ -32,7 +40,7 @@ def workbook() -> bytes:
     return out.getvalue()
 
 
-async def test_excel_sheets_follow_each_other(documents_of) -> None:
+async def test_excel_sheets_follow_each_other(documents_of: DocumentsOf) -> None:
     documents = await documents_of(TableExtractor(), blob(workbook(), "b.xlsx", XLSX, "excel"))
 
     assert rows(documents) == [
@@ -45,10 +53,10 @@ async def test_excel_sheets_follow_each_other(documents_of) -> None:
     assert documents[2].fields["table"]["sheet"] == "Codes"
 
 
-async def test_years_and_dates_name_the_columns_of_a_sheet(documents_of) -> None:
-    book = openpyxl.Workbook()
+async def test_years_and_dates_name_the_columns_of_a_sheet(documents_of: DocumentsOf) -> None:
+    book, sheet = new_workbook()
     for row in (["region", 2023, datetime.date(2024, 1, 1)], ["north", 1, 2.5], ["south", 3, None]):
-        book.active.append(row)
+        sheet.append(row)
     out = io.BytesIO()
     book.save(out)
     documents = await documents_of(TableExtractor(), blob(out.getvalue(), "b.xlsx", XLSX, "excel"))
@@ -58,14 +66,14 @@ async def test_years_and_dates_name_the_columns_of_a_sheet(documents_of) -> None
     ]
 
 
-async def test_one_sheet_can_be_chosen(documents_of) -> None:
+async def test_one_sheet_can_be_chosen(documents_of: DocumentsOf) -> None:
     book = blob(workbook(), "b.xlsx", XLSX, "excel")
     assert rows(await documents_of(TableExtractor(), book, parameters={"sheets": ["Codes"]})) == [{"code": "007"}]
     with pytest.raises(PermanentError, match="no sheet 'Nope'"):
         await documents_of(TableExtractor(), book, parameters={"sheets": ["Nope"]})
 
 
-async def test_damaged_and_foreign_archives_are_clear_errors(documents_of) -> None:
+async def test_damaged_and_foreign_archives_are_clear_errors(documents_of: DocumentsOf) -> None:
     content = workbook()
     with pytest.raises(PermanentError, match=r"'b\.xlsx' is damaged"):
         await documents_of(TableExtractor(), blob(content[:-300], "b.xlsx", XLSX, "excel"))
@@ -76,7 +84,7 @@ async def test_damaged_and_foreign_archives_are_clear_errors(documents_of) -> No
         await documents_of(TableExtractor(), blob(other.getvalue(), "b.xlsx", XLSX, "excel"))
 
 
-async def test_a_zip_bomb_is_refused_before_it_is_unpacked(documents_of) -> None:
+async def test_a_zip_bomb_is_refused_before_it_is_unpacked(documents_of: DocumentsOf) -> None:
     bomb = io.BytesIO()
     with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("xl/worksheets/sheet1.xml", b"0" * 64 * 1024 * 1024)
@@ -84,9 +92,8 @@ async def test_a_zip_bomb_is_refused_before_it_is_unpacked(documents_of) -> None
         await documents_of(TableExtractor(), blob(bomb.getvalue(), "b.xlsx", XLSX, "excel"))
 
 
-async def test_a_chart_beside_the_sheets_is_passed_over(documents_of) -> None:
-    book = openpyxl.Workbook()
-    sheet = book.active
+async def test_a_chart_beside_the_sheets_is_passed_over(documents_of: DocumentsOf) -> None:
+    book, sheet = new_workbook()
     sheet.append(["day", "n"])
     sheet.append(["Monday", 3])
     chart = openpyxl.chart.BarChart()
@@ -98,21 +105,23 @@ async def test_a_chart_beside_the_sheets_is_passed_over(documents_of) -> None:
     assert rows(documents) == [{"day": "Monday", "n": 3}]
 
 
-def saved(book):
+def saved(book: openpyxl.Workbook | xlwt.Workbook) -> BlobView:
     out = io.BytesIO()
     book.save(out)
     return blob(out.getvalue(), "b.xlsx", XLSX, "excel")
 
 
 @pytest.mark.parametrize("late", [False, True])
-async def test_a_cell_far_out_is_one_more_column_and_costs_no_other_sheet(documents_of, late) -> None:
-    book = openpyxl.Workbook()
-    book.active.append(["item", "owner"])
+async def test_a_cell_far_out_is_one_more_column_and_costs_no_other_sheet(
+    documents_of: DocumentsOf, late: bool
+) -> None:
+    book, sheet = new_workbook()
+    sheet.append(["item", "owner"])
     for number in range(120):
-        book.active.append([f"i{number}", "Ada"])
+        sheet.append([f"i{number}", "Ada"])
     row = 110 if late else 3
-    book.active.cell(row, 16_384, "stray")
-    book.active.cell(row, 3, "third")
+    sheet.cell(row, 16_384, "stray")
+    sheet.cell(row, 3, "third")
     other = book.create_sheet("Other")
     for cells in (["code"], ["007"]):
         other.append(cells)
@@ -125,9 +134,9 @@ async def test_a_cell_far_out_is_one_more_column_and_costs_no_other_sheet(docume
     assert found[0] == {"item": "i0", "owner": "Ada", **empty}
 
 
-async def test_a_sheet_with_too_many_columns_is_named(documents_of) -> None:
-    book = openpyxl.Workbook()
-    book.active.append([f"c{number}" for number in range(5001)])
+async def test_a_sheet_with_too_many_columns_is_named(documents_of: DocumentsOf) -> None:
+    book, sheet = new_workbook()
+    sheet.append([f"c{number}" for number in range(5001)])
     with pytest.raises(PermanentError, match=r"the sheet 'Sheet' of 'b\.xlsx' has 5001 columns; 5000 are allowed"):
         await documents_of(TableExtractor(), saved(book))
 
@@ -136,24 +145,24 @@ ODS = "application/vnd.oasis.opendocument.spreadsheet"
 HEADER = f'<row r="1">{text_cell("A1", "k")}{text_cell("B1", "v")}</row>'
 
 
-def book(content, name: str = "b.xlsx", mime_type=XLSX):
+def book(content: bytes, name: str = "b.xlsx", mime_type: str = XLSX) -> BlobView:
     return blob(content, name, mime_type, "excel")
 
 
-async def test_workbook_in_strict_open_xml_is_read(documents_of) -> None:
+async def test_workbook_in_strict_open_xml_is_read(documents_of: DocumentsOf) -> None:
     row = '<row r="2"><c r="A2"><v>1</v></c><c r="B2" t="d"><v>2026-03-01T10:00:00</v></c></row>'
     documents = await documents_of(TableExtractor(), book(xlsx(HEADER + row, strict=True)))
     assert rows(documents) == [{"k": 1, "v": "2026-03-01T10:00:00"}]
 
 
 @pytest.mark.parametrize("number", [14, *range(27, 32), 36, *range(50, 55), 57, 58])
-async def test_built_in_date_formats_of_every_language_give_dates(documents_of, number) -> None:
+async def test_built_in_date_formats_of_every_language_give_dates(documents_of: DocumentsOf, number: int) -> None:
     row = '<row r="2"><c r="A2"><v>45000</v></c><c r="B2" s="1"><v>45000</v></c></row>'
     documents = await documents_of(TableExtractor(), book(xlsx(HEADER + row, formats=str(number))))
     assert rows(documents) == [{"k": 45000, "v": "2023-03-15T00:00:00"}]
 
 
-async def test_dates_since_1904_are_not_four_years_early(documents_of) -> None:
+async def test_dates_since_1904_are_not_four_years_early(documents_of: DocumentsOf) -> None:
     row = '<row r="2"><c r="A2" s="1"><v>1</v></c><c r="B2" s="2"><v>1.5</v></c></row>'
     content = xlsx(HEADER + row, formats="14 22", properties='<workbookPr date1904="1"/>')
     documents = await documents_of(TableExtractor(), book(content))
@@ -171,14 +180,16 @@ async def test_dates_since_1904_are_not_four_years_early(documents_of) -> None:
         ("_xE9_ _x00E9_", "_xE9_ é"),
     ],
 )
-async def test_escaped_characters_are_decoded_in_every_kind_of_string(documents_of, written, expected) -> None:
+async def test_escaped_characters_are_decoded_in_every_kind_of_string(
+    documents_of: DocumentsOf, written: str, expected: str
+) -> None:
     other = f'<c r="B2" t="str"><f>X</f><v>{written}</v></c><c r="C2" t="s"><v>0</v></c>'
     row = f'<row r="2">{text_cell("A2", written)}{other}</row>'
     documents = await documents_of(TableExtractor(), book(xlsx(HEADER + row, shared=f"<si><t>{written}</t></si>")))
     assert rows(documents) == [{"k": expected, "v": expected, "column_3": expected}]
 
 
-async def test_formulas_without_a_saved_value_are_marked(documents_of) -> None:
+async def test_formulas_without_a_saved_value_are_marked(documents_of: DocumentsOf) -> None:
     row = (
         '<row r="2"><c r="A2"><f>SUM(1,2)</f></c><c r="B2"><f>1/3</f><v></v></c></row>'
         '<row r="3"><c r="A3"><f>1+1</f><v>2</v></c><c r="B3" t="str"><f>A1</f><v></v></c></row>'
@@ -190,7 +201,7 @@ async def test_formulas_without_a_saved_value_are_marked(documents_of) -> None:
     assert "uncalculated" not in documents[1].fields["table"]
 
 
-async def test_numbers_in_workbooks_keep_their_digits(documents_of) -> None:
+async def test_numbers_in_workbooks_keep_their_digits(documents_of: DocumentsOf) -> None:
     values = [
         "12345678901234567890",
         "9007199254740993",
@@ -210,13 +221,13 @@ async def test_numbers_in_workbooks_keep_their_digits(documents_of) -> None:
     assert found == ["12345678901234567890", 9007199254740993, "1E400", "-1E999", "1E-400", 1.1, 5, 0.1, "9" * 400]
 
 
-async def test_error_values_are_text(documents_of) -> None:
+async def test_error_values_are_text(documents_of: DocumentsOf) -> None:
     row = '<row r="2"><c r="A2" t="e"><v>#N/A</v></c><c r="B2" t="e"><f>1/0</f><v>#DIV/0!</v></c></row>'
     documents = await documents_of(TableExtractor(), book(xlsx(HEADER + row)))
     assert rows(documents) == [{"k": "#N/A", "v": "#DIV/0!"}]
 
 
-async def test_titles_above_the_header_are_the_preamble(documents_of) -> None:
+async def test_titles_above_the_header_are_the_preamble(documents_of: DocumentsOf) -> None:
     content = xlsx(
         f'<row r="1">{text_cell("B1", "Sales 2026")}</row><row r="2"/><row r="3"><c r="A3"/></row>'
         f'<row r="4">{text_cell("B4", "region")}{text_cell("C4", "units")}</row>'
@@ -243,19 +254,19 @@ async def test_titles_above_the_header_are_the_preamble(documents_of) -> None:
         xlsb((0, {0: "a"}), (1048575, {16383: 1.0})),
     ],
 )
-async def test_sheet_that_claims_more_than_memory_holds_is_refused(documents_of, content) -> None:
+async def test_sheet_that_claims_more_than_memory_holds_is_refused(documents_of: DocumentsOf, content: bytes) -> None:
     begin = time.monotonic()
     with pytest.raises((PermanentError, ResourceError), match=r"'b\.bin' (names a cell|has a sheet of)"):
         await documents_of(TableExtractor(), book(content, "b.bin"))
     assert time.monotonic() - begin < 2
 
 
-async def test_empty_formatted_cells_far_out_cost_nothing(documents_of) -> None:
+async def test_empty_formatted_cells_far_out_cost_nothing(documents_of: DocumentsOf) -> None:
     row = '<row r="2"><c r="A2"><v>1</v></c><c r="XFD2" s="0"/></row><row r="1048576"><c r="XFD1048576"/></row>'
     assert rows(await documents_of(TableExtractor(), book(xlsx(HEADER + row)))) == [{"k": 1, "v": None}]
 
 
-async def test_open_document_repeats_cells_and_rows(documents_of) -> None:
+async def test_open_document_repeats_cells_and_rows(documents_of: DocumentsOf) -> None:
     content = ods(
         ods_row(ods_cell("a"), ods_cell("b"), ods_cell("c"))
         + ods_row(ods_cell(1, repeated=2), ods_cell(2.5), repeated=2)
@@ -272,7 +283,7 @@ async def test_open_document_repeats_cells_and_rows(documents_of) -> None:
     assert rows(documents) == [same, same, {"a": "2026-03-01T00:00:00", "b": True, "c": 0.5}]
 
 
-async def test_binary_workbook_is_read(documents_of) -> None:
+async def test_binary_workbook_is_read(documents_of: DocumentsOf) -> None:
     content = xlsb((0, {0: "a", 1: "b"}), (1, {0: 1.0, 1: 2.5}), (3, {0: 3.0}))
     assert rows(await documents_of(TableExtractor(), book(content, "t.xlsb"))) == [
         {"a": 1, "b": 2.5},
@@ -294,7 +305,7 @@ def old_workbook() -> bytes:
     return out.getvalue()
 
 
-async def test_old_workbook_is_read_with_dates_and_merged_cells(documents_of) -> None:
+async def test_old_workbook_is_read_with_dates_and_merged_cells(documents_of: DocumentsOf) -> None:
     documents = await documents_of(TableExtractor(), book(old_workbook(), "t.xls", "application/vnd.ms-excel"))
     assert rows(documents) == [
         {"day": "2026-03-01T12:00:00", "n": 2.5, "group": "merged"},
@@ -331,7 +342,9 @@ def encrypted_old_workbook() -> bytes:
         (b"<html><body><table>", "is HTML, not a table"),
     ],
 )
-async def test_unsupported_file_is_named_and_not_called_damaged(documents_of, content, message) -> None:
+async def test_unsupported_file_is_named_and_not_called_damaged(
+    documents_of: DocumentsOf, content: bytes, message: str
+) -> None:
     with pytest.raises(PermanentError, match=message) as refused:
         await documents_of(TableExtractor(), book(content, "a.xls", "application/vnd.ms-excel"))
     assert "damaged" not in str(refused.value)

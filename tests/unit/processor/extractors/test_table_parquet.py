@@ -2,11 +2,13 @@ import datetime
 import io
 import os
 from decimal import Decimal
+from pathlib import Path
 
 import numpy
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
+from tests.unit.processor.extractors.conftest import DocumentsOf
 from tests.unit.processor.extractors.files import blob, file_blob
 from tests.unit.processor.extractors.test_table import rows
 
@@ -28,7 +30,7 @@ def parquet_file() -> bytes:
     return out.getvalue()
 
 
-async def test_parquet_rows_and_their_declared_types(documents_of) -> None:
+async def test_parquet_rows_and_their_declared_types(documents_of: DocumentsOf) -> None:
     documents = await documents_of(TableExtractor(), blob(parquet_file(), "p.parquet", "", "excel"))
 
     assert len(documents) == 3000
@@ -37,13 +39,13 @@ async def test_parquet_rows_and_their_declared_types(documents_of) -> None:
     assert documents[0].fields["table"] == {"row": 1, "format": "parquet", "columns": kinds}
 
 
-async def test_half_a_parquet_file_is_a_clear_error(documents_of) -> None:
+async def test_half_a_parquet_file_is_a_clear_error(documents_of: DocumentsOf) -> None:
     content = parquet_file()
     with pytest.raises(PermanentError, match=r"'p\.parquet' is damaged"):
         await documents_of(TableExtractor(), blob(content[: len(content) // 2], "p.parquet", "", "excel"))
 
 
-async def test_parquet_values_beyond_pythons_own_types(documents_of) -> None:
+async def test_parquet_values_beyond_pythons_own_types(documents_of: DocumentsOf) -> None:
     """Nanoseconds are what pandas writes."""
     moment = 1_700_000_000_123_456_789
     table = pa.table(
@@ -65,11 +67,18 @@ async def test_parquet_values_beyond_pythons_own_types(documents_of) -> None:
     assert first["local"] == "2023-11-14T23:13:20.123456789+01:00"
     assert first["took"] == pytest.approx(1.500000001)
     assert first["far"] == str(10**18), "milliseconds, as the file has them"
-    empty = {"at": None, "local": None, "took": None, "log": [], "of": None, "far": "1970-01-01T00:00:00"}
+    empty: dict[str, object] = {
+        "at": None,
+        "local": None,
+        "took": None,
+        "log": [],
+        "of": None,
+        "far": "1970-01-01T00:00:00",
+    }
     assert second == empty
 
 
-async def test_parquet_rows_that_are_large_are_read_a_few_at_a_time(tmp_path) -> None:
+async def test_parquet_rows_that_are_large_are_read_a_few_at_a_time(tmp_path: Path) -> None:
     size, count = 300_000, 160
     table = pa.table({"image": [os.urandom(size) for _ in range(count)]})
     path = tmp_path / "images.parquet"
@@ -81,13 +90,13 @@ async def test_parquet_rows_that_are_large_are_read_a_few_at_a_time(tmp_path) ->
     held = [
         pa.total_allocated_bytes() - before
         async for document in TableExtractor().extract(obj, context)
-        if len(document.fields["image"]) > size
+        if len(str(document.fields["image"])) > size
     ]
     assert len(held) == count
     assert max(held) < size * count
 
 
-async def test_parquet_text_and_zones_that_nobody_can_read(documents_of) -> None:
+async def test_parquet_text_and_zones_that_nobody_can_read(documents_of: DocumentsOf) -> None:
     places = pa.py_buffer(numpy.array([0, 2, 4], dtype="int32").tobytes())
     text = pa.Array.from_buffers(pa.string(), 2, [None, places, pa.py_buffer(b"ok\xff\xfe")])
     moments = pa.array([1_500_000, 0], pa.timestamp("us", "Mars/Base"))

@@ -1,4 +1,5 @@
 import pytest
+from tests.unit.processor.extractors.conftest import DocumentsOf
 from tests.unit.processor.extractors.files import blob
 
 from bucketline.extractors import PermanentError
@@ -22,7 +23,7 @@ BULGARIAN = "Всички хора се раждат свободни и рав�
         ("utf-32", "utf-32"),
     ],
 )
-async def test_every_unicode_encoding_gives_the_same_chunks(documents_of, codec, name) -> None:
+async def test_every_unicode_encoding_gives_the_same_chunks(documents_of: DocumentsOf, codec: str, name: str) -> None:
     documents = await documents_of(TextExtractor(), blob(ESSAY.encode(codec), "essay.txt", "text/plain"))
 
     assert len(documents) > 5
@@ -35,13 +36,13 @@ async def test_every_unicode_encoding_gives_the_same_chunks(documents_of, codec,
     assert documents[0].source_blobs == ("blob_essay.txt",)
 
 
-async def test_a_national_encoding_is_recognised(documents_of) -> None:
+async def test_a_national_encoding_is_recognised(documents_of: DocumentsOf) -> None:
     documents = await documents_of(TextExtractor(), blob(BULGARIAN.encode("cp1251"), "a.txt", "text/plain"))
 
     assert documents[0].fields["text"].startswith("Всички хора се раждат свободни")
 
 
-async def test_chunks_end_at_paragraphs_and_overlap_by_whole_sentences(documents_of) -> None:
+async def test_chunks_end_at_paragraphs_and_overlap_by_whole_sentences(documents_of: DocumentsOf) -> None:
     documents = await documents_of(
         TextExtractor(),
         blob(ESSAY.encode(), "essay.txt", "text/plain"),
@@ -55,7 +56,7 @@ async def test_chunks_end_at_paragraphs_and_overlap_by_whole_sentences(documents
     assert second["text"].startswith("It has a second sentence")
 
 
-async def test_a_mapped_field_is_read_instead_of_the_files(documents_of) -> None:
+async def test_a_mapped_field_is_read_instead_of_the_files(documents_of: DocumentsOf) -> None:
     documents = await documents_of(
         TextExtractor(), blob(b"not this", "a.txt", "text/plain"), inputs={"text": "A note of the object."}
     )
@@ -63,12 +64,12 @@ async def test_a_mapped_field_is_read_instead_of_the_files(documents_of) -> None
     assert [document.fields["text"] for document in documents] == ["A note of the object."]
 
 
-async def test_binary_content_is_refused_by_name(documents_of) -> None:
+async def test_binary_content_is_refused_by_name(documents_of: DocumentsOf) -> None:
     content = bytes(range(256)) * 40
     with pytest.raises(PermanentError, match=r"'a\.txt' is not a text file"):
         await documents_of(TextExtractor(), blob(content, "a.txt", "text/plain"))
 
 
-async def test_an_empty_text_and_other_files_have_no_documents(documents_of) -> None:
+async def test_an_empty_text_and_other_files_have_no_documents(documents_of: DocumentsOf) -> None:
     assert await documents_of(TextExtractor(), blob(b"", "a.txt", "text/plain")) == []
     assert await documents_of(TextExtractor(), blob(b"\x89PNG", "a.png", "image/png", "image")) == []

@@ -36,7 +36,7 @@ from bucketline_processor.extractors.values import json_value
         (uuid.UUID(int=1), "00000000-0000-0000-0000-000000000001"),
     ],
 )
-def test_every_value_has_a_json_form(value, expected) -> None:
+def test_every_value_has_a_json_form(value: object, expected: object) -> None:
     assert json_value(value) == expected
 
 
@@ -48,12 +48,12 @@ ANYTHING = st.recursive(
 
 
 @given(ANYTHING)
-def test_the_form_is_strict_json_in_utf8(value) -> None:
+def test_the_form_is_strict_json_in_utf8(value: object) -> None:
     json.dumps(json_value(value), allow_nan=False, ensure_ascii=False).encode("utf-8")
 
 
 @given(ANYTHING)
-def test_the_form_comes_back_from_the_database_as_it_went_in(value) -> None:
+def test_the_form_comes_back_from_the_database_as_it_went_in(value: object) -> None:
     form = {"fields": json_value(value)}
     assert bson.decode(bson.encode(form)) == form
 
@@ -66,12 +66,12 @@ def test_endless_nesting_ends() -> None:
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
-def test_every_double_that_was_written_in_full_is_exact(value) -> None:
+def test_every_double_that_was_written_in_full_is_exact(value: object) -> None:
     assert exact_float(repr(value)) == exact_float(f"{value:.16e}") == value
 
 
 @given(st.decimals(allow_nan=False, allow_infinity=False))
-def test_number_that_is_kept_has_the_digits_it_was_written_with(number) -> None:
+def test_number_that_is_kept_has_the_digits_it_was_written_with(number: Decimal) -> None:
     value = exact_float(str(number))
     digits = len(number.as_tuple().digits)
     assert value is None or Decimal(f"{value:.{digits - 1}e}") == number or Decimal(repr(value)) == number

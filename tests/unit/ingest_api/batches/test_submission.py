@@ -3,7 +3,7 @@
 from typing import Any
 
 from bucketline.db.work_units import Latest
-from bucketline_ingest_api.batches.retry import carried_totals
+from bucketline_ingest_api.batches.submission import carried_totals
 
 
 def last(status: str | None, documents: int = 0, kind: str | None = None) -> Latest:
