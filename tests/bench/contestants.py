@@ -108,9 +108,9 @@ async def peer(name: str, stack: LocalStack, python: Path) -> AsyncIterator[Cont
             "PEER_DATABASE": f"peer_{name}",
             "PEER_KAFKA": stack.kafka_bootstrap,
             "PEER_REDIS_URL": redis,
-            "PEER_S3_ENDPOINT": stack.s3_endpoint,
-            "PEER_S3_ACCESS_KEY": stack.s3_access_key,
-            "PEER_S3_SECRET_KEY": stack.s3_secret_key,
+            "PEER_S3_ENDPOINT": stack.s3.endpoint,
+            "PEER_S3_ACCESS_KEY": stack.s3.access_key,
+            "PEER_S3_SECRET_KEY": stack.s3.secret_key,
             "PEER_S3_BUCKET": BUCKET,
         }
         port = _free_port()
@@ -181,9 +181,9 @@ def install_peers(cache: Path) -> Path:
 def _create_bucket(stack: LocalStack) -> None:
     client = boto3.client(
         "s3",
-        endpoint_url=stack.s3_endpoint,
-        aws_access_key_id=stack.s3_access_key,
-        aws_secret_access_key=stack.s3_secret_key,
+        endpoint_url=stack.s3.endpoint,
+        aws_access_key_id=stack.s3.access_key,
+        aws_secret_access_key=stack.s3.secret_key,
         region_name="us-east-1",
     )
     if BUCKET not in {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}:

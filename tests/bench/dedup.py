@@ -144,9 +144,9 @@ async def _mirror(stack: LocalStack) -> AsyncIterator[_Mirror]:
         update={
             "mongo": MongoSettings(url=SecretStr(stack.mongodb_url), database=f"bench_{secrets.token_hex(4)}"),
             "s3": S3Settings(
-                endpoint_url=stack.s3_endpoint,
-                access_key=stack.s3_access_key,
-                secret_key=SecretStr(stack.s3_secret_key),
+                endpoint_url=stack.s3.endpoint,
+                access_key=stack.s3.access_key,
+                secret_key=SecretStr(stack.s3.secret_key),
                 bucket=f"bench-{secrets.token_hex(4)}",
             ),
             "reconcile": ReconcileSettings(),

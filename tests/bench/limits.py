@@ -64,7 +64,7 @@ async def _kafka(stack: LocalStack) -> dict[str, Row]:
 
 async def _s3(stack: LocalStack) -> dict[str, Row]:
     settings = S3Settings(
-        endpoint_url=stack.s3_endpoint, access_key=stack.s3_access_key, secret_key=SecretStr(stack.s3_secret_key)
+        endpoint_url=stack.s3.endpoint, access_key=stack.s3.access_key, secret_key=SecretStr(stack.s3.secret_key)
     )
     async with S3BlobStore(settings) as store:
 

@@ -100,9 +100,9 @@ async def deployment(stack: LocalStack) -> AsyncIterator[Deployment]:
     environment = {**stack.environment(), **FAST, **OWN, "BUCKETLINE_API_KEY": ADMIN_KEY}
     mongo = MongoSettings(url=SecretStr(stack.mongodb_url), database=OWN["BUCKETLINE_MONGODB_DATABASE"])
     s3 = S3Settings(
-        endpoint_url=stack.s3_endpoint,
-        access_key=stack.s3_access_key,
-        secret_key=SecretStr(stack.s3_secret_key),
+        endpoint_url=stack.s3.endpoint,
+        access_key=stack.s3.access_key,
+        secret_key=SecretStr(stack.s3.secret_key),
         bucket=OWN["BUCKETLINE_S3_BUCKET"],
     )
     database = Database(mongo)

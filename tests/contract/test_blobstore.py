@@ -44,9 +44,9 @@ def fresh() -> str:
 
 def real_settings(stack: Any, **changes: Any) -> S3Settings:
     return S3Settings(
-        endpoint_url=stack.s3_endpoint,
-        access_key=stack.s3_access_key,
-        secret_key=SecretStr(stack.s3_secret_key),
+        endpoint_url=stack.s3.endpoint,
+        access_key=stack.s3.access_key,
+        secret_key=SecretStr(stack.s3.secret_key),
         bucket="contract",
         part_size_bytes=PART,
         **changes,
@@ -74,9 +74,9 @@ async def case(server: Any) -> AsyncIterator[Case]:
     settings = real_settings(server)
     access = ExternalBucket(
         buckets=("elsewhere",),
-        endpoint=server.s3_endpoint,
-        access_key=server.s3_access_key,
-        secret_key=server.s3_secret_key,
+        endpoint=server.s3.endpoint,
+        access_key=server.s3.access_key,
+        secret_key=server.s3.secret_key,
     )
     async with S3BlobStore(settings.model_copy(update={"bucket": "elsewhere"})) as other:
         await other.ensure_bucket()
@@ -434,7 +434,7 @@ async def test_presigned_urls_use_the_public_endpoint(stack: Any) -> None:
         assert (await store.presign_put("k", expires=60)).startswith("https://files.example.com/contract/k?")
         assert (await store.presign_get("k", expires=60)).startswith("https://files.example.com/contract/k?")
         inside = await store.presign_get("k", expires=60, public=False)
-        assert inside.startswith(stack.s3_endpoint)
+        assert inside.startswith(stack.s3.endpoint)
 
 
 @pytest.mark.stack

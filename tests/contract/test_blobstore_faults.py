@@ -35,15 +35,15 @@ def fresh() -> str:
 
 @pytest.fixture
 async def proxy(stack: Any) -> AsyncIterator[FaultyProxy]:
-    async with FaultyProxy(stack.s3_endpoint) as proxy:
+    async with FaultyProxy(stack.s3.endpoint) as proxy:
         yield proxy
 
 
 def through(proxy: FaultyProxy, stack: Any, *, read_timeout: float = 1) -> S3BlobStore:
     settings = S3Settings(
         endpoint_url=proxy.url,
-        access_key=stack.s3_access_key,
-        secret_key=SecretStr(stack.s3_secret_key),
+        access_key=stack.s3.access_key,
+        secret_key=SecretStr(stack.s3.secret_key),
         bucket="faults",
         part_size_bytes=PART,
         connect_timeout_seconds=1,

@@ -180,7 +180,7 @@ async def test_s3_put_with_a_wrong_checksum_returns_400(stack: LocalStack) -> No
 
 
 async def test_s3_request_with_a_wrong_key_returns_403(stack: LocalStack) -> None:
-    async with s3_client(S3Endpoint(stack.s3_endpoint, stack.s3_access_key, "wrong")) as s3:
+    async with s3_client(S3Endpoint(stack.s3.endpoint, stack.s3.access_key, "wrong")) as s3:
         with pytest.raises(ClientError) as caught:
             await s3.list_objects_v2(Bucket="bucketline")
         assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == 403
@@ -229,9 +229,9 @@ def test_environment_has_the_addresses_of_all_servers(stack: LocalStack) -> None
     assert environment["BUCKETLINE_MONGODB_URL"] == stack.mongodb_url
     assert environment["BUCKETLINE_KAFKA_BOOTSTRAP_SERVERS"] == stack.kafka_bootstrap
     assert environment["BUCKETLINE_KAFKA_ENABLE_IDEMPOTENCE"] == "false"
-    assert environment["BUCKETLINE_S3_ENDPOINT_URL"] == stack.s3_endpoint
-    assert environment["BUCKETLINE_S3_ACCESS_KEY"] == stack.s3_access_key
-    assert environment["BUCKETLINE_S3_SECRET_KEY"] == stack.s3_secret_key
+    assert environment["BUCKETLINE_S3_ENDPOINT_URL"] == stack.s3.endpoint
+    assert environment["BUCKETLINE_S3_ACCESS_KEY"] == stack.s3.access_key
+    assert environment["BUCKETLINE_S3_SECRET_KEY"] == stack.s3.secret_key
 
 
 def test_servers_listen_on_the_loopback_only(stack: LocalStack) -> None:

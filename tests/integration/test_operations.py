@@ -14,6 +14,7 @@ import aiohttp
 import pytest
 from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from docx import Document
 from tests.brokers import needs_java
 from tests.conftest import Api, Services
 from tests.waiting import completed, eventually
@@ -214,6 +215,35 @@ async def test_events_replay_publishes_the_events_of_stored_objects(api: Api, se
     for object_id in ids:
         found = await client.get(f"/v1/buckets/{bucket}/objects/{object_id}")
         assert (found["status"], found["document_count"]) == ("COMPLETED", 1)
+
+
+async def test_upload_of_a_folder_twice_stores_each_file_once(api: Api, services: Services, tmp_path: Path) -> None:
+    folder = tmp_path / "inbox"
+    (folder / "2026").mkdir(parents=True)
+    (folder / "note.txt").write_text(f"a note {secrets.token_hex(4)}")
+    (folder / "2026" / "page.html").write_text("<html><body>a page</body></html>")
+    (folder / "2026" / "large.csv").write_text("number,text\n" + "1,some text of a row\n" * 550_000)
+    document = Document()
+    document.add_paragraph("a paragraph")
+    document.save(str(folder / "letter.docx"))
+    namespace = f"upload-{secrets.token_hex(4)}"
+    options = ("--url", services.url, "--key", api.key, "--namespace", namespace, "--bucket", "inbox")
+
+    for _ in range(2):
+        code, out, err = await bucketline(services.environment, "upload", str(folder), *options)
+        assert code == 0, (out, err)
+        assert "4 files: 4 COMPLETED" in out
+    listed = await api.client(namespace).get("/v1/buckets/inbox/objects", include_total="true")
+    assert sorted(obj["name"] for obj in listed["results"]) == ["large.csv", "letter.docx", "note.txt", "page.html"]
+    batches = await api.client(namespace).post("/v1/buckets/inbox/batches/list")
+    assert [len(batch["object_ids"]) for batch in batches["results"]] == [4]
+
+    (folder / "backup.zip").write_bytes(b"PK\3\4")
+    code, out, err = await bucketline(services.environment, "upload", str(folder), *options)
+    assert code == 1, (out, err)
+    assert "backup.zip" in out
+    assert "application/zip are not supported" in out
+    assert "5 files: 4 COMPLETED, 1 failed" in out
 
 
 async def test_events_replay_of_an_unknown_bucket_fails(api: Api, services: Services) -> None:

@@ -1,23 +1,21 @@
 """A small client of Bucketline's own HTTP API for the commands that need it."""
 
 import asyncio
-import time
-from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any, Self
 
 import aiohttp
-from rich.console import Console
-from rich.live import Live
-from rich.table import Table
+from yarl import URL
 
 from bucketline.domain.status import FINAL
 from bucketline.errors import BucketlineError
 
 Json = dict[str, Any]
 
-MAX_ROWS = 20
 MAX_VALIDATION_ERRORS = 5
-_COLORS = {"DRAFT": "dim", "QUEUED": "cyan", "PROCESSING": "yellow", "COMPLETED": "green"}
+MAX_LISTED = 500
+"""Objects per request while they are followed; the API allows 1,000."""
+MAX_CONCURRENT_READS = 16
 
 
 class ApiError(BucketlineError):
@@ -52,6 +50,21 @@ class ApiClient:
         """Send a POST request and return the JSON of the response."""
         return await self._request("POST", path, body, query)
 
+    async def put_file(self, url: str, content: AsyncIterator[bytes], media_type: str, size: int) -> str:
+        """Send ``size`` bytes to a presigned URL, without a time limit and without the API key. Return the ETag."""
+        headers = {"Content-Type": media_type, "Content-Length": str(size)}
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=30.0, sock_read=300.0)
+        try:
+            async with (
+                aiohttp.ClientSession(timeout=timeout) as session,
+                session.put(URL(url, encoded=True), data=content, headers=headers) as response,
+            ):
+                if response.status != 200:
+                    raise ApiError(response.status, "the store refused the file")
+                return response.headers["ETag"]
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise BucketlineError(f"the store did not accept the file: {type(error).__name__}") from error
+
     async def _request(self, method: str, path: str, body: Json | None, query: dict[str, str]) -> Json:
         try:
             async with self._session.request(method, path, json=body, params=query) as response:
@@ -76,44 +89,46 @@ def _describe_error(content: Json) -> str:
 
 
 async def follow_objects(
-    console: Console,
     client: ApiClient,
     bucket: str,
-    object_ids: list[str],
+    object_ids: Sequence[str],
     *,
-    idle_timeout: float = 120.0,
-    poll_interval: float = 0.1,
+    on_progress: Callable[[int], None] = lambda _finished: None,
+    poll_interval: float = 0.5,
 ) -> list[Json]:
-    """Show the objects until all have a final status. Return them in the order of ``object_ids``.
+    """Wait, without a limit, until all objects have a final status. Return them in the order of ``object_ids``.
 
-    Raises BucketlineError when no status has changed for ``idle_timeout`` seconds.
+    Of an object that was deleted meanwhile only the id and the status ``DELETED`` are returned. ``on_progress`` is
+    called with the number of finished objects after each look.
     """
-    objects: dict[str, Json] = {}
-    counts: Counter[str] = Counter()
-    started = changed = time.monotonic()
-    with Live(console=console, refresh_per_second=8, transient=True) as live:
-        while True:
-            pending = [oid for oid in object_ids if objects.get(oid, {}).get("status") not in FINAL]
-            responses = await asyncio.gather(*(client.get(f"/v1/buckets/{bucket}/objects/{oid}") for oid in pending))
-            objects |= {response["object_id"]: response for response in responses}
-            live.update(_build_table(objects, time.monotonic() - started))
-            if all(objects[oid]["status"] in FINAL for oid in object_ids):
-                return [objects[oid] for oid in object_ids]
-            previous, counts = counts, Counter(obj["status"] for obj in objects.values())
-            if counts != previous:
-                changed = time.monotonic()
-            elif time.monotonic() - changed > idle_timeout:
-                raise BucketlineError(
-                    f"no object has changed its status for {idle_timeout:.0f} s: {dict(counts)}; "
-                    "see the logs of the services"
-                )
+    path = f"/v1/buckets/{bucket}/objects"
+    pending = list(dict.fromkeys(object_ids))
+    total = len(pending)
+    deleted: set[str] = set()
+    while pending:
+        statuses: dict[str, str] = {}
+        for ids in _split(pending, MAX_LISTED):
+            condition = {"field": "object_id", "operator": "in", "value": ids}
+            body = {"filters": {"AND": [condition]}, "select": ["status"], "limit": MAX_LISTED}
+            results = (await client.post(f"{path}/list", body))["results"]
+            statuses |= {row["object_id"]: row["status"] for row in results}
+        deleted.update(set(pending) - statuses.keys())
+        pending = [object_id for object_id in pending if object_id in statuses and statuses[object_id] not in FINAL]
+        on_progress(total - len(pending))
+        if pending:
             await asyncio.sleep(poll_interval)
 
+    async def read(object_id: str) -> Json:
+        if object_id in deleted:
+            return {"object_id": object_id, "status": "DELETED"}
+        return await client.get(f"{path}/{object_id}")
 
-def _build_table(objects: dict[str, Json], seconds: float) -> Table:
-    title = f"Following {len(objects)} objects · {seconds:.1f} s"
-    table = Table("Object", "Status", title=title, title_justify="left")
-    for obj in list(objects.values())[:MAX_ROWS]:
-        color = _COLORS.get(obj["status"], "red")
-        table.add_row(obj.get("key_prefix") or obj["object_id"], f"[{color}]{obj['status']}[/]")
-    return table
+    objects: list[Json] = []
+    for ids in _split(object_ids, MAX_CONCURRENT_READS):
+        objects += await asyncio.gather(*map(read, ids))
+    return objects
+
+
+def _split(items: Sequence[str], size: int) -> Iterator[list[str]]:
+    for start in range(0, len(items), size):
+        yield list(items[start : start + size])

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bucketline.cli.terminal import report_progress, run_until_signal, wide_console
-from bucketline.cli.upload import BUCKET_SCHEMA, SAMPLES_DIR, build_object, check_file_sizes
+from bucketline.cli.upload import BUCKET_SCHEMA, EXIT_INTERRUPTED, MAX_INLINE_BYTES, SAMPLES_DIR, build_object
 from bucketline.errors import BucketlineError
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 API_KEY = "sk_demo"
 MAX_LOG_LINES = 40
 REPORT_INTERVAL_SECONDS = 4.0
-EXIT_INTERRUPTED = 130
 COLUMNS = {"File": 0, "Object": 0, "Status": 0, "SHA-256": 100, "Bytes": 0, "Storage key": 132, "Documents": 0}
 """Columns of the result, and the width of a terminal from which each is shown."""
 
@@ -40,7 +39,9 @@ def demo(
     Example: [cyan]bucketline demo report.pdf photo.png[/]
     """
     chosen = files or sorted(path for path in SAMPLES_DIR.iterdir() if path.is_file() and path.suffix != ".py")
-    check_file_sizes(chosen)
+    for path in chosen:
+        if path.stat().st_size > MAX_INLINE_BYTES:
+            raise typer.BadParameter(f"{path} is larger than 10 MB; upload it with `bucketline upload`")
     log_lines: deque[str] = deque(maxlen=MAX_LOG_LINES)
     try:
         succeeded = run_until_signal(_run_demo(wide_console(), chosen, log_lines))
@@ -100,7 +101,14 @@ async def _ingest(console: Console, url: str, files: list[Path]) -> bool:
         console.print(f"submitted the drafts as batch {batch['batch_id']}")
 
         ids = [obj["object_id"] for obj in (processed, *drafts)]
-        objects = await follow_objects(console, client, bucket["bucket_id"], ids)
+        with report_progress("processing the objects", interval=REPORT_INTERVAL_SECONDS) as report:
+            objects = await follow_objects(
+                client,
+                bucket["bucket_id"],
+                ids,
+                on_progress=lambda finished: report(f"{finished} of {len(ids)} objects are processed"),
+                poll_interval=0.1,
+            )
         console.print(_build_table(console.width, [first, *rest, first], objects))
         return _check_result(console, objects)
 

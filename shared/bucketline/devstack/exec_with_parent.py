@@ -1,12 +1,9 @@
-"""Execute a command that cannot outlive its parent. Run as a script, so it imports nothing of ours.
+"""Execute a command that cannot outlive its parent. Run as a script, so it imports nothing of ours. Linux only.
 
-    python -I -S exec_with_parent.py (kernel|watch) PARENT_PID COMMAND [ARGUMENT...]
+    python -I -S exec_with_parent.py PARENT_PID COMMAND [ARGUMENT...]
 
-``kernel`` (Linux): the kernel sends SIGKILL when the parent is gone, even if the parent was killed with SIGKILL. The
-kernel takes the *thread* that forked for the parent, so that thread must live as long as the child should.
-
-``watch`` (other systems): a small process in the child's group checks twice a second whether the parent still runs, and
-kills the group when it does not.
+The kernel sends SIGKILL when the parent is gone, even if the parent was killed with SIGKILL. It takes the *thread* that
+forked for the parent, so that thread must live as long as the child should.
 
 The command's limit of open files is raised: the usual soft limit of 1,024 is not enough for a database server.
 Exits with 127 when the command cannot be executed and with 75 when the parent died before that.
@@ -17,10 +14,8 @@ import os
 import resource
 import signal
 import sys
-import time
 
 PR_SET_PDEATHSIG = 1
-WATCH_INTERVAL_SECONDS = 0.5
 EXIT_PARENT_DIED = 75
 EXIT_NOT_EXECUTED = 127
 MAX_OPEN_FILES = 64_000
@@ -35,20 +30,6 @@ def die_with_parent(parent: int) -> None:
         os._exit(EXIT_PARENT_DIED)
 
 
-def watch_parent(parent: int) -> None:
-    """Fork a process that kills this process group when ``parent`` is gone, and that ends with this process."""
-    watched = os.getpid()
-    if os.fork() != 0:
-        return
-    while os.getppid() == watched:
-        try:
-            os.kill(parent, 0)
-        except ProcessLookupError:
-            os.killpg(os.getpgrp(), signal.SIGKILL)
-        time.sleep(WATCH_INTERVAL_SECONDS)
-    os._exit(0)
-
-
 def raise_open_file_limit() -> None:
     """Raise the soft limit of open files to the hard one, to at most ``MAX_OPEN_FILES``."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -57,13 +38,9 @@ def raise_open_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 
 
-def main(arguments: list[str]) -> None:
+def main(parent: int, command: list[str]) -> None:
     """Execute the command. Does not return."""
-    mechanism, parent, command = arguments[0], int(arguments[1]), arguments[2:]
-    if mechanism == "kernel":
-        die_with_parent(parent)
-    else:
-        watch_parent(parent)
+    die_with_parent(parent)
     raise_open_file_limit()
     try:
         os.execvp(command[0], command)  # noqa: S606
@@ -74,4 +51,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(int(sys.argv[1]), sys.argv[2:])

@@ -29,8 +29,6 @@ MAX_LINE_BYTES = 64 * 1024
 MAX_TAIL_LINES = 12
 MAX_TAIL_BYTES = 16 * 1024
 
-PARENT_WATCH = "kernel" if sys.platform == "linux" else "watch"
-
 
 class ManagedProcess:
     """One command, run once or several times, in a process group of its own.
@@ -54,7 +52,6 @@ class ManagedProcess:
         log_file: Path | None = None,
         on_line: Callable[[str], None] | None = None,
         stop_timeout: float = STOP_TIMEOUT_SECONDS,
-        parent_watch: str = PARENT_WATCH,
     ) -> None:
         self.name = name
         self.log_file = log_file
@@ -65,7 +62,6 @@ class ManagedProcess:
         self._folder = folder
         self._on_line = on_line
         self._stop_timeout = stop_timeout
-        self._parent_watch = parent_watch
         self._process: asyncio.subprocess.Process | None = None
         self._end: asyncio.Task[int] | None = None
         self._tail: deque[str] = deque(maxlen=MAX_TAIL_LINES)
@@ -89,7 +85,7 @@ class ManagedProcess:
         """Start the command and return at once. Raises LocalStackError if it runs already or cannot be run."""
         if self.running:
             raise LocalStackError(f"{self.name} is already running")
-        wrapper = [sys.executable, "-I", "-S", exec_with_parent.__file__, self._parent_watch, str(os.getpid())]
+        wrapper = [sys.executable, "-I", "-S", exec_with_parent.__file__, str(os.getpid())]
         self._tail.clear()
         reader: asyncio.Task[None] | None = None
         if self.log_file is not None:

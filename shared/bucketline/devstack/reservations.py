@@ -9,9 +9,8 @@ import fcntl
 import os
 import socket
 import tempfile
-import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from random import SystemRandom
 from typing import Self
@@ -59,55 +58,12 @@ def try_lock(descriptor: int) -> bool:
     return True
 
 
-class _PortLocks:
-    """Locks on ports across processes: one byte of a shared file per port.
-
-    POSIX record locks vanish when *any* descriptor of the file is closed, and they do not exclude the process that
-    holds them. There is therefore one descriptor for the life of the process, and a set of its own ports.
-    """
-
-    def __init__(self) -> None:
-        self._guard = threading.Lock()
-        self._own: set[int] = set()
-        self._descriptor: int | None = None
-        self._pid = 0
-
-    def acquire(self, port: int) -> bool:
-        with self._guard:
-            if self._pid != os.getpid():  # a forked child holds none of its parent's locks
-                path = Path(tempfile.gettempdir()) / f"bucketline-ports-{os.getuid()}"
-                self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-                self._pid, self._own = os.getpid(), set()
-            if port in self._own:
-                return False
-            try:
-                fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
-            except OSError:
-                return False
-            self._own.add(port)
-            return True
-
-    def release(self, port: int) -> None:
-        with self._guard:
-            if port in self._own and self._pid == os.getpid():
-                self._own.remove(port)
-                fcntl.lockf(self._file, fcntl.LOCK_UN, 1, port)
-
-    @property
-    def _file(self) -> int:
-        assert self._descriptor is not None  # noqa: S101 - opened by the first acquire
-        return self._descriptor
-
-
-_port_locks = _PortLocks()
-
-
 class PortReservation:
     """Ports that belong to this process until ``release`` or its death, whether or not a server listens on them."""
 
-    def __init__(self, ports: Iterable[int], locked: Iterable[int]) -> None:
-        self.ports = tuple(ports)
-        self._locked = tuple(locked)
+    def __init__(self, ports: tuple[int, ...], locks: contextlib.ExitStack) -> None:
+        self.ports = ports
+        self._locks = locks
 
     def __enter__(self) -> Self:
         return self
@@ -117,9 +73,7 @@ class PortReservation:
 
     def release(self) -> None:
         """Release the ports. Does nothing the second time."""
-        for port in self._locked:
-            _port_locks.release(port)
-        self._locked = ()
+        self._locks.close()
 
 
 def reserve_ports(count: int, *, with_grpc: bool = False) -> PortReservation:
@@ -129,20 +83,18 @@ def reserve_ports(count: int, *, with_grpc: bool = False) -> PortReservation:
     """
     offsets = (0, GRPC_PORT_OFFSET) if with_grpc else (0,)
     last = MAX_PORT - offsets[-1]
-    locked: list[int] = []
     ports: list[int] = []
-    for candidate in SystemRandom().sample(range(MIN_PORT, last), min(MAX_PORT_ATTEMPTS, last - MIN_PORT)):
-        if len(ports) == count:
-            break
-        group = [candidate + offset for offset in offsets]
-        if _lock_free_ports(group):
-            locked += group
-            ports.append(candidate)
-    reservation = PortReservation(ports, locked)
-    if len(ports) < count:
-        reservation.release()
-        raise LocalStackError(f"only {len(ports)} of {count} free ports found between {MIN_PORT} and {MAX_PORT}")
-    return reservation
+    with contextlib.ExitStack() as locks:
+        for port in SystemRandom().sample(range(MIN_PORT, last), min(MAX_PORT_ATTEMPTS, last - MIN_PORT)):
+            if len(ports) == count:
+                break
+            with contextlib.ExitStack() as group:
+                if all(_lock_free_port(port + offset, group) for offset in offsets):
+                    ports.append(port)
+                    locks.push(group.pop_all())
+        if len(ports) < count:
+            raise LocalStackError(f"only {len(ports)} of {count} free ports found between {MIN_PORT} and {MAX_PORT}")
+        return PortReservation(tuple(ports), locks.pop_all())
 
 
 def reserve_port(port: int) -> PortReservation:
@@ -150,26 +102,22 @@ def reserve_port(port: int) -> PortReservation:
 
     Raises LocalStackError when it is in use, and names the process that listens on it if this user may see that.
     """
-    if not _lock_free_ports([port]):
-        error = _try_bind(port)
-        if isinstance(error, PermissionError):
-            raise LocalStackError(f"this user may not use port {port} of {LOOPBACK}: {error.strerror}")
-        other = "a local stack that is starting or stopping" if error is None else "a process of another user"
-        raise LocalStackError(f"port {port} of {LOOPBACK} is in use by {_find_listener(port) or other}")
-    return PortReservation([port], [port])
+    with contextlib.ExitStack() as locks:
+        if _lock_free_port(port, locks):
+            return PortReservation((port,), locks.pop_all())
+    error = _try_bind(port)
+    if isinstance(error, PermissionError):
+        raise LocalStackError(f"this user may not use port {port} of {LOOPBACK}: {error.strerror}")
+    other = "a local stack that is starting or stopping" if error is None else "a process of another user"
+    raise LocalStackError(f"port {port} of {LOOPBACK} is in use by {_find_listener(port) or other}")
 
 
-def _lock_free_ports(ports: list[int]) -> bool:
-    """Lock all of the ports if a server could listen on each; otherwise none."""
-    with contextlib.ExitStack() as locked:
-        for port in ports:
-            if not _port_locks.acquire(port):
-                return False
-            locked.callback(_port_locks.release, port)
-            if _try_bind(port) is not None:
-                return False
-        locked.pop_all()
-    return True
+def _lock_free_port(port: int, locks: contextlib.ExitStack) -> bool:
+    """Lock the file of the port until ``locks`` is closed, if a server could listen on the port."""
+    folder = Path(tempfile.gettempdir()) / f"bucketline-{os.getuid()}-ports"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    file = locks.enter_context((folder / str(port)).open("a"))
+    return try_lock(file.fileno()) and _try_bind(port) is None
 
 
 def _try_bind(port: int) -> OSError | None:

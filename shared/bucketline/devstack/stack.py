@@ -102,21 +102,6 @@ class LocalStack:
         """The URL and the key of S3."""
         return _require(self._s3, "S3")
 
-    @property
-    def s3_endpoint(self) -> str:
-        """The URL of S3."""
-        return self.s3.endpoint
-
-    @property
-    def s3_access_key(self) -> str:
-        """The access key of S3."""
-        return self.s3.access_key
-
-    @property
-    def s3_secret_key(self) -> str:
-        """The secret key of S3."""
-        return self.s3.secret_key
-
     def environment(self) -> dict[str, str]:
         """Return the ``BUCKETLINE_*`` variables of a service that uses this stack.
 

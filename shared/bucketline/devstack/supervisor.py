@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from signal import Signals
 from typing import Self
 
+from bucketline.backoff import backoff_seconds
 from bucketline.devstack.process import ManagedProcess
 from bucketline.devstack.reservations import LOOPBACK, PortReservation, reserve_port, reserve_ports
 from bucketline.devstack.servers import Server, http_status
@@ -85,10 +86,6 @@ class RestartPolicy:
     idle_timeout: float = 60.0
     start_attempts: int = 8
 
-    def delay(self, failures: int) -> float:
-        """Return the seconds before the next start after this many failures in a row (at least one)."""
-        return min(self.longest_delay, self.first_delay * 2.0 ** min(failures - 1, 30))
-
 
 SERVER_RESTARTS = RestartPolicy(longest_delay=30.0, steady_after=30.0)
 
@@ -157,7 +154,7 @@ class Monitor:
             if failures >= self._policy.start_attempts and not self.first_ready.done():
                 self._give_up(f"did not start in {failures} attempts: {error}")
                 return
-            delay = self._policy.delay(failures)
+            delay = backoff_seconds(failures, initial=self._policy.first_delay, maximum=self._policy.longest_delay)
             self._on_event(Restarting(self.name, delay))
             await asyncio.sleep(delay)
 

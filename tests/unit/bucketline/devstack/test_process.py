@@ -59,9 +59,6 @@ async def run() -> AsyncIterator[Make]:
         await process.kill()
 
 
-linux_only = pytest.mark.skipif(sys.platform != "linux", reason="waits with pidfd; both mechanisms run on Linux")
-
-
 def gone(pid: int) -> bool:
     """Return whether a process that is not a child of this one ends in time."""
     try:
@@ -200,7 +197,6 @@ async def test_process_can_be_started_again_but_not_twice(run: Make) -> None:
     assert process.pid not in (None, first)
 
 
-@linux_only
 @pytest.mark.parametrize("ending", ["", "import os\nos.kill(os.getpid(), 9)\n"])
 async def test_process_that_ends_has_its_group_killed(run: Make, ending: str) -> None:
     process, output = run(HAS_A_CHILD + ending)
@@ -210,12 +206,11 @@ async def test_process_that_ends_has_its_group_killed(run: Make, ending: str) ->
 
 
 PARENT = """
-import asyncio, sys
-from bucketline.devstack.exec_with_parent import MAX_OPEN_FILES
+import asyncio
 from bucketline.devstack.process import ManagedProcess
 
 async def main():
-    child = ManagedProcess("child", ["sleep", "600"], parent_watch=sys.argv[1], on_line=print)
+    child = ManagedProcess("child", ["sleep", "600"], on_line=print)
     await child.start()
     while open(f"/proc/{child.pid}/comm").read() != "sleep\\n":
         await asyncio.sleep(0.01)
@@ -226,10 +221,8 @@ asyncio.run(main())
 """
 
 
-@linux_only
-@pytest.mark.parametrize("mechanism", ["kernel", "watch"])
-def test_process_is_killed_when_its_parent_is_killed(mechanism: str) -> None:
-    with subprocess.Popen([sys.executable, "-c", PARENT, mechanism], stdout=subprocess.PIPE, text=True) as parent:
+def test_process_is_killed_when_its_parent_is_killed() -> None:
+    with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         child = int(parent.stdout.readline())
         assert select.select([os.pidfd_open(child)], [], [], 0) == ([], [], [])

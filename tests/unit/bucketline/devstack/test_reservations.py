@@ -12,17 +12,23 @@ from bucketline.errors import LocalStackError
 
 OTHER_PROCESS = """
 import sys
-from bucketline.devstack import reservations
-print(*(int(reservations._port_locks.acquire(int(port))) for port in sys.argv[1:]))
+from bucketline.devstack.reservations import reserve_port
+from bucketline.errors import LocalStackError
+for port in sys.argv[1:]:
+    try:
+        reserve_port(int(port))
+        print("reserved")
+    except LocalStackError:
+        print("refused")
 """
 
 
-def claimed_elsewhere(*wanted: int) -> list[bool]:
-    """Whether another process gets a claim on each port."""
+def reserve_in_another_process(*ports: int) -> list[str]:
+    """Try to reserve each port in another process."""
     done = subprocess.run(
-        [sys.executable, "-c", OTHER_PROCESS, *map(str, wanted)], capture_output=True, text=True, check=True
+        [sys.executable, "-c", OTHER_PROCESS, *map(str, ports)], capture_output=True, text=True, check=True
     )
-    return [answer == "1" for answer in done.stdout.split()]
+    return done.stdout.split()
 
 
 def test_reserve_ports_returns_distinct_ports_that_servers_can_listen_on() -> None:
@@ -51,10 +57,10 @@ def test_reserve_ports_several_times_returns_distinct_ports() -> None:
 def test_reserved_port_is_refused_to_another_process_until_it_is_released() -> None:
     reservation = reserve_ports(1, with_grpc=True)
     (port,) = reservation.ports
-    assert claimed_elsewhere(port, port + GRPC_PORT_OFFSET) == [False, False]
+    assert reserve_in_another_process(port, port + GRPC_PORT_OFFSET) == ["refused", "refused"]
     reservation.release()
     reservation.release()
-    assert claimed_elsewhere(port, port + GRPC_PORT_OFFSET) == [True, True]
+    assert reserve_in_another_process(port, port + GRPC_PORT_OFFSET) == ["reserved", "reserved"]
 
 
 def test_reserve_ports_with_a_used_grpc_port_skips_the_port(monkeypatch: pytest.MonkeyPatch) -> None:

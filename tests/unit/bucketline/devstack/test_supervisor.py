@@ -269,11 +269,6 @@ async def test_start_with_a_port_in_use_starts_nothing() -> None:
     assert watcher.events == []
 
 
-def test_restart_delay_grows_to_the_limit() -> None:
-    policy = RestartPolicy(first_delay=0.5, longest_delay=10.0)
-    assert [policy.delay(failures) for failures in (1, 2, 3, 6, 7, 10_000)] == [0.5, 1.0, 2.0, 10.0, 10.0, 10.0]
-
-
 def test_bucketline_services_share_the_environment() -> None:
     shared = {"BUCKETLINE_MONGODB_URL": "mongodb://there"}
     services = bucketline_services(shared, replicas={"processor": 2}, ports={"ingest-api": 8080})
