@@ -358,7 +358,7 @@ async def test_interrupted_large_trigger_keeps_objects_that_no_longer_match(
             raise DependencyUnavailable("away")
         await note(*args)
 
-    monkeypatch.setattr(replica.deps.tasks, "note", noting)
+    monkeypatch.setattr(replica.deps.tasks, "save_progress", noting)
     drafts = {"source_filters": {"AND": [{"field": "status", "operator": "eq", "value": "DRAFT"}]}}
     made = await replica.make(f"/v1/collections/{collection['collection_id']}/trigger", drafts, namespace="demo")
     await replica.settle()
