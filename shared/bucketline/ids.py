@@ -1,8 +1,7 @@
-"""Identifiers: a prefix that names the kind, then a token that sorts by the time it was made.
+"""Identifiers: a prefix that names the kind, then a token that sorts by its time of creation.
 
-The token is 48 bits of milliseconds and 48 random bits in lower-case base 32 without look-alikes
-(Crockford's alphabet), 20 characters. Within one millisecond the order is random; two processes never
-need to talk to make distinct ids.
+The token has 20 characters: 48 bits of milliseconds and 48 random bits in Crockford's base 32, in lower case. The order
+within one millisecond is random.
 """
 
 import hashlib
@@ -14,33 +13,35 @@ Prefix = Literal["ns", "bkt", "obj", "blob", "upl", "btch", "col", "doc", "task"
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _TOKEN_LENGTH = 20
-# two symbols at a time: several ids are made for every object
+# Two symbols at a time, because several ids are created for every object.
 _PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
 
 
 class Ids(Protocol):
-    """Where new identifiers come from."""
+    """Creates new identifiers."""
 
     def new(self, prefix: Prefix) -> str:
-        """A fresh identifier such as ``obj_06h2…``."""
+        """Return a new identifier such as ``obj_06h2…``."""
         ...
 
 
 class RandomIds:
-    """Time-ordered random identifiers."""
+    """Creates time-ordered random identifiers."""
 
     def new(self, prefix: Prefix) -> str:
+        """Return a new identifier."""
         token = (time.time_ns() // 1_000_000) << 48 | secrets.randbits(48)
         return f"{prefix}_{_base32(token)}"
 
 
 class CountingIds:
-    """Predictable identifiers for tests: ``obj_00000000000000000001`` and on."""
+    """Creates predictable identifiers for tests: ``obj_00000000000000000001`` and so on."""
 
     def __init__(self) -> None:
         self._count = 0
 
     def new(self, prefix: Prefix) -> str:
+        """Return the next identifier."""
         self._count += 1
         return f"{prefix}_{self._count:0{_TOKEN_LENGTH}d}"
 
@@ -49,9 +50,9 @@ _DERIVED_BYTES = 12
 
 
 def derived(prefix: Prefix, *parts: str | int) -> str:
-    """The one identifier of these parts: the same parts give the same id, on every machine, for ever.
+    """Return the identifier of these parts. The same parts always give the same id.
 
-    Effects that must not double (documents, work units) are named with it.
+    It makes effects idempotent: documents and work units have derived ids.
     """
     digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=_DERIVED_BYTES).digest()
     return f"{prefix}_{_base32(int.from_bytes(digest))}"

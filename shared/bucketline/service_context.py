@@ -1,6 +1,7 @@
-"""What every service is made of, opened in order and closed in reverse.
+"""The clients that every service needs, opened in order and closed in reverse.
 
-A service's ``app.py`` builds its use cases on a :class:`ServiceContext`, includes its router, and then lets it run.
+A service's ``app.py`` builds its use cases on a :class:`ServiceContext`, includes its router, and enters
+:meth:`ServiceContext.running`.
 """
 
 import os
@@ -34,7 +35,7 @@ START_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class ServiceContext:
-    """The clients of one service. ``owner`` names this process: in leases, in logs."""
+    """The clients of one service. ``owner`` identifies this process in leases and logs."""
 
     settings: ServiceSettings
     database: Database
@@ -48,20 +49,21 @@ class ServiceContext:
 
     @property
     def source(self) -> str:
-        """The CloudEvents ``source`` of what this service says."""
+        """The CloudEvents ``source`` of this service."""
         return f"/bucketline/{self.settings.service}"
 
     def new_event(self, event: Event, *, trace: Mapping[str, str] | None = None) -> CloudEvent:
-        """The envelope of an event that happens now; ``trace`` of the record that caused it, or the current one."""
+        """Return the CloudEvent of an event that happens now, in the given trace or the current one."""
         return encode_event(
             event, id=self.ids.new("evt"), source=self.source, at=self.clock.now(), trace=trace or current_trace()
         )
 
     @asynccontextmanager
     async def running(self, *, ready_without_kafka: bool = False) -> AsyncIterator[None]:
-        """Consume and reconcile for the length of the block. Include the router before.
+        """Consume and run the periodic tasks until the block ends. Include the router before.
 
-        The bus connects in the meantime. A service that can do its work before, and while the broker is away, says so.
+        Kafka is connected in the background. Pass ``ready_without_kafka`` if the service can work while the broker is
+        unavailable.
         """
         self.health.ready_if("mongodb", self.database.ping)
         if not ready_without_kafka:
@@ -69,12 +71,12 @@ class ServiceContext:
             self.health.ready_if("consumers", self.kafka.monitor.ready)
         self.health.live_if("consumers", self.kafka.monitor.live)
         async with self.kafka:
-            self.background.every(2.0, "monitor", self.kafka.monitor.step)
-            log.info("running")
+            self.background.every(2.0, "consumer monitor", self.kafka.monitor.step)
+            log.info("service started")
             try:
                 yield
             finally:
-                log.info("stopping")
+                log.info("service stopping")
                 await self.background.stop()
 
 
@@ -82,9 +84,9 @@ class ServiceContext:
 async def open_service_context(
     settings: ServiceSettings, *, health: Health, uses_blobs: bool = True
 ) -> AsyncIterator[ServiceContext]:
-    """Connects to MongoDB and S3, waiting up to a minute for them to come; indexes and bucket are there afterwards.
+    """Connect to MongoDB and S3, waiting up to a minute for them, and create the indexes and the bucket.
 
-    A service that says it uses no blobs needs neither S3 nor a key to it.
+    A service with ``uses_blobs=False`` needs neither S3 nor credentials for it.
     """
     async with AsyncExitStack() as stack:
         stack.push_async_callback(setup_tracing(settings.observability, settings.service))
@@ -92,7 +94,7 @@ async def open_service_context(
         stack.callback(database.close)
         blobs = await stack.enter_async_context(S3BlobStore(settings.s3))
         clock = SystemClock()
-        runtime = ServiceContext(
+        context = ServiceContext(
             settings=settings,
             database=database,
             kafka=KafkaRuntime(settings.kafka, settings.service, clock=clock),
@@ -104,7 +106,7 @@ async def open_service_context(
             retry=retry_if_exception_type((DependencyUnavailable, RetryableError)),
             stop=stop_after_delay(START_SECONDS),
             wait=wait_exponential(multiplier=0.2, max=3),
-            before_sleep=lambda state: log.warning("waiting for storage", error=_reason(state.outcome)),
+            before_sleep=lambda state: log.warning("storage unavailable", error=_reason(state.outcome)),
             reraise=True,
         ):
             with attempt:
@@ -113,7 +115,7 @@ async def open_service_context(
                     await blobs.ensure_bucket()
         if uses_blobs:
             health.ready_if("s3", blobs.ping)
-        yield runtime
+        yield context
 
 
 def _reason(outcome: object) -> str:

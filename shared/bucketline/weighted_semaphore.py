@@ -1,4 +1,4 @@
-"""Memory shared by what runs at the same time: transfers, large requests."""
+"""Weighted semaphore for asyncio, used to limit the memory of concurrent transfers and requests."""
 
 import asyncio
 from collections import deque
@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 
 class WeightedSemaphore:
-    """``total`` bytes, given out in the order of asking, so that nobody waits for ever behind smaller ones."""
+    """Limits concurrent work to ``total`` bytes. FIFO, so that small requests do not starve large ones."""
 
     def __init__(self, total: int) -> None:
         self._total = total
@@ -16,37 +16,37 @@ class WeightedSemaphore:
 
     @asynccontextmanager
     async def reserve(self, size: int) -> AsyncIterator[None]:
-        """Holds ``size`` bytes for the length of the block; more than there are in all means all."""
+        """Reserve ``size`` bytes, or all if there are fewer, until the block ends."""
         size = min(size, self._total)
-        await self._take(size)
+        await self._acquire(size)
         try:
             yield
         finally:
-            self._give(size)
+            self._release(size)
 
-    async def _take(self, size: int) -> None:
+    async def _acquire(self, size: int) -> None:
         if not self._queue and size <= self._free:
             self._free -= size
             return
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        row = (size, turn)
+        acquired: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        row = (size, acquired)
         self._queue.append(row)
         try:
-            await turn
+            await acquired
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self._give(size)
+            if acquired.done() and not acquired.cancelled():
+                self._release(size)
             else:
                 self._queue.remove(row)
-                self._serve()
+                self._wake_waiters()
             raise
 
-    def _give(self, size: int) -> None:
+    def _release(self, size: int) -> None:
         self._free += size
-        self._serve()
+        self._wake_waiters()
 
-    def _serve(self) -> None:
+    def _wake_waiters(self) -> None:
         while self._queue and self._queue[0][0] <= self._free:
-            size, turn = self._queue.popleft()
+            size, acquired = self._queue.popleft()
             self._free -= size
-            turn.set_result(None)
+            acquired.set_result(None)

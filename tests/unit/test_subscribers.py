@@ -26,6 +26,7 @@ from bucketline.events.models import (
 from bucketline.kafka.broker import Broker
 from bucketline.settings import KafkaSettings, ServiceName
 from bucketline_batcher import subscribers as batcher_subscribers
+from bucketline_batcher.service import BatcherService
 from bucketline_dedup import subscribers as dedup_subscribers
 from bucketline_ingest_api import subscribers as ingest_api_subscribers
 from bucketline_processor import subscribers as processor_subscribers
@@ -97,34 +98,41 @@ async def test_dedup_mirrors_created_and_changed_objects_only() -> None:
     assert mirroring.named("load") == [(["new"],), (["changed"],), ([],)]
 
 
-async def test_batcher_leaves_its_own_completions_and_processing_statuses_alone() -> None:
-    planner, canceling, progress, windowing = Calls(), Calls(), Calls(), Calls()
-    dependencies = {"planner": planner, "canceling": canceling, "progress": progress, "windowing": windowing}
+class FakeBatcher:
+    """A batcher service whose parts record their calls."""
+
+    def __init__(self, **objects: object) -> None:
+        planner: Any = Calls(plan_ready_objects=set())
+        planner.objects, planner.batches = Calls(get_many=objects), Calls(get=None)
+        self.planner, self.progress, self.windowing = planner, Calls(), Calls()
+        parts: Any = (planner, self.progress, self.windowing, Calls())
+        self.dependencies = {"service": BatcherService(*parts, clock=ManualClock())}
+
+
+async def test_batcher_ignores_completed_batches_and_processing_statuses() -> None:
+    batcher = FakeBatcher()
     counts = {"object_count": 2, "failed_count": 0, "documents_written": 2, "completed_at": AT}
-    async with Service("batcher", batcher_subscribers.router, dependencies) as service:
+    async with Service("batcher", batcher_subscribers.router, batcher.dependencies) as service:
         await service.publish(BatchCompleted(batch_id="own", **BATCH, status=Status.COMPLETED, **counts))
         await service.publish(status("busy", RANK_PROCESSING, Status.PROCESSING))
-        assert (planner.made, canceling.made, progress.made) == ([], [], [])
+        assert (batcher.planner.made, batcher.planner.batches.made, batcher.progress.made) == ([], [], [])
         await service.publish(BatchSubmitted(batch_id="b1", **BATCH, object_count=2, submitted_at=AT))
         await service.publish(BatchCanceled(batch_id="b2", **BATCH, canceled_at=AT))
         await service.publish(status("done", RANK_FINAL, Status.COMPLETED))
-    assert planner.made == [("plan_batch", ("b1", {}))]
-    assert canceling.made == [("cancel", ("b2",))]
-    assert progress.named("update") == [("b1",)]
-    ((records,),) = progress.named("apply_results")
+    assert batcher.planner.made == [("plan_batch", ("b1", {}))]
+    assert batcher.planner.batches.made == [("get", ("b2",))]
+    assert batcher.progress.named("update") == [("b1",)]
+    ((records,),) = batcher.progress.named("apply_results")
     assert [record.event.object_id for record in records] == ["done"]
 
 
 async def test_batcher_plans_mirrored_objects_and_adds_other_drafts_to_windows() -> None:
     found = {"a": {"mirror": {"state": "done"}}, "b": {"mirror": {"state": "pending"}}}
-    planner: Any = Calls(plan_ready_objects=set())
-    planner.objects = Calls(get_many=found)
-    windowing = Calls()
-    dependencies = {"planner": planner, "canceling": Calls(), "progress": Calls(), "windowing": windowing}
-    async with Service("batcher", batcher_subscribers.router, dependencies) as service:
+    batcher = FakeBatcher(**found)
+    async with Service("batcher", batcher_subscribers.router, batcher.dependencies) as service:
         await service.publish(ObjectMirrored(object_id="a", **OBJECT))
-    assert planner.named("plan_auto") == [([found["a"]], {"a": {}})]
-    assert windowing.named("add_drafts") == [([found["a"]],)]
+    assert batcher.planner.named("plan_auto") == [([found["a"]], {"a": {}})]
+    assert batcher.windowing.named("add_drafts") == [([found["a"]],)]
 
 
 async def test_ingest_api_applies_statuses_of_known_objects() -> None:

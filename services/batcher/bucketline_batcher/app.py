@@ -1,4 +1,4 @@
-"""The batcher, wired: the only place where its clients are built."""
+"""Composition root of the batcher."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,11 +13,11 @@ from bucketline.kafka.outbox import Outbox
 from bucketline.observability.health import Health
 from bucketline.service_context import ServiceContext, open_service_context
 from bucketline.settings import ServiceSettings
-from bucketline_batcher.cancel import Cancellation
 from bucketline_batcher.planner import Planner
 from bucketline_batcher.publisher import BatchPublisher
 from bucketline_batcher.reconciler import BatchReconciler
 from bucketline_batcher.results import BatchProgressTracker
+from bucketline_batcher.service import BatcherService
 from bucketline_batcher.settings import BatcherSettings
 from bucketline_batcher.subscribers import router
 from bucketline_batcher.webhooks import MAX_CONCURRENCY, Webhooks
@@ -25,41 +25,29 @@ from bucketline_batcher.windows import BatchingPolicies, DraftScanner, WindowBat
 
 
 def create(settings: ServiceSettings) -> ASGIApp:
-    """The ASGI application with the probes; it consumes and sweeps from its start to its stop."""
+    """Return the ASGI application with the probes; it consumes and reconciles during its lifespan."""
     own = BatcherSettings()
-    outbound = OutboundSettings()
+    policy = OutboundSettings().policy()
+    interval = settings.reconcile.interval_seconds
     health = Health()
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         async with (
-            open_service_context(settings, health=health, uses_blobs=False) as runtime,
-            WebhookClient(
-                outbound.policy(), seconds=own.webhook_timeout_seconds, connections=MAX_CONCURRENCY
-            ) as poster,
+            open_service_context(settings, health=health, uses_blobs=False) as context,
+            WebhookClient(policy, seconds=own.webhook_timeout_seconds, connections=MAX_CONCURRENCY) as client,
         ):
-            outbox = Outbox(
-                "batches",
-                Batches(runtime.database).outbox,
-                runtime.kafka.publisher,
-                clock=runtime.clock,
-                settings=settings.reconcile,
-            )
-            batcher = Batcher(runtime, own, outbox)
-            webhooks = Webhooks(runtime, poster)
-            runtime.kafka.include(
-                router,
-                planner=batcher.planner,
-                progress=batcher.progress,
-                canceling=batcher.canceling,
-                windowing=batcher.windowing,
-            )
-            async with runtime.running():
-                outbox.start(runtime.background)
-                batcher.sweeper.start(runtime.background)
-                runtime.background.every(own.window_check_interval_seconds, "windows", batcher.windowing.close_due)
-                runtime.background.every(settings.reconcile.interval_seconds, "sweep drafts", batcher.drafts.step)
-                runtime.background.every(settings.reconcile.interval_seconds, "webhooks", webhooks.call_due)
+            store = Batches(context.database).outbox
+            outbox = Outbox("batches", store, context.kafka.publisher, clock=context.clock, settings=settings.reconcile)
+            batcher = Batcher(context, own, outbox)
+            webhooks = Webhooks(context, client)
+            context.kafka.include(router, service=batcher.service)
+            async with context.running():
+                outbox.start(context.background)
+                batcher.reconciler.start(context.background)
+                context.background.every(own.window_check_interval_seconds, "windows", batcher.windowing.close_due)
+                context.background.every(interval, "scan drafts", batcher.drafts.step)
+                context.background.every(interval, "webhooks", webhooks.call_due)
                 yield
                 webhooks.stop()
                 await outbox.close()
@@ -68,14 +56,14 @@ def create(settings: ServiceSettings) -> ASGIApp:
 
 
 class Batcher:
-    """The use cases of this service, put together."""
+    """The parts of the service."""
 
-    def __init__(self, runtime: ServiceContext, settings: BatcherSettings, outbox: Outbox) -> None:
-        voice = BatchPublisher(runtime)
-        self.planner = Planner(runtime, settings, voice)
-        self.progress = BatchProgressTracker(runtime, self.planner, outbox, voice, settings)
-        self.canceling = Cancellation(runtime, self.planner, self.progress, voice)
-        policies = BatchingPolicies(runtime.database, settings)
-        self.windowing = WindowBatcher(runtime, self.planner, outbox, policies)
-        self.drafts = DraftScanner(runtime, self.planner, self.windowing, policies)
-        self.sweeper = BatchReconciler(runtime, self.planner, self.progress, self.canceling, voice, settings)
+    def __init__(self, context: ServiceContext, settings: BatcherSettings, outbox: Outbox) -> None:
+        self.publisher = BatchPublisher(context)
+        self.planner = Planner(context, settings, self.publisher)
+        self.progress = BatchProgressTracker(context, self.planner, outbox, self.publisher, settings)
+        policies = BatchingPolicies(context.database, settings)
+        self.windowing = WindowBatcher(context, self.planner, outbox, policies)
+        self.drafts = DraftScanner(context, self.planner, self.windowing, policies)
+        self.service = BatcherService(self.planner, self.progress, self.windowing, self.publisher, clock=context.clock)
+        self.reconciler = BatchReconciler(context, self.planner, self.progress, self.service, self.publisher, settings)

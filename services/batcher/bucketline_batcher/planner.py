@@ -28,15 +28,15 @@ class SizedItem(NamedTuple):
     size_bytes: int
 
 
-def grouped(items: Iterable[SizedItem], *, most_objects: int, most_bytes: int) -> Iterator[list[Item]]:
-    """Cuts items into units of at most ``most_objects`` and ``most_bytes``; one larger object is a unit of its own.
+def group_items(items: Iterable[SizedItem], *, max_objects: int, max_bytes: int) -> Iterator[list[Item]]:
+    """Yield groups of at most ``max_objects`` and ``max_bytes``; a larger object is a group of its own.
 
-    A unit has objects of one namespace only: its turns are that namespace's.
+    A group has objects of one namespace only, because processors share their capacity between namespaces.
     """
     unit: list[Item] = []
     size = 0
     for item, size_bytes in sorted(items, key=lambda one: one.item["namespace_id"]):
-        full = len(unit) >= most_objects or size + size_bytes > most_bytes
+        full = len(unit) >= max_objects or size + size_bytes > max_bytes
         if unit and (full or unit[0]["namespace_id"] != item["namespace_id"]):
             yield unit
             unit, size = [], 0
@@ -47,9 +47,9 @@ def grouped(items: Iterable[SizedItem], *, most_objects: int, most_bytes: int) -
 
 
 def run_of(obj: ObjectDocument, batch_id: str, turn: int) -> int:
-    """The run of this object in this turn: above every run that it had, the same however often it is asked for.
+    """Return the object's run id in this turn of the batch. It is higher than the ids of all earlier runs.
 
-    An object that is on its way in the turn already keeps the run that it got there.
+    An object that is already queued or processing in this turn keeps its id.
     """
     run = obj["run"]
     if obj.get("batch_id") == batch_id and run["id"] >= turn and run["rank"] < RANK_FINAL:
@@ -57,8 +57,8 @@ def run_of(obj: ObjectDocument, batch_id: str, turn: int) -> int:
     return max(turn, run["id"] + 1)
 
 
-def sized(obj: ObjectDocument, batch_id: str, *, run: int, turn: int) -> SizedItem:
-    """The object as an item."""
+def build_item(obj: ObjectDocument, batch_id: str, *, run: int, turn: int) -> SizedItem:
+    """Return the item of an object. It is marked ``again`` if another batch took the object up before."""
     item: Item = {
         "object_id": obj["_id"],
         "bucket_id": obj["bucket_id"],
@@ -74,11 +74,11 @@ def sized(obj: ObjectDocument, batch_id: str, *, run: int, turn: int) -> SizedIt
 
 
 def size_of(obj: ObjectDocument) -> int:
-    """Bytes of the object's blobs, as far as they are known."""
+    """Return the total bytes of the object's blobs. Blobs of unknown size count as 0."""
     return sum(details["size_bytes"] for blob in obj["blobs"] if (details := blob.get("details")))
 
 
-def unit_of(
+def build_unit(
     items: Sequence[Item],
     *,
     batch: BatchDocument | None,
@@ -86,9 +86,9 @@ def unit_of(
     now: datetime,
     ending: UnitEnd | None = None,
 ) -> WorkUnitDocument:
-    """The work unit of these items, of one ``batch`` or of automatic ones in one namespace.
+    """Return the work unit of items of one ``batch``, or of automatic batches in one namespace if it is None.
 
-    Its id is derived from the items: planning the same again makes the same unit.
+    The id is derived from the items, so planning them again gives the same unit.
     """
     parts = [f"{item['batch_id']}/{item['object_id']}/{item['turn']}" for item in items]
     unit: WorkUnitDocument = {
@@ -135,40 +135,39 @@ MAX_ROWS = 10_000
 
 
 class Planner:
-    """Makes units of mirrored objects and submitted batches, and wakes the processors."""
+    """Plans mirrored objects and submitted batches as work units and announces the units."""
 
-    def __init__(self, runtime: ServiceContext, settings: BatcherSettings, voice: BatchPublisher) -> None:
+    def __init__(self, context: ServiceContext, settings: BatcherSettings, publisher: BatchPublisher) -> None:
         self._settings = settings
-        self._voice = voice
-        self._clock: Clock = runtime.clock
-        self.objects = Objects(runtime.database)
-        self.batches = Batches(runtime.database)
-        self.units = WorkUnits(runtime.database)
-        self.waiting = BatchDependencies(runtime.database)
+        self._publisher = publisher
+        self._clock: Clock = context.clock
+        self.objects = Objects(context.database)
+        self.batches = Batches(context.database)
+        self.units = WorkUnits(context.database)
+        self.waiting = BatchDependencies(context.database)
 
     async def plan_auto(self, objects: Sequence[ObjectDocument], traces: Mapping[str, Trace]) -> int:
-        """Plans objects that asked to be processed at once; returns how many were not planned before.
+        """Plan ``auto_process`` objects and return how many had not been planned before.
 
-        Each has a batch of its own, named at its creation; their units are shared. ``traces`` maps an object to the
-        trace that it is part of.
+        Each has a batch of its own, and they share units. ``traces`` maps objects to their traces.
         """
         now = self._clock.now()
         asked = [o for o in objects if o["auto_process"] and o["status"] == Status.QUEUED and o.get("batch_id")]
         due = await self._with_batches(asked)
         if not due:
             return 0
-        items = [sized(o, str(o.get("batch_id")), run=o["run"]["id"], turn=o["run"]["id"]) for o in due]
+        items = [build_item(o, str(o.get("batch_id")), run=o["run"]["id"], turn=o["run"]["id"]) for o in due]
         planned = await self._insert(items, batch=None, now=now)
         batch_ids = [item["batch_id"] for unit in planned for item in unit["items"]]
         if batch_ids:
             await self.batches.update_unplanned(batch_ids, {"planned": True, **_started(now)})
-        await self._voice.publish_ready(planned, traces)
+        await self._publisher.publish_ready(planned, traces)
         return len(batch_ids)
 
     async def plan_batch(self, batch_id: str, trace: Trace | None = None) -> None:
-        """Plans a submitted batch: units of what is mirrored, a waiting row for what is not yet. May be repeated.
+        """Plan a submitted batch: units for mirrored objects, dependencies for the others. May be repeated.
 
-        Ends early when there is nothing to plan any more: another replica was faster, or the batch is to be cancelled.
+        Stops early if another replica has planned the batch or it is being canceled.
         """
         batch = await self.batches.get(batch_id)
         if batch is None or batch["auto"] or batch.get("planned") or batch.get("cancel_requested_at"):
@@ -181,16 +180,16 @@ class Planner:
         room = await self._available_slots(batch)
         for start in range(0, len(members), self._settings.plan_page_size):
             now = self._clock.now()
-            # It moves: otherwise the other replicas would plan it too, page by page.
+            # Shows that the batch moves, so that the reconcilers of other replicas do not plan it as well.
             if start and not await self.batches.touch_unplanned(batch_id, turn, now):
                 return
             objects = await self._objects(batch, members[start : start + self._settings.plan_page_size])
             late = [oid for oid, found in objects.items() if found["mirror"]["state"] == "pending"]
             if late:
                 await self.waiting.add(batch_id, late, now)
-                # Those that were mirrored while the rows were written would wait for an event that has passed.
+                # Read again: the event of an object that was mirrored in the meantime may have been handled already.
                 objects |= await self._objects(batch, late)
-            items = {o["_id"]: sized(o, batch_id, run=run_of(o, batch_id, turn), turn=turn) for o in objects.values()}
+            items = {row.item["object_id"]: row for row in _build_items(batch, objects.values())}
             pending = [oid for oid, found in objects.items() if found["mirror"]["state"] == "pending"]
             ready = [item for oid, item in items.items() if oid not in set(pending)]
             planned = await self._insert(ready, batch=batch, now=now, room=room)
@@ -198,13 +197,13 @@ class Planner:
             await self.waiting.delete_by_ids([f"{batch_id}:{oid}" for oid in late if oid not in set(pending)])
             queued = [item for unit in planned for item in unit["items"]]
             traces = {oid: found["trace"] for oid, found in objects.items() if "trace" in found}
-            await self._voice.publish_queued([*queued, *(items[oid].item for oid in pending)], traces, trace)
-            await self._voice.publish_ready([unit for unit in planned if unit["state"] == "ready"], traces, trace)
+            await self._publisher.publish_queued([*queued, *(items[oid].item for oid in pending)], traces, trace)
+            await self._publisher.publish_ready([unit for unit in planned if unit["state"] == "ready"], traces, trace)
         started = {"planned": True, **_started(began), "moved_at": self._clock.now()}
         await self.batches.update_unplanned([batch_id], started, run=turn)
 
     async def plan_ready_objects(self, objects: Mapping[str, ObjectDocument], traces: Mapping[str, Trace]) -> set[str]:
-        """Plans mirrored objects for the submitted batches that wait for them; returns which are in one now."""
+        """Plan mirrored objects for the submitted batches that wait for them, and return the planned ids."""
         rows = await self.waiting.find_by_objects(list(objects), limit=MAX_ROWS)
         taken: set[str] = set()
         if not rows:
@@ -218,18 +217,17 @@ class Planner:
             batch = batches.get(batch_id)
             planned: list[WorkUnitDocument] = []
             if batch is not None and batch["status"] in BATCH_ACTIVE:
-                turn = batch.get("run", 1)
                 arrivals = _of_bucket(batch, [objects[row["object_id"]] for row in mine])
-                items = [sized(o, batch_id, run=run_of(o, batch_id, turn), turn=turn) for o in arrivals]
+                items = _build_items(batch, arrivals)
                 planned = await self._insert(items, batch=batch, now=now, room=await self._available_slots(batch))
                 taken |= {o["_id"] for o in arrivals}
-            # Before anybody is told: with a row left the batch would not be over when its last unit is.
+            # Before the units are announced: a batch with a dependency left does not finish with its last unit.
             await self.waiting.delete_by_ids([row["_id"] for row in mine])
-            await self._voice.publish_ready([unit for unit in planned if unit["state"] == "ready"], traces)
+            await self._publisher.publish_ready([unit for unit in planned if unit["state"] == "ready"], traces)
         return taken
 
     async def cancel_unplanned(self, batch: BatchDocument, ending: UnitEnd) -> None:
-        """Puts every object of the batch that is in no unit yet into one that nobody may take. May be repeated."""
+        """Put every object of the batch that is in no unit into a canceled unit. May be repeated."""
         now = self._clock.now()
         turn = batch.get("run", 1)
         members = await self.members(batch)
@@ -237,29 +235,28 @@ class Planner:
             return
         for start in range(0, len(members), self._settings.plan_page_size):
             objects = await self._objects(batch, members[start : start + self._settings.plan_page_size])
-            items = [sized(o, batch["_id"], run=run_of(o, batch["_id"], turn), turn=turn) for o in objects.values()]
-            await self._insert(items, batch=batch, now=now, ending=ending)
+            await self._insert(_build_items(batch, objects.values()), batch=batch, now=now, ending=ending)
 
     async def cancel_unplanned_auto(self, batch: BatchDocument, obj: ObjectDocument, ending: UnitEnd) -> None:
-        """The same for the object of an automatic batch."""
-        item = sized(obj, batch["_id"], run=obj["run"]["id"], turn=obj["run"]["id"])
+        """Put the object of an automatic batch into a canceled unit."""
+        item = build_item(obj, batch["_id"], run=obj["run"]["id"], turn=obj["run"]["id"])
         await self._insert([item], batch=None, now=self._clock.now(), ending=ending)
 
     async def members(self, batch: BatchDocument) -> list[str]:
-        """The objects of the batch's turn: all, or those that a retry takes up."""
+        """Return the ids of the objects in the batch's turn: all of them, or those that a retry selects."""
         mode = batch.get("retry")
         if mode is None:
             return batch["objects"]
         latest = await self.units.latest_results(batch["_id"], before=batch.get("run", 1))
-        return [object_id for object_id, last in latest.items() if retried(last, mode)]
+        return [object_id for object_id, last in latest.items() if is_retried(last, mode)]
 
     async def _objects(self, batch: BatchDocument, object_ids: Sequence[str]) -> dict[str, ObjectDocument]:
-        """Those of the objects that exist in the batch's bucket. A batch may name others: it was made unchecked."""
+        """Return the objects that exist in the batch's bucket. A batch is created without checking its objects."""
         found = await self.objects.get_many(object_ids, fields=FIELDS)
         return {obj["_id"]: obj for obj in _of_bucket(batch, found.values())}
 
     async def _available_slots(self, batch: BatchDocument) -> int:
-        """How many more units of the batch may be in the works."""
+        """Return how many more units of the batch may be ready or leased."""
         most = self._settings.max_active_units
         return most - await self.units.count(batch["_id"], batch.get("run", 1), ("ready", "leased"), limit=most)
 
@@ -272,26 +269,28 @@ class Planner:
         room: int | None = None,
         ending: UnitEnd | None = None,
     ) -> list[WorkUnitDocument]:
-        """Inserts the units of these items; returns those that were not there before.
+        """Insert units of these items and return those that did not exist before.
 
-        Beyond ``room`` they are held. With an ``ending`` nobody may take them.
+        The first ``room`` units are ready and the others held; with an ``ending`` all of them are canceled.
         """
-        groups = grouped(items, most_objects=self._settings.unit_max_objects, most_bytes=self._settings.unit_max_bytes)
+        groups = group_items(
+            items, max_objects=self._settings.unit_max_objects, max_bytes=self._settings.unit_max_bytes
+        )
         units = [
-            unit_of(
+            build_unit(
                 group,
                 batch=batch,
-                state="canceled" if ending else "held" if room is not None and place >= room else "ready",
+                state="canceled" if ending else "held" if room is not None and index >= room else "ready",
                 now=now,
                 ending=ending,
             )
-            for place, group in enumerate(groups)
+            for index, group in enumerate(groups)
         ]
         refused = await self.units.insert(units)
-        planned = [unit for place, unit in enumerate(units) if place not in refused]
+        planned = [unit for index, unit in enumerate(units) if index not in refused]
         if refused:
-            # Some of their items have a unit already; the rest still needs one.
-            candidates = {item["object_id"] for place in refused for item in units[place]["items"]}
+            # Some of their items are in a unit already; plan the others.
+            candidates = {item["object_id"] for index in refused for item in units[index]["items"]}
             again = [one for one in items if one.item["object_id"] in candidates]
             known = await self.units.find_planned([one.item for one in again])
             rest = [one for one in again if _key(one) not in known]
@@ -301,31 +300,37 @@ class Planner:
         return planned
 
     async def _with_batches(self, objects: Sequence[ObjectDocument]) -> list[ObjectDocument]:
-        """Those objects whose automatic batch is to be carried out.
+        """Return the objects whose automatic batch is active.
 
-        Batches that the API named but, having crashed in between, did not write are made.
+        Creates batches that are missing because the API crashed after it had stored the object.
         """
         ids = [str(o.get("batch_id")) for o in objects]
         known = await self.batches.get_many(ids, fields=["auto", "status", "cancel_requested_at"])
         await self.batches.insert(
             [new_auto_batch(o, str(o.get("batch_id"))) for o in objects if o.get("batch_id") not in known]
         )
-        return [o for o in objects if (batch := known.get(str(o.get("batch_id")))) is None or _automatic(batch)]
+        return [o for o in objects if (batch := known.get(str(o.get("batch_id")))) is None or _is_active_auto(batch)]
 
 
-def retried(last: Latest, mode: str) -> bool:
-    """Whether a retry takes this object up."""
+def is_retried(last: Latest, mode: str) -> bool:
+    """Return whether a retry of this mode selects the object."""
     if last.result is None or last.result["status"] not in FAILURES:
         return False
     return mode == "all" or last.result["error_type"] == "transient"
 
 
+def _build_items(batch: BatchDocument, objects: Iterable[ObjectDocument]) -> list[SizedItem]:
+    """Return the items of objects in the current turn of an explicit batch."""
+    batch_id, turn = batch["_id"], batch.get("run", 1)
+    return [build_item(obj, batch_id, run=run_of(obj, batch_id, turn), turn=turn) for obj in objects]
+
+
 def _of_bucket(batch: BatchDocument, objects: Iterable[ObjectDocument]) -> list[ObjectDocument]:
-    """Whoever knows the id of somebody else's object must not get at it with a batch."""
+    """Return the objects in the batch's bucket, because the ids in a batch may belong to another tenant."""
     return [obj for obj in objects if obj["bucket_id"] == batch["bucket_id"]]
 
 
-def _automatic(batch: BatchDocument) -> bool:
+def _is_active_auto(batch: BatchDocument) -> bool:
     return batch["auto"] and batch["status"] in BATCH_ACTIVE and not batch.get("cancel_requested_at")
 
 

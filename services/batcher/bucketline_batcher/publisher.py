@@ -1,6 +1,6 @@
-"""What the batcher says on the bus. State does not owe these events: losing one costs time, not truth.
+"""Publishes the batcher's events. They are not in an outbox: if one is lost, the reconciler publishes it again.
 
-What is said of an object is part of the trace that it came with; of one that came without, of its batch's.
+The event of an object belongs to the trace of that object or, if it has none, to the trace of its batch.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,86 +14,71 @@ from bucketline.service_context import ServiceContext
 
 Trace = Mapping[str, str]
 
-PAGE = 1000
-"""Statuses that are said at once."""
+PAGE_SIZE = 1000
 
 
 class BatchPublisher:
-    """Wakes processors, and says what becomes of objects that no processor works on."""
+    """Publishes ready work units, and statuses of objects that no processor works on."""
 
-    def __init__(self, runtime: ServiceContext) -> None:
-        self._runtime = runtime
-        self._objects = Objects(runtime.database)
+    def __init__(self, context: ServiceContext) -> None:
+        self._context = context
+        self._objects = Objects(context.database)
 
     async def publish_ready(
         self, units: Sequence[WorkUnitDocument], traces: Mapping[str, Trace] | None = None, trace: Trace | None = None
     ) -> None:
-        """Tells the processors of units that are ready. ``traces`` maps objects to the trace that they are part of."""
-        known = traces or {}
-        envelopes = []
+        """Announce units that are ready. ``traces`` maps objects to their traces; ``trace`` is the batch's."""
+        events = []
         for unit in units:
             cause = trace or unit.get("trace")
-            # A unit that is let go later comes without its items, and nobody knows a trace then.
-            items = unit["items"] if known else []
-            joined = [found for item in items if (found := known.get(item["object_id"]))]
-            # A unit takes objects of several traces: it is part of one, and linked to the others.
-            about: dict[str, Attribute] = {"bucketline.unit_id": unit["_id"], "bucketline.unit_size": unit["size"]}
-            with start_shared_span("plan unit", [cause, *joined], attributes=about) as own:
-                sealed = own or cause or next(iter(joined), None)
-                envelopes.append(
-                    self._runtime.new_event(WorkUnitReady(unit_id=unit["_id"], size=unit["size"]), trace=sealed)
-                )
-        if envelopes:
-            await self._runtime.kafka.publisher.publish(envelopes)
+            # A unit that is released later comes without its items and without traces.
+            items = unit["items"] if traces else []
+            joined = [found for item in items if traces and (found := traces.get(item["object_id"]))]
+            attributes: dict[str, Attribute] = {"bucketline.unit_id": unit["_id"], "bucketline.unit_size": unit["size"]}
+            with start_shared_span("plan unit", [cause, *joined], attributes=attributes) as span:
+                event = WorkUnitReady(unit_id=unit["_id"], size=unit["size"])
+                events.append(self._context.new_event(event, trace=span or cause or next(iter(joined), None)))
+        if events:
+            await self._context.kafka.publisher.publish(events)
 
     async def publish_queued(self, items: Sequence[Item], traces: Mapping[str, Trace], trace: Trace | None) -> None:
-        """These objects are in a submitted batch. ``traces`` maps objects to the trace that they are part of."""
-        now = self._runtime.clock.now()
-        events = [
-            ObjectStatusChanged.model_validate(
-                {**item, "run_id": item["run"], "sequence": RANK_QUEUED, "status": Status.QUEUED, "occurred_at": now}
-            )
-            for item in items
-        ]
-        await self._say([(event, traces.get(event.object_id, trace)) for event in events])
+        """Publish that objects of a submitted batch are queued. ``traces`` maps objects to their traces."""
+        now = self._context.clock.now()
+        fields = {"sequence": RANK_QUEUED, "status": Status.QUEUED, "occurred_at": now}
+        events = [ObjectStatusChanged.model_validate({**item, **fields, "run_id": item["run"]}) for item in items]
+        await self._publish([(event, traces.get(event.object_id, trace)) for event in events])
 
     async def publish_final(self, units: Sequence[WorkUnitDocument], *, only: str | None = None) -> int:
-        """The ends of what is left in units that were given up; returns how many.
+        """Publish the final status of items without a result in canceled units, and return how many there were.
 
-        ``only`` restricts it to the items of one batch, in a unit that others go on with: DRAFT then. These statuses
-        come back to this service like those of a processor, and of two final ones of an item the first counts, here and
-        on the object.
+        ``only`` restricts it to the items of one batch in a unit that other batches still need. The statuses come back
+        to this service like those of a processor; of two final statuses of an item the first one counts.
         """
-        now = self._runtime.clock.now()
-        told: list[tuple[ObjectStatusChanged, Trace | None]] = []
+        now = self._context.clock.now()
+        rows: list[tuple[ObjectStatusChanged, Trace | None]] = []
         for unit in units:
             ending = unit.get("ending") or {"status": str(Status.DRAFT), "error": None, "error_type": None}
-            for place, item in enumerate(unit["items"]):
-                if str(place) in unit["results"] or only not in (None, item["batch_id"]):
+            for index, item in enumerate(unit["items"]):
+                if str(index) in unit["results"] or only not in (None, item["batch_id"]):
                     continue
-                event = ObjectStatusChanged.model_validate(
-                    {
-                        **item,
-                        **ending,
-                        "unit_id": unit["_id"],
-                        "item_index": place,
-                        "run_id": item["run"],
-                        "sequence": RANK_FINAL,
-                        "attempt_number": max(1, unit["attempts"]),
-                        "occurred_at": now,
-                    }
-                )
-                told.append((event, unit.get("trace")))
-        for start in range(0, len(told), PAGE):
-            page = told[start : start + PAGE]
-            known = await self._objects.get_many([event.object_id for event, _ in page], fields=["trace"])
-            own = {object_id: found["trace"] for object_id, found in known.items() if "trace" in found}
-            await self._say([(event, own.get(event.object_id, trace)) for event, trace in page])
-        return len(told)
+                fields = {
+                    "unit_id": unit["_id"],
+                    "item_index": index,
+                    "run_id": item["run"],
+                    "sequence": RANK_FINAL,
+                    "attempt_number": max(1, unit["attempts"]),
+                    "occurred_at": now,
+                }
+                event = ObjectStatusChanged.model_validate({**item, **ending, **fields})
+                rows.append((event, unit.get("trace")))
+        for start in range(0, len(rows), PAGE_SIZE):
+            page = rows[start : start + PAGE_SIZE]
+            objects = await self._objects.get_many([event.object_id for event, _ in page], fields=["trace"])
+            traces = {object_id: obj["trace"] for object_id, obj in objects.items() if "trace" in obj}
+            await self._publish([(event, traces.get(event.object_id, trace)) for event, trace in page])
+        return len(rows)
 
-    async def _say(self, told: Sequence[tuple[ObjectStatusChanged, Trace | None]]) -> None:
-        """Each with the trace that it is part of."""
-        if told:
-            await self._runtime.kafka.publisher.publish(
-                [self._runtime.new_event(event, trace=trace) for event, trace in told]
-            )
+    async def _publish(self, rows: Sequence[tuple[ObjectStatusChanged, Trace | None]]) -> None:
+        if rows:
+            events = [self._context.new_event(event, trace=trace) for event, trace in rows]
+            await self._context.kafka.publisher.publish(events)

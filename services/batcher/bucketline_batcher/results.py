@@ -27,7 +27,7 @@ MAX_ERROR = 500
 
 @dataclass(frozen=True)
 class Completion:
-    """A batch, its final status, and the fields that say so."""
+    """The end of a batch: its final status and the fields to store."""
 
     batch: BatchDocument
     status: Status
@@ -36,34 +36,31 @@ class Completion:
     documents: int
 
 
-def explicit_end(batch: BatchDocument, tally: Tally, failures: Sequence[FailedObject], now: datetime) -> Completion:
-    """The end of a batch none of whose units is open: the sums of its turn on top of what was there before.
+def finish_explicit(batch: BatchDocument, tally: Tally, failures: Sequence[FailedObject], now: datetime) -> Completion:
+    """Return the end of a batch without open units.
 
-    Objects that no unit took were deleted before: they are ``missing`` and no failures. Those that an earlier turn gave
-    back and a retry leaves alone are neither.
+    Objects that are in no unit have been deleted: they are ``missing`` and do not count as failures. Objects that an
+    earlier turn returned to draft, and that a retry leaves alone, count as neither.
     """
     base = batch.get("base")
-    finished = tally.finished + (base["finished"] if base else 0)
-    failed = tally.failed + (base["failed"] if base else 0)
-    documents = tally.documents + (base["documents"] if base else 0)
+    totals = _totals(batch, tally)
+    failed = totals["failed"]
     given_back = base.get("given_back", 0) if base else 0
     missing = max(0, batch["total"] - tally.objects - (base["finished"] if base else 0) - given_back)
     canceled = batch.get("cancel_requested_at") is not None
     status = Status.CANCELED if canceled else batch_outcome(batch["total"] - missing - given_back, failed)
     changes = {
-        "processed": finished,
-        "failed": failed,
-        "documents_written": documents,
+        **totals,
         "missing": missing,
         "failed_objects": list(failures),
         "first_error": failures[0]["error"][:MAX_ERROR] if failures else None,
         **_reason(status, failures[0]["error"] if failures else None),
     }
-    return _completion(batch, status, changes, failed, documents, now)
+    return _completion(batch, status, changes, failed, totals["documents_written"], now)
 
 
-def automatic_end(batch: BatchDocument, result: Result, now: datetime) -> Completion:
-    """The end of the batch of one ``auto_process`` object."""
+def finish_auto(batch: BatchDocument, result: Result, now: datetime) -> Completion:
+    """Return the end of the batch of one ``auto_process`` object."""
     given_back = result["status"] == Status.DRAFT
     failed = int(result["status"] in FAILURES)
     status = Status(result["status"])
@@ -83,18 +80,28 @@ def automatic_end(batch: BatchDocument, result: Result, now: datetime) -> Comple
     return _completion(batch, status, changes, failed, written(result), now)
 
 
-def superseded(batch: BatchDocument, now: datetime, *, deleted: bool) -> Completion:
-    """The end of an automatic batch whose object never got to it."""
+def finish_superseded(batch: BatchDocument, now: datetime, *, deleted: bool) -> Completion:
+    """Return the end of an automatic batch whose object was deleted or went on without it."""
     reason = "the object was deleted" if deleted else "the object was changed, or is processed in another batch"
     changes = {"processed": 0, "failed": 0, "missing": 1, "failure_reason": f"{reason} before it was processed"}
     return _completion(batch, Status.CANCELED, changes, 0, 0, now)
 
 
+def _totals(batch: BatchDocument, tally: Tally) -> dict[str, int]:
+    """Return the sums of the turn on top of those of earlier turns, which a retry leaves alone."""
+    base = batch.get("base")
+    return {
+        "processed": tally.finished + (base["finished"] if base else 0),
+        "failed": tally.failed + (base["failed"] if base else 0),
+        "documents_written": tally.documents + (base["documents"] if base else 0),
+    }
+
+
 def _reason(status: Status, first_error: str | None) -> dict[str, object]:
     if status is not Status.FAILED:
         return {"failure_reason": None, "failure_category": None}
-    told = f"every object failed; the first: {first_error}" if first_error else "every object failed"
-    return {"failure_reason": told[:MAX_ERROR], "failure_category": "pipeline"}
+    reason = f"every object failed; the first: {first_error}" if first_error else "every object failed"
+    return {"failure_reason": reason[:MAX_ERROR], "failure_category": "pipeline"}
 
 
 def _completion(
@@ -107,26 +114,26 @@ def _completion(
 
 
 TALLY_SHARE = 20
-"""A tally is taken at most every so many times the time that it takes."""
+"""Counting the units of a batch may take at most one part in so many of the time."""
 
 MAX_REMEMBERED = 10_000
 
 
 class BatchProgressTracker:
-    """Records results, shows progress and finishes batches."""
+    """Records results, updates the progress of batches and finishes them."""
 
     def __init__(
         self,
-        runtime: ServiceContext,
+        context: ServiceContext,
         planner: Planner,
         outbox: Outbox,
-        voice: BatchPublisher,
+        publisher: BatchPublisher,
         settings: BatcherSettings,
     ) -> None:
-        self._runtime = runtime
+        self._context = context
         self._planner = planner
         self._outbox = outbox
-        self._voice = voice
+        self._publisher = publisher
         self._settings = settings
         self._next_tally: dict[str, float] = {}
 
@@ -142,7 +149,7 @@ class BatchProgressTracker:
             traces[event.object_id] = record.trace
         if not results:
             return
-        now = self._runtime.clock.now()
+        now = self._context.clock.now()
         await self._planner.units.record(results, now=now)
         units = await self._planner.units.get_many(list(results), fields=["batch_id", "turn", "state"])
         done = [unit for unit in units.values() if unit["state"] == "done"]
@@ -154,9 +161,9 @@ class BatchProgressTracker:
             await self.update(str(batch_id), at_once=batch_id in ended)
 
     async def update(self, batch_id: str, *, at_once: bool = True) -> None:
-        """Brings an explicit batch's progress up to date, lets its next units go, and finishes it when all is done.
+        """Update an explicit batch's progress, release its held units, and finish it if no unit is open.
 
-        Without ``at_once`` only if the last look was long enough ago.
+        Without ``at_once`` nothing happens if the last update was recent.
         """
         if not at_once and time.monotonic() < self._next_tally.get(batch_id, 0.0):
             return
@@ -167,15 +174,15 @@ class BatchProgressTracker:
         busy = await self._release_blocked(batch)
         if busy and time.monotonic() < self._next_tally.get(batch_id, 0.0):
             return
-        # Before the tally: a row goes after its unit is there, so that a tally taken without rows sees every unit.
+        # Before the tally: a dependency is removed after its unit is stored, so the tally then sees every unit.
         complete = bool(batch.get("planned")) and not await self._planner.waiting.exist_for(batch_id)
         tally = await self._tally(batch)
         if complete and not tally.held and not tally.open:
             await self._finish(batch, tally)
 
     async def finish_auto_batches(self, batches: Sequence[BatchDocument]) -> None:
-        """Finishes automatic batches whose item has its result, or whose object is gone or went on without them."""
-        now = self._runtime.clock.now()
+        """Finish automatic batches whose item has a result, or whose object was deleted or went on without them."""
+        now = self._context.clock.now()
         ids = [batch["_id"] for batch in batches]
         units = await self._planner.units.of_batches(ids)
         results = {
@@ -184,42 +191,36 @@ class BatchProgressTracker:
         lost = [batch for batch in batches if batch["_id"] not in results]
         objects = await self._planner.objects.get_many([_object_of(batch) for batch in lost], fields=["batch_id"])
         ends = [
-            automatic_end(batch, result, now) for batch in batches if (result := results.get(batch["_id"])) is not None
+            finish_auto(batch, result, now) for batch in batches if (result := results.get(batch["_id"])) is not None
         ]
         for batch in lost:
             obj = objects.get(_object_of(batch))
             if obj is None or obj.get("batch_id") != batch["_id"]:
-                ends.append(superseded(batch, now, deleted=obj is None))
+                ends.append(finish_superseded(batch, now, deleted=obj is None))
         await self._complete(ends, now, {})
 
     async def _release_blocked(self, batch: BatchDocument) -> bool:
-        """Makes held units ready as far as the window allows; whether anything of the turn is still to come."""
+        """Make held units ready up to the limit, and return whether any unit of the turn is open."""
         units, turn, most = self._planner.units, batch.get("run", 1), self._settings.max_active_units
         taken = await units.count(batch["_id"], turn, ("ready", "leased"), limit=most)
         released: list[WorkUnitDocument] = []
         if taken < most and not batch.get("cancel_requested_at"):
-            now = self._runtime.clock.now()
+            now = self._context.clock.now()
             released = await units.release_held(batch["_id"], turn, most - taken, now)
-            await self._voice.publish_ready(released)
+            await self._publisher.publish_ready(released)
         return bool(taken or released) or await units.count(batch["_id"], turn, (*OPEN_STATES, "held"), limit=1) > 0
 
     async def _tally(self, batch: BatchDocument) -> Tally:
-        """Counts the turn and shows what came of it; what is shown never goes back."""
+        """Count the units of the turn and store the progress, which never goes back."""
         began = time.monotonic()
         turn = batch.get("run", 1)
         tally = await self._planner.units.tally(batch["_id"], turn)
-        base = batch.get("base")
-        now = self._runtime.clock.now()
-        told: dict[str, object] = {}
+        now = self._context.clock.now()
+        first_error: dict[str, object] = {}
         if tally.failed and not batch.get("first_error"):
             failures = await self._failures(batch, now, 1)
-            told = {"first_error": failures[0]["error"][:MAX_ERROR] if failures else None}
-        totals = {
-            "processed": tally.finished + (base["finished"] if base else 0),
-            "failed": tally.failed + (base["failed"] if base else 0),
-            "documents_written": tally.documents + (base["documents"] if base else 0),
-        }
-        await self._planner.batches.record_progress(batch["_id"], turn, totals, told, now)
+            first_error = {"first_error": failures[0]["error"][:MAX_ERROR] if failures else None}
+        await self._planner.batches.record_progress(batch["_id"], turn, _totals(batch, tally), first_error, now)
         if len(self._next_tally) >= MAX_REMEMBERED:
             self._next_tally.clear()
         ended = time.monotonic()
@@ -229,26 +230,26 @@ class BatchProgressTracker:
         return tally
 
     async def _finish(self, batch: BatchDocument, tally: Tally) -> None:
-        now = self._runtime.clock.now()
+        now = self._context.clock.now()
         failures = await self._failures(batch, now, self._settings.max_failed_objects)
-        await self._complete([explicit_end(batch, tally, failures, now)], now, {})
+        await self._complete([finish_explicit(batch, tally, failures, now)], now, {})
         self._next_tally.pop(batch["_id"], None)
 
     async def _finish_automatic(
         self, unit_ids: Sequence[str], results: Mapping[str, Mapping[int, Result]], traces: Mapping[str, Trace]
     ) -> None:
-        """Finishes the batches of ``auto_process`` objects, all in one round trip."""
-        now = self._runtime.clock.now()
+        """Finish the batches of ``auto_process`` objects in one round trip."""
+        now = self._context.clock.now()
         ends: dict[str, tuple[str, Result]] = {}
         for unit in (await self._planner.units.get_many(unit_ids, fields=["items", "results"])).values():
-            for place in results[unit["_id"]]:
-                # What is recorded counts, which may be an earlier final status than the one that came now.
-                recorded = unit["results"].get(str(place))
-                if recorded is not None and place < len(unit["items"]):
-                    ends[unit["items"][place]["batch_id"]] = (unit["_id"], recorded)
+            for index in results[unit["_id"]]:
+                # The recorded status counts, which may be an earlier one than that of this event.
+                recorded = unit["results"].get(str(index))
+                if recorded is not None and index < len(unit["items"]):
+                    ends[unit["items"][index]["batch_id"]] = (unit["_id"], recorded)
         batches = await self._planner.batches.get_many(list(ends))
         rows = [
-            automatic_end(batch, ends[batch_id][1], now)
+            finish_auto(batch, ends[batch_id][1], now)
             for batch_id, batch in batches.items()
             if batch["auto"] and batch["status"] in BATCH_ACTIVE
         ]
@@ -256,7 +257,7 @@ class BatchProgressTracker:
 
     async def _complete(self, rows: Sequence[Completion], now: datetime, traces: Mapping[str, Trace]) -> None:
         writes: list[tuple[BatchDocument, Mapping[str, object], Mapping[str, object]]] = []
-        owed = []
+        entries = []
         for row in rows:
             batch = row.batch
             event = BatchCompleted(
@@ -270,20 +271,20 @@ class BatchProgressTracker:
                 completed_at=now,
             )
             trace = batch.get("trace") or (traces.get(_object_of(batch)) if batch["auto"] else None)
-            pending = self._runtime.new_event(event, trace=trace).to_document()
+            pending = self._context.new_event(event, trace=trace).to_document()
             writes.append((batch, row.changes, pending))
-            owed.append(outbox_entry_of({"_id": batch["_id"], "pending": [*batch.get("pending", []), pending]}))
+            entries.append(outbox_entry_of({"_id": batch["_id"], "pending": [*batch.get("pending", []), pending]}))
         if await self._planner.batches.complete(writes, now) == len(writes):
-            self._outbox.enqueue(owed)
-        # Otherwise another replica finished some of them; what is owed is published from state by the sweeper.
+            self._outbox.enqueue(entries)
+        # Otherwise another replica has finished some of them, and the reconciler publishes their events.
 
     async def _failures(self, batch: BatchDocument, now: datetime, most: int) -> list[FailedObject]:
-        """Rows for ``failed_objects``: of this turn, then of those that a retry left alone."""
+        """Return rows for ``failed_objects``: of this turn, then of objects that the retry left alone."""
         units = await self._planner.units.find_failures(batch["_id"], batch.get("run", 1), limit=most)
         rows = [
-            failed_row(unit["items"][int(place)]["object_id"], result, now)
+            failed_row(unit["items"][int(index)]["object_id"], result, now)
             for unit in units
-            for place, result in sorted(unit["results"].items(), key=lambda row: int(row[0]))  # not by arrival
+            for index, result in sorted(unit["results"].items(), key=lambda row: int(row[0]))  # not by arrival
             if result["status"] in FAILURES
         ]
         base = batch.get("base")
@@ -291,7 +292,7 @@ class BatchProgressTracker:
 
 
 def _object_of(batch: BatchDocument) -> str:
-    """The object of an automatic batch."""
+    """Return the id of the object of an automatic batch."""
     return batch["objects"][0]
 
 

@@ -1,7 +1,7 @@
-"""The end of a batch, told to the ``webhook_url`` that came with its submission: one POST, not repeated.
+"""Posts the end of a batch to the ``webhook_url`` of its submission, at most once.
 
-The call is claimed before it is made. A crash in between loses it, and nothing is ever told twice; whoever needs
-certainty reads the batch, or subscribes to ``batch.completed``.
+A call is claimed in MongoDB before it is made, so a crash in between loses it. Clients that need certainty read the
+batch or subscribe to ``batch.completed``.
 """
 
 import asyncio
@@ -20,51 +20,51 @@ log = get_logger(__name__)
 
 MAX_CONCURRENCY = 100
 PER_HOST = 5
-"""Calls at once, and to one host: who does not answer holds up neither the others nor the next of them for long."""
+"""Maximum number of concurrent calls, in total and per host, so that a slow host delays only its own calls."""
 
-LOOK_SECONDS = 1.0
-"""How often is looked for new ones while calls are being made."""
+POLL_SECONDS = 1.0
+"""Time between two checks for due calls while other calls are running."""
 
 
 class Webhooks:
-    """Calls what is due."""
+    """Makes the calls that are due."""
 
-    def __init__(self, runtime: ServiceContext, poster: WebhookClient) -> None:
-        self._clock = runtime.clock
-        self._ids = runtime.ids
-        self._batches = Batches(runtime.database)
+    def __init__(self, context: ServiceContext, poster: WebhookClient) -> None:
+        self._clock = context.clock
+        self._ids = context.ids
+        self._batches = Batches(context.database)
         self._poster = poster
         self._calls: dict[asyncio.Task[None], str] = {}
         self._stopping = False
 
     def stop(self) -> None:
-        """No call begins any more."""
+        """Start no further calls."""
         self._stopping = True
 
     async def call_due(self) -> int:
-        """Calls what is due until nothing is; returns how many calls that were.
+        """Make calls until none is due and return how many were made. Do not run it concurrently.
 
-        The next one begins when one ends, whatever the others take. One round at a time.
+        A call starts as soon as another one ends, however long the others take.
         """
         made = 0
         try:
             while True:
-                begun, more = await self._begin()
-                made += begun
-                if self._calls and not (begun and more):
-                    await asyncio.wait(self._calls, timeout=LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+                started, more = await self._start_calls()
+                made += started
+                if self._calls and not (started and more):
+                    await asyncio.wait(self._calls, timeout=POLL_SECONDS, return_when=asyncio.FIRST_COMPLETED)
                 elif not more:
                     return made
         except DependencyUnavailable:
-            # What was claimed is called now or never.
+            # Claimed calls are made now or never.
             await asyncio.gather(*self._calls, return_exceptions=True)
             raise
         finally:
             for call in self._calls:
                 call.cancel()
 
-    async def _begin(self) -> tuple[int, bool]:
-        """Begins what there is room for; how many, and whether hosts that have enough may have more due."""
+    async def _start_calls(self) -> tuple[int, bool]:
+        """Start calls up to the limits; return how many, and whether more may be due to hosts at their limit."""
         room = MAX_CONCURRENCY - len(self._calls)
         if self._stopping or room <= 0:
             return 0, False
@@ -101,7 +101,7 @@ class Webhooks:
 
 
 def payload_of(batch: BatchDocument) -> Mapping[str, object]:
-    """What is posted."""
+    """Return the JSON body of the call."""
     completed = batch.get("completed_at")
     total = objects_to_process(batch)
     processed = batch.get("processed", 0)

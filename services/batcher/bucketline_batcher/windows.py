@@ -42,7 +42,7 @@ class BatchingPolicies:
         self._cache: TTLCache[str, Batching | None] = TTLCache(10_000, CACHE_SECONDS)
 
     async def of(self, bucket_ids: Sequence[str]) -> dict[str, Batching]:
-        """The policies of those buckets that have one."""
+        """Return the policies of those buckets that have one."""
         found = {bucket_id: self._cache[bucket_id] for bucket_id in bucket_ids if bucket_id in self._cache}
         wanted = [bucket_id for bucket_id in bucket_ids if bucket_id not in found]
         if wanted:
@@ -53,12 +53,12 @@ class BatchingPolicies:
         return {bucket_id: policy for bucket_id, policy in found.items() if policy is not None}
 
     async def buckets_after(self, bucket_id: str, *, limit: int) -> list[str]:
-        """Ids of buckets that may have a policy, in order, behind ``bucket_id``."""
+        """Return the ids of buckets that may have a policy, in order, after ``bucket_id``."""
         return await self._buckets.ids_after(bucket_id, with_batching=self._default is None, limit=limit)
 
 
 def default_policy(settings: BatcherSettings) -> Batching | None:
-    """What holds for buckets without a policy of their own; None unless the settings switch it on."""
+    """Return the policy of buckets without their own, or None if the settings do not enable one."""
     if not settings.window_enabled:
         return None
     return {
@@ -69,7 +69,7 @@ def default_policy(settings: BatcherSettings) -> Batching | None:
 
 
 def policy_of(bucket: BucketDocument, default: Batching | None) -> Batching | None:
-    """The bucket's own policy, else the deployment's; None while the bucket is being deleted."""
+    """Return the bucket's policy, or ``default`` if it has none; None while the bucket is being deleted."""
     if bucket.get("deleting"):
         return None
     own = bucket["settings"].get("batching")
@@ -77,34 +77,34 @@ def policy_of(bucket: BucketDocument, default: Batching | None) -> Batching | No
 
 
 ATTEMPTS = 100
-"""Lost races for one bucket's window before the records are tried again as a whole."""
+"""Lost races for the window of one bucket before all records are retried."""
 
-PAGE = 1000
-"""Members of a window that are looked at at once."""
+PAGE_SIZE = 1000
+"""Number of members that are read at once."""
 
 DECIDED_BY = ("auto_process", "status", "run")
 
 
 class WindowDraft(NamedTuple):
-    """A draft as a window sees it: which object in which version, and the bytes of its blobs."""
+    """A draft in a window: ``<object_id>:<run_id>`` and the bytes of its blobs."""
 
     member: str
     size: int
 
 
 class WindowBatcher:
-    """Puts drafts into windows, closes windows, and makes batches of them."""
+    """Adds drafts to windows, closes windows and submits their batches."""
 
-    def __init__(self, runtime: ServiceContext, planner: Planner, outbox: Outbox, policies: BatchingPolicies) -> None:
-        self._runtime = runtime
-        self._clock = runtime.clock
+    def __init__(self, context: ServiceContext, planner: Planner, outbox: Outbox, policies: BatchingPolicies) -> None:
+        self._context = context
+        self._clock = context.clock
         self._planner = planner
         self._outbox = outbox
         self._policies = policies
-        self._windows = BatchingWindows(runtime.database)
+        self._windows = BatchingWindows(context.database)
 
     async def add_drafts(self, objects: Sequence[ObjectDocument]) -> int:
-        """Puts those that are fresh drafts of buckets with a policy into windows; returns how many are in one now."""
+        """Add new drafts in buckets with a policy to windows, and return how many are in one now."""
         fresh = [obj for obj in objects if is_new_draft(obj)]
         policies = await self._policies.of(sorted({obj["bucket_id"] for obj in fresh})) if fresh else {}
         collected = 0
@@ -116,7 +116,7 @@ class WindowBatcher:
         return collected
 
     async def close_due(self) -> int:
-        """Closes windows whose time is over, and makes the batches of closed ones."""
+        """Close windows that are due and submit the batches of closed ones. Return how many were submitted."""
         for window in await self._windows.find_due(self._clock.now(), limit=100):
             await self._windows.close(window["_id"], self._clock.now())
         closing = await self._windows.closing(limit=100)
@@ -125,7 +125,7 @@ class WindowBatcher:
         return len(closing)
 
     async def not_in_window(self, objects: Sequence[ObjectDocument]) -> list[ObjectDocument]:
-        """Those that are fresh drafts and in no window."""
+        """Return the new drafts that are in no window."""
         fresh = {f"{obj['_id']}:{obj['run']['id']}": obj for obj in objects if is_new_draft(obj)}
         known = await self._windows.known(list(fresh)) if fresh else set()
         return [obj for member, obj in fresh.items() if member not in known]
@@ -134,7 +134,7 @@ class WindowBatcher:
         left = list({draft.member: draft for draft in drafts}.values())
         for _ in range(ATTEMPTS):
             window = await self._windows.open_of(bucket_id)
-            # Only after the window was read: whoever joins it later changes its count, and ours is refused.
+            # Read after the window: a draft that is added later changes the count, and our compare-and-set fails.
             known = await self._windows.known([draft.member for draft in left])
             left = [draft for draft in left if draft.member not in known]
             if not left:
@@ -162,13 +162,13 @@ class WindowBatcher:
         drafts: Sequence[WindowDraft],
         policy: Batching,
     ) -> BatchingWindowDocument | None:
-        """The window with these drafts in it; None when somebody else was faster."""
+        """Open or extend a window with these drafts and return it; None if another replica was faster."""
         members, size = [draft.member for draft in drafts], sum(draft.size for draft in drafts)
         try:
             if window is not None:
                 return await self._windows.join(window, members, size)
             now = self._clock.now()
-            # Two replicas that open a window for the same draft name it the same.
+            # Two replicas that open a window for the same draft derive the same id.
             window_id = derived("unit", "window", bucket_id, members[0], millis(now))
             opened: BatchingWindowDocument = {
                 "_id": window_id,
@@ -192,7 +192,7 @@ class WindowBatcher:
             await self._submit(window["_id"])
 
     async def _submit(self, window_id: str) -> None:
-        """Makes the batch of a closed window, submitted, if it is not there yet."""
+        """Create the submitted batch of a closed window, unless it exists."""
         window = await self._windows.get_by_id(window_id)
         if window is None or window["state"] != "closing":
             return
@@ -226,23 +226,23 @@ class WindowBatcher:
             "updated_at": at,
             "submitted_at": at,
             "moved_at": at,
-            "pending": [cast("OutboxDocument", self._runtime.new_event(event).to_document())],
+            "pending": [cast("OutboxDocument", self._context.new_event(event).to_document())],
             "pending_since": at,
         }
         try:
             await self._planner.batches.create(batch)
         except DuplicateKey:
-            # Whoever made it first has said what is in it; others may have found more or fewer undecided.
+            # Another replica created it, possibly with other objects.
             await self._windows.finish(window_id)
             return
         await self._windows.finish(window_id)
         self._outbox.enqueue([outbox_entry_of(batch)])
 
     async def _undecided(self, members: Sequence[str]) -> list[str]:
-        """The objects of those drafts that nobody has decided about since they joined."""
+        """Return the objects that are still the new drafts that were added to the window."""
         kept: dict[str, None] = {}
-        for start in range(0, len(members), PAGE):
-            page = [member.rpartition(":") for member in members[start : start + PAGE]]
+        for start in range(0, len(members), PAGE_SIZE):
+            page = [member.rpartition(":") for member in members[start : start + PAGE_SIZE]]
             found = await self._planner.objects.get_many([object_id for object_id, _, _ in page], fields=DECIDED_BY)
             for object_id, _, run in page:
                 obj = found.get(object_id)
@@ -252,20 +252,20 @@ class WindowBatcher:
 
 
 def is_new_draft(obj: ObjectDocument) -> bool:
-    """Whether nobody has decided about the object yet: a mirrored draft that was in no run since it was written.
+    """Return whether the object is a mirrored draft without a run since it was written.
 
-    What a cancellation gave back is a draft too, but not one that starts by itself again.
+    A draft that a cancellation returned is not new: it is not started again automatically.
     """
     return is_undecided(obj) and obj["mirror"]["state"] != "pending"
 
 
 def is_undecided(obj: ObjectDocument) -> bool:
-    """The same of an object that may be about to be mirrored."""
+    """Return the same without regard to mirroring."""
     return not obj["auto_process"] and obj["status"] == Status.DRAFT and obj["run"]["rank"] == RANK_NEW
 
 
 def drafts_that_fit(drafts: Sequence[WindowDraft], policy: Batching, *, count: int, size: int) -> list[WindowDraft]:
-    """The first drafts that fit into a window that has ``count`` and ``size``. One too large by itself fits alone."""
+    """Return the first drafts that fit into a window of ``count`` and ``size``. One that is too large fits alone."""
     taken: list[WindowDraft] = []
     for draft in drafts:
         if count >= policy["max_objects"] or (count and size + draft.size > policy["max_bytes"]):
@@ -277,98 +277,99 @@ def drafts_that_fit(drafts: Sequence[WindowDraft], policy: Batching, *, count: i
 
 
 def is_full(window: BatchingWindowDocument, policy: Batching) -> bool:
+    """Return whether the window has reached a limit of the policy."""
     return window["count"] >= policy["max_objects"] or window["bytes"] >= policy["max_bytes"]
 
 
 STEP_SECONDS = 1.0
-"""After so long a step ends, and the next one goes on."""
+"""Maximum duration of a step. The next step continues where it stopped."""
 
-BUCKETS = 50
-"""Buckets that join the line at once."""
+BUCKETS_PER_PAGE = 50
+"""Number of buckets that are queued at once."""
 
 MAX_BUCKETS = 1000
-"""Buckets in line; while there are so many with drafts left, no more join."""
+"""Maximum number of queued buckets."""
 
 
 class ScanCursor(NamedTuple):
-    """Where to go on in a bucket: behind a draft, by the time of its creation and its id."""
+    """A position in a bucket: after the draft with this creation time and id."""
 
     bucket_id: str
     after: tuple[datetime, str] | None = None
 
 
 class DraftScanner:
-    """Goes round the buckets. The line is kept in memory, so that looking writes nothing."""
+    """Scans buckets with a policy, in turns, for drafts in no window. The queue is kept in memory only."""
 
     def __init__(
-        self, runtime: ServiceContext, planner: Planner, windowing: WindowBatcher, policies: BatchingPolicies
+        self, context: ServiceContext, planner: Planner, windowing: WindowBatcher, policies: BatchingPolicies
     ) -> None:
-        self._clock = runtime.clock
+        self._clock = context.clock
         self._objects = planner.objects
         self._windowing = windowing
         self._policies = policies
-        self._limit = runtime.settings.reconcile.batch_size
-        self._settled = timedelta(seconds=runtime.settings.reconcile.stale_after_seconds)
-        # None stands where those that were in line have had their turn, and others may join.
-        self._line: deque[ScanCursor | None] = deque([None])
-        self._joined = ""
+        self._limit = context.settings.reconcile.batch_size
+        self._settled = timedelta(seconds=context.settings.reconcile.stale_after_seconds)
+        # None marks the end of a round: more buckets may be queued there.
+        self._queue: deque[ScanCursor | None] = deque([None])
+        self._last_bucket = ""
         self._next_lap: datetime | None = None
 
     async def step(self) -> int:
-        """Looks at drafts for about :data:`STEP_SECONDS`; returns how many it put into windows."""
+        """Scan for about :data:`STEP_SECONDS` and return how many drafts were added to windows."""
         ends = time.monotonic() + STEP_SECONDS
         collected = 0
         while time.monotonic() < ends:
-            place = self._line.popleft()
-            if place is not None:
-                collected += await self._scan(place)
+            cursor = self._queue.popleft()
+            if cursor is not None:
+                collected += await self._scan(cursor)
                 continue
             try:
-                self._line.extend(await self._next_buckets())
+                self._queue.extend(await self._next_buckets())
             finally:
-                self._line.append(None)
-            if len(self._line) == 1:
+                self._queue.append(None)
+            if len(self._queue) == 1:
                 break
         SWEPT.labels("draft without window").inc(collected)
         return collected
 
     async def _next_buckets(self) -> list[ScanCursor]:
-        """The next buckets of the lap. A lap does not begin sooner than drafts need to get into windows."""
-        if len(self._line) >= MAX_BUCKETS:
+        """Return the next buckets. A lap does not start before drafts had time to get into windows by event."""
+        if len(self._queue) >= MAX_BUCKETS:
             return []
-        if not self._joined:
+        if not self._last_bucket:
             now = self._clock.now()
             if self._next_lap is not None and now < self._next_lap:
                 return []
             self._next_lap = now + self._settled
-        ids = await self._policies.buckets_after(self._joined, limit=BUCKETS)
-        self._joined = ids[-1] if len(ids) == BUCKETS else ""
-        in_line = {place.bucket_id for place in self._line if place is not None}
-        return [ScanCursor(bucket_id) for bucket_id in ids if bucket_id not in in_line]
+        ids = await self._policies.buckets_after(self._last_bucket, limit=BUCKETS_PER_PAGE)
+        self._last_bucket = ids[-1] if len(ids) == BUCKETS_PER_PAGE else ""
+        queued = {cursor.bucket_id for cursor in self._queue if cursor is not None}
+        return [ScanCursor(bucket_id) for bucket_id in ids if bucket_id not in queued]
 
-    async def _scan(self, place: ScanCursor) -> int:
-        """One page; the bucket goes to the end of the line if there may be more, or if this did not succeed."""
-        following: ScanCursor | None = place
+    async def _scan(self, cursor: ScanCursor) -> int:
+        """Scan one page. The bucket is queued again if it may have more drafts, or after an error."""
+        following: ScanCursor | None = cursor
         try:
-            page = await self._drafts(place)
+            page = await self._drafts(cursor)
             collected = await self._windowing.add_drafts(await self._windowing.not_in_window(page))
             last = (page[-1]["created_at"], page[-1]["_id"]) if len(page) == self._limit else None
-            following = ScanCursor(place.bucket_id, last) if last else None
+            following = ScanCursor(cursor.bucket_id, last) if last else None
         finally:
             if following is not None:
-                self._line.append(following)
+                self._queue.append(following)
         return collected
 
-    async def _drafts(self, place: ScanCursor) -> list[ObjectDocument]:
-        """Drafts of the bucket that nobody decided about, the oldest first, which have had time to join a window."""
+    async def _drafts(self, cursor: ScanCursor) -> list[ObjectDocument]:
+        """Return new drafts of the bucket, oldest first, that had time to get into a window by event."""
         created: dict[str, object] = {"$lt": self._clock.now() - self._settled}
         where: dict[str, object] = {
-            "bucket_id": place.bucket_id,
+            "bucket_id": cursor.bucket_id,
             "status": str(Status.DRAFT),
             "run.rank": RANK_NEW,
             "created_at": created,
         }
-        if place.after is not None:
-            created["$gte"] = place.after[0]
-            where["$or"] = [{"created_at": {"$gt": place.after[0]}}, {"_id": {"$gt": place.after[1]}}]
+        if cursor.after is not None:
+            created["$gte"] = cursor.after[0]
+            where["$or"] = [{"created_at": {"$gt": cursor.after[0]}}, {"_id": {"$gt": cursor.after[1]}}]
         return await self._objects.search(where, limit=self._limit, sort=[("created_at", 1), ("_id", 1)], fields=FIELDS)

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
@@ -14,11 +15,12 @@ from bucketline.ids import RandomIds
 from bucketline.observability.health import Health
 from bucketline.service_context import open_service_context
 from bucketline.settings import ServiceSettings
-from bucketline_ingest_api import exception_handlers, health, reconciler, subscribers
+from bucketline_ingest_api import deletion, exception_handlers, health, reconciler, subscribers
 from bucketline_ingest_api.api_keys import endpoints as api_keys
 from bucketline_ingest_api.batches import endpoints as batches
 from bucketline_ingest_api.buckets import endpoints as buckets
 from bucketline_ingest_api.collections import endpoints as collections
+from bucketline_ingest_api.collections import trigger
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.documents import endpoints as documents
 from bucketline_ingest_api.exception_handlers import METHODS
@@ -27,7 +29,7 @@ from bucketline_ingest_api.namespaces import endpoints as namespaces
 from bucketline_ingest_api.objects import endpoints as objects
 from bucketline_ingest_api.settings import ApiSettings
 from bucketline_ingest_api.tasks import endpoints as tasks
-from bucketline_ingest_api.tasks import registry
+from bucketline_ingest_api.uploads import confirmation
 from bucketline_ingest_api.uploads import endpoints as uploads
 
 EXPOSED_HEADERS = (
@@ -57,6 +59,17 @@ ROUTERS = (
     api_keys.router,
 )
 
+TASK_STEPS = {
+    deletion.BUCKET_DELETION: deletion.execute_bucket_deletion,
+    deletion.FINAL_SWEEP: deletion.execute_final_sweep,
+    deletion.NAMESPACE_DELETION: deletion.execute_namespace_deletion,
+    deletion.NAMESPACE_EXPIRY: deletion.execute_expiry,
+    deletion.COLLECTION_DELETION: deletion.execute_collection_deletion,
+    trigger.TASK_TYPE: trigger.execute_trigger,
+    confirmation.CONFIRM_TASK_TYPE: confirmation.execute_confirmation,
+    confirmation.CONFIRM_MANY_TASK_TYPE: confirmation.execute_confirmations,
+}
+
 
 def create(settings: ServiceSettings) -> ASGIApp:
     """Build the ASGI application. Its lifespan connects the clients and runs the periodic tasks."""
@@ -67,7 +80,7 @@ def create(settings: ServiceSettings) -> ASGIApp:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with open_service_context(settings, health=health) as context:
             container = Container(context, api_settings)
-            registry.register(container)
+            register_tasks(container)
             app.state.container = container
             context.kafka.include(subscribers.router, container=container)
             # Objects are accepted while Kafka is unavailable: their events wait in the outbox.
@@ -84,6 +97,12 @@ def create(settings: ServiceSettings) -> ASGIApp:
     body_limiter = BodyLimiter(settings.http.max_body_bytes, settings.http.max_inflight_body_bytes)
     edge = EdgeMiddleware(app, ids=RandomIds(), body_limiter=body_limiter)
     return add_cors(edge, api_settings)
+
+
+def register_tasks(container: Container) -> None:
+    """Register the steps of all task types with the runner."""
+    for task_type, step in TASK_STEPS.items():
+        container.runner.register(task_type, partial(step, container))
 
 
 def add_cors(app: ASGIApp, settings: ApiSettings) -> ASGIApp:

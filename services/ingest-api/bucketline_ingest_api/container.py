@@ -1,16 +1,21 @@
 """The service container: the clients, repositories and caches of one process, as use cases get them."""
 
+from collections.abc import Sequence
+from functools import partial
+
 from cachetools import TTLCache
 
 from bucketline.admin.api_keys import ApiKeyService
+from bucketline.clock import Clock
 from bucketline.db.api_keys import ApiKeys
-from bucketline.db.batches import Batches
+from bucketline.db.batches import BatchDocument, Batches
 from bucketline.db.buckets import BucketDocument, Buckets
+from bucketline.db.bulk_writer import BulkWriter
 from bucketline.db.collections import Collections
 from bucketline.db.documents import Documents
 from bucketline.db.namespaces import Namespaces
 from bucketline.db.object_deletions import ObjectDeletions
-from bucketline.db.objects import Objects
+from bucketline.db.objects import ObjectDocument, Objects
 from bucketline.db.outbox_store import OutboxStore
 from bucketline.db.tasks import Tasks
 from bucketline.db.uploads import Uploads
@@ -21,7 +26,6 @@ from bucketline.service_context import ServiceContext
 from bucketline_ingest_api.auth import Auth
 from bucketline_ingest_api.buckets.stats import BucketCounts
 from bucketline_ingest_api.middleware import RateLimiter
-from bucketline_ingest_api.objects.bulk_writer import ObjectBulkWriter
 from bucketline_ingest_api.objects.serializers import PollField
 from bucketline_ingest_api.pagination import CappedCounter
 from bucketline_ingest_api.settings import ApiSettings
@@ -62,7 +66,8 @@ class Container:
         self.batch_outbox = outbox("batches", self.batches.outbox)
         self.removal_outbox = outbox("removals", self.removals.outbox)
         self.outboxes = (self.object_outbox, self.batch_outbox, self.removal_outbox)
-        self.object_writes = ObjectBulkWriter(self.objects, self.batches, clock)
+        self.object_writer = BulkWriter(partial(insert_objects, self.objects, clock), name="objects")
+        self.batch_writer = BulkWriter(partial(insert_batches, self.batches), name="batches")
 
         self.auth = Auth(self.keys, self.namespaces, settings, clock=clock)
         self.rate_limiter = RateLimiter(database, settings, clock=clock)
@@ -104,6 +109,24 @@ class Container:
         """Stop the tasks, counts and writes of this process."""
         await self.runner.close()
         await self.bucket_counts.close()
-        await self.object_writes.close()
+        await self.object_writer.close()
+        await self.batch_writer.close()
         for outbox in self.outboxes:
             await outbox.close()
+
+
+async def insert_objects(objects: Objects, clock: Clock, documents: Sequence[ObjectDocument]) -> list[str | None]:
+    """Insert new objects; return for each the name of the unique index that refused it, or None."""
+    # The outbox delay counts from the write: the document may have waited seconds for its group.
+    now = clock.now()
+    for document in documents:
+        if "pending" in document:
+            document["pending_since"] = now
+    refused = await objects.insert(documents)
+    return [refused.get(index) for index in range(len(documents))]
+
+
+async def insert_batches(batches: Batches, documents: Sequence[BatchDocument]) -> list[None]:
+    """Insert batches unless they exist."""
+    await batches.insert(documents)
+    return [None] * len(documents)

@@ -18,7 +18,7 @@ from bucketline.observability.metrics import SWEPT
 from bucketline.periodic import PeriodicTasks
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.objects.create import submit_auto_batches
-from bucketline_ingest_api.objects.deletion import finish_deletion
+from bucketline_ingest_api.objects.deletion import UNUSED_FIELDS, delete_objects, finish_deletions
 
 log = get_logger(__name__)
 
@@ -143,9 +143,11 @@ async def reconcile_deletions(container: Container) -> int:
     """Finish object deletions that were begun and interrupted; return how many."""
     before = container.clock.now() - timedelta(seconds=container.reconcile.stale_after_seconds)
     unfinished = await container.removals.find_pending(before, limit=container.reconcile.batch_size)
-    for deletion in unfinished:
-        obj = await container.objects.get(deletion["bucket_id"], deletion["_id"])
-        await finish_deletion(container, obj, deletion["_id"])
+    objects = await container.objects.get_many([deletion["_id"] for deletion in unfinished], without=UNUSED_FIELDS)
+    if objects:
+        await delete_objects(container, list(objects.values()))
+    if deleted := [deletion["_id"] for deletion in unfinished if deletion["_id"] not in objects]:
+        await finish_deletions(container, deleted)
     SWEPT.labels("removal").inc(len(unfinished))
     return len(unfinished)
 

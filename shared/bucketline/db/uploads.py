@@ -31,9 +31,9 @@ class UploadDocument(TypedDict):
     content_type: str
     size_bytes: int | None
     presigned_url_expiration: int
-    metadata: dict[str, object] | None
+    metadata: Mapping[str, object] | None
     create_object: bool
-    object_metadata: dict[str, object] | None
+    object_metadata: Mapping[str, object] | None
     blob_property: str
     blob_type: str | None
     file_hash: str | None

@@ -122,7 +122,7 @@ class _EventPayload:
         )
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        """Always return a list of events, since FastStream resolves a single reference to the wrong model."""
+        """Return a list of events, even for one, because FastStream resolves a single reference to the wrong model."""
         json_schema = handler(schema)
         return json_schema if "anyOf" in json_schema else {"anyOf": [json_schema]}
 

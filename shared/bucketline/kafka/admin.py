@@ -1,6 +1,7 @@
-"""Topics on the broker: check that they are as the table says, and (local stack, or on demand) make them."""
+"""Compares the topics on the broker with the table of topics, and creates missing ones."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -27,13 +28,15 @@ from bucketline.kafka.publisher import MAX_RECORD
 from bucketline.settings import KafkaSettings
 
 Fault = Literal["missing", "partitions", "retention", "copies"]
+"""What a topic has too little of."""
 
 
 @dataclass(frozen=True)
 class TopicState:
-    """A topic as it should be and as it is; ``partitions`` and ``copies`` (the fewest of one) are None if missing.
+    """A topic as configured and as it is on the broker.
 
-    ``kept_ms`` is how long it keeps records, -1 for ever; None where that was not asked for or not told.
+    ``partitions`` and ``copies``, the smallest number of replicas, are None if the topic does not exist. ``kept_ms`` is
+    its retention, -1 if unlimited and None if unknown.
     """
 
     name: str
@@ -46,7 +49,7 @@ class TopicState:
 
     @property
     def faults(self) -> tuple[Fault, ...]:
-        """What there is too little of. More than is wanted is fine."""
+        """What the topic has too little of. More than configured is fine."""
         if self.partitions is None:
             return ("missing",)
         lacking: Mapping[Fault, bool] = {
@@ -58,7 +61,7 @@ class TopicState:
 
 
 def wanted(settings: KafkaSettings) -> Iterator[tuple[str, int, int]]:
-    """Name, partitions and retention (ms) of every topic, dead-letter topics included, with the deployment's prefix."""
+    """Yield name (with prefix), partitions and retention in ms of every topic, dead-letter topics included."""
     for topic in TOPICS:
         yield settings.topic_prefix + topic.name, topic.partitions, topic.retention_ms
     for _, _, name in dead_letter_topics():
@@ -66,8 +69,8 @@ def wanted(settings: KafkaSettings) -> Iterator[tuple[str, int, int]]:
 
 
 async def check_topics(settings: KafkaSettings, *, retention: bool = False) -> list[TopicState]:
-    """How each topic stands on the broker; with ``retention`` also how long it keeps records, which costs a right."""
-    async with _Admin(settings) as admin:
+    """Return the state of each topic. ``retention`` needs the permission to read topic configurations."""
+    async with _admin_client(settings) as admin:
         existing = set(await admin.list_topics())
         names = [name for name, _, _ in wanted(settings) if name in existing]
         described = await admin.describe_topics(names) if names else []
@@ -89,11 +92,11 @@ async def check_topics(settings: KafkaSettings, *, retention: bool = False) -> l
 
 
 async def _kept(admin: Any, names: Sequence[str]) -> dict[str, int]:
-    """How long each topic keeps its records, of those whose settings we are told."""
+    """Return the retention of the topics whose configuration the broker returns."""
     asked = [ConfigResource(ConfigResourceType.TOPIC, name, configs={"retention.ms": ""}) for name in names]
     try:
         answers = await admin.describe_configs(asked)
-    except KafkaError:  # the local broker does not know the question
+    except KafkaError:  # the local broker does not support this request
         return {}
     return {
         topic: int(value)
@@ -105,15 +108,15 @@ async def _kept(admin: Any, names: Sequence[str]) -> dict[str, int]:
 
 
 async def cluster(settings: KafkaSettings) -> int:
-    """How many brokers there are."""
-    async with _Admin(settings) as admin:
+    """Return the number of brokers."""
+    async with _admin_client(settings) as admin:
         return len((await admin.describe_cluster())["brokers"])
 
 
 async def denied_groups(settings: KafkaSettings, groups: Sequence[str]) -> list[str]:
     """Return the consumer groups, which need not exist, that this user may not use."""
     denied = []
-    async with _Admin(settings) as admin:
+    async with _admin_client(settings) as admin:
         for group in groups:
             try:
                 await admin.find_coordinator(group)
@@ -125,11 +128,11 @@ async def denied_groups(settings: KafkaSettings, groups: Sequence[str]) -> list[
 
 
 async def ensure_topics(settings: KafkaSettings) -> list[str]:
-    """Makes the topics that are missing; returns their names. Never changes one that exists."""
+    """Create missing topics and return their names. Existing topics are not changed."""
     missing = [state for state in await check_topics(settings) if state.partitions is None]
     if not missing:
         return []
-    async with _Admin(settings) as admin:
+    async with _admin_client(settings) as admin:
         answer = await admin.create_topics(
             [
                 NewTopic(
@@ -148,19 +151,15 @@ async def ensure_topics(settings: KafkaSettings) -> list[str]:
     for name, code, *_ in answer.topic_errors:
         error = for_code(code)
         if code and error is not TopicAlreadyExistsError:
-            raise RetryableError(f"topic {name} could not be made: {error.__name__}")
+            raise RetryableError(f"topic {name} could not be created: {error.__name__}")
     return [state.name for state in missing]
 
 
-class _Admin:
-    """An admin client for the length of a block."""
-
-    def __init__(self, settings: KafkaSettings) -> None:
-        self._client = AIOKafkaAdminClient(**client_options(settings), request_timeout_ms=settings.request_timeout_ms)
-
-    async def __aenter__(self) -> Any:
-        await self._client.start()
-        return self._client
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._client.close()
+@asynccontextmanager
+async def _admin_client(settings: KafkaSettings) -> AsyncIterator[Any]:
+    client = AIOKafkaAdminClient(**client_options(settings), request_timeout_ms=settings.request_timeout_ms)
+    try:
+        await client.start()
+        yield client
+    finally:
+        await client.close()

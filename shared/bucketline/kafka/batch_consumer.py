@@ -47,6 +47,7 @@ class BatchConsumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka is unty
         self._idle.set()
 
     def subscribe(self, topics: Any = (), pattern: Any = None, listener: ConsumerRebalanceListener = None) -> None:
+        """Subscribe, and commit before partitions are revoked."""
         super().subscribe(topics=topics, pattern=pattern, listener=_CommitBeforeRevoke(self, listener))
 
     async def getmany(

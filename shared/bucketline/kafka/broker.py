@@ -1,18 +1,17 @@
 """FastStream's broker with safe defaults, and its lifecycle in a service.
 
-FastStream's own defaults lose records (acknowledge first, start at the end, ``acks=1``). Subscribers are declared with
-:data:`SAFE_CONSUMER` instead::
+A service declares its subscribers on a router::
 
-    router = KafkaRouter()
+    router = event_router()
     publishes(router, ObjectMirrored)
 
-    @router.subscriber(OBJECTS.name, group_id=OBJECTS.group("dedup"), batch=True, **SAFE_CONSUMER)
+    @router.subscriber(OBJECTS.name, group_id=OBJECTS.group("dedup"), batch=True, ack_policy=AckPolicy.MANUAL)
     async def mirror_objects(events: Events[ObjectCreated], mirroring: Annotated[Mirroring, Provided()]) -> None: ...
 
 A subscriber receives the event types that it names, in micro-batches: whatever has been fetched, up to a limit. It does
 its reads and writes in bulk and must be idempotent, because every record may be redelivered. The offset is committed
 after it has returned. FastStream's own defaults lose records (acknowledge first, start at the end of the topic), so
-:meth:`Broker.include` refuses subscribers that do not acknowledge manually.
+:meth:`Broker.include` rejects subscribers that do not acknowledge manually.
 """
 
 import asyncio
@@ -38,6 +37,7 @@ from bucketline.kafka.client_config import security
 from bucketline.kafka.dead_letters import DeadLetterSink, KafkaDeadLetters
 from bucketline.kafka.middleware import (
     AcknowledgeMiddleware,
+    Consuming,
     DeadLetterMiddleware,
     RetryMiddleware,
     RetryPolicy,
@@ -65,7 +65,7 @@ def event_router() -> KafkaRouter:
 class Provided(CustomField):
     """A dependency that :meth:`KafkaRuntime.include` was given under the name of the parameter.
 
-    It stands for FastStream's ``Context()``, which FastDepends resolves in a worker thread for each call of an
+    Used instead of FastStream's ``Context()``, which FastDepends resolves in a worker thread for each call of an
     asynchronous subscriber: that took 75 µs of the 280 µs that a micro-batch of one event costs, and longer while the
     event loop is busy. An asynchronous ``use`` stays on the event loop.
     """
@@ -74,6 +74,7 @@ class Provided(CustomField):
         super().__init__(cast=False)
 
     async def use(self, /, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]  # FastDepends awaits either
+        """Inject the dependency."""
         name = str(self.param_name)
         return {**kwargs, name: kwargs["context__"].get(name)}
 
@@ -112,30 +113,19 @@ class Broker(KafkaBroker):
             logger=_ErrorLogger(),
         )
         self._settings = settings
-        self._groups: dict[str, str] = {}
-        self._subscribed: dict[str, tuple[type[Event], ...]] = {}
         policy = policy or RetryPolicy(attempts=settings.retry_max_attempts, budget=settings.retry_timeout_seconds)
-        self._event_middlewares = (
-            partial(AcknowledgeMiddleware, pause=policy.pause),
-            partial(
-                DeadLetterMiddleware,
-                dead_letters=dead_letters,
-                clock=clock,
-                policy=policy,
-                groups=self._groups,
-                subscribed=self._subscribed,
-                unknown_types=set(),
-            ),
-            partial(RetryMiddleware, policy=policy),
-            partial(TracingMiddleware, groups=self._groups),
-        )
+        self._consuming = Consuming(policy, dead_letters, clock)
+        self._event_middlewares = [
+            partial(middleware, consuming=self._consuming)
+            for middleware in (AcknowledgeMiddleware, DeadLetterMiddleware, RetryMiddleware, TracingMiddleware)
+        ]
 
     def include(
         self, router: KafkaRouter, dependencies: Mapping[str, object], *, max_records: int | None = None
     ) -> list[BatchSubscriber]:
         """Add a service's subscribers, with the prefixes of this deployment, and return them.
 
-        ``dependencies`` are what the subscribers ask for by name, with ``Provided()``.
+        ``dependencies`` are injected by name into parameters that are declared with ``Provided()``.
         """
         for name, dependency in dependencies.items():
             self.context.set_global(name, dependency)
@@ -147,8 +137,8 @@ class Broker(KafkaBroker):
             subscriber.max_records = max_records or self._settings.max_batch_size
             (topic,) = subscriber.topic_names
             group = f"{self._settings.group_prefix}{subscriber.group_id}"
-            self._groups[topic] = group
-            self._subscribed[topic] = _event_types(subscriber, dependencies)
+            self._consuming.groups[topic] = group
+            self._consuming.subscribed[topic] = _event_types(subscriber, dependencies)
             # A counter that first appears with its first increase is an increase that no alert sees.
             DEAD_LETTERS.labels(topic, group)
             RETRIES.labels(topic)
@@ -176,11 +166,10 @@ class Broker(KafkaBroker):
 
 
 class KafkaRuntime:
-    """Publishes and consumes for one service. Include its router, then enter it.
+    """The publisher, the broker and the consumer monitor of one service. Include its router, then enter it.
 
-    Entering returns at once and connects in the background for as long as it takes: a broker that is unavailable, or a
-    group that waits for a member that was killed, does not keep the service from serving requests. The ``monitor``
-    knows whether it consumes. Leaving stops fetching, and lets running subscribers finish and commit.
+    Entering returns at once and connects in the background, so an unavailable broker or a rebalancing group does not
+    keep the service from serving requests. Leaving stops fetching and lets running subscribers finish and commit.
     """
 
     def __init__(self, settings: KafkaSettings, service: ServiceName, *, clock: Clock) -> None:
@@ -191,7 +180,7 @@ class KafkaRuntime:
         self._connecting: asyncio.Task[None] | None = None
 
     def include(self, router: KafkaRouter, *, max_records: int | None = None, **dependencies: object) -> None:
-        """Consume with the subscribers of ``router``. ``dependencies`` are what they ask for with ``Provided()``."""
+        """Consume with the subscribers of ``router``. ``dependencies`` are injected with ``Provided()``."""
         for subscriber in self.broker.include(router, dependencies, max_records=max_records):
             self.monitor.watch(subscriber)
 

@@ -1,4 +1,4 @@
-"""How to reach the broker: the options that producers, consumers and the admin client share."""
+"""Connection options that producers, consumers and the admin client share."""
 
 import ssl
 from typing import TypedDict
@@ -22,13 +22,14 @@ class ClientOptions(TypedDict, total=False):
 
 
 def client_options(settings: KafkaSettings) -> ClientOptions:
+    """Return the options for aiokafka. Raises :class:`~bucketline.errors.InvalidSetting`."""
     options: ClientOptions = {
         "bootstrap_servers": settings.bootstrap_servers,
         "client_id": "bucketline",
         "security_protocol": settings.security_protocol,
     }
     if settings.security_protocol.endswith("SSL"):
-        options["ssl_context"] = _trust(settings)
+        options["ssl_context"] = _ssl_context(settings)
     if settings.security_protocol.startswith("SASL"):
         username, password = _credentials(settings)
         options |= {
@@ -40,9 +41,9 @@ def client_options(settings: KafkaSettings) -> ClientOptions:
 
 
 def security(settings: KafkaSettings) -> BaseSecurity:
-    """The same for FastStream."""
+    """Return the security options for FastStream. Raises :class:`~bucketline.errors.InvalidSetting`."""
     encrypted = settings.security_protocol.endswith("SSL")
-    context = _trust(settings) if encrypted else None
+    context = _ssl_context(settings) if encrypted else None
     if not settings.security_protocol.startswith("SASL"):
         return BaseSecurity(ssl_context=context, use_ssl=encrypted)
     username, password = _credentials(settings)
@@ -50,7 +51,7 @@ def security(settings: KafkaSettings) -> BaseSecurity:
     return kinds[settings.sasl_mechanism](username=username, password=password, ssl_context=context, use_ssl=encrypted)
 
 
-def _trust(settings: KafkaSettings) -> ssl.SSLContext:
+def _ssl_context(settings: KafkaSettings) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=settings.ssl_cafile)
     except OSError as error:

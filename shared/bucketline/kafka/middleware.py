@@ -14,10 +14,10 @@ are redelivered.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias, cast
 
 from aiokafka import TopicPartition
@@ -92,13 +92,38 @@ async def parse_records(records: Sequence[Record], original: Callable[[Any], Awa
 
 
 async def decode_events(message: KafkaMessage) -> Sequence[ReceivedEvent]:
-    """Decode the CloudEvents of a micro-batch. Raises :class:`~bucketline.errors.NonRetryableError` for one that is
-    invalid.
+    """Decode the CloudEvents of a micro-batch.
+
+    Raises :class:`~bucketline.errors.NonRetryableError` if one of them is invalid.
     """
     return [_decode(record) for record in message.raw_message]
 
 
-class AcknowledgeMiddleware(BaseMiddleware[Any, Any]):
+@dataclass(frozen=True)
+class Consuming:
+    """What the middlewares of one broker share.
+
+    ``groups`` maps each topic to its consumer group, and ``subscribed`` to the event types that its subscriber names.
+    ``unknown_types`` are those that have been logged.
+    """
+
+    policy: RetryPolicy
+    dead_letters: DeadLetterSink
+    clock: Clock
+    groups: dict[str, str] = field(default_factory=dict)
+    subscribed: dict[str, tuple[type[Event], ...]] = field(default_factory=dict)
+    unknown_types: set[str] = field(default_factory=set)
+
+
+class EventMiddleware(BaseMiddleware[Any, Any]):
+    """Base of the middlewares. FastStream creates one of each for every micro-batch."""
+
+    def __init__(self, records: Sequence[Record] | None, /, *, consuming: Consuming, **context: Any) -> None:
+        super().__init__(records, **context)
+        self._consuming = consuming
+
+
+class AcknowledgeMiddleware(EventMiddleware):
     """Commits once per micro-batch, after its effects.
 
     Never raises: FastStream goes on to the next record after an error, and its commit would pass over these.
@@ -106,11 +131,8 @@ class AcknowledgeMiddleware(BaseMiddleware[Any, Any]):
     500 takes 50 ms (8,640 to 8,465 records per second), and a quarter when it takes no time at all (96,000 to 72,000).
     """
 
-    def __init__(self, records: Sequence[Record] | None, /, *, pause: float, **context: Any) -> None:
-        super().__init__(records, **context)
-        self._pause = pause
-
     async def consume_scope(self, call_next: Next, msg: Message) -> None:
+        """Handle the micro-batch, commit what was handled, and seek back to the rest."""
         records: Sequence[Record] = msg.raw_message
         remaining: Sequence[Record] = ()
         topic = records[0].topic
@@ -130,7 +152,7 @@ class AcknowledgeMiddleware(BaseMiddleware[Any, Any]):
         if len(remaining) < len(records):
             await self._commit(msg, topic)
         if remaining:
-            await asyncio.sleep(self._pause)
+            await asyncio.sleep(self._consuming.policy.pause)
 
     async def _commit(self, msg: Message, topic: str) -> None:
         """Commit the consumer's position: one micro-batch at a time is in progress, and the position follows it.
@@ -144,37 +166,13 @@ class AcknowledgeMiddleware(BaseMiddleware[Any, Any]):
             log.info("offsets not committed", topic=topic, error=type(error).__name__)
 
 
-class DeadLetterMiddleware(BaseMiddleware[Any, Any]):
-    """Decodes the records, hands the events on, and dead-letters what cannot be processed.
-
-    ``subscribed`` maps each topic to the event types that its subscriber names, and ``groups`` to its consumer group.
-    """
-
-    def __init__(
-        self,
-        records: Sequence[Record] | None,
-        /,
-        *,
-        dead_letters: DeadLetterSink,
-        clock: Clock,
-        policy: RetryPolicy,
-        groups: Mapping[str, str],
-        subscribed: Mapping[str, tuple[type[Event], ...]],
-        unknown_types: set[str],
-        **context: Any,
-    ) -> None:
-        super().__init__(records, **context)
-        self._dead_letters = dead_letters
-        self._clock = clock
-        self._policy = policy
-        self._groups = groups
-        self._subscribed = subscribed
-        self._unknown_types = unknown_types
-        self._since = clock.now()
-        self._until = 0.0
+class DeadLetterMiddleware(EventMiddleware):
+    """Decodes the records, passes the events on, and dead-letters records that cannot be processed."""
 
     async def consume_scope(self, call_next: Next, msg: Message) -> None:
-        self._until = time.monotonic() + self._policy.one_by_one
+        """Handle the micro-batch. Raises :class:`RedeliveryNeeded` for records that have to come again."""
+        self._since = self._consuming.clock.now()
+        self._until = time.monotonic() + self._consuming.policy.one_by_one
         readable: list[tuple[Record, ReceivedEvent]] = []
         unreadable: list[tuple[Record, NonRetryableError]] = []
         for record in msg.raw_message:
@@ -185,7 +183,7 @@ class DeadLetterMiddleware(BaseMiddleware[Any, Any]):
             except NonRetryableError as error:
                 unreadable.append((record, error))
             else:
-                if isinstance(received.event, self._subscribed[record.topic]):
+                if isinstance(received.event, self._consuming.subscribed[record.topic]):
                     readable.append((record, received))
                 else:
                     RECORDS.labels(record.topic, "ignored").inc()
@@ -220,7 +218,7 @@ class DeadLetterMiddleware(BaseMiddleware[Any, Any]):
         self, process: Process, rows: Sequence[tuple[Record, ReceivedEvent]], attempts: int
     ) -> Sequence[Record]:
         """Deal with at least one of them, or raise."""
-        policy = replace(self._policy, attempts=2, budget=self._policy.budget / 2)
+        policy = replace(self._consuming.policy, attempts=2, budget=self._consuming.policy.budget / 2)
         for index, (record, received) in enumerate(rows):
             remaining = [record for record, _ in rows[index:]]
             if index and time.monotonic() >= self._until:
@@ -244,17 +242,16 @@ class DeadLetterMiddleware(BaseMiddleware[Any, Any]):
 
     def _ignore(self, topic: str, error: UnknownEventType) -> None:
         RECORDS.labels(topic, "ignored").inc()
-        if error.kind not in self._unknown_types and len(self._unknown_types) < MAX_UNKNOWN_TYPES:
-            self._unknown_types.add(error.kind)
+        logged = self._consuming.unknown_types
+        if error.kind not in logged and len(logged) < MAX_UNKNOWN_TYPES:
+            logged.add(error.kind)
             log.warning("events of a newer release ignored", topic=topic, type=error.kind)
 
     async def _send(self, record: Record, error: Exception, *, attempts: int) -> None:
-        group = self._groups[record.topic]
-        context = FailureContext(
-            error=error, attempts=attempts, group=group, first_at=self._since, at=self._clock.now()
-        )
+        group, now = self._consuming.groups[record.topic], self._consuming.clock.now()
+        context = FailureContext(error=error, attempts=attempts, group=group, first_at=self._since, at=now)
         try:
-            await self._dead_letters.send_record(record, context)
+            await self._consuming.dead_letters.send_record(record, context)
         except ProcessingError as refused:
             # Neither handled nor dead-lettered: the record stays where it is, and the lag shows it.
             raise DependencyUnavailable(f"the dead-letter topic cannot be written: {refused.message}") from refused
@@ -269,18 +266,15 @@ class DeadLetterMiddleware(BaseMiddleware[Any, Any]):
         RECORDS.labels(record.topic, "dead_lettered").inc()
 
 
-class RetryMiddleware(BaseMiddleware[Any, Any]):
+class RetryMiddleware(EventMiddleware):
     """Retries a subscriber whose error may pass; raises :class:`SubscriberFailed` when the policy is exhausted.
 
     A ``DependencyUnavailable`` is raised as it is, and takes precedence over the other errors of an exception group.
     """
 
-    def __init__(self, records: Sequence[Record] | None, /, *, policy: RetryPolicy, **context: Any) -> None:
-        super().__init__(records, **context)
-        self._policy = policy
-
     async def consume_scope(self, call_next: Next, msg: Message) -> None:
-        policy: RetryPolicy = self.context.get_local("retry_policy", self._policy)
+        """Call the subscriber until it succeeds or the policy is exhausted."""
+        policy: RetryPolicy = self.context.get_local("retry_policy", self._consuming.policy)
         attempts = 0
         try:
             async for attempt in AsyncRetrying(
@@ -303,16 +297,13 @@ class RetryMiddleware(BaseMiddleware[Any, Any]):
             RETRIES.labels(msg.raw_message[0].topic).inc(max(0, attempts - 1))
 
 
-class TracingMiddleware(BaseMiddleware[Any, Any]):
+class TracingMiddleware(EventMiddleware):
     """Opens a consumer span for each event and attempt; the events carry it as their trace."""
 
-    def __init__(self, records: Sequence[Record] | None, /, *, groups: Mapping[str, str], **context: Any) -> None:
-        super().__init__(records, **context)
-        self._groups = groups
-
     async def consume_scope(self, call_next: Next, msg: Message) -> None:
+        """Call the subscriber inside the spans."""
         topic = msg.raw_message[0].topic
-        with start_consumer_spans(topic, self._groups[topic], await msg.decode() or ()) as traced:
+        with start_consumer_spans(topic, self._consuming.groups[topic], await msg.decode() or ()) as traced:
             await call_next(_with_events(msg, traced))
 
 

@@ -15,10 +15,11 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import cast
 
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
+from faststream.kafka.subscriber.usecase import BatchSubscriber
 from structlog.contextvars import bound_contextvars
 
 from bucketline.errors import BucketlineError
@@ -36,27 +37,13 @@ MAX_POLL_SECONDS = 300.0
 """How long a micro-batch may take. A consumer that asks for no record for longer is removed from its group."""
 
 
-class Watched(Protocol):
-    """The part of a FastStream subscriber that is used here; its consumers are made by our broker."""
-
-    @property
-    def topic_names(self) -> list[str]: ...
-
-    @property
-    def consumer(self) -> BatchConsumer | None: ...
-
-    async def start(self) -> None: ...
-
-    async def stop(self) -> None: ...
-
-
 class ConsumerStalled(BucketlineError):
     """A consumer has stopped making progress."""
 
 
 @dataclass
 class _State:
-    subscriber: Watched
+    subscriber: BatchSubscriber
     topic: str
     moved_at: float
     positions: dict[TopicPartition, int] = field(default_factory=dict)
@@ -64,45 +51,48 @@ class _State:
     starting: bool = False
 
     @property
+    def consumer(self) -> BatchConsumer | None:
+        """The current consumer of the subscriber, which our broker has created."""
+        return cast("BatchConsumer | None", self.subscriber.consumer)
+
+    @property
     def busy_since(self) -> float | None:
-        consumer = self.subscriber.consumer
-        return None if consumer is None else consumer.busy_since
+        return self.consumer.busy_since if self.consumer else None
 
     @property
     def joined(self) -> bool:
-        consumer = self.subscriber.consumer
-        return consumer is not None and consumer.joined
+        return self.consumer is not None and self.consumer.joined
 
     @property
     def settled(self) -> bool:
         """Whether the consumer is a member of its group, and the group is not rebalancing."""
-        consumer = self.subscriber.consumer
-        return consumer is not None and consumer.joined and not consumer.rebalancing
+        return self.consumer is not None and self.consumer.joined and not self.consumer.rebalancing
 
 
 class ConsumerMonitor:
-    """Starts the consumers of one service and watches them; :meth:`step` is run every few seconds.
+    """Starts the consumers of one service and monitors them. :meth:`step` is run every few seconds.
 
-    ``answers`` raises while no broker can be reached: then no consumer moves, and restarting one does not help.
-    ``patience`` is how many seconds a consumer may stand still; ``clock`` is a monotonic time in seconds.
+    ``ping`` raises while no broker can be reached: restarting consumers does not help then. A consumer may make no
+    progress for ``stall_seconds``; ``clock`` is a monotonic time in seconds.
     """
 
     def __init__(
         self,
         settings: KafkaSettings,
-        answers: Callable[[], Awaitable[None]],
+        ping: Callable[[], Awaitable[None]],
         *,
-        patience: float = 20.0,
+        stall_seconds: float = 20.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
-        self._answers = answers
-        self._patience = patience
+        self._ping = ping
+        self._stall_seconds = stall_seconds
         self._session = settings.session_timeout_ms / 1000
         self._clock = clock
         self._states: list[_State] = []
 
-    def watch(self, subscriber: Watched) -> None:
+    def watch(self, subscriber: BatchSubscriber) -> None:
+        """Monitor the consumer of a subscriber."""
         (topic,) = subscriber.topic_names
         self._states.append(_State(subscriber, topic, self._clock()))
         LAG.labels(topic).set(0)
@@ -114,7 +104,7 @@ class ConsumerMonitor:
         for state in self._states:
             if self._is_hung(state):
                 raise ConsumerStalled(f"the subscriber of {state.topic} does not return")
-            if now - state.moved_at > self._patience * 6 + self._session:
+            if now - state.moved_at > self._stall_seconds * 6 + self._session:
                 raise ConsumerStalled(f"the consumer of {state.topic} makes no progress")
 
     async def ready(self) -> None:
@@ -128,10 +118,11 @@ class ConsumerMonitor:
         await asyncio.gather(*map(self._start, self._states))
 
     async def step(self) -> None:
-        answers = await self._broker_answers()
+        """Check every consumer, and restart those that have stalled."""
+        is_reachable = await self._is_broker_reachable()
         for state in self._states:
-            JOINED.labels(state.topic).set(answers and self._is_member(state))
-        if not answers:
+            JOINED.labels(state.topic).set(is_reachable and self._is_member(state))
+        if not is_reachable:
             for state in self._states:
                 state.moved_at, state.restarts = self._clock(), 0
             return
@@ -139,7 +130,7 @@ class ConsumerMonitor:
             # A broker that keeps its topics in memory forgets them when it restarts.
             await ensure_topics(self._settings)
         for state in self._states:
-            await self._look_at(state)
+            await self._check(state)
 
     def _is_hung(self, state: _State) -> bool:
         since = state.busy_since
@@ -148,38 +139,38 @@ class ConsumerMonitor:
     def _is_member(self, state: _State) -> bool:
         return state.settled and not self._is_hung(state)
 
-    async def _look_at(self, state: _State) -> None:
-        waiting = True
-        if (consumer := state.subscriber.consumer) is not None:
+    async def _check(self, state: _State) -> None:
+        stalled = True
+        if (consumer := state.consumer) is not None:
             with suppress(KafkaError, TimeoutError):
                 async with asyncio.timeout(2 * ANSWER_SECONDS):
-                    waiting = await self._compare(state, consumer)
+                    stalled = await self._has_stalled(state, consumer)
         now = self._clock()
         busy = state.starting or state.busy_since is not None
-        if not waiting or busy:
+        if not stalled or busy:
             state.moved_at, state.restarts = now, 0
             return
-        patience = self._patience if state.settled else self._patience + self._session
-        if now - state.moved_at > patience * (state.restarts + 1):
+        limit = self._stall_seconds if state.settled else self._stall_seconds + self._session
+        if now - state.moved_at > limit * (state.restarts + 1):
             state.restarts += 1
             log.warning("consumer restarted", topic=state.topic, restarts=state.restarts)
             await self._restart(state)
 
-    async def _compare(self, state: _State, consumer: BatchConsumer) -> bool:
-        """Return whether the consumer should have moved and did not."""
+    async def _has_stalled(self, state: _State, consumer: BatchConsumer) -> bool:
+        """Return whether records wait and the consumer has not moved. Update the lag."""
         assigned = consumer.assignment()
         if not assigned:
             # Fewer partitions than members is fine; a member that has not joined its group is not.
             LAG.labels(state.topic).set(0)
             return not state.joined
-        # There are two sources for the end of the log. The last answered fetch is exact, but old once fetching hangs.
-        # A request is current: the local broker answers with the start of its last batch, and any broker's answer
-        # is older than a position that is read after it, so it never shows a lag that does not exist.
-        asked = await self._ends(consumer, assigned)
+        # There are two sources for the end of the log. The last fetch is exact, but old once fetching hangs. A request
+        # is current, although the local broker returns the start of its last batch. Its result is older than the
+        # position that is read after it, so it never shows a lag that does not exist.
+        ends = await self._ends(consumer, assigned)
         positions = {partition: await consumer.position(partition) for partition in assigned}
-        told = {partition: consumer.highwater(partition) for partition in assigned}
+        fetched = {partition: consumer.highwater(partition) for partition in assigned}
         for partition, position in positions.items():
-            end = told[partition]
+            end = fetched[partition]
             if end is not None and position > end:
                 log.warning(
                     "log truncated, reading from the start",
@@ -187,7 +178,7 @@ class ConsumerMonitor:
                     partition=partition.partition,
                 )
                 await consumer.seek_to_beginning(partition)
-        lag = sum(max(0, (told[at] or 0) - position, asked.get(at, 0) - position) for at, position in positions.items())
+        lag = sum(max(0, (fetched[key] or 0) - offset, ends.get(key, 0) - offset) for key, offset in positions.items())
         LAG.labels(state.topic).set(lag)
         moved = positions != state.positions
         state.positions = positions
@@ -197,15 +188,14 @@ class ConsumerMonitor:
         """Return the ends of the log according to the broker, or nothing while it does not answer."""
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
-                found: dict[TopicPartition, int] = await consumer.end_offsets(assigned)
+                return dict(await consumer.end_offsets(assigned))
         except (KafkaError, TimeoutError):
             return {}
-        return found
 
-    async def _broker_answers(self) -> bool:
+    async def _is_broker_reachable(self) -> bool:
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
-                await self._answers()
+                await self._ping()
         except (BucketlineError, KafkaError, TimeoutError, OSError):
             return False
         return True
@@ -233,5 +223,5 @@ class ConsumerMonitor:
                 await state.subscriber.stop()
         except (KafkaError, TimeoutError, OSError) as error:
             log.warning("consumer not stopped", topic=state.topic, error=repr(error))
-            if state.subscriber.consumer is not None:
-                state.subscriber.consumer.joined = False
+            if state.consumer is not None:
+                state.consumer.joined = False

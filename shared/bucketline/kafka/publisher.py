@@ -1,4 +1,4 @@
-"""Publishing. An envelope goes to the topic of its event's type, keyed so that one object's events keep their order."""
+"""Publishes events to the topic of their type, with a key that keeps the events of one object in order."""
 
 import asyncio
 import random
@@ -23,25 +23,24 @@ log = get_logger(__name__)
 
 CLOSE_SECONDS = 10.0
 MAX_RECORD = 2 * 1024 * 1024
-"""Bytes. Our events stay far below; a dead letter of the usual limit, 1 MiB, must fit with its failure context."""
+"""Maximum bytes of a record: a record of 1 MiB, the usual limit, must fit as a dead letter with its failure context."""
 
 
 class NotPublished(RetryableError, DependencyUnavailable):
-    """The broker did not confirm. As with every store, what was asked may or may not have happened."""
+    """The broker did not acknowledge the records. They may or may not have been stored."""
 
 
 RawHeaders = Sequence[tuple[str, bytes | None]]
 
 
 class Publisher(Protocol):
-    """Puts events on the bus."""
+    """Publishes events."""
 
-    async def publish(self, envelopes: Sequence[CloudEvent]) -> None:
-        """Returns when every in-sync replica has all of them.
+    async def publish(self, events: Sequence[CloudEvent]) -> None:
+        """Publish the events and return when every in-sync replica has them.
 
-        Raises :class:`NotPublished` when some may not be there; publish all again then: duplicates are allowed on the
-        wire, and events of one key keep their order as long as the whole sequence is published again. Raises
-        :class:`NonRetryableError` for a record that is larger than any broker of ours takes.
+        Raises :class:`NotPublished` if some may be missing. Publish the whole sequence again then, so that events of
+        one key keep their order. Raises :class:`NonRetryableError` for a record that is too large.
         """
         ...
 
@@ -49,11 +48,11 @@ class Publisher(Protocol):
 class KafkaPublisher:
     """An aiokafka producer with ``acks=all``, connected while it is entered.
 
-    The producer is used directly and not through FastStream: the outbox publishes hundreds of records in one go, with
-    headers exactly as CloudEvents wants them.
+    The producer is used directly and not through FastStream, because the outbox publishes hundreds of records in one
+    request, with the headers of CloudEvents.
 
-    An idempotent producer numbers its records. One that is refused for good leaves a gap in the numbers of its
-    partition, and the broker would refuse everything behind it; so the producer is replaced by a fresh one.
+    An idempotent producer numbers its records. A rejected record leaves a gap in the numbers of its partition, and the
+    broker would reject all later records, so the producer is replaced.
     """
 
     def __init__(self, settings: KafkaSettings) -> None:
@@ -65,7 +64,7 @@ class KafkaPublisher:
         self._closing: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
-        """Raises aiokafka's ``KafkaError`` when no broker answers; may be entered again then."""
+        """Connect. Raises aiokafka's ``KafkaError`` if no broker responds; it may be entered again then."""
         self._producer = await self._connected()
         return self
 
@@ -78,16 +77,17 @@ class KafkaPublisher:
         if self._closing:
             await asyncio.wait(self._closing, timeout=CLOSE_SECONDS)
 
-    async def publish(self, envelopes: Sequence[CloudEvent]) -> None:
-        topics = [self._prefix + envelope.topic for envelope in envelopes]
-        with start_producer_spans(topics, envelopes) as traces:
+    async def publish(self, events: Sequence[CloudEvent]) -> None:
+        """Publish the events, each in its own trace."""
+        topics = [self._prefix + event.topic for event in events]
+        with start_producer_spans(topics, events) as traces:
             await self.publish_raw(
-                (topic, envelope.key.encode(), envelope.data, envelope.headers(trace))
-                for topic, envelope, trace in zip(topics, envelopes, traces, strict=True)
+                (topic, event.key.encode(), event.data, event.headers(trace))
+                for topic, event, trace in zip(topics, events, traces, strict=True)
             )
 
     async def publish_raw(self, records: Iterable[tuple[str, bytes | None, bytes | None, RawHeaders]]) -> None:
-        """Publishes (topic, key, value, headers) as they are; the same promise as :meth:`publish`."""
+        """Publish records (topic, key, value, headers) unchanged, with the guarantees of :class:`Publisher`."""
         producer = self._connection()
         sent: list[asyncio.Future[object]] = []
         topics: list[str] = []
@@ -98,7 +98,7 @@ class KafkaPublisher:
                     topics.append(topic)
                 await asyncio.gather(*sent)
         except (KafkaError, TimeoutError) as error:
-            # The others of the group may still fail; their outcome is known to be unknown.
+            # The other records may fail later; their errors need no handling.
             for future in sent:
                 future.add_done_callback(_forget)
             if self._is_broken_by(error, sent):
@@ -112,14 +112,14 @@ class KafkaPublisher:
             PUBLISHED.labels(topic).inc()
 
     async def ping(self) -> None:
-        """Raises when no broker can be reached. Asks for next to nothing: every replica does so all the time."""
+        """Raise :class:`NotPublished` if no broker can be reached."""
         client = self._connection().client
         nodes = [broker.nodeId for broker in client.cluster.brokers()]
         for node in random.sample(nodes, len(nodes)):
             with suppress(KafkaError):
                 await client.send(node, ApiVersionRequest())
                 return
-        raise NotPublished("no broker answers")
+        raise NotPublished("no broker responds")
 
     def _connection(self) -> AIOKafkaProducer:
         if self._producer is None:
@@ -146,7 +146,7 @@ class KafkaPublisher:
         return producer
 
     def _is_broken_by(self, error: Exception, sent: Sequence["asyncio.Future[object]"]) -> bool:
-        """Whether the broker refused a numbered record, or the producer has given up altogether."""
+        """Return whether the broker rejected a numbered record, or the producer has failed altogether."""
         if not isinstance(error, KafkaError) or error.retriable or isinstance(error, KafkaTimeoutError):
             return False
         if any(future.done() and not future.cancelled() and future.exception() for future in sent):
@@ -160,21 +160,21 @@ class KafkaPublisher:
             try:
                 self._producer = await self._connected()
             except (KafkaError, TimeoutError, OSError) as error:
-                log.warning("no fresh producer yet", error=repr(error))
+                log.warning("producer not replaced", error=repr(error))
                 return
-        log.warning("the producer was replaced: a record of it was refused")
+        log.warning("producer replaced")
         closing = asyncio.create_task(_close(broken))
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
 
 
 async def _close(producer: AIOKafkaProducer) -> None:
-    """Publishes what is queued, as long as that does not take too long."""
+    """Publish the queued records within the time limit and disconnect."""
     try:
         async with asyncio.timeout(CLOSE_SECONDS):
             await producer.stop()
     except (KafkaError, TimeoutError) as error:
-        log.warning("the producer did not stop in order", error=repr(error))
+        log.warning("producer not stopped", error=repr(error))
 
 
 def _forget(future: "asyncio.Future[object]") -> None:

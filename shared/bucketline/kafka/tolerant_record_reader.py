@@ -39,13 +39,15 @@ class Records:
         self._at = 0
 
     def size_in_bytes(self) -> int:
+        """Return the size of the fetch."""
         return len(self._data)
 
     def has_next(self) -> bool:
-        found: bool = self._strict.has_next()
-        return found
+        """Return whether there is another batch."""
+        return bool(self._strict.has_next())
 
     def next_batch(self) -> Any:
+        """Return the next batch."""
         batch = self._strict.next_batch()
         end = self._at + LOG_OVERHEAD + int.from_bytes(self._data[self._at + 8 : self._at + LOG_OVERHEAD], signed=True)
         raw, self._at = self._data[self._at : end], end

@@ -42,15 +42,15 @@ GOOD: Outcome = (Status.COMPLETED, 1, None)
 
 
 async def on_mirrored(records: Sequence[ReceivedEvent[Any]], batcher: Batcher) -> None:
-    await plan_mirrored_objects(records, batcher.planner, batcher.windowing)
+    await plan_mirrored_objects(records, batcher.service)
 
 
 async def on_batches(records: Sequence[ReceivedEvent[Any]], batcher: Batcher) -> None:
-    await plan_submitted_batches(records, batcher.planner, batcher.canceling, batcher.progress)
+    await plan_submitted_batches(records, batcher.service)
 
 
 async def on_status(records: Sequence[ReceivedEvent[Any]], batcher: Batcher) -> None:
-    await count_progress(records, batcher.progress)
+    await count_progress(records, batcher.service)
 
 
 class ListBus:

@@ -20,7 +20,7 @@ async def test_units_that_run_end_and_the_others_are_given_back(world: World) ->
     running = await world.worked(most=1)
     world.bus.take(WorkUnitReady)
     await world.ask_to_cancel(batch_id)
-    await replica.canceling.cancel(batch_id)
+    await replica.service.cancel(batch_id)
     assert (await world.batch(batch_id))["status"] == Status.PROCESSING
 
     await world.run(replica)
@@ -40,7 +40,7 @@ async def test_a_batch_nobody_has_planned(world: World) -> None:
     await world.ask_to_cancel(batch_id)
     await replica.planner.plan_batch(batch_id)
     assert await world.units_of(batch_id) == []
-    await replica.canceling.cancel(batch_id)
+    await replica.service.cancel(batch_id)
     await world.run(replica)
     assert (await world.batch(batch_id))["status"] == Status.CANCELED
     assert set(await world.statuses(ids)) == {Status.DRAFT}
@@ -59,11 +59,11 @@ async def test_planning_and_cancelling_at_once(world: World) -> None:
         planning = asyncio.create_task(replicas[0].planner.plan_batch(batch_id))
         await asyncio.sleep(0)
         await world.ask_to_cancel(batch_id)
-        await asyncio.gather(planning, replicas[1].canceling.cancel(batch_id))
+        await asyncio.gather(planning, replicas[1].service.cancel(batch_id))
         await on_mirrored(await world.mirror(ids[60:]), replicas[0])
         await world.run(replicas[0])
         world.clock.advance(60)
-        await replicas[1].sweeper.batches()
+        await replicas[1].reconciler.batches()
         await world.run(replicas[1])
         batch = await world.batch(batch_id)
         assert batch["status"] == Status.CANCELED
@@ -86,7 +86,7 @@ async def test_who_cancels_may_die_at_any_write(world: World, after: bool) -> No
         world.bus.take(WorkUnitReady)
         with dying(at, after=after) as writes:
             try:
-                await replica.canceling.cancel(batch_id)
+                await replica.service.cancel(batch_id)
                 await on_status(world.bus.take(ObjectStatusChanged), replica)
             except Killed:
                 pass
@@ -95,7 +95,7 @@ async def test_who_cancels_may_die_at_any_write(world: World, after: bool) -> No
         heir = world.replica()
         for _ in range(3):
             world.clock.advance(60)
-            await heir.sweeper.batches()
+            await heir.reconciler.batches()
             await world.run(heir)
         assert (await world.batch(batch_id))["status"] == Status.CANCELED
         if finished:
@@ -110,7 +110,7 @@ async def test_an_automatic_batch_in_a_shared_unit(world: World) -> None:
     first = (await world.objects.get_many(ids))[ids[0]]
     batch_id = str(first.get("batch_id"))
     await world.ask_to_cancel(batch_id)
-    await replica.canceling.cancel(batch_id)
+    await replica.service.cancel(batch_id)
     given_back = world.bus.take(ObjectStatusChanged)
     await world.apply(given_back)
     await on_status(given_back, replica)
@@ -126,7 +126,7 @@ async def test_an_automatic_batch_before_its_object_is_mirrored(world: World) ->
     batch_id = str(obj.get("batch_id"))
     await replica.planner._with_batches([obj])
     await world.ask_to_cancel(batch_id)
-    await replica.canceling.cancel(batch_id)
+    await replica.service.cancel(batch_id)
     await on_mirrored(await world.mirror(ids), replica)
     assert not world.bus.take(WorkUnitReady)
     await world.run(replica)

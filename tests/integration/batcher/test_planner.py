@@ -52,7 +52,7 @@ async def test_a_planner_may_die_at_any_write(world: World, after: bool) -> None
             finished = writes() < at
         heir = world.replica(unit_max_objects=5, plan_page_size=10)
         world.clock.advance(60)
-        await heir.sweeper.batches()
+        await heir.reconciler.batches()
         batch = await world.batch(batch_id)
         assert batch["status"] == Status.PROCESSING
         assert await members(world, batch_id) == Counter(ids[:25])
@@ -88,13 +88,13 @@ async def test_the_last_object_to_arrive_ends_every_batch_however_fast_it_is(
     batches = [await world.submitted(late) for _ in range(3)]
     for batch_id in batches:
         await replica.planner.plan_batch(batch_id)
-    publish_ready = replica.planner._voice.publish_ready
+    publish_ready = replica.planner._publisher.publish_ready
 
     async def done_at_once(*args: Any) -> None:
         await publish_ready(*args)
         await world.run(replica)
 
-    monkeypatch.setattr(replica.planner._voice, "publish_ready", done_at_once)
+    monkeypatch.setattr(replica.planner._publisher, "publish_ready", done_at_once)
     await on_mirrored(await world.mirror(late), replica)
     assert {(await world.batch(batch_id))["status"] for batch_id in batches} == {Status.COMPLETED}
 
@@ -106,7 +106,7 @@ async def test_what_was_mirrored_unheard_is_found(world: World) -> None:
     await replica.planner.plan_batch(batch_id)
     await world.mirror(late)
     world.clock.advance(60)
-    await replica.sweeper.waiting()
+    await replica.reconciler.waiting()
     await world.run(replica)
     assert (await world.batch(batch_id))["status"] == Status.COMPLETED
 
@@ -122,7 +122,7 @@ async def test_deleted_objects_are_missing_and_not_failed(world: World) -> None:
     await on_mirrored(await world.mirror(late[1:]), replica)
     await world.run(replica)
     world.clock.advance(60)
-    await replica.sweeper.waiting()
+    await replica.reconciler.waiting()
     batch = await world.batch(batch_id)
     assert batch["status"] == Status.COMPLETED
     assert (batch["processed"], batch["missing"], batch["failed"]) == (4, 2, 0)
@@ -136,7 +136,7 @@ async def test_objects_of_another_bucket_are_none_of_a_batchs_business(world: Wo
     batch_id = await world.submitted([*ids, *foreign, *late])
     if cancel:
         await world.ask_to_cancel(batch_id)
-        await replica.canceling.cancel(batch_id)
+        await replica.service.cancel(batch_id)
     else:
         await replica.planner.plan_batch(batch_id)
     await on_mirrored(await world.mirror(late), replica)
@@ -225,7 +225,7 @@ async def test_a_batch_that_is_being_planned_is_left_to_its_planner(
 
     async def slow(*args: Any, **options: Any) -> Any:
         world.clock.advance(10)
-        swept.append((await other.sweeper.batches(), await other.sweeper.units()))
+        swept.append((await other.reconciler.batches(), await other.reconciler.units()))
         return await insert(*args, **options)
 
     monkeypatch.setattr(replica.planner, "_insert", slow)
@@ -249,7 +249,7 @@ async def test_planning_stops_when_the_batch_is_to_be_cancelled(world: World, mo
         patched.setattr(replica.planner, "_insert", meanwhile)
         await replica.planner.plan_batch(batch_id)
     assert (await members(world, batch_id)).total() == 10
-    await replica.canceling.cancel(batch_id)
+    await replica.service.cancel(batch_id)
     await world.run(replica)
     batch = await world.batch(batch_id)
     assert (batch["status"], batch["missing"]) == (Status.CANCELED, 0)

@@ -134,7 +134,7 @@ async def test_many_say_the_end_and_it_is_told_once(world: World) -> None:
     await asyncio.gather(*(on_status(records, replica) for replica in replicas))
     world.clock.advance(60)
     for replica in replicas:
-        await replica.sweeper.batches()
+        await replica.reconciler.batches()
     batch = await world.batch(batch_id)
     owed = {row["id"] for row in batch.get("pending", []) if row["type"] == BatchCompleted.type}
     said = {record.id for record in world.bus.take(BatchCompleted)}
@@ -182,7 +182,7 @@ async def test_progress_is_shown_on_the_way_and_never_goes_back(world: World, mo
         await replica.progress.update(batch_id)
         shown.append((await world.batch(batch_id)).get("processed", 0))
         ready = await world.units.collection.find({"batch_id": batch_id, "state": "ready"}, limit=100)
-        await replica.progress._voice.publish_ready(ready)
+        await replica.progress._publisher.publish_ready(ready)
     assert shown == sorted(shown)
     assert shown[-1] == 20
     assert len(set(shown)) > 2, "it is shown before the end"

@@ -45,13 +45,13 @@ async def test_no_plan_scans_a_collection(world: World, monkeypatch: pytest.Monk
     for batch_id in batches:
         await replica.planner.plan_batch(batch_id)
     await world.ask_to_cancel(batches[1])
-    await replica.canceling.cancel(batches[1])
+    await replica.service.cancel(batches[1])
     windowed = await world.drafts(5, bucket_id=bucket)
     await on_mirrored(await world.mirror([*late, *automatic, *windowed]), replica)
     await world.run(replica)
     world.clock.advance(100)
     for step in ("objects", "waiting", "units", "batches", "backlog"):
-        await getattr(replica.sweeper, step)()
+        await getattr(replica.reconciler, step)()
     await replica.windowing.close_due()
     await replica.drafts.step()
     await world.units.latest_results(batches[0])

@@ -32,7 +32,7 @@ async def test_a_unit_that_kills_every_processor_is_given_up(world: World) -> No
         if attempt == 1:
             await on_status(world.results(unit)[:2], replica)
         world.clock.advance(300)
-        await replica.sweeper.units()
+        await replica.reconciler.units()
     assert not world.bus.take(WorkUnitReady)
     await world.run(replica)
     batch = await world.batch(batch_id)
@@ -60,14 +60,14 @@ async def test_what_one_object_did_is_not_laid_to_its_unit_up_to_a_limit(world: 
     [unit] = await world.units_of(batch_id)
     for trying in (None, None, 0, 2, NO_ITEM, NO_ITEM, 0):
         assert await died(world, unit["_id"], trying)
-        await replica.sweeper.units()
+        await replica.reconciler.units()
     [unit] = await world.units_of(batch_id)
     assert unit["state"] == "leased", "three objects were suspects in turn, and others had the processor"
     assert unit_attempts(unit) == UnitAttempts(crashes=2, isolated_crashes=3, releases=2)
     assert unit["attempts"] == 5, "as many as have been at work on it"
 
     assert await died(world, unit["_id"], 2)
-    await replica.sweeper.units()
+    await replica.reconciler.units()
     await world.run(replica)
     batch = await world.batch(batch_id)
     assert batch["status"] == Status.FAILED
@@ -81,7 +81,7 @@ async def test_processors_that_ended_for_another_reason_still_count(world: World
     [unit] = await world.units_of(batch_id)
     for trying in (None, None, 1, None):
         assert await died(world, unit["_id"], trying)
-        await replica.sweeper.units()
+        await replica.reconciler.units()
     assert not await died(world, unit["_id"]), "given up"
 
 
@@ -130,7 +130,7 @@ async def test_what_a_processor_gives_back_is_no_attempt(world: World) -> None:
         assert (taken is not None) == (returned < 5)
         await world.units.release(unit["_id"], "p", now=now)
         world.clock.advance(300)
-        await replica.sweeper.units()
+        await replica.reconciler.units()
     await world.run(replica)
     assert (await world.batch(batch_id))["status"] == Status.FAILED
 
@@ -143,7 +143,7 @@ async def test_units_that_nobody_takes_are_announced_less_and_less_often(world: 
     told = []
     for second in range(600):
         world.clock.advance(1)
-        await replica.sweeper.units()
+        await replica.reconciler.units()
         if world.bus.take(WorkUnitReady):
             told.append(second)
     assert 5 <= len(told) <= 15
@@ -159,7 +159,7 @@ async def test_a_bus_that_forgot_everything_costs_time_only(world: World) -> Non
         world.bus.envelopes.clear()
         world.clock.advance(100)
         for step in ("objects", "waiting", "units", "batches"):
-            await getattr(replica.sweeper, step)()
+            await getattr(replica.reconciler, step)()
         said = await world.worked()
         await world.apply(said)
         await on_status(said, replica)
@@ -182,7 +182,7 @@ async def test_of_stalled_objects_no_more_is_read_than_their_plan_needs(
 
     monkeypatch.setattr(Collection, "find", noted)
     world.clock.advance(60)
-    assert await replica.sweeper.objects() == 3
+    assert await replica.reconciler.objects() == 3
     assert len(seen) == 3
     assert not any("custom" in obj for obj in seen), "whole objects may be large"
 
@@ -198,7 +198,7 @@ async def test_a_batch_whose_object_went_another_way_is_over(world: World, delet
     else:
         await world.objects.collection.update_one({"_id": ids[0]}, {"$set": {"batch_id": "btch_other"}})
     world.clock.advance(60)
-    await replica.sweeper.batches()
+    await replica.reconciler.batches()
     batch = await world.batch(str(obj.get("batch_id")))
     assert batch["status"] == Status.CANCELED
     assert batch["failure_reason"]
@@ -213,10 +213,10 @@ async def test_the_backlog_is_what_processors_have_or_may_take_also_when_it_is_o
     ready = [unit for unit in units if unit["state"] == "ready"]
     assert await world.units.lease(ready[0]["_id"], "p1", now=now, until=now + timedelta(seconds=30))
     world.bus.take(WorkUnitReady)  # every record of it was acknowledged
-    assert await replica.sweeper.backlog() == 4
+    assert await replica.reconciler.backlog() == 4
     assert REGISTRY.get_sample_value("bucketline_work_units_pending") == 4, "three held ones are nobody's to take"
     await on_status(world.results(ready[0]), replica)
-    assert await replica.sweeper.backlog() == 4, "one was let go"
+    assert await replica.reconciler.backlog() == 4, "one was let go"
 
 
 def swept(what: str) -> float:
@@ -231,11 +231,11 @@ async def test_what_only_waits_is_not_told_as_stalled(world: World) -> None:
     units, batches = swept("unit"), swept("batch")
     for _ in range(3):  # nobody has room for them, for minutes
         world.clock.advance(100)
-        assert await replica.sweeper.units() == 2
-        assert await replica.sweeper.batches() == 1
+        assert await replica.reconciler.units() == 2
+        assert await replica.reconciler.batches() == 1
     assert (swept("unit"), swept("batch")) == (units, batches)
     assert await died(world, dead["_id"])
-    await replica.sweeper.units()
+    await replica.reconciler.units()
     assert swept("unit") == units + 1
     assert await world.units.get_many([waiting["_id"]])
 
@@ -248,7 +248,7 @@ async def test_a_batch_that_nobody_planned_and_one_that_nobody_ended_are_told_as
     await world.units.record({unit["_id"]: {0: DONE}}, now=world.clock.now())
     before = swept("batch")
     world.clock.advance(100)
-    await replica.sweeper.batches()
+    await replica.reconciler.batches()
     assert (await world.batch(unended))["status"] == Status.COMPLETED
     assert (await world.batch(unplanned))["planned"]
     assert swept("batch") == before + 2
@@ -264,9 +264,9 @@ async def test_what_is_said_of_an_object_is_in_the_trace_that_it_came_with(world
     [unit] = await world.units_of(batch_id)
     if how == "given up":
         assert await died(world, unit["_id"])
-        await replica.sweeper.units()
+        await replica.reconciler.units()
     else:
         await world.ask_to_cancel(batch_id)
-        await replica.canceling.cancel(batch_id)
+        await replica.service.cancel(batch_id)
     said = [(row.event.object_id, row.trace) for row in world.bus.take(ObjectStatusChanged)]  # type: ignore[attr-defined]
     assert sorted(said, key=str) == sorted([(ids[0], own), (ids[1], batchs)] * 2, key=str), "QUEUED, and the end"

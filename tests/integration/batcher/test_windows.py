@@ -194,7 +194,7 @@ async def test_what_was_cancelled_does_not_start_again(world: World) -> None:
     [batch] = await world.batches.collection.find({"bucket_id": bucket_id}, limit=2)
     assert [row["type"] for row in batch["pending"]] == [BatchSubmitted.type] or world.bus.take(BatchSubmitted)
     await world.ask_to_cancel(batch["_id"])
-    await replica.canceling.cancel(batch["_id"])
+    await replica.service.cancel(batch["_id"])
     await world.run(replica)
     assert set(await world.statuses(ids)) == {Status.DRAFT}
     world.clock.advance(100)

@@ -22,11 +22,10 @@ from bucketline.kafka.broker import KafkaRuntime
 from bucketline.observability.health import Health
 from bucketline.service_context import ServiceContext
 from bucketline.settings import read_settings
-from bucketline_ingest_api.app import build
+from bucketline_ingest_api.app import build, register_tasks
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.middleware import BodyLimiter, EdgeMiddleware
 from bucketline_ingest_api.settings import ApiSettings
-from bucketline_ingest_api.tasks import registry
 
 ROOT = "sk_root"
 
@@ -140,7 +139,7 @@ class World:
             ids=RandomIds(),
         )
         deps = Container(runtime, api)
-        registry.register(deps)
+        register_tasks(deps)
         inner = build()
         inner.state.container = deps
         app = EdgeMiddleware(inner, ids=RandomIds(), body_limiter=BodyLimiter(body_bytes, 4 * body_bytes))
@@ -164,7 +163,8 @@ async def world(database: Database, clock: ManualClock) -> AsyncIterator[World]:
     for replica in found.replicas:
         await replica.deps.runner.close()
         await replica.deps.bucket_counts.close()
-        await replica.deps.object_writes.close()
+        await replica.deps.object_writer.close()
+        await replica.deps.batch_writer.close()
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from tests.integration.ingest_api.test_blob_details import bucket, collection
 
 from bucketline.db.documents import DocumentDocument
 from bucketline.ids import derived
-from bucketline_ingest_api.documents.expand import MAX_REFERENCES
+from bucketline_ingest_api.documents.service import MAX_REFERENCES
 
 pytestmark = pytest.mark.stack
 

@@ -25,8 +25,7 @@ from bucketline.service_context import ServiceContext
 from bucketline.settings import read_settings
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.deletion import empty_bucket
-from bucketline_ingest_api.objects.create import WriteResult, create_object
-from bucketline_ingest_api.objects.create_batch import create_objects
+from bucketline_ingest_api.objects.create import WriteResult, create_object, create_objects
 from bucketline_ingest_api.objects.deletion import delete_object
 from bucketline_ingest_api.objects.schemas import CreateObject, ListObjects, PatchObject
 from bucketline_ingest_api.objects.service import list_documents, list_objects
@@ -338,7 +337,7 @@ async def test_a_batch_lost_in_a_crash_is_made_again(world: World, monkeypatch: 
         raise DependencyUnavailable("away")
 
     with monkeypatch.context() as patched:
-        patched.setattr(world.deps.object_writes, "insert_batch", crash)
+        patched.setattr(world.deps.batch_writer, "submit", crash)
         object_id = await world.create(auto=True, sku="A")
     found = await world.deps.objects.collection.get(object_id)
     assert found is not None

@@ -13,7 +13,7 @@ from tests.waiting import present
 
 from bucketline.errors import Forbidden, RetryableError, ServiceUnavailable
 from bucketline_ingest_api.reconciler import UPLOAD_RETENTION, reconcile_uploads
-from bucketline_ingest_api.uploads import confirm
+from bucketline_ingest_api.uploads import confirmation
 from bucketline_ingest_api.uploads.service import CONFIRM_GRACE
 
 pytestmark = pytest.mark.stack
@@ -124,7 +124,7 @@ async def test_a_confirmation_outlasts_a_service_that_is_busy(
 ) -> None:
     path = await bucket(replica)
     upload_id = await upload(replica, path)
-    create_object: Any = vars(confirm)["create_object"]
+    create_object: Any = vars(confirmation)["create_object"]
     busy = [True, True]
 
     async def failing(*args: Any, **options: Any) -> Any:
@@ -133,7 +133,7 @@ async def test_a_confirmation_outlasts_a_service_that_is_busy(
             raise ServiceUnavailable("too many writes are waiting")
         return await create_object(*args, **options)
 
-    monkeypatch.setattr(confirm, "create_object", failing)
+    monkeypatch.setattr(confirmation, "create_object", failing)
     if many:
         body = {"confirmations": [{"upload_id": upload_id}]}
         begun = await replica.make(f"{path}/uploads/confirm/batch", body, namespace="home")
@@ -157,7 +157,7 @@ async def test_a_refused_submission_keeps_what_was_made(replica: Replica, monkey
     path = await bucket(replica)
     upload_id = await upload(replica, path)
     with monkeypatch.context() as patch:
-        patch.setattr(confirm, "submit_batch", refuse)
+        patch.setattr(confirmation, "submit_batch", refuse)
         body = {"auto_submit_batch": True}
         refused = await replica.call("POST", f"{path}/uploads/{upload_id}/confirm", body, namespace="home")
     assert refused.status == 403

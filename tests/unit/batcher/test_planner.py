@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from bucketline.clock import ManualClock
 from bucketline.db.work_units import group_of
 from bucketline.domain.status import RANK_FINAL, RANK_NEW, RANK_QUEUED
-from bucketline_batcher.planner import SizedItem, grouped, run_of, size_of, sized, unit_of
+from bucketline_batcher.planner import SizedItem, build_item, build_unit, group_items, run_of, size_of
 
 
 def obj(
@@ -27,14 +27,16 @@ def obj(
 
 
 def item(number: int, size: int) -> SizedItem:
-    return sized(obj(f"obj_{number}", size=size), "btch_1", run=1, turn=1)
+    return build_item(obj(f"obj_{number}", size=size), "btch_1", run=1, turn=1)
 
 
 @given(st.lists(st.integers(0, 50), max_size=60), st.integers(1, 10), st.integers(1, 100))
-def test_every_item_is_in_one_unit_within_the_bounds(sizes: list[int], most_objects: int, most_bytes: int) -> None:
+def test_group_items_puts_every_item_into_one_group_within_the_limits(
+    sizes: list[int], most_objects: int, most_bytes: int
+) -> None:
     items = [item(number, size) for number, size in enumerate(sizes)]
     by_id = {one.item["object_id"]: one.size_bytes for one in items}
-    units = list(grouped(items, most_objects=most_objects, most_bytes=most_bytes))
+    units = list(group_items(items, max_objects=most_objects, max_bytes=most_bytes))
     assert [entry["object_id"] for unit in units for entry in unit] == list(by_id)
     for unit in units:
         assert 1 <= len(unit) <= most_objects
@@ -42,30 +44,31 @@ def test_every_item_is_in_one_unit_within_the_bounds(sizes: list[int], most_obje
         assert total <= most_bytes or len(unit) == 1
 
 
-def test_a_unit_has_objects_of_one_namespace_and_is_of_its_group() -> None:
+def test_group_items_of_two_namespaces_separates_them() -> None:
     now = ManualClock().now()
     items = [SizedItem({**item(number, 1).item, "namespace_id": f"ns_{number % 2}"}, 1) for number in range(6)]
     units = [
-        unit_of(unit, batch=None, state="ready", now=now) for unit in grouped(items, most_objects=10, most_bytes=10)
+        build_unit(unit, batch=None, state="ready", now=now)
+        for unit in group_items(items, max_objects=10, max_bytes=10)
     ]
     assert [(group_of(unit), unit["size"]) for unit in units] == [("ns_0", 3), ("ns_1", 3)]
 
 
-def test_units_of_an_older_release_have_a_group() -> None:
+def test_group_of_unit_without_group_uses_the_batch() -> None:
     now = ManualClock().now()
-    unit = unit_of([item(1, 1).item], batch=None, state="ready", now=now)
+    unit = build_unit([item(1, 1).item], batch=None, state="ready", now=now)
     del unit["group"]
     assert group_of(unit) == ""
     unit["batch_id"] = "btch_1"
     assert group_of(unit) == "btch_1"
 
 
-def test_the_same_items_make_the_same_unit() -> None:
+def test_build_unit_of_the_same_items_returns_the_same_id() -> None:
     now = ManualClock().now()
     items = [item(number, 1).item for number in range(3)]
-    first = unit_of(items, batch=None, state="ready", now=now)
-    assert unit_of(items, batch=None, state="held", now=now)["_id"] == first["_id"]
-    assert unit_of(items[:2], batch=None, state="ready", now=now)["_id"] != first["_id"]
+    first = build_unit(items, batch=None, state="ready", now=now)
+    assert build_unit(items, batch=None, state="held", now=now)["_id"] == first["_id"]
+    assert build_unit(items[:2], batch=None, state="ready", now=now)["_id"] != first["_id"]
 
 
 @pytest.mark.parametrize(
@@ -79,14 +82,16 @@ def test_the_same_items_make_the_same_unit() -> None:
         (obj(run=5000, rank=RANK_FINAL, batch="btch_1"), 5001),
     ],
 )
-def test_a_run_is_above_all_before_and_stays_once_begun(found: Any, expected: int) -> None:
+def test_run_of_exceeds_earlier_runs_and_is_stable(found: Any, expected: int) -> None:
     assert run_of(found, "btch_1", 1000) == expected
 
 
-def test_an_item_says_whether_another_batch_took_the_object_up_before() -> None:
-    again = [sized(obj(batch=batch), "btch_1", run=1, turn=1).item.get("again") for batch in (None, "btch_1", "btch_2")]
+def test_build_item_of_object_in_another_batch_is_marked_again() -> None:
+    again = [
+        build_item(obj(batch=batch), "btch_1", run=1, turn=1).item.get("again") for batch in (None, "btch_1", "btch_2")
+    ]
     assert again == [None, None, True]
 
 
-def test_blobs_without_details_weigh_nothing() -> None:
+def test_size_of_ignores_blobs_without_details() -> None:
     assert size_of(obj(size=7)) == 7

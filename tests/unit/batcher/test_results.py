@@ -8,7 +8,7 @@ from bucketline.clock import ManualClock
 from bucketline.db.batches import objects_to_process
 from bucketline.db.work_units import Result, Tally
 from bucketline.domain.status import Status
-from bucketline_batcher.results import automatic_end, explicit_end, superseded
+from bucketline_batcher.results import finish_auto, finish_explicit, finish_superseded
 
 NOW = ManualClock().now()
 
@@ -41,17 +41,19 @@ GIVEN_BACK = {"finished": 0, "failed": 0, "documents": 0, "failed_objects": [], 
         (batch(2, cancel_requested_at=NOW), Tally(objects=2, finished=1), Status.CANCELED, (1, 0, 0, 0)),
     ],
 )
-def test_sums_and_status(found: Any, tally: Tally, status: Status, facts: tuple[int, ...]) -> None:
-    end = explicit_end(found, tally, [], NOW)
+def test_finish_explicit_returns_totals_and_status(
+    found: Any, tally: Tally, status: Status, facts: tuple[int, ...]
+) -> None:
+    end = finish_explicit(found, tally, [], NOW)
     shown = end.changes
     assert end.status is status
     assert (shown["processed"], shown["failed"], shown["documents_written"], shown["missing"]) == facts
     assert (shown["failure_reason"] is not None) == (status is Status.FAILED)
 
 
-def test_a_webhook_is_due_where_one_was_named() -> None:
-    assert "webhook" not in explicit_end(batch(0), Tally(), [], NOW).changes
-    due = explicit_end(batch(0, webhook_url="https://example.com"), Tally(), [], NOW).changes["webhook"]
+def test_finish_explicit_with_webhook_url_schedules_the_webhook() -> None:
+    assert "webhook" not in finish_explicit(batch(0), Tally(), [], NOW).changes
+    due = finish_explicit(batch(0, webhook_url="https://example.com"), Tally(), [], NOW).changes["webhook"]
     assert due == {"due_at": NOW, "host": "example.com"}
 
 
@@ -65,20 +67,20 @@ def test_a_webhook_is_due_where_one_was_named() -> None:
         (Status.DRAFT, Status.CANCELED, 0),
     ],
 )
-def test_a_batch_of_one(ended: Status, status: Status, processed: int) -> None:
-    end = automatic_end(batch(1), result(ended, error="broke"), NOW)
+def test_finish_auto_maps_the_result_to_the_batch(ended: Status, status: Status, processed: int) -> None:
+    end = finish_auto(batch(1), result(ended, error="broke"), NOW)
     assert (end.status, end.changes["processed"]) == (status, processed)
     rows = end.changes["failed_objects"]
     assert isinstance(rows, list)
     assert len(rows) == end.failed == (ended in (Status.FAILED, Status.COMPLETED_WITH_ERRORS))
 
 
-def test_an_object_that_went_another_way() -> None:
-    assert "deleted" in str(superseded(batch(1), NOW, deleted=True).changes["failure_reason"])
-    assert superseded(batch(1), NOW, deleted=False).status is Status.CANCELED
+def test_finish_superseded_cancels_with_a_reason() -> None:
+    assert "deleted" in str(finish_superseded(batch(1), NOW, deleted=True).changes["failure_reason"])
+    assert finish_superseded(batch(1), NOW, deleted=False).status is Status.CANCELED
 
 
-def test_what_was_given_back_is_not_waited_for_by_those_who_look() -> None:
+def test_objects_to_process_excludes_missing_and_returned_objects() -> None:
     assert objects_to_process(batch(10, missing=1, base=GIVEN_BACK)) == 1
     assert objects_to_process(batch(10, missing=1, base=BASE)) == 9
     assert objects_to_process(batch(10)) == 10

@@ -1,22 +1,20 @@
 """``/v1/collections/{collection}/documents``."""
 
-import json
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Body, Query, Response
 from pydantic import JsonValue, ValidationError
+from pydantic_core import from_json
 
 from bucketline.errors import ValidationFailed, ValidationIssue
 from bucketline_ingest_api.collections import service as collections
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.dependencies import ContainerDep, NamespaceDelete, NamespaceRead, NamespaceWrite
 from bucketline_ingest_api.documents import service
-from bucketline_ingest_api.documents.expand import EXPANDED, expand_document, expand_fields
 from bucketline_ingest_api.documents.schemas import (
     Document,
     DocumentCount,
     DocumentList,
-    DocumentListStats,
     ListDocuments,
 )
 from bucketline_ingest_api.exception_handlers import to_validation_failed
@@ -52,6 +50,7 @@ Expand = Annotated[
     ),
 ]
 
+EXPANDED = "_expanded"
 ALWAYS_SHOWN = ("document_id", "collection_id", EXPANDED)
 WHOLE = ("document_blobs", "_internal")
 
@@ -104,7 +103,11 @@ async def get_document(
     document = await service.get_document(deps, collection["_id"], document_id)
     response = Document.of(document, await service.presign_blobs(deps, [document]) if return_presigned_urls else None)
     names = [name for name in (expand or "").split(",") if name]
-    return response.model_copy(update={EXPANDED: await expand_document(deps, document, names)}) if names else response
+    return (
+        response.model_copy(update={EXPANDED: await service.expand_document(deps, document, names)})
+        if names
+        else response
+    )
 
 
 @router.put("/{document_id}", summary="Update a document", responses=errors(413), name="replace_document")
@@ -139,21 +142,20 @@ async def _list(
     urls = await service.presign_blobs(deps, page.rows) if presign else None
     blobs = sum(len(document["blobs"]) for document in page.rows)
     total = page.pagination.total
-    content = DocumentList(
-        results=[Document.of(document, urls) for document in page.rows],
-        pagination=page.pagination,
-        total_documents=total,
-        stats=DocumentListStats(
-            total_documents=total, avg_blobs_per_document=blobs / len(page.rows) if page.rows else 0.0
-        ),
-    ).model_dump(mode="json", by_alias=True)
-    rows: list[dict[str, Any]] = content["results"]
+    rows = [Document.of(document, urls).to_json() for document in page.rows]
     if body.expand:
-        for row, expanded in zip(rows, await expand_fields(deps, namespace_id, page.rows, body.expand), strict=True):
-            row[EXPANDED] = expanded
+        expanded = await service.expand_fields(deps, namespace_id, page.rows, body.expand)
+        rows = [row | {EXPANDED: references} for row, references in zip(rows, expanded, strict=True)]
     if body.select is not None:
-        content["results"] = [project(row, body.select, always=ALWAYS_SHOWN, whole=WHOLE) for row in rows]
-    return JsonResponse(content)
+        rows = [project(row, body.select, always=ALWAYS_SHOWN, whole=WHOLE) for row in rows]
+    return JsonResponse(
+        {
+            "results": rows,
+            "pagination": page.pagination.model_dump(mode="json"),
+            "total_documents": total,
+            "stats": {"total_documents": total, "avg_blobs_per_document": blobs / len(rows) if rows else 0.0},
+        }
+    )
 
 
 def _merge_query(body: ListDocuments, filters: str | None, sort: str | None) -> ListDocuments:
@@ -176,6 +178,6 @@ def _merge_query(body: ListDocuments, filters: str | None, sort: str | None) -> 
 
 def _parse_json(name: str, text: str) -> object:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
+        return from_json(text)
+    except ValueError as error:
         raise ValidationFailed([ValidationIssue("json_invalid", ("query", name), "JSON is expected")]) from error

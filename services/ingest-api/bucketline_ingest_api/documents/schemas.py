@@ -60,6 +60,10 @@ class Document(ResponseBody):
             }
         )
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the document as it is sent."""
+        return self.model_dump(mode="json", by_alias=True)
+
 
 class DocumentListStats(ResponseBody):
     """Statistics of a page."""

@@ -39,8 +39,7 @@ async def delete_object(deps: Container, bucket: BucketDocument, object_id: str)
     obj = await deps.objects.get(bucket["_id"], object_id)
     if obj is None:
         raise NotFound.of("object", object_id)
-    await finish_deletion(deps, obj, object_id)
-    OBJECTS.labels("deleted").inc()
+    await delete_objects(deps, [obj])
 
 
 async def soft_delete_objects(
@@ -63,38 +62,33 @@ async def soft_delete_objects(
 
 
 async def delete_objects(deps: Container, objects: Sequence[ObjectDocument]) -> int:
-    """Delete the objects in the revision in which they were read, with their documents; return how many.
+    """Delete the objects with everything that belongs to them; return how many this call deleted.
 
-    The intents are durable before the first object is deleted. An object that has changed since is deleted on its own.
+    The intent is durable before an object is deleted, in the revision in which it was read. One that has changed since
+    is read again.
     """
-    await deps.removals.start([_intent(deps, obj) for obj in objects])
-    deleted = await deps.objects.delete_unchanged(objects)
-    ids = [obj["_id"] for obj in objects]
-    changed = await deps.objects.get_many(ids) if deleted < len(ids) else {}
-    gone = [object_id for object_id in ids if object_id not in changed]
-    await deps.documents.delete_of_objects(gone)
-    await _publish_deleted(deps, gone)
-    OBJECTS.labels("deleted").inc(deleted)
-    for object_id, obj in changed.items():
-        await finish_deletion(deps, obj, object_id)
-        OBJECTS.labels("deleted").inc()
-    return deleted + len(changed)
-
-
-async def finish_deletion(deps: Container, obj: ObjectDocument | None, object_id: str) -> None:
-    """Delete an object and everything that belongs to it. ``obj`` is None if only the rest is left to delete."""
+    deleted, remaining = 0, {obj["_id"]: obj for obj in objects}
     for _ in range(MAX_ATTEMPTS):
-        if obj is None:
-            break
         # The intent holds the unpublished events and the staged content of this very revision.
-        await deps.removals.start([_intent(deps, obj)])
-        if await deps.objects.delete_unchanged([obj]):
-            break
-        obj = await deps.objects.get_by_id(object_id)
-    else:
-        raise ServiceUnavailable("the object is being modified concurrently; try again", retry_after_seconds=1)
-    await deps.documents.delete_of_objects([object_id])
-    await _publish_deleted(deps, [object_id])
+        await deps.removals.start([_intent(deps, obj) for obj in remaining.values()])
+        count = await deps.objects.delete_unchanged(list(remaining.values()))
+        OBJECTS.labels("deleted").inc(count)
+        deleted += count
+        changed = await deps.objects.get_many(list(remaining), without=UNUSED_FIELDS) if count < len(remaining) else {}
+        if gone := [object_id for object_id in remaining if object_id not in changed]:
+            await finish_deletions(deps, gone)
+        if not changed:
+            return deleted
+        remaining = changed
+    raise ServiceUnavailable("the object is being modified concurrently; try again", retry_after_seconds=1)
+
+
+async def finish_deletions(deps: Container, object_ids: Sequence[str]) -> None:
+    """Delete what belongs to deleted objects, and publish the deletions after the objects' earlier events."""
+    await deps.documents.delete_of_objects(object_ids)
+    deletions = await deps.removals.mark_deleted(object_ids, deps.clock.now())
+    await discard_staged(deps, [key for deletion in deletions for key in deletion["staged"]])
+    deps.removal_outbox.enqueue([outbox_entry_of(deletion) for deletion in deletions])
 
 
 def _intent(deps: Container, obj: ObjectDocument) -> ObjectDeletionDocument:
@@ -119,10 +113,3 @@ def _intent(deps: Container, obj: ObjectDocument) -> ObjectDeletionDocument:
         "staged": staged_keys(obj),
         "event": cast("OutboxDocument", event.to_document()),
     }
-
-
-async def _publish_deleted(deps: Container, object_ids: Sequence[str]) -> None:
-    """Publish the deletions after the objects' earlier events, and delete content that was staged for them."""
-    deletions = await deps.removals.mark_deleted(object_ids, deps.clock.now())
-    await discard_staged(deps, [key for deletion in deletions for key in deletion["staged"]])
-    deps.removal_outbox.enqueue([outbox_entry_of(deletion) for deletion in deletions])

@@ -16,7 +16,7 @@ from bucketline_ingest_api.dependencies import (
 )
 from bucketline_ingest_api.documents.schemas import Document
 from bucketline_ingest_api.fast_path import FastCreateRoute
-from bucketline_ingest_api.objects import aggregate, create, create_batch, deletion, service, update
+from bucketline_ingest_api.objects import create, deletion, service, update
 from bucketline_ingest_api.objects.schemas import (
     AggregateObjects,
     Aggregates,
@@ -40,12 +40,12 @@ PolicyName = Annotated[
     str | None,
     Query(
         json_schema_extra={"enum": ["insert", "update", "upsert", None]},
-        description="What to do about an object with the same unique key; the bucket's default if left out.",
+        description="What to do if the unique key exists; defaults to the bucket's policy.",
     ),
 ]
-AutoProcess = Annotated[bool, Query(description="Process at once, each object in a batch of its own.")]
-Search = Annotated[str | None, Query(max_length=1000, description="Text in the key or in the fields.")]
-CollectionIds = Annotated[list[str] | None, Query(max_length=100, description="Only of these collections.")]
+AutoProcess = Annotated[bool, Query(description="Process the object at once, in its own batch.")]
+Search = Annotated[str | None, Query(max_length=1000, description="Text in the id, key prefix or custom fields.")]
+CollectionIds = Annotated[list[str] | None, Query(max_length=100, description="Only documents of these collections.")]
 
 create_router = APIRouter(tags=["objects"], route_class=FastCreateRoute)
 router = APIRouter(tags=["objects"])
@@ -62,7 +62,7 @@ async def create_object(
     policy: PolicyName = None,
     auto_process: AutoProcess = False,
 ) -> Response:
-    """Store an object durably; with `policy` into the one with the same unique key."""
+    """Store an object durably. `policy` decides whether an object with the same unique key is updated."""
     size = len(await request.body())
     written = await create.create_object(deps, scope.bucket, body, policy=policy, auto_process=auto_process, size=size)
     return JsonResponse(await _serialize_written(deps, written.document), headers=written_headers(written.document))
@@ -80,19 +80,28 @@ async def create_object(
 async def create_objects(
     request: Request, deps: ContainerDep, scope: BucketWrite, body: CreateObjects, auto_process: AutoProcess = False
 ) -> Response:
-    """Store objects with one write; each has its own result. 422 with the same body when all of them failed."""
+    """Store objects with one write; each has its own result. If all of them fail, the same body is sent with 422."""
     size = len(await request.body())
-    outcomes = await create_batch.create_objects(deps, scope.bucket, body.objects, auto_process=auto_process, size=size)
-    poll = await deps.poll_field(scope.bucket_id)
-    shown = create_batch.serialize_outcomes(outcomes, deps.blobstore.url_of, poll)
-    return JsonResponse(shown, status_code=200 if shown["succeeded"] else 422)
+    outcomes = await create.create_objects(deps, scope.bucket, body.objects, auto_process=auto_process, size=size)
+    succeeded, failed = [], []
+    for index, outcome in enumerate(outcomes):
+        if isinstance(outcome, create.WriteResult):
+            replayed = {"replayed": outcome.replayed_by is not None, "replayed_by": outcome.replayed_by}
+            row = await _serialize_written(deps, outcome.document)
+            succeeded.append({**row, "object_index": index, **replayed})
+        else:
+            error = create.error_line(outcome)
+            failed.append({"object_index": index, "error": error, "error_type": outcome.type})
+    counts = {"succeeded_count": len(succeeded), "failed_count": len(failed), "total_requested": len(outcomes)}
+    content = {"succeeded": succeeded, "failed": failed, **counts}
+    return JsonResponse(content, status_code=200 if succeeded else 422)
 
 
 @router.post(BUCKET + "/bulk-soft-delete", summary="Delete up to 5,000 objects", responses=errors())
 async def soft_delete_objects(deps: ContainerDep, scope: BucketDelete, body: SoftDelete) -> SoftDeleted:
     """Delete objects by id, with their documents, unique keys and events. Unknown ids are ignored.
 
-    Deleted objects are kept for 30 days, with the reason and the key that asked, but no route returns them.
+    Their records are kept for 30 days, with the reason and the API key, but no route returns them.
     """
     details: Deletion = {
         "at": deps.clock.now(),
@@ -109,7 +118,7 @@ async def soft_delete_objects(deps: ContainerDep, scope: BucketDelete, body: Sof
 @router.post(BUCKET + "/aggregate", summary="Aggregate objects", responses=errors())
 async def aggregate_objects(deps: ContainerDep, scope: BucketRead, body: AggregateObjects) -> Aggregates:
     """Return counts, sums and extremes of the objects of each group, from one query of at most 10 seconds."""
-    return await aggregate.aggregate_objects(deps, scope.bucket, body)
+    return await service.aggregate_objects(deps, scope.bucket, body)
 
 
 @router.get(BUCKET + "/{object_id}", summary="Get an object", response_model=StoredObject, responses=errors())
@@ -117,9 +126,9 @@ async def get_object(
     deps: ContainerDep,
     scope: BucketRead,
     object_id: str,
-    return_presigned_urls: Annotated[bool, Query(description="A URL to download each stored blob.")] = False,
+    return_presigned_urls: Annotated[bool, Query(description="Include a URL to download each stored blob.")] = False,
     return_url: Annotated[bool, Query(description="Older alias for `return_presigned_urls`.")] = False,
-    include_document_count: Annotated[bool, Query(description="Include the number of its documents.")] = True,
+    include_document_count: Annotated[bool, Query(description="Include the number of documents.")] = True,
 ) -> Response:
     """Return the current state of the object."""
     obj = await service.get_object(deps, scope.bucket_id, object_id)
@@ -135,7 +144,7 @@ async def get_object(
     responses=errors(409, 413),
 )
 async def update_object(deps: ContainerDep, scope: BucketWrite, object_id: str, body: PatchObject) -> Response:
-    """Change the fields that are sent, and no others. The object is not processed again."""
+    """Change the fields that are sent. The object is not processed again."""
     changed = await update.patch_object(deps, scope.bucket, object_id, body)
     return JsonResponse(await _serialize_written(deps, changed))
 
@@ -147,7 +156,7 @@ async def update_object(deps: ContainerDep, scope: BucketWrite, object_id: str, 
     responses=errors(409, 413),
 )
 async def replace_object(deps: ContainerDep, scope: BucketWrite, object_id: str, body: PutObject) -> Response:
-    """Change the fields that are sent, as PATCH does, but with the fields in `metadata`. Blobs stay as they are."""
+    """Change the fields that are sent, as PATCH does, and those in `metadata`. Blobs stay as they are."""
     changed = await update.patch_object(deps, scope.bucket, object_id, body)
     return JsonResponse(await _serialize_written(deps, changed))
 
@@ -156,7 +165,7 @@ async def replace_object(deps: ContainerDep, scope: BucketWrite, object_id: str,
     BUCKET + "/{object_id}", summary="Delete an object", status_code=204, response_class=Response, responses=errors()
 )
 async def delete_object(deps: ContainerDep, scope: BucketDelete, object_id: str) -> None:
-    """Delete the object and its documents. Its unique key is free at once."""
+    """Delete the object and its documents. Its unique key can be used again at once."""
     await deletion.delete_object(deps, scope.bucket, object_id)
 
 
@@ -183,9 +192,9 @@ async def search_objects(
 async def list_object_documents(
     deps: ContainerDep, scope: NamespaceRead, object_id: str, collection_ids: CollectionIds = None
 ) -> Response:
-    """Return the documents that collections made of the object: none until it has been processed."""
+    """Return the documents that collections created from the object; none until it has been processed."""
     total, documents = await service.list_documents(deps, scope.namespace_id, object_id, collection_ids or ())
-    rows = [Document.of(document).model_dump(mode="json", by_alias=True) for document in documents]
+    rows = [Document.of(document).to_json() for document in documents]
     return JsonResponse({"object_id": object_id, "total_documents": total, "documents": rows})
 
 

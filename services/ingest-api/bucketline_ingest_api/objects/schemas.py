@@ -1,4 +1,4 @@
-"""Bodies of the object routes."""
+"""Request and response bodies of the object routes."""
 
 from typing import Annotated, Any, Literal
 
@@ -43,11 +43,8 @@ _OBJECT_EXAMPLE = {
             "blob_id": "blob_06h2k4v9c3f8m1q7r5tv",
             "property": "note",
             "type": "text",
-            "key_prefix": None,
             "properties": {"url": "s3://bucketline/blobs/sha256/9f/86/9f86d0", "author": "Ada"},
-            "presigned_url": None,
             "details": {
-                "filename": None,
                 "size_bytes": 28,
                 "mime_type": "text/plain",
                 "hash": "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
@@ -56,11 +53,8 @@ _OBJECT_EXAMPLE = {
     ],
     "source_details": [{"type": "bucket", "source_id": "bkt_06h2k4v9c3f8m1q7r5tw"}],
     "status": "DRAFT",
-    "error": None,
     "created_at": "2026-03-01T09:00:00.000Z",
     "updated_at": "2026-03-01T09:00:00.000Z",
-    "document_count": None,
-    "consistency": None,
     "sku": "A-17",
     "qty": 4,
 }
@@ -69,19 +63,21 @@ KeyPrefix = Annotated[str, Field(max_length=1024)]
 
 
 class Strict(RequestBody):
-    """A body whose values must have their JSON type: ``"1"`` is no number and ``1`` is not true."""
+    """A body whose values must have the right JSON type: neither ``"1"`` for a number nor ``1`` for true."""
 
     model_config = ConfigDict(strict=True)
 
 
 class CreateBlob(Strict):
-    """A blob: either ``data`` or ``upload_id``."""
+    """A blob with either ``data`` or ``upload_id``."""
 
     model_config = example(_BLOB_EXAMPLE)
 
     property: str = Field(min_length=1, max_length=100, description="A property of the bucket's schema.")
     type: str | None = Field(
-        default=None, max_length=100, description="The schema's type of the property, in any case; may be left out."
+        default=None,
+        max_length=100,
+        description="The property's type in the schema, in any case. Optional.",
     )
     data: JsonValue = Field(
         default=None,
@@ -90,7 +86,7 @@ class CreateBlob(Strict):
     upload_id: str | None = Field(default=None, min_length=1, max_length=100, description="A confirmed upload.")
     key_prefix: KeyPrefix | None = None
     metadata: dict[str, JsonValue] | None = Field(
-        default=None, description="Kept on the blob and, where free, set at the object's root."
+        default=None, description="Stored with the blob, and at the object's root unless the name is taken there."
     )
     checksum: str | None = Field(default=None, max_length=300, description="``algorithm:hex``, or 64 hex digits.")
     canonicalize_source: bool | None = None
@@ -98,7 +94,7 @@ class CreateBlob(Strict):
 
 
 class Edge(Strict):
-    """A relation to another object; keys of the producer's own are kept."""
+    """A relation to another object. Additional keys are stored as they are."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -109,7 +105,7 @@ class Edge(Strict):
 
 
 class CreateObject(Strict):
-    """Every other key is a custom field, kept at the object's root."""
+    """An object to create. Every other key is a custom field, stored at the object's root."""
 
     model_config = ConfigDict(extra="allow", **example(_CREATE_EXAMPLE))
 
@@ -123,7 +119,7 @@ class CreateObject(Strict):
 
 
 class CreateObjects(Strict):
-    """Objects are checked and stored one by one: a faulty one does not stop the others."""
+    """Objects to create. Each is validated on its own: an invalid one does not stop the others."""
 
     model_config = example({"objects": [{"blobs": [_BLOB_EXAMPLE]}]})
 
@@ -131,7 +127,7 @@ class CreateObjects(Strict):
 
 
 class PatchObject(Strict):
-    """Custom fields stand at the root; only what is sent changes."""
+    """Fields to change; custom fields are at the root. Fields that are not sent stay."""
 
     model_config = ConfigDict(extra="allow", **example({"state": "paid", "key_prefix": "/2026/03/paid/A-17"}))
 
@@ -140,7 +136,7 @@ class PatchObject(Strict):
 
 
 class PutObject(PatchObject):
-    """A key of ``metadata`` that the object holds in its own ``metadata`` is changed there, any other at the root."""
+    """Fields to change. Keys of ``metadata`` are changed in the object's ``metadata`` if there, others at the root."""
 
     model_config = example({"key_prefix": "/2026/03/A-17", "metadata": {"state": "paid"}})
 
@@ -148,9 +144,9 @@ class PutObject(PatchObject):
 
 
 class SoftDelete(RequestBody):
-    """For clients the objects are deleted; what they were is kept for 30 days, with the reason. There is no restore."""
+    """Objects to delete. Their records are kept for 30 days, with the reason, but they cannot be restored."""
 
-    model_config = example({"object_ids": ["obj_06h2k4v9c3f8m1q7r5tx"], "reason": "sent twice by the importer"})
+    model_config = example({"object_ids": ["obj_06h2k4v9c3f8m1q7r5tx"], "reason": "imported twice"})
 
     object_ids: list[Annotated[str, Field(min_length=1, max_length=100)]] = Field(
         min_length=1, max_length=MAX_SOFT_DELETED
@@ -161,7 +157,7 @@ class SoftDelete(RequestBody):
 
 
 class SoftDeleted(ResponseBody):
-    """``requested`` counts ids; those that are not in the bucket are not ``soft_deleted``."""
+    """Counts of the requested ids, of the objects that were deleted, and of the collections that read the bucket."""
 
     model_config = example({"soft_deleted": 1, "requested": 1, "collections": 2})
 
@@ -171,7 +167,7 @@ class SoftDeleted(ResponseBody):
 
 
 class BlobDetails(ResponseBody):
-    """Known at once of inline content and uploads. ``mime_type`` is the declared one until the blob is mirrored."""
+    """Details of a blob's bytes. Until the blob is mirrored, ``mime_type`` is the declared type."""
 
     filename: str | None = None
     size_bytes: int | None = None
@@ -180,6 +176,8 @@ class BlobDetails(ResponseBody):
 
 
 class Blob(ResponseBody):
+    """A blob of an object."""
+
     blob_id: str
     property: str
     type: str
@@ -190,12 +188,14 @@ class Blob(ResponseBody):
 
 
 class SourceDetail(ResponseBody):
+    """Where the object comes from."""
+
     type: str
     source_id: str
 
 
 class Consistency(ResponseBody):
-    """When what was written can be read as documents, and what to do until then."""
+    """When the documents of a written object are visible, and how to wait for them."""
 
     retriever_visible: str
     recommended_header: str | None = None
@@ -206,16 +206,16 @@ class Consistency(ResponseBody):
 
 
 class ObjectInternal(ResponseBody):
-    """What the service adds to an object whose run has ended."""
+    """Information about the object's latest finished run."""
 
     warnings: list[str] = Field(
         default_factory=list,
-        description="What was not done although nothing failed: blobs that no collection of the bucket reads.",
+        description="Blobs that were not processed because no collection of the bucket reads their type.",
     )
 
 
 class StoredObject(ResponseBody):
-    """An object; custom fields stand at its root. With ``select`` only the listed fields and the ids are there."""
+    """An object with its custom fields at the root. With ``select`` only the listed fields and the ids are included."""
 
     model_config = ConfigDict(extra="allow", **example(_OBJECT_EXAMPLE))
 
@@ -231,11 +231,11 @@ class StoredObject(ResponseBody):
     updated_at: str = ""
     document_count: int | None = None
     consistency: Consistency | None = None
-    internal: ObjectInternal | None = Field(default=None, alias="_internal", description="Only with something to say.")
+    internal: ObjectInternal | None = Field(default=None, alias="_internal", description="Only with warnings.")
 
 
 class SucceededObject(StoredObject):
-    """``replayed``: nothing was created, an existing object answers."""
+    """An object of the request. ``replayed``: it existed already, and nothing was created."""
 
     object_index: int
     replayed: bool = False
@@ -243,13 +243,15 @@ class SucceededObject(StoredObject):
 
 
 class FailedObject(ResponseBody):
+    """An object of the request that was not created."""
+
     object_index: int
     error: str
     error_type: str
 
 
 class CreatedObjects(ResponseBody):
-    """One row for each object of the request, in its order."""
+    """Results for the objects of the request, in its order."""
 
     succeeded: list[SucceededObject]
     failed: list[FailedObject]
@@ -259,7 +261,7 @@ class CreatedObjects(ResponseBody):
 
 
 class RefusedObjects(ResponseBody):
-    """A 422: either the request itself is at fault (the envelope), or every object in it (the usual result)."""
+    """The body of a 422: the error envelope for an invalid request, or the results if all objects are invalid."""
 
     success: Literal[False] | None = None
     status: int | None = None
@@ -272,7 +274,7 @@ class RefusedObjects(ResponseBody):
 
 
 class ListObjects(ListBody):
-    """Paging fields may stand in the body or in the query; the body wins."""
+    """How to list objects. Paging fields of the body take precedence over the query."""
 
     model_config = example(
         {
@@ -298,13 +300,15 @@ class ObjectStats(ResponseBody):
 
 
 class ObjectList(ResponseBody):
+    """A page of objects."""
+
     results: list[StoredObject]
     pagination: Pagination
     stats: ObjectStats
 
 
 class ObjectDocuments(ResponseBody):
-    """Documents that collections made of the object."""
+    """Documents that collections created from the object."""
 
     object_id: str
     total_documents: int
@@ -316,20 +320,21 @@ Alias = Annotated[str, Field(min_length=1, max_length=256)]
 
 
 class GroupBy(RequestBody):
-    """A field to group by; objects without it are the group null."""
+    """A field to group by. Objects without it form the group null."""
 
     field: FieldPath
-    alias: Alias | None = Field(default=None, description="Its name in the rows; the field if left out.")
+    alias: Alias | None = Field(default=None, description="Its name in the rows; defaults to the field.")
     date_trunc: Unsupported = None
     date_part: Unsupported = None
 
     @property
     def name(self) -> str:
+        """The key in the rows."""
         return self.alias or self.field
 
 
 class Aggregation(RequestBody):
-    """``sum`` and ``avg`` look at numbers alone, ``min`` and ``max`` at whatever is not null; dates are moments."""
+    """A metric. ``sum`` and ``avg`` use numbers only; ``min`` and ``max`` ignore null and compare dates as times."""
 
     function: Literal["count", "sum", "avg", "min", "max"]
     field: FieldPath | None = Field(default=None, description="Not needed for `count`, which counts objects.")
@@ -338,11 +343,12 @@ class Aggregation(RequestBody):
 
     @property
     def name(self) -> str:
+        """The key in the rows."""
         return self.alias
 
 
 class Having(RequestBody):
-    """Keeps groups whose metric compares like this."""
+    """A condition on a metric of a group."""
 
     field: Alias
     operator: Literal["eq", "ne", "gt", "gte", "lt", "lte"]
@@ -350,7 +356,7 @@ class Having(RequestBody):
 
 
 class AggregateObjects(RequestBody):
-    """Grouping, after ``filters`` and before ``having``, ``sort_by`` and ``limit``."""
+    """How to aggregate: ``filters``, then groups with their metrics, then ``having``, ``sort_by`` and ``limit``."""
 
     model_config = example(
         {
@@ -371,22 +377,25 @@ class AggregateObjects(RequestBody):
     having: list[Having] | None = Field(default=None, max_length=MAX_AGGREGATIONS)
     unwind: Unsupported = None
     range_buckets: Unsupported = None
-    sort_by: Alias | None = Field(default=None, description="A name in the rows; if left out, the groups.")
+    sort_by: Alias | None = Field(default=None, description="A name in the rows; defaults to the groups.")
     sort_direction: Literal["asc", "desc"] | None = Field(default="desc", description="Of `sort_by`.")
     limit: int = Field(default=1000, ge=1, le=MAX_GROUPS)
 
     @property
     def direction(self) -> int:
+        """The sort direction for MongoDB."""
         return 1 if self.sort_direction == "asc" else -1
 
 
 class Row(ResponseBody):
+    """A group with its metrics."""
+
     group: dict[str, Any]
     metrics: dict[str, Any]
 
 
 class Aggregates(ResponseBody):
-    """``query_info.truncated``: there are more groups than ``limit``."""
+    """The groups. ``query_info.truncated`` means that there are more than ``limit``."""
 
     model_config = example(
         {

@@ -2,10 +2,12 @@
 
 import asyncio
 from collections.abc import Sequence
+from typing import cast
 
 from bucketline.db.blobs import STAGED_INLINE
 from bucketline.db.objects import ObjectDocument
 from bucketline.domain.blob_sources import InlineSource, UploadSource
+from bucketline.domain.schema import Location
 from bucketline.domain.status import Status
 from bucketline.errors import BucketlineError, ValidationFailed, ValidationIssue
 from bucketline.observability.logging import get_logger
@@ -15,10 +17,9 @@ from bucketline_ingest_api.objects.validation import BlobDraft
 log = get_logger(__name__)
 
 MAX_CONCURRENT_PUTS = 8
-_BYTES = "application/octet-stream"
 
 
-async def attach_uploads(deps: Container, bucket_id: str, drafts: Sequence[BlobDraft]) -> None:
+async def attach_uploads(deps: Container, bucket_id: str, drafts: Sequence[BlobDraft], location: Location) -> None:
     """Set the source of each blob that has an ``upload_id``.
 
     :class:`ValidationFailed` with one row for each upload that is not in this bucket or not confirmed.
@@ -26,69 +27,37 @@ async def attach_uploads(deps: Container, bucket_id: str, drafts: Sequence[BlobD
     wanted = {draft.source.upload_id for draft in drafts if isinstance(draft.source, UploadSource)}
     if not wanted:
         return
-    rows = await deps.uploads.many_in_bucket(bucket_id, wanted)
-    uploads = {row["_id"]: row for row in rows}
+    uploads = {upload["_id"]: upload for upload in await deps.uploads.many_in_bucket(bucket_id, wanted)}
     faults = []
-    for draft in drafts:
+    for index, draft in enumerate(drafts):
         if not isinstance(draft.source, UploadSource):
             continue
-        at = (*draft.location, "upload_id")
+        at = (*location, "blobs", index)
         upload = uploads.get(draft.source.upload_id)
         if upload is None:
-            faults.append(ValidationIssue("upload_not_found", at, "there is no such upload in this bucket"))
-        elif upload["status"] != Status.COMPLETED:
-            faults.append(
-                ValidationIssue("upload_not_confirmed", at, f"the upload is {upload['status']}: confirm it first")
-            )
-        else:
-            upload_hash = f"sha256:{upload['sha256']}" if upload.get("sha256") else None
-            checksum = draft.document["checksum"]
-            if upload_hash and checksum and checksum.startswith("sha256:") and checksum != upload_hash:
-                faults.append(
-                    ValidationIssue("checksum", (*draft.location, "checksum"), "the checksum is not the upload's")
-                )
-            draft.hash = upload_hash or draft.hash
-            draft.document["source"] = {
-                "kind": "upload",
-                "upload_id": upload["_id"],
-                "key": upload["key"],
-                "size": upload.get("size_bytes"),
-                "sha256": upload.get("sha256"),
-                "mime_type": upload.get("content_type"),
-                "filename": upload.get("filename"),
-            }
+            message = "there is no such upload in this bucket"
+            faults.append(ValidationIssue("upload_not_found", (*at, "upload_id"), message))
+            continue
+        if upload["status"] != Status.COMPLETED:
+            message = f"the upload is {upload['status']}: confirm it first"
+            faults.append(ValidationIssue("upload_not_confirmed", (*at, "upload_id"), message))
+            continue
+        sha256 = upload.get("sha256")
+        upload_hash = f"sha256:{sha256}" if sha256 else draft.hash
+        if draft.hash not in (None, upload_hash):
+            faults.append(ValidationIssue("checksum", (*at, "checksum"), "the checksum is not the upload's"))
+        draft.hash = upload_hash
+        draft.document["source"] = {
+            "kind": "upload",
+            "upload_id": upload["_id"],
+            "key": upload["key"],
+            "size": upload["size_bytes"],
+            "sha256": sha256,
+            "mime_type": upload["content_type"],
+            "filename": upload["filename"],
+        }
     if faults:
         raise ValidationFailed(faults)
-
-
-async def stage_large_blobs(deps: Container, object_id: str, drafts: Sequence[BlobDraft]) -> list[str]:
-    """Put inline content into S3, the largest first, until the document can hold the rest; return the keys.
-
-    Each key is used once, so that versions of an object never share staged content.
-    """
-    total = sum(draft.inline_size for draft in drafts)
-    chosen = []
-    for draft in sorted(drafts, key=lambda d: d.inline_size, reverse=True):
-        if total <= deps.settings.inline_staging_threshold_bytes:
-            break
-        total -= draft.inline_size
-        chosen.append(draft)
-    slots = asyncio.Semaphore(MAX_CONCURRENT_PUTS)
-
-    async def put(draft: BlobDraft) -> str:
-        source = draft.source
-        stored = draft.document["source"]
-        if not isinstance(source, InlineSource) or stored is None:
-            raise TypeError("only inline content can be staged")
-        key = f"{STAGED_INLINE}/{object_id}/{draft.document['blob_id']}"
-        async with slots:
-            content = await asyncio.to_thread(source.content)
-            await deps.blobstore.put_if_absent(key, content, sha256=str(stored["sha256"]), content_type=_BYTES)
-        details = {name: stored.get(name) for name in ("size", "sha256", "mime_type", "filename")}
-        draft.document["source"] = {"kind": "staged", "key": key, **details}
-        return key
-
-    return list(await asyncio.gather(*(put(draft) for draft in chosen)))
 
 
 class Staging:
@@ -104,10 +73,36 @@ class Staging:
         self._keys: list[str] = []
 
     async def stage_for(self, object_id: str) -> None:
-        """Stage large content under this object's id, unless that is done already."""
-        if self._owner != object_id:
-            self._keys += await stage_large_blobs(self._deps, object_id, self._drafts)
-            self._owner = object_id
+        """Put inline content into S3, the largest first, until the document can hold the rest.
+
+        Nothing is done if that has been done for this object. Each key is used once, so that versions of an object
+        never share staged content.
+        """
+        if self._owner == object_id:
+            return
+        total = sum(draft.inline_size for draft in self._drafts)
+        large = []
+        for draft in sorted(self._drafts, key=lambda draft: draft.inline_size, reverse=True):
+            if total <= self._deps.settings.inline_staging_threshold_bytes:
+                break
+            total -= draft.inline_size
+            large.append(draft)
+        slots = asyncio.Semaphore(MAX_CONCURRENT_PUTS)
+
+        async def put(draft: BlobDraft) -> str:
+            key = f"{STAGED_INLINE}/{object_id}/{draft.document['blob_id']}"
+            details = draft.document["source"] or {}
+            async with slots:
+                content = await asyncio.to_thread(cast("InlineSource", draft.source).content)
+                await self._deps.blobstore.put_if_absent(
+                    key, content, sha256=str(details["sha256"]), content_type="application/octet-stream"
+                )
+            kept = {name: details.get(name) for name in ("size", "sha256", "mime_type", "filename")}
+            draft.document["source"] = {"kind": "staged", "key": key, **kept}
+            return key
+
+        self._keys += await asyncio.gather(*(put(draft) for draft in large))
+        self._owner = object_id
 
     async def discard_unused(self, obj: ObjectDocument | None) -> None:
         """Delete what the object does not refer to after all. None: no object was written."""

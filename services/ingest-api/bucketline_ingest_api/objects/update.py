@@ -12,7 +12,7 @@ from bucketline.db.mongo import DuplicateKey
 from bucketline.db.objects import MAX_IDEMPOTENCY_KEYS, BlobDocument, ObjectDocument
 from bucketline.db.outbox_store import outbox_entry_of
 from bucketline.domain.field_validation import custom_faults
-from bucketline.domain.insertion_policy import key_taken, merged_fields, put_fields
+from bucketline.domain.insertion_policy import key_taken, put_fields
 from bucketline.domain.schema import properties, same, validate_fields
 from bucketline.domain.status import OBJECT_IN_FLIGHT, RANK_NEW, RANK_QUEUED, Status
 from bucketline.domain.text_encodings import charset_of
@@ -28,7 +28,6 @@ from bucketline_ingest_api.objects.validation import (
     ObjectDraft,
     ensure_writable,
     refuse_too_large,
-    stored_blobs,
 )
 
 MAX_ATTEMPTS = 10
@@ -45,14 +44,14 @@ async def merge_object(
     """
     now = deps.clock.now()
     changes = _changed_fields(existing, draft)
-    blobs_changed = draft.blobs is not None and not _same_blobs(existing["blobs"], draft.blobs)
+    blobs_changed = draft.body.blobs is not None and not _same_blobs(existing["blobs"], draft.blobs)
     running = existing["status"] in OBJECT_IN_FLIGHT
     if not changes and not blobs_changed and (running or not auto_process):
         return existing
-    sets: dict[str, object] = {**changes, "error": None, "skip_duplicates": draft.skip_duplicates}
+    sets: dict[str, object] = {**changes, "error": None, "skip_duplicates": draft.body.skip_duplicates}
     unsets: dict[str, object] = {}
     if blobs_changed:
-        sets["blobs"] = stored_blobs(draft)
+        sets["blobs"] = [blob.document for blob in draft.blobs]
         sets["blobs_revision"] = existing["blobs_revision"] + 1
         sets["mirror"] = {
             "state": "pending",
@@ -72,9 +71,9 @@ async def merge_object(
     else:
         sets["status"] = str(Status.DRAFT)
         unsets["batch_id"] = ""
-    if draft.idempotency_key is not None:
-        keys = [key for key in existing.get("idempotency_keys", []) if key != draft.idempotency_key]
-        sets["idempotency_keys"] = [*keys, draft.idempotency_key][-MAX_IDEMPOTENCY_KEYS:]
+    if draft.body.idempotency_key is not None:
+        keys = [key for key in existing.get("idempotency_keys", []) if key != draft.body.idempotency_key]
+        sets["idempotency_keys"] = [*keys, draft.body.idempotency_key][-MAX_IDEMPOTENCY_KEYS:]
     try:
         return await _write(deps, existing, sets, unsets, now, blobs_changed=blobs_changed, auto_process=auto_process)
     except DuplicateKey:
@@ -90,7 +89,7 @@ async def patch_object(deps: Container, bucket: BucketDocument, object_id: str, 
         if existing is None:
             raise NotFound.of("object", object_id)
         sent = _read_fields(bucket, existing, body)
-        custom = merged_fields(existing["custom"], sent)
+        custom = {**existing["custom"], **sent}
         sets: dict[str, object] = {}
         if not same(custom, existing["custom"]):
             sets["custom"] = custom
@@ -150,12 +149,12 @@ async def _write(
 def _changed_fields(existing: ObjectDocument, draft: ObjectDraft) -> dict[str, object]:
     """Return what a create request changes, apart from blobs."""
     changes: dict[str, object] = {}
-    custom = merged_fields(existing["custom"], draft.fields)
+    custom = {**existing["custom"], **draft.fields}
     if not same(custom, existing["custom"]):
         changes["custom"] = custom
-    if draft.key_prefix_sent and draft.key_prefix != existing["key_prefix"]:
-        changes["key_prefix"] = draft.key_prefix
-    if draft.edges is not None and draft.edges != existing.get("edges"):
+    if "key_prefix" in draft.body.model_fields_set and draft.body.key_prefix != existing["key_prefix"]:
+        changes["key_prefix"] = draft.body.key_prefix
+    if draft.body.edges is not None and draft.edges != existing.get("edges"):
         changes["edges"] = draft.edges
     return changes
 

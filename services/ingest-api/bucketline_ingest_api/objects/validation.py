@@ -2,8 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
 
@@ -44,34 +43,18 @@ from bucketline_ingest_api.settings import ApiSettings
 MAX_FAULTS = 100
 
 _CHECKSUM = re.compile(r"[a-z][a-z0-9-]{1,31}:[0-9a-f]{8,256}")
-_BARE_SHA256 = re.compile(r"[0-9a-f]{64}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 Scalar = str | int | float | bool
 
 
-@dataclass(frozen=True)
-class BlobOptions:
-    """Options that apply to every blob of a request."""
-
-    schema: Schema
-    canonicalize: bool
-    force: bool
-    allow_file: bool
-    inline_limit: int
-
-
 @dataclass
 class BlobDraft:
-    """A valid blob of a request.
-
-    ``hash`` is set for inline content and if the producer sent it; ``inline_size`` is the size of inline content.
-    """
+    """A valid blob of a request. ``hash`` is set for inline content and if the producer sent it."""
 
     document: BlobDocument
     source: Source
-    location: Location
-    metadata: Mapping[str, object] = field(default_factory=dict)
-    hash: str | None = None
+    hash: str | None
     inline_size: int = 0
 
 
@@ -87,24 +70,21 @@ class UniqueKeyValue:
 class ObjectDraft:
     """A valid create request.
 
-    ``fields`` are the root fields that were sent, promoted blob metadata included. ``blobs`` is None if no list was
-    sent. ``incomplete`` lists what is missing for a *new* object.
+    ``fields`` are the root fields that were sent, promoted blob metadata included. ``incomplete`` lists what is missing
+    for a *new* object.
     """
 
-    key_prefix: str | None
-    key_prefix_sent: bool
+    body: CreateObject
     fields: dict[str, object]
-    blobs: list[BlobDraft] | None
-    edges: list[dict[str, object]] | None
-    skip_duplicates: bool
-    idempotency_key: str | None
+    blobs: list[BlobDraft]
+    edges: list[dict[str, object]]
     unique_key: UniqueKeyValue | None
     incomplete: list[ValidationIssue]
 
     @property
     def content_key(self) -> str | None:
         """The fingerprint of the content, if the hash of every blob is known."""
-        rows = [(blob.document["property"], blob.hash) for blob in self.blobs or ()]
+        rows = [(blob.document["property"], blob.hash) for blob in self.blobs]
         hashed = [(name, value) for name, value in rows if value is not None]
         return content_key(hashed) if len(hashed) == len(rows) else None
 
@@ -135,20 +115,17 @@ def validate_create(
     declared = properties(schema)
     custom = body.model_extra or {}
     faults = custom_faults(custom, schema_properties=declared, location=location)
-    options = BlobOptions(
-        schema=schema,
-        canonicalize=body.canonicalize_source,
-        force=body.force_remirror,
-        allow_file=settings.allow_file_sources,
-        inline_limit=settings.max_inline_bytes,
-    )
-    blobs, blob_faults = read_blobs(body.blobs or (), options, ids, location=(*location, "blobs"))
+    blobs, blob_faults = _read_blobs(schema, body, settings, ids, (*location, "blobs"))
     faults += blob_faults
-    edges, edge_faults = _read_edges(body, location)
-    faults += edge_faults
+    edges = [
+        edge.model_dump(exclude={"target_collection_id"} if edge.target_collection_id is None else None)
+        for edge in body.edges or ()
+    ]
+    faults += islice(storable_faults(edges, (*location, "edges")), MAX_FAULTS)
     files = file_properties(schema)
-    fields = promoted(custom, ({k: v for k, v in blob.metadata.items() if k not in files} for blob in blobs))
-    names = {blob.document["property"] for blob in blobs}
+    metadata = [blob.metadata or {} for blob in body.blobs or ()]
+    fields = promoted(custom, ({k: v for k, v in values.items() if k not in files} for values in metadata))
+    names = {blob.property for blob in body.blobs or ()}
     if not faults:
         faults += validate_fields(schema, fields, blobs=names, partial=True, location=location)
     key = None
@@ -162,17 +139,7 @@ def validate_create(
         raise ValidationFailed(faults[:MAX_FAULTS])
     incomplete = validate_fields(schema, apply_defaults(schema, fields), blobs=names, location=location)
     incomplete += missing_files(schema, names, location=(*location, "blobs"))
-    return ObjectDraft(
-        key_prefix=body.key_prefix,
-        key_prefix_sent="key_prefix" in body.model_fields_set,
-        fields=fields,
-        blobs=None if body.blobs is None else blobs,
-        edges=edges,
-        skip_duplicates=body.skip_duplicates,
-        idempotency_key=body.idempotency_key,
-        unique_key=key,
-        incomplete=incomplete[:MAX_FAULTS],
-    )
+    return ObjectDraft(body, fields, blobs, edges, key, incomplete[:MAX_FAULTS])
 
 
 def new_object(
@@ -189,8 +156,8 @@ def new_object(
         "_id": object_id,
         "namespace_id": bucket["namespace_id"],
         "bucket_id": bucket["_id"],
-        "key_prefix": draft.key_prefix,
-        "blobs": stored_blobs(draft),
+        "key_prefix": draft.body.key_prefix,
+        "blobs": [blob.document for blob in draft.blobs],
         "custom": apply_defaults(bucket["schema"], draft.fields),
         "status": str(Status.QUEUED if auto else Status.DRAFT),
         "error": None,
@@ -200,47 +167,30 @@ def new_object(
         "blobs_revision": 1,
         "run": {"id": 1, "rank": RANK_QUEUED} if auto else {"id": 0, "rank": RANK_NEW},
         "mirror": {"state": "pending", "attempts": 0, "due_at": due_at},
-        "skip_duplicates": draft.skip_duplicates,
+        "skip_duplicates": draft.body.skip_duplicates,
         "auto_process": auto,
     }
     if auto:
         document["batch_id"] = batch_id
         document["moved_at"] = now
-    if draft.edges is not None:
+    if draft.body.edges is not None:
         document["edges"] = draft.edges
     if draft.unique_key is not None:
         document["unique_key"] = draft.unique_key.text
-    if draft.idempotency_key is not None:
-        document["idempotency_keys"] = [draft.idempotency_key]
+    if draft.body.idempotency_key is not None:
+        document["idempotency_keys"] = [draft.body.idempotency_key]
     if (content := draft.content_key) is not None:
         document["content_key"] = content
     return document
 
 
-def stored_blobs(draft: ObjectDraft) -> list[BlobDocument]:
-    """Return the documents of the blobs."""
-    return [blob.document for blob in draft.blobs or ()]
-
-
-def _read_edges(body: CreateObject, location: Location) -> tuple[list[dict[str, object]] | None, list[ValidationIssue]]:
-    if body.edges is None:
-        return None, []
-    edges: list[dict[str, object]] = []
-    for edge in body.edges:
-        document = edge.model_dump()
-        if edge.target_collection_id is None:
-            del document["target_collection_id"]
-        edges.append(document)
-    return edges, list(islice(storable_faults(edges, (*location, "edges")), MAX_FAULTS))
-
-
-def read_blobs(
-    blobs: Sequence[CreateBlob], options: BlobOptions, ids: Ids, *, location: Location
+def _read_blobs(
+    schema: Schema, body: CreateObject, settings: ApiSettings, ids: Ids, location: Location
 ) -> tuple[list[BlobDraft], list[ValidationIssue]]:
     """Return the valid blobs, and the faults of the others."""
     drafts, faults = [], []
-    for index, blob in enumerate(blobs):
-        draft = _read_blob(blob, options, ids, (*location, index))
+    for index, blob in enumerate(body.blobs or ()):
+        draft = _read_blob(schema, body, blob, settings, ids, (*location, index))
         if isinstance(draft, BlobDraft):
             drafts.append(draft)
         else:
@@ -248,102 +198,80 @@ def read_blobs(
     return drafts, faults[:MAX_FAULTS]
 
 
-def _read_blob(blob: CreateBlob, options: BlobOptions, ids: Ids, at: Location) -> BlobDraft | list[ValidationIssue]:
-    kind = validate_blob(options.schema, blob.property, blob.type, location=at)
+def _read_blob(
+    schema: Schema, body: CreateObject, blob: CreateBlob, settings: ApiSettings, ids: Ids, at: Location
+) -> BlobDraft | list[ValidationIssue]:
+    kind = validate_blob(schema, blob.property, blob.type, location=at)
     if isinstance(kind, ValidationIssue):
         return [kind]
     faults: list[ValidationIssue] = []
-    source = _parse_source(blob, kind, options, at)
+    source = _parse_source(blob, kind, settings, at)
     if isinstance(source, ValidationIssue):
         faults.append(source)
+    declared = properties(schema)[blob.property]
     if isinstance(blob.data, dict | list):
         faults += islice(storable_faults(blob.data, (*at, "data")), MAX_FAULTS)
-    elif blob.data is not None:
-        faults += _value_faults(blob, kind, options.schema, at)
+    if kind in METADATA_TYPES and declared["type"] == kind and not isinstance(blob.data, dict | list | None):
+        faults += islice(value_faults(declared, blob.data, (*at, "data")), MAX_FAULTS)
     faults += islice(storable_faults(blob.metadata or {}, (*at, "metadata")), MAX_FAULTS)
     checksum = _normalize_checksum(blob.checksum)
     if blob.checksum is not None and checksum is None:
-        faults.append(
-            ValidationIssue("checksum", (*at, "checksum"), "algorithm:hex or 64 hexadecimal digits are expected")
-        )
+        message = "algorithm:hex or 64 hexadecimal digits are expected"
+        faults.append(ValidationIssue("checksum", (*at, "checksum"), message))
     if faults or isinstance(source, ValidationIssue):
         return faults
-    content_hash, size = _hash_content(source, checksum)
-    if checksum is not None and checksum.startswith("sha256:") and content_hash != checksum:
-        return [ValidationIssue("checksum", (*at, "checksum"), "the checksum is not that of the data")]
-    metadata = blob.metadata or {}
-    bytes_follow = not isinstance(source, PropertiesSource)
+    stored: dict[str, object] | None = None
+    content_hash = checksum if checksum is not None and checksum.startswith("sha256:") else None
+    if isinstance(source, PropertiesSource):
+        free = dict(source.value)
+        content_hash = checksum or properties_hash(source.value)
+    else:
+        free = dict(free_form(kind, blob.data))
+        stored = source.to_document()
+    size = 0
+    if isinstance(source, InlineSource) and stored is not None:
+        content = source.content()
+        digest, size = hashlib.sha256(content).hexdigest(), len(content)
+        if content_hash not in (None, f"sha256:{digest}"):
+            return [ValidationIssue("checksum", (*at, "checksum"), "the checksum is not that of the data")]
+        content_hash = f"sha256:{digest}"
+        # What responses show until the content is mirrored.
+        stored |= {"sha256": digest, "size": size, "mime_type": declared_type(source)}
     document: BlobDocument = {
         "blob_id": ids.new("blob"),
         "property": blob.property,
         "type": kind,
         "key_prefix": blob.key_prefix,
-        "properties": {**_free_form(source, kind, blob), **metadata},
-        "source": _source_document(source, content_hash, size) if bytes_follow else None,
-        "canonicalize": options.canonicalize if blob.canonicalize_source is None else blob.canonicalize_source,
-        "force": options.force if blob.force_remirror is None else blob.force_remirror,
+        "properties": {**free, **(blob.metadata or {})},
+        "source": stored,
+        "canonicalize": body.canonicalize_source if blob.canonicalize_source is None else blob.canonicalize_source,
+        "force": body.force_remirror if blob.force_remirror is None else blob.force_remirror,
         "checksum": checksum,
         "details": None,
         "storage": None,
-        "state": "pending" if bytes_follow else "none",
+        "state": "none" if stored is None else "pending",
         "error": None,
     }
-    return BlobDraft(document, source, at, metadata, content_hash, size)
+    return BlobDraft(document, source, content_hash, size)
 
 
-def _source_document(source: Source, content_hash: str | None, size: int) -> dict[str, object]:
-    """Return the source as it is stored, for inline content with the details that responses show before mirroring."""
-    document = source.to_document()
-    if isinstance(source, InlineSource):
-        document["sha256"] = str(content_hash).removeprefix("sha256:")
-        document["size"] = size
-        document["mime_type"] = declared_type(source)
-    return document
-
-
-def _parse_source(blob: CreateBlob, kind: str, options: BlobOptions, at: Location) -> Source | ValidationIssue:
+def _parse_source(blob: CreateBlob, kind: str, settings: ApiSettings, at: Location) -> Source | ValidationIssue:
     if (blob.data is None) == (blob.upload_id is None):
         return ValidationIssue("data_or_upload_id", at, "send either data or upload_id")
     if blob.upload_id is not None:
         return UploadSource(blob.upload_id)
     try:
-        return parse_data(kind, blob.data, allow_file=options.allow_file, max_inline_bytes=options.inline_limit)
+        return parse_data(
+            kind, blob.data, allow_file=settings.allow_file_sources, max_inline_bytes=settings.max_inline_bytes
+        )
     except InvalidData as error:
         return ValidationIssue("blob_data", (*at, "data"), error.reason)
 
 
-def _value_faults(blob: CreateBlob, kind: str, schema: Schema, at: Location) -> Sequence[ValidationIssue]:
-    """Validate a plain value that is sent as a blob against the type of its property. An object may be a source."""
-    declared = properties(schema)[blob.property]
-    if kind not in METADATA_TYPES or declared["type"] != kind or isinstance(blob.data, dict):
-        return ()
-    return list(islice(value_faults(declared, blob.data, (*at, "data")), MAX_FAULTS))
-
-
-def _free_form(source: Source, kind: str, blob: CreateBlob) -> dict[str, object]:
-    if isinstance(source, PropertiesSource):
-        return dict(source.value)
-    return dict(free_form(kind, blob.data))
-
-
 def _normalize_checksum(checksum: str | None) -> str | None:
     """Return ``algorithm:hex`` in lower case, or None if it is not a checksum."""
-    if checksum is None:
-        return None
-    lowered = checksum.lower()
-    if _BARE_SHA256.fullmatch(lowered):
-        return f"sha256:{lowered}"
-    if not _CHECKSUM.fullmatch(lowered):
-        return None
-    algorithm, _, digits = lowered.partition(":")
-    return lowered if algorithm != "sha256" or _BARE_SHA256.fullmatch(digits) else None
-
-
-def _hash_content(source: Source, checksum: str | None) -> tuple[str | None, int]:
-    """Return ``sha256:<hex>`` if it is known without fetching anything, and the size of inline content."""
-    if isinstance(source, PropertiesSource):
-        return checksum or properties_hash(source.value), 0
-    if isinstance(source, InlineSource):
-        content = source.content()
-        return f"sha256:{hashlib.sha256(content).hexdigest()}", len(content)
-    return (checksum if checksum is not None and checksum.startswith("sha256:") else None), 0
+    text = (checksum or "").lower()
+    text = f"sha256:{text}" if _SHA256.fullmatch(text) else text
+    algorithm, _, digits = text.partition(":")
+    valid = _CHECKSUM.fullmatch(text) and (algorithm != "sha256" or _SHA256.fullmatch(digits))
+    return text if valid else None

@@ -32,37 +32,14 @@ NAMESPACES_PER_QUERY = 100
 Query = Mapping[str, object]
 Stage = Mapping[str, object]
 
+_SHARED = ("status", "namespace_id", "created_at", "updated_at")
 _TASK_PATHS = field_mapper(
-    {
-        "task_id": "_id",
-        "task_type": "type",
-        "status": "status",
-        "inputs": "inputs",
-        "outputs": "outputs",
-        "additional_data": "data",
-        "error": "error",
-        "namespace_id": "namespace_id",
-        "created_at": "created_at",
-        "updated_at": "updated_at",
-    },
-    under="unknown",
+    {"task_id": "_id", "task_type": "type", "additional_data": "data"},
+    unchanged=("inputs", "outputs", "error", *_SHARED),
 )
 _BATCH_PATHS = field_mapper(
-    {
-        "task_id": "task_id",
-        "task_type": "type",
-        "status": "status",
-        "inputs": "_id",
-        "error": "failure_reason",
-        "namespace_id": "namespace_id",
-        "batch_id": "_id",
-        "bucket_id": "bucket_id",
-        "collection_ids": "collection_ids",
-        "object_count": "total",
-        "created_at": "created_at",
-        "updated_at": "updated_at",
-    },
-    under="unknown",
+    {"task_type": "type", "inputs": "_id", "error": "failure_reason", "batch_id": "_id", "object_count": "total"},
+    unchanged=("task_id", "bucket_id", "collection_ids", *_SHARED),
 )
 _BATCH_TYPE: Mapping[str, object] = {"type": {"$literal": BATCH_TASK_TYPE}}
 _INTERNAL_DATA = frozenset({"request", "after", "bucket_index"})

@@ -18,7 +18,7 @@ from bucketline_ingest_api.dependencies import (
 )
 from bucketline_ingest_api.schemas import Paging, errors
 from bucketline_ingest_api.tasks.service import serialize_task
-from bucketline_ingest_api.uploads import confirm, confirm_jobs, service
+from bucketline_ingest_api.uploads import confirmation, service
 from bucketline_ingest_api.uploads.schemas import (
     Confirmed,
     ConfirmingMany,
@@ -48,17 +48,13 @@ OptionalBody = Annotated[ConfirmUpload | None, Body()]
 @router.post(BUCKET, summary="Create an upload", responses=errors())
 async def create_upload(deps: ContainerDep, scope: BucketWrite, body: CreateUpload) -> Upload:
     """Return a URL for one PUT of the bytes straight to the store. Confirm the upload afterwards."""
-    created = await service.create_upload(deps, scope.bucket, body)
-    return Upload.of(created.upload, presigned_url=created.presigned_url, duplicate=created.duplicate)
+    return await service.create_upload(deps, scope.bucket, body)
 
 
 @router.post(BUCKET + "/batch", summary="Create up to 100 uploads", responses=errors())
 async def create_uploads(deps: ContainerDep, scope: BucketWrite, body: CreateUploads) -> UploadsCreated:
     """Create all uploads, or none: one invalid entry refuses the whole request."""
-    uploads = [
-        Upload.of(created.upload, presigned_url=created.presigned_url, duplicate=created.duplicate)
-        for created in await service.create_uploads(deps, scope.bucket, body)
-    ]
+    uploads = await service.create_uploads(deps, scope.bucket, body)
     return UploadsCreated(uploads=uploads, total=len(uploads))
 
 
@@ -81,7 +77,7 @@ async def confirm_uploads(
     deps: ContainerDep, scope: BucketWrite, body: ConfirmUploads, policy: PolicyName = None
 ) -> ConfirmingMany:
     """Confirm uploads in the background; the task has a result for each of them."""
-    task = await confirm_jobs.schedule_confirmations(deps, scope.caller.organization_id, scope.bucket, body, policy)
+    task = await confirmation.schedule_confirmations(deps, scope.caller.organization_id, scope.bucket, body, policy)
     serialized = serialize_task(task)
     return ConfirmingMany(
         task_id=serialized.task_id,
@@ -154,9 +150,7 @@ async def _confirm(
     *,
     asynchronous: bool,
 ) -> Confirmed:
-    confirmation = confirm.Confirmation.of(body or ConfirmUpload(), policy)
-    stored = await confirm.check_upload(deps, bucket, upload, confirmation)
-    if upload["status"] == "PROCESSING" or confirm_jobs.runs_in_background(deps, stored, requested=asynchronous):
-        organization_id = scope.caller.organization_id
-        return Confirmed.of(await confirm_jobs.schedule_confirmation(deps, organization_id, upload, confirmation))
-    return Confirmed.of(await confirm.confirm_upload(deps, bucket, upload, confirmation, stored))
+    upload = await confirmation.confirm_upload(
+        deps, scope.caller.organization_id, bucket, upload, body or ConfirmUpload(), policy, in_background=asynchronous
+    )
+    return Confirmed.of(upload)

@@ -10,6 +10,7 @@ from bucketline.domain.status import Status
 from bucketline_ingest_api.schemas import ListBody, Pagination, RequestBody, ResponseBody, Timestamp, example
 from bucketline_ingest_api.tasks.schemas import Task
 
+DUPLICATE = "the same content is already uploaded: no PUT is needed"
 PROPERTY = re.compile(r"[A-Za-z0-9_]{1,100}")
 MAX_BYTES = 5 * 1024**4
 _MEDIA_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]{1,127}/[A-Za-z0-9!#$&^_.+-]{1,127}(?:\s*;[ -~]*)?")
@@ -44,6 +45,11 @@ def _validate_media_type(value: str) -> str:
     if not _MEDIA_TYPE.fullmatch(value):
         raise ValueError("a media type such as application/pdf is expected")
     return value
+
+
+def _normalize_etag(value: str) -> str:
+    """Remove quotes and the mark of a weak etag."""
+    return value.strip().removeprefix("W/").strip('"').lower()
 
 
 Metadata = dict[str, JsonValue]
@@ -100,8 +106,8 @@ class ConfirmUpload(RequestBody):
 
     model_config = example({"etag": '"0a7d6da6ded06b0ef2e5a70776b4a306"', "file_size_bytes": 16384})
 
-    etag: str | None = Field(
-        default=None, max_length=200, description="The ETag of the response to the PUT, with or without quotes."
+    etag: Annotated[str, Field(max_length=200), AfterValidator(_normalize_etag)] | None = Field(
+        default=None, description="The ETag of the response to the PUT, with or without quotes."
     )
     file_size_bytes: int | None = Field(default=None, ge=1, le=MAX_BYTES, strict=True)
     auto_submit_batch: bool = Field(default=False, description="Create a batch of the new object and submit it.")
@@ -169,37 +175,24 @@ class Upload(ResponseBody):
     @classmethod
     def of(cls, upload: UploadDocument, *, presigned_url: str | None = None, duplicate: bool = False) -> "Upload":
         """Build the response of an upload; ``duplicate`` if it answers a new upload of the same content."""
-        return cls(
-            upload_id=upload["_id"],
-            bucket_id=upload["bucket_id"],
-            filename=upload["filename"],
-            content_type=upload["content_type"],
-            presigned_url=presigned_url,
-            presigned_url_expiration=upload["presigned_url_expiration"],
-            s3_key=upload["key"],
-            status=Status(upload["status"]),
-            create_object_on_confirm=upload["create_object"],
-            created_at=upload["created_at"],
-            expires_at=upload["expires_at"],
-            file_size_bytes=upload["size_bytes"],
-            metadata=upload["metadata"],
-            object_metadata=upload["object_metadata"],
-            blob_property=upload["blob_property"],
-            blob_type=upload["blob_type"],
-            file_hash=upload.get("sha256") or upload["file_hash"],
-            skip_duplicates=upload["skip_duplicates"],
-            is_duplicate=duplicate,
-            duplicate_of_upload_id=upload["_id"] if duplicate else None,
-            skipped_unique_key=upload.get("existing_object_id") is not None,
-            existing_object_id=upload.get("existing_object_id"),
-            message="the same content is already uploaded: no PUT is needed" if duplicate else upload["message"],
-            completed_at=upload.get("completed_at"),
-            verified_at=upload.get("verified_at"),
-            etag=upload.get("etag"),
-            object_id=upload.get("object_id"),
-            task_id=upload.get("task_id"),
-            batch_id=upload.get("batch_id"),
+        existing = upload.get("existing_object_id")
+        return cls.model_validate(
+            _wire_fields(upload)
+            | {"presigned_url": presigned_url, "is_duplicate": duplicate, "skipped_unique_key": existing is not None}
+            | ({"duplicate_of_upload_id": upload["_id"], "message": DUPLICATE} if duplicate else {})
         )
+
+
+def _wire_fields(upload: UploadDocument) -> dict[str, Any]:
+    """Return the stored fields by their names on the wire."""
+    return {
+        **upload,
+        "upload_id": upload["_id"],
+        "s3_key": upload["key"],
+        "create_object_on_confirm": upload["create_object"],
+        "file_size_bytes": upload["size_bytes"],
+        "file_hash": upload.get("sha256") or upload["file_hash"],
+    }
 
 
 class UploadsCreated(ResponseBody):
@@ -241,19 +234,8 @@ class Confirmed(ResponseBody):
     def of(cls, upload: UploadDocument) -> "Confirmed":
         """Build the response to a confirmation."""
         completed = upload["status"] == Status.COMPLETED
-        return cls(
-            upload_id=upload["_id"],
-            status=Status(upload["status"]),
-            etag=upload.get("etag"),
-            file_size_bytes=upload["size_bytes"],
-            file_hash=upload.get("sha256") or upload["file_hash"],
-            verified_at=upload.get("verified_at"),
-            completed_at=upload.get("completed_at"),
-            object_id=upload.get("object_id"),
-            task_id=upload.get("task_id"),
-            batch_id=upload.get("batch_id"),
-            message="confirmed" if completed else "the confirmation continues in the background",
-        )
+        message = "confirmed" if completed else "the confirmation continues in the background"
+        return cls.model_validate({**_wire_fields(upload), "message": message})
 
 
 class ConfirmingMany(ResponseBody):

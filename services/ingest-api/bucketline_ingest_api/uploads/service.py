@@ -1,56 +1,48 @@
-"""Uploads: presigned PUT URLs for clients. Create, read, list and delete; :mod:`.confirm` completes them."""
+"""Uploads: presigned PUT URLs for clients. Create, read, list and delete; :mod:`.confirmation` completes them."""
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from pathlib import PurePosixPath
+from typing import Any, cast
 
 from bucketline.db.buckets import BucketDocument
 from bucketline.db.uploads import UploadDocument
+from bucketline.domain.field_validation import custom_faults, free_form_faults
 from bucketline.domain.filters import DATE_FIELDS
+from bucketline.domain.media_types import media_fits, type_of_media
 from bucketline.domain.pagination import UPLOADS
+from bucketline.domain.schema import (
+    FILE_TYPES,
+    MAX_FAULTS,
+    TYPES,
+    Location,
+    file_properties,
+    properties,
+    validate_blob,
+)
 from bucketline.domain.status import Status
-from bucketline.errors import BadRequest, NotFound, ValidationFailed
+from bucketline.errors import BadRequest, NotFound, ValidationFailed, ValidationIssue
+from bucketline.ids import Ids
 from bucketline_ingest_api.container import Container
-from bucketline_ingest_api.objects.validation import ensure_writable
+from bucketline_ingest_api.objects.schemas import CreateObject
+from bucketline_ingest_api.objects.validation import UniqueKeyValue, ensure_writable, validate_create
 from bucketline_ingest_api.pagination import ListSpec, Page, field_mapper, list_rows
 from bucketline_ingest_api.schemas import ListBody, ListQuery
-from bucketline_ingest_api.uploads.schemas import CreateUpload, CreateUploads, UploadStats
-from bucketline_ingest_api.uploads.validation import MAX_FAULTS, UploadDraft, validate_upload
+from bucketline_ingest_api.settings import ApiSettings
+from bucketline_ingest_api.uploads.schemas import PROPERTY, CreateUpload, CreateUploads, Upload, UploadStats
 
 KEY_PREFIX = "uploads"
 CONFIRM_GRACE = timedelta(minutes=5)
 """How long after its URL expired an upload can be confirmed: a PUT that began in time may take a while."""
 DOWNLOAD_URL_SECONDS = 3600
-
 UNDELETABLE_STATUSES = (str(Status.COMPLETED), str(Status.PROCESSING))
 
 LIST_SPEC = ListSpec(
     bounds=UPLOADS,
     field_path=field_mapper(
-        {
-            "upload_id": "_id",
-            "bucket_id": "bucket_id",
-            "filename": "filename",
-            "content_type": "content_type",
-            "file_size_bytes": "size_bytes",
-            "status": "status",
-            "metadata": "metadata",
-            "object_metadata": "object_metadata",
-            "create_object_on_confirm": "create_object",
-            "blob_property": "blob_property",
-            "blob_type": "blob_type",
-            "file_hash": "file_hash",
-            "object_id": "object_id",
-            "batch_id": "batch_id",
-            "task_id": "task_id",
-            "etag": "etag",
-            "created_at": "created_at",
-            "expires_at": "expires_at",
-            "completed_at": "completed_at",
-            "verified_at": "verified_at",
-        },
-        under="unknown",
+        {"upload_id": "_id", "file_size_bytes": "size_bytes", "create_object_on_confirm": "create_object"},
+        unchanged=[name for name in Upload.model_fields if name in UploadDocument.__annotations__],
     ),
     searched=("_id", "filename", "content_type"),
     counted=False,
@@ -59,75 +51,149 @@ LIST_SPEC = ListSpec(
 )
 
 
-@dataclass(frozen=True)
-class CreatedUpload:
-    """An upload with the URL to PUT its bytes to; without a URL if the bytes are not needed.
-
-    ``duplicate``: it is an earlier upload of the same content, and no new one was created.
-    """
-
-    upload: UploadDocument
-    presigned_url: str | None
-    duplicate: bool = False
-
-
-async def create_upload(deps: Container, bucket: BucketDocument, body: CreateUpload) -> CreatedUpload:
+async def create_upload(deps: Container, bucket: BucketDocument, body: CreateUpload) -> Upload:
     """Create one upload; 422 with one row per fault."""
     ensure_writable(bucket)
-    [created] = await _create(deps, bucket, [validate_upload(bucket, body, deps.settings, deps.ids)])
-    return created
+    [upload] = await _create(deps, bucket, [validate_upload(bucket, body, deps.settings, deps.ids)])
+    return upload
 
 
-async def create_uploads(deps: Container, bucket: BucketDocument, body: CreateUploads) -> list[CreatedUpload]:
+async def create_uploads(deps: Container, bucket: BucketDocument, body: CreateUploads) -> list[Upload]:
     """Create all uploads, or none if one of them is invalid."""
     ensure_writable(bucket)
     drafts, faults = [], []
     for index, entry in enumerate(body.uploads):
+        upload = entry.model_copy(
+            update={
+                "metadata": _merge(body.shared_metadata, entry.metadata),
+                "object_metadata": _merge(body.shared_object_metadata, entry.object_metadata),
+            }
+        )
         try:
-            draft = validate_upload(
-                bucket,
-                entry,
-                deps.settings,
-                deps.ids,
-                shared=body.shared_metadata,
-                shared_object=body.shared_object_metadata,
-                location=("body", "uploads", index),
-            )
+            drafts.append(validate_upload(bucket, upload, deps.settings, deps.ids, location=("body", "uploads", index)))
         except ValidationFailed as error:
             faults += error.issues
-        else:
-            drafts.append(draft)
     if faults:
         raise ValidationFailed(faults[:MAX_FAULTS])
     return await _create(deps, bucket, drafts)
 
 
-async def _create(deps: Container, bucket: BucketDocument, drafts: Sequence[UploadDraft]) -> list[CreatedUpload]:
-    hashes = [d.body.file_hash for d in drafts if d.body.file_hash is not None and d.body.skip_duplicates]
+def validate_upload(
+    bucket: BucketDocument, body: CreateUpload, settings: ApiSettings, ids: Ids, *, location: Location = ("body",)
+) -> tuple[CreateUpload, UniqueKeyValue | None]:
+    """Return the upload with its property and type, and the unique key of the future object if it is known.
+
+    Raises :class:`ValidationFailed` with one row per fault.
+    """
+    name = body.blob_property or default_property(bucket, body.filename)
+    faults = free_form_faults(body.metadata or {}, (*location, "metadata"))
+    faults += free_form_faults(body.object_metadata or {}, (*location, "object_metadata"))
+    kind = body.blob_type.lower() if body.blob_type is not None else type_of_media(body.content_type)
+    if body.blob_type is not None and kind not in TYPES:
+        faults.append(ValidationIssue("enum", (*location, "blob_type"), "not a type of the bucket schemas"))
+    key = None
+    if body.create_object_on_confirm:
+        declared, blob_faults = _validate_blob_property(bucket, name, body, location)
+        faults += blob_faults
+        kind = declared or kind
+        key, object_faults = _validate_object(bucket, name, body.object_metadata or {}, settings, ids, location)
+        faults = faults or object_faults
+    if faults:
+        raise ValidationFailed(faults[:MAX_FAULTS])
+    return body.model_copy(update={"blob_property": name, "blob_type": kind}), key
+
+
+def default_property(bucket: BucketDocument, filename: str) -> str:
+    """Return the only file property of the schema, or else the name of the file without its extension."""
+    files = list(file_properties(bucket["schema"]))
+    return files[0] if len(files) == 1 else PurePosixPath(filename).stem
+
+
+def object_body(
+    name: str, upload_id: str, metadata: Mapping[str, Any] | None, *, idempotency_key: str | None = None
+) -> CreateObject:
+    """Return the request that creates the object of an upload."""
+    blobs = [{"property": name, "upload_id": upload_id}]
+    return CreateObject.model_validate({**(metadata or {}), "blobs": blobs, "idempotency_key": idempotency_key})
+
+
+def _validate_blob_property(
+    bucket: BucketDocument, name: str, body: CreateUpload, location: Location
+) -> tuple[str | None, list[ValidationIssue]]:
+    """Return the type that the schema declares for the property, and the faults of the upload with respect to it."""
+    at = (*location, "blob_property")
+    if not PROPERTY.fullmatch(name):
+        message = f"{name[:100]!r} has other characters than letters, digits and _: name the property"
+        return None, [ValidationIssue("blob_property", at, message)]
+    kind = validate_blob(bucket["schema"], name, body.blob_type, location=location)
+    if isinstance(kind, ValidationIssue):
+        at = (*location, "blob_type") if name in properties(bucket["schema"]) else at
+        return None, [ValidationIssue(str(kind["type"]), at, str(kind["message"]))]
+    if kind not in FILE_TYPES:
+        return kind, [ValidationIssue("blob_property", at, f"{name!r} takes no file: it is a {kind}")]
+    if not media_fits(body.content_type, kind):
+        message = f"{body.content_type} does not fit the property {name!r}, which is of type {kind}"
+        return kind, [ValidationIssue("content_type", (*location, "content_type"), message)]
+    return kind, []
+
+
+def _validate_object(
+    bucket: BucketDocument,
+    name: str,
+    metadata: Mapping[str, Any],
+    settings: ApiSettings,
+    ids: Ids,
+    location: Location,
+) -> tuple[UniqueKeyValue | None, list[ValidationIssue]]:
+    """Return the unique key of the future object, and the faults that would keep it from being created."""
+    at = (*location, "object_metadata")
+    faults = custom_faults(metadata, schema_properties=properties(bucket["schema"]), location=at)
+    if faults:
+        return None, faults
+    try:
+        draft = validate_create(bucket, object_body(name, "upl_later", metadata), settings, ids, location=at)
+    except ValidationFailed as error:
+        return None, [fault for fault in error.issues if "blobs" not in cast("list[object]", fault["location"])]
+    key = bucket["unique_key"]
+    # An update may complete an existing object; whether there is one is only known when the upload is confirmed.
+    may_update = key is not None and key["default_policy"] != "insert"
+    return draft.unique_key, [] if may_update else draft.incomplete
+
+
+def _merge(shared: Mapping[str, Any] | None, own: Mapping[str, Any] | None) -> dict[str, object] | None:
+    return None if shared is None and own is None else {**(shared or {}), **(own or {})}
+
+
+async def _create(
+    deps: Container, bucket: BucketDocument, drafts: Sequence[tuple[CreateUpload, UniqueKeyValue | None]]
+) -> list[Upload]:
+    """Store the uploads and sign their URLs. Known content gets no new upload and no URL."""
+    hashes = [body.file_hash for body, _ in drafts if body.file_hash is not None and body.skip_duplicates]
     confirmed = await deps.uploads.confirmed(bucket["_id"], hashes) if hashes else {}
     now = deps.clock.now()
-    created: list[CreatedUpload] = []
-    for draft in drafts:
-        duplicate = confirmed.get(draft.body.file_hash or "") if draft.body.skip_duplicates else None
+    created, new = [], []
+    for body, key in drafts:
+        duplicate = confirmed.get(body.file_hash or "") if body.skip_duplicates else None
         if duplicate is not None:
-            created.append(CreatedUpload(duplicate, None, duplicate=True))
+            created.append(Upload.of(duplicate, duplicate=True))
             continue
-        upload = _new_upload(deps, bucket, draft, now)
-        existing = await _find_key_holder(deps, bucket, draft)
+        upload = _new_upload(deps, bucket, body, now)
+        existing = await _find_key_holder(deps, bucket, key)
         if existing is not None:
             upload["existing_object_id"] = existing
             upload["message"] = "an object with this unique key exists"
-        created.append(CreatedUpload(upload, None if existing else await _presign_put(deps, upload)))
-    await deps.uploads.insert([item.upload for item in created if not item.duplicate])
+        created.append(Upload.of(upload, presigned_url=None if existing else await _presign_put(deps, upload)))
+        new.append(upload)
+    await deps.uploads.insert(new)
     return created
 
 
-async def _find_key_holder(deps: Container, bucket: BucketDocument, draft: UploadDraft) -> str | None:
+async def _find_key_holder(deps: Container, bucket: BucketDocument, value: UniqueKeyValue | None) -> str | None:
     """Return the id of the object that already has the unique key, where the policy only inserts."""
     key = bucket["unique_key"]
-    if key is None or key["default_policy"] != "insert" or draft.unique_key is None:
+    if key is None or key["default_policy"] != "insert" or value is None:
         return None
-    existing = await deps.objects.by_unique_key(bucket["_id"], draft.unique_key.text)
+    existing = await deps.objects.by_unique_key(bucket["_id"], value.text)
     return existing["_id"] if existing is not None else None
 
 
@@ -141,8 +207,8 @@ async def _presign_put(deps: Container, upload: UploadDocument) -> str:
     )
 
 
-def _new_upload(deps: Container, bucket: BucketDocument, draft: UploadDraft, now: datetime) -> UploadDocument:
-    body, upload_id = draft.body, deps.ids.new("upl")
+def _new_upload(deps: Container, bucket: BucketDocument, body: CreateUpload, now: datetime) -> UploadDocument:
+    upload_id = deps.ids.new("upl")
     expires_at = now + timedelta(seconds=body.presigned_url_expiration)
     return {
         "_id": upload_id,
@@ -153,11 +219,11 @@ def _new_upload(deps: Container, bucket: BucketDocument, draft: UploadDraft, now
         "content_type": body.content_type,
         "size_bytes": body.file_size_bytes,
         "presigned_url_expiration": body.presigned_url_expiration,
-        "metadata": draft.metadata,
+        "metadata": body.metadata,
         "create_object": body.create_object_on_confirm,
-        "object_metadata": draft.object_metadata,
-        "blob_property": draft.blob_property,
-        "blob_type": draft.blob_type,
+        "object_metadata": body.object_metadata,
+        "blob_property": str(body.blob_property),
+        "blob_type": body.blob_type,
         "file_hash": body.file_hash,
         "skip_duplicates": body.skip_duplicates,
         "status": str(Status.PENDING),

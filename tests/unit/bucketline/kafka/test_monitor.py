@@ -82,7 +82,7 @@ class Bench:
         self.consumer = consumer
         self.subscriber = Subscriber(consumer)
         settings = KafkaSettings(create_topics=False, session_timeout_ms=30_000)
-        self.monitor = ConsumerMonitor(settings, self.answers, patience=10, clock=lambda: self.now)
+        self.monitor = ConsumerMonitor(settings, self.answers, stall_seconds=10, clock=lambda: self.now)
         self.monitor.watch(self.subscriber)  # type: ignore[arg-type]  # a fake consumer
 
     async def answers(self) -> None:

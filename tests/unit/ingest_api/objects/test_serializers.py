@@ -1,4 +1,4 @@
-"""How an object looks on the wire."""
+"""The wire format of objects."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -68,7 +68,7 @@ def show(document: ObjectDocument, *, presigned: dict[str, str] | None = None, p
     return serializers.serialize(document, lambda key: f"s3://bucketline/{key}", presigned=presigned, poll=poll)
 
 
-def test_custom_fields_stand_at_the_root_and_nothing_internal_does() -> None:
+def test_serialize_puts_custom_fields_at_the_root_without_internal_fields() -> None:
     shown = show(obj())
     assert shown["sku"] == "A"
     assert shown["created_at"] == "2026-01-01T09:30:00.250Z"
@@ -76,7 +76,7 @@ def test_custom_fields_stand_at_the_root_and_nothing_internal_does() -> None:
     assert ObjectResponse.from_dict(shown) is not None
 
 
-def test_a_stored_blob_shows_our_copy_and_what_is_known_of_it() -> None:
+def test_serialize_of_a_stored_blob_has_the_url_and_details_of_the_copy() -> None:
     (shown,) = show(obj(blobs=[STORED]), presigned={"blob_1": "http://s3/x"})["blobs"]
     assert shown["properties"] == {
         "author": "Ada",
@@ -87,7 +87,7 @@ def test_a_stored_blob_shows_our_copy_and_what_is_known_of_it() -> None:
     assert shown["details"]["hash"] == "sha256:ab"
 
 
-def test_a_blob_that_is_not_mirrored_shows_where_the_producer_has_it() -> None:
+def test_serialize_of_an_unmirrored_blob_has_the_producers_url() -> None:
     far = blob(source={"kind": "url", "url": "https://a.example/b"}, checksum="sha256:cd")
     (shown,) = show(obj(blobs=[far]))["blobs"]
     assert shown["properties"]["url"] == "https://a.example/b"
@@ -107,7 +107,7 @@ KNOWN = {"size": 12, "sha256": SHA256, "mime_type": "text/plain"}
         ({"kind": "upload", "upload_id": "upl_1", "key": "uploads/ns_1/upl_1", "filename": "a.txt", **KNOWN}, "a.txt"),
     ],
 )
-def test_show_before_mirroring_has_the_details_and_the_url_that_the_copy_will_have(
+def test_serialize_before_mirroring_has_the_details_and_url_of_the_future_copy(
     source: dict[str, object], filename: str | None
 ) -> None:
     (shown,) = show(obj(blobs=[blob(source=source)]))["blobs"]
@@ -120,14 +120,14 @@ def test_show_before_mirroring_has_the_details_and_the_url_that_the_copy_will_ha
     assert shown["properties"] == {"author": "Ada", "url": f"s3://bucketline/blobs/sha256/ab/ab/{SHA256}"}
 
 
-def test_show_of_an_upload_without_a_known_hash_has_its_size_and_its_own_url() -> None:
+def test_serialize_of_an_upload_without_hash_has_its_size_and_own_url() -> None:
     source = {"kind": "upload", "upload_id": "upl_1", "key": "uploads/ns_1/upl_1", "size": 5, "sha256": None}
     (shown,) = show(obj(blobs=[blob(source=source)]))["blobs"]
     assert shown["details"] == {"filename": None, "size_bytes": 5, "mime_type": None, "hash": None}
     assert shown["properties"]["url"] == "s3://bucketline/uploads/ns_1/upl_1"
 
 
-def test_show_of_a_failed_blob_has_no_url_of_a_copy() -> None:
+def test_serialize_of_a_failed_blob_has_no_url() -> None:
     (shown,) = show(obj(blobs=[blob(source={"kind": "text", "text": "secret draft", **KNOWN}, state="failed")]))[
         "blobs"
     ]
@@ -135,11 +135,11 @@ def test_show_of_a_failed_blob_has_no_url_of_a_copy() -> None:
     assert shown["details"]["size_bytes"] == 12
 
 
-def test_inline_content_is_never_echoed() -> None:
+def test_serialize_omits_inline_content() -> None:
     assert "secret draft" not in str(show(obj()))
 
 
-def test_select_keeps_the_fields_and_the_ids() -> None:
+def test_project_keeps_the_selected_fields_and_the_ids() -> None:
     shown = show(obj(blobs=[STORED]))
     assert project(shown, ["status", "vendor.name", "nope", "blobs.property"]) == {
         "object_id": "obj_1",
@@ -152,7 +152,7 @@ def test_select_keeps_the_fields_and_the_ids() -> None:
     assert project(shown, []).keys() == {"object_id", "bucket_id"}
 
 
-def test_a_write_says_what_to_do_next() -> None:
+def test_serialize_of_a_write_has_next_actions() -> None:
     draft = show(obj(), poll="document_count")["consistency"]
     assert [action["action"] for action in draft["next_actions"]] == ["create_batch"]
     assert written_headers(obj()) == {}
@@ -162,7 +162,7 @@ def test_a_write_says_what_to_do_next() -> None:
     assert written_headers(queued)["X-Task-Id"] == actions[1]["task_id"]
 
 
-def test_consistency_of_a_bucket_without_collections_advises_the_status() -> None:
+def test_serialize_for_a_bucket_without_collections_polls_the_status() -> None:
     poll = show(obj(), poll="status")["consistency"]["poll"]
     assert (poll["field"], poll["ready_when"]) == ("status", "== COMPLETED")
     poll = show(obj(), poll="document_count")["consistency"]["poll"]
@@ -170,7 +170,7 @@ def test_consistency_of_a_bucket_without_collections_advises_the_status() -> Non
     assert show(obj())["consistency"] is None
 
 
-def test_warnings_of_the_latest_run_are_shown_until_the_next_one() -> None:
+def test_serialize_has_warnings_of_the_latest_finished_run_only() -> None:
     told = ["'a.bin' (application/octet-stream) is read by no collection of the bucket"]
     shown = show(obj(status="COMPLETED", warnings=told))
     assert shown["_internal"] == {"warnings": told}
@@ -182,7 +182,7 @@ def test_warnings_of_the_latest_run_are_shown_until_the_next_one() -> None:
         assert "_internal" not in show(obj(**changes))
 
 
-def test_declared_charset_is_no_detail_on_the_wire() -> None:
+def test_serialize_omits_the_declared_charset() -> None:
     details = {"filename": None, "size_bytes": 3, "mime_type": "text/plain", "hash": "sha256:ab", "charset": "koi8-r"}
     [shown] = show(obj(blobs=[{**STORED, "details": details}]))["blobs"]
     assert shown["details"] == {"filename": None, "size_bytes": 3, "mime_type": "text/plain", "hash": "sha256:ab"}

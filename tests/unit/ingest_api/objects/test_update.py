@@ -1,4 +1,4 @@
-"""When a blob that is sent again is the one that is stored."""
+"""Comparison of sent and stored blobs and fields."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ FAR: dict[str, Any] = {"property": "photo", "data": "https://a.example/b.png"}
 
 
 def stored(blob: dict[str, Any]) -> BlobDocument:
-    """As dedup leaves it: hashed, and without its source."""
+    """Return the blob as dedup stores it: with details, and without its source."""
     sent = draft({"blobs": [blob]}).blobs
     assert sent is not None
     document = {**sent[0].document, "state": "stored", "source": None}
@@ -25,7 +25,7 @@ def sent(*blobs: dict[str, Any]) -> Any:
     return draft({"blobs": list(blobs)}).blobs
 
 
-def test_equal_inline_content_is_the_same_before_and_after_it_was_mirrored() -> None:
+def test_same_blobs_with_equal_inline_content_holds_before_and_after_mirroring() -> None:
     assert _same_blobs(made({"blobs": [NOTE]})["blobs"], sent(NOTE))
     assert _same_blobs([stored(NOTE)], sent(NOTE))
 
@@ -40,11 +40,11 @@ def test_equal_inline_content_is_the_same_before_and_after_it_was_mirrored() -> 
         {"canonicalize_source": False},
     ],
 )
-def test_anything_else_is_another_blob(changes: dict[str, Any]) -> None:
+def test_same_blobs_with_another_option_or_content_fails(changes: dict[str, Any]) -> None:
     assert not _same_blobs([stored(NOTE)], sent({**NOTE, **changes}))
 
 
-def test_same_bytes_with_another_declared_charset_are_another_blob() -> None:
+def test_same_blobs_with_another_declared_charset_fails() -> None:
     def encoded(mime_type: str) -> dict[str, Any]:
         return {"property": "note", "data": {"base64": "8PDx", "mime_type": mime_type}}
 
@@ -53,25 +53,25 @@ def test_same_bytes_with_another_declared_charset_are_another_blob() -> None:
     assert not _same_blobs([before], sent(encoded("text/plain; charset=koi8-r")))
     before["details"]["charset"] = "koi8-r"  # type: ignore[index]
     assert _same_blobs([before], sent(encoded("text/plain; charset=koi8-r")))
-    assert _same_blobs([before], sent(encoded("text/plain"))), "nothing new is known"
+    assert _same_blobs([before], sent(encoded("text/plain"))), "no charset was declared"
 
 
-def test_a_url_is_fetched_again_once_it_was_mirrored() -> None:
+def test_same_blobs_with_a_mirrored_url_fails() -> None:
     assert _same_blobs(made({"blobs": [FAR]})["blobs"], sent(FAR))
-    assert not _same_blobs([stored(FAR)], sent(FAR)), "what is behind it may have changed"
+    assert not _same_blobs([stored(FAR)], sent(FAR)), "the content of the URL may have changed"
 
 
-def test_a_failed_blob_is_tried_again() -> None:
+def test_same_blobs_with_a_failed_blob_fails() -> None:
     assert not _same_blobs([{**stored(NOTE), "state": "failed"}], sent(NOTE))
 
 
-def test_the_number_and_the_order_count() -> None:
+def test_same_blobs_with_another_number_or_order_fails() -> None:
     assert not _same_blobs([stored(NOTE)], sent(NOTE, NOTE))
     other = {**NOTE, "data": "y"}
     assert not _same_blobs([stored(NOTE), stored(other)], sent(other, NOTE))
 
 
-def test_only_what_differs_is_a_change() -> None:
+def test_changed_fields_holds_only_what_differs() -> None:
     existing = made({"sku": "A", "key_prefix": "/a", "n": 1})
     assert _changed_fields(existing, draft({"sku": "A", "n": 1.0})) == {}
     assert _changed_fields(existing, draft({"key_prefix": None})) == {"key_prefix": None}

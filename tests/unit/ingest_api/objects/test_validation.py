@@ -1,4 +1,4 @@
-"""What a request becomes before anything is stored."""
+"""Validation of create requests, and the documents of new objects."""
 
 import hashlib
 from datetime import UTC, datetime, timedelta
@@ -66,20 +66,20 @@ def faults(body: dict[str, Any], **changes: Any) -> list[list[object]]:
     return [list(fault["location"]) for fault in caught.value.issues]  # type: ignore[arg-type]
 
 
-def test_a_new_object_is_a_draft_that_waits_for_its_mirror() -> None:
+def test_new_object_is_a_draft_with_a_pending_mirror() -> None:
     document = made({"blobs": [{"property": "note", "data": "x"}]})
     assert (document["status"], document["run"], document["revision"]) == ("DRAFT", {"id": 0, "rank": 0}, 1)
     assert document["mirror"] == {"state": "pending", "attempts": 0, "due_at": NOW + timedelta(seconds=15)}
     assert "batch_id" not in document
 
 
-def test_with_a_batch_it_is_queued_in_its_first_run() -> None:
+def test_new_object_with_a_batch_is_queued_in_its_first_run() -> None:
     document = made({}, batch_id="btch_1")
     assert (document["status"], document["run"], document["batch_id"]) == ("QUEUED", {"id": 1, "rank": 1}, "btch_1")
     assert document["auto_process"]
 
 
-def test_the_flags_of_the_object_hold_for_blobs_that_say_nothing() -> None:
+def test_blob_options_default_to_those_of_the_object() -> None:
     body = {
         "canonicalize_source": False,
         "force_remirror": True,
@@ -90,13 +90,13 @@ def test_the_flags_of_the_object_hold_for_blobs_that_say_nothing() -> None:
     assert (second["canonicalize"], second["force"]) == (True, True)
 
 
-def test_free_form_data_needs_no_mirror() -> None:
+def test_blob_with_free_form_data_has_no_source() -> None:
     (blob,) = made({"blobs": [{"property": "photo", "data": {"width": 3}, "metadata": {"by": "Ada"}}]})["blobs"]
     assert (blob["state"], blob["source"]) == ("none", None)
     assert blob["properties"] == {"width": 3, "by": "Ada"}
 
 
-def test_what_stands_beside_a_url_is_kept_as_properties() -> None:
+def test_blob_with_keys_beside_the_url_keeps_them_as_properties() -> None:
     (blob,) = made({"blobs": [{"property": "photo", "data": {"url": "https://a.example/b.png", "alt": "x"}}]})["blobs"]
     assert blob["source"] == {"kind": "url", "url": "https://a.example/b.png"}
     assert blob["properties"] == {"alt": "x"}
@@ -126,18 +126,18 @@ def test_source_of_inline_content_holds_its_hash_size_and_declared_type(
     assert read.content() == content
 
 
-def test_a_value_of_a_metadata_type_must_fit_it() -> None:
+def test_blob_value_must_have_the_declared_type() -> None:
     (blob,) = made({"blobs": [{"property": "size", "data": 3}]})["blobs"]
     assert from_document(blob["source"] or {}) == JsonSource(3)
     assert faults({"blobs": [{"property": "size", "data": "three"}]}) == [["body", "blobs", 0, "data"]]
 
 
-def test_metadata_of_a_blob_does_not_stand_in_for_a_file() -> None:
+def test_blob_metadata_named_like_a_file_property_is_not_promoted() -> None:
     document = made({"blobs": [{"property": "note", "data": "x", "metadata": {"photo": "a.png", "color": "red"}}]})
     assert document["custom"] == {"color": "red", "region": "eu"}
 
 
-def test_the_content_is_named_only_if_every_hash_is_known() -> None:
+def test_content_key_needs_the_hash_of_every_blob() -> None:
     inline = {"property": "note", "data": "x"}
     far = {"property": "photo", "data": "https://a.example/b.png"}
     digest = hashlib.sha256(b"y").hexdigest()
@@ -147,20 +147,20 @@ def test_the_content_is_named_only_if_every_hash_is_known() -> None:
     assert "content_key" not in made({})
 
 
-def test_the_unique_key_counts_defaults_and_not_the_order_of_its_fields() -> None:
+def test_unique_key_includes_defaults_and_ignores_the_order_of_fields() -> None:
     one = made({"sku": "A"}, unique_key={"fields": ["sku", "region"], "default_policy": None})
     two = made({"sku": "A", "region": "eu"}, unique_key={"fields": ["region", "sku"], "default_policy": None})
     assert one["unique_key"] == two["unique_key"]
     assert faults({"region": "us"}, unique_key={"fields": ["sku"], "default_policy": None}) == [["body", "sku"]]
 
 
-def test_only_a_new_object_must_be_complete() -> None:
+def test_missing_required_fields_are_refused_for_new_objects_only() -> None:
     schema = {"properties": {"note": {"type": "text", "required": True}, "sku": {"type": "string", "required": True}}}
     assert draft({}, schema=schema).incomplete
     assert faults({}, schema=schema) == [["body", "sku"], ["body", "blobs"]]
 
 
-def test_all_faults_of_a_request_are_told_at_once() -> None:
+def test_validate_create_reports_all_faults_together() -> None:
     body = {"blobs": [{"property": "nope", "data": "x"}, {"property": "note"}], "status": "x", "$a": 1}
     assert faults(body) == [
         ["body", "status"],
@@ -170,7 +170,7 @@ def test_all_faults_of_a_request_are_told_at_once() -> None:
     ]
 
 
-def test_locked_and_leaving_buckets_take_nothing() -> None:
+def test_ensure_writable_refuses_locked_and_deleted_buckets() -> None:
     with pytest.raises(Forbidden):
         ensure_writable(bucket(is_locked=True))
     with pytest.raises(NotFound):

@@ -1,4 +1,4 @@
-"""What gets a URL and what does not, without a server."""
+"""Validation of new uploads."""
 
 from typing import Any
 
@@ -6,9 +6,10 @@ import pytest
 
 from bucketline.errors import ValidationFailed
 from bucketline.ids import CountingIds
+from bucketline_ingest_api.objects.validation import UniqueKeyValue
 from bucketline_ingest_api.settings import ApiSettings
 from bucketline_ingest_api.uploads.schemas import CreateUpload
-from bucketline_ingest_api.uploads.validation import UploadDraft, default_property, validate_upload
+from bucketline_ingest_api.uploads.service import default_property, validate_upload
 
 SETTINGS = ApiSettings()
 
@@ -18,15 +19,14 @@ def bucket(properties: dict[str, Any] | None = None, **more: Any) -> Any:
     return {"_id": "bkt_1", "namespace_id": "ns_1", "schema": schema, "unique_key": None, **more}
 
 
-def read(found: Any, shared_object: dict[str, Any] | None = None, **body: Any) -> UploadDraft:
+def read(found: Any, **body: Any) -> tuple[CreateUpload, UniqueKeyValue | None]:
     request = CreateUpload.model_validate({"filename": "a-17.pdf", "content_type": "application/pdf", **body})
-    return validate_upload(found, request, SETTINGS, CountingIds(), shared_object=shared_object)
+    return validate_upload(found, request, SETTINGS, CountingIds())
 
 
-def test_defaults_come_from_the_schema() -> None:
-    draft = read(bucket(), shared_object={"sku": "shared"}, object_metadata={"sku": "own"})
-    assert (draft.blob_property, draft.blob_type) == ("invoice", "pdf")
-    assert draft.object_metadata == {"sku": "own"}
+def test_validate_without_property_and_type_takes_them_from_the_schema() -> None:
+    upload, _ = read(bucket(), object_metadata={"sku": "own"})
+    assert (upload.blob_property, upload.blob_type) == ("invoice", "pdf")
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_defaults_come_from_the_schema() -> None:
         ({"a": {"type": "video"}}, "a"),
     ],
 )
-def test_the_property_without_a_name(properties: dict[str, Any], name: str) -> None:
+def test_default_property_is_the_only_file_property_or_the_file_name(properties: dict[str, Any], name: str) -> None:
     assert default_property(bucket(properties), "clip.mp4") == name
 
 
@@ -55,27 +55,27 @@ def test_the_property_without_a_name(properties: dict[str, Any], name: str) -> N
         ({"metadata": {"big": 2**70}}, "metadata"),
     ],
 )
-def test_faults_say_where_they_are(body: dict[str, Any], place: str) -> None:
+def test_validate_of_an_invalid_upload_locates_the_fault(body: dict[str, Any], place: str) -> None:
     with pytest.raises(ValidationFailed) as refused:
         read(bucket(), **body)
     assert place in {str(part) for fault in refused.value.issues for part in fault["location"]}  # type: ignore[union-attr]
 
 
-def test_without_an_object_the_schema_says_nothing() -> None:
-    draft = read(bucket(), create_object_on_confirm=False, content_type="image/png", blob_property="anything")
-    assert (draft.blob_property, draft.blob_type) == ("anything", "image")
+def test_validate_without_an_object_ignores_the_schema() -> None:
+    upload, _ = read(bucket(), create_object_on_confirm=False, content_type="image/png", blob_property="anything")
+    assert (upload.blob_property, upload.blob_type) == ("anything", "image")
 
 
-def test_what_the_schema_requires_is_wanted_at_once() -> None:
+def test_validate_without_a_required_field_is_refused_at_once() -> None:
     required = {"invoice": {"type": "pdf"}, "sku": {"type": "string", "required": True}}
     with pytest.raises(ValidationFailed):
         read(bucket(required))
-    assert read(bucket(required), object_metadata={"sku": "A"}).unique_key is None
+    assert read(bucket(required), object_metadata={"sku": "A"})[1] is None
     keyed = bucket(required, unique_key={"fields": ["sku"], "default_policy": "insert"})
-    assert read(keyed, object_metadata={"sku": "A"}).unique_key is not None
+    assert read(keyed, object_metadata={"sku": "A"})[1] is not None
 
 
 @pytest.mark.parametrize("name", ["../a", "a\\b", "a\x00b", "", "a" * 256])
-def test_file_names(name: str) -> None:
+def test_create_upload_with_invalid_file_name_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="filename"):
         CreateUpload(filename=name, content_type="application/pdf")
