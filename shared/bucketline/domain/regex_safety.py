@@ -10,9 +10,12 @@ import itertools
 import re
 import warnings
 from collections.abc import Iterable
-from re import _constants as sre  # type: ignore[attr-defined]  # typeshed does not describe the parser
-from re import _parser  # type: ignore[attr-defined]  # see above
+from importlib import import_module
 from typing import Any
+
+# the parser of the standard library is private and has no types
+_parser: Any = import_module("re._parser")
+sre: Any = import_module("re._constants")
 
 HARMLESS_REPEATS = 10
 """A group that is repeated at most this often is not examined: its backtracking is bounded."""
