@@ -20,7 +20,7 @@ from bucketline.extractors import (
     validate_parameters,
 )
 from bucketline_ingest_api.collections.schemas import CreateCollection
-from bucketline_processor.extractors.signature import sign
+from bucketline_processor.extractors.http import sign
 from bucketline_processor.worker_pool import WorkerPool
 
 README = Path(__file__).parents[3] / "services" / "processor" / "README.md"

@@ -11,7 +11,6 @@ from typing import Any
 
 from bucketline.extractors import PermanentError, ResourceError
 from bucketline_processor.extractors.document_pdf_annotations import attachment_names, read_annotations
-from bucketline_processor.extractors.document_pdf_repair import new_trailer
 from bucketline_processor.extractors.values import json_value
 
 HEADER = b"%PDF-"
@@ -26,6 +25,8 @@ LINE_END_HYPHEN = "\x02"
 BEYOND_REPAIR = "is cut off or damaged and could not be repaired"
 
 _DATE = re.compile(r"D?:?(\d{4})(\d\d)?(\d\d)?(\d\d)?(\d\d)?(\d\d)?(?:(Z)|([+-])(\d\d)'?(\d\d)?)?")
+_CATALOG = re.compile(rb"(\d{1,10})\s+(\d{1,5})\s+obj\s*<<(?:(?!endobj).){0,4096}?/Type\s*/Catalog\b", re.DOTALL)
+_OBJECT = re.compile(rb"(\d{1,10})\s+\d{1,5}\s+obj\b")
 _FORMAT_ERROR, _PASSWORD_ERROR, _SECURITY_ERROR = 3, 4, 5  # FPDF_ERR_…
 
 logging.getLogger("pypdfium2").setLevel(logging.CRITICAL)  # it warns of XFA forms, which has_xfa reports
@@ -91,7 +92,7 @@ def _candidates(path: Path) -> Iterator[tuple[Path | bytes, bool]]:
         content = path.read_bytes()
         content = content[max(content.find(HEADER), 0) :]
         yield content, cut_off
-        if trailer := new_trailer(content):
+        if trailer := _new_trailer(content):
             yield content + trailer, True
 
 
@@ -186,3 +187,18 @@ def _has_end(path: Path) -> bool:
     """Whether the mark of the end stands behind the last object; any bytes may follow it."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         return content.rfind(b"%%EOF") > content.rfind(b" obj")
+
+
+def _new_trailer(content: bytes) -> bytes | None:
+    """Return a new trailer for a PDF whose end is missing, as interrupted uploads leave it.
+
+    PDFium finds the objects of a damaged file by searching, but needs a trailer to find the catalog. Return ``None``
+    when the catalog is missing or compressed.
+    """
+    catalogs = list(_CATALOG.finditer(content))
+    if not catalogs:
+        return None
+    number, generation = catalogs[-1].group(1), catalogs[-1].group(2)
+    size = 1 + max(int(found.group(1)) for found in _OBJECT.finditer(content))
+    trailer = b"\ntrailer\n<< /Size %d /Root %d %d R >>\nstartxref\n0\n%%%%EOF\n"
+    return trailer % (size, int(number), int(generation))

@@ -1,12 +1,15 @@
 """``http_extractor``: the user's own model server makes the documents."""
 
 import asyncio
+import hashlib
+import hmac
 import math
 import random
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import orjson
 
@@ -23,8 +26,6 @@ from bucketline.extractors import (
     TransientError,
     selected_blobs,
 )
-from bucketline_processor.extractors.endpoints import endpoint_allowed
-from bucketline_processor.extractors.signature import HEADER, sign
 from bucketline_processor.extractors.values import json_value
 
 if TYPE_CHECKING:
@@ -35,13 +36,16 @@ RETRIED_STATUSES = {408, 425, 429, *range(500, 600)}
 MAX_WAIT = 10.0
 MAX_DOCUMENTS = 10_000
 SHOWN_ANSWER_CHARS = 200
+HEADER = "X-Bucketline-Signature"
+
+_PORTS = {"http": 80, "https": 443}
 
 
 class HttpExtractor:
     """POSTs the object with presigned URLs of its blobs, and takes ``{"documents": [{…}, …]}`` back.
 
     The body is ``{"object", "inputs", "blobs", "options"}``, signed with the deployment's secret if there is
-    one (:mod:`bucketline_processor.extractors.signature`). Timeouts, refused connections and the statuses 408, 425, 429
+    one (:func:`sign`). Timeouts, refused connections and the statuses 408, 425, 429
     and 5xx are tried again within ``attempts``, then the error is transient; any other answer than 2xx is
     permanent. The endpoint must be one that the operator allows; redirects are not followed.
     """
@@ -209,3 +213,50 @@ def _documents(answer: bytes) -> list[dict[str, object]]:
     if len(documents) > MAX_DOCUMENTS:
         raise ResourceError(f"the model server made {len(documents)} documents; {MAX_DOCUMENTS} are allowed")
     return documents
+
+
+def sign(secret: str, body: bytes, now: float) -> str:
+    """Return the value of the signature header: ``t=<unix seconds>,v1=<hex>``.
+
+    The hex digits are the HMAC-SHA256 of ``<t>.`` followed by the raw body.
+    """
+    moment = str(int(now))
+    digest = hmac.new(secret.encode(), moment.encode() + b"." + body, hashlib.sha256).hexdigest()
+    return f"t={moment},v1={digest}"
+
+
+def endpoint_allowed(url: str, allowed: Sequence[str]) -> bool:
+    """Return whether one of the operator's prefixes covers ``url``; performs no I/O.
+
+    Scheme, host and port must be equal; the path must be the prefix's or below it, at a ``/``. A URL with a
+    user, with dots or escaped slashes that would leave the prefix, or without a plain host is never allowed.
+    """
+    target = _parts(url)
+    if target is None:
+        return False
+    return any(_covers(prefix, target) for text in allowed if (prefix := _parts(text)) is not None)
+
+
+def _parts(url: str) -> SplitResult | None:
+    if any(ord(letter) <= 32 or letter == "\\" for letter in url):
+        return None
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return None
+    plain = parts.scheme in _PORTS and parts.hostname and parts.username is None and parts.password is None
+    path = unquote(parts.path)
+    climbs = ".." in path.split("/") or "%" in path or path.count("/") != parts.path.count("/") or "\\" in path
+    return parts if plain and not climbs else None
+
+
+def _covers(prefix: SplitResult, target: SplitResult) -> bool:
+    if _origin(prefix) != _origin(target):
+        return False
+    base = prefix.path.rstrip("/")
+    return target.path == prefix.path or target.path == base or target.path.startswith(base + "/")
+
+
+def _origin(parts: SplitResult) -> tuple[str, str | None, int]:
+    return parts.scheme, parts.hostname, parts.port or _PORTS[parts.scheme]

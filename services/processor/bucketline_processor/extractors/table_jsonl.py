@@ -1,8 +1,10 @@
 """JSON Lines: one JSON value a line; and, where a whole file is one, an array of objects."""
 
+import datetime
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from decimal import Decimal, InvalidOperation
 from itertools import chain, islice
 from pathlib import Path
 
@@ -10,9 +12,8 @@ import orjson
 
 from bucketline.extractors import PermanentError
 from bucketline_processor.extractors.decoding import unicode_of
-from bucketline_processor.extractors.extended_json import without_wrappers
 from bucketline_processor.extractors.table_columns import RESERVED, Table, exact_float, safe_name
-from bucketline_processor.extractors.values import INT64_MAX, INT64_MIN, json_value
+from bucketline_processor.extractors.values import INT64_MAX, INT64_MIN, MAX_DEPTH, json_value
 
 MAX_LINE_BYTES = 8 * 1024 * 1024
 MAX_WHOLE_BYTES = 32 * 1024 * 1024
@@ -22,6 +23,7 @@ MAX_INTEGER_CHARS = 20
 _INEXACT = re.compile(rb"[\d.]{16}|\d[eE][+-]?\d{3}")
 """Whether a line may hold a number that a double does not keep; a long number in a text does no harm."""
 
+_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _KINDS = {str: "string", bool: "boolean", int: "integer", float: "float", list: "array", dict: "object"}
 
 
@@ -138,7 +140,7 @@ def _objects(value: object) -> list[object] | None:
 
 
 def _record(value: object) -> dict[str, object]:
-    value = without_wrappers(value)
+    value = _unwrap_extended_json(value)
     if not isinstance(value, dict):
         return {"value": json_value(value)}
     record: dict[str, object] = {}
@@ -148,3 +150,56 @@ def _record(value: object) -> dict[str, object]:
             clean += "_2"
         record[clean] = json_value(item)
     return record
+
+
+def _unwrap_extended_json(value: object, depth: int = 0) -> object:
+    """Replace the type wrappers of MongoDB's Extended JSON, which mongoexport writes, by the plain values.
+
+    ``{"$oid": "5f…"}`` becomes ``"5f…"`` and ``{"$numberLong": "7"}`` becomes 7, at every depth that a document may
+    have, in the canonical and the relaxed form. A value that only resembles a wrapper stays as it is.
+    """
+    if depth > MAX_DEPTH:
+        return value
+    if isinstance(value, list):
+        return [_unwrap_extended_json(item, depth + 1) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if len(value) == 1:
+        [(name, wrapped)] = value.items()
+        if name in _READERS:
+            try:
+                return _READERS[name](wrapped)
+            except (ValueError, TypeError, KeyError, OverflowError, InvalidOperation):
+                return value
+    return {name: _unwrap_extended_json(item, depth + 1) for name, item in value.items()}
+
+
+def _text(wrapped: object) -> str:
+    if not isinstance(wrapped, str):
+        raise TypeError
+    return wrapped
+
+
+def _time(wrapped: object) -> object:
+    """Text is a time already; a number counts milliseconds, also before 1970."""
+    if isinstance(wrapped, str):
+        return wrapped
+    return _EPOCH + datetime.timedelta(milliseconds=int(str(_unwrap_extended_json(wrapped))))
+
+
+def _base64(wrapped: object) -> object:
+    return _text(wrapped["base64"] if isinstance(wrapped, dict) else wrapped)
+
+
+_READERS: dict[str, Callable[[object], object]] = {
+    "$oid": _text,
+    "$uuid": _text,
+    "$symbol": _text,
+    "$date": _time,
+    "$binary": _base64,
+    "$numberInt": lambda wrapped: int(_text(wrapped)),
+    "$numberLong": lambda wrapped: int(_text(wrapped)),
+    "$numberDouble": lambda wrapped: float(_text(wrapped)),
+    "$numberDecimal": lambda wrapped: Decimal(_text(wrapped)),
+    "$undefined": lambda _: None,
+}

@@ -1,6 +1,6 @@
 import pytest
 
-from bucketline_processor.extractors.endpoints import endpoint_allowed
+from bucketline_processor.extractors.http import endpoint_allowed
 
 ALLOWED = ("http://models.internal:9000/v1", "https://Api.Example.com/", "http://10.0.0.5/hook")
 

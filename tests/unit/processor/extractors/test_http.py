@@ -16,8 +16,7 @@ from bucketline.extractors import (
     ResourceError,
     TransientError,
 )
-from bucketline_processor.extractors.http import HttpExtractor
-from bucketline_processor.extractors.signature import HEADER, sign
+from bucketline_processor.extractors.http import HEADER, HttpExtractor, sign
 
 NOW = 1_700_000_000.0
 BLOB = BlobView("blob_1", "photo", "image", "a.png", "image/png", 3, "ab", MemorySource(b"png", "http://s3/a?sig=1"))

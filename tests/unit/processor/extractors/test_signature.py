@@ -1,4 +1,4 @@
-from bucketline_processor.extractors.signature import sign
+from bucketline_processor.extractors.http import sign
 
 
 def test_the_form_is_the_documented_one() -> None:
