@@ -18,6 +18,7 @@ import pytest
 from pydantic import SecretStr
 from tests import sdk_models
 from tests.brokers import LIGHT
+from tests.database import delete_documents
 
 from bucketline.cli.client import ApiClient, Json
 from bucketline.clock import ManualClock
@@ -158,7 +159,7 @@ async def mongo(stack: LocalStack) -> MongoSettings:
 async def database(mongo: MongoSettings) -> AsyncIterator[Database]:
     """Empty, with its indexes, and nobody else's for the length of a test."""
     database = Database(mongo)
-    await database.empty()
+    await delete_documents(database)
     yield database
     database.close()
 

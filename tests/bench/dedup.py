@@ -20,6 +20,7 @@ from typing import cast
 import psutil
 from pydantic import SecretStr
 from tests.bench.rows import Row
+from tests.database import drop_database
 from tests.fakes.publisher import RecordingPublisher
 
 from bucketline.blobs.s3 import S3BlobStore
@@ -168,7 +169,7 @@ async def _mirror(stack: LocalStack) -> AsyncIterator[_Mirror]:
             yield _Mirror(dedup.contents, fetcher, store)
             await store.delete([row.key for row in await store.list("blobs/", limit=1000)])
     finally:
-        await database.drop()
+        await drop_database(database)
         database.close()
 
 

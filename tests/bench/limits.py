@@ -10,6 +10,7 @@ from pydantic import SecretStr
 from pymongo import InsertOne
 from tests.bench.rows import Row
 from tests.brokers import kafka_settings
+from tests.database import drop_database
 
 from bucketline.blobs.s3 import S3BlobStore
 from bucketline.db.mongo import Database
@@ -38,7 +39,7 @@ async def _mongo(stack: LocalStack) -> dict[str, Row]:
 
         grouped = 500 * await _rate(20, many, at_once=2)
     finally:
-        await database.drop()
+        await drop_database(database)
         database.close()
     return {
         "insert_one": Row("MongoDB insert_one, 13 kB", single, "1/s"),

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 from tests.conftest import ADMIN_KEY, FAST, Api
+from tests.database import drop_database
 from tests.waiting import eventually, over
 
 from bucketline.cli.client import ApiClient, Json
@@ -93,7 +94,7 @@ async def deployment(stack: LocalStack, site: Path) -> AsyncIterator[Deployment]
             yield Deployment(database, api, killed)
             await api.close()
     finally:
-        await database.drop()
+        await drop_database(database)
         database.close()
 
 

@@ -8,6 +8,7 @@ import pytest
 from pydantic import SecretStr
 from tests.bench.processing import drafts
 from tests.conftest import ADMIN_KEY, FAST, Api
+from tests.database import drop_database
 from tests.waiting import eventually, over
 
 from bucketline.cli.client import ApiClient, Json
@@ -46,7 +47,7 @@ async def deployment(stack: LocalStack) -> AsyncIterator[Deployment]:
             yield Deployment(supervisor, database, api)
             await api.close()
     finally:
-        await database.drop()
+        await drop_database(database)
         database.close()
 
 

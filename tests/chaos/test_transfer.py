@@ -12,6 +12,7 @@ import pytest
 from aiohttp import web
 from pydantic import SecretStr
 from tests.conftest import ADMIN_KEY, FAST, Api
+from tests.database import drop_database
 from tests.waiting import completed, eventually
 from yarl import URL
 
@@ -114,7 +115,7 @@ async def deployment(stack: LocalStack) -> AsyncIterator[Deployment]:
             yield Deployment(supervisor, api, database, store)
             await api.close()
     finally:
-        await database.drop()
+        await drop_database(database)
         database.close()
 
 

@@ -133,7 +133,7 @@ async def test_replay_position_does_not_depend_on_committed_offsets(
 async def test_replay_position_in_a_lost_log_is_ignored(
     settings: KafkaSettings, cursors: JobCursors, dead_letters: list[str], place: tuple[int, int]
 ) -> None:
-    await cursors.put(f"replay {topic_name(settings)}:0", GcCursor(logged=place))
+    await cursors.save(f"replay {topic_name(settings)}:0", GcCursor(logged=place))
     assert len(await DeadLetterStore(settings, cursors).list(limit=10)) == 3
 
 
@@ -178,7 +178,7 @@ async def test_discard_in_a_lost_log_is_ignored(
     settings: KafkaSettings, cursors: JobCursors, dead_letters: list[str]
 ) -> None:
     """The broker has lost its data, and another record has the address of the discarded one."""
-    await cursors.put(f"discard {topic_name(settings)}:0:1", GcCursor(logged=(1, 1)))
+    await cursors.save(f"discard {topic_name(settings)}:0:1", GcCursor(logged=(1, 1)))
     assert [row.offset for row in await DeadLetterStore(settings, cursors).list(limit=10)] == [0, 1, 2]
 
 

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 from pymongo import InsertOne
+from tests.database import drop_database
 
 from bucketline.db.mongo import Collection, Database
 from bucketline.domain.moments import MOMENTS, Moments, moment_key
@@ -53,7 +54,7 @@ def texts(draw: st.DrawFn) -> str:
 async def rows(stack: Any) -> AsyncIterator[Collection[Any]]:
     database = Database(MongoSettings(url=SecretStr(str(stack.mongodb_url)), database="bucketline_moments"))
     yield database.collection("rows")
-    await database.drop()
+    await drop_database(database)
     database.close()
 
 

@@ -103,7 +103,7 @@ class FakeBatcher:
 
     def __init__(self, **objects: object) -> None:
         planner: Any = Calls(plan_ready_objects=set())
-        planner.objects, planner.batches = Calls(many=objects), Calls(get=None)
+        planner.objects, planner.batches = Calls(get_many=objects), Calls(get=None)
         self.planner, self.progress, self.windowing = planner, Calls(), Calls()
         parts: Any = (planner, self.progress, self.windowing, Calls())
         self.dependencies = {"service": BatcherService(*parts, clock=ManualClock())}
@@ -137,7 +137,7 @@ async def test_batcher_plans_mirrored_objects_and_adds_other_drafts_to_windows()
 
 async def test_ingest_api_applies_statuses_of_known_objects() -> None:
     known = {"a": {"status": "PROCESSING", "run": {"id": 1, "rank": 2}, "created_at": AT, "moved_at": AT}}
-    objects, documents = Calls(many=known), Calls()
+    objects, documents = Calls(get_many=known), Calls()
     webhooks = Calls(find_active=[])
     deps = SimpleNamespace(objects=objects, documents=documents, webhooks=webhooks)
     async with Service("ingest-api", ingest_api_subscribers.router, {"container": deps}) as service:

@@ -16,6 +16,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
 from tests.conftest import ADMIN_KEY, FAST, Api
+from tests.database import drop_database
 from tests.requirements import lacking
 from tests.upgrade.releases import NEXT, TODAY, Release, previous
 from tests.waiting import eventually
@@ -112,7 +113,7 @@ async def upgrade(stack: LocalStack, releases: tuple[Release, Release]) -> Async
     try:
         yield Upgrade(environment, database)
     finally:
-        await database.drop()
+        await drop_database(database)
         database.close()
 
 

@@ -194,7 +194,7 @@ class Planner:
             ready = [item for oid, item in items.items() if oid not in set(pending)]
             planned = await self._insert(ready, batch=batch, now=now, room=room)
             room -= sum(1 for unit in planned if unit["state"] == "ready")
-            await self.waiting.remove([f"{batch_id}:{oid}" for oid in late if oid not in set(pending)])
+            await self.waiting.delete_by_ids([f"{batch_id}:{oid}" for oid in late if oid not in set(pending)])
             queued = [item for unit in planned for item in unit["items"]]
             traces = {oid: found["trace"] for oid, found in objects.items() if "trace" in found}
             await self._publisher.publish_queued([*queued, *(items[oid].item for oid in pending)], traces, trace)
@@ -204,7 +204,7 @@ class Planner:
 
     async def plan_ready_objects(self, objects: Mapping[str, ObjectDocument], traces: Mapping[str, Trace]) -> set[str]:
         """Plan mirrored objects for the submitted batches that wait for them, and return the planned ids."""
-        rows = await self.waiting.of_objects(list(objects), limit=MAX_ROWS)
+        rows = await self.waiting.find_by_objects(list(objects), limit=MAX_ROWS)
         taken: set[str] = set()
         if not rows:
             return taken
@@ -212,7 +212,7 @@ class Planner:
         waiting: dict[str, list[BatchDependencyDocument]] = {}
         for row in rows:
             waiting.setdefault(row["batch_id"], []).append(row)
-        batches = await self.batches.many(list(waiting), fields=SUMMARY_FIELDS)
+        batches = await self.batches.get_many(list(waiting), fields=SUMMARY_FIELDS)
         for batch_id, mine in waiting.items():
             batch = batches.get(batch_id)
             planned: list[WorkUnitDocument] = []
@@ -222,7 +222,7 @@ class Planner:
                 planned = await self._insert(items, batch=batch, now=now, room=await self._available_slots(batch))
                 taken |= {o["_id"] for o in arrivals}
             # Before the units are announced: a batch with a dependency left does not finish with its last unit.
-            await self.waiting.remove([row["_id"] for row in mine])
+            await self.waiting.delete_by_ids([row["_id"] for row in mine])
             await self._publisher.publish_ready([unit for unit in planned if unit["state"] == "ready"], traces)
         return taken
 
@@ -247,12 +247,12 @@ class Planner:
         mode = batch.get("retry")
         if mode is None:
             return batch["objects"]
-        latest = await self.units.latest(batch["_id"], before=batch.get("run", 1))
+        latest = await self.units.latest_results(batch["_id"], before=batch.get("run", 1))
         return [object_id for object_id, last in latest.items() if is_retried(last, mode)]
 
     async def _objects(self, batch: BatchDocument, object_ids: Sequence[str]) -> dict[str, ObjectDocument]:
         """Return the objects that exist in the batch's bucket. A batch is created without checking its objects."""
-        found = await self.objects.many(object_ids, fields=FIELDS)
+        found = await self.objects.get_many(object_ids, fields=FIELDS)
         return {obj["_id"]: obj for obj in _of_bucket(batch, found.values())}
 
     async def _available_slots(self, batch: BatchDocument) -> int:
@@ -292,7 +292,7 @@ class Planner:
             # Some of their items are in a unit already; plan the others.
             candidates = {item["object_id"] for index in refused for item in units[index]["items"]}
             again = [one for one in items if one.item["object_id"] in candidates]
-            known = await self.units.planned([one.item for one in again])
+            known = await self.units.find_planned([one.item for one in again])
             rest = [one for one in again if _key(one) not in known]
             if rest:
                 left = None if room is None else room - sum(1 for unit in planned if unit["state"] == "ready")
@@ -305,7 +305,7 @@ class Planner:
         Creates batches that are missing because the API crashed after it had stored the object.
         """
         ids = [str(o.get("batch_id")) for o in objects]
-        known = await self.batches.many(ids, fields=["auto", "status", "cancel_requested_at"])
+        known = await self.batches.get_many(ids, fields=["auto", "status", "cancel_requested_at"])
         await self.batches.insert(
             [new_auto_batch(o, str(o.get("batch_id"))) for o in objects if o.get("batch_id") not in known]
         )

@@ -73,7 +73,7 @@ class BatchPublisher:
                 rows.append((event, unit.get("trace")))
         for start in range(0, len(rows), PAGE_SIZE):
             page = rows[start : start + PAGE_SIZE]
-            objects = await self._objects.many([event.object_id for event, _ in page], fields=["trace"])
+            objects = await self._objects.get_many([event.object_id for event, _ in page], fields=["trace"])
             traces = {object_id: obj["trace"] for object_id, obj in objects.items() if "trace" in obj}
             await self._publish([(event, traces.get(event.object_id, trace)) for event, trace in page])
         return len(rows)

@@ -64,7 +64,7 @@ class BatchReconciler:
         The cursor is kept in memory, so that a page without work costs no write.
         """
         limit = self._reconcile.batch_size
-        page = await self._planner.objects.stalled(
+        page = await self._planner.objects.find_stalled(
             self._before(), limit=limit, fields=FIELDS, after=self._object_cursor
         )
         self._object_cursor = (page[-1]["moved_at"], page[-1]["_id"]) if len(page) == limit else None
@@ -75,12 +75,12 @@ class BatchReconciler:
 
     async def waiting(self) -> int:
         """Plan objects that a batch still waits for although they were mirrored or deleted; return how many."""
-        rows = await self._planner.waiting.overdue(self._before(), limit=self._reconcile.batch_size)
+        rows = await self._planner.waiting.find_overdue(self._before(), limit=self._reconcile.batch_size)
         if not rows:
             return 0
-        objects = await self._planner.objects.many(list({row["object_id"] for row in rows}), fields=FIELDS)
+        objects = await self._planner.objects.get_many(list({row["object_id"] for row in rows}), fields=FIELDS)
         deleted = [row for row in rows if row["object_id"] not in objects]
-        await self._planner.waiting.remove([row["_id"] for row in deleted])
+        await self._planner.waiting.delete_by_ids([row["_id"] for row in deleted])
         mirrored = {object_id: obj for object_id, obj in objects.items() if obj["mirror"]["state"] != "pending"}
         await self._planner.plan_ready_objects(mirrored, {})
         pending = [row["_id"] for row in rows if row["object_id"] in objects and row["object_id"] not in mirrored]
@@ -98,7 +98,7 @@ class BatchReconciler:
         or was released too often, is canceled, and its remaining objects fail.
         """
         now = self._clock.now()
-        stalled = await self._planner.units.stalled(self._before(), now, limit=self._reconcile.batch_size)
+        stalled = await self._planner.units.find_stalled(self._before(), now, limit=self._reconcile.batch_size)
         stale = self._reconcile.stale_after_seconds
         for unit in stalled:
             if unit["state"] != "canceled" and (reason := self._failure_reason(unit)):
@@ -113,13 +113,13 @@ class BatchReconciler:
 
     async def batches(self) -> int:
         """Plan, finish or cancel submitted batches that have not moved, and return how many there were."""
-        stalled = await self._planner.batches.stalled(self._before(), limit=self._reconcile.batch_size)
+        stalled = await self._planner.batches.find_stalled(self._before(), limit=self._reconcile.batch_size)
         ids = [batch["_id"] for batch in stalled]
         await self._planner.batches.touch(ids, self._clock.now())
         canceled = [batch["_id"] for batch in stalled if batch.get("cancel_requested_at") is not None]
         auto = [batch["_id"] for batch in stalled if batch["auto"] and batch["_id"] not in canceled]
         if auto:
-            await self._progress.finish_auto_batches(list((await self._planner.batches.many(auto)).values()))
+            await self._progress.finish_auto_batches(list((await self._planner.batches.get_many(auto)).values()))
         for batch_id in canceled:
             await self._service.cancel(batch_id)
         unplanned = 0
@@ -131,7 +131,7 @@ class BatchReconciler:
                 await self._planner.plan_batch(batch["_id"])
             await self._progress.update(batch["_id"])
         # Most batches only wait for their units. Repaired are those that were not planned or not finished.
-        current = await self._planner.batches.many(ids, fields=["status"])
+        current = await self._planner.batches.get_many(ids, fields=["status"])
         SWEPT.labels("batch").inc(unplanned + sum(batch["status"] not in BATCH_ACTIVE for batch in current.values()))
         return len(stalled)
 

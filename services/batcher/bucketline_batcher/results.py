@@ -151,7 +151,7 @@ class BatchProgressTracker:
             return
         now = self._context.clock.now()
         await self._planner.units.record(results, now=now)
-        units = await self._planner.units.many(list(results), fields=["batch_id", "turn", "state"])
+        units = await self._planner.units.get_many(list(results), fields=["batch_id", "turn", "state"])
         done = [unit for unit in units.values() if unit["state"] == "done"]
         UNITS.labels("done").inc(len(done))
         if automatic := [unit["_id"] for unit in units.values() if unit["batch_id"] is None]:
@@ -175,7 +175,7 @@ class BatchProgressTracker:
         if busy and time.monotonic() < self._next_tally.get(batch_id, 0.0):
             return
         # Before the tally: a dependency is removed after its unit is stored, so the tally then sees every unit.
-        complete = bool(batch.get("planned")) and not await self._planner.waiting.any(batch_id)
+        complete = bool(batch.get("planned")) and not await self._planner.waiting.exist_for(batch_id)
         tally = await self._tally(batch)
         if complete and not tally.held and not tally.open:
             await self._finish(batch, tally)
@@ -189,7 +189,7 @@ class BatchProgressTracker:
             item["batch_id"]: unit["results"].get(str(n)) for unit in units for n, item in enumerate(unit["items"])
         }
         lost = [batch for batch in batches if batch["_id"] not in results]
-        objects = await self._planner.objects.many([_object_of(batch) for batch in lost], fields=["batch_id"])
+        objects = await self._planner.objects.get_many([_object_of(batch) for batch in lost], fields=["batch_id"])
         ends = [
             finish_auto(batch, result, now) for batch in batches if (result := results.get(batch["_id"])) is not None
         ]
@@ -241,13 +241,13 @@ class BatchProgressTracker:
         """Finish the batches of ``auto_process`` objects in one round trip."""
         now = self._context.clock.now()
         ends: dict[str, tuple[str, Result]] = {}
-        for unit in (await self._planner.units.many(unit_ids, fields=["items", "results"])).values():
+        for unit in (await self._planner.units.get_many(unit_ids, fields=["items", "results"])).values():
             for index in results[unit["_id"]]:
                 # The recorded status counts, which may be an earlier one than that of this event.
                 recorded = unit["results"].get(str(index))
                 if recorded is not None and index < len(unit["items"]):
                     ends[unit["items"][index]["batch_id"]] = (unit["_id"], recorded)
-        batches = await self._planner.batches.many(list(ends))
+        batches = await self._planner.batches.get_many(list(ends))
         rows = [
             finish_auto(batch, ends[batch_id][1], now)
             for batch_id, batch in batches.items()
@@ -280,7 +280,7 @@ class BatchProgressTracker:
 
     async def _failures(self, batch: BatchDocument, now: datetime, most: int) -> list[FailedObject]:
         """Return rows for ``failed_objects``: of this turn, then of objects that the retry left alone."""
-        units = await self._planner.units.failures(batch["_id"], batch.get("run", 1), limit=most)
+        units = await self._planner.units.find_failures(batch["_id"], batch.get("run", 1), limit=most)
         rows = [
             failed_row(unit["items"][int(index)]["object_id"], result, now)
             for unit in units

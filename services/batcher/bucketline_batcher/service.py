@@ -41,7 +41,7 @@ class BatcherService:
     async def plan_mirrored(self, records: Sequence[ReceivedEvent[ObjectMirrored]]) -> None:
         """Plan objects to process at once and those that submitted batches wait for; add other drafts to windows."""
         traces = {record.event.object_id: record.trace for record in records}
-        objects = await self._planner.objects.many(list(traces), fields=FIELDS)
+        objects = await self._planner.objects.get_many(list(traces), fields=FIELDS)
         mirrored = {object_id: obj for object_id, obj in objects.items() if obj["mirror"]["state"] != "pending"}
         await self._planner.plan_auto(list(mirrored.values()), traces)
         planned = await self._planner.plan_ready_objects(mirrored, traces)
@@ -84,7 +84,7 @@ class BatcherService:
         await units.cancel_unleased(batch_id, turn, RETURNED_TO_DRAFT, now)
         await self._planner.batches.mark_planned(batch_id, turn, now)
         after = ""
-        while page := await units.canceled(batch_id, turn, after=after, limit=UNITS_PER_PAGE):
+        while page := await units.find_canceled(batch_id, turn, after=after, limit=UNITS_PER_PAGE):
             await self._publisher.publish_final(page)
             after = page[-1]["_id"]
         await self._progress.update(batch_id)
@@ -94,7 +94,7 @@ class BatcherService:
         batch_id, object_id = batch["_id"], batch["objects"][0]
         unit = await self._planner.units.of_automatic_batch(batch_id)
         if unit is None:
-            obj = (await self._planner.objects.many([object_id], fields=FIELDS)).get(object_id)
+            obj = (await self._planner.objects.get_many([object_id], fields=FIELDS)).get(object_id)
             if obj is not None and obj.get("batch_id") == batch_id:
                 await self._planner.cancel_unplanned_auto(batch, obj, RETURNED_TO_DRAFT)
                 unit = await self._planner.units.of_automatic_batch(batch_id)

@@ -46,7 +46,7 @@ class BatchingPolicies:
         found = {bucket_id: self._cache[bucket_id] for bucket_id in bucket_ids if bucket_id in self._cache}
         wanted = [bucket_id for bucket_id in bucket_ids if bucket_id not in found]
         if wanted:
-            rows = await self._buckets.many(wanted, fields=["settings", "deleting"])
+            rows = await self._buckets.get_many(wanted, fields=["settings", "deleting"])
             read = dict.fromkeys(wanted) | {key: policy_of(row, self._default) for key, row in rows.items()}
             self._cache.update(read)
             found |= read
@@ -117,7 +117,7 @@ class WindowBatcher:
 
     async def close_due(self) -> int:
         """Close windows that are due and submit the batches of closed ones. Return how many were submitted."""
-        for window in await self._windows.due(self._clock.now(), limit=100):
+        for window in await self._windows.find_due(self._clock.now(), limit=100):
             await self._windows.close(window["_id"], self._clock.now())
         closing = await self._windows.closing(limit=100)
         for window in closing:
@@ -182,7 +182,7 @@ class WindowBatcher:
                 "opened_at": now,
                 "closes_at": now + timedelta(seconds=policy["max_wait_seconds"]),
             }
-            await self._windows.begin(opened)
+            await self._windows.create(opened)
         except DuplicateKey:
             return None
         return opened
@@ -193,7 +193,7 @@ class WindowBatcher:
 
     async def _submit(self, window_id: str) -> None:
         """Create the submitted batch of a closed window, unless it exists."""
-        window = await self._windows.whole(window_id)
+        window = await self._windows.get_by_id(window_id)
         if window is None or window["state"] != "closing":
             return
         at = window.get("closed_at", window["closes_at"])
@@ -243,7 +243,7 @@ class WindowBatcher:
         kept: dict[str, None] = {}
         for start in range(0, len(members), PAGE_SIZE):
             page = [member.rpartition(":") for member in members[start : start + PAGE_SIZE]]
-            found = await self._planner.objects.many([object_id for object_id, _, _ in page], fields=DECIDED_BY)
+            found = await self._planner.objects.get_many([object_id for object_id, _, _ in page], fields=DECIDED_BY)
             for object_id, _, run in page:
                 obj = found.get(object_id)
                 if obj is not None and is_undecided(obj) and str(obj["run"]["id"]) == run:

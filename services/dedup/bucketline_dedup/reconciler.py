@@ -77,7 +77,7 @@ class Reconciler:
         owners: Mapping[str, ObjectDocument] = {}
         if ids:
             fields = ["mirror", "blobs.blob_id", "blobs.source.kind", "blobs.source.key"]
-            owners = await self._objects.many(list(ids), fields=fields)
+            owners = await self._objects.get_many(list(ids), fields=fields)
         expired = now - timedelta(seconds=self._settings.staging_ttl_seconds)
         return [row for row in old if _is_orphan(row, owners, expired)]
 

@@ -99,7 +99,7 @@ class Auth:
 
     async def _find_stored_key(self, clear: str, hashed: str) -> Principal:
         key_id = key_id_of(clear)
-        key = await self._keys.get(key_id) if key_id else None
+        key = await self._keys.get_by_id(key_id) if key_id else None
         now = self._clock.now()
         matches = [hmac.compare_digest(hashed, key["hash"] if key else _NO_HASH)]
         if key and (until := key.get("previous_until")) and until > now:

@@ -120,7 +120,7 @@ async def _start(
         container.runner.enqueue(task["_id"])
         return task
     # A concurrent request was faster, and its task is the one that counts.
-    await container.tasks.drop(task["_id"])
+    await container.tasks.delete_by_id(task["_id"])
     current = await repository.get_by_id(resource_id)
     existing = await container.runner.restart(current.get("delete_task")) if current else None
     if existing is None:

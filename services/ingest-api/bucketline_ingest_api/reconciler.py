@@ -58,14 +58,14 @@ class ObjectReconciler:
         """
         container = self._container
         before = container.clock.now() - timedelta(seconds=container.reconcile.stale_after_seconds)
-        page = await container.objects.stalled(
+        page = await container.objects.find_stalled(
             before, limit=container.reconcile.batch_size, fields=OBJECT_FIELDS, after=self._cursor
         )
         self._cursor = (page[-1]["moved_at"], page[-1]["_id"]) if len(page) == container.reconcile.batch_size else None
         in_batch = [obj for obj in page if obj.get("batch_id")]
         if not in_batch:
             return 0
-        batches = await container.batches.many(list({_batch_id(obj) for obj in in_batch}), fields=["status"])
+        batches = await container.batches.get_many(list({_batch_id(obj) for obj in in_batch}), fields=["status"])
         await self._write_missing_batches(in_batch, batches)
         stalled = [obj for obj in in_batch if _has_finished(obj, batches.get(_batch_id(obj)))]
         if not stalled:
@@ -142,8 +142,8 @@ def _is_canceled(batch: BatchDocument | None, unit: WorkUnitDocument | None) -> 
 async def reconcile_deletions(container: Container) -> int:
     """Finish object deletions that were begun and interrupted; return how many."""
     before = container.clock.now() - timedelta(seconds=container.reconcile.stale_after_seconds)
-    unfinished = await container.removals.unfinished(before, limit=container.reconcile.batch_size)
-    objects = await container.objects.many([deletion["_id"] for deletion in unfinished], without=UNUSED_FIELDS)
+    unfinished = await container.removals.find_pending(before, limit=container.reconcile.batch_size)
+    objects = await container.objects.get_many([deletion["_id"] for deletion in unfinished], without=UNUSED_FIELDS)
     if objects:
         await delete_objects(container, list(objects.values()))
     if deleted := [deletion["_id"] for deletion in unfinished if deletion["_id"] not in objects]:
@@ -158,7 +158,7 @@ async def reconcile_uploads(container: Container) -> int:
     Their bytes are deleted both times, also those that were PUT after the upload was deleted.
     """
     now, uploads = container.clock.now(), container.uploads
-    due = await uploads.due(now, limit=container.reconcile.batch_size)
+    due = await uploads.find_due(now, limit=container.reconcile.batch_size)
     if deleted := {upload["_id"]: upload["key"] for upload in due if upload["status"] == DELETED}:
         await container.blobstore.delete(deleted.values())
         await uploads.delete_by_ids(deleted)

@@ -37,7 +37,7 @@ async def apply_statuses(records: Events[ObjectStatusChanged], container: Annota
     Documents of objects that no longer exist are deleted: they were written while their object was being deleted.
     """
     events = [record.event for record in records]
-    objects = await container.objects.many(list({event.object_id for event in events}), fields=_FIELDS)
+    objects = await container.objects.get_many(list({event.object_id for event in events}), fields=_FIELDS)
     await container.objects.apply_statuses([event for event in events if event.object_id in objects])
     final = {event.object_id for event in events if event.sequence == RANK_FINAL}
     if orphaned := sorted(final - objects.keys()):

@@ -120,7 +120,7 @@ class CompletionWriter:
             cause = rejection.__cause__
             log.warning("documents rejected", object_id=result.object_id, error=repr(cause))
             # All or nothing: the documents that were accepted are deleted.
-            await self._documents.drop_made(result.object_id, result.run, result.lease)
+            await self._documents.delete_of_lease(result.object_id, result.run, result.lease)
             error = f"the documents of this object cannot be stored ({type(cause).__name__})"
             failure = ExtractionOutcome(Status.FAILED, result.outcome.again, error=error, error_type="permanent")
             await self._writer.submit(_PendingWrite(replace(result, outcome=failure), [], ()))
@@ -145,7 +145,7 @@ class CompletionWriter:
 
     async def _put(self, documents: Sequence[DocumentDocument], *, again: bool) -> None:
         try:
-            await self._documents.put(documents, fresh=not again)
+            await self._documents.save(documents, fresh=not again)
         except (DependencyUnavailable, RetryableError):
             raise
         except Exception as error:
@@ -182,7 +182,7 @@ class CompletionWriter:
     async def _delete_replaced(self, writes: Sequence[_PendingWrite]) -> set[str]:
         """Delete documents of earlier runs that were not made again; return the objects that may have had some."""
         again = [write for write in writes if write.result.again]
-        await self._documents.drop_older(
+        await self._documents.delete_superseded(
             [
                 (write.result.object_id, collection_id, write.result.run, write.result.lease)
                 for write in again
@@ -207,7 +207,7 @@ class CompletionWriter:
             return set()
         live = await self._plans.live(list({collection_id for _, collection_id in written}))
         orphaned = [(object_id, collection_id) for object_id, collection_id in written if collection_id not in live]
-        await self._documents.drop_from(orphaned)
+        await self._documents.delete_of_sources(orphaned)
         return {object_id for object_id, _ in orphaned}
 
 

@@ -128,7 +128,7 @@ class Extraction:
         complete: Mapping[str, int] = {}
         if outcome.again and job.strategy == "skip":
             ids = [stage.id for stage in stages]
-            complete = await self.documents.made(job.obj["_id"], ids, job.obj["revision"])
+            complete = await self.documents.count_complete(job.obj["_id"], ids, job.obj["revision"])
         try:
             await _ObjectRun(self, job, view, outcome).run(stages, complete)
         except BaseException:

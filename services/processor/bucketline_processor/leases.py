@@ -62,7 +62,9 @@ class Leases:
         deadline = self._clock.now() + self._duration
         while True:
             try:
-                lost = held - await self._units.extend(list(held), self.owner, until=self._clock.now() + self._duration)
+                lost = held - await self._units.renew_leases(
+                    list(held), self.owner, until=self._clock.now() + self._duration
+                )
                 # A unit that was finished during the request is not leased any more, but not lost either.
                 return lost & self.held
             except DependencyUnavailable as error:

@@ -31,7 +31,7 @@ class UnitReconciler:
         before = now - timedelta(seconds=self._settings.orphan_claim_delay_seconds)
         reclaimed = await self._reclaim_other_groups(before, now)
         if not self._scheduler.queued and (free_slots := self._scheduler.free_slots):
-            stalled = await self._units.stalled(before, now, limit=self._settings.max_concurrent_units)
+            stalled = await self._units.find_stalled(before, now, limit=self._settings.max_concurrent_units)
             for unit in self._scheduler.available(stalled):
                 if free_slots and self._scheduler.queued < self._settings.prefetch_units:
                     added = self._scheduler.enqueue(unit)

@@ -92,7 +92,7 @@ class UnitScheduler:
         new = [unit_id for unit_id in traces if not self._is_scheduled(unit_id)]
         if not new:
             return
-        units = await self._units.many(new, fields=QUEUED_FIELDS)
+        units = await self._units.get_many(new, fields=QUEUED_FIELDS)
         try:
             async with asyncio.timeout(MAX_QUEUE_SECONDS):
                 for unit in self.available(units.values()):

@@ -116,7 +116,7 @@ class UnitProcessor:
         sharing = page[0].group
         await self._memory.acquire(sharing, size)
         try:
-            objects = await self._objects.many([item.object_id for item in page])
+            objects = await self._objects.get_many([item.object_id for item in page])
             await self._publish_processing(page, objects)
         except BaseException:
             self._memory.release(sharing, size)
@@ -140,7 +140,7 @@ class UnitProcessor:
     async def _process_isolated(self, item: UnitItem) -> bool:
         """Process the object while nothing else runs here. It needs no share of memory: waiting units may hold all."""
         try:
-            objects = await self._objects.many([item.object_id])
+            objects = await self._objects.get_many([item.object_id])
             await self._publish_processing([item], objects)
         except UNAVAILABLE as error:
             return _leave_unfinished(item, error)
@@ -158,7 +158,7 @@ class UnitProcessor:
             return ExtractionOutcome(Status.FAILED, again=True, error=message, error_type="resource")
 
         try:
-            objects = await self._objects.many([item.object_id], fields=CRASHED_FIELDS)
+            objects = await self._objects.get_many([item.object_id], fields=CRASHED_FIELDS)
         except UNAVAILABLE as error:
             return _leave_unfinished(item, error)
         return await self._process(item, objects.get(item.object_id), fail)

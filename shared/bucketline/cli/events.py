@@ -1,4 +1,4 @@
-"""``bucketline events``: replay the events of stored objects for a new subscriber."""
+"""``bucketline events``: follow events, print their schemas, and replay those of stored objects."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from bucketline.cli.terminal import fail, parse_past_time, run_quietly, wide_console
+from bucketline.cli.terminal import fail, parse_past_time, run_quietly, run_until_signal, wide_console
 from bucketline.errors import BucketlineError, NotFound
 
 if TYPE_CHECKING:
     from bucketline.admin.event_replay import EventReplay, ReplayCursor
     from bucketline.db.mongo import Database
+    from bucketline.events.models import Event
 
 MAX_COUNT = 1_000_000
 """Counting more objects would take too long."""
@@ -23,10 +24,44 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
 @app.callback()
 def events() -> None:
-    """Replay the events of stored objects.
+    """Follow events, print their schemas, and replay the events of stored objects.
 
-    Example: [cyan]bucketline events replay --bucket invoices --since 24h --dry-run[/]
+    Example: [cyan]bucketline events tail --type object.status_changed[/]
     """
+
+
+@app.command()
+def tail(
+    types: Annotated[
+        list[str] | None,
+        typer.Option("--type", help="Only events of this type, for example object.created; repeatable."),
+    ] = None,
+    subject: Annotated[str | None, typer.Option(help="Only events of this object or batch, by id.")] = None,
+    from_beginning: Annotated[
+        bool, typer.Option("--from-beginning", help="Start with the oldest stored event instead of new ones.")
+    ] = False,
+    count: Annotated[int | None, typer.Option(help="Stop after this many events.", min=1)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
+) -> None:
+    """Follow the events on Kafka until Ctrl-C. It uses no consumer group, so it does not affect other subscribers.
+
+    Example: [cyan]bucketline events tail --type object.created --type object.deleted --json[/]
+    """
+    names = {_event_type(name).type for name in types or ()}
+    run_until_signal(_tail(names, subject, from_beginning, count, as_json))
+
+
+@app.command()
+def schema(
+    type_name: Annotated[str, typer.Argument(metavar="TYPE", help="An event type, for example object.created.")],
+) -> None:
+    """Print the JSON Schema of the payload of an event type.
+
+    Example: [cyan]bucketline events schema object.status_changed[/]
+    """
+    import json
+
+    typer.echo(json.dumps(_event_type(type_name).model_json_schema(), indent=2))
 
 
 @app.command()
@@ -54,6 +89,61 @@ def replay(
     except BucketlineError as error:
         raise typer.BadParameter(error.message, param_hint="--after") from error
     run_quietly(_replay(namespace, bucket, start, cursor, rate, dry_run))
+
+
+def _event_type(name: str) -> type[Event]:
+    """Return the event type by its full or short name (``object.created``). An unknown name ends the command."""
+    from bucketline.events.models import EVENT_TYPES_BY_NAME
+
+    short = {full.removeprefix("bucketline.").rpartition(".v")[0]: event for full, event in EVENT_TYPES_BY_NAME.items()}
+    found = EVENT_TYPES_BY_NAME.get(name) or short.get(name)
+    if found is None:
+        raise typer.BadParameter(f"unknown event type {name!r}; known are {', '.join(sorted(short))}")
+    return found
+
+
+async def _tail(types: set[str], subject: str | None, from_beginning: bool, count: int | None, as_json: bool) -> None:
+    from aiokafka import AIOKafkaConsumer
+
+    from bucketline.events.topics import TOPICS
+    from bucketline.kafka.client_config import client_options
+    from bucketline.settings import KafkaSettings
+
+    settings = KafkaSettings()
+    topics = [settings.topic_prefix + topic.name for topic in TOPICS]
+    consumer = AIOKafkaConsumer(
+        *topics,
+        **client_options(settings),
+        auto_offset_reset="earliest" if from_beginning else "latest",
+        fetch_max_wait_ms=settings.fetch_max_wait_ms,
+    )
+    printed = 0
+    async with consumer:
+        if from_beginning:
+            await consumer.seek_to_beginning()
+        async for record in consumer:
+            headers = {name: value.decode(errors="replace") for name, value in record.headers}
+            if (types and headers.get("ce_type") not in types) or (subject and headers.get("ce_subject") != subject):
+                continue
+            typer.echo(_format_event(headers, record.value, as_json))
+            printed += 1
+            if printed == count:
+                return
+
+
+def _format_event(headers: dict[str, str], payload: bytes | None, as_json: bool) -> str:
+    """Return one line: the time, the type, the subject and the payload."""
+    import json
+
+    try:
+        data = json.loads(payload or b"null")
+    except ValueError:
+        data = (payload or b"").decode(errors="replace")
+    attributes = {name.removeprefix("ce_"): value for name, value in headers.items() if name.startswith("ce_")}
+    if as_json:
+        return json.dumps({**attributes, "data": data}, ensure_ascii=False)
+    columns = (attributes.get(name, "-") for name in ("time", "type", "subject"))
+    return "  ".join([*columns, json.dumps(data, ensure_ascii=False)])
 
 
 async def _replay(

@@ -139,7 +139,7 @@ async def _collect(
                 dry_run=dry_run, scan_bucket=scan_bucket, claim_bucket=claim_bucket, begin=begin, on_page=may_continue
             )
         if not dry_run:
-            await cursors.put(_JOB, report.cursor)
+            await cursors.save(_JOB, report.cursor)
         return report
 
 

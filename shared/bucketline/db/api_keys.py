@@ -56,26 +56,23 @@ class ApiKeys(Repository[ApiKeyDocument]):
 
     name = "keys"
 
-    async def get(self, key_id: str) -> ApiKeyDocument | None:
-        return await self.collection.get(key_id)
-
     async def record_use(self, key_id: str, at: datetime) -> None:
         """Store when the key was last used."""
         await self.collection.update_one({"_id": key_id}, {"$set": {"last_used_at": at}})
 
     async def active(self, organization_id: str, user_email: str, name: str) -> ApiKeyDocument | None:
-        """The key of this name that has not been revoked; it may have expired."""
+        """Return the key of this name that is not revoked; it may have expired."""
         return await self.collection.find_one(_active(organization_id, user_email, name))
 
     async def of_user(self, organization_id: str, user_email: str, *, revoked: bool) -> list[ApiKeyDocument]:
-        """The user's keys, newest first."""
+        """Return the user's keys, newest first."""
         where: dict[str, object] = {"organization_id": organization_id, "user_email": user_email}
         if not revoked:
             where["revoked_at"] = None
         return await self.collection.find(where, limit=MAX_KEYS_A_USER, sort=[("created_at", -1), ("_id", -1)])
 
     async def of_organization(self, organization_id: str, *, limit: int) -> list[ApiKeyDocument]:
-        """Every key of the organisation, by user."""
+        """Return the keys of the organization, sorted by user."""
         return await self.collection.find(
             {"organization_id": organization_id}, limit=limit, sort=[("user_email", 1), ("created_at", -1), ("_id", -1)]
         )
@@ -83,7 +80,7 @@ class ApiKeys(Repository[ApiKeyDocument]):
     async def change(
         self, organization_id: str, user_email: str, name: str, changes: Mapping[str, object]
     ) -> ApiKeyDocument | None:
-        """Sets fields of the active key; the key afterwards. Raises ``DuplicateKey`` when a new name is taken."""
+        """Set fields of the active key and return it. Raise ``DuplicateKey`` when a new name is taken."""
         return await self.collection.find_and_update(_active(organization_id, user_email, name), {"$set": changes})
 
 
@@ -92,7 +89,7 @@ def _active(organization_id: str, user_email: str, name: str) -> dict[str, objec
 
 
 def as_permissions(names: Sequence[str]) -> list[Permission]:
-    """The permissions of these names, in any case, in our order; ``ValueError`` for one that does not exist."""
+    """Return the permissions with these names, which may be in any case; raise ``ValueError`` for an unknown name."""
     wanted = {name.upper() for name in names}
     if unknown := wanted - set(PERMISSIONS):
         raise ValueError(f"unknown permissions: {', '.join(sorted(unknown))}")

@@ -1,4 +1,4 @@
-"""Which objects submitted batches wait for: they are not mirrored yet."""
+"""The objects for which submitted batches wait, because they are not mirrored yet."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -32,6 +32,7 @@ class BatchDependencies(Repository[BatchDependencyDocument]):
     name = "batch_dependencies"
 
     async def add(self, batch_id: str, object_ids: Sequence[str], since: datetime) -> None:
+        """Store that the batch waits for these objects; existing dependencies keep their time."""
         await self.collection.bulk(
             [
                 UpdateOne(
@@ -43,10 +44,11 @@ class BatchDependencies(Repository[BatchDependencyDocument]):
             ]
         )
 
-    async def of_objects(self, object_ids: Sequence[str], *, limit: int) -> list[BatchDependencyDocument]:
+    async def find_by_objects(self, object_ids: Sequence[str], *, limit: int) -> list[BatchDependencyDocument]:
+        """Return the dependencies on any of these objects."""
         return await self.collection.find({"object_id": {"$in": list(object_ids)}}, limit=limit)
 
-    async def overdue(self, before: datetime, *, limit: int) -> list[BatchDependencyDocument]:
+    async def find_overdue(self, before: datetime, *, limit: int) -> list[BatchDependencyDocument]:
         """Return dependencies that were stored or touched before ``before``, oldest first."""
         return await self.collection.find({"since": {"$lt": before}}, limit=limit, sort=[("since", 1)])
 
@@ -58,9 +60,6 @@ class BatchDependencies(Repository[BatchDependencyDocument]):
         """Delete all dependencies of the batches."""
         await self.collection.delete_many({"batch_id": {"$in": list(batch_ids)}})
 
-    async def remove(self, identifiers: Sequence[str]) -> int:
-        return await self.collection.delete_many({"_id": {"$in": list(identifiers)}})
-
-    async def any(self, batch_id: str) -> bool:
-        """Whether the batch waits for an object."""
+    async def exist_for(self, batch_id: str) -> bool:
+        """Return whether the batch waits for an object."""
         return await self.collection.count({"batch_id": batch_id}, limit=1) > 0

@@ -29,7 +29,7 @@ class FailedObject(TypedDict):
 
 
 def failed_row(object_id: str, result: Result | None, unknown: datetime) -> FailedObject:
-    """The row that tells how an object failed; ``unknown`` is the time where the result has none."""
+    """Return the row that describes the failure of an object; ``unknown`` replaces a missing time."""
     kind = result["error_type"] if result else None
     return {
         "object_id": object_id,
@@ -40,10 +40,10 @@ def failed_row(object_id: str, result: Result | None, unknown: datetime) -> Fail
 
 
 class CarriedTotals(TypedDict):
-    """What earlier turns brought and a retry leaves alone. ``failed_objects`` are shown, ``failed`` is exact.
+    """Totals of earlier runs, which a retry keeps. ``failed_objects`` is what is shown; ``failed`` is exact.
 
-    ``documents`` are also those of objects that a retry takes up and that it does not make again. ``given_back`` were
-    drafts again after a cancellation; those of an earlier release are not counted.
+    ``documents`` includes those that a retried object keeps. ``given_back`` objects returned to DRAFT after a
+    cancellation; an earlier release did not count them.
     """
 
     finished: int
@@ -69,12 +69,12 @@ class WebhookCall(TypedDict):
 
 
 def task_of(batch_id: str) -> str:
-    """The task that shows the batch."""
+    """Return the id of the task that shows the batch."""
     return derived("task", batch_id)
 
 
 def webhook_host(url: str) -> str:
-    """The host that is called for this URL, empty if it has none."""
+    """Return the host of the URL, empty if it has none."""
     try:
         return urlsplit(url).hostname or ""
     except ValueError:
@@ -84,9 +84,9 @@ def webhook_host(url: str) -> str:
 class BatchDocument(TypedDict):
     """A batch. ``objects`` is complete and ordered; ``total`` counts it.
 
-    ``run`` is the turn: the time of the submission in milliseconds, or one more than the turn before. A turn with
-    ``retry`` takes up the failed objects of earlier turns, and its sums come on top of ``base``. ``missing`` objects
-    were deleted before a unit took them.
+    ``run`` is the time of the submission in milliseconds, or one more than the previous run. A run with ``retry``
+    processes the failed objects of earlier runs, and its sums are added to ``base``. ``missing`` objects were deleted
+    before they were planned.
     """
 
     _id: str
@@ -200,16 +200,17 @@ class Batches(Repository[BatchDocument]):
         self._webhooks = LeaseQueue(self.collection, LeaseFields(owner="webhook.owner", due_at="webhook.due_at"))
 
     async def insert(self, documents: Sequence[BatchDocument]) -> None:
-        """Writes those that are not there yet; one round trip."""
+        """Insert the batches that do not exist yet, in one round trip."""
         await self.collection.bulk([InsertOne(document) for document in documents])
 
     async def get(self, batch_id: str, *, fields: Sequence[str] | None = None) -> BatchDocument | None:
-        return await self.collection.find_one({"_id": batch_id}, fields=fields)
+        """Return the batch."""
+        return await self.get_by_id(batch_id, fields=fields)
 
     async def change(
         self, batch_id: str, statuses: Sequence[str], update: Mapping[str, object], **also: object
     ) -> BatchDocument | None:
-        """Updates the batch if its status is one of these (and ``also`` holds); the batch afterwards, else None."""
+        """Update the batch if its status is one of these and ``also`` holds; return the updated batch, else None."""
         return await self.collection.find_and_update(
             {"_id": batch_id, "status": {"$in": list(statuses)}, **also}, update
         )
@@ -328,8 +329,8 @@ class Batches(Repository[BatchDocument]):
         ]
         return (await self.collection.bulk(writes)).modified
 
-    async def stalled(self, before: datetime, *, limit: int) -> list[BatchDocument]:
-        """Submitted batches that have not moved since ``before``, without their objects."""
+    async def find_stalled(self, before: datetime, *, limit: int) -> list[BatchDocument]:
+        """Return submitted batches without progress since ``before``, without their objects."""
         return await self.collection.find(
             {"status": {"$in": _ACTIVE}, "moved_at": {"$lt": before}},
             limit=limit,
@@ -343,12 +344,12 @@ class Batches(Repository[BatchDocument]):
         return await self._webhooks.find_due(now, limit=limit, where=where, fields=SUMMARY_FIELDS)
 
     async def claim_webhooks(self, batches: Sequence[BatchDocument], owner: str, now: datetime) -> set[str]:
-        """Take the calls out of the queue for good; return the batches whose call is this caller's to make."""
+        """Take the calls out of the queue for good; return the batches whose webhook the caller must call."""
         return await self._webhooks.claim_many(batches, owner, until=None, fields={"webhook.called_at": now})
 
     async def record_webhook_result(
         self, batch_id: str, *, status_code: int | None = None, error: str | None = None
     ) -> None:
-        """Store what came of a call."""
+        """Store the result of a call."""
         result = {"webhook.status_code": status_code} if error is None else {"webhook.error": error}
         await self.collection.update_one({"_id": batch_id}, {"$set": result})

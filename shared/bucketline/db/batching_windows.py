@@ -1,7 +1,7 @@
-"""Windows: drafts of a bucket that are collected until there are enough of them, or the oldest has waited long enough.
+"""Batching windows: drafts of a bucket, collected until they are enough or the oldest has waited long enough.
 
-A window is one document, so that adding a draft and closing it exclude each other. Two unique indexes say the rest: a
-bucket has one open window, and a draft (an object in one of its versions) is in one window, for ever.
+A window is one document, so that adding a draft and closing the window exclude each other. Unique indexes ensure that a
+bucket has one open window, and that a draft (an object in one of its versions) is only ever in one window.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from bucketline.db.repository import Repository
 class BatchingWindowDocument(TypedDict):
     """A window. ``members`` are ``<object>:<run>``; ``batch_id`` is the batch that it will become.
 
-    States: *open* (takes members), *closing* (its members are final, its batch may not be there yet), *closed*.
+    States: *open* (accepts members), *closing* (its members are final, its batch may not exist yet), *closed*.
     """
 
     _id: str
@@ -53,23 +53,20 @@ _FACTS = (
 
 
 class BatchingWindows(Repository[BatchingWindowDocument]):
-    """The repository of windows. What it returns is without members, except for :meth:`whole`."""
+    """The repository of windows. Only :meth:`get_by_id` returns their members."""
 
     name = "batching_windows"
 
     async def open_of(self, bucket_id: str) -> BatchingWindowDocument | None:
+        """Return the open window of the bucket."""
         return await self.collection.find_one({"bucket_id": bucket_id, "state": "open"}, fields=_FACTS)
-
-    async def begin(self, window: BatchingWindowDocument) -> None:
-        """Raises ``DuplicateKey`` when the bucket has an open window, or a draft is in a window already."""
-        await self.collection.insert(window)
 
     async def join(
         self, window: BatchingWindowDocument, members: Sequence[str], size: int
     ) -> BatchingWindowDocument | None:
-        """Adds drafts if nobody has touched the window since it was read; None otherwise.
+        """Add drafts to a window that is unchanged since it was read and return it; return None otherwise.
 
-        Raises ``DuplicateKey`` when one of them is in another window. None of them may be in this one.
+        Raise ``DuplicateKey`` when a draft is in another window. None of the drafts may be in this window.
         """
         return await self.collection.find_and_update(
             {"_id": window["_id"], "state": "open", "count": window["count"], "bytes": window["bytes"]},
@@ -78,7 +75,7 @@ class BatchingWindows(Repository[BatchingWindowDocument]):
         )
 
     async def known(self, members: Sequence[str]) -> set[str]:
-        """Which of these drafts are in a window."""
+        """Return those of these drafts that are in a window."""
         wanted = set(members)
         rows = await self.collection.aggregate(
             [
@@ -90,27 +87,24 @@ class BatchingWindows(Repository[BatchingWindowDocument]):
         return wanted & {member for row in rows for member in row["members"]}
 
     async def close(self, window_id: str, now: datetime, **also: object) -> bool:
-        """From here on its members are final. Whether it was this call that closed it."""
+        """Close the window, which makes its members final; return whether this call closed it."""
         update: Mapping[str, object] = {"$set": {"state": "closing", "closed_at": now}}
         return await self.collection.update_one({"_id": window_id, "state": "open", **also}, update)
 
-    async def whole(self, window_id: str) -> BatchingWindowDocument | None:
-        return await self.collection.get(window_id)
-
     async def finish(self, window_id: str) -> None:
-        """Its batch is there."""
+        """Record that the batch of the window exists."""
         await self.collection.update_one({"_id": window_id, "state": "closing"}, {"$set": {"state": "closed"}})
 
     async def delete_of_bucket(self, bucket_id: str) -> None:
         """Delete all windows of the bucket."""
         await self.collection.delete_many({"bucket_id": bucket_id})
 
-    async def due(self, now: datetime, *, limit: int) -> list[BatchingWindowDocument]:
-        """Open windows whose time is over."""
+    async def find_due(self, now: datetime, *, limit: int) -> list[BatchingWindowDocument]:
+        """Return open windows that have to be closed."""
         return await self.collection.find(
             {"state": "open", "closes_at": {"$lte": now}}, limit=limit, sort=[("closes_at", 1)], fields=_FACTS
         )
 
     async def closing(self, *, limit: int) -> list[BatchingWindowDocument]:
-        """Windows that were closed and whose batch may not be there yet."""
+        """Return closed windows whose batch may not exist yet."""
         return await self.collection.find({"state": "closing"}, limit=limit, sort=[("closes_at", 1)], fields=_FACTS)

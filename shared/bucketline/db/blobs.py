@@ -24,18 +24,22 @@ MIN_GRACE = timedelta(hours=1)
 """Content younger than this, counted from its last touch, is never collected."""
 
 FRESH = timedelta(minutes=15)
-"""A touch this recent needs no other: the reference is written long before the grace ends."""
+"""A record touched this recently is not touched again: references are written long before the grace period ends."""
 
 STAGED_INLINE = "staging/inline"
-"""Where inline content that is too large for a document waits for dedup: ``staging/inline/<object_id>/<blob_id>``."""
+"""Prefix of inline content that is too large for a document, until it is mirrored.
+
+Keys are ``staging/inline/<object_id>/<blob_id>``."""
 
 
 class BlobRecord(TypedDict):
-    """Stored content. ``_id`` is its SHA-256 in hex. ``touched_at`` moves whenever an object starts to refer to it.
-    ``mime_type`` and ``charset`` are those of the object that brought it; another may have declared others.
+    """Stored content. ``_id`` is its SHA-256 in hex.
 
-    *deleting*: nothing may refer to it, and until ``deleting_until`` its bytes may vanish at any moment. After that
-    moment the collector that marked it has given up, and whoever needs the content may store it anew.
+    ``touched_at`` is updated when an object starts to refer to the content. ``mime_type`` and ``charset`` come from the
+    first object with the content; later objects may declare others.
+
+    In the state *deleting* no new reference is allowed, and the bytes may be deleted until ``deleting_until``. After
+    that time the garbage collector has given up, and the content may be stored again.
     """
 
     _id: str
@@ -68,7 +72,7 @@ class NewContent:
 
 @dataclass(frozen=True)
 class Claimed:
-    """What may be referred to now, by hash; and what is ``leaving``: come back in a moment."""
+    """Content that may be referred to, by hash; content in ``leaving`` is being deleted, so try again later."""
 
     held: Mapping[str, BlobRecord]
     leaving: frozenset[str] = field(default=frozenset())
@@ -80,10 +84,10 @@ class Blobs(Repository[BlobRecord]):
     name = "blobs"
 
     async def claim(self, hashes: Group[str], now: datetime) -> Claimed:
-        """Which of these hashes (hex) are stored and may be referred to within the next minutes.
+        """Return which of these hashes (hex) are stored and may be referred to within the next minutes.
 
-        One read; one write more only for content that nobody has touched lately. What is neither held nor leaving has
-        to be stored, and then recorded.
+        Takes one read, and one write for content that was not touched recently. Content that is neither held nor
+        leaving has to be stored and then recorded.
         """
         if not hashes:
             return Claimed({})
@@ -99,20 +103,20 @@ class Blobs(Repository[BlobRecord]):
         return Claimed(held, frozenset(leaving))
 
     async def record(self, contents: Sequence[NewContent], now: datetime) -> frozenset[str]:
-        """Makes or renews the records of content that was just stored; returns the hashes that are leaving after all.
+        """Create or renew the records of content that was just stored; return the hashes that are being deleted.
 
-        Those must not be referred to: their bytes are being removed, and have to be stored again in a moment.
+        Nothing may refer to those: their bytes have to be stored again later.
         """
         rows = list({content.sha256: content for content in contents}.values())
         for _ in range(2):
-            # Also refused is the later of two first records at the same moment: asked again, it finds the other's.
+            # The later of two concurrent inserts is refused too; the second attempt finds the record of the other.
             outcome = await self.collection.bulk([_renewal(content, now) for content in rows])
-            rows = [rows[place] for place in outcome.refused]
+            rows = [rows[index] for index in outcome.refused]
         return frozenset(content.sha256 for content in rows)
 
     async def known(self, hashes: Group[str]) -> set[str]:
         """Return those of the hashes that have a record."""
-        return set(await self.many(hashes, fields=["_id"]))
+        return set(await self.get_many(hashes, fields=["_id"]))
 
     async def unused_since(
         self, before: datetime, *, after: tuple[datetime, str] | None, limit: int

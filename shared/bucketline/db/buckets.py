@@ -96,9 +96,10 @@ class Buckets(NamedRepository[BucketDocument]):
         return [row["_id"] for row in rows]
 
     async def take_stats(self, bucket_id: str, *, now: datetime, before: datetime) -> bool:
-        """Whether the caller is to count the bucket: nobody has begun to since ``before``."""
+        """Claim the counting of the bucket; return False if it was claimed since ``before``."""
         idle: dict[str, object] = {"$or": [{"stats_taken_at": None}, {"stats_taken_at": {"$lt": before}}]}
         return await self.collection.update_one({"_id": bucket_id, **idle}, {"$set": {"stats_taken_at": now}})
 
     async def put_stats(self, bucket_id: str, stats: BucketStats) -> None:
+        """Store the statistics of the bucket."""
         await self.collection.update_one({"_id": bucket_id}, {"$set": {"stats": stats}})

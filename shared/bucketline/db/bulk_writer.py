@@ -1,7 +1,7 @@
-"""Group commit: concurrent writes share one round trip, and nobody waits for a timer.
+"""Group commit: concurrent writes share one round trip, without waiting for a timer.
 
-While one write is in flight, those that arrive queue up; when it returns, all of them (up to ``max_size``) go
-together. So an idle service writes at once, and a busy one writes in large groups by itself.
+Writes that arrive while another is in flight are queued and then written together (up to ``max_size``). An idle service
+therefore writes at once, and a busy service writes in large groups.
 """
 
 import asyncio
@@ -18,11 +18,11 @@ R = TypeVar("R")
 
 
 class BulkWriter(Generic[T, R]):
-    """Coalesces calls of :meth:`submit` into calls of ``write``.
+    """Combines calls of :meth:`submit` into calls of ``write``.
 
-    ``write`` gets the items in the order of their submission and answers with one result an item: a value, or an
-    exception that is raised to that caller alone. If ``write`` itself raises, every caller of that group gets the
-    error. At most ``max_waiting`` callers wait; one more is refused with 503.
+    ``write`` gets the items in the order of their submission and returns one result per item: a value, or an
+    exception that is raised to that caller only. If ``write`` itself raises, every caller of that group gets the
+    error. At most ``max_waiting`` callers wait; further calls are refused with 503.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class BulkWriter(Generic[T, R]):
         self._waiting: list[tuple[T, asyncio.Future[R], Carrier | None]] = []
 
     async def submit(self, item: T) -> R:
-        """The result of this item's write. Cancelling the caller does not take the write back."""
+        """Write the item and return its result. Cancelling the caller does not cancel the write."""
         if len(self._waiting) >= self._max_waiting:
             raise ServiceUnavailable("too many writes are waiting", retry_after_seconds=1)
         if recording_tracer() is None:
@@ -56,18 +56,21 @@ class BulkWriter(Generic[T, R]):
         future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future, trace))
         if len(self._running) < self._lanes:
-            # A context of its own: the group is not part of whichever request happened to be the first.
+            # An empty context: the group must not become part of the trace of its first request.
             self._running.add(asyncio.create_task(self._lane(), context=contextvars.Context()))
         return future
 
     async def close(self) -> None:
-        """Waits until everything submitted has been written."""
+        """Wait until all submitted items are written."""
         while self._running:
             await asyncio.wait(self._running)
 
     async def _lane(self) -> None:
-        """Leaves at the very moment in which nothing waits: a done callback would run later, and what is submitted
-        in between would count on a lane that has gone."""
+        """Write groups until nothing waits.
+
+        The lane removes itself instead of using a done callback, which runs later: items that are submitted in between
+        would wait for a lane that has ended.
+        """
         try:
             await self._drain()
         finally:

@@ -10,6 +10,8 @@ from bucketline.domain.collection_graph import CollectionSource, walk_tiers
 
 
 class FieldPassthrough(TypedDict):
+    """A field of the source that is copied to the documents."""
+
     source_path: str
     target_path: str | None
     default: object
@@ -17,7 +19,7 @@ class FieldPassthrough(TypedDict):
 
 
 def target_of(rule: FieldPassthrough) -> str:
-    """Where the field is put in the document."""
+    """Return the path of the field in the document."""
     return rule["target_path"] or rule["source_path"].rpartition(".")[2]
 
 
@@ -103,16 +105,16 @@ class Collections(NamedRepository[CollectionDocument]):
         return {row["_id"] for row in rows}
 
     async def reading_bucket(self, bucket_id: str) -> list[CollectionDocument]:
-        """The enabled collections that read a bucket directly, oldest first."""
+        """Return the enabled collections that read a bucket directly, oldest first."""
         return await self._reading({"source.bucket_ids": bucket_id}, 1)
 
     async def read_bucket(self, bucket_id: str) -> bool:
-        """Whether an enabled collection reads the bucket directly."""
+        """Return whether an enabled collection reads the bucket directly."""
         where = {"source.bucket_ids": bucket_id, "enabled": True, "deleting": {"$ne": True}}
         return await self.collection.find_one(where, fields=["_id"]) is not None
 
     async def reading_collections(self, collection_ids: Sequence[str]) -> list[CollectionDocument]:
-        """The enabled collections that read any of these collections, oldest first."""
+        """Return the enabled collections that read any of these collections, oldest first."""
         return await self._reading({"source.collection_ids": {"$in": list(collection_ids)}}, len(collection_ids))
 
     async def tiers_of_bucket(self, bucket_id: str) -> list[list[CollectionDocument]]:

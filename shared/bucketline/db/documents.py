@@ -1,4 +1,4 @@
-"""Documents: what extractors made of objects. Ids are derived, so that making one again replaces it."""
+"""Documents that extractors produced from objects. Ids are derived, so a repeated extraction replaces them."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
@@ -51,56 +51,55 @@ class Documents(Repository[DocumentDocument]):
 
     name = "documents"
 
-    async def put(self, documents: Sequence[DocumentDocument], *, fresh: bool = False) -> None:
-        """Writes all in one round trip; one with a known id replaces the older, and never one of a later run or lease.
+    async def save(self, documents: Sequence[DocumentDocument], *, fresh: bool = False) -> None:
+        """Store documents in one round trip; replace those with the same id unless they are of a later run or lease.
 
-        What a later run made stays: batches that work on an object at the same time may end in any order, and the
-        later one removes what is left of earlier runs. ``fresh`` says that most of them are not there yet: inserting is
-        quicker, and what turns out to be there is replaced in a second round trip.
+        Batches that work on an object at the same time may end in any order, and the later one deletes the documents of
+        earlier runs. With ``fresh`` the documents are inserted, which is quicker when most of them do not exist; a
+        second round trip replaces those that do.
         """
         writes = [InsertOne(document) if fresh else _replacing(document) for document in documents]
         refused = (await self.collection.bulk(writes)).refused
-        # Refused is what was there, what was made at the same moment, and what is older than what it found.
-        await self.collection.bulk([_replacing(documents[place]) for place in refused])
+        # Refused: documents that exist, that were created at the same moment, or that are older than the stored ones.
+        await self.collection.bulk([_replacing(documents[index]) for index in refused])
 
     async def change(self, seen: DocumentDocument, fields: dict[str, object], at: datetime) -> DocumentDocument | None:
-        """Replaces the fields of a document if it is still as it was ``seen``; the document afterwards, else None.
+        """Replace the fields of a document that is unchanged since it was ``seen``; return the new document, else None.
 
-        This is the only write that does not come from a processor. Everything but the fields stays, so that lineage is
-        kept and :meth:`made` still counts the document. Processing replaces the fields when it makes the document
-        again.
+        This is the only write that does not come from a processor. The lineage stays, so :meth:`count_complete` still
+        counts the document. Processing the object again overwrites the fields.
         """
         unchanged = {name: seen[name] for name in ("_id", "run", "updated_at")}
         changes = {"fields": fields, "updated_at": at, "internal.updated_at": wire_time(at)}
         return await self.collection.find_and_update(unchanged, {"$set": changes})
 
-    async def drop_older(self, made: Sequence[tuple[str, str, int, int]]) -> int:
-        """Removes what was made earlier and not again: (object, collection, run, lease).
+    async def delete_superseded(self, current: Sequence[tuple[str, str, int, int]]) -> int:
+        """Delete documents of earlier runs, and of earlier leases of the same run; return how many.
 
-        That is what earlier runs made, and what the same run made under an earlier lease.
+        ``current`` lists (object, collection, run, lease).
         """
         writes = []
-        for object_id, collection_id, run, lease in made:
+        for object_id, collection_id, run, lease in current:
             where = {"object_id": object_id, "collection_id": collection_id}
             writes.append(DeleteMany({**where, "run": {"$lt": run}}))
             if lease > 1:
                 writes.append(DeleteMany({**where, "run": run, "lease": {"$not": {"$gte": lease}}}))
         return (await self.collection.bulk(writes)).deleted
 
-    async def drop_made(self, object_id: str, run: int, lease: int) -> None:
-        """Removes what was made of the object in this run under this lease, in every collection."""
+    async def delete_of_lease(self, object_id: str, run: int, lease: int) -> None:
+        """Delete the documents of the object from this run and lease, in every collection."""
         await self.collection.delete_many({"object_id": object_id, "run": run, "lease": lease})
 
-    async def drop_from(self, places: Sequence[tuple[str, str]]) -> None:
-        """Removes all that there is of objects in collections: (object, collection)."""
-        wheres = [{"object_id": object_id, "collection_id": collection_id} for object_id, collection_id in places]
+    async def delete_of_sources(self, sources: Sequence[tuple[str, str]]) -> None:
+        """Delete all documents of each (object, collection)."""
+        wheres = [{"object_id": object_id, "collection_id": collection_id} for object_id, collection_id in sources]
         await self.collection.bulk([DeleteMany(where) for where in wheres])
 
-    async def made(self, object_id: str, collection_ids: Sequence[str], revision: int) -> dict[str, int]:
-        """How many documents these collections have of this revision of the object.
+    async def count_complete(self, object_id: str, collection_ids: Sequence[str], revision: int) -> dict[str, int]:
+        """Return the number of documents of this revision in each collection that has all of them.
 
-        Only of those where all were written and all are still there: one that was deleted is to be made again. Two
-        round trips, whatever the number of collections; the index alone counts.
+        Collections in which a document is missing are left out, because the object must be extracted again for them.
+        Takes two round trips, whatever the number of collections; the index alone answers the count.
         """
         mine = {"object_id": object_id, "collection_id": {"$in": list(collection_ids)}}
         firsts = await self.collection.find(
@@ -137,7 +136,7 @@ class Documents(Repository[DocumentDocument]):
         return self.collection.stream(where, sort=[("run", 1), ("ordinal", 1)])
 
     async def counts(self, object_ids: Sequence[str]) -> dict[str, dict[int, int]]:
-        """How many documents each object has of each run, in one round trip; the index alone answers."""
+        """Return how many documents each object has of each run, in one round trip; the index alone answers."""
         rows = await self.collection.aggregate(
             [
                 {"$match": {"object_id": {"$in": list(object_ids)}}},
@@ -150,6 +149,7 @@ class Documents(Repository[DocumentDocument]):
         return {object_id: found.get(object_id, {}) for object_id in object_ids}
 
     async def count_of_object(self, object_id: str) -> int:
+        """Return how many documents the object has."""
         return await self.collection.count({"object_id": object_id})
 
     async def refers_to(self, sha256: str) -> bool:
@@ -162,8 +162,11 @@ class Documents(Repository[DocumentDocument]):
 
 
 def _replacing(document: DocumentDocument) -> ReplaceOne[DocumentDocument]:
-    """Refused, as a second one with its id, when the one that is there is of a later run or lease: a processor that
-    lost its unit without knowing must not put back what another will then take for its own leavings."""
+    """Return the write that replaces the document, unless the stored one is of a later run or lease.
+
+    Otherwise the upsert fails with a duplicate id: a processor that lost its unit without noticing must not overwrite
+    the documents of its successor.
+    """
     run, lease = document["run"], document.get("lease", 0)
     later = [{"run": {"$gt": run}}, {"run": run, "lease": {"$gt": lease}}]
     return ReplaceOne({"_id": document["_id"], "$nor": later}, document, upsert=True)

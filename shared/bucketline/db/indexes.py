@@ -1,4 +1,4 @@
-"""Every index of every collection, made by one call. Services make them at their start; so does a Job on Kubernetes."""
+"""All indexes of all collections. Services create them when they start, and so does a Job on Kubernetes."""
 
 from collections.abc import Mapping, Sequence
 
@@ -45,13 +45,13 @@ INDEXES: Mapping[str, Sequence[Index]] = {
 
 
 async def ensure_indexes(database: Database) -> None:
-    """Makes what is missing. Idempotent, and safe from several processes at once."""
+    """Create missing indexes. Idempotent, and safe to call from several processes at once."""
     for name, indexes in INDEXES.items():
         await database.collection(name).ensure(indexes)
 
 
 async def missing_indexes(database: Database) -> dict[str, list[str]]:
-    """Names of the indexes that are not there, by collection."""
+    """Return the names of missing indexes by collection."""
     found = {}
     for name, indexes in INDEXES.items():
         present = await database.collection(name).index_names()

@@ -1,4 +1,4 @@
-"""Places: how far work got that goes through everything, one run after the other, each for a while."""
+"""Cursors of jobs that go through all data in several runs, such as garbage collection."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -8,7 +8,7 @@ from bucketline.db.mongo import Collection, Database
 
 
 class JobCursorDocument(TypedDict):
-    """``_id`` names the work."""
+    """A stored cursor; ``_id`` names the job."""
 
     _id: str
     listed: NotRequired[str]
@@ -20,9 +20,11 @@ class JobCursorDocument(TypedDict):
 
 @dataclass(frozen=True)
 class GcCursor:
-    """Past a key of the bucket's listing, past a record by its last touch, or past a record of a log; none of these is
-    the beginning. In a log: the offset of the next record, and the time (ms) of the one before it, by which a log is
-    told from another of the same name."""
+    """A position: after a key of the S3 listing, after a content record, or in a topic; the beginning if all are None.
+
+    ``record`` is the time of the last touch and the hash. ``logged`` is the offset of the next record and the time (ms)
+    of the previous one, which tells a topic from a later one of the same name.
+    """
 
     listed: str | None = None
     record: tuple[datetime, str] | None = None
@@ -33,14 +35,14 @@ BEGINNING = GcCursor()
 
 
 class JobCursors:
-    """The repository of places. One that is lost costs time and nothing else."""
+    """The repository of job cursors. A lost cursor only costs time."""
 
     def __init__(self, database: Database) -> None:
         self.collection: Collection[JobCursorDocument] = database.collection("job_cursors")
 
-    async def get(self, work: str) -> GcCursor:
-        """Where the last run stopped; the beginning if it came to its end."""
-        found = await self.collection.get(work)
+    async def get(self, job: str) -> GcCursor:
+        """Return where the last run stopped; the beginning if it was complete."""
+        found = await self.collection.find_one({"_id": job})
         return BEGINNING if found is None else _to_cursor(found)
 
     async def find_by_prefix(self, prefix: str, *, limit: int) -> list[tuple[str, GcCursor]]:
@@ -48,17 +50,17 @@ class JobCursors:
         named = {"_id": {"$gte": prefix, "$lt": f"{prefix}\uffff"}}
         return [(row["_id"], _to_cursor(row)) for row in await self.collection.find(named, limit=limit)]
 
-    async def put(self, work: str, place: GcCursor) -> None:
-        """The beginning is kept as nothing at all."""
-        if place == BEGINNING:
-            await self.collection.delete_one({"_id": work})
+    async def save(self, job: str, cursor: GcCursor) -> None:
+        """Store the cursor of a job; the beginning is stored by deleting it."""
+        if cursor == BEGINNING:
+            await self.collection.delete_one({"_id": job})
             return
-        fields: dict[str, object] = {"listed": place.listed}
-        if place.record is not None:
-            fields = dict(zip(("touched_at", "sha256"), place.record, strict=True))
-        elif place.logged is not None:
-            fields = dict(zip(("offset", "at"), place.logged, strict=True))
-        await self.collection.update_one({"_id": work}, [{"$replaceWith": {"_id": work, **fields}}], upsert=True)
+        fields: dict[str, object] = {"listed": cursor.listed}
+        if cursor.record is not None:
+            fields = dict(zip(("touched_at", "sha256"), cursor.record, strict=True))
+        elif cursor.logged is not None:
+            fields = dict(zip(("offset", "at"), cursor.logged, strict=True))
+        await self.collection.update_one({"_id": job}, [{"$replaceWith": {"_id": job, **fields}}], upsert=True)
 
 
 def _to_cursor(document: JobCursorDocument) -> GcCursor:

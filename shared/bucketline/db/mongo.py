@@ -1,13 +1,11 @@
-"""The MongoDB driver, wrapped once.
+"""The MongoDB driver with our write concern, timeouts, tracing, metrics and errors.
 
-This is the only module that imports motor (at its end of life, see the README). Repositories take write operators, and
-a few modules more, from pymongo and bson: moving to pymongo's own asyncio client is a change to this file.
+This is the only module that imports motor (at its end of life, see the README): moving to pymongo's own asyncio client
+is a change to this file.
 
-Everything is written with majority and read from the primary: what a write returned has survived a fail-over, what a
-read returns may be too young for that. Network faults and timeouts come out as
-:class:`~bucketline.errors.DependencyUnavailable`, whose meaning is "it may or may not have happened"; a unique index
-that
-refuses comes out as :class:`DuplicateKey`.
+Writes are acknowledged by a majority and survive a failover; reads go to the primary and may return newer data that
+does not. Network errors and timeouts raise :class:`~bucketline.errors.DependencyUnavailable`, after which it is unknown
+whether a write happened. A violation of a unique index raises :class:`DuplicateKey`.
 """
 
 import re
@@ -75,7 +73,7 @@ class DuplicateKey(BucketlineError):
 
 
 class ResultTooLarge(BucketlineError):
-    """What was to be read is larger than the ``limit`` in bytes that the caller set."""
+    """The result is larger than the ``limit`` in bytes that the caller set."""
 
     retryable = False
 
@@ -90,7 +88,7 @@ class QueryTimeout(DependencyUnavailable):
 
 @dataclass(frozen=True)
 class Index:
-    """An index to be made. ``keys`` as MongoDB takes them; ``where`` makes it partial."""
+    """An index. ``keys`` are in MongoDB's form; ``where`` makes it partial."""
 
     name: str
     keys: Sequence[tuple[str, int]]
@@ -99,6 +97,7 @@ class Index:
     expire_after_seconds: int | None = None
 
     def model(self) -> IndexModel:
+        """Return the index as pymongo expects it."""
         options: dict[str, object] = {"name": self.name}
         if self.unique:
             options["unique"] = True
@@ -111,7 +110,7 @@ class Index:
 
 @dataclass(frozen=True)
 class BulkOutcome:
-    """What an unordered bulk write did; ``refused`` maps the position of each refused write to its index's name."""
+    """The result of an unordered bulk write; ``refused`` maps the position of a refused write to the index's name."""
 
     matched: int
     modified: int
@@ -128,11 +127,13 @@ class Collection(Generic[D]):
         self._database = raw.database.name
 
     async def get(self, identifier: str) -> D | None:
+        """Return the document with this id."""
         return await self.find_one({"_id": identifier})
 
     async def find_one(
         self, where: Filter, *, fields: Sequence[str] | None = None, sort: Sort | None = None
     ) -> D | None:
+        """Return the first document that matches."""
         with self._call("find"):
             return cast("D | None", await self._raw.find_one(where, _projection(fields), sort=sort))
 
@@ -149,12 +150,10 @@ class Collection(Generic[D]):
         most_bytes: int | None = None,
         computed: Mapping[str, object] | None = None,
     ) -> list[D]:
-        """At most ``limit`` documents: ``fields`` of them, or all but those that ``without`` names.
+        """Return at most ``limit`` documents with only ``fields``, or without the fields in ``without``.
 
-        ``computed`` are expressions of the server's, by the name that conditions and order may then use for them; the
-        documents have them too. :class:`ResultTooLarge` when they have more than ``most_bytes`` together; not many
-        more are
-        read then.
+        ``computed`` adds fields from expressions, which the condition and the sort may use. Raise
+        :class:`ResultTooLarge` when the documents have more than ``most_bytes`` together; reading stops soon after.
         """
         raw = self._raw if most_bytes is None else self._raw.with_options(codec_options=_UNREAD)
         with self._call("find"):
@@ -177,7 +176,7 @@ class Collection(Generic[D]):
     async def stream(
         self, where: Filter, *, sort: Sort | None = None, fields: Sequence[str] | None = None, page: int = 500
     ) -> AsyncIterator[D]:
-        """Every matching document, fetched ``page`` at a time. Documents written meanwhile may or may not appear."""
+        """Yield every matching document, fetched ``page`` at a time. Concurrent writes may or may not be seen."""
         cursor = self._raw.find(where, _projection(fields), sort=sort, batch_size=page)
         try:
             while True:
@@ -193,6 +192,7 @@ class Collection(Generic[D]):
     async def count(
         self, where: Filter, *, limit: int | None = None, computed: Mapping[str, object] | None = None
     ) -> int:
+        """Return the number of matching documents, at most ``limit``."""
         if computed:
             stages: list[Mapping[str, object]] = [
                 {"$set": computed},
@@ -207,21 +207,23 @@ class Collection(Generic[D]):
             return await self._raw.count_documents(where, **options)
 
     async def aggregate(self, pipeline: Sequence[Mapping[str, object]], *, limit: int) -> list[Mapping[str, Any]]:
+        """Return at most ``limit`` rows of the pipeline."""
         with self._call("aggregate"):
             return cast("list[Mapping[str, Any]]", await self._raw.aggregate(list(pipeline)).to_list(limit))
 
     async def insert(self, document: D) -> None:
+        """Insert the document."""
         with self._call("insert"):
             await self._raw.insert_one(document)
 
     async def update_one(self, where: Filter, update: Update, *, upsert: bool = False) -> bool:
-        """Whether a document matched or was made."""
+        """Update a document; return whether one matched or was inserted."""
         with self._call("update"):
             result = await self._raw.update_one(where, update, upsert=upsert)
             return result.matched_count > 0 or result.upserted_id is not None
 
     async def update_many(self, where: Filter, update: Update) -> int:
-        """How many documents were changed."""
+        """Update all matching documents; return how many were changed."""
         with self._call("update"):
             return (await self._raw.update_many(where, update)).modified_count
 
@@ -234,7 +236,7 @@ class Collection(Generic[D]):
         sort: Sort | None = None,
         fields: Sequence[str] | None = None,
     ) -> D | None:
-        """The document after the update; None when nothing matched."""
+        """Update a document and return it as updated; return None when nothing matched."""
         with self._call("findAndModify"):
             found = await self._raw.find_one_and_update(
                 where,
@@ -247,15 +249,17 @@ class Collection(Generic[D]):
             return cast("D | None", found)
 
     async def delete_one(self, where: Filter) -> bool:
+        """Delete a matching document; return whether there was one."""
         with self._call("delete"):
             return (await self._raw.delete_one(where)).deleted_count > 0
 
     async def delete_many(self, where: Filter) -> int:
+        """Delete all matching documents; return how many."""
         with self._call("delete"):
             return (await self._raw.delete_many(where)).deleted_count
 
     async def bulk(self, writes: Sequence[Write]) -> BulkOutcome:
-        """All writes in one unordered round trip; those a unique index refuses are told, the others happen."""
+        """Execute all writes in one unordered round trip, except those that a unique index refuses."""
         if not writes:
             return BulkOutcome(0, 0, 0, {})
         refused: dict[int, str] = {}
@@ -278,10 +282,9 @@ class Collection(Generic[D]):
         )
 
     async def ensure(self, indexes: Sequence[Index]) -> None:
-        """Makes the indexes that are missing. Idempotent; fails if one exists under its name with other options.
+        """Create missing indexes. Idempotent; fails if an index with this name has other options.
 
-        It may take its time: the server gives an index up when the time for its making is over. A server that is away
-        is not waited for that long.
+        Building an index may take up to :data:`INDEX_SECONDS`; the ping detects an unavailable server earlier.
         """
         if indexes:
             with self._call("createIndexes"):
@@ -290,14 +293,9 @@ class Collection(Generic[D]):
                     await self._raw.create_indexes([index.model() for index in indexes])
 
     async def index_names(self) -> set[str]:
+        """Return the names of the existing indexes."""
         with self._call("listIndexes"):
             return set(await self._raw.index_information())
-
-    async def explain(self, where: Filter, *, sort: Sort | None = None) -> Mapping[str, Any]:
-        """The planner's winning plan, for tests that refuse collection scans."""
-        with self._call("explain"):
-            plan = await self._raw.find(where, sort=sort).explain()
-            return cast("Mapping[str, Any]", plan["queryPlanner"]["winningPlan"])
 
     @contextmanager
     def _call(self, operation: str, batch: int | None = None) -> Iterator[None]:
@@ -310,9 +308,9 @@ class Collection(Generic[D]):
 
 
 class Database:
-    """The connection of one service. Made in ``app.py``, closed at its end.
+    """The connection of one service.
 
-    Raises :class:`~bucketline.errors.InvalidSetting` when the URL is none, or the name of the database.
+    Raises :class:`~bucketline.errors.InvalidSetting` when the URL or the name of the database is invalid.
     """
 
     def __init__(self, settings: MongoSettings) -> None:
@@ -325,34 +323,27 @@ class Database:
                 read_concern=ReadConcern("local"),
             )
         except InvalidName as error:
-            raise InvalidSetting(f"BUCKETLINE_MONGODB_DATABASE={settings.database} will not do: {error}") from error
+            raise InvalidSetting(f"BUCKETLINE_MONGODB_DATABASE={settings.database} is invalid: {error}") from error
 
     def collection(self, name: str) -> Collection[Any]:
+        """Return a collection."""
         return Collection(self._database[name])
 
     async def ping(self) -> None:
-        """Returns when the primary answered; raises :class:`DependencyUnavailable` otherwise."""
+        """Return when the primary has answered; raise :class:`DependencyUnavailable` otherwise."""
         with map_driver_errors():
             await self._client.admin.command("ping")
 
     async def server_info(self) -> Mapping[str, Any]:
-        """``version`` and replica-set membership, for the doctor."""
+        """Return the server's ``version`` and replica-set membership."""
         with map_driver_errors():
             return {
                 **await self._client.admin.command("buildInfo"),
                 **await self._client.admin.command("hello"),
             }
 
-    async def empty(self) -> None:
-        """Deletes every document and keeps the indexes; only tests do."""
-        for name in await self._database.list_collection_names():
-            await self._database[name].delete_many({})
-
-    async def drop(self) -> None:
-        """Deletes everything; only tests do."""
-        await self._client.drop_database(self._database.name)
-
     def close(self) -> None:
+        """Close the connection."""
         self._client.close()
 
 
@@ -366,17 +357,18 @@ def _client(settings: MongoSettings) -> "AsyncIOMotorClient[Any]":
             appname="bucketline",
         )
     except (ConfigurationError, ValueError) as error:
-        # What cannot be taken apart may be quoted from its middle, and that is where the password is.
+        # The message of these errors may quote a part of the URL that contains the password.
         reason = "" if isinstance(error, InvalidURI | ValueError) else f": {error}"
     raise InvalidSetting(
-        f"BUCKETLINE_MONGODB_URL will not do{reason}. It is like mongodb://user:password@host:27017/?replicaSet=rs, "
-        "and characters such as @ : / in user and password are written as %40 %3A %2F"
+        f"BUCKETLINE_MONGODB_URL is invalid{reason}. It has the form "
+        "mongodb://user:password@host:27017/?replicaSet=rs, and characters such as @ : / in user and password are "
+        "written as %40 %3A %2F"
     )
 
 
 @contextmanager
 def map_driver_errors() -> Iterator[None]:
-    """Turns the driver's errors into ours."""
+    """Raise the project's errors for those of the driver."""
     try:
         yield
     except DuplicateKeyError as error:
@@ -419,7 +411,7 @@ def _pipeline(
     limit: int,
     projection: Mapping[str, int] | None,
 ) -> list[Mapping[str, object]]:
-    """A search over computed fields. The server moves what does not need them to the front, where indexes help."""
+    """Return the pipeline of a search over computed fields. The server moves conditions on other fields forward."""
     stages: list[Mapping[str, object]] = [{"$set": computed}, {"$match": where}]
     if sort:
         stages.append({"$sort": dict(sort)})

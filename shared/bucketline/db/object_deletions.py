@@ -1,6 +1,6 @@
-"""Removals: the durable intent to delete one object, kept until everything that hangs on it is gone and said.
+"""Durable intents to delete an object, kept until its data is deleted and the events are published.
 
-Written before anything is deleted. Whoever finds one that is old finishes it: each step may be done again.
+An intent is stored before anything is deleted. The reconciler finishes old ones; every step can be repeated.
 """
 
 from collections.abc import Sequence
@@ -14,10 +14,10 @@ from bucketline.db.outbox_store import OutboxDocument, OutboxEntry, OutboxStore
 
 
 class ObjectDeletionDocument(TypedDict):
-    """``_id`` is the object's id, ``revision`` the one that all of this was read from.
+    """``_id`` is the object's id, ``revision`` the revision that was read.
 
-    ``carried`` are events that the object still owed, ``event`` is its ``object.deleted``; together they become
-    ``pending`` once the object is gone. ``staged`` are keys of content that nobody else refers to.
+    ``carried`` are unpublished events of the object and ``event`` is its ``object.deleted``; together they become
+    ``pending`` once the object is deleted. ``staged`` are keys of content to which nothing else refers.
     """
 
     _id: str
@@ -39,31 +39,31 @@ INDEXES = (
 
 
 class _DeletionOutbox(OutboxStore):
-    """A removal whose events are published has done its duty."""
+    """Deletes the whole document once its events are published."""
 
-    async def clear(self, paid: Sequence[OutboxEntry]) -> None:
-        ids = [owed.document_id for owed in paid]
+    async def clear(self, entries: Sequence[OutboxEntry]) -> None:
+        ids = [entry.document_id for entry in entries]
         await self._collection.delete_many({"_id": {"$in": ids}, "pending_since": {"$exists": True}})
 
 
 class ObjectDeletions:
-    """The repository of removals."""
+    """The repository of object deletions."""
 
     def __init__(self, database: Database) -> None:
         self.collection: Collection[ObjectDeletionDocument] = database.collection("object_deletions")
         self.outbox = _DeletionOutbox(database.collection("object_deletions"))
 
-    async def begin(self, removals: Sequence[ObjectDeletionDocument]) -> None:
-        """Writes the intents in one round trip.
+    async def start(self, deletions: Sequence[ObjectDeletionDocument]) -> None:
+        """Store the intents in one round trip.
 
-        One that was read from a later revision of its object replaces an earlier one, unless that was carried out.
+        An intent for a later revision of its object replaces an earlier one whose object is not deleted yet.
         """
-        await self.collection.bulk([_intent(removal) for removal in removals])
+        await self.collection.bulk([_intent(deletion) for deletion in deletions])
 
-    async def gone(self, object_ids: Sequence[str], at: datetime) -> list[ObjectDeletionDocument]:
-        """The objects are deleted: from here on their events are owed.
+    async def mark_deleted(self, object_ids: Sequence[str], at: datetime) -> list[ObjectDeletionDocument]:
+        """Record that the objects are deleted, which makes their events due for publishing.
 
-        Returns what is owed, also where somebody else was first and has not published yet.
+        Return the deletions, including those that another process recorded and has not published yet.
         """
         own = {"_id": {"$in": list(object_ids)}}
         await self.collection.update_many(
@@ -72,8 +72,8 @@ class ObjectDeletions:
         )
         return await self.collection.find(own, limit=len(object_ids))
 
-    async def unfinished(self, before: datetime, *, limit: int) -> list[ObjectDeletionDocument]:
-        """Intents that were written before ``before`` and not carried out, oldest first."""
+    async def find_pending(self, before: datetime, *, limit: int) -> list[ObjectDeletionDocument]:
+        """Return intents from before ``before`` whose objects are not deleted yet, oldest first."""
         return await self.collection.find(
             {"created_at": {"$lt": before}, "pending_since": {"$exists": False}},
             limit=limit,
@@ -81,7 +81,7 @@ class ObjectDeletions:
         )
 
 
-def _intent(removal: ObjectDeletionDocument) -> "ReplaceOne[ObjectDeletionDocument]":
-    """Refused by the ``_id`` index, as an insert, where the intent that is there is to stay."""
-    earlier = {"_id": removal["_id"], "revision": {"$lt": removal["revision"]}, "pending_since": {"$exists": False}}
-    return ReplaceOne(earlier, removal, upsert=True)
+def _intent(deletion: ObjectDeletionDocument) -> "ReplaceOne[ObjectDeletionDocument]":
+    """Return the write of an intent. If the stored intent has to stay, the ``_id`` index refuses it."""
+    earlier = {"_id": deletion["_id"], "revision": {"$lt": deletion["revision"]}, "pending_since": {"$exists": False}}
+    return ReplaceOne(earlier, deletion, upsert=True)

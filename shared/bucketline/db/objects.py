@@ -1,4 +1,4 @@
-"""Objects: what producers sent, where it stands, and the events it still owes.
+"""Objects: the data of producers, their processing status, and their unpublished events.
 
 Writers, by field: the ingest API writes what the producer sent, ``status``/``error``/``run`` (only forward, by
 compare-and-set) and ``pending``; dedup writes ``blobs[].details/storage/state``, ``mirror``, by compare-and-set on
@@ -75,11 +75,11 @@ class Run(TypedDict):
 
 
 class Mirror(TypedDict):
-    """Dedup's progress. ``due_at``, while there is something left to do: when a sweeper may drive it (again).
+    """The mirroring state. ``due_at`` exists while the object has to be mirrored: from then on it may be claimed.
 
-    ``claim`` names the turn that works on it, until ``due_at``. ``lane`` is *large* once content turned out to need a
-    long transfer. ``postponed`` counts turns that ended because a store of ours could not take the content. A source
-    that stayed away makes the state *failed* and ``dead_letter_event_id`` the id of the event whose replay
+    ``claim`` is the token of the current attempt, until ``due_at``. ``lane`` is *large* once content turned out to need
+    a long transfer. ``postponed`` counts attempts that ended because storage was unavailable. A source that stayed
+    unavailable makes the state *failed* and ``dead_letter_event_id`` the id of the event whose replay
     starts over. ``duplicate_of`` is the older object of the bucket whose content is the same, under
     ``skip_duplicates``.
     """
@@ -156,7 +156,7 @@ INDEXES = (
     Index("outbox", [("pending_since", 1)], where={"pending_since": {"$exists": True}}),
     Index("mirror_queue", [("mirror.lane", 1), ("mirror.due_at", 1)], where={"mirror.due_at": {"$exists": True}}),
     Index("in_flight", [("moved_at", 1), ("_id", 1)], where={"status": {"$in": [str(s) for s in OBJECT_IN_FLIGHT]}}),
-    # Drafts that nobody decided about: what a cancellation gave back may be a million, and is not read with them.
+    # New drafts only: a cancellation may return a million objects to DRAFT, which must not be scanned with them.
     Index(
         "new_drafts",
         [("bucket_id", 1), ("created_at", 1), ("_id", 1)],
@@ -191,7 +191,7 @@ MAX_OBJECT_BYTES = 12 * 1024 * 1024
 
 
 def stored_size(document: ObjectDocument) -> int:
-    """Bytes of the document as MongoDB counts them."""
+    """Return the bytes of the document as MongoDB counts them."""
     return len(bson.encode(document))
 
 
@@ -206,20 +206,23 @@ class Objects(Repository[ObjectDocument]):
         self.soft_deleted: Collection[ObjectDocument] = database.collection(SOFT_DELETED)
 
     async def insert(self, documents: Sequence[ObjectDocument]) -> Mapping[int, str]:
-        """Writes all in one round trip; positions that a unique index refused map to the index's name."""
+        """Insert objects in one round trip; return the index names of refused ones, by position in ``documents``."""
         return (await self.collection.bulk([InsertOne(document) for document in documents])).refused
 
     async def get(self, bucket_id: str, object_id: str) -> ObjectDocument | None:
+        """Return the object of the bucket."""
         return await self.collection.find_one({"_id": object_id, "bucket_id": bucket_id})
 
     async def by_unique_key(self, bucket_id: str, unique_key: str) -> ObjectDocument | None:
+        """Return the object of the bucket with this unique key."""
         return await self.collection.find_one({"bucket_id": bucket_id, "unique_key": unique_key})
 
     async def by_idempotency_key(self, bucket_id: str, key: str) -> ObjectDocument | None:
+        """Return the object of the bucket that a request with this idempotency key created or changed."""
         return await self.collection.find_one({"bucket_id": bucket_id, "idempotency_keys": key})
 
     async def by_content_key(self, bucket_id: str, key: str) -> ObjectDocument | None:
-        """The oldest object of the bucket with exactly this content."""
+        """Return the oldest object of the bucket with exactly this content."""
         return await self.collection.find_one({"bucket_id": bucket_id, "content_key": key}, sort=[("_id", 1)])
 
     async def change(
@@ -232,11 +235,11 @@ class Objects(Repository[ObjectDocument]):
         *,
         run: int | None = None,
     ) -> ObjectDocument | None:
-        """Applies a producer's change if nobody changed the object since ``revision``; the event is written with it.
+        """Apply a producer's change, with its event, if the object still has this ``revision``.
 
         ``update`` holds MongoDB operators. With ``run`` the object must also still be in that run, which statuses move
-        on without a revision. Returns the object with every event it owes, in order, or None when the
-        revision has moved on (read again and retry). Raises ``DuplicateKey`` when the change takes a used key.
+        on without a revision. Return the object with all its unpublished events, in order, or None when the
+        revision is another (read again and retry). Raise ``DuplicateKey`` when the change takes a used key.
         """
         merged: dict[str, dict[str, object]] = {
             op: dict(fields) for op, fields in update.items() if isinstance(fields, Mapping)
@@ -250,25 +253,25 @@ class Objects(Repository[ObjectDocument]):
         return await self.collection.find_and_update(where, merged)
 
     async def apply_statuses(self, events: Sequence[ObjectStatusChanged]) -> int:
-        """Moves objects forward, one round trip for all; returns how many moved. Duplicates and late events do nothing.
+        """Move objects forward in one round trip and return how many moved. Duplicate and late events do nothing.
 
-        Of several events of one object the greatest is written: the result is the same as one by one.
+        Only the latest of several events of one object is written, with the same result.
         """
-        greatest: dict[str, ObjectStatusChanged] = {}
+        latest: dict[str, ObjectStatusChanged] = {}
         for event in events:
-            known = greatest.get(event.object_id)
+            known = latest.get(event.object_id)
             if known is None or (event.run_id, event.sequence) > (known.run_id, known.sequence):
-                greatest[event.object_id] = event
-        outcome = await self.collection.bulk([_status_write(event) for event in greatest.values()])
+                latest[event.object_id] = event
+        outcome = await self.collection.bulk([_status_write(event) for event in latest.values()])
         return outcome.modified
 
-    async def stalled(
+    async def find_stalled(
         self, before: datetime, *, limit: int, fields: Sequence[str], after: tuple[datetime, str] | None = None
     ) -> list[ObjectDocument]:
-        """Objects queued or processing that have not moved since ``before``, the longest still first.
+        """Return objects in flight whose status has not changed since ``before``, oldest change first.
 
-        ``after`` is the ``moved_at`` and the id of the last one seen. No more than these ``fields`` and ``moved_at``: a
-        page of whole objects may be gigabytes.
+        ``after`` is ``moved_at`` and id of the last object that was read. Only ``fields`` and ``moved_at`` are read: a
+        page of whole objects may have gigabytes.
         """
         where: dict[str, object] = {
             "status": {"$in": [str(status) for status in OBJECT_IN_FLIGHT]},
@@ -308,9 +311,9 @@ class Objects(Repository[ObjectDocument]):
         await self.soft_deleted.delete_many({"bucket_id": bucket_id})
 
     async def retain(self, bucket_id: str, object_ids: Sequence[str], deletion: Deletion) -> None:
-        """Copies objects that are about to be deleted to the soft-deleted ones, within the server.
+        """Copy objects that are about to be deleted to the soft-deleted ones, within the server.
 
-        No service reads them; they are there for an operator who has to know, or to restore, what was deleted.
+        No service reads the copies; operators use them to inspect or restore deleted objects.
         """
         pipeline: list[Mapping[str, object]] = [
             {"$match": {"_id": {"$in": list(object_ids)}, "bucket_id": bucket_id}},
@@ -346,7 +349,7 @@ class Objects(Repository[ObjectDocument]):
         return await self.collection.count(_created_since(bucket_id, since, after), limit=limit)
 
     async def touch(self, object_ids: Sequence[str], at: datetime) -> None:
-        """Puts stalled objects at the end of the sweepers' line."""
+        """Move stalled objects to the end of the reconciler's order."""
         await self.collection.update_many({"_id": {"$in": list(object_ids)}}, {"$max": {"moved_at": at}})
 
 

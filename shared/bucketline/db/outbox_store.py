@@ -50,7 +50,7 @@ class OutboxStore:
     def __init__(self, collection: Collection[Any]) -> None:
         self._collection = collection
 
-    async def overdue(self, before: datetime, *, limit: int, without: Sequence[str] = ()) -> list[OutboxEntry]:
+    async def find_overdue(self, before: datetime, *, limit: int, without: Sequence[str] = ()) -> list[OutboxEntry]:
         """Return entries that exist since before ``before``, oldest first, except of the documents ``without``."""
         where: dict[str, object] = {"pending_since": {"$lt": before}}
         if without:
@@ -58,7 +58,7 @@ class OutboxStore:
         found = await self._collection.find(where, limit=limit, sort=[("pending_since", 1)], fields=["pending"])
         return [outbox_entry_of(document) for document in found]
 
-    async def oldest(self) -> datetime | None:
+    async def oldest_pending_since(self) -> datetime | None:
         """Return since when the oldest entry exists."""
         found = await self._collection.find_one(
             {"pending_since": {"$exists": True}}, sort=[("pending_since", 1)], fields=["pending_since"]

@@ -1,4 +1,4 @@
-"""Rate windows: how many requests each key made in each window, one document a key and window."""
+"""Rate limit counters: the number of requests per API key and window."""
 
 from datetime import datetime
 from typing import TypedDict
@@ -18,18 +18,18 @@ INDEXES = (Index("expiry", [("ends_at", 1)], expire_after_seconds=60),)
 
 
 class RateLimitCounters:
-    """The repository of rate windows."""
+    """The repository of rate limit counters."""
 
     def __init__(self, database: Database) -> None:
         self.collection: Collection[RateLimitDocument] = database.collection("rate_limits")
 
     async def count(self, key_id: str, window: int, ends_at: datetime) -> int:
-        """Counts one request, over all replicas; how many there were in this window with it."""
+        """Count one request and return the number of requests in this window, over all replicas."""
         where = {"_id": f"{key_id}:{window}"}
         update = {"$inc": {"count": 1}, "$setOnInsert": {"ends_at": ends_at}}
         try:
             counted = await self.collection.find_and_update(where, update, upsert=True)
         except DuplicateKey:
-            # two replicas opened the window at once: now it is there
+            # Another replica created the counter at the same time.
             counted = await self.collection.find_and_update(where, update)
         return counted["count"] if counted else 1

@@ -22,7 +22,7 @@ class Repository(Generic[D]):
         """Return the document, or None."""
         return await self.collection.find_one({"_id": identifier}, fields=fields)
 
-    async def many(
+    async def get_many(
         self, identifiers: Group[str], *, fields: Sequence[str] | None = None, without: Sequence[str] = ()
     ) -> dict[str, D]:
         """Return the existing documents by id, in one round trip."""

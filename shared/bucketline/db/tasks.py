@@ -11,10 +11,10 @@ from bucketline.domain.status import Status
 
 
 class TaskDocument(TypedDict):
-    """A task; while it is PENDING or IN_PROGRESS it is also the durable intent from which a sweeper goes on.
+    """A task; while it is PENDING or IN_PROGRESS it is also the durable intent that the runner resumes.
 
-    ``due_at`` is there until the task is over: when it may be taken (again). Whoever takes it moves ``due_at`` to the
-    end of the lease and writes its name for this turn into ``claim``. ``attempts`` counts turns that failed in a row.
+    ``due_at`` exists until the task is over: from then on it may be claimed. A claim moves ``due_at`` to the end of the
+    lease and stores its token in ``claim``. ``attempts`` counts consecutive failed attempts.
     """
 
     _id: str
@@ -51,9 +51,6 @@ class Tasks(Repository[TaskDocument]):
         super().__init__(database)
         self._queue = LeaseQueue(self.collection, LeaseFields(owner="claim", due_at="due_at"))
 
-    async def get(self, task_id: str) -> TaskDocument | None:
-        return await self.collection.get(task_id)
-
     async def claim(self, task_id: str, claim: str, *, now: datetime, until: datetime) -> TaskDocument | None:
         """Claim a task that is due and count the attempt; None if it is leased or over."""
         fields = {
@@ -63,16 +60,18 @@ class Tasks(Repository[TaskDocument]):
         }
         return await self._queue.claim(task_id, claim, now=now, until=until, fields=fields)
 
-    async def extend(self, task_id: str, claim: str, *, until: datetime) -> bool:
+    async def renew_lease(self, task_id: str, claim: str, *, until: datetime) -> bool:
         """Extend the lease; return False if it was lost."""
         return bool(await self._queue.renew({task_id: claim}, until=until))
 
-    async def note(self, task_id: str, data: Mapping[str, object]) -> None:
-        """Keeps how far a turn got, so that the next goes on from there."""
+    async def save_progress(self, task_id: str, data: Mapping[str, object]) -> None:
+        """Store the progress of an attempt, from which the next attempt continues."""
         await self.collection.update_one({"_id": task_id}, {"$set": {f"data.{k}": v for k, v in data.items()}})
 
-    async def settle(self, task_id: str, claim: str, changes: Mapping[str, object], *, due: datetime | None) -> bool:
-        """End an execution: the task is due again at ``due``, or over when None.
+    async def end_attempt(
+        self, task_id: str, claim: str, changes: Mapping[str, object], *, due: datetime | None
+    ) -> bool:
+        """End an attempt: the task is due again at ``due``, or over when None.
 
         Return False, and change nothing, if the lease was lost.
         """
@@ -81,23 +80,19 @@ class Tasks(Repository[TaskDocument]):
             return await self._queue.release(task_id, claim, changes=update)
         return await self._queue.reschedule(task_id, claim, due_at=due, changes=update)
 
-    async def revive(self, task_id: str, now: datetime) -> TaskDocument | None:
-        """A task that had FAILED is due again; None for any other."""
+    async def restart(self, task_id: str, now: datetime) -> TaskDocument | None:
+        """Make a FAILED task due again and return it; return None for any other."""
         begun: dict[str, object] = {"status": str(Status.PENDING), "error": None, "attempts": 0}
         return await self.collection.find_and_update(
             {"_id": task_id, "status": str(Status.FAILED), "due_at": {"$exists": False}},
             {"$set": {**begun, "due_at": now, "updated_at": now}},
         )
 
-    async def due(self, now: datetime, *, limit: int) -> list[str]:
+    async def find_due(self, now: datetime, *, limit: int) -> list[str]:
         """Return the ids of tasks that may be claimed, the longest overdue first."""
         return [task["_id"] for task in await self._queue.find_due(now, limit=limit, fields=["_id"])]
 
-    async def drop(self, task_id: str) -> None:
-        """Takes back a task that was never needed."""
-        await self.collection.delete_one({"_id": task_id})
-
-    async def remove(self, task_id: str) -> None:
-        """Forgets a task that is over. One that is not over goes on, out of sight."""
+    async def hide(self, task_id: str) -> None:
+        """Delete a task that is over; hide one that still runs."""
         if not await self.collection.delete_one({"_id": task_id, "due_at": {"$exists": False}}):
             await self.collection.update_one({"_id": task_id}, {"$set": {"hidden": True}})

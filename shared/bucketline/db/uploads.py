@@ -70,18 +70,18 @@ class Uploads(Repository[UploadDocument]):
     name = "uploads"
 
     async def insert(self, documents: Sequence[UploadDocument]) -> None:
-        """One round trip."""
+        """Insert the uploads in one round trip."""
         await self.collection.bulk([InsertOne(document) for document in documents])
 
     async def get(self, namespace_id: str, upload_id: str, bucket_id: str | None = None) -> UploadDocument | None:
-        """The upload, only within the namespace and, if given, the bucket."""
+        """Return the upload if it is in the namespace and, if given, in the bucket."""
         where: dict[str, object] = {"_id": upload_id, "namespace_id": namespace_id}
         if bucket_id is not None:
             where["bucket_id"] = bucket_id
         return await self.collection.find_one(where)
 
     async def confirmed(self, bucket_id: str, hashes: Sequence[str]) -> dict[str, UploadDocument]:
-        """The oldest confirmed upload of the bucket for each of these contents."""
+        """Return the oldest confirmed upload of the bucket for each of these hashes."""
         found: dict[str, UploadDocument] = {}
         for sha256 in dict.fromkeys(hashes):
             upload = await self.collection.find_one(
@@ -94,16 +94,16 @@ class Uploads(Repository[UploadDocument]):
     async def change(
         self, upload_id: str, statuses: Sequence[str], changes: Mapping[str, object], *, settled: bool = False
     ) -> UploadDocument | None:
-        """Sets fields if the status is one of these; ``settled``: no sweeper has to look at it any more."""
+        """Set fields if the status is one of these; ``settled`` removes the upload from the reconciler's queue."""
         update: dict[str, object] = {"$set": dict(changes)}
         if settled:
             update["$unset"] = {"due_at": ""}
         return await self.collection.find_and_update({"_id": upload_id, "status": {"$in": list(statuses)}}, update)
 
     async def bury(self, uploads: Sequence[UploadDocument], *, grace: timedelta, but: Sequence[str] = ()) -> int:
-        """Forgets uploads but for what is needed to remove their bytes; returns how many.
+        """Reduce uploads to what is needed to delete their bytes; return how many.
 
-        They are due ``grace`` after their URLs have expired. One whose status is among ``but`` stays as it is.
+        They are due ``grace`` after their URLs have expired. Uploads with a status in ``but`` are not changed.
         """
         writes = [
             ReplaceOne(
@@ -132,6 +132,6 @@ class Uploads(Repository[UploadDocument]):
         upload = await self.get_by_id(upload_id, fields=["key"])
         return str(upload["key"]) if upload and upload.get("key") else None
 
-    async def due(self, now: datetime, *, limit: int) -> list[UploadDocument]:
-        """Uploads that a sweeper is to look at, the longest overdue first."""
+    async def find_due(self, now: datetime, *, limit: int) -> list[UploadDocument]:
+        """Return uploads that the reconciler must check, the longest overdue first."""
         return await self.collection.find({"due_at": {"$lte": now}}, limit=limit, sort=[("due_at", 1)])

@@ -21,7 +21,7 @@ from bucketline.domain.status import FAILURES, Status
 Stage = Mapping[str, object]
 
 NO_ITEM = -1
-"""``lease.current_item`` of a unit whose holder works on none of its items."""
+"""The ``lease.current_item`` of a unit whose owner is working on none of its items."""
 
 
 class Item(TypedDict):
@@ -57,7 +57,7 @@ class Result(TypedDict):
 
 
 def written(result: Result) -> int:
-    """The documents that count for the batch. An older release knew only how many the object has."""
+    """Return the number of documents that count for the batch; an older release only stored how many the object has."""
     return result.get("written", result["documents"])
 
 
@@ -119,21 +119,21 @@ class WorkUnitDocument(TypedDict):
 
 
 def group_of(unit: WorkUnitDocument) -> str:
-    """With whom the unit shares its turns: its batch, or all that a namespace has processed at once.
+    """Return the fairness group of the unit: its batch, or the ``auto_process`` objects of its namespace.
 
-    A unit of an older release has none: those of ``auto_process`` objects are one group then.
+    Units of an older release have none; their ``auto_process`` units form one group.
     """
     return unit.get("group") or unit["batch_id"] or ""
 
 
 OPEN_STATES = ("ready", "leased", "canceled")
-"""Something is still to come."""
+"""States of units that lack results."""
 
 UNFINISHED_STATES = ("ready", "leased")
-"""For processors."""
+"""States of units that a processor may lease."""
 
 KEPT = timedelta(days=30)
-"""How long a unit stays after its end. Until then it tells what became of each of its objects."""
+"""How long a unit is kept after it is done. It has the results of its objects."""
 
 INDEXES = (
     Index("active", [("moved_at", 1)], where={"state": {"$in": list(OPEN_STATES)}}),
@@ -175,7 +175,7 @@ def unit_attempts(unit: WorkUnitDocument) -> UnitAttempts:
 
 @dataclass(frozen=True)
 class Tally:
-    """How a turn of a batch stands: units by what is to be done, objects by what became of them."""
+    """Counts of a run of a batch: units by state, objects by result."""
 
     held: int = 0
     open: int = 0
@@ -187,7 +187,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class Latest:
-    """The last turn in which a batch planned an object, and its result there if there is one."""
+    """The last run in which a batch planned an object, and its result if there is one."""
 
     turn: int
     unit_id: str
@@ -195,6 +195,7 @@ class Latest:
 
     @property
     def failed(self) -> bool:
+        """Whether the object failed in that run."""
         return self.result is not None and self.result["status"] in FAILURES
 
 
@@ -217,26 +218,26 @@ class WorkUnits(Repository[WorkUnitDocument]):
         self._queue = LeaseQueue(self.collection, _LEASE)
 
     async def insert(self, documents: Sequence[WorkUnitDocument]) -> set[int]:
-        """Writes the units in one round trip; returns the places of those that were refused.
+        """Insert the units in one round trip; return the indexes of those that were refused.
 
         A unit is refused when it, or one of its items, is in the database already.
         """
         return set((await self.collection.bulk([InsertOne(document) for document in documents])).refused)
 
-    async def planned(self, items: Sequence[Item]) -> set[tuple[str, str, int]]:
-        """Which of these items are in a unit: (batch, object, turn)."""
+    async def find_planned(self, items: Sequence[Item]) -> set[tuple[str, str, int]]:
+        """Return those of these items that are in a unit, as (batch, object, turn)."""
         wanted = {(item["batch_id"], item["object_id"], item["turn"]) for item in items}
         where = items_filter([batch_id for batch_id, _, _ in wanted], [object_id for _, object_id, _ in wanted])
         known: set[tuple[str, str, int]] = set()
-        # An object of an automatic batch has a unit for each of its turns: no limit can be told beforehand.
+        # An object of an automatic batch has a unit in each run, so the number of units is not known beforehand.
         async for unit in self.collection.stream(where, fields=["items"]):
             known |= {(item["batch_id"], item["object_id"], item["turn"]) for item in unit["items"]}
         return known & wanted
 
-    async def release_held(self, batch_id: str, turn: int, places: int, now: datetime) -> list[WorkUnitDocument]:
-        """Makes at most ``places`` held units of the turn ready; returns them."""
+    async def release_held(self, batch_id: str, turn: int, count: int, now: datetime) -> list[WorkUnitDocument]:
+        """Make at most ``count`` held units of the run ready and return them."""
         released = []
-        for _ in range(places):
+        for _ in range(count):
             unit = await self.collection.find_and_update(
                 {"batch_id": batch_id, "turn": turn, "state": "held"},
                 {"$set": {"state": "ready", "moved_at": now}},
@@ -249,13 +250,13 @@ class WorkUnits(Repository[WorkUnitDocument]):
         return released
 
     async def count(self, batch_id: str, turn: int, states: Sequence[str], *, limit: int | None = None) -> int:
-        """How many units of the turn are in one of these states; the index alone answers."""
+        """Return how many units of the run are in one of these states; the index alone answers."""
         return await self.collection.count(
             {"batch_id": batch_id, "turn": turn, "state": {"$in": list(states)}}, limit=limit
         )
 
     async def tally(self, batch_id: str, turn: int) -> Tally:
-        """The sums over the units of a turn."""
+        """Return the sums over the units of a run."""
         rows = await self.collection.aggregate(
             [
                 {"$match": {"batch_id": batch_id, "turn": turn}},
@@ -282,8 +283,8 @@ class WorkUnits(Repository[WorkUnitDocument]):
             documents=sum(row["documents"] for row in rows),
         )
 
-    async def failures(self, batch_id: str, turn: int, *, limit: int) -> list[WorkUnitDocument]:
-        """Units of the turn in which something failed."""
+    async def find_failures(self, batch_id: str, turn: int, *, limit: int) -> list[WorkUnitDocument]:
+        """Return units of the run that have failed items."""
         return await self.collection.find(
             {"batch_id": batch_id, "turn": turn, "failed": {"$gt": 0}},
             limit=limit,
@@ -291,8 +292,8 @@ class WorkUnits(Repository[WorkUnitDocument]):
             fields=["items", "results"],
         )
 
-    async def latest(self, batch_id: str, *, before: int | None = None) -> dict[str, Latest]:
-        """Each object of the batch in the last turn that planned it, only turns below ``before`` if that is given."""
+    async def latest_results(self, batch_id: str, *, before: int | None = None) -> dict[str, Latest]:
+        """Return for each object of the batch its last run, or its last run below ``before``."""
         found: dict[str, Latest] = {}
         fields = ["items.object_id", "items.batch_id", "items.turn", "results"]
         async for unit in self.collection.stream({"items.batch_id": batch_id}, fields=fields):
@@ -324,14 +325,14 @@ class WorkUnits(Repository[WorkUnitDocument]):
         }
         return await self._queue.claim(unit_id, owner, now=now, until=until, fields=fields)
 
-    async def extend(self, unit_ids: Sequence[str], owner: str, *, until: datetime) -> set[str]:
+    async def renew_leases(self, unit_ids: Sequence[str], owner: str, *, until: datetime) -> set[str]:
         """Extend the leases and return the units that the owner still holds."""
         return await self._queue.renew(dict.fromkeys(unit_ids, owner), until=until)
 
-    async def set_current_item(self, unit_id: str, owner: str, place: int) -> bool:
+    async def set_current_item(self, unit_id: str, owner: str, index: int) -> bool:
         """Record the only item that the owner is working on; return whether the unit is still leased to the owner."""
         where = {"_id": unit_id, **self._queue.held_filter(owner)}
-        return await self.collection.update_one(where, {"$set": {"lease.current_item": place}})
+        return await self.collection.update_one(where, {"$set": {"lease.current_item": index}})
 
     async def mark_idle(self, unit_ids: Sequence[str], owner: str, *, idle: bool) -> None:
         """Record whether the owner has paused all work on these units, so that its crash is not counted for them."""
@@ -349,7 +350,7 @@ class WorkUnits(Repository[WorkUnitDocument]):
         return await self._queue.give_up(unit["_id"], now=now, changes=changes, where={"attempts": unit["attempts"]})
 
     async def record(self, results: Mapping[str, Mapping[int, Result]], *, now: datetime) -> None:
-        """Adds results; the first of an item stays. A unit all of whose items have one becomes ``done``."""
+        """Store results of items without one. A unit in which every item has a result becomes ``done``."""
         await self.collection.bulk(
             [
                 UpdateOne({"_id": unit_id, "state": {"$in": list(OPEN_STATES)}}, result_update(rows, now=now))
@@ -372,7 +373,7 @@ class WorkUnits(Repository[WorkUnitDocument]):
             {"$set": {"state": "canceled", "ending": ending, "moved_at": now}},
         )
 
-    async def canceled(self, batch_id: str, turn: int, *, after: str, limit: int) -> list[WorkUnitDocument]:
+    async def find_canceled(self, batch_id: str, turn: int, *, after: str, limit: int) -> list[WorkUnitDocument]:
         """Return canceled units of a run with ids greater than ``after``, in order."""
         where = {"batch_id": batch_id, "turn": turn, "state": "canceled", "_id": {"$gt": after}}
         return await self.collection.find(where, limit=limit, sort=[("_id", 1)])
@@ -393,7 +394,7 @@ class WorkUnits(Repository[WorkUnitDocument]):
         """Delete the units of the batches."""
         await self.collection.delete_many({"batch_id": {"$in": list(batch_ids)}})
 
-    async def stalled(self, before: datetime, now: datetime, *, limit: int) -> list[WorkUnitDocument]:
+    async def find_stalled(self, before: datetime, now: datetime, *, limit: int) -> list[WorkUnitDocument]:
         """Return open units that no processor holds and that have not moved since ``before``."""
         return await self.collection.find(
             {
@@ -427,14 +428,14 @@ class WorkUnits(Repository[WorkUnitDocument]):
 
 
 def items_filter(batch_ids: Iterable[str], object_ids: Iterable[str]) -> dict[str, object]:
-    """Units with such an item. Of one and the same, or the index would be read for all that these batches have."""
+    """Return the filter of units with such an item. Both conditions hold for one item, so the index stays selective."""
     item = {"batch_id": {"$in": sorted(set(batch_ids))}, "object_id": {"$in": sorted(set(object_ids))}}
     return {"items": {"$elemMatch": item}}
 
 
 def result_update(rows: Mapping[int, Mapping[str, object]], *, now: datetime) -> Sequence[Stage]:
-    """Results are added, the first of an item stays, and the sums are taken again; with all of them it is done."""
-    # An error may begin with a dollar sign: what is stored must not be read as an expression.
+    """Return the update that adds results of items without one, and recomputes the sums and the state."""
+    # The text of an error may begin with a dollar sign and must not be read as an expression.
     results = {f"results.{place}": {"$ifNull": [f"$results.{place}", {"$literal": row}]} for place, row in rows.items()}
     complete = {"$gte": [{"$size": "$rows"}, "$size"]}
     finished = {"$ne": ["$$this.status", str(Status.DRAFT)]}

@@ -425,8 +425,10 @@ def _check_storable(value: JsonValue, depth: int = 0) -> None:
         for item in value:
             _check_storable(item, depth + 1)
     elif isinstance(value, str):
-        if any("\ud800" <= c <= "\udfff" for c in value):
-            raise InvalidData("a string is not valid Unicode")
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise InvalidData("a string is not valid Unicode") from None
     elif isinstance(value, float):
         if not math.isfinite(value):
             raise InvalidData("a number is not finite")

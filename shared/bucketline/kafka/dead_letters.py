@@ -267,7 +267,7 @@ class DeadLetterStore:
     async def discard(self, row: DeadLetter) -> None:
         """Exclude a dead letter from lists and replays for good. The record stays in its topic until it expires."""
         prefix = _discard_prefix(TopicPartition(row.dead_letter_topic, row.partition))
-        await self._cursors.put(f"{prefix}{row.offset}", GcCursor(logged=(row.offset, row.at)))
+        await self._cursors.save(f"{prefix}{row.offset}", GcCursor(logged=(row.offset, row.at)))
 
     async def _publish(
         self, publisher: KafkaPublisher, partition: TopicPartition, rows: Sequence[DeadLetter], report: ReplayReport
@@ -276,7 +276,7 @@ class DeadLetterStore:
             return
         complete = [row for row in rows if row.incomplete is None]
         await publisher.publish_raw([(row.topic, row.key, row.value, row.headers) for row in complete])
-        await self._cursors.put(_replay_job(partition), GcCursor(logged=(rows[-1].offset + 1, rows[-1].at)))
+        await self._cursors.save(_replay_job(partition), GcCursor(logged=(rows[-1].offset + 1, rows[-1].at)))
         report.incomplete += len(rows) - len(complete)
         for row in complete:
             report.topics[row.topic] = report.topics.get(row.topic, 0) + 1
@@ -328,7 +328,7 @@ class DeadLetterStore:
             if cursor.logged is not None and cursor.logged[0] >= first:
                 discarded.add(cursor.logged)
             else:
-                await self._cursors.put(job, BEGINNING)
+                await self._cursors.save(job, BEGINNING)
         return frozenset(discarded)
 
     async def _load_position(self, consumer: AIOKafkaConsumer, partition: _Partition) -> int:

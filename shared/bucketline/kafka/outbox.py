@@ -83,7 +83,7 @@ class Outbox:
         try:
             before = self._clock.now() - timedelta(seconds=self._settings.outbox_delay_seconds)
             limit = self._settings.batch_size
-            while entries := await self._store.overdue(before, limit=limit, without=[*self._in_flight]):
+            while entries := await self._store.find_overdue(before, limit=limit, without=[*self._in_flight]):
                 count = await self._publish_entries(entries)
                 published += count
                 SWEPT.labels(f"outbox {self._name}").inc(count)
@@ -92,7 +92,7 @@ class Outbox:
             return published
         finally:
             # The age matters most while nothing can be published, so it is also updated after an error.
-            oldest = await self._store.oldest()
+            oldest = await self._store.oldest_pending_since()
             age = (self._clock.now() - oldest).total_seconds() if oldest else 0.0
             OUTBOX_AGE.labels(self._name).set(max(0.0, age))
 

@@ -303,7 +303,7 @@ class World:
         raise AssertionError("there is no end to it")
 
     async def statuses(self, object_ids: Sequence[str]) -> list[str]:
-        found = await self.objects.many(object_ids)
+        found = await self.objects.get_many(object_ids)
         return [found[object_id]["status"] for object_id in object_ids]
 
 

@@ -107,7 +107,7 @@ async def test_an_automatic_batch_in_a_shared_unit(world: World) -> None:
     replica = world.replica()
     ids = await world.drafts(3, auto=True)
     await on_mirrored(await world.mirror(ids), replica)
-    first = (await world.objects.many(ids))[ids[0]]
+    first = (await world.objects.get_many(ids))[ids[0]]
     batch_id = str(first.get("batch_id"))
     await world.ask_to_cancel(batch_id)
     await replica.service.cancel(batch_id)
@@ -122,7 +122,7 @@ async def test_an_automatic_batch_in_a_shared_unit(world: World) -> None:
 async def test_an_automatic_batch_before_its_object_is_mirrored(world: World) -> None:
     replica = world.replica()
     ids = await world.drafts(1, auto=True, mirrored=False)
-    obj = (await world.objects.many(ids))[ids[0]]
+    obj = (await world.objects.get_many(ids))[ids[0]]
     batch_id = str(obj.get("batch_id"))
     await replica.planner._with_batches([obj])
     await world.ask_to_cancel(batch_id)

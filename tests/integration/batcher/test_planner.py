@@ -146,7 +146,7 @@ async def test_objects_of_another_bucket_are_none_of_a_batchs_business(world: Wo
     assert (batch["status"], batch["missing"]) == (ended, 2)
     assert await members(world, batch_id) == Counter(ids)
     assert await world.statuses(ids) == [become] * 2
-    for obj in (await world.objects.many([*foreign, *late])).values():
+    for obj in (await world.objects.get_many([*foreign, *late])).values():
         assert (obj["status"], obj["run"], obj.get("batch_id")) == (Status.DRAFT, {"id": 0, "rank": 0}, None)
 
 
@@ -158,7 +158,7 @@ async def test_an_object_of_another_bucket_that_is_waited_for_is_left_alone(worl
     await replica.planner.waiting.add(batch_id, late, world.clock.now())
     await on_mirrored(await world.mirror(late), replica)
     assert await members(world, batch_id) == Counter()
-    assert not await replica.planner.waiting.any(batch_id)
+    assert not await replica.planner.waiting.exist_for(batch_id)
 
 
 async def test_a_batch_of_nothing_but_deleted_objects_is_over_at_once(world: World) -> None:

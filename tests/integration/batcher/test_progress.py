@@ -82,8 +82,8 @@ async def test_documents_count_that_the_batch_wrote_and_not_those_that_were_ther
     replica = world.replica()
     ids = await world.drafts(3, auto=auto)
     if auto:
-        await replica.planner.plan_auto(list((await world.objects.many(ids)).values()), {})
-        batch_ids = [str(obj.get("batch_id")) for obj in (await world.objects.many(ids)).values()]
+        await replica.planner.plan_auto(list((await world.objects.get_many(ids)).values()), {})
+        batch_ids = [str(obj.get("batch_id")) for obj in (await world.objects.get_many(ids)).values()]
     else:
         batch_ids = [await world.submitted(ids)]
         await replica.planner.plan_batch(batch_ids[0])

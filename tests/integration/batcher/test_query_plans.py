@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
+from tests.database import explain
 from tests.integration.batcher.conftest import World, on_mirrored
 
 from bucketline.db.mongo import Collection
@@ -53,7 +54,7 @@ async def test_no_plan_scans_a_collection(world: World, monkeypatch: pytest.Monk
         await getattr(replica.reconciler, step)()
     await replica.windowing.close_due()
     await replica.drafts.step()
-    await world.units.latest(batches[0])
+    await world.units.latest_results(batches[0])
     await world.batches.webhooks_due(world.clock.now(), limit=10)
     monkeypatch.undo()
 
@@ -67,7 +68,7 @@ async def test_no_plan_scans_a_collection(world: World, monkeypatch: pytest.Monk
     }
     scanned = []
     for name, where, sort in asked:
-        plan = await world.database.collection(name).explain(where, sort=sort)
+        plan = await explain(world.database.collection(name), where, sort=sort)
         if "COLLSCAN" in stages(plan):
             scanned.append((name, where))
     assert scanned == []
@@ -83,4 +84,4 @@ async def test_looking_for_some_objects_of_a_large_batch_reads_no_others(world: 
     assert "COLLSCAN" not in stages(found["queryPlanner"]["winningPlan"])
     assert found["executionStats"]["totalKeysExamined"] <= 2 * len(wanted) + 1
     items = [item for unit in await world.units_of(batch_id) for item in unit["items"] if item["object_id"] in wanted]
-    assert {object_id for _, object_id, _ in await world.units.planned(items)} == set(wanted)
+    assert {object_id for _, object_id, _ in await world.units.find_planned(items)} == set(wanted)

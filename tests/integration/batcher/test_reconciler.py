@@ -111,11 +111,11 @@ async def test_who_is_set_aside_is_so_until_the_owner_says_otherwise(world: Worl
         assert await world.units.lease(unit["_id"], owner, now=now, until=now + timedelta(seconds=30))
     both = [mine["_id"], others["_id"]]
     await world.units.mark_idle(both, "p1", idle=True)
-    assert await world.units.extend([mine["_id"]], "p1", until=now + timedelta(seconds=60)) == {mine["_id"]}
-    found = await world.units.many(both)
+    assert await world.units.renew_leases([mine["_id"]], "p1", until=now + timedelta(seconds=60)) == {mine["_id"]}
+    found = await world.units.get_many(both)
     assert [unit_attempts(found[unit_id]) for unit_id in both] == [UnitAttempts(0, 0, 1), UnitAttempts(1, 0, 0)]
     await world.units.mark_idle(both, "p1", idle=False)
-    found = await world.units.many(both)
+    found = await world.units.get_many(both)
     assert [unit_attempts(found[unit_id]) for unit_id in both] == [UnitAttempts(1, 0, 0), UnitAttempts(1, 0, 0)]
 
 
@@ -191,7 +191,7 @@ async def test_of_stalled_objects_no_more_is_read_than_their_plan_needs(
 async def test_a_batch_whose_object_went_another_way_is_over(world: World, deleted: bool) -> None:
     replica = world.replica()
     ids = await world.drafts(1, auto=True, mirrored=False)
-    obj = (await world.objects.many(ids))[ids[0]]
+    obj = (await world.objects.get_many(ids))[ids[0]]
     await replica.planner._with_batches([obj])
     if deleted:
         await world.objects.collection.delete_one({"_id": ids[0]})
@@ -237,7 +237,7 @@ async def test_what_only_waits_is_not_told_as_stalled(world: World) -> None:
     assert await died(world, dead["_id"])
     await replica.reconciler.units()
     assert swept("unit") == units + 1
-    assert await world.units.many([waiting["_id"]])
+    assert await world.units.get_many([waiting["_id"]])
 
 
 async def test_a_batch_that_nobody_planned_and_one_that_nobody_ended_are_told_as_stalled(world: World) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 import pytest
+from tests.database import explain
 from tests.integration.batcher.conftest import MORTAL, Killed, World, dying, on_mirrored
 
 from bucketline.db.objects import ObjectDocument
@@ -333,6 +334,6 @@ async def test_what_was_given_back_is_not_read_again_and_again(world: World) -> 
     world.clock.advance(31)
     assert [obj["_id"] for obj in await replica.drafts._drafts(ScanCursor(bucket_id))] == ids[4:]
     asked = {"bucket_id": bucket_id, "status": "DRAFT", "run.rank": 0, "created_at": {"$lt": world.clock.now()}}
-    plan = await world.objects.collection.explain(asked, sort=[("created_at", 1), ("_id", 1)])
+    plan = await explain(world.objects.collection, asked, sort=[("created_at", 1), ("_id", 1)])
     assert "'new_drafts'" in str(plan), plan
     assert "SORT" not in str(plan)

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 
 import pytest
 from pymongo import UpdateOne
+from tests.database import drop_database
 from tests.integration.dedup.conftest import Open
 from tests.integration.dedup.harness import Bench, sha
 from tests.waiting import eventually
@@ -154,7 +155,7 @@ async def test_gc_runs_without_time_complete_in_turns(bench: Bench, monkeypatch:
     while runs == 0 or await places.get("gc") != BEGINNING:
         report = await running.run(begin=await places.get("gc"), on_page=lambda _: False)
         assert report.listed + report.examined <= 2, "one page a run"
-        await places.put("gc", report.cursor)
+        await places.save("gc", report.cursor)
         deleted, recovered, runs = deleted + report.deleted, recovered + report.recovered, runs + 1
         assert runs < 20
     assert (deleted, recovered) == (3, 1), "content without a record is kept for another grace period"
@@ -250,7 +251,7 @@ async def test_gc_with_an_unrelated_database_deletes_nothing(bench: Bench, stack
         assert (forced.recovered, forced.deleted) == (12, 0), "and even then nothing goes at once"
         assert await held(bench) == content
     finally:
-        await other.drop()
+        await drop_database(other)
         other.close()
 
 
@@ -283,7 +284,7 @@ async def test_gc_refuses_a_bucket_of_another_database(bench: Bench, stack: Loca
         with pytest.raises(ForeignBucketError, match="belongs to another"):
             await collector(bench).run()
     finally:
-        await other.drop()
+        await drop_database(other)
         other.close()
 
 

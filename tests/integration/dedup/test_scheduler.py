@@ -33,7 +33,7 @@ async def test_thousand_small_objects_do_not_wait_for_a_large_one(bench: Bench, 
     for start in range(0, len(ids), 500):
         async with asyncio.timeout(20):
             await bench.created(*ids[start : start + 500])
-    states = await bench.objects.many(small, fields=["mirror"])
+    states = await bench.objects.get_many(small, fields=["mirror"])
     assert {o["mirror"]["state"] for o in states.values()} == {"done"}
     for object_id in fetched:
         await bench.mirrored(object_id)
@@ -54,7 +54,7 @@ async def test_more_large_objects_than_slots_do_not_block_small_ones(opened: Ope
         await bench.created(*large)
 
         async def sorted_out() -> bool:
-            found = await bench.objects.many(large, fields=["mirror"])
+            found = await bench.objects.get_many(large, fields=["mirror"])
             return len([o for o in found.values() if o["mirror"].get("lane") == "large"]) == 3
 
         await eventually(sorted_out)

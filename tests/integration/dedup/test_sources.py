@@ -166,7 +166,7 @@ async def test_url_of_content_not_stored_yet_is_retried(opened: Open) -> None:
         await bench.created(later)
 
         async def tried() -> bool:
-            found = await bench.objects.many([later])
+            found = await bench.objects.get_many([later])
             return bool(found[later]["mirror"]["attempts"] > 0)
 
         assert await eventually(tried)

@@ -49,7 +49,7 @@ async def path(replica: Replica) -> str:
             "created_at": now,
             "updated_at": now,
         }
-        await replica.deps.documents.put([document], fresh=True)
+        await replica.deps.documents.save([document], fresh=True)
     return f"/v1/collections/{collection['collection_id']}/documents"
 
 
@@ -90,7 +90,7 @@ async def test_document_that_is_made_again_loses_the_change(replica: Replica, pa
     made: Any = await replica.deps.documents.collection.get("doc_0")
     await replica.call("PATCH", f"{path}/doc_0", {"sku": "by hand"}, namespace="home")
     made["run"] = 2
-    await replica.deps.documents.put([made])
+    await replica.deps.documents.save([made])
     assert (await replica.call("GET", f"{path}/doc_0", namespace="home")).body["sku"] == "A-1"
 
 

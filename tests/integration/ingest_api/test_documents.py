@@ -52,7 +52,7 @@ class Shelf:
             "created_at": now,
             "updated_at": now,
         }
-        await self.replica.deps.documents.put([document])
+        await self.replica.deps.documents.save([document])
         return identifier
 
     async def call(self, path: str = "/list", body: object = None, *, method: str = "POST") -> Any:

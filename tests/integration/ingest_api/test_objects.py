@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import orjson
 import pytest
+from tests.database import explain
 from tests.fakes.blob_store import MemoryBlobStore
 from tests.waiting import present
 
@@ -155,7 +156,7 @@ async def test_no_use_case_scans_a_collection(world: World, monkeypatch: pytest.
         if cursor := page.pagination.next_cursor:
             await list_objects(world.deps, world.bucket, ListQuery("/", {"cursor": cursor, "limit": "1"}), body)
     await list_documents(world.deps, "ns_1", first, ["col_1"])
-    await world.deps.objects.stalled(world.clock.now(), limit=10, fields=["run"], after=(world.clock.now(), "obj"))
+    await world.deps.objects.find_stalled(world.clock.now(), limit=10, fields=["run"], after=(world.clock.now(), "obj"))
     await ObjectReconciler(world.deps).reconcile_page()
     await delete_object(world.deps, world.bucket, first)
     await world.settle()
@@ -165,7 +166,7 @@ async def test_no_use_case_scans_a_collection(world: World, monkeypatch: pytest.
 
     assert len(seen) > 40
     for name, where, order in seen:
-        plan = await Collection(world.deps.database.collection(name)._raw).explain(where, sort=order)
+        plan = await explain(world.deps.database.collection(name), where, sort=order)
         assert "COLLSCAN" not in stages(plan), (name, where, order)
         if name == "objects" and order and order[0][0] in ("created_at", "updated_at", "status"):
             assert "SORT" not in stages(plan), ("sorted in memory", where, order)
@@ -351,7 +352,7 @@ async def test_a_batch_lost_in_a_crash_is_made_again(world: World, monkeypatch: 
 
 async def test_a_status_that_the_bus_lost_is_read_from_the_unit(world: World) -> None:
     ids = [await world.create(auto=True, sku=str(n)) for n in range(3)]
-    found = await world.deps.objects.many(ids)
+    found = await world.deps.objects.get_many(ids)
     now = world.clock.now()
     items = [
         {"object_id": oid, "bucket_id": "bkt_1", "namespace_id": "ns_1", "batch_id": found[oid].get("batch_id"),
@@ -415,7 +416,7 @@ async def test_every_stalled_object_is_looked_at(world: World) -> None:
     deps = cast("Container", SimpleNamespace(**{**vars(world.deps), "reconcile": small}))
     world.clock.advance(60)
     looked: set[str] = set()
-    page = world.deps.objects.stalled
+    page = world.deps.objects.find_stalled
 
     async def noted(*args: Any, **kwargs: Any) -> Any:
         found = await page(*args, **kwargs)
@@ -423,7 +424,7 @@ async def test_every_stalled_object_is_looked_at(world: World) -> None:
         assert not any("custom" in obj or "blobs" in obj for obj in found), "whole objects may be large"
         return found
 
-    world.deps.objects.stalled = noted  # type: ignore[method-assign]
+    world.deps.objects.find_stalled = noted  # type: ignore[method-assign]
     stalled = ObjectReconciler(deps)
     for _ in range(4):
         await stalled.reconcile_page()

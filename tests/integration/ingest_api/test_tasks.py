@@ -26,7 +26,7 @@ async def begin(replica: Replica, **more: Any) -> TaskDocument:
 
 
 async def stored(replica: Replica, task: TaskDocument) -> TaskDocument:
-    found = await replica.deps.tasks.get(task["_id"])
+    found = await replica.deps.tasks.get_by_id(task["_id"])
     assert found is not None
     return found
 
@@ -71,7 +71,7 @@ async def test_task_with_expired_lease_is_executed_by_another_replica(world: Wor
     assert done == [task["_id"]]
     assert (await stored(alive, task))["status"] == "COMPLETED"
     # the dead one comes back and finds that it was overtaken
-    assert not await dead.deps.tasks.settle(task["_id"], "turn of the dead", {"status": "FAILED"}, due=None)
+    assert not await dead.deps.tasks.end_attempt(task["_id"], "turn of the dead", {"status": "FAILED"}, due=None)
     assert (await stored(alive, task))["status"] == "COMPLETED"
 
 
@@ -346,7 +346,7 @@ async def test_interrupted_large_trigger_keeps_objects_that_no_longer_match(
     bucket = await bucket_with(replica, 25)
     collection = await collection_of(replica, bucket)
     monkeypatch.setattr(trigger, "MAX_OBJECTS", 10)
-    note, cut = replica.deps.tasks.note, [True, False, True, False, True]
+    note, cut = replica.deps.tasks.save_progress, [True, False, True, False, True]
 
     async def noting(*args: Any) -> None:
         """The objects of the batches that were submitted are on their way, and no longer drafts."""
@@ -358,7 +358,7 @@ async def test_interrupted_large_trigger_keeps_objects_that_no_longer_match(
             raise DependencyUnavailable("away")
         await note(*args)
 
-    monkeypatch.setattr(replica.deps.tasks, "note", noting)
+    monkeypatch.setattr(replica.deps.tasks, "save_progress", noting)
     drafts = {"source_filters": {"AND": [{"field": "status", "operator": "eq", "value": "DRAFT"}]}}
     made = await replica.make(f"/v1/collections/{collection['collection_id']}/trigger", drafts, namespace="demo")
     await replica.settle()

@@ -41,7 +41,7 @@ async def test_redelivery_with_fewer_documents_deletes_the_others(database: Data
     documents = Documents(database)
     bench = Bench(tmp_path, documents)
     # the first one died before it could say so
-    await documents.put(made(range(10)), fresh=True)
+    await documents.save(made(range(10)), fresh=True)
     await bench.finish(1, await outcome(tmp_path, made(range(2, 9), lease=2)), attempts=2)
     assert await there(documents) == {f"doc_{number}": (7, 2) for number in range(2, 9)}
     assert [event["documents_total"] for event in bench.said()] == [7]
@@ -61,20 +61,20 @@ async def test_rejected_document_leaves_no_documents_of_its_object(database: Dat
     assert (event["status"], event["documents_total"]) == ("FAILED", 0)
 
 
-async def test_drop_from_deletes_only_documents_of_the_collection(database: Database) -> None:
+async def test_delete_of_sources_deletes_only_documents_of_the_collection(database: Database) -> None:
     documents = Documents(database)
-    await documents.put([*made([1, 2]), *made([3], collection_id="col_2"), *made([4], object_id="obj_2")])
-    await documents.drop_from([("obj_1", "col_1")])
+    await documents.save([*made([1, 2]), *made([3], collection_id="col_2"), *made([4], object_id="obj_2")])
+    await documents.delete_of_sources([("obj_1", "col_1")])
     assert sorted(await there(documents)) == ["doc_3", "doc_4"]
 
 
 @pytest.mark.parametrize("old", [{"lease": 1}, {}], ids=["of a lease before", "of the release before"])
-async def test_drop_older_deletes_only_older_documents(database: Database, old: dict[str, int]) -> None:
+async def test_delete_superseded_deletes_only_older_documents(database: Database, old: dict[str, int]) -> None:
     documents = Documents(database)
     rows: list[Any] = [{**a_document(1), "run": 7, **old}, {**a_document(2), "run": 6, "lease": 9}]
-    await documents.put([*rows, *made([3], lease=2), *made([4], run=8), *made([5], lease=3)])
-    await documents.put([*made([6], collection_id="col_2"), *made([7], object_id="obj_2")])
-    assert await documents.drop_older([("obj_1", "col_1", 7, 2)]) == 2
+    await documents.save([*rows, *made([3], lease=2), *made([4], run=8), *made([5], lease=3)])
+    await documents.save([*made([6], collection_id="col_2"), *made([7], object_id="obj_2")])
+    assert await documents.delete_superseded([("obj_1", "col_1", 7, 2)]) == 2
     assert sorted(await there(documents)) == ["doc_3", "doc_4", "doc_5", "doc_6", "doc_7"]
 
 
@@ -84,10 +84,10 @@ async def test_put_under_an_older_lease_replaces_nothing(
     database: Database, fresh: bool, later: dict[str, int]
 ) -> None:
     documents = Documents(database)
-    await documents.put(made(range(5), **later), fresh=True)
-    await documents.put(made(range(7)), fresh=fresh)
+    await documents.save(made(range(5), **later), fresh=True)
+    await documents.save(made(range(7)), fresh=fresh)
     run, lease = later.get("run", 7), later.get("lease", 1)
-    await documents.drop_older([("obj_1", "col_1", run, lease)])
+    await documents.delete_superseded([("obj_1", "col_1", run, lease)])
     found = await there(documents)
     assert {f"doc_{number}" for number in range(5)} <= found.keys()
     assert {found[f"doc_{number}"] for number in range(5)} == {(run, lease)}
@@ -97,14 +97,14 @@ async def test_put_under_an_older_lease_replaces_nothing(
 async def test_put_replaces_documents_of_an_earlier_release(database: Database, fresh: bool) -> None:
     documents = Documents(database)
     rows: list[Any] = [{**a_document(number), "run": 7} for number in range(3)]
-    await documents.put(rows)
-    await documents.put(made(range(3)), fresh=fresh)
+    await documents.save(rows)
+    await documents.save(made(range(3)), fresh=fresh)
     assert set((await there(documents)).values()) == {(7, 1)}
 
 
 async def test_concurrent_runs_leave_the_documents_of_the_later_one(database: Database) -> None:
     documents = Documents(database)
     for _ in range(20):
-        await asyncio.gather(*(documents.put(made(range(30), run=run)) for run in (1, 2, 3)))
+        await asyncio.gather(*(documents.save(made(range(30), run=run)) for run in (1, 2, 3)))
         assert set((await there(documents)).values()) == {(3, 1)}
         await documents.collection.delete_many({})

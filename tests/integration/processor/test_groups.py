@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from pymongo import InsertOne
+from tests.database import explain
 from tests.integration.batcher.conftest import World
 from tests.waiting import eventually
 
@@ -55,7 +56,7 @@ async def plenty(world: World) -> None:
     """The units of so many automatic objects, as they are planned; one is planned, the others are like it."""
     replica = world.replica()
     ids = await world.drafts(MANY // UNITS, auto=True)
-    objects = await world.objects.many(ids, fields=FIELDS)
+    objects = await world.objects.get_many(ids, fields=FIELDS)
     await replica.planner.plan_auto(list(objects.values()), {})
     [unit] = await world.units.collection.find({}, limit=2)
     for start in range(1, UNITS):
@@ -97,7 +98,7 @@ async def test_next_of_other_groups_skips_known_groups_in_the_index(world: World
     with asked_of(world.units.collection) as asked:
         assert await world.units.next_of_other_groups(["ns_1"], now, now) is None
     [(where, sort)] = asked
-    plan = await world.units.collection.explain(where, sort=sort)
+    plan = await explain(world.units.collection, where, sort=sort)
     assert [stage["stage"] for stage in stages(plan)] == ["FETCH", "IXSCAN"], "no sort, and no other index"
     bounds = str(stages(plan)[-1]["indexBounds"]["group"])
     assert bounds.count("ns_1") == 2, bounds

@@ -58,7 +58,7 @@ async def test_status_events_in_any_order_lead_to_the_same_state(database: Datab
     groups = [events[start:end] for start, end in zip([0, *cuts], [*cuts, len(events)], strict=True)]
     await asyncio.gather(*(objects.apply_statuses(group) for group in groups))
 
-    found: dict[str, Any] = dict(await objects.many(ids))
+    found: dict[str, Any] = dict(await objects.get_many(ids))
     for object_id, one in lives.items():
         last = max(one, key=lambda event: (event.run_id, event.sequence))
         state = found[object_id]

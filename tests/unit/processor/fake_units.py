@@ -33,7 +33,7 @@ class StoredUnits:
         }
         return unit_id
 
-    async def many(self, ids: Sequence[str], **_: Any) -> dict[str, Any]:
+    async def get_many(self, ids: Sequence[str], **_: Any) -> dict[str, Any]:
         self._check()
         return {unit_id: self.rows[unit_id] for unit_id in ids if unit_id in self.rows}
 
@@ -53,7 +53,7 @@ class StoredUnits:
         }
         return dict(row)
 
-    async def extend(self, ids: Sequence[str], owner: str, *, until: datetime) -> set[str]:
+    async def renew_leases(self, ids: Sequence[str], owner: str, *, until: datetime) -> set[str]:
         self._check(owner)
         held = {unit_id for unit_id in ids if self._owned(unit_id, owner)}
         for unit_id in held:
@@ -82,7 +82,7 @@ class StoredUnits:
             del row["lease"]
             row |= {"state": "ready", "moved_at": now, "attempts": row["attempts"] - 1}
 
-    async def stalled(self, before: datetime, now: datetime, *, limit: int) -> list[Any]:
+    async def find_stalled(self, before: datetime, now: datetime, *, limit: int) -> list[Any]:
         return [
             row
             for row in self.rows.values()
@@ -95,7 +95,7 @@ class StoredUnits:
     ) -> Any:
         found = [
             row
-            for row in await self.stalled(before, now, limit=len(self.rows))
+            for row in await self.find_stalled(before, now, limit=len(self.rows))
             if row["state"] != "canceled" and row["group"] > after and row["group"] not in groups
         ]
         return min(found, key=lambda row: row["group"], default=None)

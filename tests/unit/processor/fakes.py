@@ -41,7 +41,7 @@ class StoredObjects:
     def add(self, object_id: str, **changes: Any) -> None:
         self.rows[object_id] = an_object(_id=object_id, **changes)
 
-    async def many(self, ids: Sequence[str], *, fields: Sequence[str] | None = None) -> dict[str, Any]:
+    async def get_many(self, ids: Sequence[str], *, fields: Sequence[str] | None = None) -> dict[str, Any]:
         self.reads.append(list(ids))
         if self.failing.intersection(ids):
             raise DependencyUnavailable("unavailable")

@@ -30,7 +30,7 @@ class Documents:
         self.unavailable = False
         self.held: asyncio.Event | None = None
 
-    async def put(self, documents: Sequence[Any], *, fresh: bool) -> None:
+    async def save(self, documents: Sequence[Any], *, fresh: bool) -> None:
         if self.unavailable:
             raise DependencyUnavailable("unavailable")
         if self.held is not None:
@@ -41,16 +41,16 @@ class Documents:
             raise ValueError("not storable")
         self.rows |= {document["_id"]: document for document in documents}
 
-    async def drop_older(self, made: Sequence[tuple[str, str, int, int]]) -> int:
+    async def delete_superseded(self, made: Sequence[tuple[str, str, int, int]]) -> int:
         if made:
             self.calls.append(f"drop older {sorted(made)}")
         return 0
 
-    async def drop_from(self, places: Sequence[tuple[str, str]]) -> None:
+    async def delete_of_sources(self, places: Sequence[tuple[str, str]]) -> None:
         if places:
             self.calls.append(f"drop from {sorted(places)}")
 
-    async def drop_made(self, object_id: str, run: int, lease: int) -> None:
+    async def delete_of_lease(self, object_id: str, run: int, lease: int) -> None:
         self.calls.append(f"drop {object_id}, run {run}, lease {lease}")
 
     async def counts(self, ids: Sequence[str]) -> dict[str, dict[int, int]]:

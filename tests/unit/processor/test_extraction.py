@@ -62,7 +62,7 @@ class Made:
         self.counts: dict[str, int] = {}
         self.rows: list[Any] = []
 
-    async def made(self, _object: str, collection_ids: Sequence[str], _revision: int) -> dict[str, int]:
+    async def count_complete(self, _object: str, collection_ids: Sequence[str], _revision: int) -> dict[str, int]:
         return {key: count for key, count in self.counts.items() if key in collection_ids}
 
     async def stream_revision(self, _object: str, collection_id: str, _revision: int) -> AsyncIterator[Any]:

@@ -315,7 +315,7 @@ async def test_unit_reclaimed_while_submit_reads_it_runs_once(
     for number in range(times):
         unit = setup.units.add(f"u{number}", "batch")
         with monkeypatch.context() as patch:
-            gate = Gate(setup, patch, "many")
+            gate = Gate(setup, patch, "get_many")
             offer = asyncio.create_task(setup.scheduler.submit({unit: {}}))
             await gate.entered()
             setup.clock.advance(10)
@@ -364,7 +364,7 @@ async def test_unit_reclaimed_while_submit_waits_for_room_runs_once(setup: Setup
     await every_slot_is_usable(setup)
 
 
-@pytest.mark.parametrize("scans", ["stalled", "next_of_other_groups"])
+@pytest.mark.parametrize("scans", ["find_stalled", "next_of_other_groups"])
 async def test_unit_submitted_while_reclaim_reads_it_runs_once(
     setup: Setup, monkeypatch: pytest.MonkeyPatch, scans: str
 ) -> None:
@@ -388,7 +388,7 @@ async def test_unit_submitted_while_reclaim_reads_it_runs_once(
 async def test_unit_in_concurrent_submits_runs_once(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     unit = setup.units.add("u1")
     with monkeypatch.context() as patch:
-        gate = Gate(setup, patch, "many")
+        gate = Gate(setup, patch, "get_many")
         offers = [asyncio.create_task(setup.scheduler.submit({unit: {}})) for _ in range(3)]
         await gate.entered()
         gate.open()
@@ -403,7 +403,7 @@ async def test_submit_after_a_canceled_or_failed_submit_runs_the_unit(
     unit = setup.units.add("u1")
     for error in (None, DependencyUnavailable("unavailable")):
         with monkeypatch.context() as patch:
-            gate = Gate(setup, patch, "many")
+            gate = Gate(setup, patch, "get_many")
             offer = asyncio.create_task(setup.scheduler.submit({unit: {}}))
             await gate.entered()
             if error is None:

@@ -50,7 +50,7 @@ async def find_failures(
 
     When the work units have expired, return the failures that the batch itself has: at most the first thousand.
     """
-    latest = select_run(batch, await container.units.latest(batch["_id"]))
+    latest = select_run(batch, await container.units.latest_results(batch["_id"]))
     if have_expired(batch, latest, container.clock.now()):
         rows = sorted(batch.get("failed_objects", []), key=lambda row: row["object_id"])
     else:
@@ -83,7 +83,7 @@ async def audit_batch(container: Container, batch: BatchDocument, tiers: Tiers) 
     """
     status = Status(batch["status"])
     finished, canceled = status in FINAL, status is Status.CANCELED
-    latest = {} if status is Status.DRAFT else select_run(batch, await container.units.latest(batch["_id"]))
+    latest = {} if status is Status.DRAFT else select_run(batch, await container.units.latest_results(batch["_id"]))
     outside = [object_id for object_id in batch["objects"] if object_id not in latest]
     waiting = await _waiting_objects(container, batch["_id"], outside)
     existing = await existing_objects(container, batch["bucket_id"], outside)

@@ -281,7 +281,7 @@ async def retry_batch(
             code="batch_retries_used_up",
             details={"batch_id": batch["_id"], "retry_count": retry_count, "max_retry_count": body.max_retry_count},
         )
-    latest = await container.units.latest(batch["_id"])
+    latest = await container.units.latest_results(batch["_id"])
     failed_count, now = batch.get("failed", 0), container.clock.now()
     if failed_count and have_expired(batch, select_run(batch, latest), now):
         raise BadRequest(

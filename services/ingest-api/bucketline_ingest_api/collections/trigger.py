@@ -140,7 +140,7 @@ async def execute_trigger(container: Container, task: TaskDocument) -> TaskOutco
         batch_ids.append(batch_id)
         object_count += batch["total"]
         after = await _last_of(container, batch, objects) or after
-        await container.tasks.note(task["_id"], _cursor(bucket_index, after, batch_ids, object_count))
+        await container.tasks.save_progress(task["_id"], _cursor(bucket_index, after, batch_ids, object_count))
         if batch["total"] < MAX_OBJECTS:
             bucket_index, after = bucket_index + 1, None
     return TaskResult(outputs=batch_ids, data={"batch_ids": batch_ids, "object_count": object_count})
@@ -180,7 +180,7 @@ async def _source_buckets(
         sources = [source for source in included if source["_id"] in source_ids]
         tiers = [[collection], *await container.collections.upstream(sources)]
     bucket_ids = bucket_ids_of(tiers)
-    buckets = await container.buckets.many(bucket_ids, fields=["schema", "deleting"])
+    buckets = await container.buckets.get_many(bucket_ids, fields=["schema", "deleting"])
     return [buckets[key] for key in bucket_ids if key in buckets and not buckets[key].get("deleting")]
 
 

@@ -53,7 +53,7 @@ async def soft_delete_objects(
     ensure_writable(bucket)
     deleted, ids = 0, list(dict.fromkeys(object_ids))
     for start in range(0, len(ids), PAGE_SIZE):
-        objects = await deps.objects.many(ids[start : start + PAGE_SIZE], without=UNUSED_FIELDS)
+        objects = await deps.objects.get_many(ids[start : start + PAGE_SIZE], without=UNUSED_FIELDS)
         page = [obj for obj in objects.values() if obj["bucket_id"] == bucket["_id"]]
         if page:
             await deps.objects.retain(bucket["_id"], [obj["_id"] for obj in page], deletion)
@@ -70,11 +70,11 @@ async def delete_objects(deps: Container, objects: Sequence[ObjectDocument]) -> 
     deleted, remaining = 0, {obj["_id"]: obj for obj in objects}
     for _ in range(MAX_ATTEMPTS):
         # The intent holds the unpublished events and the staged content of this very revision.
-        await deps.removals.begin([_intent(deps, obj) for obj in remaining.values()])
+        await deps.removals.start([_intent(deps, obj) for obj in remaining.values()])
         count = await deps.objects.delete_unchanged(list(remaining.values()))
         OBJECTS.labels("deleted").inc(count)
         deleted += count
-        changed = await deps.objects.many(list(remaining), without=UNUSED_FIELDS) if count < len(remaining) else {}
+        changed = await deps.objects.get_many(list(remaining), without=UNUSED_FIELDS) if count < len(remaining) else {}
         if gone := [object_id for object_id in remaining if object_id not in changed]:
             await finish_deletions(deps, gone)
         if not changed:
@@ -86,7 +86,7 @@ async def delete_objects(deps: Container, objects: Sequence[ObjectDocument]) -> 
 async def finish_deletions(deps: Container, object_ids: Sequence[str]) -> None:
     """Delete what belongs to deleted objects, and publish the deletions after the objects' earlier events."""
     await deps.documents.delete_of_objects(object_ids)
-    deletions = await deps.removals.gone(object_ids, deps.clock.now())
+    deletions = await deps.removals.mark_deleted(object_ids, deps.clock.now())
     await discard_staged(deps, [key for deletion in deletions for key in deletion["staged"]])
     deps.removal_outbox.enqueue([outbox_entry_of(deletion) for deletion in deletions])
 

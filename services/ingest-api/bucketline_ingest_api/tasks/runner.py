@@ -136,9 +136,9 @@ class TaskRunner:
         """Return the task, which starts over if it had FAILED; None when there is no such task."""
         if task_id is None:
             return None
-        restarted = await self._tasks.revive(task_id, self._clock.now())
+        restarted = await self._tasks.restart(task_id, self._clock.now())
         if restarted is None:
-            return await self._tasks.get(task_id)
+            return await self._tasks.get_by_id(task_id)
         self.enqueue(task_id)
         return restarted
 
@@ -150,7 +150,7 @@ class TaskRunner:
     async def poll(self) -> int:
         """Enqueue tasks that are due; return how many there were."""
         free = 2 * MAX_CONCURRENCY - len(self._executions)
-        due = await self._tasks.due(self._clock.now(), limit=free) if free > 0 else []
+        due = await self._tasks.find_due(self._clock.now(), limit=free) if free > 0 else []
         for task_id in due:
             self.enqueue(task_id)
         return len(due)
@@ -227,11 +227,11 @@ class TaskRunner:
             changes |= {"status": str(outcome.status), "outputs": list(outcome.outputs), "error": outcome.error}
         if isinstance(outcome, TaskResult | Reschedule):
             changes |= {f"data.{name}": value for name, value in outcome.data.items()}
-        await self._tasks.settle(task["_id"], lease, changes, due=due)
+        await self._tasks.end_attempt(task["_id"], lease, changes, due=due)
 
     async def _heartbeat(self, task_id: str, lease: str) -> None:
         while True:
             await asyncio.sleep(HEARTBEAT_SECONDS)
             with suppress(BucketlineError):
-                if not await self._tasks.extend(task_id, lease, until=self._clock.now() + LEASE):
+                if not await self._tasks.renew_lease(task_id, lease, until=self._clock.now() + LEASE):
                     return

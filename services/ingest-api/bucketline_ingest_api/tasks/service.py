@@ -51,7 +51,7 @@ async def find_task(deps: Container, caller: Principal, task_id: str) -> TaskDoc
 
     Raises :class:`NotFound` for one that the caller may not see, and for a batch that has not been submitted.
     """
-    task = await deps.tasks.get(task_id)
+    task = await deps.tasks.get_by_id(task_id)
     if task is not None:
         visible = task["organization_id"] == caller.organization_id and not task.get("hidden")
         if visible and (not caller.namespaces or task["namespace_id"] in caller.namespaces):
@@ -74,7 +74,7 @@ async def remove_task(deps: Container, caller: Principal, task_id: str) -> None:
     if "task_id" in task:
         await deps.batches.hide_task(task["_id"])
     else:
-        await deps.tasks.remove(task["_id"])
+        await deps.tasks.hide(task["_id"])
 
 
 async def find_tasks(

@@ -173,7 +173,7 @@ async def _schedule(
     changed = await deps.uploads.change(upload["_id"], [str(Status.PENDING)], changes)
     if changed is None:
         # A concurrent request has confirmed the upload or created its task.
-        await deps.tasks.drop(task["_id"])
+        await deps.tasks.delete_by_id(task["_id"])
         return await get_upload(deps, upload["namespace_id"], upload["_id"])
     deps.runner.enqueue(task["_id"])
     return changed

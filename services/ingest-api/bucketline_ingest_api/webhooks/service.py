@@ -355,7 +355,7 @@ async def enqueue_deliveries(container: Container, records: Sequence[ReceivedEve
     webhooks = await container.webhooks.find_active({notification.event_type for notification in notifications})
     if not webhooks:
         return 0
-    namespaces = await container.namespaces.many(
+    namespaces = await container.namespaces.get_many(
         {notification.namespace_id for notification in notifications}, fields=["organization_id"]
     )
     now = container.clock.now()

@@ -131,6 +131,6 @@ def test_doctor_with_an_invalid_url_names_the_variable_without_the_password(tmp_
         check=False,
     )
     assert done.returncode == 1
-    assert "BUCKETLINE_MONGODB_URL will not do" in done.stdout
+    assert "BUCKETLINE_MONGODB_URL is invalid" in done.stdout
     assert "ecr" not in done.stdout.replace("replicaSet", "")
     assert "Traceback" not in done.stderr

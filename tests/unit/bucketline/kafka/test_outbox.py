@@ -32,11 +32,11 @@ class Store:
         self.entries[document_id] = since, [*before, *envelopes]
         return OutboxEntry(document_id, tuple(self.entries[document_id][1]))
 
-    async def overdue(self, before: datetime, *, limit: int, without: Sequence[str] = ()) -> list[OutboxEntry]:
+    async def find_overdue(self, before: datetime, *, limit: int, without: Sequence[str] = ()) -> list[OutboxEntry]:
         due = sorted((since, key) for key, (since, _) in self.entries.items() if since < before and key not in without)
         return [OutboxEntry(key, tuple(self.entries[key][1])) for _, key in due[:limit]]
 
-    async def oldest(self) -> datetime | None:
+    async def oldest_pending_since(self) -> datetime | None:
         return min((since for since, _ in self.entries.values()), default=None)
 
     async def clear(self, entries: Sequence[OutboxEntry]) -> None:
