@@ -291,14 +291,13 @@ async def test_thousand_dead_hosts_do_not_delay_a_live_one(world: World, replica
     world.clock.advance(1)
     hosts = Hosts()
     sender = WebhookSender(replica.deps, cast("WebhookClient", hosts))
-    loop = asyncio.get_running_loop()
-    delivering, started = asyncio.create_task(sender.deliver_due()), loop.time()
+    delivering = asyncio.create_task(sender.deliver_due())
 
     async def live_answered() -> bool:
         return hosts.answered["live.example"] == 3
 
-    await eventually(live_answered, deadline=20)
-    assert loop.time() - started < 5
+    # No call to a dead host ends before, and each has one at most.
+    await eventually(live_answered, deadline=60)
     assert hosts.most == 1
     sender.stop()
     hosts.over.set()
