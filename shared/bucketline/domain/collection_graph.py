@@ -55,7 +55,7 @@ def topological_order(collections: Iterable[C]) -> list[C]:
     ordered: list[C] = []
     while remaining:
         ready = [c for c in remaining.values() if not remaining.keys() & set(c["source"]["collection_ids"])]
-        # The API does not allow cycles. Should there be one, it is cut, so that this ends.
+        # The API does not allow cycles; if there is one, it is cut so that the loop ends.
         ready = ready or list(remaining.values())[:1]
         ordered += ready
         for collection in ready:

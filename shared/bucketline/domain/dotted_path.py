@@ -4,7 +4,7 @@ from collections.abc import Mapping, MutableMapping, Sequence
 
 
 def get_path(value: object, path: str, default: object = None) -> object:
-    """What stands at ``path``, or ``default`` where nothing does."""
+    """Return the value at ``path``, or ``default`` if there is none."""
     for step in path.split("."):
         if isinstance(value, Mapping):
             if step not in value:
@@ -21,7 +21,7 @@ def get_path(value: object, path: str, default: object = None) -> object:
 
 
 def set_path(target: MutableMapping[str, object], path: str, value: object) -> None:
-    """Sets ``value`` at ``path``, making the objects on the way; what is in the way and no object is replaced."""
+    """Set ``value`` at ``path``. Objects on the path are created where they are missing or another value is."""
     *steps, last = path.split(".")
     for step in steps:
         inner = target.get(step)

@@ -1,7 +1,7 @@
-"""The root of an object on the wire is shared: some names are ours, all others are the producer's custom fields.
+"""Validation of custom fields: the names at the root of an object that Bucketline does not reserve.
 
-What cannot be kept exactly as it was sent is refused here too, so that nothing changes between a write and a read:
-names that MongoDB reads as paths or operators, invalid Unicode, numbers beyond 64 bits, values too deep to store.
+Values that MongoDB could not store unchanged are refused: names that it reads as paths or operators, invalid Unicode,
+numbers beyond 64 bits, and values that are nested too deeply.
 """
 
 import json
@@ -49,17 +49,17 @@ MAX_FREE_FORM_BYTES = 1024 * 1024
 def custom_faults(
     custom: Mapping[str, object], *, schema_properties: Collection[str] = (), location: Location = ("body",)
 ) -> list[ValidationIssue]:
-    """What is wrong with custom fields, apart from what the bucket's schema says."""
+    """Return the issues of custom fields that do not depend on the schema of the bucket."""
     return list(islice(_custom_faults(custom, schema_properties, location), MAX_FAULTS))
 
 
 def is_reserved(name: str) -> bool:
-    """Whether no custom field may have this name."""
+    """Return whether the name is reserved, so that no custom field may have it."""
     return name in RESERVED or name in CREATE_FIELDS or name.startswith("_")
 
 
 def promoted(custom: Mapping[str, object], metadata: Iterable[Mapping[str, object]]) -> dict[str, object]:
-    """The root fields together with the metadata of the blobs, in their order.
+    """Return the root fields together with the metadata of the blobs, in this order.
 
     A root field that was sent wins, then the first blob that has the key. Names that no custom field may have stay
     on the blob only.
@@ -73,21 +73,21 @@ def promoted(custom: Mapping[str, object], metadata: Iterable[Mapping[str, objec
 
 
 def name_fault(name: str) -> str | None:
-    """Why a field cannot be kept under this name at the root."""
+    """Return why no field can have this name at the root, or None."""
     if "." in name:
         return "a field name cannot hold a dot"
     return _key_fault(name)
 
 
 def storable_faults(value: object, location: Location) -> Iterator[ValidationIssue]:
-    """Where a JSON value cannot be kept as it was sent. Also for free-form data elsewhere, such as blob metadata."""
+    """Yield an issue for each part of a JSON value that cannot be stored unchanged."""
     return _storable_faults(value, location, 0)
 
 
 def free_form_faults(value: object, location: Location) -> list[ValidationIssue]:
-    """What is wrong with data of the producer's that a record of ours keeps (a bucket's metadata), apart from objects.
+    """Return the issues of free-form data in a record such as a bucket.
 
-    It is read with the record each time, and others add to some of those records: it must not fill one of them.
+    Its size is limited, because it is read with the record every time.
     """
     faults = list(islice(storable_faults(value, location), MAX_FAULTS))
     if not faults and len(json.dumps(value, ensure_ascii=False).encode()) > MAX_FREE_FORM_BYTES:
@@ -151,10 +151,10 @@ def _key_fault(key: str) -> str | None:
 
 
 def _is_unicode(text: str) -> bool:
-    """No half of a surrogate pair, which JSON can write but no encoding can."""
+    """Return whether text has no unpaired surrogate, which JSON can express but UTF-8 cannot encode."""
     return text.isascii() or not any("\ud800" <= c <= "\udfff" for c in text)
 
 
 def shown(name: str) -> str:
-    """A name of the producer's, fit for an answer."""
+    """Return a name from a request in a form that is safe and short enough for a response."""
     return name[:MAX_NAME].encode("utf-8", "replace").decode()

@@ -1,14 +1,13 @@
-"""Dates of the producer's: kept as the text that was sent, compared and sorted as the moments that they name.
+"""Comparison of dates: they are stored as the text that was sent, and compared and sorted as points in time.
 
-``2026-03-01T10:00:00+05:30``, ``2026-03-01T04:30Z`` and ``2026-03-01 04:30:00.000`` are one moment, though no two of
-them are the same text. So a condition or an order on a property that the schema declares as ``date`` or ``datetime``
-looks at its *moment key*: UTC with nine digits of a second, whose order as text is that of time. A date is its
-midnight, and text without a zone is UTC.
+``2026-03-01T10:00:00+05:30``, ``2026-03-01T04:30Z`` and ``2026-03-01 04:30:00.000`` are the same moment, although the
+texts differ. Filters and sorts on a property that the schema declares as ``date`` or ``datetime`` therefore use its
+*moment key*: UTC with nine digits of a second, which sorts as text in the order of time. A date means its midnight, and
+text without a time zone is UTC.
 
-Nothing of this is stored. MongoDB computes the keys of the properties that a query names, under :data:`MOMENTS`, from
-the text in the objects: those that were stored by an earlier release, or before the schema declared the property, are
-compared in the same way, and an answer is always what was sent. Text that is no date has no moment, as if it were
-absent. Moments before the year 1 or after 9999 in UTC count as the first and last second of that range.
+The keys are not stored. MongoDB computes them for the properties in a query, under :data:`MOMENTS`, from the stored
+text, so responses always contain what was sent. Text that is not a date has no moment, as if it were absent. Moments
+outside the years 1 to 9999 in UTC count as the first or last second of that range.
 """
 
 import re
@@ -37,7 +36,7 @@ _FIRST, _LAST = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59
 
 
 def moment_key(value: str) -> str | None:
-    """The key of a date, or of a date and time, as a schema accepts them; None for any other text."""
+    """Return the key of a date or of a date and time as a schema accepts them; None for any other text."""
     parts = _PARTS.fullmatch(value)
     if parts is None or not (is_date(value) or is_datetime(value)):
         return None
@@ -53,21 +52,21 @@ def moment_key(value: str) -> str | None:
 
 @dataclass(frozen=True)
 class Moments:
-    """The dates that a schema declares, also those within objects and arrays."""
+    """The dates that a schema declares, including those inside objects and arrays."""
 
     schema: Schema
 
     def path(self, field: str) -> str | None:
-        """Where the moment of a wire field is found; None for a field that holds no dates. Positions are allowed."""
+        """Return the path of the moment of a wire field, None if it holds no dates. Array indexes are allowed."""
         if field in self._paths:
             return f"{MOMENTS}.{field}"
         declared = ".".join(part for part in field.split(".") if not part.isdigit())
         return f"{MOMENTS}.{field}" if declared in self._paths else None
 
     def computed(self, fields: Iterable[str], *, under: str) -> Expression:
-        """What MongoDB has to add to rows, as ``$set`` takes it, before it can look at these fields; often nothing.
+        """Return the ``$set`` stage that computes the moments of these fields; often empty.
 
-        ``fields`` are names as :meth:`path` gives them among others, ``under`` is where custom fields are stored.
+        ``fields`` may contain paths from :meth:`path`; ``under`` is the path of the custom fields.
         """
         parts = (field.split(".") for field in fields if field.startswith(f"{MOMENTS}."))
         found: Expression = {}
@@ -95,7 +94,7 @@ def _paths(declared: Mapping[str, Field]) -> Iterator[str]:
 
 
 def _expression(field: Field, value: str, depth: int) -> Expression | None:
-    """The moments within ``value`` (a path of the server's) in the shape that ``value`` has; None where none can be."""
+    """Return the expression of the moments in ``value``, in the same shape; None if it cannot contain any."""
     if field.get("type") in _DATE_TYPES:
         return _key_of(value)
     if field.get("type") == "array" and (items := item_field(field)) is not None:
@@ -109,7 +108,7 @@ def _expression(field: Field, value: str, depth: int) -> Expression | None:
 
 
 def _key_of(value: str) -> Expression:
-    """:func:`moment_key`, computed by the server."""
+    """Return the expression that computes :func:`moment_key` in MongoDB."""
 
     def part(index: int, default: str) -> Expression:
         return {"$ifNull": [{"$arrayElemAt": ["$$parts.captures", index]}, default]}

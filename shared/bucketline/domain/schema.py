@@ -1,12 +1,12 @@
-"""Bucket schemas: which fields and blobs the objects of a bucket have, and what a request may put into them.
+"""Validation of objects against the schema of their bucket.
 
-A schema is the ``bucket_schema`` of the contract, kept as it was sent: ``{"properties": {name: field}}`` where a
-field has ``type`` and perhaps ``required``, ``default``, ``enum``, ``items``, ``properties``, ``description``,
-``examples`` and keys of the producer's own. Making sure that a schema is sound is the business of
-:func:`bucketline.domain.schema_definition.schema_faults`; the functions here rely on it.
+A schema is the ``bucket_schema`` of the contract, stored as it was sent: ``{"properties": {name: field}}``. A field
+has ``type`` and optionally ``required``, ``default``, ``enum``, ``items``, ``properties``, ``description``, ``examples``
+and keys of the producer. The functions here expect a valid schema; :func:`bucketline.domain.schema_definition.schema_faults`
+validates it.
 
-Fields that are not in the schema are never looked at. Every list of faults has at most :data:`MAX_FAULTS` rows,
-in the order in which the properties are declared.
+Fields outside the schema are ignored. A list of issues has at most :data:`MAX_FAULTS` entries, in the order in which
+the properties are declared.
 """
 
 import copy
@@ -33,18 +33,18 @@ _DATETIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?([Zz]|
 
 
 def properties(schema: Schema) -> Mapping[str, Field]:
-    """The declared properties by name."""
+    """Return the declared properties by name."""
     return _properties(schema)
 
 
 def item_field(field: Field) -> Field | None:
-    """What an array's elements are, if that is declared."""
+    """Return the declared schema of the elements of an array, or None."""
     found = field.get("items")
     return found if isinstance(found, dict) else None
 
 
 def file_properties(schema: Schema) -> dict[str, str]:
-    """Properties that hold files, with their type; an array of files counts with the type of its items."""
+    """Return the type of each property that holds files; for an array of files, the type of its items."""
     found = {}
     for name, field in _properties(schema).items():
         kind = _file_type(field)
@@ -61,11 +61,11 @@ def validate_fields(
     partial: bool = False,
     location: Location = ("body",),
 ) -> list[ValidationIssue]:
-    """What is wrong with the root fields of an object.
+    """Return the issues of the root fields of an object.
 
-    ``blobs`` names the properties that the object has blobs of: a blob fills a required property too. With
-    ``partial`` (PATCH) only the fields that were sent are looked at, and null for a required one is a fault.
-    Required *files* are told by :func:`missing_files`.
+    ``blobs`` names the properties that have blobs: a blob also satisfies a required property. With ``partial`` (PATCH)
+    only fields in the request are validated, and null for a required field is an issue. Required *files* are checked by
+    :func:`missing_files`.
     """
     return list(islice(_field_faults(schema, custom, blobs, partial, location), MAX_FAULTS))
 
@@ -73,7 +73,7 @@ def validate_fields(
 def missing_files(
     schema: Schema, blobs: Collection[str], *, location: Location = ("body", "blobs")
 ) -> list[ValidationIssue]:
-    """One row for each required file property without a blob."""
+    """Return one issue for each required file property without a blob."""
     absent = (
         ValidationIssue("missing", location, f"a blob of property {name} is required")
         for name, field in _properties(schema).items()
@@ -83,9 +83,9 @@ def missing_files(
 
 
 def apply_defaults(schema: Schema, custom: Mapping[str, object]) -> dict[str, object]:
-    """``custom`` with the declared default of each absent field, also inside objects that are there.
+    """Return ``custom`` with the declared defaults of absent fields, including those inside existing objects.
 
-    A null that was sent stays. ``custom`` itself is not changed.
+    An explicit null is kept. ``custom`` is not modified.
     """
     return _with_defaults(_properties(schema), custom)
 
@@ -97,9 +97,9 @@ def validate_blob(
     *,
     location: Location = ("body", "blobs"),
 ) -> str | ValidationIssue:
-    """The type, in lower case, of a blob of ``property``; a fault when the property or the type does not fit.
+    """Return the type of a blob of ``property`` in lower case, or an issue if the property or the type does not fit.
 
-    Without ``type`` it is the declared one; for an array of files that of the items.
+    Without ``type``, the declared type is used; for an array of files, the type of its items.
     """
     field = _properties(schema).get(property)
     if field is None:
@@ -125,7 +125,7 @@ def validate_blob(
 
 
 def value_faults(field: Field, value: object, location: Location) -> Iterator[ValidationIssue]:
-    """What is wrong with one value; null is not a value, so it is never wrong here."""
+    """Yield the issues of one value. Null counts as absent, so it has none."""
     if value is None:
         return
     kind = str(field["type"])
@@ -149,7 +149,7 @@ def value_faults(field: Field, value: object, location: Location) -> Iterator[Va
 
 
 def same(left: object, right: object) -> bool:
-    """Equality of JSON values: 1 is 1.0, but neither is true; the order of keys does not matter."""
+    """Return whether two JSON values are equal: 1 equals 1.0, but not true; the order of keys does not matter."""
     if isinstance(left, bool) or isinstance(right, bool):
         return left is right
     if isinstance(left, list) and isinstance(right, list):
@@ -160,7 +160,7 @@ def same(left: object, right: object) -> bool:
 
 
 def is_date(value: str) -> bool:
-    """Whether this is a calendar date as ``YYYY-MM-DD``."""
+    """Return whether the text is a calendar date, ``YYYY-MM-DD``."""
     if not _DATE.fullmatch(value):
         return False
     try:
@@ -171,7 +171,7 @@ def is_date(value: str) -> bool:
 
 
 def is_datetime(value: str) -> bool:
-    """Whether this is an ISO 8601 date and time, with or without seconds and zone."""
+    """Return whether the text is an ISO 8601 date and time, with or without seconds and time zone."""
     if not _DATETIME.fullmatch(value):
         return False
     try:
@@ -211,7 +211,7 @@ def _fits(kind: str, value: object) -> bool:
         case "boolean":
             return isinstance(value, bool)
         case "integer":
-            # JSON has one kind of number: many clients write 3 as 3.0
+            # JSON has only one number type: many clients write 3 as 3.0
             return isinstance(value, int | float) and not isinstance(value, bool) and value == value // 1
         case "number" | "float":
             return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,4 +1,4 @@
-"""Whether a bucket schema is sound, and whether a new one breaks objects that were stored under the old one."""
+"""Validation of bucket schemas, and of changes to them."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -29,14 +29,14 @@ _ANNOTATIONS = frozenset({"description", "examples"})
 
 
 def schema_faults(schema: object) -> list[ValidationIssue]:
-    """What is wrong with a schema that somebody wants to give a bucket."""
+    """Return the issues of a schema."""
     return list(islice(_schema_faults(schema, ("body", "bucket_schema")), MAX_FAULTS))
 
 
 def breaking_changes(old: Schema, new: Schema) -> list[str]:
-    """Why objects stored under ``old`` may not fit ``new``, one sentence a change; empty when they all do.
+    """Return why objects stored under ``old`` may not fit ``new``, one sentence per change.
 
-    New optional properties are free at every level, and so are descriptions and examples. Anything else is told.
+    New optional properties, descriptions and examples are always allowed; every other change is reported.
     """
     found = list(_property_changes(properties(old), properties(new), ""))
     if not same(_rest(old, frozenset({"properties"})), _rest(new, frozenset({"properties"}))):
@@ -140,7 +140,7 @@ def _nested_faults(field: Field, location: Location, depth: int) -> Iterator[Val
 
 
 def _value_faults(field: Field, location: Location) -> Iterator[ValidationIssue]:
-    """Values in a sound definition must be of its type."""
+    """Yield an issue for each default, enum value or example that does not have the declared type."""
     if field["type"] in FILE_TYPES:
         for key in ("default", "enum"):
             if field.get(key) is not None:

@@ -43,7 +43,7 @@ RANK_NEW, RANK_QUEUED, RANK_PROCESSING, RANK_FINAL = 0, 1, 2, 3
 
 
 def supersedes(new: tuple[int, int], stored: tuple[int, int]) -> bool:
-    """Whether an event at ``(run, rank)`` moves an object that stands at ``stored``."""
+    """Return whether an event at ``(run, rank)`` is newer than the stored position."""
     return new > stored
 
 

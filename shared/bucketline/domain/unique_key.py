@@ -17,7 +17,7 @@ _AT: Location = ("body", "unique_key")
 
 
 def config_faults(config: Mapping[str, object], schema: Schema) -> list[ValidationIssue]:
-    """What is wrong with a unique key for a bucket of this (sound) schema."""
+    """Return the issues of a unique key for a bucket with this valid schema."""
     faults = []
     fields = config.get("fields")
     at = (*_AT, "fields")
@@ -38,7 +38,7 @@ def config_faults(config: Mapping[str, object], schema: Schema) -> list[Validati
 
 
 def change_faults(old: Mapping[str, object] | None, new: Mapping[str, object]) -> list[ValidationIssue]:
-    """A unique key is fixed when the bucket is made; afterwards only ``default_policy`` may change, null clears it."""
+    """Return the issues of a change: after creation only ``default_policy`` may change, and null clears it."""
     if old is None:
         return [ValidationIssue("fixed", _AT, "a bucket made without a unique key cannot get one")]
     fields, given = old.get("fields"), new.get("fields")
@@ -53,7 +53,7 @@ def change_faults(old: Mapping[str, object] | None, new: Mapping[str, object]) -
 def key_faults(
     fields: Sequence[str], values: Mapping[str, object], *, location: Location = ("body",)
 ) -> list[ValidationIssue]:
-    """Why ``values`` (an object's root fields) give no key: one row for each field that has no usable value."""
+    """Return an issue for each key field without a usable value in ``values``, the root fields of an object."""
     faults = []
     for name in fields:
         value = values.get(name)
@@ -77,7 +77,7 @@ def key_faults(
 
 
 def key_values(fields: Sequence[str], values: Mapping[str, object]) -> dict[str, str | int | float | bool]:
-    """The values that make the key, for messages. Only after :func:`key_faults` found nothing."""
+    """Return the values of the key for messages. Call it only if :func:`key_faults` returned nothing."""
     found = {}
     for name in fields:
         value = values[name]
@@ -88,7 +88,7 @@ def key_values(fields: Sequence[str], values: Mapping[str, object]) -> dict[str,
 
 
 def canonical_key(fields: Sequence[str], values: Mapping[str, object]) -> str:
-    """One string for one identity, to be put under a unique index. Only after :func:`key_faults` found nothing.
+    """Return the string for the unique index. Call it only if :func:`key_faults` returned nothing.
 
     The order of ``fields`` does not matter; 1 and 1.0 are one number, but ``1``, ``"1"`` and ``true`` are three values.
     """

@@ -1,6 +1,6 @@
-"""The extractor interface: all that is needed to write one. Imports nothing heavy.
+"""The extractor interface: everything that an extractor needs.
 
-``services/processor/README.md`` teaches how to write, test and install an extractor.
+``services/processor/README.md`` explains how to write, test and install an extractor. Importing this package is cheap.
 """
 
 from bucketline.extractors.api import (

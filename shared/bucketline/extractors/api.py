@@ -1,4 +1,4 @@
-"""What an extractor is given and what it returns.
+"""The types that an extractor receives and returns.
 
 An extractor is a class with an ``info`` and an ``extract``; it reads one object and yields documents::
 
@@ -10,11 +10,10 @@ An extractor is a class with an ``info`` and an ``extract``; it reads one object
                 text = (await blob.read(10_000_000)).decode()
                 yield Document({"words": len(text.split())})
 
-What it may rely on: parameters were validated and carry their defaults; blobs are complete and their hash was
-checked; one instance is used for many objects, one at a time when ``cpu_bound``, else concurrently.
-What it may not: documents yielded before an error do not count; the same object may be given twice (after a
-crash, or on a retry) and must then give the same documents in the same order, because a document's id is
-derived from its ordinal.
+Guarantees: parameters are validated and have their defaults; blobs are complete and their hashes are verified; one
+instance handles many objects, one at a time if ``cpu_bound``, otherwise concurrently. Documents yielded before an error
+are discarded. The same object may be extracted again (after a crash or a retry) and must then yield the same documents
+in the same order, because the id of a document is derived from its ordinal.
 """
 
 import dataclasses
@@ -34,14 +33,14 @@ OutputSchema = Schema | Callable[[Mapping[str, object]], Schema]
 
 @dataclass(frozen=True, slots=True)
 class ExtractorInfo:
-    """What is known about an extractor without running it.
+    """Describes an extractor.
 
     ``parameters_schema`` is a JSON schema (draft 2020-12) of an object; its ``default`` values are filled in.
-    ``output_schema`` is ``{"properties": {name: {"type": …}}}`` in the types of a bucket schema, or a
-    function from the validated parameters to that.
+    ``output_schema`` is ``{"properties": {name: {"type": …}}}`` with the types of a bucket schema, or a
+    function that returns it for validated parameters.
     ``accepts`` names the blobs it reads by type (``"pdf"``), media type (``"text/csv"``, ``"image/*"``) or
-    ``"*"``. ``cpu_bound`` extractors run in a worker process with limits; the others run inside the
-    service's event loop and must never block it.
+    ``"*"``. ``cpu_bound`` extractors run in a worker process with limits; all others run in the
+    event loop of the service and must not block it.
     """
 
     name: str
@@ -65,11 +64,11 @@ class ExtractorInfo:
         return f"{self.name}@{self.version}"
 
     def schema_for(self, parameters: Mapping[str, object]) -> Schema:
-        """The fields that documents will have under these (validated) parameters."""
+        """Return the schema of the documents for these validated parameters."""
         return self.output_schema(parameters) if callable(self.output_schema) else self.output_schema
 
     def reads(self, blob: "BlobView") -> bool:
-        """Whether ``accepts`` covers the blob, by its type or by its media type."""
+        """Return whether ``accepts`` includes the blob, by its type or media type."""
         media_type = blob.mime_type.partition(";")[0].strip().lower()
         family = media_type.partition("/")[0] + "/*"
         return any(wanted in ("*", blob.type, media_type, family) for wanted in self.accepts)
@@ -77,20 +76,18 @@ class ExtractorInfo:
 
 @runtime_checkable
 class BlobSource(Protocol):
-    """Where a blob's bytes come from. The pipeline reads S3, a worker process reads a file, a test reads
-    memory.
-    """
+    """Provides the bytes of a blob: from S3, from a file in a worker process, or from memory in a test."""
 
     def open(self) -> AsyncIterator[bytes]:
-        """The bytes from the beginning, in chunks of bounded size. May be called more than once."""
+        """Yield the bytes from the beginning in chunks of bounded size. May be called more than once."""
         ...
 
     def as_file(self) -> AbstractAsyncContextManager[Path]:
-        """A read-only file with the bytes, for libraries that seek. Gone after the context."""
+        """Provide a read-only file for libraries that seek. It is deleted after the context."""
         ...
 
     async def presigned_url(self) -> str:
-        """A URL that anybody may GET for a limited time; raises ``PermanentError`` where there is none."""
+        """Return a URL that allows GET for a limited time. Raises ``PermanentError`` if there is none."""
         ...
 
 
@@ -98,8 +95,8 @@ class BlobSource(Protocol):
 class BlobView:
     """One file of the object. ``sha256`` is hex, or ``None`` for a blob that is only linked.
 
-    ``metadata`` is the producer's, with free-form data of the blob. ``source`` gives the bytes. ``charset`` is the one
-    declared with the content, where that was one.
+    ``metadata`` is free-form data of the producer. ``source`` provides the bytes. ``charset`` was declared with the
+    content; it may be None.
     """
 
     blob_id: str
@@ -114,7 +111,7 @@ class BlobView:
     charset: str | None = None
 
     def describe(self) -> str:
-        """How a message to the producer names this blob."""
+        """Return the name of this blob in messages to the producer."""
         return f"'{self.filename}'" if self.filename else f"the blob in '{self.property}'"
 
     def open(self) -> AsyncIterator[bytes]:
@@ -122,7 +119,7 @@ class BlobView:
         return self.source.open()
 
     async def read(self, limit: int) -> bytes:
-        """All bytes at once; ``ResourceError`` when there are more than ``limit``."""
+        """Return all bytes. Raises ``ResourceError`` if there are more than ``limit``."""
         if self.size_bytes > limit:
             raise ResourceError(f"{self.describe()} has {self.size_bytes} bytes, more than the {limit} allowed")
         content = bytearray()
@@ -133,19 +130,19 @@ class BlobView:
         return bytes(content)
 
     def as_file(self) -> AbstractAsyncContextManager[Path]:
-        """A file with the bytes, for libraries that seek: ``async with blob.as_file() as path``."""
+        """Provide a file for libraries that seek: ``async with blob.as_file() as path``."""
         return self.source.as_file()
 
     async def presigned_url(self) -> str:
-        """A URL for a server that fetches the blob itself. Only outside worker processes."""
+        """Return a URL for a server that fetches the blob. Not available in worker processes."""
         return await self.source.presigned_url()
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectView:
-    """The object, or the document of a source collection, that is extracted from.
+    """The object, or the document of a source collection, to extract from.
 
-    ``fields`` are the root fields the producer sent (for a document: its fields).
+    ``fields`` are the root fields of the object, or the fields of the document.
     """
 
     object_id: str
@@ -158,11 +155,11 @@ class ObjectView:
 
 @dataclass(frozen=True, slots=True)
 class OutboundPolicy:
-    """What an extractor may call. Empty, the default, allows nothing.
+    """The endpoints that an extractor may call. The default allows none.
 
-    ``allowed_endpoints`` are URL prefixes the operator trusts: scheme, host and port must be equal, and the
-    path must be the prefix or below it. They may be private addresses: that is where model servers live.
-    ``signing_secret`` signs what is sent; limits are bytes and seconds.
+    ``allowed_endpoints`` are URL prefixes that the operator trusts: scheme, host and port must be equal, and the
+    path must be equal or below. Private addresses are allowed, because model servers usually have one.
+    ``signing_secret`` signs requests; limits are in bytes and seconds.
     """
 
     allowed_endpoints: tuple[str, ...] = ()
@@ -173,10 +170,10 @@ class OutboundPolicy:
 
 @dataclass(frozen=True, slots=True)
 class ExtractionContext:
-    """The collection's side of one extraction.
+    """The settings of the collection for one extraction.
 
-    ``parameters`` passed the extractor's schema. ``inputs`` is what ``input_mappings`` resolved to: a
-    field's value, a :class:`BlobView`, or a list of them when the property holds several blobs.
+    ``parameters`` passed the extractor's schema. ``inputs`` are the resolved ``input_mappings``: the value of
+    a field, a :class:`BlobView`, or a list of them if the property holds several blobs.
     """
 
     parameters: Mapping[str, object] = dataclasses.field(default_factory=dict)
@@ -184,7 +181,7 @@ class ExtractionContext:
     outbound: OutboundPolicy = dataclasses.field(default_factory=OutboundPolicy)
 
     def parameter(self, name: str, kind: type[T]) -> T:
-        """The parameter as a value of ``kind``; ``PermanentError`` when it is absent or of another type."""
+        """Return the parameter as ``kind``. Raises ``PermanentError`` if it is absent or has another type."""
         value = self.parameters.get(name)
         if not isinstance(value, kind):
             raise PermanentError(f"the parameter '{name}' must be of type {kind.__name__}")
@@ -193,9 +190,7 @@ class ExtractionContext:
 
 @dataclass(frozen=True, slots=True)
 class DerivedBlob:
-    """A file made from the object, stored beside the document: a thumbnail, a page image. ``data`` is
-    small.
-    """
+    """A small file made from the object and stored with the document, such as a thumbnail or page image."""
 
     field: str
     filename: str
@@ -206,11 +201,11 @@ class DerivedBlob:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One result.
+    """One result of an extraction.
 
-    ``fields`` hold JSON values only: finite numbers, integers within 64 bits, ISO 8601 text for dates; what is none
-    is made one where it is stored. Names lose a leading ``$``, which the database would take for its own.
-    ``source_blobs`` are the ids of the blobs it was made from, for its lineage; empty means all of them.
+    ``fields`` should hold JSON values: finite numbers, integers within 64 bits, ISO 8601 text for dates. Other values
+    are converted when they are stored, and names lose a leading ``$``, which MongoDB reserves.
+    ``source_blobs`` are the ids of the blobs it was made from, for lineage; empty means all of them.
     """
 
     fields: dict[str, object]
@@ -219,24 +214,26 @@ class Document:
 
 
 class Extractor(Protocol):
-    """What an entry point of the group ``bucketline.extractors`` refers to: a class without arguments."""
+    """The interface of the classes in the entry-point group ``bucketline.extractors``; they take no arguments."""
 
     @property
-    def info(self) -> ExtractorInfo: ...
+    def info(self) -> ExtractorInfo:
+        """The description of the extractor."""
+        ...
 
     def extract(self, obj: ObjectView, context: ExtractionContext) -> AsyncIterator[Document]:
-        """Yield the object's documents in a stable order.
+        """Yield the documents of the object in a stable order.
 
-        Raises :class:`~bucketline.extractors.errors.ExtractionError`; see there what each kind means.
+        Raises :class:`~bucketline.extractors.errors.ExtractionError`.
         """
         ...
 
 
 def selected_blobs(info: ExtractorInfo, obj: ObjectView, context: ExtractionContext) -> list[BlobView]:
-    """The blobs to read: those that ``input_mappings`` chose, or else all that the extractor accepts.
+    """Return the blobs that ``input_mappings`` select, or otherwise all that the extractor accepts.
 
-    An object without any is no error: a bucket may hold many kinds of objects, and it simply has no
-    documents. A mapped input that is neither a blob nor empty is one, since the collection asked for a file.
+    The result may be empty, because a bucket may hold many kinds of objects. A mapped input that is neither a blob nor
+    empty is an error, because the collection expects a file.
     """
     if not context.inputs:
         return [blob for blob in obj.blobs if info.reads(blob)]

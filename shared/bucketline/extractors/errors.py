@@ -1,14 +1,14 @@
-"""What can go wrong inside an extractor.
+"""Errors that an extractor raises.
 
 ::
 
     ExtractionError
-    ├── TransientError     transient: the same object may succeed in a moment (a model server is away)
-    ├── PermanentError     permanent: it never will, the file or its parameters have to change
-    └── ResourceError      resource: it needs more memory, time or space than this deployment allows
+    ├── TransientError     transient: a retry may succeed (a model server is unavailable)
+    ├── PermanentError     permanent: a retry cannot succeed; the file or the parameters have to change
+    └── ResourceError      resource: more memory, time or space is needed than this deployment allows
 
-The message becomes the object's ``error`` and is read by the producer: say what is wrong with *their* file,
-and name no host, path or class of the service.
+The message becomes the ``error`` of the object and is read by the producer: describe what is wrong with the file, and
+do not mention hosts, paths or classes of the service.
 """
 
 from typing import ClassVar, Literal
@@ -19,32 +19,32 @@ ErrorKind = Literal["transient", "permanent", "resource"]
 
 
 class ExtractionError(BucketlineError):
-    """Raise one of the three subclasses; anything else an extractor raises counts as permanent."""
+    """Base of the three errors. Any other exception of an extractor counts as permanent."""
 
     retryable = False
     kind: ClassVar[ErrorKind] = "permanent"
 
     @staticmethod
     def of(kind: ErrorKind, message: str) -> "ExtractionError":
-        """The subclass for ``kind``: how an error comes back from another process."""
+        """Return the subclass for ``kind``, to rebuild an error from another process."""
         return _BY_KIND[kind](message)
 
 
 class TransientError(ExtractionError):
-    """Trying again later may help."""
+    """A retry may succeed."""
 
     retryable = True
     kind = "transient"
 
 
 class PermanentError(ExtractionError):
-    """Trying again cannot help."""
+    """A retry cannot succeed."""
 
     kind = "permanent"
 
 
 class ResourceError(ExtractionError):
-    """A limit of this deployment was reached; only a larger limit or a smaller file helps."""
+    """A limit of this deployment was exceeded: the limit must be raised or the file be smaller."""
 
     kind = "resource"
 

@@ -1,9 +1,8 @@
-"""Which extractors are installed.
+"""Registry of the installed extractors.
 
-Anybody's package adds one with an entry point in the group ``bucketline.extractors`` whose name is the
-extractor's id (``name_version``). Listing loads every entry point once; a broken one is reported and never
-breaks the others. ``jsonschema`` is imported where it is used: whoever writes or runs an extractor does not
-pay for it.
+A package adds an extractor with an entry point in the group ``bucketline.extractors`` whose name is the id of the
+extractor (``name_version``). Listing loads every entry point once; a broken one is reported and does not affect the
+others. ``jsonschema`` is imported only where it is used, because it is slow to import.
 """
 
 import logging
@@ -26,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 class UnknownExtractor(ValidationFailed):
-    """No installed extractor has this name and version; the message lists what there is."""
+    """No installed extractor has this name and version; the message lists those that exist."""
 
     def __init__(self, name: str, known: Sequence[str]) -> None:
         message = f"no extractor '{name}' is installed; there are: {', '.join(known) or 'none'}"
@@ -37,7 +36,7 @@ class UnknownExtractor(ValidationFailed):
 
 @dataclass(frozen=True, slots=True)
 class BrokenExtractor:
-    """An entry point that cannot be used, from which distribution, and why."""
+    """An entry point that cannot be used: its distribution and the reason."""
 
     entry_point: str
     distribution: str
@@ -45,14 +44,14 @@ class BrokenExtractor:
 
 
 def installed_entry_points() -> Iterable[EntryPoint]:
-    """The group's entry points on ``sys.path`` as it is now."""
+    """Return the entry points of the group on the current ``sys.path``."""
     return entry_points(group=GROUP)
 
 
 class ExtractorRegistry:
-    """The installed extractors, found on first use and kept. Threads may share it.
+    """The installed extractors, loaded on first use. Threads may share it.
 
-    Where two distributions claim one id, Bucketline's own wins, then the first by distribution name.
+    If two distributions claim the same id, the extractor of Bucketline wins, then the first by distribution name.
     """
 
     def __init__(self, source: Callable[[], Iterable[EntryPoint]] = installed_entry_points) -> None:
@@ -63,20 +62,18 @@ class ExtractorRegistry:
         self._broken: list[BrokenExtractor] = []
 
     def infos(self) -> list[ExtractorInfo]:
-        """Every usable extractor, by id."""
+        """Return every usable extractor by id."""
         with self._lock:
             loaded = [self._load(name) for name in sorted(self._names())]
         return [extractor.info for extractor in loaded if extractor is not None]
 
     def broken(self) -> list[BrokenExtractor]:
-        """What was found and cannot be used."""
+        """Return the entry points that cannot be used."""
         self.infos()
         return list(self._broken)
 
     def get(self, extractor_id: str) -> Extractor:
-        """The extractor with this ``name_version``; the others are not loaded. Raises
-        :class:`UnknownExtractor`.
-        """
+        """Return the extractor with this ``name_version`` and load no other. Raises :class:`UnknownExtractor`."""
         with self._lock:
             extractor = self._load(extractor_id) if extractor_id in self._names() else None
         if extractor is None:
@@ -84,7 +81,7 @@ class ExtractorRegistry:
         return extractor
 
     def find(self, name: str, version: str) -> Extractor:
-        """The extractor of a collection's ``feature_extractor``. Raises :class:`UnknownExtractor`."""
+        """Return the extractor that ``feature_extractor`` of a collection names. Raises :class:`UnknownExtractor`."""
         return self.get(f"{name}_{version}")
 
     def _names(self) -> dict[str, EntryPoint]:
@@ -104,7 +101,7 @@ class ExtractorRegistry:
             entry_point = self._names()[name]
             try:
                 self._loaded[name] = _instance(entry_point)
-            except Exception as error:  # a plug-in's import may raise anything, and must not take us along
+            except Exception as error:  # importing a plug-in may raise any exception, which must not affect the others
                 self._report(entry_point, f"{type(error).__name__}: {error}")
         return self._loaded[name]
 
@@ -118,10 +115,10 @@ _AT = ("body", "feature_extractor", "parameters")
 
 
 def validate_parameters(info: ExtractorInfo, parameters: Mapping[str, object]) -> dict[str, object]:
-    """``parameters`` with the schema's defaults filled in; the argument is not changed.
+    """Return ``parameters`` with the defaults of the schema; the argument is not modified.
 
-    Where the schema says ``integer``, 1000.0 becomes 1000: to JSON they are one number, to Python two types.
-    Raises ``ValidationFailed`` with one row a fault (at most 20), each at its place in the body of a collection.
+    Where the schema says ``integer``, 1000.0 becomes 1000: JSON has one number type, Python has two. Raises
+    ``ValidationFailed`` with at most 20 issues, each with its location in the body of a collection.
     """
     from jsonschema import Draft202012Validator
 
