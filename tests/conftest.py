@@ -45,6 +45,8 @@ FAST = {
     "BUCKETLINE_RECONCILE_OUTBOX_DELAY_SECONDS": "2",
     "BUCKETLINE_DEDUP_ALLOW_NETWORKS": "127.0.0.0/8",
     "BUCKETLINE_DEDUP_ALLOWED_PORTS": "*",
+    "BUCKETLINE_OUTBOUND_ALLOW_NETWORKS": "127.0.0.0/8",
+    "BUCKETLINE_OUTBOUND_ALLOWED_PORTS": "*",
     "BUCKETLINE_PROCESSOR_LEASE_SECONDS": "6",
 }
 """Sweepers that look sooner than in production: a test of recovery should not take minutes."""

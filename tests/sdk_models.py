@@ -30,6 +30,7 @@ CLASSES = (
     "NamespacesApi",
     "OrganizationAPIKeysApi",
     "TasksApi",
+    "WebhooksApi",
 )
 
 

@@ -191,6 +191,13 @@ class ServiceUnavailable(ApiError):
         )
 
 
+class RequestTimeout(ApiError):
+    """The client did not send its request in time."""
+
+    status = 408
+    type = "RequestTimeoutError"
+
+
 class HeadersTooLarge(ApiError):
     """The headers of the request are larger than the limit."""
 

@@ -9,7 +9,7 @@ import secrets
 import time
 from typing import Literal, Protocol
 
-Prefix = Literal["ns", "bkt", "obj", "blob", "upl", "btch", "col", "doc", "task", "evt", "unit", "req"]
+Prefix = Literal["ns", "bkt", "obj", "blob", "upl", "btch", "col", "doc", "task", "evt", "unit", "req", "whd"]
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _TOKEN_LENGTH = 20

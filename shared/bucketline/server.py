@@ -6,13 +6,10 @@ import threading
 from collections.abc import Callable
 from types import FrameType
 
-import orjson
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from bucketline.errors import BadRequest
-from bucketline.ids import RandomIds
+from bucketline.http_protocol import HttpProtocol
 from bucketline.observability.logging import get_logger, setup_logging
 from bucketline.settings import ServiceSettings
 
@@ -35,7 +32,7 @@ def serve(settings: ServiceSettings, create: Callable[[ServiceSettings], ASGIApp
         host=settings.http.host,
         port=settings.http.port,
         loop="uvloop",
-        http=_Protocol,
+        http=type("HttpProtocol", (HttpProtocol,), {"settings": settings.http}),
         ws="none",
         lifespan="on",
         access_log=False,
@@ -43,25 +40,13 @@ def serve(settings: ServiceSettings, create: Callable[[ServiceSettings], ASGIApp
         server_header=False,
         date_header=True,
         backlog=2048,
+        timeout_keep_alive=round(settings.http.keep_alive_timeout_seconds),
         timeout_graceful_shutdown=round(settings.http.shutdown_timeout_seconds),
     )
     _tune_garbage_collection()
     server = _Server(config)
     server.run()
     return 0 if server.started else 3
-
-
-class _Protocol(HttpToolsProtocol):
-    """Answers invalid HTTP (a URL above 64 kB, broken framing) with the error envelope of the contract."""
-
-    def send_400_response(self, msg: str) -> None:
-        body = orjson.dumps(BadRequest(msg.strip() or "this is not a valid HTTP request").envelope())
-        head = (
-            "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\n"
-            f"content-length: {len(body)}\r\nx-request-id: {RandomIds().new('req')}\r\n\r\n"
-        )
-        self.transport.write(head.encode() + body)
-        self.transport.close()
 
 
 class _Server(uvicorn.Server):

@@ -170,6 +170,17 @@ class HttpSettings(SettingsBase):
     max_inflight_body_bytes: Count = 128 * 1024 * 1024
     """Maximum total bytes of request bodies above 1 MiB that are processed at the same time; further requests wait.
     Each byte takes about five bytes of memory until its request is answered."""
+    max_header_bytes: Count = 64 * 1024
+    """Maximum bytes of the headers of a request; larger ones get a 431 response."""
+    max_connections: Count = 2000
+    """Maximum number of open connections; a further one gets a 503 response."""
+    header_timeout_seconds: Seconds = 10.0
+    """Seconds from the first to the last byte of a request's headers, and until a new connection sends its first byte.
+    Later headers get a 408 response; a connection without a byte is closed."""
+    body_timeout_seconds: Seconds = 30.0
+    """Seconds without a byte of an unfinished request body after which the request gets a 408 response."""
+    keep_alive_timeout_seconds: Annotated[float, Field(ge=1)] = 30.0
+    """Seconds without a request after which a connection is closed."""
     shutdown_timeout_seconds: Seconds = 10.0
     """Seconds that running requests may take after the service was asked to stop."""
 

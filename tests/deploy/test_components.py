@@ -16,11 +16,12 @@ def test_a_component_renders_by_itself(name: str) -> None:
     assert set(pods(target)) == set(pods("base"))
 
 
-def test_batch_webhooks_lets_the_batcher_out_and_into_no_private_network() -> None:
-    target = with_component("batch-webhooks")
+@pytest.mark.parametrize(("component", "service"), [("batch-webhooks", "batcher"), ("webhooks", "ingest-api")])
+def test_webhook_component_lets_one_service_reach_public_addresses_only(component: str, service: str) -> None:
+    target = with_component(component)
 
     def reach(address: str) -> set[str]:
         return {name for name, labels in labels_of(target).items() if may_leave_to(target, labels, address, 443)}
 
-    assert all(reach(address) == {"dedup", "batcher"} for address in INTERNET)
+    assert all(reach(address) == {"dedup", service} for address in INTERNET)
     assert not any(reach(address) for address in INSIDE)

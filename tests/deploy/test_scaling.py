@@ -30,10 +30,10 @@ def backlogs(service: ServiceName) -> dict[str, float]:
     }
 
 
-def test_dedup_grows_with_what_is_due_in_each_lane_as_far_as_it_can() -> None:
+def test_dedup_backlog_query_covers_each_size_class() -> None:
     asked = backlogs("dedup")
     assert {name for query in asked for name in names_in(query)} == {"bucketline_mirror_queue_depth"}
-    assert {lane for query in asked for lane in re.findall(r'lane="(\w+)"', query)} == set(QUEUES)
+    assert {name for query in asked for name in re.findall(r'size_class="(\w+)"', query)} == set(QUEUES)
     for threshold in asked.values():
         assert ceil(MAX_COUNTED / threshold) >= spec("dedup")["maxReplicaCount"], "counting ends too early"
 

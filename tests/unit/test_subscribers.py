@@ -138,10 +138,24 @@ async def test_batcher_plans_mirrored_objects_and_adds_other_drafts_to_windows()
 async def test_ingest_api_applies_statuses_of_known_objects() -> None:
     known = {"a": {"status": "PROCESSING", "run": {"id": 1, "rank": 2}, "created_at": AT, "moved_at": AT}}
     objects, documents = Calls(get_many=known), Calls()
-    deps = SimpleNamespace(objects=objects, documents=documents)
+    webhooks = Calls(find_active=[])
+    deps = SimpleNamespace(objects=objects, documents=documents, webhooks=webhooks)
     async with Service("ingest-api", ingest_api_subscribers.router, {"container": deps}) as service:
         await service.publish(status("a", RANK_FINAL, Status.COMPLETED))
         await service.publish(status("gone", RANK_FINAL, Status.COMPLETED))
     applied: list[Sequence[ObjectStatusChanged]] = [events for (events,) in objects.named("apply_statuses")]
     assert [[event.object_id for event in events] for events in applied] == [["a"], []]
     assert documents.named("delete_of_objects") == [(["gone"],)]
+    assert len(webhooks.named("find_active")) == 2
+
+
+async def test_ingest_api_enqueues_webhooks_of_changed_objects_and_completed_batches() -> None:
+    webhooks = Calls(find_active=[])
+    counts = {"object_count": 2, "failed_count": 0, "documents_written": 2, "completed_at": AT}
+    container = SimpleNamespace(webhooks=webhooks)
+    async with Service("ingest-api", ingest_api_subscribers.router, {"container": container}) as service:
+        await service.publish(ObjectCreated(object_id="a", **OBJECT, created_at=AT))
+        await service.publish(BatchSubmitted(batch_id="b", **BATCH, object_count=2, submitted_at=AT))
+        await service.publish(BatchCompleted(batch_id="b", **BATCH, status=Status.COMPLETED, **counts))
+    event_types = [types for (types,) in webhooks.named("find_active")]
+    assert event_types == [{"object.created"}, {"collection.documents.batch_completed"}]

@@ -74,7 +74,7 @@ PIPELINE = Dashboard(
                     "Backlog in MongoDB",
                     "short",
                     (
-                        (f"max by (lane) ({name_of(metrics.OBJECTS_DUE)}{IN})", "objects due, {{lane}}"),
+                        (f"max by (size_class) ({name_of(metrics.OBJECTS_DUE)}{IN})", "objects due, {{size_class}}"),
                         (f"max by (namespace) ({name_of(metrics.UNITS_OPEN)}{IN})", "work units open"),
                     ),
                     "Work that consumer lag does not include. Counts stop at 10,000 objects per queue and 1,000 units.",

@@ -53,13 +53,13 @@ class Backlog:
     gauge: Gauge
     exported_by: ServiceName
     per_pod: int
-    lane: str = ""
+    size_class: str = ""
 
 
 BACKLOGS = (
-    Backlog("dedup", "due-small", OBJECTS_DUE, "dedup", 200, lane="small"),
+    Backlog("dedup", "due-small", OBJECTS_DUE, "dedup", 200, size_class="small"),
     # a pod mirrors two at a time, and each may take minutes
-    Backlog("dedup", "due-large", OBJECTS_DUE, "dedup", 8, lane="large"),
+    Backlog("dedup", "due-large", OBJECTS_DUE, "dedup", 8, size_class="large"),
     # a pod works on four units at a time, and a batch has at most 16 open units: four pods share it
     Backlog("processor", "units-open", UNITS_OPEN, "batcher", 4),
 )
@@ -102,8 +102,8 @@ def backlog_patches() -> Iterator[tuple[ServiceName, Sequence[Manifest]]]:
 
 def _backlog_trigger(backlog: Backlog) -> Manifest:
     matchers = {"namespace": NAMESPACE, "job": f"bucketline-{backlog.exported_by}"}
-    if backlog.lane:
-        matchers["lane"] = backlog.lane
+    if backlog.size_class:
+        matchers["size_class"] = backlog.size_class
     selector = ",".join(f'{label}="{value}"' for label, value in matchers.items())
     return {
         "type": "prometheus",

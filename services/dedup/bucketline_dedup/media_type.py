@@ -1,7 +1,7 @@
 """Detects the media type of content from its bytes.
 
-The declared type is a hint among formats that bytes cannot tell apart (Markdown and plain text). It never overrules a
-format that was recognized, so an executable declared as an image is stored as an executable.
+The declared type is a hint among formats that their bytes do not distinguish (Markdown and plain text). It never
+overrules a format that was recognized, so an executable declared as an image is stored as an executable.
 """
 
 import csv

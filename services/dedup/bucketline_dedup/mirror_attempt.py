@@ -89,10 +89,6 @@ class MirrorAttempts:
         else:
             await self._finish(obj, progress.blobs)
 
-    async def release(self, obj: ObjectDocument) -> None:
-        """Give up the claim of an object whose attempt was interrupted; it is due at once."""
-        await self._queue.reschedule(obj, due_at=self._context.clock.now())
-
     async def _mirror_blobs(self, obj: ObjectDocument, slot: LargeTransferSlot) -> _Progress:
         semaphore = asyncio.Semaphore(MAX_CONCURRENT_BLOBS)
         progress = _Progress(list(obj["blobs"]))

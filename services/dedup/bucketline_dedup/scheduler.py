@@ -185,9 +185,10 @@ class MirrorScheduler:
             log.warning("mirror attempt failed", object_id=obj["_id"], error=repr(error))
 
     async def _release(self, obj: ObjectDocument) -> None:
+        """Give up the claim of an object whose attempt was interrupted; it is due at once."""
         try:
             async with asyncio.timeout(2):
-                await self._attempts.release(obj)
+                await self._queue.reschedule(obj, due_at=self._context.clock.now())
         except (BucketlineError, TimeoutError) as error:
             log.info("claim not released", object_id=obj["_id"], error=repr(error))
 

@@ -11,6 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Lifespan
 
 from bucketline import __version__
+from bucketline.http.settings import OutboundSettings
 from bucketline.ids import RandomIds
 from bucketline.observability.health import Health
 from bucketline.service_context import open_service_context
@@ -31,6 +32,8 @@ from bucketline_ingest_api.settings import ApiSettings
 from bucketline_ingest_api.tasks import endpoints as tasks
 from bucketline_ingest_api.uploads import confirmation
 from bucketline_ingest_api.uploads import endpoints as uploads
+from bucketline_ingest_api.webhooks import delivery
+from bucketline_ingest_api.webhooks import endpoints as webhooks
 
 EXPOSED_HEADERS = (
     "Retry-After",
@@ -57,6 +60,7 @@ ROUTERS = (
     tasks.router,
     uploads.router,
     api_keys.router,
+    webhooks.router,
 )
 
 TASK_STEPS = {
@@ -74,12 +78,17 @@ TASK_STEPS = {
 def create(settings: ServiceSettings) -> ASGIApp:
     """Build the ASGI application. Its lifespan connects the clients and runs the periodic tasks."""
     api_settings = ApiSettings()
+    outbound = OutboundSettings().policy()
     health = Health()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with open_service_context(settings, health=health) as context:
-            container = Container(context, api_settings)
+        async with (
+            open_service_context(settings, health=health) as context,
+            delivery.open_client(outbound) as client,
+        ):
+            container = Container(context, api_settings, outbound)
+            sender = delivery.WebhookSender(container, client)
             register_tasks(container)
             app.state.container = container
             context.kafka.include(subscribers.router, container=container)
@@ -89,7 +98,9 @@ def create(settings: ServiceSettings) -> ASGIApp:
                     outbox.start(context.background)
                 reconciler.start(container, context.background)
                 container.runner.start(context.background)
+                context.background.every(delivery.POLL_SECONDS, "webhook deliveries", sender.deliver_due)
                 yield
+                sender.stop()
                 await container.close()
 
     app = build(lifespan)

@@ -19,8 +19,10 @@ from bucketline.db.objects import ObjectDocument, Objects
 from bucketline.db.outbox_store import OutboxStore
 from bucketline.db.tasks import Tasks
 from bucketline.db.uploads import Uploads
+from bucketline.db.webhooks import WebhookDeliveries, Webhooks
 from bucketline.db.work_units import WorkUnits
 from bucketline.extractors import ExtractorRegistry
+from bucketline.http.ssrf import GuardPolicy
 from bucketline.kafka.outbox import Outbox
 from bucketline.service_context import ServiceContext
 from bucketline_ingest_api.auth import Auth
@@ -35,13 +37,14 @@ from bucketline_ingest_api.tasks.runner import TaskRunner
 class Container:
     """Everything that use cases need, built once per process."""
 
-    def __init__(self, context: ServiceContext, settings: ApiSettings) -> None:
+    def __init__(self, context: ServiceContext, settings: ApiSettings, outbound: GuardPolicy | None = None) -> None:
         database, clock = context.database, context.clock
 
         def outbox(name: str, store: OutboxStore) -> Outbox:
             return Outbox(name, store, context.kafka.publisher, clock=clock, settings=context.settings.reconcile)
 
         self.settings = settings
+        self.outbound = outbound or GuardPolicy()
         self.reconcile = context.settings.reconcile
         self.database = database
         self.blobstore = context.blobs
@@ -61,6 +64,8 @@ class Container:
         self.tasks = Tasks(database)
         self.uploads = Uploads(database)
         self.removals = ObjectDeletions(database)
+        self.webhooks = Webhooks(database)
+        self.webhook_deliveries = WebhookDeliveries(database)
 
         self.object_outbox = outbox("objects", self.objects.outbox)
         self.batch_outbox = outbox("batches", self.batches.outbox)

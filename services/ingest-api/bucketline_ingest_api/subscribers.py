@@ -1,4 +1,4 @@
-"""Kafka subscribers of the ingest API, which owns objects and applies the status changes of the other services."""
+"""Kafka subscribers of the ingest API: they apply status changes to objects and store webhook deliveries."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -18,10 +18,11 @@ from bucketline.events.models import (
     ObjectStatusChanged,
     ObjectUpdated,
 )
-from bucketline.events.topics import STATUS
+from bucketline.events.topics import BATCHES, OBJECTS, STATUS
 from bucketline.kafka.broker import Provided, event_router, publishes
 from bucketline.observability.metrics import END_TO_END_SECONDS, STAGE_SECONDS, STATUS_CHANGES
 from bucketline_ingest_api.container import Container
+from bucketline_ingest_api.webhooks.service import enqueue_deliveries
 
 router = event_router()
 publishes(router, ObjectCreated, ObjectUpdated, ObjectDeleted, BatchSubmitted, BatchCanceled, BatchCompleted)
@@ -42,6 +43,21 @@ async def apply_statuses(records: Events[ObjectStatusChanged], container: Annota
     if orphaned := sorted(final - objects.keys()):
         await container.documents.delete_of_objects(orphaned)
     record_status_metrics(events, objects)
+    await enqueue_deliveries(container, records)
+
+
+@router.subscriber(OBJECTS.name, group_id=OBJECTS.group("ingest-api"), batch=True, ack_policy=AckPolicy.MANUAL)
+async def enqueue_object_webhooks(
+    records: Events[ObjectCreated | ObjectUpdated | ObjectDeleted], container: Annotated[Container, Provided()]
+) -> None:
+    """Store the webhook deliveries of changed objects."""
+    await enqueue_deliveries(container, records)
+
+
+@router.subscriber(BATCHES.name, group_id=BATCHES.group("ingest-api"), batch=True, ack_policy=AckPolicy.MANUAL)
+async def enqueue_batch_webhooks(records: Events[BatchCompleted], container: Annotated[Container, Provided()]) -> None:
+    """Store the webhook deliveries of completed batches."""
+    await enqueue_deliveries(container, records)
 
 
 class _State(NamedTuple):

@@ -17,6 +17,7 @@ from bucketline.db import (
     rate_limits,
     tasks,
     uploads,
+    webhooks,
     work_units,
 )
 from bucketline.db.mongo import Database, Index
@@ -38,6 +39,8 @@ INDEXES: Mapping[str, Sequence[Index]] = {
     "tasks": tasks.INDEXES,
     "uploads": uploads.INDEXES,
     "rate_limits": rate_limits.INDEXES,
+    "webhooks": webhooks.INDEXES,
+    "webhook_deliveries": webhooks.DELIVERY_INDEXES,
 }
 
 

@@ -5,9 +5,10 @@ to the end of the lease, like the visibility timeout of a message queue: an entr
 itself. Each later write of the owner is conditional on its token, so an owner that lost its lease changes nothing.
 Delivery is at least once. An entry that is claimed without an end is never offered again: at most once.
 
-The queue is part of the documents that it is about: :class:`LeaseFields` names where. Four queues are built on it:
-mirroring (``Objects``), work units (``WorkUnits``), tasks (``Tasks``) and webhook calls (``Batches``). Pauses between
-attempts come from :func:`bucketline.backoff.backoff_seconds`.
+The queue is part of the documents that it is about: :class:`LeaseFields` names where. Five queues are built on it:
+mirroring (``Objects``), work units (``WorkUnits``), tasks (``Tasks``), webhook calls of batches (``Batches``) and
+webhook deliveries (``WebhookDeliveries``). Pauses between attempts come from
+:func:`bucketline.backoff.backoff_seconds`.
 """
 
 from collections.abc import Mapping, Sequence

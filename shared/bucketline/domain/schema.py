@@ -1,9 +1,9 @@
 """Validation of objects against the schema of their bucket.
 
 A schema is the ``bucket_schema`` of the contract, stored as it was sent: ``{"properties": {name: field}}``. A field
-has ``type`` and optionally ``required``, ``default``, ``enum``, ``items``, ``properties``, ``description``, ``examples``
-and keys of the producer. The functions here expect a valid schema; :func:`bucketline.domain.schema_definition.schema_faults`
-validates it.
+has ``type`` and optionally ``required``, ``default``, ``enum``, ``items``, ``properties``, ``description``,
+``examples`` and keys of the producer. The functions here expect a valid schema, which
+:func:`bucketline.domain.schema_definition.schema_faults` validates.
 
 Fields outside the schema are ignored. A list of issues has at most :data:`MAX_FAULTS` entries, in the order in which
 the properties are declared.

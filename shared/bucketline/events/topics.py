@@ -73,7 +73,7 @@ OBJECTS = Topic(
     partitions=12,
     retention_ms=7 * DAY_MS,
     producers=("ingest-api",),
-    consumers=("dedup",),
+    consumers=("dedup", "ingest-api"),
     description="Lifecycle of objects.",
 )
 MIRRORED = Topic(
@@ -93,7 +93,7 @@ BATCHES = Topic(
     partitions=6,
     retention_ms=7 * DAY_MS,
     producers=("ingest-api", "batcher"),
-    consumers=("batcher",),
+    consumers=("ingest-api", "batcher"),
     description="Lifecycle of batches.",
 )
 WORK = Topic(

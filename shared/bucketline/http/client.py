@@ -130,9 +130,12 @@ class PostFailed(BucketlineError):
 class WebhookClient:
     """Posts JSON. One for the whole service; use as a context manager."""
 
-    def __init__(self, policy: GuardPolicy, *, seconds: float, connections: int = 50) -> None:
+    def __init__(
+        self, policy: GuardPolicy, *, seconds: float, connections: int = 50, connect_seconds: float | None = None
+    ) -> None:
         self._policy = policy
         self._seconds = seconds
+        self._connect_seconds = connect_seconds
         self._connections = connections
         self._session: ClientSession | None = None
 
@@ -152,9 +155,17 @@ class WebhookClient:
         if self._session is not None:
             await self._session.close()
 
-    async def post(self, url: str, body: Mapping[str, object], *, headers: Mapping[str, str] | None = None) -> int:
+    async def post(
+        self,
+        url: str,
+        body: Mapping[str, object] | bytes,
+        *,
+        headers: Mapping[str, str] | None = None,
+        seconds: float | None = None,
+    ) -> int:
         """Return the status of the response, whatever it is; its body is not read.
 
+        ``body`` is encoded unless it is JSON already; ``seconds`` replaces the time limit of the client.
         Raises :class:`PostFailed` if the URL is refused or no response arrives in time.
         """
         if self._session is None:
@@ -162,8 +173,10 @@ class WebhookClient:
         try:
             address = check_url(url, self._policy).to_yarl()
             sent = {**(headers or {}), "Content-Type": "application/json"}
+            data = body if isinstance(body, bytes) else orjson.dumps(body)
+            limit = ClientTimeout(total=seconds or self._seconds, sock_connect=self._connect_seconds)
             async with self._session.post(
-                address, data=orjson.dumps(body), headers=sent, allow_redirects=False
+                address, data=data, headers=sent, allow_redirects=False, timeout=limit
             ) as response:
                 return response.status
         except AddressRefused as error:

@@ -50,7 +50,7 @@ SWEPT = Counter("bucketline_reconciled_total", "Repairs by a reconciler, by kind
 OBJECTS_DUE = Gauge(
     "bucketline_mirror_queue_depth",
     "Objects that are due for mirroring and not claimed, counted up to 10,000.",
-    ["lane"],
+    ["size_class"],
 )
 UNITS_OPEN = Gauge(
     "bucketline_work_units_pending",

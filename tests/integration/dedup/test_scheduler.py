@@ -256,8 +256,8 @@ async def test_backlog_metric_counts_due_objects(opened: Open, sources: Sources)
         async def told(small: int, large: int) -> bool:
             await bench.dedup.scheduler.update_backlog_metric()
             found = [
-                REGISTRY.get_sample_value("bucketline_mirror_queue_depth", {"lane": lane})
-                for lane in ("small", "large")
+                REGISTRY.get_sample_value("bucketline_mirror_queue_depth", {"size_class": size_class})
+                for size_class in ("small", "large")
             ]
             return found == [small, large]
 

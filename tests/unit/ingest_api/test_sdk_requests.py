@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from mixpeek.models.email_config_input import EmailConfigInput
 from mixpeek.models.filter_operator import FilterOperator
+from mixpeek.models.slack_config import SlackConfig
 from pydantic import BaseModel, ValidationError
 from tests import sdk_models
 from tests.sdk_models import Request
@@ -26,6 +28,7 @@ from bucketline_ingest_api.namespaces import schemas as namespaces
 from bucketline_ingest_api.objects import schemas as objects
 from bucketline_ingest_api.tasks import schemas as tasks
 from bucketline_ingest_api.uploads import schemas as uploads
+from bucketline_ingest_api.webhooks import schemas as webhooks
 
 DOCUMENT: dict[str, Any] = build().openapi()
 OURS = {
@@ -35,7 +38,14 @@ OURS = {
 }
 SERVED = [request for request in sdk_models.requests() if (request.method, request.path) in OURS]
 
+OTHER_CHANNELS = {
+    f"channels.configs.{name}" for kind in (EmailConfigInput, SlackConfig) for name, _ in sdk_models.fields_of(kind)
+}
+"""Configuration of the channels `email` and `slack`, which are refused as a whole."""
+
 ALLOWED = {
+    ("POST", "/v1/organizations/webhooks"): OTHER_CHANNELS,
+    ("PUT", "/v1/organizations/webhooks/{}"): OTHER_CHANNELS,
     ("GET", "/v1/health/deep"): {"deep", "metrics"},  # the answer is always the whole check and has no metrics
     # data of a free form, here as there
     ("POST", "/v1/buckets/{}/objects"): {"edges.attributes"},
@@ -43,7 +53,7 @@ ALLOWED = {
 }
 """What is not declared, and why."""
 
-SCHEMAS = (batches, buckets, collections, documents, keys, namespaces, objects, tasks, uploads)
+SCHEMAS = (batches, buckets, collections, documents, keys, namespaces, objects, tasks, uploads, webhooks)
 
 
 def alternatives(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:

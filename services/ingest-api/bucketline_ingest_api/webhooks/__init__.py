@@ -1,0 +1,1 @@
+"""Webhooks: events that are posted to receivers over HTTP."""
