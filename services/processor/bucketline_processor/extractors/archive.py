@@ -1,4 +1,4 @@
-"""A look at a ZIP-based file before a library unpacks it."""
+"""Checks of a ZIP-based file before a library unpacks it."""
 
 import zipfile
 from pathlib import Path

@@ -1,10 +1,10 @@
-"""Cutting text into overlapping pieces at the places where a reader would pause."""
+"""Splits text into overlapping chunks at paragraphs, sentences and words."""
 
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-# From the best place to cut to the worst; each matches what stays with the piece before the cut.
+# From the best place to split to the worst; each pattern matches what stays with the chunk before the split.
 _BOUNDARIES = (
     re.compile(r"\n[ \t\r]*\n\s*"),
     re.compile(r"[.!?。！？…]['\")\]»”’]*\s+|[。！？]"),
@@ -23,11 +23,12 @@ class Chunk:
 
 
 def chunks(parts: Iterable[str], size: int, overlap: int) -> Iterator[Chunk]:
-    """Pieces of at most ``size`` characters that together hold every character that is not white space.
+    """Yield chunks of at most ``size`` characters that together contain every character except white space.
 
-    Cuts come after a paragraph, else a sentence, a line, a word, else anywhere. A piece begins up to
-    ``overlap`` characters (at most half of ``size``) before the end of the one before it, at the beginning
-    of a sentence or word. Memory is bounded by ``size`` and the longest part.
+    The text is split after a paragraph, else a sentence, a line, a word, else anywhere. A chunk begins up to
+    ``overlap`` characters (at most half of ``size``) before the end of the previous chunk, at the beginning of a
+    sentence or word.
+    Memory is bounded by ``size`` and the longest part.
     """
     overlap = min(overlap, size // 2)
     buffer, offset, fresh = "", 0, 0
@@ -57,7 +58,7 @@ def _cut(text: str, start: int, limit: int) -> int:
 
 
 def _resume(text: str, start: int, end: int, overlap: int) -> int:
-    """Where the next piece begins: after ``start``, not after ``end``."""
+    """Return where the next chunk begins: after ``start``, not after ``end``."""
     earliest = max(end - overlap, start + 1)
     if overlap == 0:
         return end

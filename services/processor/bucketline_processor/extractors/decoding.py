@@ -1,4 +1,4 @@
-"""Which encoding a text file is in: a byte order mark, else the declared charset, else what the bytes show."""
+"""Detects the encoding of a text file: its byte order mark, else the declared charset, else a guess from the bytes."""
 
 import codecs
 from collections.abc import Iterator
@@ -43,7 +43,7 @@ def detect_encoding(path: Path, label: str, charset: str | None = None) -> str:
         return unicode
     with path.open("rb") as file:
         head = file.read(SAMPLE_BYTES)
-    # who declares ASCII promises bytes below 0x80: others show better what they are
+    # a file that is declared as ASCII but has other bytes is detected from these bytes
     declared = codec_of(charset) if charset not in (None, "us-ascii", "ascii") else None
     if declared is not None and _decodes(beyond_ascii(path) or head, declared):
         return declared
@@ -62,7 +62,7 @@ def unicode_of(path: Path) -> str | None:
 
 
 def unicode_in(head: bytes) -> str | None:
-    """Return the same for a file that begins with ``head``."""
+    """Return the Unicode encoding of a file that begins with ``head``."""
     return next((encoding for mark, encoding in _MARKS if head.startswith(mark)), None) or _wide_without_mark(head)
 
 
@@ -80,7 +80,7 @@ def guess_encoding(sample: bytes) -> str | None:
 
 
 def _wide_without_mark(sample: bytes) -> str | None:
-    """UTF-16 of mostly Latin text has a zero in every other byte; so have tables of small numbers, but no letters."""
+    """Recognize UTF-16 of mostly Latin text: a zero in every other byte, and letters in between."""
     pairs = len(sample) // 2
     if pairs < 2:
         return None
@@ -92,7 +92,7 @@ def _wide_without_mark(sample: bytes) -> str | None:
 
 
 def _with_nuls(head: bytes) -> str | None:
-    """Text with a few zero bytes in it, as some exports have, or UTF-16 of a script beyond Latin."""
+    """Handle text with zero bytes: UTF-16 of a script other than Latin, or an export with a few zeros."""
     from charset_normalizer import from_bytes
 
     kept = head.replace(b"\0", b"")
@@ -143,7 +143,7 @@ def _blocks(path: Path) -> Iterator[bytes]:
 
 
 def beyond_ascii(path: Path) -> bytes:
-    """Return the first blocks that are not all ASCII, which says nothing: the first umlaut may come late."""
+    """Return the first blocks that are not pure ASCII; they may come late in the file."""
     sample = bytearray()
     for block in _blocks(path):
         if not block.isascii():
@@ -154,7 +154,7 @@ def beyond_ascii(path: Path) -> bytes:
 
 
 def _decodes(sample: bytes, codec: str) -> bool:
-    """Whether no more is broken under this codec than there are valid characters beyond ASCII."""
+    """Return whether at most as many bytes are invalid in this codec as there are valid characters beyond ASCII."""
     text = sample.decode(codec, "replace")
     broken = text.count("\ufffd")
     return broken <= sum(1 for character in text if character > "\x7f") - broken
@@ -167,16 +167,16 @@ def _legacy(sample: bytes) -> str | None:
 
 
 def _detected(sample: bytes) -> str | None:
-    """What the detector of browsers finds; None when it only falls back to windows-1252."""
+    """Return the result of the detector of browsers; None if it only falls back to windows-1252."""
     from turbohtml.detect import detect
 
-    # a text may mention <meta charset>, which is no declaration there
+    # a text may contain <meta charset> without declaring anything
     match = detect(b" " * PRESCAN_BYTES + sample)
     return codec_of(match.encoding) if match.encoding and match.confidence > 0 else None
 
 
 def _is_ebcdic(sample: bytes) -> bool:
-    """Whether the bytes are words as EBCDIC writes them. Its letters are where others have letters beyond ASCII."""
+    """Return whether the bytes are words in EBCDIC."""
     if b" " in sample:
         return False
     text = sample.decode("cp037")
@@ -185,5 +185,5 @@ def _is_ebcdic(sample: bytes) -> bool:
 
 
 def _odd_share(sample: bytes) -> float:
-    """The share of control characters that no text has."""
+    """Return the share of control characters that do not occur in text."""
     return (len(sample) - len(sample.translate(None, _CONTROL_BYTES))) / max(1, len(sample))

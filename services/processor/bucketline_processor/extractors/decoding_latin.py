@@ -1,8 +1,8 @@
-"""Which code page a text in a language with Latin letters is in.
+"""Detects the code page of a text in a language with Latin letters.
 
-General detectors take one Latin code page for another, because most of their bytes are letters in each of them
-(of "naïve" the browsers' detector makes ISO-8859-4, of "£5" windows-1250). A text has one language, though: under the
-right code page nearly all of its accented letters are of one alphabet, and under the others they are of none.
+General detectors confuse Latin code pages, because most bytes are letters in each of them (the detector of browsers
+reads "naïve" as ISO-8859-4 and "£5" as windows-1250). A text has one language, however: in the right code page nearly
+all of its accented letters belong to one alphabet, and in the others they do not.
 """
 
 from collections import Counter
@@ -29,7 +29,7 @@ _WESTERN = (
     "æøåéèêóòâôüäö",  # Danish, Norwegian
     "åäöéàüšž",  # Swedish, Finnish
     "àçèéíïóòúü",  # Catalan
-    "àâçèéêëîïñôöûå",  # English with words from elsewhere
+    "àâçèéêëîïñôöûå",  # English with foreign words
 )
 _CENTRAL = (
     "ąćęłńóśźż",  # Polish
@@ -47,7 +47,7 @@ _BALTIC = (
     "äõöüšž",  # Estonian
 )
 
-# Where two explain a text equally well, the first is taken: the letters of most of them stand at the same places.
+# If two code pages explain a text equally well, the first wins: most of them agree on most letters.
 _ALPHABETS = (
     ("windows-1252", _WESTERN),
     ("windows-1250", _CENTRAL),
@@ -75,7 +75,7 @@ def latin_encoding(sample: bytes) -> str | None:
 
 
 def _known(counts: Mapping[int, int], codec: str, alphabets: Iterable[frozenset[str]]) -> float:
-    """The share of the characters that the alphabet which fits best explains."""
+    """Return the share of the characters that belong to the best-fitting alphabet."""
     decoded = {byte: bytes([byte]).decode(codec, "replace") for byte in counts}
     total = sum(counts.values())
     return max(sum(counts[byte] for byte, letter in decoded.items() if letter in known) for known in alphabets) / total

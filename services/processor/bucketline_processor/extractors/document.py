@@ -1,4 +1,4 @@
-"""``document_extractor``: the text of PDF, Word and HTML files, with what they say about themselves."""
+"""``document_extractor``: the text and metadata of PDF, Word and HTML files."""
 
 import mmap
 from collections.abc import AsyncIterator, Iterator
@@ -38,10 +38,10 @@ OLE_STREAMS = {
 
 
 class DocumentExtractor:
-    """One document a PDF page; one a part (about 100,000 characters) of a Word or HTML file.
+    """Yields one document per PDF page, or per part (about 100,000 characters) of a Word or HTML file.
 
-    A page without text still gives a document: ``has_text`` is false, and ``needs_ocr`` true when the page
-    shows an image. What kind of file it is, its first bytes decide, not its name.
+    A page without text also yields a document: ``has_text`` is false, and ``needs_ocr`` is true if the page shows an
+    image. The kind of file is detected from its first bytes, not from its name.
     """
 
     info = ExtractorInfo(
@@ -92,6 +92,7 @@ class DocumentExtractor:
     )
 
     async def extract(self, obj: ObjectView, context: ExtractionContext) -> AsyncIterator[Document]:
+        """Yield the documents of each selected file."""
         for blob in selected_blobs(self.info, obj, context):
             async with blob.as_file() as path:
                 for fields in _read(path, blob, context):
@@ -129,7 +130,7 @@ def _pdf_documents(path: Path, label: str, context: ExtractionContext) -> Iterat
 
 
 def _other_kind(path: Path, head: bytes) -> str | None:
-    """Return what a document of a kind that is not read is, and what to do with it."""
+    """Return the message for a kind of document that is not supported: what it is and what to do."""
     if head.startswith(b"\xd0\xcf\x11\xe0"):
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             kinds = (kind for name, kind in OLE_STREAMS.items() if content.find(name.encode("utf-16-le")) >= 0)

@@ -1,7 +1,7 @@
 """Word files (.docx, .docm, .dotx, .dotm; transitional and strict), read from their XML.
 
 No library reads all of it: python-docx refuses macro files, templates, Strict Open XML and dangling relationships;
-docx2python and mammoth leave out imported files (altChunk), and docx2python fails on a comment without an author.
+docx2python and mammoth skip imported files (altChunk), and docx2python fails on a comment without an author.
 """
 
 import re
@@ -76,7 +76,7 @@ def _document_lines(package: WordPackage, root: "_Element") -> Iterator[str]:
 
 
 def _margin_lines(package: WordPackage, kind: str) -> Iterator[str]:
-    """Each header or footer once: sections repeat them for first, odd and even pages."""
+    """Return the lines of each header or footer once: sections repeat them for first, odd and even pages."""
     texts = ("".join(_lines(package.xml(part))) for part in package.related(package.main, kind))
     yield from dict.fromkeys(texts)
 
@@ -158,7 +158,7 @@ def _text(parent: "_Element") -> str:
 
 
 def _properties(package: WordPackage) -> dict[str, object]:
-    """Return the core properties that the file has; nothing where they are damaged, since the text is worth more."""
+    """Return the core properties of the file; nothing if they are damaged, because the text matters more."""
     for part in package.related("", "core-properties"):
         try:
             core = package.xml(part)

@@ -102,6 +102,7 @@ class WordPackage:
         return root
 
     def read(self, part: str) -> bytes:
+        """Return the bytes of a part."""
         entry = self._entries[part]
         if entry.flag_bits & 1:
             raise PermanentError(f"{self._label} is encrypted: it cannot be read without its password")
@@ -124,7 +125,7 @@ class WordPackage:
 
 
 def _part_name(name: str) -> str:
-    """Part names are compared without case and percent-encoding; some programs write backslashes."""
+    """Return the name in the form for comparisons: without case, percent-encoding and backslashes."""
     return posixpath.normpath("/" + unquote(name).replace("\\", "/")).lstrip("/").lower()
 
 

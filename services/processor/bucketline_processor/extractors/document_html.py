@@ -72,7 +72,7 @@ def _parsed(path: Path, label: str, charset: str | None, *, xhtml: bool) -> "Doc
             codec = codec_of(xml[1].decode())
         elif page.encoding == "UTF-8" and ESCAPE not in data:
             return page
-        del page  # its tree takes many times the bytes of the page
+        del page  # the tree takes many times the memory of the page
     codec = codec or guess_encoding(beyond_ascii(path) or data[max(0, data.find(ESCAPE)) :][:SAMPLE_BYTES])
     codec = codec or "web-windows-1252"
     text = data.decode(codec, "replace").removeprefix("\ufeff")
@@ -103,7 +103,7 @@ def _declares_charset(page: "Document") -> bool:
 
 
 def _refused_by_browsers(data: bytes, label: str) -> str:
-    """Return a codec for an encoding that browsers refuse. Their reason, scripts in hidden bytes, is none here."""
+    """Return a codec for an encoding that browsers refuse; their reason, hidden scripts, does not apply here."""
     labels = _CHARSET.findall(data.decode("latin-1"))
     if (codec := next(filter(None, map(codec_of, labels)), None)) is None:
         raise PermanentError(f"{label} declares the charset {labels[0]!r}, which cannot be decoded")
@@ -111,7 +111,7 @@ def _refused_by_browsers(data: bytes, label: str) -> str:
 
 
 def _lines(page: "Document") -> Iterator[str]:
-    """Yield each line with its white space made single, except where it is preformatted.
+    """Yield each line with runs of white space reduced to one space, except preformatted text.
 
     Several empty lines become one.
     """
@@ -139,7 +139,7 @@ def _lines(page: "Document") -> Iterator[str]:
 
 
 def _pieces(page: "Document") -> Iterator[tuple[str, bool]]:
-    """Yield the text in its order, and whether its white space counts. Ends with a line feed.
+    """Yield the text in document order, and whether its white space is significant. Ends with a line feed.
 
     Line feeds stand around each block, a tab after each cell. Without recursion: pages may be nested tens of thousands
     of levels deep.

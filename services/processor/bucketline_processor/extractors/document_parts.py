@@ -1,4 +1,4 @@
-"""Text without pages, in parts that fit into a document."""
+"""Splits text without pages into parts that fit into a document."""
 
 from collections.abc import Iterable, Iterator
 
@@ -10,7 +10,7 @@ MAX_HEADINGS = 200
 
 
 def text_parts(text: Iterable[str], common: dict[str, object]) -> Iterator[dict[str, object]]:
-    """The fields of one document a part; a file without text gives one that says so."""
+    """Yield the fields of one document per part; a file without text yields one with ``has_text`` false."""
     number = 0
     for number, part in enumerate(chunks(text, PART_CHARS, overlap=0), start=1):
         yield {"text": json_value(part.text), "has_text": True, "part_number": number, **common}

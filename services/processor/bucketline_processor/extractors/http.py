@@ -1,4 +1,4 @@
-"""``http_extractor``: the user's own model server makes the documents."""
+"""``http_extractor``: a model server of the operator returns the documents."""
 
 import asyncio
 import hashlib
@@ -42,7 +42,7 @@ _PORTS = {"http": 80, "https": 443}
 
 
 class HttpExtractor:
-    """POSTs the object with presigned URLs of its blobs, and takes ``{"documents": [{…}, …]}`` back.
+    """Posts the object with presigned URLs of its blobs and expects ``{"documents": [{…}, …]}``.
 
     The body is ``{"object", "inputs", "blobs", "options"}``, signed with the deployment's secret if there is
     one (:func:`sign`). Timeouts, refused connections and the statuses 408, 425, 429
@@ -80,6 +80,7 @@ class HttpExtractor:
         self._first_wait = first_wait
 
     async def extract(self, obj: ObjectView, context: ExtractionContext) -> AsyncIterator[Document]:
+        """Yield the documents that the model server returns."""
         endpoint = context.parameter("endpoint", str)
         if not endpoint_allowed(endpoint, context.outbound.allowed_endpoints):
             raise PermanentError("the collection's endpoint is not among those that this deployment allows")
@@ -129,9 +130,7 @@ class HttpExtractor:
             raise TransientError("the model server could not be reached") from error
 
     def _wait(self, state: "RetryCallState") -> float:
-        """Doubling from ``first_wait``, with jitter; what the server asks for, when it does. At most 10
-        seconds.
-        """
+        """Return the seconds to wait: what the server asks for, else exponential backoff with jitter; at most 10."""
         error = state.outcome.exception() if state.outcome else None
         asked = error.seconds if isinstance(error, _RetryAfter) else 0.0
         backoff: float = self._first_wait * 2 ** (state.attempt_number - 1)
@@ -139,7 +138,7 @@ class HttpExtractor:
 
 
 class _RetryAfter(TransientError):
-    """A transient answer with the seconds the server asked to wait."""
+    """A transient response with the seconds that the server asked to wait."""
 
     def __init__(self, message: str, seconds: float) -> None:
         super().__init__(message)

@@ -118,6 +118,7 @@ class ImageExtractor:
     )
 
     async def extract(self, obj: ObjectView, context: ExtractionContext) -> AsyncIterator[Document]:
+        """Yield one document per selected image."""
         for blob in selected_blobs(self.info, obj, context):
             async with blob.as_file() as path:
                 yield _document(path, blob, context)
@@ -205,7 +206,7 @@ def _describe(image: "Image.Image", blob: BlobView, context: ExtractionContext) 
 
 
 def _stored_size(image: "Image.Image") -> tuple[int, int]:
-    """Width and height; of TIFF, and of no other format, Pillow gives those of the image turned upright."""
+    """Return width and height as stored; for TIFF, Pillow returns those of the upright image."""
     from PIL.ExifTags import Base
     from PIL.TiffImagePlugin import TiffImageFile
 
@@ -215,7 +216,7 @@ def _stored_size(image: "Image.Image") -> tuple[int, int]:
 
 
 def _resizable(image: "Image.Image") -> "Image.Image":
-    """Palette and black-and-white images with shades between their colours; the others as they are, uncopied."""
+    """Return a copy with intermediate shades for palette and black-and-white images; others unchanged."""
     if image.mode == "1":
         return image.convert("L")
     if image.mode in ("P", "PA"):
@@ -224,8 +225,10 @@ def _resizable(image: "Image.Image") -> "Image.Image":
 
 
 def _eight_bits(image: "Image.Image") -> "Image.Image":
-    """Deep and scientific images with their own darkest and lightest shade as black and white: cut to eight bits as
-    they are, they would be all of one. Lab colours as RGB.
+    """Return an image with eight bits per channel.
+
+    Deep and scientific images are scaled from their own darkest and lightest shade, because truncation would make them
+    uniform. Lab colors become RGB.
     """
     if image.mode == "LAB":
         from PIL import ImageCms

@@ -1,4 +1,4 @@
-"""EXIF as fields: named, in JSON types, with the parts that people ask for on top."""
+"""EXIF data as named fields with JSON types, and its most used values at the top."""
 
 import datetime
 from collections.abc import Mapping
@@ -19,8 +19,10 @@ _LEFT_OUT = {
 
 
 def exif_fields(image: "Image.Image", *, with_location: bool) -> dict[str, object]:
-    """``exif`` and, where known, ``taken_at`` (ISO 8601, with an offset if the camera wrote one), ``camera``,
-    ``location`` (``latitude`` and ``longitude`` in degrees). Empty when there is none or it is damaged.
+    """Return ``exif`` and, where known, ``taken_at``, ``camera`` and ``location``; empty without valid EXIF data.
+
+    ``taken_at`` is ISO 8601, with an offset if the camera stored one; ``location`` has ``latitude`` and ``longitude``
+    in degrees.
     """
     from PIL import ExifTags
 
@@ -28,7 +30,7 @@ def exif_fields(image: "Image.Image", *, with_location: bool) -> dict[str, objec
         exif = image.getexif()
         raw = {**exif, **exif.get_ifd(ExifTags.IFD.Exif)}
         gps = exif.get_ifd(ExifTags.IFD.GPSInfo)
-    except Exception:  # EXIF is a file format of its own, and its damage must not lose the image
+    except Exception:  # damaged EXIF data must not fail the image
         return {}
     named = {ExifTags.TAGS.get(tag, f"tag_{tag}"): value for tag, value in raw.items()}
     fields: dict[str, object] = {}
@@ -56,7 +58,7 @@ def _shown(name: str, value: object) -> object:
 
 
 def _number(value: object) -> object:
-    """Pillow's rationals are no ``Fraction``, and one with a zero below is not a number."""
+    """Convert a rational of Pillow; None if its denominator is zero."""
     if isinstance(value, int):
         return json_value(value)
     try:

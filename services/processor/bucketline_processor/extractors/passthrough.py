@@ -1,4 +1,4 @@
-"""``passthrough_extractor``: one document an object, without reading any file."""
+"""``passthrough_extractor``: one document per object, without reading any file."""
 
 from collections.abc import AsyncIterator
 
@@ -6,7 +6,7 @@ from bucketline.extractors import Document, ExtractionContext, ExtractorInfo, Ob
 
 
 class PassthroughExtractor:
-    """Yields a document with nothing of its own: the collection's ``field_passthrough`` fills it."""
+    """Yields an empty document, which ``field_passthrough`` of the collection fills."""
 
     info = ExtractorInfo(
         name="passthrough_extractor",
@@ -17,4 +17,5 @@ class PassthroughExtractor:
     )
 
     async def extract(self, obj: ObjectView, context: ExtractionContext) -> AsyncIterator[Document]:  # noqa: ARG002
+        """Yield one empty document."""
         yield Document({})

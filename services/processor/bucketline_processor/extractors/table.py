@@ -54,13 +54,12 @@ MEDIA_TYPES = (
 
 
 class TableExtractor:
-    """One document a row, in the order of the file; rows are streamed, so that a large table takes little
-    memory.
+    """Yields one document per row in the order of the file; rows are streamed, so a large table needs little memory.
 
-    The columns are at the root of the document. ``table`` says where the row stands (``row`` counts from 1,
+    The columns are at the root of the document. ``table`` describes the position of the row (``row`` counts from 1,
     without the header; ``sheet`` for Excel) and, in the first document of each table, its ``columns`` with
     their types, the lines above the header (``preamble``) and the cells whose formula has no saved value
-    (``uncalculated``). Column names that a document cannot have get another: see
+    (``uncalculated``). Column names that a document cannot have are replaced: see
     :mod:`bucketline_processor.extractors.table_columns`.
     """
 
@@ -128,6 +127,7 @@ class TableExtractor:
     )
 
     async def extract(self, obj: ObjectView, context: ExtractionContext) -> AsyncIterator[Document]:
+        """Yield one document per row of each selected file."""
         left = context.parameter("max_rows", int)
         for blob in selected_blobs(self.info, obj, context):
             async with blob.as_file() as path:

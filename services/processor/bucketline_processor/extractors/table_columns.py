@@ -1,4 +1,4 @@
-"""Names and types of a table's columns."""
+"""Names and types of the columns of a table."""
 
 import datetime
 import math
@@ -12,7 +12,7 @@ from bucketline_processor.extractors.values import INT64_MAX, INT64_MIN
 
 MAX_COLUMNS = 5000
 MAX_NAME = 200
-# At the root of a document these mean something already.
+# These names have a meaning at the root of a document.
 RESERVED = {
     "table",
     "document_id",
@@ -42,9 +42,7 @@ _BOOLEANS = {"true": True, "false": False}
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """One table of a file. ``rows`` is read once; ``columns`` maps names to types, as far as they are
-    known.
-    """
+    """One table of a file. ``rows`` is read once; ``columns`` maps names to types, if known."""
 
     columns: Mapping[str, str]
     rows: Iterator[dict[str, object]]
@@ -57,7 +55,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where a table begins among the first rows, whether that row names the columns, and the lines above it."""
+    """The first row of a table, whether it names the columns, and the lines above it."""
 
     start: int
     named: bool
@@ -65,7 +63,7 @@ class Layout:
 
 
 def column_names(header: Sequence[object]) -> list[str]:
-    """Names that a document may have, one a cell, all different.
+    """Return one valid, unique field name per cell.
 
     Dots become ``_``; leading ``$`` and ``_`` go; an empty name is ``column_<n>``; a name that is taken, or
     that documents use themselves, gets ``_2``, ``_3`` and so on.
@@ -84,14 +82,14 @@ def column_names(header: Sequence[object]) -> list[str]:
 
 
 def _shown(cell: object) -> str:
-    """Spreadsheets have no days, only moments."""
+    """Return a cell as text; dates of spreadsheets are moments, so midnight is shown as a day."""
     if isinstance(cell, datetime.datetime) and cell.time() == datetime.time.min:
         cell = cell.date()
     return "" if cell is None else str(cell).strip()
 
 
 def safe_name(name: str) -> str:
-    """``name`` without what the root of a document cannot have; may be empty."""
+    """Return ``name`` without characters that a field cannot have; may be empty."""
     clean = name.encode("utf-8", "replace").decode("utf-8").replace("\0", "").replace(".", "_").strip()
     return clean.lstrip("$_ ")[:MAX_NAME]
 
@@ -162,7 +160,7 @@ def _is_number(cell: str) -> bool:
 
 
 def _is_typed(rows: Sequence[Sequence[object]], place: int) -> bool:
-    """Whether a column holds something, and nothing that is merely text."""
+    """Return whether a column has values and none of them is plain text."""
     values = _column(rows, place)
     return bool(values) and not any(isinstance(value, str) and kind_of(value.strip()) == "string" for value in values)
 
@@ -177,8 +175,10 @@ def _column(rows: Sequence[Sequence[object]], place: int) -> list[object]:
 
 
 def kind_of(text: str) -> str:
-    """``integer``, ``float``, ``boolean``, else ``string``. Numbers with leading zeros are codes and those with a plus
-    are for telephones, hence text; so are numbers whose digits 64 bits or a double cannot keep.
+    """Return ``integer``, ``float``, ``boolean`` or ``string``.
+
+    Numbers with leading zeros are codes and those with a plus are telephone numbers, hence text; so are numbers whose
+    digits 64 bits or a double cannot represent.
     """
     if _INTEGER.fullmatch(text):
         return "integer" if INT64_MIN <= int(text) <= INT64_MAX else "string"
@@ -188,7 +188,7 @@ def kind_of(text: str) -> str:
 
 
 def exact_float(text: str) -> float | None:
-    """Return the number that ``text`` is, or None if a double would be another one: infinite, zero, or of other digits.
+    """Return the number in ``text``, or None if a double cannot represent it exactly.
 
     The digits of a double that were written out to the last (``0.1000000000000000055``) count as its own.
     """
@@ -205,7 +205,7 @@ def exact_float(text: str) -> float | None:
 
 
 def column_kind(texts: Iterator[str]) -> str:
-    """Return the type that holds every value; empty ones say nothing.
+    """Return the type that fits every value; empty values are ignored.
 
     ``float`` needs a column that is written as numbers are: codes like ``1E5`` stay text unless some number has a
     decimal point or a signed exponent, and so do versions like ``1.9`` and ``1.10``, where trailing zeros differ.
@@ -222,7 +222,7 @@ def _are_codes(values: Sequence[str]) -> bool:
 
 
 def _are_versions(values: Sequence[str]) -> bool:
-    """Measurements are written with the same number of decimals throughout, or without zeros at their end."""
+    """Return whether the values are versions; measurements have equal decimals or no trailing zeros."""
     dotted = [text for text in values if not _INTEGER.fullmatch(text)]
     if any(text.startswith("-") for text in values) or not all(map(_VERSION.fullmatch, dotted)):
         return False
@@ -231,9 +231,7 @@ def _are_versions(values: Sequence[str]) -> bool:
 
 
 def typed(text: str, kind: str) -> object:
-    """``text`` as a value of its column's type; a stray value that is none stays text, an empty one is
-    ``None``.
-    """
+    """Return ``text`` as a value of the type of its column; text that does not fit stays text, empty text is None."""
     stripped = text.strip()
     if not stripped:
         return None

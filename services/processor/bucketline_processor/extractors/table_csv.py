@@ -1,4 +1,4 @@
-"""CSV and its relatives, streamed, with the dialect found from the first rows."""
+"""CSV and related formats, streamed, with the dialect detected from the first rows."""
 
 import csv
 import io
@@ -60,7 +60,7 @@ class Quoting:
 def csv_tables(
     path: Path, label: str, header: str, delimiter: str | None, *, infer: bool, charset: str | None = None
 ) -> Iterator[Table]:
-    """Yield the file's one table; none when it is empty.
+    """Yield the table of the file; none if it is empty.
 
     Types come from the first 1,000 rows. A row with more cells than the header gets ``column_<n>`` for the
     rest. A first line ``sep=;`` names the delimiter, as spreadsheet programs understand it. Comments (``#``) and lines
@@ -79,7 +79,7 @@ def csv_tables(
             return
         layout = find_layout(sample, header)
         first = sample[layout.start] if layout.named else []
-        if first and first[0].startswith("# "):  # as numpy writes it
+        if first and first[0].startswith("# "):  # the form that numpy writes
             first = [first[0].removeprefix("# "), *first[1:]]
         sample = [row for row in sample[layout.start + layout.named :] if row]
         width = max(map(len, [first, *sample]))
@@ -129,7 +129,7 @@ def _quoting(file: TextIO, label: str, delimiter: str) -> Quoting:
     start = file.tell()
 
     def examine(quoting: Quoting) -> tuple[bool, bool]:
-        """Whether the file is well-formed, and whether cells begin with blanks and a quote."""
+        """Return whether the file is well-formed, and whether cells begin with blanks and a quote."""
         file.seek(start)
         padded = False
         try:
@@ -186,7 +186,7 @@ def _rows(file: TextIO, label: str, delimiter: str, quoting: Quoting, comments: 
 
 
 def _is_open(lines: Sequence[str], delimiter: str, quoting: Quoting) -> bool:
-    """Whether the end of the file came inside of a quoted cell, which then swallowed all that followed it."""
+    """Return whether the file ended inside a quoted cell."""
     try:
         list(_reader(lines, delimiter, quoting, strict=True))
     except csv.Error as error:
@@ -196,8 +196,10 @@ def _is_open(lines: Sequence[str], delimiter: str, quoting: Quoting) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _CommentRule:
-    """A line that begins with ``#`` is a comment if it has one cell in a table of several; where the file begins with
-    comments also if a blank or another ``#`` follows. Others, like ``#1,first``, are rows.
+    """Decides whether a line that begins with ``#`` is a comment.
+
+    It is one if it has one cell in a table of several. In a file that begins with comments, a blank or another ``#``
+    after the first is also enough. Other lines, such as ``#1,first``, are rows.
     """
 
     width: int
@@ -248,7 +250,7 @@ def _records(rows: Iterator[Row], columns: dict[str, str], label: str) -> Iterat
 
 
 def _named_delimiter(file: TextIO) -> str | None:
-    """What a first line like ``sep=;`` says, which is then passed over."""
+    """Return the delimiter of a first line such as ``sep=;``, which is then skipped."""
     start = file.tell()
     line = file.readline(SEPARATOR_CHARS).rstrip("\r\n").strip('"')
     if line.lower().startswith("sep=") and len(line) == 5:
@@ -280,7 +282,7 @@ def _delimiter(file: TextIO, candidates: str) -> tuple[str, int]:
 
 
 def _cut(sample: str, delimiter: str) -> list[Row]:
-    """The sample's rows; none where they cannot be cut that way."""
+    """Return the rows of the sample; none if they cannot be split that way."""
     try:
         return [row for row in csv.reader(io.StringIO(sample), delimiter=delimiter) if row]
     except csv.Error:
@@ -298,13 +300,13 @@ def _usual_width(rows: Sequence[Row]) -> int:
 
 
 def _agreeing(rows: Sequence[Row]) -> float:
-    """The share of rows that have the usual number of cells; 0 if that is one."""
+    """Return the share of rows with the most frequent number of cells; 0 if that number is one."""
     width = _usual_width(rows)
     return sum(len(row) == width for row in rows) / len(rows) if width > 1 else 0.0
 
 
 def _hold(rows: Sequence[Row], delimiter: str) -> bool:
-    """Whether half of the rows have it in their cells, as a delimiter."""
+    """Return whether half of the rows contain it in their cells, as a delimiter."""
 
     def holds(cell: str) -> bool:
         return delimiter in cell and not (delimiter == "," and _NOT_A_DELIMITER.fullmatch(cell.strip()))

@@ -84,7 +84,7 @@ def _rows(sheet: "CalamineSheet", notes: SheetNotes, label: str) -> Iterator[Row
 
 
 def _cell(value: object) -> object:
-    """Whole numbers as integers, days as the moment at which they begin: a spreadsheet has neither type."""
+    """Return whole numbers as integers and days as midnight: a spreadsheet has neither type."""
     if isinstance(value, float) and value.is_integer() and abs(value) <= EXACT_INTEGERS:
         return int(value)
     if isinstance(value, datetime.date) and not isinstance(value, datetime.datetime):

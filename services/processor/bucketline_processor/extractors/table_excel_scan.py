@@ -1,4 +1,4 @@
-"""Reads from a workbook's own files what python-calamine does not report, in one streaming pass before it.
+"""Reads what python-calamine does not report from the files of a workbook, in one streaming pass.
 
 calamine holds a sheet as a dense grid: a file that claims a cell in row 2,147,483,647 would take all memory. It also
 turns long integers into doubles, and drops the text of error values and of formulas that no program has calculated.
@@ -42,7 +42,9 @@ _XLSB_ROW, _XLSB_CELLS = 0, range(2, 12)
 
 @dataclass(slots=True)
 class SheetNotes:
-    """``cells`` are values by row and column, both counted from 0, that replace calamine's. ``uncalculated`` names
+    """Corrections for one sheet.
+
+    ``cells`` are values by row and column, both counted from 0, that replace those of calamine. ``uncalculated`` names
     the first 100 cells whose formula has no saved value.
     """
 
@@ -152,13 +154,14 @@ def _local(name: str) -> str:
 
 
 class Extent:
-    """Grows with each cell of a sheet that holds something, and refuses what no memory can hold."""
+    """The used area of a sheet; refuses one that is too large for memory."""
 
     def __init__(self, label: str) -> None:
         self._label = label
         self.rows = self.places = 0
 
     def add(self, row: int, place: int) -> None:
+        """Include a cell; raise ``PermanentError`` or ``ResourceError`` if it is out of bounds."""
         if row < self.rows and place < self.places:
             return
         if row >= MAX_ROWS or place >= MAX_PLACES:
@@ -171,7 +174,7 @@ class Extent:
 
 
 class SheetScan:
-    """Handlers for the XML of a sheet of an .xlsx file. They run for every cell, hence few calls and no objects."""
+    """Handlers for the XML of a sheet of an .xlsx file. They run for every cell, so they avoid calls and objects."""
 
     def __init__(self, label: str) -> None:
         self.notes = SheetNotes()
@@ -186,6 +189,7 @@ class SheetScan:
         self._within = ""
 
     def start(self, name: str, attributes: dict[str, str]) -> None:
+        """Handle an opening tag."""
         name = _local(name)
         if name == "c":
             self.end_cell()
@@ -207,13 +211,14 @@ class SheetScan:
         self._within = name
 
     def data(self, text: str) -> None:
+        """Handle text between two tags."""
         if self._within == "v":
             self._value += text
         elif self._within == "f" and self._formula is not None:
             self._formula += text
 
     def end_cell(self) -> None:
-        """Note what the cell that ends here has beyond what calamine reports; call it again after the last one."""
+        """Record what calamine does not report about the cell that ends here; call it again after the last cell."""
         value, formula, kind = self._value.strip(), self._formula, self._kind
         self._value, self._formula = "", None
         if formula is not None and not value and kind not in ("str", "inlineStr"):
@@ -237,7 +242,7 @@ class SheetScan:
         self._row, self._place = row - 1, place
 
     def _note_number(self, text: str) -> None:
-        """Programs other than Excel write integers with all digits. Of fractions a double is what Excel calculates."""
+        """Keep integers with all their digits, which programs other than Excel write; fractions stay doubles."""
         digits = text.removeprefix("-")
         if digits.isdecimal():
             if len(digits) > MAX_DIGITS:
@@ -278,10 +283,12 @@ class OpenDocumentScan:
         self.start_table()
 
     def start_table(self) -> None:
+        """Begin a sheet."""
         self._extent = Extent(self._label)
         self._row = self._rows = self._place = 0
 
     def start(self, name: str, attributes: dict[str, str]) -> None:
+        """Handle an opening tag."""
         name = _local(name)
         if name == "table":
             self.start_table()

@@ -1,4 +1,4 @@
-"""JSON Lines: one JSON value a line; and, where a whole file is one, an array of objects."""
+"""JSON Lines, one JSON value per line; or a whole file that is an array of objects."""
 
 import datetime
 import json
@@ -28,7 +28,7 @@ _KINDS = {str: "string", bool: "boolean", int: "integer", float: "float", list: 
 
 
 def looks_like_jsonl(head: bytes) -> bool:
-    """Whether the first line is a JSON object. A line longer than ``head`` cannot be told."""
+    """Return whether the first line is a JSON object; False if it is longer than ``head``."""
     line = head.removeprefix(MARK).lstrip().split(b"\n", 1)[0]
     if not line.startswith(b"{"):
         return False
@@ -63,7 +63,7 @@ def _float(text: str) -> object:
 
 
 def jsonl_tables(path: Path, label: str) -> Iterator[Table]:
-    """The file's one table; its columns are those of the first 100 rows.
+    """Yield the table of the file; its columns are those of the first 100 rows.
 
     A value that is no object becomes ``{"value": …}``. A file of at most 32 MiB that is one array of objects, or one
     object, is read as its rows. What mongoexport wraps (``{"$oid": …}``) is its plain value; a number that 64 bits or a
@@ -87,7 +87,7 @@ def _rows(path: Path, label: str) -> Iterator[dict[str, object]]:
     try:
         beginning = list(islice(values, 2))
     except PermanentError:
-        # Not line by line, then: pretty-printed, or all in one line that is too long to be one of many.
+        # Not JSON Lines: pretty-printed, or one line that is too long to be one of many.
         if (whole := _whole(path)) is None:
             raise
         beginning, values = [whole], iter(())
@@ -111,7 +111,7 @@ def _values(path: Path, label: str) -> Iterator[object]:
 
 
 def _lines(path: Path) -> Iterator[bytes]:
-    """The lines in UTF-8, each cut where it has become too long."""
+    """Yield the lines in UTF-8, each truncated when it is too long."""
     encoding = unicode_of(path)
     if encoding is None:
         with path.open("rb") as file:
@@ -124,7 +124,7 @@ def _lines(path: Path) -> Iterator[bytes]:
 
 
 def _whole(path: Path) -> object:
-    """The one array of objects, or the one object, that the file is; None if it is something else."""
+    """Return the objects if the file is one array of objects or one object; otherwise None."""
     if path.stat().st_size > MAX_WHOLE_BYTES:
         return None
     try:
@@ -135,7 +135,7 @@ def _whole(path: Path) -> object:
 
 
 def _objects(value: object) -> list[object] | None:
-    """The array's entries, if it is one of objects."""
+    """Return the entries if it is an array of objects, otherwise None."""
     return value if isinstance(value, list) and value and all(isinstance(row, dict) for row in value) else None
 
 
@@ -181,7 +181,7 @@ def _text(wrapped: object) -> str:
 
 
 def _time(wrapped: object) -> object:
-    """Text is a time already; a number counts milliseconds, also before 1970."""
+    """Return the time: text as it is, numbers as milliseconds since 1970, which may be negative."""
     if isinstance(wrapped, str):
         return wrapped
     return _EPOCH + datetime.timedelta(milliseconds=int(str(_unwrap_extended_json(wrapped))))

@@ -21,7 +21,7 @@ SUBSECONDS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
 
 def parquet_tables(path: Path, label: str) -> Iterator[Table]:
-    """The file's one table, with the types that its schema declares.
+    """Yield the table of the file with the types of its schema.
 
     Raises ``PermanentError`` for a damaged file, also when the damage shows only in a later row group.
     """
@@ -45,7 +45,7 @@ def _damage_reported(label: str) -> Iterator[None]:
     try:
         yield
     except MemoryError:
-        raise  # pyarrow's own is a MemoryError too, and says nothing about the file
+        raise  # the error of pyarrow is also a MemoryError and does not describe the file
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise PermanentError(f"{label} is damaged: it is not a complete Parquet file") from error
 
@@ -61,16 +61,16 @@ def _rows(file: "ParquetFile", names: list[str], label: str) -> Iterator[dict[st
 
 
 def _batch_rows(file: "ParquetFile", group: int) -> int:
-    """How many rows take about 16 MiB: a row may be a number, or an image."""
+    """Return the number of rows that need about 16 MiB: a row may be a number or an image."""
     about = file.metadata.row_group(group)
     a_row: int = about.total_byte_size // max(1, about.num_rows)
     return max(1, min(BATCH_ROWS, BATCH_BYTES // max(1, a_row)))
 
 
 def _values(column: "Array") -> list[object]:
-    """The column's values; those that Python's own types cannot hold (nanoseconds, the year 10000) as text.
+    """Return the values of the column; values that Python cannot represent (nanoseconds, the year 10000) as text.
 
-    Text that is no UTF-8 has replacement characters, as in CSV. Times in a zone that nobody knows are in UTC.
+    Invalid UTF-8 becomes replacement characters, as in CSV. Times in an unknown time zone are in UTC.
     """
     try:
         values: list[object] = column.to_pylist()
@@ -111,7 +111,7 @@ def _is_zone(name: str | None) -> bool:
 
     try:
         return name is None or string_to_tzinfo(name) is not None
-    except Exception:  # pyarrow's own, or that of whichever library knows zones here
+    except Exception:  # raised by pyarrow or by the time zone library
         return False
 
 

@@ -1,4 +1,4 @@
-"""``text_extractor``: any text, cut into chunks with their offsets."""
+"""``text_extractor``: text split into chunks with their offsets."""
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -37,7 +37,7 @@ CHUNK_FIELDS: dict[str, dict[str, object]] = {
 
 
 class TextExtractor:
-    """One document a chunk, in the order of the text.
+    """Yields one document per chunk, in the order of the text.
 
     Offsets count characters of the decoded text, without a byte order mark. Without ``input_mappings`` every
     blob that is text is read; a mapped input may also be a field of the object that holds text.
@@ -62,6 +62,7 @@ class TextExtractor:
     )
 
     async def extract(self, obj: ObjectView, context: ExtractionContext) -> AsyncIterator[Document]:
+        """Yield one document per chunk of each text."""
         size = context.parameter("chunk_size", int)
         overlap = context.parameter("chunk_overlap", int)
         for source in text_sources(self.info, obj, context):
@@ -76,7 +77,7 @@ class TextExtractor:
 
 
 def text_sources(info: ExtractorInfo, obj: ObjectView, context: ExtractionContext) -> list[BlobView | str]:
-    """What to read: the mapped inputs (files, or fields that hold text), else the object's text blobs."""
+    """Return what to read: the mapped inputs (files, or fields with text), else the text blobs of the object."""
     if not context.inputs:
         return [blob for blob in obj.blobs if info.reads(blob)]
     return [
@@ -88,14 +89,14 @@ def text_sources(info: ExtractorInfo, obj: ObjectView, context: ExtractionContex
 
 
 def read_text(path: Path, encoding: str) -> Iterator[str]:
-    """The decoded text in bounded pieces; bytes that do not decode become U+FFFD."""
+    """Yield the decoded text in pieces of bounded size; invalid bytes become U+FFFD."""
     with path.open(encoding=encoding, errors="replace", newline="") as file:
         while part := file.read(READ_CHARS):
             yield part
 
 
 def chunk_fields(index: int, chunk: Chunk) -> dict[str, object]:
-    """The chunk and its place in the text, as every extractor tells it that cuts text."""
+    """Return the fields of a chunk and its position, the same for every extractor that splits text."""
     return {"text": chunk.text, "chunk_index": index, "char_start": chunk.start, "char_end": chunk.end}
 
 

@@ -1,4 +1,4 @@
-"""Any Python value as JSON that MongoDB and every client can hold."""
+"""Converts Python values to JSON that MongoDB and every client can represent."""
 
 import base64
 import datetime
@@ -12,7 +12,7 @@ MAX_DEPTH = 90
 
 
 def json_value(value: object, depth: int = 0) -> object:
-    """``value`` in JSON types.
+    """Return ``value`` in JSON types.
 
     Dates become ISO 8601 text, durations seconds, bytes base64, integers beyond 64 bits and decimals that a
     float cannot hold text, NaN and infinities ``None``. Nesting beyond 90 levels becomes its ``str``, where it has
@@ -47,7 +47,7 @@ def json_value(value: object, depth: int = 0) -> object:
 def _shown(value: object) -> str:
     try:
         return str(value)
-    except RecursionError:  # JSON may be nested deeper than Python likes to show
+    except RecursionError:  # JSON may be nested deeper than repr supports
         return "…"
 
 
@@ -67,7 +67,7 @@ def _names(keys: Iterable[object]) -> Sequence[str]:
 
 
 def _text(value: str) -> str:
-    """Lone surrogates, which UTF-8 cannot hold, become question marks."""
+    """Replace unpaired surrogates, which UTF-8 cannot encode, by question marks."""
     return value if value.isascii() else value.encode("utf-8", "replace").decode("utf-8")
 
 
