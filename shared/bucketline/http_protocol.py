@@ -81,7 +81,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _set_timer(self) -> None:
         is_answered = self.cycle is not None and self.cycle.response_complete
-        # Each byte of a body prolongs its time, except when nobody waits for it any more.
+        # Each byte of a body extends its deadline, unless the response has been sent already.
         if self._reading == self._timed and (self._reading != "body" or is_answered):
             return
         self._stop_timer()

@@ -1,1 +1,1 @@
-"""The HTTP API: takes what producers send, keeps it durably, and tells the others."""
+"""The HTTP API: stores objects of producers durably and publishes their events."""

@@ -194,7 +194,7 @@ def _build_body(path: Path, name: str, **source: object) -> Json:
 async def _run(
     results: list[FileResult], url: str, key: str, namespace: str, bucket: str, jobs: int, wait: bool
 ) -> bool:
-    """Upload, submit and follow the files. Always returns true, to be told from an interruption."""
+    """Upload, submit and follow the files. Return true, to distinguish it from an interruption."""
     from bucketline.cli.client import ApiClient, follow_objects
 
     async with ApiClient(url, key) as client:

@@ -1,4 +1,4 @@
-"""State: MongoDB behind one repository a noun, S3 behind the ``BlobStore`` Protocol.
+"""State in MongoDB: one repository per resource.
 
-``mongo`` is the only module that imports motor and ``s3`` the only one that imports aioboto3.
+Only ``mongo`` imports motor. Services use the methods of repositories and never a collection.
 """

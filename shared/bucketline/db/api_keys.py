@@ -14,10 +14,10 @@ MAX_KEYS_A_USER = 1000
 
 
 class ApiKeyDocument(TypedDict):
-    """A key. ``_id`` is the public key id that the clear key carries; ``hash`` is that of the clear key, hex.
+    """A key. ``_id`` is the public id in the clear key; ``hash`` is the hash of the clear key in hex.
 
-    ``namespaces`` holds ids; empty: every namespace. A rotated key's previous hash stays good until
-    ``previous_until``. A revoked key is kept, and its name is free again.
+    ``namespaces`` holds ids; empty means every namespace. The previous hash of a rotated key is valid until
+    ``previous_until``. A revoked key is kept, but its name can be used again.
     """
 
     _id: str

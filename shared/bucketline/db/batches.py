@@ -20,7 +20,7 @@ RetryMode = Literal["transient_only", "all"]
 
 
 class FailedObject(TypedDict):
-    """A row of a batch's ``failed_objects``."""
+    """An entry of ``failed_objects`` of a batch."""
 
     object_id: str
     error: str
@@ -43,7 +43,7 @@ class CarriedTotals(TypedDict):
     """Totals of earlier runs, which a retry keeps. ``failed_objects`` is what is shown; ``failed`` is exact.
 
     ``documents`` includes those that a retried object keeps. ``given_back`` objects returned to DRAFT after a
-    cancellation; an earlier release did not count them.
+    cancellation; the previous release does not count them.
     """
 
     finished: int
@@ -132,7 +132,7 @@ class BatchDocument(TypedDict):
 
 
 def objects_to_process(batch: BatchDocument) -> int:
-    """How many objects the batch still has or has processed: without those that were missing, or given back before."""
+    """Return the number of objects of the batch without those that were missing or returned to DRAFT."""
     base = batch.get("base")
     return batch["total"] - batch.get("missing", 0) - (base.get("given_back", 0) if base else 0)
 
@@ -344,7 +344,7 @@ class Batches(Repository[BatchDocument]):
         return await self._webhooks.find_due(now, limit=limit, where=where, fields=SUMMARY_FIELDS)
 
     async def claim_webhooks(self, batches: Sequence[BatchDocument], owner: str, now: datetime) -> set[str]:
-        """Take the calls out of the queue for good; return the batches whose webhook the caller must call."""
+        """Claim the calls permanently and return the batches whose webhook the caller must call."""
         return await self._webhooks.claim_many(batches, owner, until=None, fields={"webhook.called_at": now})
 
     async def record_webhook_result(

@@ -1,4 +1,4 @@
-"""Batching windows: drafts of a bucket, collected until they are enough or the oldest has waited long enough.
+"""Batching windows: drafts of a bucket, collected until there are enough or the oldest has waited long enough.
 
 A window is one document, so that adding a draft and closing the window exclude each other. Unique indexes ensure that a
 bucket has one open window, and that a draft (an object in one of its versions) is only ever in one window.

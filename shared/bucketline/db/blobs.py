@@ -1,12 +1,12 @@
-"""Blobs: the content we hold, one record a hash, and the rules by which writers and the collector share it.
+"""Records of stored content, one per hash, shared by writers and the garbage collector.
 
-Who refers to content says so *before* the reference is written, by touching the record (:meth:`Blobs.claim`) or making
-it (:meth:`Blobs.record`). The collector takes only records that were not touched for at least :data:`MIN_GRACE`, and
-only by compare-and-set on that touch. So a reference that is written within a few minutes of its touch is either seen
-by the collector, or its writer was told that the content is leaving.
+A writer touches the record (:meth:`Blobs.claim`) or creates it (:meth:`Blobs.record`) *before* it stores a reference to
+the content. The garbage collector deletes only records that have not been touched for at least :data:`MIN_GRACE`, by
+compare-and-set on the time of the touch. A reference that is written within a few minutes of the touch is therefore
+seen by the collector, or its writer knows that the content is being deleted.
 
-Order of writing: content, record, reference. Order of removing: record marked, references looked for once more,
-content, record.
+Order of writes: content, record, reference. Order of deletion: mark the record, look for references again, delete the
+content, delete the record.
 """
 
 from collections.abc import Collection as Group
@@ -72,7 +72,7 @@ class NewContent:
 
 @dataclass(frozen=True)
 class Claimed:
-    """Content that may be referred to, by hash; content in ``leaving`` is being deleted, so try again later."""
+    """Content that may be referred to, by hash; content in ``leaving`` is being deleted; try again later."""
 
     held: Mapping[str, BlobRecord]
     leaving: frozenset[str] = field(default=frozenset())
@@ -166,7 +166,7 @@ class Blobs(Repository[BlobRecord]):
         await self.collection.delete_many(_marked(hashes, collector))
 
     async def _touch(self, hashes: Sequence[str], now: datetime) -> set[str]:
-        """Touches live records; returns the hashes of those that are not live any more."""
+        """Touch live records; return the hashes of those that are not live."""
         await self.collection.update_many(
             {"_id": {"$in": list(hashes)}, "state": "live"}, {"$max": {"touched_at": now}}
         )
@@ -205,12 +205,12 @@ def _marked(hashes: Iterable[str], collector: str) -> dict[str, object]:
 
 
 def blob_key(sha256: str) -> str:
-    """Where content of this hash (hex) is stored: ``blobs/sha256/ab/cd/<hex>``."""
+    """Return the key of content with this hash (hex): ``blobs/sha256/ab/cd/<hex>``."""
     return f"blobs/sha256/{sha256[:2]}/{sha256[2:4]}/{sha256}"
 
 
 def _renewal(content: NewContent, now: datetime) -> UpdateOne:
-    """Refused by the ``_id`` index, as an insert, when the record is one that is leaving right now."""
+    """Return the write of a record. The ``_id`` index refuses it while the content is being deleted."""
     first = {
         "key": blob_key(content.sha256),
         "size_bytes": content.size_bytes,

@@ -1,4 +1,4 @@
-"""Buckets: where objects are put, with their schema and the rule for their identity."""
+"""Buckets: containers of objects, with a schema and a rule for their identity."""
 
 from datetime import datetime
 from typing import Literal, NotRequired, TypedDict
@@ -10,14 +10,14 @@ Policy = Literal["insert", "update", "upsert"]
 
 
 class UniqueKey(TypedDict):
-    """``fields`` identify an object; ``default_policy`` applies where a request names none."""
+    """``fields`` identify an object; ``default_policy`` applies to requests without a policy."""
 
     fields: list[str]
     default_policy: Policy | None
 
 
 class Batching(TypedDict):
-    """When drafts of the bucket are grouped and submitted by themselves. Objects, bytes, seconds; the first wins."""
+    """When drafts of the bucket are submitted: after this many objects, bytes or seconds, whichever is first."""
 
     max_objects: int
     max_bytes: int
@@ -25,9 +25,9 @@ class Batching(TypedDict):
 
 
 class BucketStats(TypedDict):
-    """What is in a bucket, counted at ``at`` in ``seconds``. Sizes in bytes, an object's being that of its blobs.
+    """Statistics of a bucket, counted at ``at`` within ``seconds``. Sizes are the bytes of the blobs.
 
-    ``at`` None: nobody has counted yet, and only the number of objects is known.
+    ``at`` is None if only the number of objects is known so far.
     """
 
     objects: int
@@ -44,8 +44,8 @@ class BucketStats(TypedDict):
 class BucketDocument(TypedDict):
     """A bucket. Names are unique in a namespace.
 
-    ``settings["batching"]`` is a :class:`Batching` where the bucket has its own. ``stats`` is a cache for buckets too
-    large to be counted on every read; ``stats_taken_at`` keeps two replicas from counting at once.
+    ``settings["batching"]`` is a :class:`Batching` if the bucket has its own policy. ``stats`` is a cache for buckets
+    that are too large to be counted on every read; ``stats_taken_at`` prevents two replicas from counting at once.
     """
 
     _id: str

@@ -1,4 +1,4 @@
-"""Collections: which extractor turns which buckets' objects (or collections' documents) into documents."""
+"""Collections: which extractor turns the objects of which buckets (or documents of collections) into documents."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -24,7 +24,7 @@ def target_of(rule: FieldPassthrough) -> str:
 
 
 class ExtractorConfig(TypedDict):
-    """How the extractor is run. ``id`` is ``name_version``."""
+    """The extractor and its parameters. ``id`` is ``name_version``."""
 
     id: str
     name: str
@@ -74,9 +74,7 @@ INDEXES = (
 )
 
 MAX_COLLECTIONS_PER_SOURCE = 100
-"""So many collections may read one bucket, or one collection. More are refused where collections are made; whoever
-reads them relies on that.
-"""
+"""Maximum number of collections that read one bucket or collection; further ones are refused when they are created."""
 
 
 class Collections(NamedRepository[CollectionDocument]):
@@ -135,7 +133,7 @@ class Collections(NamedRepository[CollectionDocument]):
         return await walk_tiers(collections, read_sources)
 
     async def read_by_more(self, source: CollectionSource, than: int) -> list[str]:
-        """Which buckets or collections of the source more than ``than`` live collections read, enabled or not."""
+        """Return the parts of the source that more than ``than`` live collections read, enabled or not."""
         field = "bucket_ids" if source["type"] == "bucket" else "collection_ids"
         ids = source["bucket_ids"] or source["collection_ids"]
         found = await self.collection.aggregate(

@@ -12,12 +12,12 @@ from bucketline.db.repository import Repository
 
 
 class DocumentDocument(TypedDict):
-    """One document. ``fields`` stand at its root on the wire; ``internal`` is its ``_internal``.
+    """One document. ``fields`` are at its root in responses; ``internal`` is its ``_internal``.
 
-    ``ordinal`` is its place among the object's documents in the collection, from 0: the order of the text or the table
-    that they are from. ``complete`` is on the first of them, which is written last: how many were written.
-    ``run`` is the item's, ``lease`` the number of the lease of its unit under which it was made
-    (:attr:`bucketline.db.work_units.UnitAttempts.leases`); documents of earlier releases have none.
+    ``ordinal`` is its position among the documents of the object in the collection, from 0, in the order of the source.
+    ``complete`` is on the first document, which is written last: how many were written. ``run`` is the run of the item,
+    ``lease`` the number of the lease of its unit (:attr:`bucketline.db.work_units.UnitAttempts.leases`); documents of
+    the previous release have neither.
     """
 
     _id: str

@@ -1,4 +1,4 @@
-"""All indexes of all collections. Services create them when they start, and so does a Job on Kubernetes."""
+"""All indexes of all collections. Services create them at startup."""
 
 from collections.abc import Mapping, Sequence
 

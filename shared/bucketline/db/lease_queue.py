@@ -5,7 +5,7 @@ to the end of the lease, like the visibility timeout of a message queue: an entr
 itself. Each later write of the owner is conditional on its token, so an owner that lost its lease changes nothing.
 Delivery is at least once. An entry that is claimed without an end is never offered again: at most once.
 
-The queue is part of the documents that it is about: :class:`LeaseFields` names where. Five queues are built on it:
+The queue is stored in the documents themselves: :class:`LeaseFields` names the fields. Five queues are built on it:
 mirroring (``Objects``), work units (``WorkUnits``), tasks (``Tasks``), webhook calls of batches (``Batches``) and
 webhook deliveries (``WebhookDeliveries``). Pauses between attempts come from
 :func:`bucketline.backoff.backoff_seconds`.
@@ -31,8 +31,8 @@ class LeaseFields:
     """Paths of the fields of an entry.
 
     ``owner`` holds the token of the current lease and ``due_at`` the time from which the entry may be claimed. Every
-    entry meets ``within``. Entries that meet ``unleased`` are due whatever the clock says: workers on other machines
-    may claim them although their clocks are behind. ``lease`` is the subdocument of the two fields, if the end of a
+    entry meets ``within``. Entries that meet ``unleased`` are due at any time, so that workers on machines whose
+    clocks are behind may claim them. ``lease`` is the subdocument of the two fields, if the end of a
     lease removes it as a whole.
     """
 

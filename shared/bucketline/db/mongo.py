@@ -1,4 +1,4 @@
-"""The MongoDB driver with our write concern, timeouts, tracing, metrics and errors.
+"""The MongoDB client with write concern, timeouts, tracing, metrics and errors of Bucketline.
 
 This is the only module that imports motor (at its end of life, see the README): moving to pymongo's own asyncio client
 is a change to this file.
@@ -63,7 +63,7 @@ D = TypeVar("D", bound=Mapping[str, Any])
 
 
 class DuplicateKey(BucketlineError):
-    """A unique index refused the write. ``index`` is the index's name."""
+    """A unique index refused the write. ``index`` is its name."""
 
     retryable = False
 
@@ -83,7 +83,7 @@ class ResultTooLarge(BucketlineError):
 
 
 class QueryTimeout(DependencyUnavailable):
-    """The calls within :func:`query_timeout` took too long; the server has stopped working on them."""
+    """The calls within :func:`query_timeout` took too long; the server has canceled them."""
 
 
 @dataclass(frozen=True)
@@ -388,7 +388,7 @@ def map_driver_errors() -> Iterator[None]:
 def query_timeout(seconds: float) -> Iterator[None]:
     """Limit the total time of all calls in the block; raise :class:`QueryTimeout` when it is exceeded.
 
-    A server that hangs looks the same. One that cannot be reached is ``DependencyUnavailable``, as everywhere.
+    A server that hangs raises it too; one that cannot be reached raises ``DependencyUnavailable``.
     """
     try:
         with pymongo.timeout(seconds):

@@ -1,4 +1,4 @@
-"""Namespaces: the unit of isolation. Everything else names the namespace it belongs to."""
+"""Namespaces: the unit of isolation. All other resources refer to their namespace."""
 
 from collections.abc import Collection as Members
 from datetime import datetime
@@ -9,11 +9,9 @@ from bucketline.db.repository import NamedRepository
 
 
 class NamespaceDocument(TypedDict):
-    """A namespace. Names are unique in an organisation. ``deleting`` from the request to delete on.
+    """A namespace. Names are unique in an organization. ``deleting`` is set by the request to delete it.
 
-    ``settings`` is empty and only read by the previous release, which may run at the same time.
-
-    One with ``expires_at`` is deleted by itself then.
+    ``settings`` is empty and only read by the previous release. At ``expires_at`` the namespace is deleted.
     """
 
     _id: str
@@ -45,7 +43,7 @@ class Namespaces(NamedRepository[NamespaceDocument]):
     owner = "organization_id"
 
     async def ids(self, organization_id: str, *, within: Members[str] = ()) -> list[str]:
-        """Ids of the organisation's namespaces, newest first; only those ``within``, if any are given."""
+        """Return the ids of the namespaces of the organization, newest first; with ``within`` only those."""
         where = listing_filter(organization_id, within)
         found = await self.collection.find(
             where, limit=MAX_NAMESPACES, sort=[("created_at", -1), ("_id", -1)], fields=["_id"]
@@ -54,7 +52,7 @@ class Namespaces(NamedRepository[NamespaceDocument]):
 
 
 def listing_filter(organization_id: str, within: Members[str] = ()) -> dict[str, object]:
-    """Namespaces of an organisation that are not being deleted; only those ``within``, if any are given."""
+    """Return the filter of namespaces of an organization that are not being deleted; with ``within`` only those."""
     where: dict[str, object] = {"organization_id": organization_id, "deleting": {"$ne": True}}
     if within:
         where["_id"] = {"$in": sorted(within)}

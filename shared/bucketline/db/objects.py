@@ -25,7 +25,7 @@ BlobState = Literal["pending", "stored", "linked", "none", "failed"]
 
 
 class Details(TypedDict):
-    """What is known of a blob's bytes. ``hash`` is ``sha256:<hex>``; ``charset`` was declared with the content."""
+    """Details of the bytes of a blob. ``hash`` is ``sha256:<hex>``; ``charset`` was declared with the content."""
 
     filename: str | None
     size_bytes: int
@@ -35,7 +35,7 @@ class Details(TypedDict):
 
 
 class Storage(TypedDict):
-    """Where a blob's bytes are: ``s3://bucket/key``, and whether another object had brought them before."""
+    """Where the bytes of a blob are: ``s3://bucket/key``, and whether they were stored already."""
 
     url: str
     key: str
@@ -45,10 +45,10 @@ class Storage(TypedDict):
 class BlobDocument(TypedDict):
     """One blob of an object. ``source`` (how to get the bytes) is dropped once the blob is stored.
 
-    For inline content and uploads it also holds what the ingest API knows of them (``sha256``, ``size``, ``mime_type``,
-    ``filename``), which answers show while ``details`` is None.
+    For inline content and uploads, ``source`` also has ``sha256``, ``size``, ``mime_type`` and ``filename``, which
+    responses show while ``details`` is None.
 
-    States: *pending* (to be mirrored), *stored* (in our S3), *linked* (left where the producer has it), *none* (data
+    States: *pending* (to be mirrored), *stored* (in our S3), *linked* (not copied), *none* (data
     without bytes, kept as ``properties``), *failed*.
     """
 
@@ -68,7 +68,7 @@ class BlobDocument(TypedDict):
 
 
 class Run(TypedDict):
-    """Where the object stands in its latest run; see :mod:`bucketline.domain.status`."""
+    """The position of the object in its latest run; see :mod:`bucketline.domain.status`."""
 
     id: int
     rank: int
@@ -99,7 +99,7 @@ class Mirror(TypedDict):
 class ObjectDocument(TypedDict):
     """An object as stored. ``custom`` holds the producer's root fields; ``warnings`` are those of its latest run.
 
-    ``idempotency_keys`` are those of the requests that made or changed it, the latest :data:`MAX_IDEMPOTENCY_KEYS`.
+    ``idempotency_keys`` are those of the latest :data:`MAX_IDEMPOTENCY_KEYS` requests that created or changed it.
     """
 
     _id: str
@@ -235,7 +235,7 @@ class Objects(Repository[ObjectDocument]):
         *,
         run: int | None = None,
     ) -> ObjectDocument | None:
-        """Apply a producer's change, with its event, if the object still has this ``revision``.
+        """Apply a change of the producer, with its event, if the object still has this ``revision``.
 
         ``update`` holds MongoDB operators. With ``run`` the object must also still be in that run, which statuses move
         on without a revision. Return the object with all its unpublished events, in order, or None when the

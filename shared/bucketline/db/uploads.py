@@ -1,4 +1,4 @@
-"""Uploads: bytes that a client puts straight into S3, under a key of their own, until it confirms them."""
+"""Uploads: bytes that a client uploads directly to S3 under a key of their own and then confirms."""
 
 from collections.abc import Collection as Group
 from collections.abc import Mapping, Sequence
@@ -13,13 +13,13 @@ from bucketline.domain.status import Status
 
 
 class UploadDocument(TypedDict):
-    """An upload. PENDING until it is confirmed; COMPLETED from then on, FAILED when nobody confirmed it in time.
+    """An upload: PENDING until it is confirmed, then COMPLETED; FAILED if it was not confirmed in time.
 
-    One that was deleted is :data:`DELETED`, and in no bucket, for as long as its URL still takes bytes: of it there are
-    only ``key`` and ``due_at``.
+    A deleted upload is :data:`DELETED` and belongs to no bucket as long as its URL accepts bytes; only ``key`` and
+    ``due_at`` remain.
 
-    ``size_bytes`` is what was announced, and after the confirmation what is there. ``file_hash`` is the client's word;
-    the store holds it to that, so with the confirmation it becomes ``sha256``. ``due_at`` is when a sweeper looks at an
+    ``size_bytes`` is the announced size, and the actual size after confirmation. ``file_hash`` is announced by the
+    client and verified by S3, so at confirmation it becomes ``sha256``. ``due_at`` is when the reconciler checks an
     upload that is not COMPLETED.
     """
 

@@ -19,7 +19,7 @@ DELIVERY_RETENTION_SECONDS = 7 * 24 * 3600
 
 
 class WebhookChannel(TypedDict):
-    """A receiver. ``secret`` signs; the previous one also does, until ``previous_until``."""
+    """A receiver. Deliveries are signed with ``secret``, and until ``previous_until`` also with the previous one."""
 
     url: str
     headers: dict[str, str]

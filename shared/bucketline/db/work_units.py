@@ -27,9 +27,9 @@ NO_ITEM = -1
 class Item(TypedDict):
     """An object in a unit.
 
-    ``revision`` is the one that was planned; ``run`` orders the object's status events; ``turn`` is the batch's run,
-    which a retry or a resubmission raises. The object is in one unit a turn. ``again``: another batch had taken the
-    object up before, and may still be at it.
+    ``revision`` is the planned revision; ``run`` orders the status events of the object; ``turn`` is the run of the
+    batch, which a retry or resubmission increases. An object is in one unit per turn. ``again``: another batch
+    planned the object before and may still be processing it.
     """
 
     object_id: str
@@ -43,9 +43,9 @@ class Item(TypedDict):
 
 
 class Result(TypedDict):
-    """The first final status of an item. DRAFT: it was given back.
+    """The first final status of an item. DRAFT: it was returned to the draft status.
 
-    ``documents`` are all that the object has, ``written`` those that this run made; see :func:`written`.
+    ``documents`` is the number of all documents of the object, ``written`` of those from this run; see :func:`written`.
     """
 
     status: str
@@ -62,7 +62,7 @@ def written(result: Result) -> int:
 
 
 class UnitEnd(TypedDict):
-    """What the items without a result become when a unit is given up."""
+    """The result of items without one when a unit is given up."""
 
     status: str
     error: str | None
@@ -82,14 +82,14 @@ class Lease(TypedDict):
 
 
 class WorkUnitDocument(TypedDict):
-    """A work unit. ``results`` maps an item's place (as text) to its result; all there means ``done``.
+    """A work unit. ``results`` maps the index of an item (as text) to its result; with all results it is ``done``.
 
-    States: *held* (its batch has enough units in the works), *ready*, *leased* by a processor, *canceled* (given up:
-    no processor takes it, and the batcher says the ``ending`` of what is left), *done*. ``finished`` and ``failed``
-    count its results, of which given back ones are not finished, and ``documents`` is what was written for them.
-    ``batch_id`` is None for a unit of ``auto_process`` objects, each of which is a batch of its own, and all of one
-    namespace. ``group`` is with whom it shares its turns; see :func:`group_of`. ``attempts`` counts leases that
-    were not released, ``release_count`` those that were, ``wakes`` how often it was announced again. ``crashed_items``
+    States: *held* (its batch has the maximum number of open units), *ready*, *leased* by a processor, *canceled* (no
+    processor takes it, and the batcher publishes ``ending`` for its remaining items), *done*. ``finished`` and
+    ``failed`` count results, without items that returned to DRAFT, and ``documents`` the documents written for them.
+    ``batch_id`` is None for a unit of ``auto_process`` objects of one namespace, each of which is a batch of its own.
+    ``group`` is its fairness group; see :func:`group_of`. ``attempts`` counts leases that
+    were not released, ``release_count`` those that were, ``wakes`` counts repeated announcements. ``crashed_items``
     has the index of an item for each lease that expired while its holder was working on that item alone.
     """
 
@@ -195,7 +195,7 @@ class Latest:
 
     @property
     def failed(self) -> bool:
-        """Whether the object failed in that run."""
+        """Return whether the object failed in that run."""
         return self.result is not None and self.result["status"] in FAILURES
 
 

@@ -1,1 +1,1 @@
-"""The rules, pure: no I/O is imported below this package."""
+"""Domain rules, without I/O."""

@@ -445,7 +445,7 @@ def _user_pattern(pattern: str, case_sensitive: bool) -> str:
     r"""Return a pattern that searches for the user's pattern with a bounded number of steps.
 
     The server cannot interrupt its regular expression engine inside one text, so the time limit of a search does not
-    protect it. The engine limits its steps, but counts them anew from every start position. Therefore the pattern is
+    protect it. The engine limits its steps, but counts them again from every start position. Therefore the pattern is
     anchored, and an outer ``[\s\S]*?`` moves it: one start position, one budget for each text. One run of each pattern
     with MongoDB 6.0.27, on text of 15 letters ``a`` and a ``b``, repeated:
 

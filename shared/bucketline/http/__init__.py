@@ -1,1 +1,1 @@
-"""Requests to addresses that strangers named, without becoming the strangers' way into our network."""
+"""Outbound requests to URLs from producers, protected against SSRF."""

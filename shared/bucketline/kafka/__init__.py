@@ -1,1 +1,1 @@
-"""Kafka: safe defaults in ``broker``, the one way a record is handled in ``consume``, the rest around them."""
+"""Kafka: the broker, middlewares, the transactional outbox and dead letters."""

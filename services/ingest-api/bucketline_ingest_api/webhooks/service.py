@@ -248,7 +248,7 @@ def _build_channels(
 
 @dataclass(frozen=True)
 class Notification:
-    """What webhooks are told about an event."""
+    """The part of an event that webhooks receive."""
 
     event_id: str
     event_type: EventType

@@ -37,7 +37,7 @@ def detect_encoding(path: Path, label: str, charset: str | None = None) -> str:
     A byte order mark comes first, as in browsers. A declared ``charset`` is used unless more bytes are invalid in it
     than are valid. UTF-8 is checked over all bytes, in bounded memory; a few broken ones do not make it something
     else. Other encodings are guessed from the first 128 kB that hold more than ASCII. Raises ``PermanentError``, naming
-    the file by ``label``, when it is not text or its encoding cannot be told.
+    the file by ``label``, when it is not text or its encoding cannot be determined.
     """
     if (unicode := unicode_of(path)) is not None:
         return unicode
@@ -119,7 +119,7 @@ def _without_nuls(path: Path, label: str) -> str:
         if beyond <= MAX_ODD_SHARE * len(sample):
             return "utf-8"  # a few broken bytes in a text of ASCII: each becomes U+FFFD
         raise PermanentError(
-            f"the encoding of {label} cannot be told from its bytes; "
+            f"the encoding of {label} cannot be determined from its bytes; "
             "declare it, for example as 'text/plain; charset=windows-1251'"
         )
     raise PermanentError(f"{label} is not a text file")

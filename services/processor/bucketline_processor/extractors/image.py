@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 READ = "JPEG, PNG, WebP, GIF, TIFF, AVIF, BMP, JPEG 2000, ICO, TGA, PPM, PSD"
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "AVIF", "BMP", "DIB", "JPEG2000", "ICO", "TGA", "PPM", "PSD")
-"""Of those that Pillow knows: no rare decoder is offered a stranger's file, and none that starts another program."""
+"""Formats of Pillow that are read: no rare decoders, and none that starts another program."""
 
 BRANDS = {
     "HEIC": frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx")),

@@ -136,7 +136,7 @@ def is_header(first: Sequence[object], below: Sequence[Sequence[object]]) -> boo
 
     Years and dates are names behind one that is text (``country,2019,2020``), where all are different and there is
     more than years and dates below. All different and none empty, they count as names even above nothing but text,
-    where it cannot be told: nearly every file has a header. With empty or equal ones among them there must be a column
+    because nearly every file has a header. With empty or equal ones among them there must be a column
     of numbers or dates below a name.
     """
     cells = [_shown(cell) for cell in first]

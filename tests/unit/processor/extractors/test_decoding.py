@@ -109,7 +109,7 @@ def test_declared_charset_comes_before_guessing(tmp_path: Path, content: bytes, 
     [
         ("HELLO WORLD THIS IS MAINFRAME 12345".encode("cp037"), "seems to be EBCDIC; declare its code page"),
         ("Sehr geehrte Damen und Herren, anbei die Rechnung.".encode("cp273"), "seems to be EBCDIC"),
-        (bytes.fromhex("d4ddff91e1b0") * 9, "cannot be told from its bytes; declare it"),
+        (bytes.fromhex("d4ddff91e1b0") * 9, "cannot be determined from its bytes; declare it"),
         (bytes(range(256)), "is not a text file"),
     ],
 )
