@@ -119,7 +119,7 @@ async def deployment(stack: LocalStack) -> AsyncIterator[Deployment]:
         database.close()
 
 
-async def test_another_dedup_finishes_what_a_killed_one_began(deployment: Deployment, source: SlowSource) -> None:
+async def test_objects_of_a_killed_dedup_are_finished_by_another(deployment: Deployment, source: SlowSource) -> None:
     api, store = deployment.api, deployment.store
     namespace = await api.namespace()
     client = api.client(namespace)

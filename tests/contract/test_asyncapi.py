@@ -96,7 +96,7 @@ def test_every_event_has_a_message_with_a_valid_schema_on_its_topic() -> None:
         assert schema["properties"].keys() == event.model_fields.keys()
 
 
-def test_services_consume_and_publish_what_the_topic_table_says() -> None:
+def test_services_consume_and_publish_as_in_the_topic_table() -> None:
     operations = asyncapi(ROUTERS, "")["operations"]
     assert operations.keys() == {
         *(f"{service}.receive.{topic.name}" for topic in TOPICS for service in topic.consumers),

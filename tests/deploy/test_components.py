@@ -8,7 +8,7 @@ from tests.deploy.test_schemas import NEWEST, is_core
 
 
 @pytest.mark.parametrize("name", COMPONENTS)
-def test_a_component_renders_by_itself(name: str) -> None:
+def test_component_renders_with_the_base_alone(name: str) -> None:
     target = with_component(name)
     for manifest in render(target):
         if is_core(manifest):

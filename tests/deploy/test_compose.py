@@ -82,7 +82,7 @@ def test_the_services_look_for_the_servers_where_they_are(monkeypatch: pytest.Mo
     assert HttpSettings().port == 8080
 
 
-def test_topics_are_made_by_the_setup_and_by_nobody_else() -> None:
+def test_only_the_setup_creates_topics() -> None:
     assert "bucketline topics create" in service("setup")["command"][0]
     assert "bucketline indexes" in service("setup")["command"][0]
     assert service("kafka")["environment"]["KAFKA_AUTO_CREATE_TOPICS_ENABLE"] == "false"

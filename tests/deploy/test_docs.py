@@ -35,7 +35,7 @@ def test_logs_of_several_pods_are_not_cut_to_their_last_lines(document: str) -> 
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_only_events_are_sorted_by_what_only_they_have(document: str) -> None:
+def test_event_sort_fields_apply_only_to_events(document: str) -> None:
     for command in commands(document):
         if "--sort-by=.lastTimestamp" in command:
             assert "get events" in command
@@ -49,7 +49,7 @@ def test_runbook_names_the_log_message_of_an_unavailable_dependency() -> None:
     assert "`dependency unavailable`" in page
 
 
-def test_the_steps_of_the_installation_find_what_they_need() -> None:
+def test_installation_steps_are_in_order() -> None:
     install = text("README.md").partition("## Install")[2].partition("## Upgrade")[0]
     order = [
         "kubectl apply -f deploy/k8s/overlays/production/namespace.yaml",
@@ -70,6 +70,6 @@ def test_the_steps_of_the_installation_find_what_they_need() -> None:
     assert "watchAnyNamespace" in install
 
 
-def test_an_upgrade_makes_indexes_before_it_starts_what_would_wait_for_them() -> None:
+def test_upgrade_steps_create_indexes_before_starting_services() -> None:
     upgrade = text("README.md").partition("## Upgrade")[2]
     assert upgrade.index("-- bucketline indexes") < upgrade.index("kubectl apply --server-side -k overlays/yours")

@@ -6,7 +6,7 @@ import pytest
 from deploy.k8s import generate
 
 
-def test_committed_manifests_are_what_the_generator_writes_now() -> None:
+def test_committed_manifests_match_the_generator() -> None:
     assert generate.stale() == [], "run python -m deploy.k8s.generate and commit"
 
 

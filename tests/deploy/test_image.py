@@ -82,7 +82,7 @@ def test_the_entry_point_is_the_console_command_that_the_manifests_give_argument
         assert str(container["securityContext"]).find("runAsUser") == -1  # the pod's, which is the image's
 
 
-def test_what_the_build_copies_is_let_through_by_the_ignore_file() -> None:
+def test_ignore_file_admits_what_the_build_copies() -> None:
     build, _ = stages()
     copied = {word for copy in instructions("COPY", build) for word in copy.split()[:-1]}
     allowed = {

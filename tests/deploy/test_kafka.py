@@ -61,7 +61,7 @@ def test_dead_letter_topic_allows_larger_records_and_is_kept_longer() -> None:
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_a_service_may_do_what_the_table_says_and_nothing_else(service: ServiceName) -> None:
+def test_kafka_user_has_exactly_the_rights_in_the_topic_table(service: ServiceName) -> None:
     reads = {topic for topic in TOPICS if service in topic.consumers}
     writes = {topic for topic in TOPICS if service in topic.producers}
     expected: set[Right] = set()
@@ -99,7 +99,7 @@ def test_each_workload_signs_in_as_its_own_user() -> None:
 
 
 @pytest.mark.parametrize("target", ["base", *OVERLAYS])
-def test_what_needs_no_kafka_gets_no_credentials_for_it(target: str) -> None:
+def test_workloads_without_kafka_get_no_kafka_credentials(target: str) -> None:
     template = pods(target)[WITHOUT_KAFKA]
     (container,) = containers(template)
     assert not [variable for variable in container["env"] if "KAFKA" in variable["name"]]

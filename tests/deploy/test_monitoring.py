@@ -194,7 +194,7 @@ REPAIRS = {
 }
 
 
-def test_stalls_are_repairs_and_not_what_sweepers_do_all_the_time() -> None:
+def test_stall_alert_excludes_routine_work_of_reconcilers() -> None:
     sources = [
         path.read_text(encoding="utf-8") for part in ("services", "shared") for path in (ROOT / part).rglob("*.py")
     ]
@@ -251,7 +251,7 @@ def test_every_alert_names_its_page_and_every_page_its_alert() -> None:
         assert alert["labels"]["severity"] in {"critical", "warning"}
 
 
-def test_every_page_says_what_it_means_how_to_look_and_what_to_do() -> None:
+def test_every_runbook_has_meaning_diagnosis_and_action() -> None:
     text = (K8S / "runbooks.md").read_text(encoding="utf-8")
     for page in re.split(r"^## ", text, flags=re.MULTILINE)[1:]:
         title, _, body = page.partition("\n")
@@ -276,7 +276,7 @@ def test_prometheus_finds_every_service_under_the_name_that_the_alerts_use(servi
     assert f'job="{job}"' in down["expr"]
 
 
-def test_prometheus_does_not_scrape_what_has_no_port() -> None:
+def test_prometheus_scrapes_only_pods_with_a_port() -> None:
     (monitor,) = of_kind(PRODUCTION, "PodMonitor")
     toolbox = pods(PRODUCTION)["Deployment/bucketline-toolbox"]["metadata"]["labels"]
     assert not selects(monitor["spec"]["selector"], toolbox)

@@ -124,7 +124,7 @@ def test_only_dedup_and_the_http_extractor_reach_the_internet(target: str, allow
 
 @pytest.mark.parametrize("target", ["base", *OVERLAYS])
 @pytest.mark.parametrize("address", INSIDE)
-def test_nobody_reaches_private_networks_or_metadata_by_address(target: str, address: str) -> None:
+def test_no_pod_reaches_private_networks_or_metadata_addresses(target: str, address: str) -> None:
     for name, labels in labels_of(target).items():
         for port in (22, 80, 443, 6443, 8080, 27017):
             assert not may_leave_to(target, labels, address, port), name
@@ -152,7 +152,7 @@ EDGES = [
 @given(st.one_of(st.sampled_from(EDGES), st.ip_addresses()))
 @example(ip_address("168.63.129.16"))
 @example(ip_address("169.254.169.254"))
-def test_the_second_wall_stands_where_the_first_does(address: IPv4Address | IPv6Address) -> None:
+def test_network_policy_agrees_with_the_address_guard(address: IPv4Address | IPv6Address) -> None:
     """What the guard refuses, the policy refuses; what it lets through, dedup's pods can reach."""
     labels = labels_of("base")["dedup"]
     open_here = may_leave_to("base", labels, str(address), 443)
@@ -165,7 +165,7 @@ def test_the_second_wall_stands_where_the_first_does(address: IPv4Address | IPv6
 
 
 @pytest.mark.parametrize("target", ["base", *OVERLAYS])
-def test_each_service_reaches_what_it_needs_and_no_more(target: str) -> None:
+def test_each_service_reaches_only_its_dependencies(target: str) -> None:
     reach = {
         name: {
             label.removeprefix("bucketline.io/provides-")
@@ -246,7 +246,7 @@ def test_every_pod_can_look_names_up_at_the_clusters_dns(target: str) -> None:
         ], name
 
 
-def test_only_the_api_is_reached_by_others_than_prometheus() -> None:
+def test_only_the_api_accepts_connections_besides_prometheus() -> None:
     for name, labels in labels_of("overlays/production").items():
         sources = {
             value

@@ -150,7 +150,7 @@ def test_a_key_made_in_the_toolbox_is_good_at_the_api(target: str) -> None:
 
 
 @pytest.mark.parametrize("target", ["base", *OVERLAYS])
-def test_the_toolbox_ends_when_it_is_told_to(target: str) -> None:
+def test_toolbox_ends_on_sigterm(target: str) -> None:
     """As process 1 it is not ended by a signal that it leaves to the default."""
     (container,) = containers(pods(target)["Deployment/bucketline-toolbox"])
     *shell, script = container["command"]
@@ -168,7 +168,7 @@ def test_the_toolbox_ends_when_it_is_told_to(target: str) -> None:
 
 
 @pytest.mark.parametrize(("target", "name"), SERVICE_PODS)
-def test_probes_ask_what_the_service_answers(target: str, name: str) -> None:
+def test_probes_use_the_endpoints_of_the_service(target: str, name: str) -> None:
     (container,) = containers(pods(target)[name])
     (port,) = container["ports"]
     assert (port["name"], port["containerPort"]) == ("http", HttpSettings.model_fields["port"].default)

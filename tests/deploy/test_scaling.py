@@ -50,7 +50,7 @@ def test_one_large_batch_gets_as_many_processors_as_its_open_units_keep_busy() -
 
 
 @pytest.mark.parametrize("service", ["dedup", "processor"])
-def test_a_query_is_of_this_installation_and_says_so_when_nobody_counts(service: ServiceName) -> None:
+def test_backlog_query_selects_this_deployment_and_fails_without_a_value(service: ServiceName) -> None:
     (namespace,) = of_kind(PRODUCTION, "Namespace")
     down = next(alert["expr"] for alert in alerts() if alert["alert"] == "BucketlineServiceDown")
     for trigger in [trigger for trigger in spec(service)["triggers"] if trigger["type"] == "prometheus"]:

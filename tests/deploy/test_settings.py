@@ -106,7 +106,7 @@ def test_a_service_listens_where_its_probes_ask(target: str) -> None:
 
 
 @pytest.mark.parametrize("target", ["base", *OVERLAYS])
-def test_memory_limits_hold_what_the_settings_allow_at_once(target: str) -> None:
+def test_memory_limits_fit_the_settings(target: str) -> None:
     """What the settings bound, as large as they let it be, beside what the service itself was measured to take."""
 
     def spare(service: str) -> float:
@@ -127,7 +127,7 @@ def test_memory_limits_hold_what_the_settings_allow_at_once(target: str) -> None
     assert spare("batcher") >= 64 * MEBIBYTE
 
 
-def test_production_is_durable_and_makes_nothing_by_itself() -> None:
+def test_production_settings_are_durable_and_create_nothing() -> None:
     settings = environment("overlays/production", "Deployment/bucketline-ingest-api")
     assert settings["BUCKETLINE_KAFKA_CREATE_TOPICS"] == "false"
     assert settings["BUCKETLINE_S3_CREATE_BUCKET"] == "false"

@@ -77,7 +77,7 @@ async def test_the_server_computes_the_same_keys(rows: Collection[Any], values: 
     assert await keys_of(rows, [{"when": value} for value in values], "when") == [moment_key(v) for v in values]
 
 
-async def test_what_is_no_date_has_no_moment(rows: Collection[Any]) -> None:
+async def test_text_that_is_not_a_date_has_no_moment(rows: Collection[Any]) -> None:
     values = ["", "soon", "2026-02-30", "2026-02-30T00:00", "2026-13-01", "2026-01-01T25:00", "2026-01-01T10:00:00.", 5]
     values += ["2026-01-01T10", "20260101T100000Z", " 2026-01-01", "2026-01-01\n", "2026-01-01T10:00+24:00", True, None]
     values += [{"a": 1}, ["2026-01-01"], "2026-01-01T24:00", "0000-01-01", "2026-01-01T10:00:60Z"]

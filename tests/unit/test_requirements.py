@@ -5,7 +5,9 @@ from tests import requirements
 
 
 @pytest.mark.parametrize(("everything", "outcome"), [(False, pytest.skip.Exception), (True, pytest.fail.Exception)])
-def test_what_is_lacking(everything: bool, outcome: type[BaseException], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_requirement_skips_or_fails(
+    everything: bool, outcome: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(requirements, "EVERYTHING", everything)
     with pytest.raises(outcome, match="no Java"):
         requirements.lacking("no Java")

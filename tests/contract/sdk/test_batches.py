@@ -243,7 +243,7 @@ async def test_metadata_and_deletion(batching: Batching) -> None:
         await batching.get(batch_id)
 
 
-async def test_what_failed_can_be_told_and_retried(failing: Batching) -> None:
+async def test_failed_objects_are_listed_and_retried(failing: Batching) -> None:
     pdf = {"property": "file", "type": "pdf", "data": {"base64": "bm90IGEgcGRm", "mime_type": "application/pdf"}}
     broken = await failing.plain.post(f"/v1/buckets/{failing.bucket}/objects", {"blobs": [pdf], "name": "broken"})
     sound = await failing.objects(1)

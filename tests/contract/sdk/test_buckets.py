@@ -68,7 +68,7 @@ async def test_a_name_is_taken_once_in_a_namespace(api: Api, sdk: Sdk) -> None:
     await call(elsewhere.create_bucket, request("invoices"))
 
 
-async def test_faults_of_a_schema_and_of_a_key_are_told_by_row(api: Api, sdk: Sdk) -> None:
+async def test_schema_and_key_issues_have_one_row_each(api: Api, sdk: Sdk) -> None:
     client = sdk.mixpeek(await api.namespace())
     for body, place in (
         ({"bucket_schema": {"properties": {"a": {"type": "PDF"}}}}, "type"),

@@ -73,7 +73,7 @@ async def test_a_collection_is_given_back_as_it_was_made(api: Api, sdk: Sdk) -> 
         assert set(found.input_schema.properties) == set(SCHEMA["properties"])
 
 
-async def test_what_is_wrong_with_a_collection_is_told(api: Api, sdk: Sdk) -> None:
+async def test_invalid_collection_is_refused_with_the_reason(api: Api, sdk: Sdk) -> None:
     namespace = await api.namespace()
     bucket = await api.bucket(namespace)
     client = sdk.mixpeek(namespace)

@@ -52,7 +52,7 @@ async def test_names_and_ids_are_taken_once(sdk: Sdk) -> None:
     assert "namespace_id_taken" in str(refused.value.body)
 
 
-async def test_what_is_in_a_namespace_is_counted(api: Api, sdk: Sdk) -> None:
+async def test_namespace_counts_its_resources(api: Api, sdk: Sdk) -> None:
     name = await api.namespace()
     bucket = await api.bucket(name)
     await api.collection(name, bucket)
@@ -97,7 +97,7 @@ async def test_patch_and_put_change_what_is_sent(api: Api, sdk: Sdk) -> None:
         await call(namespaces.patch_namespace, renamed, models.PatchNamespaceRequest(namespace_name=other))
 
 
-async def test_bad_names_are_told(api: Api) -> None:
+async def test_invalid_names_are_reported(api: Api) -> None:
     for name in ("ab", "x" * 65, " padded ", "bell\x07", "größe"):
         async with api.client()._session.post("/v1/namespaces", json={"namespace_name": name}) as answer:
             assert answer.status == 422, name

@@ -58,7 +58,7 @@ async def keyed(api: Api) -> AsyncIterator[Keyed]:
         yield Keyed(namespace, bucket, Wire(api, namespace, session))
 
 
-async def test_what_each_policy_does_with_a_free_and_a_used_key(keyed: Keyed) -> None:
+async def test_policies_with_a_free_and_a_used_key(keyed: Keyed) -> None:
     absent = await keyed.send("update", sku="A")
     assert absent.status == 404
     assert absent.error["type"] == "NotFoundError"
@@ -80,7 +80,7 @@ async def test_what_each_policy_does_with_a_free_and_a_used_key(keyed: Keyed) ->
     assert await keyed.count() == 2
 
 
-async def test_the_generated_client_raises_what_each_refusal_is(keyed: Keyed, sdk: Sdk) -> None:
+async def test_sdk_raises_the_exception_of_each_error(keyed: Keyed, sdk: Sdk) -> None:
     objects = sdk.generated(BucketObjectsApi, keyed.namespace)
     body = parse(CreateObjectRequest, {"sku": "A", "title": "t"})
     with pytest.raises(BadRequestException):
@@ -149,7 +149,7 @@ async def test_an_update_merges_fields_and_replaces_blobs(keyed: Keyed) -> None:
     assert (await keyed.send("upsert", sku="A", blobs=[])).body["blobs"] == []
 
 
-async def test_an_update_needs_only_what_it_changes(keyed: Keyed) -> None:
+async def test_upsert_of_an_existing_key_requires_only_the_changed_fields(keyed: Keyed) -> None:
     await keyed.send("insert", sku="A")
     path = f"/v1/buckets/{keyed.bucket}/objects"
     changed = await keyed.wire("POST", path, {"sku": "A", "qty": 2}, policy="upsert")

@@ -292,7 +292,7 @@ async def test_a_batch_of_objects_has_a_result_for_each(place: Place) -> None:
     assert {row["object_id"] for row in listed.body["results"]} == {row.object_id for row in answer.succeeded}
 
 
-async def test_a_batch_replays_what_it_repeats(place: Place) -> None:
+async def test_batch_create_with_repeated_keys_replays_the_first_object(place: Place) -> None:
     before = await place.create(note("known"))
     rows = [
         note("known", skip_duplicates=True),

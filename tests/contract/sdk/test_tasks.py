@@ -98,7 +98,7 @@ async def test_filters_reach_both_kinds(busy: Busy, sdk: Sdk) -> None:
             await call_list(client.tasks.list, **wrong)
 
 
-async def test_a_forgotten_task_goes_on_out_of_sight(busy: Busy, sdk: Sdk) -> None:
+async def test_hidden_task_continues(busy: Busy, sdk: Sdk) -> None:
     expected = busy.tasks
     client, tasks = sdk.mixpeek(busy.namespace), sdk.generated(TasksApi, key=busy.key)
     for task_id in expected[:2]:

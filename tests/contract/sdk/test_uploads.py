@@ -146,7 +146,7 @@ async def test_the_route_without_the_bucket(invoices: Uploading) -> None:
     ("claim", "code"),
     [({"etag": "0" * 32}, "etag_mismatch"), ({"file_size_bytes": 1}, "size_mismatch")],
 )
-async def test_other_bytes_than_the_client_says_are_refused(
+async def test_upload_with_other_bytes_than_announced_is_refused(
     invoices: Uploading, claim: Mapping[str, Any], code: str
 ) -> None:
     upload = await invoices.create()
@@ -165,7 +165,7 @@ async def test_without_bytes_nothing_is_confirmed(invoices: Uploading) -> None:
         await invoices.confirm("upl_nobody")
 
 
-async def test_the_url_takes_what_it_was_signed_for(invoices: Uploading) -> None:
+async def test_presigned_url_accepts_only_the_signed_content(invoices: Uploading) -> None:
     announced = hashlib.sha256(PDF).hexdigest()
     upload = await invoices.create(file_hash=announced, file_size_bytes=len(PDF))
     url = str(upload.presigned_url)
@@ -208,7 +208,7 @@ async def test_the_same_content_is_uploaded_once(invoices: Uploading) -> None:
         {"object_metadata": {"blobs": []}},
     ],
 )
-async def test_what_could_not_become_an_object_gets_no_url(invoices: Uploading, wrong: dict[str, Any]) -> None:
+async def test_upload_that_cannot_become_an_object_gets_no_url(invoices: Uploading, wrong: dict[str, Any]) -> None:
     with pytest.raises(UnprocessableEntityException):
         await invoices.create(**wrong)
     listed = await call(invoices.uploads.list_uploads_buckets, invoices.bucket)

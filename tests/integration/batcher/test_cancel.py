@@ -12,7 +12,7 @@ from bucketline.events.models import BatchCompleted, ObjectStatusChanged, WorkUn
 pytestmark = pytest.mark.stack
 
 
-async def test_units_that_run_end_and_the_others_are_given_back(world: World) -> None:
+async def test_shutdown_finishes_running_units_and_releases_others(world: World) -> None:
     replica = world.replica(unit_max_objects=2, max_active_units=3)
     ids = await world.drafts(10)
     batch_id = await world.submitted(ids)
@@ -33,7 +33,7 @@ async def test_units_that_run_end_and_the_others_are_given_back(world: World) ->
     assert batch["pending"][-1]["type"] == BatchCompleted.type or world.bus.take(BatchCompleted)
 
 
-async def test_a_batch_nobody_has_planned(world: World) -> None:
+async def test_unplanned_batch_is_canceled(world: World) -> None:
     replica = world.replica()
     ids = await world.drafts(5) + await world.drafts(2, mirrored=False)
     batch_id = await world.submitted(ids)
@@ -76,7 +76,7 @@ async def test_planning_and_cancelling_at_once(world: World) -> None:
 
 
 @pytest.mark.parametrize("after", [False, True])
-async def test_who_cancels_may_die_at_any_write(world: World, after: bool) -> None:
+async def test_cancel_that_dies_at_any_write_is_completed(world: World, after: bool) -> None:
     for at in range(1, 60):
         ids = await world.drafts(9)
         batch_id = await world.submitted(ids)

@@ -99,7 +99,7 @@ async def test_the_last_object_to_arrive_ends_every_batch_however_fast_it_is(
     assert {(await world.batch(batch_id))["status"] for batch_id in batches} == {Status.COMPLETED}
 
 
-async def test_what_was_mirrored_unheard_is_found(world: World) -> None:
+async def test_mirrored_object_without_an_event_is_found(world: World) -> None:
     replica = world.replica()
     late = await world.drafts(3, mirrored=False)
     batch_id = await world.submitted(late)

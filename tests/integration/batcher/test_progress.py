@@ -125,7 +125,7 @@ async def test_a_batcher_may_die_while_it_finishes(world: World, after: bool) ->
     raise AssertionError("it never got to its end")
 
 
-async def test_many_say_the_end_and_it_is_told_once(world: World) -> None:
+async def test_concurrent_completions_publish_one_event(world: World) -> None:
     ids = await world.drafts(20)
     batch_id = await world.submitted(ids)
     replicas = [world.replica(unit_max_objects=5) for _ in range(4)]
@@ -167,7 +167,7 @@ async def test_an_object_that_arrives_while_its_batch_is_counted_is_counted(
     assert (batch["status"], batch["processed"], batch["missing"]) == (Status.COMPLETED, 4, 0)
 
 
-async def test_progress_is_shown_on_the_way_and_never_goes_back(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_progress_is_reported_and_never_decreases(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "bucketline_batcher.results.TALLY_SHARE", 0
     )  # on a loaded machine it would be shown at the end only
@@ -188,7 +188,7 @@ async def test_progress_is_shown_on_the_way_and_never_goes_back(world: World, mo
     assert len(set(shown)) > 2, "it is shown before the end"
 
 
-async def test_the_first_error_is_told_on_the_way(world: World) -> None:
+async def test_first_error_is_reported_while_the_batch_runs(world: World) -> None:
     replica = world.replica(unit_max_objects=2)
     ids = await world.drafts(4)
     batch_id = await world.submitted(ids)
@@ -200,7 +200,7 @@ async def test_the_first_error_is_told_on_the_way(world: World) -> None:
     assert batch["processed"] == 2
 
 
-async def test_a_retry_adds_to_what_there_was(world: World) -> None:
+async def test_retry_adds_to_the_earlier_totals(world: World) -> None:
     replica = world.replica(unit_max_objects=2)
     ids = await world.drafts(6)
     plan = dict.fromkeys(ids, GOOD) | {

@@ -74,7 +74,7 @@ async def test_no_plan_scans_a_collection(world: World, monkeypatch: pytest.Monk
     assert scanned == []
 
 
-async def test_looking_for_some_objects_of_a_large_batch_reads_no_others(world: World) -> None:
+async def test_lookup_of_objects_in_a_large_batch_reads_only_those(world: World) -> None:
     replica = world.replica(unit_max_objects=5)
     ids = await world.drafts(200)
     batch_id = await world.submitted(ids)

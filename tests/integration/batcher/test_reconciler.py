@@ -53,7 +53,7 @@ async def died(world: World, unit_id: str, trying: int | None = None) -> bool:
     return taken is not None
 
 
-async def test_what_one_object_did_is_not_laid_to_its_unit_up_to_a_limit(world: World) -> None:
+async def test_crashes_of_one_object_do_not_fail_its_unit_up_to_a_limit(world: World) -> None:
     replica = world.replica(unit_max_crashes=3, unit_max_isolated_crashes=4)
     batch_id = await world.submitted(await world.drafts(3))
     await replica.planner.plan_batch(batch_id)
@@ -85,7 +85,7 @@ async def test_processors_that_ended_for_another_reason_still_count(world: World
     assert not await died(world, unit["_id"]), "given up"
 
 
-async def test_a_lease_that_was_given_back_says_nothing_of_who_was_tried(world: World) -> None:
+async def test_released_lease_counts_no_crash_of_an_item(world: World) -> None:
     replica = world.replica()
     batch_id = await world.submitted(await world.drafts(2))
     await replica.planner.plan_batch(batch_id)
@@ -101,7 +101,7 @@ async def test_a_lease_that_was_given_back_says_nothing_of_who_was_tried(world: 
     assert "current_item" not in taken["lease"]
 
 
-async def test_who_is_set_aside_is_so_until_the_owner_says_otherwise(world: World) -> None:
+async def test_crash_of_an_idle_unit_counts_as_release_until_it_resumes(world: World) -> None:
     replica = world.replica(unit_max_objects=1)
     batch_id = await world.submitted(await world.drafts(2))
     await replica.planner.plan_batch(batch_id)
@@ -119,7 +119,7 @@ async def test_who_is_set_aside_is_so_until_the_owner_says_otherwise(world: Worl
     assert [unit_attempts(found[unit_id]) for unit_id in both] == [UnitAttempts(1, 0, 0), UnitAttempts(1, 0, 0)]
 
 
-async def test_what_a_processor_gives_back_is_no_attempt(world: World) -> None:
+async def test_released_unit_counts_no_attempt(world: World) -> None:
     replica = world.replica(unit_max_crashes=2, unit_max_releases=5)
     batch_id = await world.submitted(await world.drafts(1))
     await replica.planner.plan_batch(batch_id)
@@ -135,7 +135,7 @@ async def test_what_a_processor_gives_back_is_no_attempt(world: World) -> None:
     assert (await world.batch(batch_id))["status"] == Status.FAILED
 
 
-async def test_units_that_nobody_takes_are_announced_less_and_less_often(world: World) -> None:
+async def test_unclaimed_units_are_announced_with_backoff(world: World) -> None:
     replica = world.replica()
     batch_id = await world.submitted(await world.drafts(1))
     await replica.planner.plan_batch(batch_id)
@@ -188,7 +188,7 @@ async def test_of_stalled_objects_no_more_is_read_than_their_plan_needs(
 
 
 @pytest.mark.parametrize("deleted", [True, False])
-async def test_a_batch_whose_object_went_another_way_is_over(world: World, deleted: bool) -> None:
+async def test_automatic_batch_whose_object_was_changed_is_finished(world: World, deleted: bool) -> None:
     replica = world.replica()
     ids = await world.drafts(1, auto=True, mirrored=False)
     obj = (await world.objects.get_many(ids))[ids[0]]
@@ -204,7 +204,7 @@ async def test_a_batch_whose_object_went_another_way_is_over(world: World, delet
     assert batch["failure_reason"]
 
 
-async def test_the_backlog_is_what_processors_have_or_may_take_also_when_it_is_off_the_bus(world: World) -> None:
+async def test_backlog_counts_ready_and_leased_units(world: World) -> None:
     replica = world.replica(unit_max_objects=1, max_active_units=4)
     batch_id = await world.submitted(await world.drafts(7))
     await replica.planner.plan_batch(batch_id)
@@ -223,7 +223,7 @@ def swept(what: str) -> float:
     return REGISTRY.get_sample_value("bucketline_reconciled_total", {"what": what}) or 0.0
 
 
-async def test_what_only_waits_is_not_told_as_stalled(world: World) -> None:
+async def test_waiting_units_do_not_count_as_stalled(world: World) -> None:
     replica = world.replica(unit_max_objects=1, max_active_units=2)
     batch_id = await world.submitted(await world.drafts(4))
     await replica.planner.plan_batch(batch_id)
@@ -240,7 +240,7 @@ async def test_what_only_waits_is_not_told_as_stalled(world: World) -> None:
     assert await world.units.get_many([waiting["_id"]])
 
 
-async def test_a_batch_that_nobody_planned_and_one_that_nobody_ended_are_told_as_stalled(world: World) -> None:
+async def test_unplanned_and_unfinished_batches_count_as_stalled(world: World) -> None:
     replica = world.replica()
     unplanned, unended = await world.submitted(await world.drafts(1)), await world.submitted(await world.drafts(1))
     await replica.planner.plan_batch(unended)
@@ -255,7 +255,7 @@ async def test_a_batch_that_nobody_planned_and_one_that_nobody_ended_are_told_as
 
 
 @pytest.mark.parametrize("how", ["given up", "cancelled"])
-async def test_what_is_said_of_an_object_is_in_the_trace_that_it_came_with(world: World, how: str) -> None:
+async def test_events_of_an_object_are_in_the_trace_of_its_request(world: World, how: str) -> None:
     replica = world.replica(unit_max_crashes=1)
     ids, own, batchs = await world.drafts(2), {"traceparent": "00-own"}, {"traceparent": "00-batch"}
     await world.objects.collection.update_one({"_id": ids[0]}, {"$set": {"trace": own}})

@@ -183,7 +183,7 @@ async def test_one_of_two_replicas_dies_at_any_write_with_clocks_apart(world: Wo
     raise AssertionError("it never got to its end")
 
 
-async def test_what_was_cancelled_does_not_start_again(world: World) -> None:
+async def test_canceled_unit_does_not_start_again(world: World) -> None:
     bucket_id = await world.bucket(**LIMITS)
     replica = world.replica()
     ids = await world.drafts(3, bucket_id=bucket_id)
@@ -325,7 +325,7 @@ async def test_a_bucket_that_cannot_be_looked_at_holds_up_no_other(
     assert await replica.drafts.step() == 1, "and it is looked at again"
 
 
-async def test_what_was_given_back_is_not_read_again_and_again(world: World) -> None:
+async def test_released_unit_is_not_read_repeatedly(world: World) -> None:
     bucket_id = await world.bucket(**LIMITS)
     ids = await world.drafts(5, bucket_id=bucket_id)
     where = {"_id": {"$in": ids[:4]}}

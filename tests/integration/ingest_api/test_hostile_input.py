@@ -140,7 +140,7 @@ async def test_no_record_can_be_filled_with_free_form_data(replica: Replica, mon
         assert "at most 1000 bytes" in str(answer.body), (method, path, answer)
 
 
-async def test_empty_bodies_are_fine_where_nothing_has_to_be_said(replica: Replica) -> None:
+async def test_empty_body_is_accepted_where_no_field_is_required(replica: Replica) -> None:
     await replica.make("/v1/namespaces", {"namespace_name": "demo"})
     for path in ("namespaces", "buckets", "collections", "tasks"):
         for raw in (b"", b"{}", b"null"):

@@ -152,7 +152,7 @@ async def test_an_organisation_is_closed_to_another_one(world: World, replica: R
     assert {row["organization_id"] for row in keys.body["results"]} == {"org_mine"}
 
 
-async def test_what_was_not_theirs_to_forget_is_still_there(world: World, replica: Replica) -> None:
+async def test_resources_of_other_namespaces_cannot_be_deleted(world: World, replica: Replica) -> None:
     theirs_key = await world.key("org_theirs")
     theirs = await furnished(replica, "theirs", theirs_key)
     mine = await world.key("org_mine")
@@ -201,7 +201,7 @@ async def test_a_name_cannot_be_given_to_get_into_a_restriction(world: World, re
     ("permission", "allowed"),
     [("READ", {"GET", "LIST"}), ("WRITE", {"POST", "PATCH"}), ("DELETE", {"DELETE"}), ("ADMIN", None)],
 )
-async def test_a_key_does_what_it_may(
+async def test_key_allows_only_its_permissions(
     world: World, replica: Replica, permission: str, allowed: set[str] | None
 ) -> None:
     made = await furnished(replica, "home", "sk_root")

@@ -8,7 +8,7 @@ from tests.integration.ingest_api.conftest import World
 pytestmark = pytest.mark.stack
 
 
-async def test_two_replicas_count_together_and_a_new_window_begins_anew(world: World) -> None:
+async def test_rate_limit_is_shared_by_replicas_and_resets_with_the_window(world: World) -> None:
     replicas = [world.replica(rate_limit=5, rate_window_seconds=60) for _ in range(2)]
     answers = await asyncio.gather(*(replicas[n % 2].call("GET", "/v1/me") for n in range(8)))
     assert sorted(answer.status for answer in answers) == [200] * 5 + [429] * 3

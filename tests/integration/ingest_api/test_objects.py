@@ -259,9 +259,7 @@ def told(bus: Bus) -> list[tuple[str, int]]:
     return list(zip(bus.types, revisions, strict=True))
 
 
-async def test_a_deletion_is_said_after_a_change_that_came_in_between(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_deletion_is_published_after_a_concurrent_change(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     object_id = await world.create(sku="A")
     await world.settle()
     delete = world.deps.objects.delete_unchanged
@@ -281,7 +279,7 @@ async def test_a_deletion_is_said_after_a_change_that_came_in_between(
 
 
 @pytest.mark.parametrize("whole_bucket", [False, True])
-async def test_a_deletion_that_was_begun_before_a_change_says_the_change_too(
+async def test_deletion_started_before_a_change_publishes_the_change_too(
     world: World, monkeypatch: pytest.MonkeyPatch, whole_bucket: bool
 ) -> None:
     async def crash(_: Any) -> int:
@@ -316,7 +314,7 @@ async def test_updates_are_announced_in_order_after_an_outage(world: World) -> N
     assert world.bus.types == ["created", "updated", "updated"]
 
 
-async def test_a_repeat_of_what_was_not_written_is_written_itself(world: World) -> None:
+async def test_repeat_of_an_invalid_object_is_written(world: World) -> None:
     """Two bodies share an idempotency key, so the second gets the first's object; the third repeats the second."""
     bodies = [
         {"idempotency_key": "k", "blobs": [{"property": "note", "data": "one"}]},

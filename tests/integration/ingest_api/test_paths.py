@@ -96,7 +96,7 @@ def body_of(kind: str, name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("kind", ["bucket", "collection", "namespace"])
-async def test_name_that_no_path_can_hold_is_refused(home: Replica, kind: str) -> None:
+async def test_name_that_cannot_be_in_a_path_is_refused(home: Replica, kind: str) -> None:
     for name, reason in BAD_NAMES.items():
         answer = await home.call("POST", f"/v1/{kind}s", body_of(kind, name), namespace="home")
         assert answer.status == 422, name
@@ -109,7 +109,7 @@ async def test_name_that_no_path_can_hold_is_refused(home: Replica, kind: str) -
 
 
 @pytest.mark.parametrize("kind", ["bucket", "collection", "namespace"])
-async def test_name_that_a_path_can_hold_leads_to_what_it_names(home: Replica, kind: str) -> None:
+async def test_name_in_a_path_returns_its_resource(home: Replica, kind: str) -> None:
     names = [*GOOD_NAMES, *([] if kind == "namespace" else ["Rechnungen für Köln", "請求書です", "😀😀😀"])]
     for name in names:
         made = await home.make(f"/v1/{kind}s", body_of(kind, name), namespace="home")

@@ -48,7 +48,7 @@ async def put(replica: Replica, key: str) -> None:
         await parts.finish_to(key, sha256=SHA256, size=len(PDF), content_type="application/pdf")
 
 
-async def test_nobody_confirmed_it_in_time(world: World, replica: Replica) -> None:
+async def test_unconfirmed_upload_expires(world: World, replica: Replica) -> None:
     path = await bucket(replica)
     upload_id = await upload(replica, path)
     key = present(await world.database.collection("uploads").get(upload_id))["key"]
@@ -150,7 +150,9 @@ async def test_a_confirmation_outlasts_a_service_that_is_busy(
     assert (found["status"], [found["object_id"]]) == ("COMPLETED", task["outputs"])
 
 
-async def test_a_refused_submission_keeps_what_was_made(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_rejected_submission_keeps_the_confirmed_upload(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def refuse(*_: object, **__: object) -> None:
         raise Forbidden("the quota is used up")
 
@@ -205,7 +207,7 @@ async def test_the_books_of_a_batch_know_objects_of_its_bucket_only(replica: Rep
 
 
 @pytest.mark.parametrize("what", ["batch", "bucket"])
-async def test_a_batch_goes_after_its_end_was_told(
+async def test_batch_can_be_deleted_after_its_completion_was_published(
     world: World, replica: Replica, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     async def away(_: object) -> None:

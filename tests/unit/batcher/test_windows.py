@@ -42,7 +42,7 @@ def test_full(count: int, size: int, full: bool) -> None:
         ({"mirror": {"state": "failed"}}, True),
     ],
 )
-def test_only_what_nobody_has_decided_about_groups_itself(change: dict[str, Any], fresh: bool) -> None:
+def test_only_undecided_drafts_join_a_window(change: dict[str, Any], fresh: bool) -> None:
     obj: Any = {
         "auto_process": False,
         "status": "DRAFT",

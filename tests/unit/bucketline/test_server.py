@@ -35,7 +35,7 @@ def port() -> int:
 
 
 @pytest.mark.parametrize(("needs", "code"), [("0", -SIGTERM), ("60", 4)])
-def test_whoever_does_not_drain_in_time_is_ended(port: int, needs: str, code: int) -> None:
+def test_service_that_does_not_drain_in_time_is_killed(port: int, needs: str, code: int) -> None:
     environment = {"BUCKETLINE_HTTP_PORT": str(port), "PATH": ""}
     process = subprocess.Popen([sys.executable, "-c", PROGRAM, needs], env=environment, stdout=subprocess.PIPE)
     try:

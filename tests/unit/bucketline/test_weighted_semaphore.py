@@ -35,7 +35,7 @@ async def test_a_large_wish_is_not_overtaken_for_ever() -> None:
     assert order.index("large") < order.index("small")
 
 
-async def test_who_gives_up_waiting_leaves_nothing_missing() -> None:
+async def test_cancelled_waiter_loses_no_permit() -> None:
     budget = WeightedSemaphore(10)
     async with budget.reserve(10):
         waiting = [asyncio.create_task(_hold(budget, 5)) for _ in range(4)]

@@ -149,7 +149,7 @@ async def test_decode_above_the_limit_is_refused(name: str) -> None:
     assert len(await decoded(body, coding_of(name), max_bytes=20 * MB)) == 20 * MB
 
 
-async def test_decode_limits_what_lies_between_stacked_codings() -> None:
+async def test_decode_limits_the_size_between_stacked_codings() -> None:
     """Empty members decode to nothing, however many there are."""
     with pytest.raises(SourceTooLarge):
         await decoded(gzip.compress(gzip.compress(b"") * 1_000_000), "gzip", "gzip", max_bytes=MB)

@@ -148,9 +148,7 @@ async def test_store_with_force_replaces_a_broken_object(contents: ContentStore,
     assert store.objects[key].data == b"right"
 
 
-async def test_adopt_verified_copies_only_what_the_store_has_verified(
-    contents: ContentStore, store: MemoryBlobStore
-) -> None:
+async def test_adopt_verified_copies_only_verified_content(contents: ContentStore, store: MemoryBlobStore) -> None:
     store.put("uploads/a", b"verified", checked=True)
     store.put("uploads/b", b"unverified")
     content = await contents.adopt_verified(

@@ -101,7 +101,7 @@ async def test_open_of_each_kind_reads_the_content(source: Source, content: byte
         (UploadSource("upl_1"), SourceNotFound),
     ],
 )
-async def test_open_of_what_is_missing_or_not_configured_is_refused(source: Source, error: type[Exception]) -> None:
+async def test_open_of_missing_or_unconfigured_sources_is_refused(source: Source, error: type[Exception]) -> None:
     with pytest.raises(error):
         await read(opener(), source)
 

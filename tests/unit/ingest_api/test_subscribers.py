@@ -65,7 +65,7 @@ def test_changes_of_one_object_in_one_micro_batch_follow_each_other(events: list
     assert counted.grown() == [4, 1, 1, 1, 1, 5, 1]
 
 
-def test_what_is_late_or_of_nobody_is_not_counted() -> None:
+def test_late_and_unknown_results_are_not_counted() -> None:
     counted = Counted()
     done = {"status": "COMPLETED", "run": {"id": 1, "rank": 3}}
     record_status_metrics([PROCESSING, COMPLETED], known(**done))

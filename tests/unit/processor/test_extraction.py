@@ -452,7 +452,7 @@ async def test_blob_that_another_collection_reads_gives_no_warning() -> None:
     assert (await harness.run(obj, only=["col_1"])).warnings == []
 
 
-async def test_mapped_input_is_what_a_collection_reads() -> None:
+async def test_collection_reads_its_mapped_input() -> None:
     collection = a_collection("col_1", extractor="told", input_mappings={"text": "image"})
     harness = Harness(collection)
     harness.told.info = ExtractorInfo("told", "v1", "", accepts=("pdf",), cpu_bound=False)

@@ -36,7 +36,7 @@ def running(data: Path, port: int, variables: dict[str, str] | None = None) -> I
         yield path
 
 
-def test_env_file_holds_what_shells_and_commands_read_and_only_its_user_may(tmp_path: Path) -> None:
+def test_env_file_is_readable_by_its_user_only(tmp_path: Path) -> None:
     old = os.umask(0)
     try:
         with running(tmp_path / "my data", 8080) as path:

@@ -38,7 +38,7 @@ async def settled() -> None:
         await asyncio.sleep(0)
 
 
-async def test_the_first_goes_at_once_and_what_comes_meanwhile_goes_together_in_order() -> None:
+async def test_first_write_starts_at_once_and_later_ones_are_grouped_in_order() -> None:
     writer = Writer()
     commit: BulkWriter[int, int] = BulkWriter(writer, name="test", lanes=1)
     first = await submitted(commit, 1)
@@ -75,7 +75,7 @@ async def test_the_error_of_one_item_is_its_callers_alone() -> None:
     ]
 
 
-async def test_a_write_that_fails_is_told_to_all_of_its_group_and_the_next_group_goes_on() -> None:
+async def test_failed_write_raises_for_its_group_and_the_next_group_continues() -> None:
     writer = Writer()
     commit: BulkWriter[int, int] = BulkWriter(writer, name="test", lanes=1)
     first = await submitted(commit, 1, 2)
@@ -89,7 +89,7 @@ async def test_a_write_that_fails_is_told_to_all_of_its_group_and_the_next_group
     assert await asyncio.gather(*later) == [30]
 
 
-async def test_a_caller_that_goes_away_does_not_take_its_write_back() -> None:
+async def test_cancelled_caller_does_not_cancel_its_write() -> None:
     writer = Writer()
     commit: BulkWriter[int, int] = BulkWriter(writer, name="test", lanes=1)
     gone, stays = await submitted(commit, 1, 2)
@@ -115,7 +115,7 @@ async def test_more_than_may_wait_are_refused() -> None:
 
 
 @pytest.mark.parametrize("lanes", [1, 2, 3])
-async def test_what_is_submitted_the_moment_a_write_ends_is_written(lanes: int) -> None:
+async def test_item_submitted_when_a_write_ends_is_written(lanes: int) -> None:
     """Whoever waited for a lane submits again before the event loop has tidied up after that lane."""
 
     async def write(items: Sequence[int]) -> list[int | BaseException]:

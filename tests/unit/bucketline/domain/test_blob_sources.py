@@ -83,7 +83,7 @@ def parse(type: str, data: JsonValue, *, allow_file: bool = False) -> Source:  #
         ("array", [1, {"a": None}], JsonSource([1, {"a": None}])),
     ],
 )  # fmt: skip
-def test_what_data_means(type: str, data: JsonValue, source: Source) -> None:  # noqa: A002
+def test_data_is_interpreted_by_type(type: str, data: JsonValue, source: Source) -> None:  # noqa: A002
     assert parse(type, data) == source
 
 
@@ -125,7 +125,7 @@ def test_what_data_means(type: str, data: JsonValue, source: Source) -> None:  #
         ("object", {"a\0b": 1}, "NUL"),
     ],
 )
-def test_what_is_refused_says_why(type: str, data: JsonValue, hint: str) -> None:  # noqa: A002
+def test_refused_request_has_a_reason(type: str, data: JsonValue, hint: str) -> None:  # noqa: A002
     with pytest.raises(InvalidData) as refused:
         parse(type, data)
     assert hint in refused.value.reason

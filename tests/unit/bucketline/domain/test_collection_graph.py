@@ -87,7 +87,7 @@ def test_topological_order_of_a_cycle_has_every_collection() -> None:
         ([], ""),
     ],
 )
-def test_ids_with_sources_includes_what_feeds_the_selected(selected: list[str], expected: str) -> None:
+def test_ids_with_sources_includes_upstream_collections(selected: list[str], expected: str) -> None:
     assert ids_with_sources(reversed(DIAMOND), selected) == set(expected)
 
 

@@ -51,7 +51,7 @@ def test_true_for_case_holds_for_everything_inside() -> None:
     assert parse_filter({"a": "x"}, exact=["a"]) == Group(every=(Condition("a", "eq", "x", True),))
 
 
-def test_what_the_official_client_sends_is_understood() -> None:
+def test_requests_of_the_official_client_are_accepted() -> None:
     sent = LogicalOperatorInput.from_dict({"AND": [{"field": "state", "operator": "eq", "value": "open"}], "sku": "A"})
     assert sent is not None
     assert parse_filter(sent.to_dict()) == Group(every=(Condition("state", "eq", "open"), Condition("sku", "eq", "A")))
@@ -129,14 +129,14 @@ def test_dates_of_ours_are_compared_as_dates(text: str, moment: datetime) -> Non
         ({"created_at": "0001-01-01T00:00:00+05:00"}, "datetime_type", ["created_at"]),
     ],
 )
-def test_what_is_wrong_is_one_row(raw: object, kind: str, where: list[object]) -> None:
+def test_each_issue_is_one_row(raw: object, kind: str, where: list[object]) -> None:
     with pytest.raises(ValidationFailed) as caught:
         parse_filter(raw)
     (fault,) = caught.value.issues
     assert (fault["type"], fault["location"]) == (kind, ["body", "filters", *where])
 
 
-def test_all_faults_are_told_at_once() -> None:
+def test_all_issues_are_reported_together() -> None:
     with pytest.raises(ValidationFailed) as caught:
         parse_filter({"AND": [{"field": "a", "operator": "x", "value": 1}, {"b": []}], "NOT": [5], "$c": 1})
     assert len(caught.value.issues) == 4

@@ -114,7 +114,7 @@ def test_the_total_is_counted_on_request(query: dict[str, str], body: dict[str, 
         ({}, {"include_total": "true"}, ["body", "include_total"]),
     ],
 )
-def test_what_is_out_of_range_is_one_row(
+def test_value_out_of_range_is_one_issue(
     query: dict[str, str], body: dict[str, Any] | None, location: list[str]
 ) -> None:
     with pytest.raises(ValidationFailed) as caught:
@@ -122,7 +122,7 @@ def test_what_is_out_of_range_is_one_row(
     assert [fault["location"] for fault in caught.value.issues] == [location]
 
 
-def test_a_bad_cursor_is_400_and_all_bad_numbers_are_told_at_once() -> None:
+def test_invalid_cursor_returns_400_and_invalid_numbers_are_reported_together() -> None:
     with pytest.raises(BadRequest):
         resolve_page({"cursor": "b2Zmc2V0OjE="}, None, OBJECTS)
     with pytest.raises(ValidationFailed) as caught:
@@ -167,7 +167,7 @@ def test_a_value_that_no_cursor_can_carry_makes_the_next_page_count() -> None:
 PATH = "/v1/buckets/bkt_1/objects"
 
 
-def test_pages_link_to_their_neighbours_and_keep_what_else_was_asked() -> None:
+def test_page_links_keep_the_query() -> None:
     query = {"page": "2", "page_size": "5", "return_presigned_urls": "true"}
     answer = build_pagination(resolve_page(query, None, OBJECTS), "abc", path=PATH, query=query)
     assert answer == {

@@ -69,12 +69,12 @@ def test_an_unsound_field_is_one_row(field: object, kind: str, where: list[objec
 
 
 @pytest.mark.parametrize("schema", [None, [], "x", {}, {"properties": None}, {"properties": []}])
-def test_what_is_no_schema_is_refused(schema: object) -> None:
+def test_invalid_schema_is_refused(schema: object) -> None:
     assert len(schema_faults(schema)) == 1
 
 
 @pytest.mark.parametrize("name", ["status", "_internal", "blobs", "object_id", "key_prefix"])
-def test_a_field_that_nobody_could_set_is_refused_but_a_file_may_have_the_name(name: str) -> None:
+def test_reserved_field_name_is_refused_except_for_files(name: str) -> None:
     assert [fault["type"] for fault in schema_faults({"properties": {name: {"type": "string"}}})] == ["reserved"]
     assert schema_faults({"properties": {name: {"type": "image"}}}) == []
 

@@ -54,7 +54,7 @@ def test_the_first_final_status_of_a_run_stays(statuses: list[Status]) -> None:
 
 
 @given(runs())
-def test_an_object_never_goes_back(events: list[State]) -> None:
+def test_object_status_never_moves_backwards(events: list[State]) -> None:
     state = NEW
     for place, status in events:
         before = state[0]

@@ -82,7 +82,7 @@ def test_an_absent_field_is_refused_and_odd_values_are_not() -> None:
         assert key_faults(["sku"], {"sku": value}) == []
 
 
-def test_the_values_are_told_for_the_conflict() -> None:
+def test_conflict_contains_the_key_values() -> None:
     assert key_values(["sku"], {"sku": "A-17", "other": [1]}) == {"sku": "A-17"}
 
 

@@ -27,7 +27,7 @@ def test_attributes_are_in_the_headers_and_the_payload_alone_in_the_value() -> N
     assert SEALED.key == "obj_1"
 
 
-def test_what_is_published_is_read_back() -> None:
+def test_published_event_is_decoded() -> None:
     received = decode_event(SEALED.data, SEALED.headers(), partition=3, offset=9)
     assert received.event == deleted("obj_1")
     assert (received.id, received.source) == ("evt_1", "/bucketline/ingest-api")
@@ -39,7 +39,7 @@ def test_an_envelope_survives_its_stay_in_a_document() -> None:
     assert CloudEvent.from_document(SEALED.to_document()) == SEALED
 
 
-def test_headers_that_nobody_needs_may_be_null_or_not_utf8() -> None:
+def test_unused_headers_may_be_null_or_not_utf8() -> None:
     headers = [*SEALED.headers(), ("x-null", None), ("x-bytes", b"\xff\xfe"), ("", b"")]
     assert decode_event(SEALED.data, headers).event == deleted("obj_1")
 
@@ -68,7 +68,7 @@ def test_structured_mode_of_another_publisher(content_type: str) -> None:
     assert (received.id, received.source, received.trace) == ("7", "/elsewhere", TRACE)
 
 
-def test_a_type_of_ours_that_is_not_known_here_is_told_apart_from_rubbish() -> None:
+def test_unknown_event_type_differs_from_invalid_records() -> None:
     headers = [("ce_type", b"bucketline.object.archived.v3"), ("ce_id", b"1"), ("ce_source", b"/x")]
     with pytest.raises(UnknownEventType) as caught:
         decode_event(b"{}", headers)
@@ -91,7 +91,7 @@ def test_a_type_of_ours_that_is_not_known_here_is_told_apart_from_rubbish() -> N
         (b"[]", [("content-type", b"application/cloudevents+json")], "structured"),
     ],
 )
-def test_what_cannot_be_read_says_why(value: bytes | None, headers: object, why: str) -> None:
+def test_unreadable_file_has_an_error_with_the_reason(value: bytes | None, headers: object, why: str) -> None:
     with pytest.raises(NonRetryableError, match=why):
         decode_event(value, headers)  # type: ignore[arg-type]  # what a broker may deliver
 

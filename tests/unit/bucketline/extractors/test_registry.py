@@ -87,7 +87,7 @@ def test_listing_the_built_in_ones_loads_no_file_library() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_a_broken_plugin_is_reported_and_the_others_work(here: str) -> None:
+def test_broken_plugin_is_reported_and_does_not_affect_others(here: str) -> None:
     registry = ExtractorRegistry(
         lambda: [
             entry("missing_v1", "no_such_module:Thing"),
@@ -107,7 +107,7 @@ def test_a_broken_plugin_is_reported_and_the_others_work(here: str) -> None:
     assert "must be named 'good_v1'" in reasons["misnamed_v1"]
 
 
-def test_one_extractor_is_had_without_loading_the_others(here: str) -> None:
+def test_get_loads_only_the_requested_extractor(here: str) -> None:
     registry = ExtractorRegistry(lambda: [entry("explodes_v1", f"{here}:Explodes"), entry("good_v1", f"{here}:Good")])
     extractor = registry.get("good_v1")
 
@@ -116,7 +116,7 @@ def test_one_extractor_is_had_without_loading_the_others(here: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["nothing", "explodes"])
-def test_an_unknown_or_broken_name_says_what_there_is(here: str, name: str) -> None:
+def test_unknown_or_broken_extractor_error_lists_the_installed_ones(here: str, name: str) -> None:
     registry = ExtractorRegistry(lambda: [entry("explodes_v1", f"{here}:Explodes"), entry("good_v1", f"{here}:Good")])
     with pytest.raises(UnknownExtractor, match="there are: good_v1") as caught:
         registry.find(name, "v1")

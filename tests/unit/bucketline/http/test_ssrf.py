@@ -254,7 +254,7 @@ def test_check_address_accepts_public_addresses(address: str) -> None:
 
 
 class TestAllowed:
-    def test_allow_networks_allows_only_what_is_inside(self) -> None:
+    def test_allow_networks_allows_only_addresses_inside(self) -> None:
         policy = GuardPolicy(allow_networks=(ip_network("10.1.0.0/16"),))
         assert check_address("10.1.2.3", policy)
         for refused in ("10.2.0.1", "127.0.0.1", "::ffff:10.1.2.3"):

@@ -135,7 +135,7 @@ async def test_poison_is_not_retried() -> None:
         "empty value",
     ],
 )
-async def test_unreadable_record_is_dead_lettered_and_the_others_are_handled(bad: Record) -> None:
+async def test_unreadable_record_is_dead_lettered_and_others_are_handled(bad: Record) -> None:
     handler = Handler()
     async with subscribed(handler) as one:
         await one.deliver(record(deleted("a")), bad, record(deleted("b")))

@@ -111,7 +111,7 @@ async def test_a_consumer_that_moves_is_left_alone_and_its_lag_is_shown() -> Non
     assert REGISTRY.get_sample_value("bucketline_consumer_lag", {"topic": TOPIC}) == 900
 
 
-async def test_one_that_stands_still_before_waiting_records_is_started_anew() -> None:
+async def test_stalled_consumer_with_waiting_records_is_restarted() -> None:
     bench = Bench(Consumer(at=3, end=9))
     await bench.pass_time(8)
     assert bench.subscriber.starts == 0
@@ -120,7 +120,7 @@ async def test_one_that_stands_still_before_waiting_records_is_started_anew() ->
     await bench.monitor.live()
 
 
-async def test_what_a_consumer_logs_by_itself_says_what_it_consumes() -> None:
+async def test_log_lines_of_a_consumer_name_its_topic() -> None:
     bench = Bench(Consumer())
     await bench.monitor.start()
     assert bench.subscriber.logged == {"consumes": TOPIC}
@@ -146,7 +146,7 @@ async def test_a_handler_that_never_returns_makes_the_service_not_live() -> None
     assert joined() == 0
 
 
-async def test_it_is_told_whether_a_consumer_is_a_member_of_its_group() -> None:
+async def test_group_membership_is_exported() -> None:
     bench = Bench(Consumer(assigned=set()))
     bench.consumer.joined = False
     await bench.pass_time(2)
@@ -175,7 +175,7 @@ async def test_a_consumer_that_no_start_helps_makes_the_service_not_live() -> No
         await bench.monitor.live()
 
 
-async def test_after_the_broker_lost_its_log_reading_begins_anew() -> None:
+async def test_consumer_starts_from_the_beginning_after_the_broker_lost_its_log() -> None:
     bench = Bench(Consumer(at=50, end=4))
     await bench.pass_time(2)
     assert bench.consumer.rewound == 1
@@ -216,7 +216,7 @@ async def test_an_answer_that_is_older_than_the_position_is_no_reason_for_anythi
     assert REGISTRY.get_sample_value("bucketline_consumer_lag", {"topic": TOPIC}) == 0
 
 
-async def test_while_no_broker_answers_nothing_is_started_anew_and_the_service_is_live() -> None:
+async def test_unreachable_broker_restarts_no_consumer_and_keeps_the_service_live() -> None:
     bench = Bench(Consumer(at=3, end=9))
     bench.away = True
     await bench.pass_time(600)

@@ -88,9 +88,7 @@ def producers(monkeypatch: pytest.MonkeyPatch) -> Producers:
 
 
 @pytest.mark.parametrize("error", [MessageSizeTooLargeError(), OutOfOrderSequenceNumber(), KafkaError("anything")])
-async def test_after_a_record_that_was_refused_for_good_a_fresh_producer_goes_on(
-    producers: Producers, error: Exception
-) -> None:
+async def test_producer_is_replaced_after_a_rejected_record(producers: Producers, error: Exception) -> None:
     producers.refused = [error]
     async with KafkaPublisher(KafkaSettings(enable_idempotence=True)) as publisher:
         with pytest.raises((NotPublished, NonRetryableError)):
@@ -148,7 +146,7 @@ async def test_while_no_fresh_one_connects_each_failure_tries_again(producers: P
     assert [one.sent for one in producers.made] == [0, 0, 1]
 
 
-async def test_before_it_is_connected_and_after_its_end_it_says_so(producers: Producers) -> None:
+async def test_runtime_reports_when_it_is_not_connected(producers: Producers) -> None:
     publisher = KafkaPublisher(KafkaSettings())
     with pytest.raises(NotPublished, match="not connected"):
         await publisher.publish_raw([ROW])

@@ -48,12 +48,12 @@ def test_a_name_that_is_not_utf8_comes_escaped_and_costs_no_record(which: int) -
     assert sum(one.headers == (("h-mark", b"v"), ("null", None)) for one in found) == 8
 
 
-def test_reading_goes_on_in_the_middle_of_such_a_batch() -> None:
+def test_reading_continues_inside_an_unreadable_batch() -> None:
     assert [one.offset for one in read(misnamed(three(3), 0), position=5)] == [5]
 
 
 @pytest.mark.parametrize("position", [0, 4])
-def test_a_batch_that_nobody_can_make_sense_of_comes_as_one_record_at_its_end(position: int) -> None:
+def test_unreadable_record_batch_is_returned_as_one_record(position: int) -> None:
     damaged = three(3)
     damaged[RECORDS_FROM + 2 :] = b"\xff" * len(damaged[RECORDS_FROM + 2 :])
     raw = signed(damaged)
@@ -64,7 +64,7 @@ def test_a_batch_that_nobody_can_make_sense_of_comes_as_one_record_at_its_end(po
     assert [name for name, _ in marked.headers] == [INCOMPLETE]
 
 
-def test_what_cannot_be_unpacked_comes_as_one_record() -> None:
+def test_corrupt_compressed_batch_is_returned_as_one_record() -> None:
     damaged = three(0, codec=GZIP)
     damaged[RECORDS_FROM + 4 :] = b"\xff" * len(damaged[RECORDS_FROM + 4 :])
     assert [one.offset for one in read(signed(damaged), signed(three(3)))] == [2, 3, 4, 5]

@@ -28,7 +28,7 @@ def logs_of(stream: io.StringIO) -> list[dict[str, object]]:
     return [json.loads(line) for line in stream.getvalue().splitlines()]
 
 
-def test_a_line_carries_service_trace_and_what_was_bound(stream: io.StringIO) -> None:
+def test_log_line_has_service_trace_and_bound_fields(stream: io.StringIO) -> None:
     setup_logging(ObservabilitySettings(log_format="json"), "dedup", stream)
     with start_span("x"), structlog.contextvars.bound_contextvars(object_id="obj_1"):
         trace_id = current_trace_id()

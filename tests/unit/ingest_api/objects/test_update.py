@@ -71,7 +71,7 @@ def test_same_blobs_with_another_number_or_order_fails() -> None:
     assert not _same_blobs([stored(NOTE), stored(other)], sent(other, NOTE))
 
 
-def test_changed_fields_holds_only_what_differs() -> None:
+def test_changed_fields_contains_only_differences() -> None:
     existing = made({"sku": "A", "key_prefix": "/a", "n": 1})
     assert _changed_fields(existing, draft({"sku": "A", "n": 1.0})) == {}
     assert _changed_fields(existing, draft({"key_prefix": None})) == {"key_prefix": None}

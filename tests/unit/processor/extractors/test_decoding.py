@@ -59,7 +59,7 @@ def test_a_sentence_is_enough(tmp_path: Path, codec: str, text: str) -> None:
     assert decoded(tmp_path, text.encode(codec)) == text
 
 
-def test_what_is_not_ascii_may_come_late(tmp_path: Path) -> None:
+def test_encoding_is_detected_from_late_bytes(tmp_path: Path) -> None:
     text = "x" * 300_000 + " Où êtes-vous? Le café est très bon."
     assert decoded(tmp_path, text.encode("cp1252")) == text
 

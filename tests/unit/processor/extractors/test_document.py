@@ -32,7 +32,7 @@ async def test_a_many_page_pdf_gives_a_document_a_page(documents_of: DocumentsOf
     assert "repaired" not in first
 
 
-async def test_a_scanned_pdf_says_that_it_needs_ocr(documents_of: DocumentsOf) -> None:
+async def test_scanned_pdf_has_needs_ocr(documents_of: DocumentsOf) -> None:
     scan = saved(picture(), "PDF", save_all=True, append_images=[picture()])
     documents = await documents_of(DocumentExtractor(), pdf_blob(scan))
 
@@ -74,7 +74,7 @@ async def test_a_pdf_cut_off_in_its_index_is_repaired(documents_of: DocumentsOf)
     assert all(document.fields["repaired"] is True for document in documents)
 
 
-async def test_a_pdf_cut_off_in_its_content_gives_what_is_left_or_an_error(documents_of: DocumentsOf) -> None:
+async def test_truncated_pdf_yields_its_remaining_pages_or_an_error(documents_of: DocumentsOf) -> None:
     whole = pdf(["first page", "second page"])
     with pytest.raises(PermanentError, match="cut off or damaged and could not be repaired"):
         await documents_of(DocumentExtractor(), pdf_blob(whole[:60]))
@@ -177,7 +177,7 @@ def control(content: str) -> str:
     return f"<w:sdt><w:sdtContent>{content}</w:sdtContent></w:sdt>"
 
 
-async def test_a_word_file_gives_what_stands_in_controls_changes_boxes_and_formulas(documents_of: DocumentsOf) -> None:
+async def test_word_text_includes_controls_changes_boxes_and_formulas(documents_of: DocumentsOf) -> None:
     box = f"<w:txbxContent>{paragraph('in a box')}</w:txbxContent>"
     lines = await lines_of(
         documents_of,

@@ -24,7 +24,7 @@ def text_of(documents_of: DocumentsOf) -> TextOf:
     return run
 
 
-async def test_html_gives_what_a_reader_sees(documents_of: DocumentsOf) -> None:
+async def test_html_text_is_what_a_browser_shows(documents_of: DocumentsOf) -> None:
     page = """<!doctype html><html lang="en"><head><title> Prices </title><style>p {color: red}</style>
     <meta name="description" content="What it costs"></head><body><script>alert(1)</script>
     <h1>Our prices</h1><p>Tea is <b>2 €</b>.</p><table><tr><td>Tea</td><td>2</td></tr></table>

@@ -111,7 +111,7 @@ async def test_attempts_are_limited_and_then_the_error_is_transient(
     assert len(calls) == 2
 
 
-async def test_a_refusal_is_permanent_and_says_what_the_server_said(serve: Serve, documents_of: DocumentsOf) -> None:
+async def test_rejected_request_is_permanent_and_quotes_the_server(serve: Serve, documents_of: DocumentsOf) -> None:
     calls = []
 
     async def model(request: web.Request) -> web.Response:
@@ -137,7 +137,7 @@ async def test_a_silent_server_is_transient(serve: Serve, documents_of: Document
     over.set()
 
 
-async def test_nobody_listening_is_transient(documents_of: DocumentsOf, unused_tcp_port: int) -> None:
+async def test_refused_connection_is_transient(documents_of: DocumentsOf, unused_tcp_port: int) -> None:
     url = f"http://127.0.0.1:{unused_tcp_port}/model"
     with pytest.raises(TransientError, match="could not be reached"):
         await documents_of(extractor(), parameters={"endpoint": url, "attempts": 1}, outbound=policy(url))

@@ -51,7 +51,7 @@ async def test_the_delimiter_is_found(documents_of: DocumentsOf, delimiter: str)
         ("id,path\n1,a|b\n2,c|d\n", ["id", "path"]),
     ],
 )
-async def test_the_delimiter_is_not_what_stands_in_numbers_and_prose(
+async def test_delimiter_detection_ignores_numbers_and_prose(
     documents_of: DocumentsOf, text: str, expected: list[str]
 ) -> None:
     documents = await documents_of(TableExtractor(), csv_blob(text), parameters={"header": "no"})
@@ -75,7 +75,7 @@ async def test_names_that_documents_cannot_have_get_another(documents_of: Docume
     assert rows(documents) == [dict(zip(names, range(1, 9), strict=True))]
 
 
-async def test_ragged_rows_and_stray_values_keep_what_they_say(documents_of: DocumentsOf) -> None:
+async def test_ragged_rows_and_stray_values_keep_their_text(documents_of: DocumentsOf) -> None:
     text = "a,b\n" + "1,2\n" * 1000 + "n/a\n5,6,7\n"
     documents = await documents_of(TableExtractor(), csv_blob(text))
     assert rows(documents)[-2:] == [{"a": "n/a", "b": None}, {"a": 5, "b": 6, "column_3": "7"}]
@@ -116,7 +116,7 @@ async def test_json_lines(documents_of: DocumentsOf) -> None:
     assert documents[0].fields["table"]["columns"]["a"] == "float"
 
 
-async def test_what_mongoexport_wraps_is_its_plain_value(documents_of: DocumentsOf) -> None:
+async def test_extended_json_becomes_plain_values(documents_of: DocumentsOf) -> None:
     row = {
         "_id": {"$oid": "5f0c1d2e3a4b5c6d7e8f9a0b"},
         "relaxed": {"$date": "2026-03-01T12:00:00Z"},

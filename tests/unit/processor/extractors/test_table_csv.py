@@ -155,7 +155,7 @@ async def test_rows_that_look_like_comments_or_titles_are_kept(
     assert await table_of(documents_of, text) == (expected, [])
 
 
-async def test_header_parameter_makes_the_first_row_count_as_it_stands(documents_of: DocumentsOf) -> None:
+async def test_header_parameter_overrides_the_detection(documents_of: DocumentsOf) -> None:
     text = "Report\n\nk,n\na,5\n"
     assert (await table_of(documents_of, text, header="yes"))[0][0] == {"Report": "k", "column_2": "n"}
     assert (await table_of(documents_of, text, header="no"))[0][0] == {"column_1": "Report", "column_2": None}

@@ -96,7 +96,7 @@ async def test_parquet_rows_that_are_large_are_read_a_few_at_a_time(tmp_path: Pa
     assert max(held) < size * count
 
 
-async def test_parquet_text_and_zones_that_nobody_can_read(documents_of: DocumentsOf) -> None:
+async def test_parquet_with_invalid_text_and_time_zones_is_read(documents_of: DocumentsOf) -> None:
     places = pa.py_buffer(numpy.array([0, 2, 4], dtype="int32").tobytes())
     text = pa.Array.from_buffers(pa.string(), 2, [None, places, pa.py_buffer(b"ok\xff\xfe")])
     moments = pa.array([1_500_000, 0], pa.timestamp("us", "Mars/Base"))
