@@ -187,7 +187,7 @@ class Deletion(TypedDict):
 
 MAX_IDEMPOTENCY_KEYS = 20
 MAX_OBJECT_BYTES = 12 * 1024 * 1024
-"""What a producer may fill of a document; the rest of MongoDB's 16 MiB is for what is added later."""
+"""Maximum size of an object from a producer; the rest of the 16 MiB of a MongoDB document is for later additions."""
 
 
 def stored_size(document: ObjectDocument) -> int:

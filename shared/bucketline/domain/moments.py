@@ -19,7 +19,7 @@ from functools import cached_property
 from bucketline.domain.schema import Field, Schema, is_date, is_datetime, item_field, properties
 
 MOMENTS = "_moments"
-"""Where the keys are found, in conditions and in rows. No field of a producer's begins with an underscore."""
+"""Path of the keys in conditions and rows. Fields of producers never begin with an underscore."""
 
 Expression = dict[str, object]
 

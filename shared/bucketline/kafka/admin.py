@@ -28,7 +28,7 @@ from bucketline.kafka.publisher import MAX_RECORD
 from bucketline.settings import KafkaSettings
 
 Fault = Literal["missing", "partitions", "retention", "copies"]
-"""What a topic has too little of."""
+"""The property in which a topic falls short of its configuration."""
 
 
 @dataclass(frozen=True)

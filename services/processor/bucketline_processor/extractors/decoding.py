@@ -13,7 +13,7 @@ BLOCK_BYTES = 64 * 1024
 MAX_NUL_SHARE = 0.05
 MAX_ODD_SHARE = 0.02
 PRESCAN_BYTES = 1024
-"""Where browsers look for ``<meta charset>``."""
+"""Number of bytes in which browsers look for ``<meta charset>``."""
 
 # UTF-32 LE begins with the mark of UTF-16 LE, so it comes first.
 _MARKS = (

@@ -15,7 +15,7 @@ MIN_KNOWN = 0.85
 """Share of the characters beyond ASCII that must be of one alphabet, or signs that any text has."""
 
 MAX_BEYOND_ASCII = 0.7
-"""Of all letters: what has more is written in other letters than Latin ones."""
+"""Maximum share of non-ASCII letters; a text with more is not in a language with Latin letters."""
 
 _SIGNS = frozenset("±µ×÷¹¢¥¶\u00a0\u00ad«»‹›“”„‟‘’‚–—…•·§©®™°€£ªº²³¼½¾¿¡‰†‡")
 

@@ -15,7 +15,7 @@ from bucketline_processor.extractors.values import json_value
 
 HEADER = b"%PDF-"
 HEADER_WITHIN = 1024
-"""Where PDFium, as other readers, looks for the header."""
+"""Number of bytes in which PDFium looks for the header, like other readers."""
 MAX_REPAIRED_BYTES = 256 * 1024 * 1024
 MAX_PAGE_CHARS = 1_000_000
 POINTS_DIGITS = 2

@@ -54,7 +54,7 @@ UNSUPPORTED = {
 
 BRANDS_BYTES = 1024
 MAX_TEXT_BYTES = 64 * 1024 * 1024
-"""Of one unpacked text in a PNG; Pillow allows as much for all of them. Photoshop's XMP often takes megabytes."""
+"""Maximum size of one uncompressed text in a PNG; the XMP data of Photoshop often takes megabytes."""
 
 MEDIA_TYPES = {"jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 THUMBNAIL_QUALITY = 80

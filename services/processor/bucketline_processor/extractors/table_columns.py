@@ -132,7 +132,7 @@ def _without_lone_cells(widths: Sequence[int]) -> Sequence[int]:
 
 
 def is_header(first: Sequence[object], below: Sequence[Sequence[object]]) -> bool:
-    """Whether a first row looks like names: text, no numbers.
+    """Return whether a first row looks like names: text, no numbers.
 
     Years and dates are names behind one that is text (``country,2019,2020``), where all are different and there is
     more than years and dates below. All different and none empty, they count as names even above nothing but text,

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from _csv import Reader
 
 DELIMITERS = "\t;|,"
-"""Of equals the first: a comma also stands in numbers and in prose."""
+"""Candidates in order of preference; the comma is last, because it also occurs in numbers and prose."""
 
 RIVAL = 0.8
 PENALTY = 0.2

@@ -31,7 +31,7 @@ OLE_SIGNATURE = b"\xd0\xcf\x11\xe0"
 MAX_LISTED = 100
 MAX_MANIFEST_BYTES = 1024 * 1024
 MAX_DIGITS = 300
-"""Of an integer that a double can come near to."""
+"""Integers with more digits are beyond the range of a double."""
 
 MAX_REFERENCE_DIGITS = 10
 

@@ -21,7 +21,7 @@ SAMPLE_ROWS = 100
 MARK = b"\xef\xbb\xbf"
 MAX_INTEGER_CHARS = 20
 _INEXACT = re.compile(rb"[\d.]{16}|\d[eE][+-]?\d{3}")
-"""Whether a line may hold a number that a double does not keep; a long number in a text does no harm."""
+"""Matches a line that may contain a number that a double cannot represent."""
 
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _KINDS = {str: "string", bool: "boolean", int: "integer", float: "float", list: "array", dict: "object"}
