@@ -80,7 +80,7 @@ BAD_NAMES = {
     **dict.fromkeys(("a/b", "a?b", "a#b", "100%", "a%2Fb", "a\\b", "/"), "must not contain"),
     "bkt_00000000000000000001": "id", "col_06h2k4v9c3f8m1q7r5tw": "id", "ns_06h2k4v9c3f8m1q7r5tw": "id",
     "a\nb": "printable", "a\u0000b": "printable", "a\u200bb": "printable", "a\u202eb": "printable",
-    " ab": "blanks", "ab ": "blanks", "..": "step", ".": "step",
+    " ab": "spaces", "ab ": "spaces", "..": "relative", ".": "relative",
 }  # fmt: skip
 GOOD_NAMES = ["...", "..a", "a.b", "in voices", "bkt_invoices", "col_x", "a+b", "a;b=c", "a&b", "@home", "name~1"]
 
