@@ -72,7 +72,7 @@ async def printed(lines: list[str], text: str) -> None:
     async def found() -> bool:
         return any(text in line for line in lines)
 
-    await eventually(found, deadline=60)
+    await eventually(found, deadline=120)
 
 
 async def test_faststream_subscriber_prints_the_final_status(
