@@ -24,7 +24,7 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
 @app.callback()
 def events() -> None:
-    """Follow events, print their schemas, and replay the events of stored objects.
+    """Follow events, print their schemas. Also replays the events of stored objects.
 
     Example: [cyan]bucketline events tail --type object.status_changed[/]
     """

@@ -44,7 +44,7 @@ ENTRIES = (
     Entry("keys", "keys", "app", OPERATE, "List, create, rotate and revoke API keys.", uses_stack=True),
     Entry("extractors", "doctor", "extractors", OPERATE, "List the installed extractors and those that do not load."),
     Entry("dlq", "dlq", "app", OPERATE, "List, show, replay and discard dead letters.", uses_stack=True),
-    Entry("events", "events", "app", OPERATE, "Follow events, print schemas, replay events.", uses_stack=True),
+    Entry("events", "events", "app", OPERATE, "Follow events, print their schemas.", uses_stack=True),
     Entry("gc", "gc", "app", OPERATE, "Delete content that no object and no document refers to.", uses_stack=True),
 )
 _BY_NAME = {entry.name: entry for entry in ENTRIES}
