@@ -1,6 +1,7 @@
 """Other releases of Bucketline than the one in the tree, to run beside it."""
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -17,6 +18,13 @@ PREVIOUS = "8bbef4310c7da34eedfa0fe2009609a8c7a693f6"
 
 SOURCES = ("shared", *(f"services/{name}" for name in SERVICES))
 GIT_SECONDS = 30.0
+START_SECONDS = 60.0
+CONSUMED = """
+import json
+from bucketline.events.topics import consumed_by
+from bucketline.settings import SERVICES
+print(json.dumps({service: [topic.name for topic in consumed_by(service)] for service in SERVICES}))
+"""
 
 
 @dataclass(frozen=True)
@@ -29,8 +37,25 @@ class Release:
 
     def services(self, environment: Mapping[str, str]) -> list[Service]:
         """One instance of each service."""
-        tree = {} if self.folder is None else {"PYTHONPATH": os.pathsep.join(str(self.folder / it) for it in SOURCES)}
-        return [self._service(name, {**environment, **tree}) for name in SERVICES]
+        return [self._service(name, {**environment, **self._tree()}) for name in SERVICES]
+
+    def consumed(self) -> dict[str, list[str]]:
+        """Return the topics that each service of this release reads, by its own topic table."""
+        printed = subprocess.run(
+            [sys.executable, "-c", CONSUMED],
+            env={**os.environ, **self._tree()},
+            capture_output=True,
+            check=True,
+            timeout=START_SECONDS,
+        )
+        consumed: dict[str, list[str]] = json.loads(printed.stdout)
+        return consumed
+
+    def _tree(self) -> dict[str, str]:
+        """Return the variable that makes Python import this release."""
+        if self.folder is None:
+            return {}
+        return {"PYTHONPATH": os.pathsep.join(str(self.folder / source) for source in SOURCES)}
 
     def _service(self, name: ServiceName, environment: Mapping[str, str]) -> Service:
         return Service(name=name, command=(sys.executable, *self.command, "serve", name), environment=environment)

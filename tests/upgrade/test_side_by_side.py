@@ -26,9 +26,8 @@ from bucketline.db.job_cursors import JobCursors
 from bucketline.db.mongo import Database
 from bucketline.devstack.stack import LocalStack
 from bucketline.devstack.supervisor import Supervisor
-from bucketline.events.topics import consumed_by
 from bucketline.kafka.dead_letters import DeadLetterStore
-from bucketline.settings import SERVICES, KafkaSettings, MongoSettings
+from bucketline.settings import KafkaSettings, MongoSettings
 
 pytestmark = [pytest.mark.stack, pytest.mark.chaos, pytest.mark.timeout(420)]
 
@@ -125,7 +124,7 @@ async def test_two_releases_side_by_side(upgrade: Upgrade, releases: tuple[Relea
         await upgrade.create(old)
 
         new = await stack.enter_async_context(upgrade.run(newer))
-        await both_take_part(upgrade, old, new)
+        await both_take_part(upgrade, {older: old, newer: new})
         await asyncio.gather(upgrade.create(new), old.stop())
         await upgrade.create(new)
 
@@ -143,24 +142,25 @@ async def test_two_releases_side_by_side(upgrade: Upgrade, releases: tuple[Relea
         assert len(of_next) >= 2 * (AT_ONCE + IN_A_BATCH), "what the newer one stored is still there"
 
 
-async def both_take_part(upgrade: Upgrade, old: Supervisor, new: Supervisor) -> None:
-    """Creates objects through both until both have handled records of every topic that their services read."""
+async def both_take_part(upgrade: Upgrade, running: dict[Release, Supervisor]) -> None:
+    """Create objects through both until both have handled records of every topic that their services read."""
+    consumed = {release: await asyncio.to_thread(release.consumed) for release in running}
     for _ in range(TIMES):
-        await asyncio.gather(upgrade.create(old), upgrade.create(new))
+        await asyncio.gather(*(upgrade.create(supervisor) for supervisor in running.values()))
         await eventually(upgrade.all_completed, deadline=60, pause=0.5)
-        if not (missing := [*await idle(old), *await idle(new)]):
+        if not (missing := [row for release in running for row in await idle(running[release], consumed[release])]):
             return
     pytest.fail(f"never handled: {missing}")
 
 
-async def idle(running: Supervisor) -> list[str]:
-    """The topics of which a service of this release has not handled a record yet."""
+async def idle(running: Supervisor, consumed: dict[str, list[str]]) -> list[str]:
+    """Return the topics of which a service of this release has not handled a record yet."""
     found: list[str] = []
     async with aiohttp.ClientSession() as session:
-        for service in SERVICES:
+        for service, topics in consumed.items():
             async with session.get(f"{running.url(service)}/metrics") as answer:
                 handled = dict(records(await answer.text()))
-            found += [f"{service} {topic.name}" for topic in consumed_by(service) if not any_of(handled, topic.name)]
+            found += [f"{service} {topic}" for topic in topics if not any_of(handled, topic)]
     return found
 
 
