@@ -79,7 +79,8 @@ def create(settings: ServiceSettings) -> ASGIApp:
     """Build the ASGI application. Its lifespan connects the clients and runs the periodic tasks."""
     api_settings = ApiSettings()
     outbound = OutboundSettings().policy()
-    health = Health()
+    # Requests are answered while a dependency is unavailable, with 503 where they need it.
+    health = Health(needs_dependencies=False)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -92,8 +93,7 @@ def create(settings: ServiceSettings) -> ASGIApp:
             register_tasks(container)
             app.state.container = container
             context.kafka.include(subscribers.router, container=container)
-            # Objects are accepted while Kafka is unavailable: their events wait in the outbox.
-            async with context.running(ready_without_kafka=True):
+            async with context.running():
                 for outbox in container.outboxes:
                     outbox.start(context.background)
                 reconciler.start(container, context.background)
@@ -106,7 +106,12 @@ def create(settings: ServiceSettings) -> ASGIApp:
     app = build(lifespan)
     app.router.routes.extend(health.routes())
     body_limiter = BodyLimiter(settings.http.max_body_bytes, settings.http.max_inflight_body_bytes)
-    edge = EdgeMiddleware(app, ids=RandomIds(), body_limiter=body_limiter)
+    edge = EdgeMiddleware(
+        app,
+        ids=RandomIds(),
+        body_limiter=body_limiter,
+        store_timeout_seconds=api_settings.store_timeout_seconds,
+    )
     return add_cors(edge, api_settings)
 
 
