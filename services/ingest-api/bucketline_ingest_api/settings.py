@@ -41,5 +41,7 @@ class ApiSettings(ApiKeySettings):
     """Comma-separated origins whose pages may call the API from a browser; ``*`` allows all, empty allows none."""
     async_confirm_threshold_bytes: Count = 100 * 1024 * 1024
     """Uploads of at least this size are confirmed in the background."""
+    event_retention_days: Count = 7
+    """Days for which events stay in the feed."""
     webhook_retry_seconds: Seconds = 5.0
     """Pause after the first failed attempt of a webhook delivery; it doubles up to an hour."""
