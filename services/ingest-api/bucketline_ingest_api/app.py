@@ -83,7 +83,8 @@ def create(settings: ServiceSettings) -> ASGIApp:
     """Build the ASGI application. Its lifespan connects the clients and runs the periodic tasks."""
     api_settings = ApiSettings()
     outbound = OutboundSettings().policy()
-    health = Health()
+    # Requests are answered while a dependency is unavailable, with 503 where they need it.
+    health = Health(needs_dependencies=False)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -96,8 +97,7 @@ def create(settings: ServiceSettings) -> ASGIApp:
             register_tasks(container)
             app.state.container = container
             context.kafka.include(subscribers.router, container=container)
-            # Objects are accepted while Kafka is unavailable: their events wait in the outbox.
-            async with context.running(ready_without_kafka=True):
+            async with context.running():
                 for outbox in container.outboxes:
                     outbox.start(context.background)
                 reconciler.start(container, context.background)
@@ -112,7 +112,12 @@ def create(settings: ServiceSettings) -> ASGIApp:
     start_page = RedirectResponse(api_settings.console_url or "/docs", 307)
     app.router.routes.append(Route("/", start_page, methods=["GET"], include_in_schema=False))
     body_limiter = BodyLimiter(settings.http.max_body_bytes, settings.http.max_inflight_body_bytes)
-    edge = EdgeMiddleware(app, ids=RandomIds(), body_limiter=body_limiter)
+    edge = EdgeMiddleware(
+        app,
+        ids=RandomIds(),
+        body_limiter=body_limiter,
+        store_timeout_seconds=api_settings.store_timeout_seconds,
+    )
     return add_cors(edge, api_settings)
 
 

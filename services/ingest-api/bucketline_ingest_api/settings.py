@@ -29,6 +29,8 @@ class ApiSettings(ApiKeySettings):
     """Requests per window and API key; 0 disables rate limiting."""
     rate_window_seconds: Count = 60
     """Length of a rate-limiting window."""
+    store_timeout_seconds: Seconds = 4.0
+    """Seconds that one MongoDB call of a request may take before the request is answered with 503 and `Retry-After`."""
     inline_staging_threshold_bytes: Annotated[int, Field(ge=0)] = 256 * 1024
     """Inline content above this size is stored in S3 before the object is written."""
     max_inline_bytes: Count = 50 * 1024 * 1024
