@@ -8,6 +8,8 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import RedirectResponse
+from starlette.routing import Route
 from starlette.types import ASGIApp, Lifespan
 
 from bucketline import __version__
@@ -29,6 +31,7 @@ from bucketline_ingest_api.exception_handlers import METHODS
 from bucketline_ingest_api.middleware import BodyLimiter, EdgeMiddleware
 from bucketline_ingest_api.namespaces import endpoints as namespaces
 from bucketline_ingest_api.objects import endpoints as objects
+from bucketline_ingest_api.operations import endpoints as operations
 from bucketline_ingest_api.settings import ApiSettings
 from bucketline_ingest_api.tasks import endpoints as tasks
 from bucketline_ingest_api.uploads import confirmation
@@ -63,6 +66,7 @@ ROUTERS = (
     api_keys.router,
     webhooks.router,
     events.router,
+    operations.router,
 )
 
 TASK_STEPS = {
@@ -107,6 +111,8 @@ def create(settings: ServiceSettings) -> ASGIApp:
 
     app = build(lifespan)
     app.router.routes.extend(health.routes())
+    start_page = RedirectResponse(api_settings.console_url or "/docs", 307)
+    app.router.routes.append(Route("/", start_page, methods=["GET"], include_in_schema=False))
     body_limiter = BodyLimiter(settings.http.max_body_bytes, settings.http.max_inflight_body_bytes)
     edge = EdgeMiddleware(
         app,

@@ -14,6 +14,8 @@ from bucketline.db.bulk_writer import BulkWriter
 from bucketline.db.collections import Collections
 from bucketline.db.documents import Documents
 from bucketline.db.event_feed import EventFeed
+from bucketline.db.job_cursors import JobCursors
+from bucketline.db.mirror_queue import MirrorQueue
 from bucketline.db.mongo import call_timeout
 from bucketline.db.namespaces import Namespaces
 from bucketline.db.object_deletions import ObjectDeletions
@@ -25,15 +27,20 @@ from bucketline.db.webhooks import WebhookDeliveries, Webhooks
 from bucketline.db.work_units import WorkUnits
 from bucketline.extractors import ExtractorRegistry
 from bucketline.http.ssrf import GuardPolicy
+from bucketline.kafka.dead_letters import DeadLetterStore
 from bucketline.kafka.outbox import Outbox
 from bucketline.service_context import ServiceContext
 from bucketline_ingest_api.auth import Auth
 from bucketline_ingest_api.buckets.stats import BucketCounts
 from bucketline_ingest_api.middleware import RateLimiter
 from bucketline_ingest_api.objects.serializers import PollField
+from bucketline_ingest_api.operations.schemas import Overview
 from bucketline_ingest_api.pagination import CappedCounter
 from bucketline_ingest_api.settings import ApiSettings
 from bucketline_ingest_api.tasks.runner import TaskRunner
+
+OVERVIEW_SECONDS = 4.0
+"""How long a replica caches the overview of a namespace."""
 
 
 class Container:
@@ -69,6 +76,9 @@ class Container:
         self.webhooks = Webhooks(database)
         self.webhook_deliveries = WebhookDeliveries(database)
         self.event_feed = EventFeed(database)
+        self.mirror_queue = MirrorQueue(database)
+        self.dead_letters = DeadLetterStore(context.settings.kafka, JobCursors(database))
+        self.overviews: TTLCache[str, Overview] = TTLCache(1000, OVERVIEW_SECONDS)
 
         self.object_outbox = outbox("objects", self.objects.outbox)
         self.batch_outbox = outbox("batches", self.batches.outbox)

@@ -40,7 +40,7 @@ from bucketline_ingest_api.settings import ApiSettings
 
 PROBES = frozenset({"/live", "/ready", "/metrics"})
 """Paths that are not measured: the cluster requests them so often that they would hide the requests of clients."""
-OPEN_PATHS = PROBES | {"/v1/health", "/v1/health/liveness", "/docs", "/docs/oauth2-redirect", "/openapi.json"}
+OPEN_PATHS = PROBES | {"/", "/v1/health", "/v1/health/liveness", "/docs", "/docs/oauth2-redirect", "/openapi.json"}
 """Paths that need no API key."""
 
 MAX_REQUEST_ID = 128

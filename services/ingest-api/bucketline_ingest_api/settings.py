@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, SecretStr
 
 from bucketline.admin.api_keys import ApiKeySettings
-from bucketline.settings import Count, Seconds
+from bucketline.settings import Count, HttpUrl, Seconds
 
 
 def _origins(value: str) -> str:
@@ -39,6 +39,8 @@ class ApiSettings(ApiKeySettings):
     """Accept blobs with a ``file://`` source. Dedup reads them only below its ``file_roots``."""
     cors_origins: Annotated[str, AfterValidator(_origins)] = ""
     """Comma-separated origins whose pages may call the API from a browser; ``*`` allows all, empty allows none."""
+    console_url: HttpUrl | None = None
+    """URL of the web console as users reach it. ``GET /`` redirects there, or to ``/docs`` if it is unset."""
     async_confirm_threshold_bytes: Count = 100 * 1024 * 1024
     """Uploads of at least this size are confirmed in the background."""
     event_retention_days: Count = 7
