@@ -32,6 +32,7 @@ from bucketline.kafka.outbox import Outbox
 from bucketline.service_context import ServiceContext
 from bucketline_ingest_api.auth import Auth
 from bucketline_ingest_api.buckets.stats import BucketCounts
+from bucketline_ingest_api.events.stream import FeedTail
 from bucketline_ingest_api.middleware import RateLimiter
 from bucketline_ingest_api.objects.serializers import PollField
 from bucketline_ingest_api.operations.schemas import Overview
@@ -76,6 +77,7 @@ class Container:
         self.webhooks = Webhooks(database)
         self.webhook_deliveries = WebhookDeliveries(database)
         self.event_feed = EventFeed(database)
+        self.feed_tail = FeedTail(self.event_feed)
         self.mirror_queue = MirrorQueue(database)
         self.dead_letters = DeadLetterStore(context.settings.kafka, JobCursors(database))
         self.overviews: TTLCache[str, Overview] = TTLCache(1000, OVERVIEW_SECONDS)

@@ -70,6 +70,11 @@ class Position:
         return cls(document["at"], document["_id"], index)
 
     @classmethod
+    def first(cls) -> "Position":
+        """Return the position before every event."""
+        return cls(_EPOCH, ObjectId("0" * 24))
+
+    @classmethod
     def parse(cls, text: str) -> "Position":
         """Return the position that ``str`` has encoded. Raises ``ValueError`` for any other text."""
         try:
