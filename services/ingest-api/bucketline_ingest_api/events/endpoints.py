@@ -17,6 +17,12 @@ router = APIRouter(prefix="/v1/events", tags=["events"])
 
 DEFAULT_LIMIT = 100
 
+_STREAM = """event: object.created
+data: {"cursor": "1772355600123.69a3f1d0c2b1a0f9e8d7c6b5.0", "event_type": "object.created", …}
+id: 1772355600123.69a3f1d0c2b1a0f9e8d7c6b5.0
+
+"""
+
 LastEventId = Annotated[str | None, Header(description="The cursor of the last event that the client received.")]
 
 
@@ -32,7 +38,8 @@ async def list_events(
     """
     after = parse_cursor(query.cursor or query.next_cursor or query.after)
     selection = await select_events(container.auth, caller, query, namespace)
-    page = await service.read_page(container, selection, after, query.limit or query.page_size or DEFAULT_LIMIT)
+    limit = query.limit or query.page_size or DEFAULT_LIMIT
+    page = await service.read_page(container.event_feed, selection, after, limit)
     results = [ChangeEvent.of(event, position) for position, event in page.events]
     next_cursor = str(page.last) if page.last is not None else None
     return EventList(results=results, next_cursor=next_cursor, has_more=page.has_more)
@@ -54,7 +61,12 @@ async def follow_events(
 FollowedEvents = Annotated[AsyncIterator[tuple[Position, FeedEvent]], Depends(follow_events)]
 
 
-@router.get("/stream", summary="Stream events", response_class=EventSourceResponse, responses=errors())
+@router.get(
+    "/stream",
+    summary="Stream events",
+    response_class=EventSourceResponse,
+    responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}, "example": _STREAM}}}, **errors()},
+)
 async def stream_events(events: FollowedEvents) -> AsyncIterator[ServerSentEvent]:
     """Send the events that `GET /v1/events` lists as server-sent events, beginning now or after a cursor.
 

@@ -58,8 +58,7 @@ class FeedTail:
                 self._documents, self._start = [], None
                 return
             if self._start is None:
-                last = await self._feed.last()
-                self._start = _end_of(last) if last else Position.first()
+                self._start = await self._feed.end()
             found = await self._feed.find_after(self._end(), limit=DOCUMENTS_PER_READ)
             while found := [document for document in found if _end_of(document) > self._end()]:
                 self._documents += found
