@@ -11,7 +11,7 @@ from starlette.responses import Response, StreamingResponse
 
 from bucketline_console.api import ApiError, Json
 from bucketline_console.page import PageDep, gather_or_none, list_buckets
-from bucketline_console.timeline import build_timeline
+from bucketline_console.timeline import place_steps
 
 router = APIRouter(prefix="/namespaces/{namespace}")
 
@@ -85,14 +85,14 @@ async def show_object(page: PageDep, bucket: str, object_id: str) -> Response:
     """Show one object."""
     path = f"/v1/buckets/{quote(bucket, safe='')}/objects/{quote(object_id, safe='')}"
     obj = await page.api.get(path, return_presigned_urls="true")
-    documents, events = await gather_or_none(
+    documents, timeline = await gather_or_none(
         page.api.get(f"/v1/objects/{quote(object_id, safe='')}/documents"),
-        page.api.get("/v1/events", object_id=object_id, limit="1000"),
+        page.api.get(f"/v1/objects/{quote(object_id, safe='')}/timeline"),
     )
     blobs = obj["blobs"]
     previews = await asyncio.gather(*(_read_text(page, blob) for blob in blobs[:20]))
     fields = {name: value for name, value in obj.items() if name not in DECLARED}
-    timeline = build_timeline(obj, events["results"] if events else [])
+    steps, seconds = place_steps(timeline["steps"] if timeline else [])
     return page.render(
         "object.html",
         obj=obj,
@@ -104,7 +104,9 @@ async def show_object(page: PageDep, bucket: str, object_id: str) -> Response:
             for blob, text in zip(blobs, [*previews, *[None] * len(blobs)], strict=False)
         ],
         documents=documents,
-        timeline=timeline,
+        timeline=timeline or {},
+        steps=steps,
+        seconds=seconds,
     )
 
 
