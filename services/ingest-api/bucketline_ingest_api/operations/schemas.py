@@ -75,11 +75,26 @@ class Overview(ResponseBody):
     counted_at: Timestamp
 
 
+class Lag(ResponseBody):
+    """Records of a topic that a service has not processed yet."""
+
+    service: str
+    topic: str
+    records: int
+
+
 class Backlog(ResponseBody):
-    """Work of the whole deployment that is waiting; each number is counted up to its limit."""
+    """Work of the whole deployment that is waiting. Numbers other than the lag are counted up to 100,000."""
 
     model_config = example(
-        {"unpublished_events": 0, "mirroring": 12, "mirroring_large": 1, "work_units": 3, "webhook_deliveries": 0}
+        {
+            "unpublished_events": 0,
+            "mirroring": 12,
+            "mirroring_large": 1,
+            "work_units": 3,
+            "webhook_deliveries": 0,
+            "consumer_lag": [],
+        }
     )
 
     unpublished_events: int = Field(description="Objects and batches whose events are not published yet.")
@@ -87,6 +102,7 @@ class Backlog(ResponseBody):
     mirroring_large: int = Field(description="Objects with large blobs that are due to be mirrored.")
     work_units: int = Field(description="Units of batches that run or wait for a processor.")
     webhook_deliveries: int = Field(description="Deliveries that are due.")
+    consumer_lag: list[Lag] | None = Field(default=None, description="Null while Kafka does not answer.")
 
 
 class TimelineStep(ResponseBody):
