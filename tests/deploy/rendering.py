@@ -71,15 +71,21 @@ def named(target: str, kind: str, name: str) -> Manifest:
     return found
 
 
+def pod_template(manifest: Manifest) -> Manifest | None:
+    """The pod template of a workload; ``None`` for other kinds."""
+    if manifest["kind"] not in WORKLOADS:
+        return None
+    spec = manifest["spec"]
+    if manifest["kind"] == "CronJob":
+        spec = spec["jobTemplate"]["spec"]
+    template: Manifest = spec["template"]
+    return template
+
+
 def pods(target: str) -> dict[str, Manifest]:
     """The pod template of every workload, by "Kind/name"."""
-    templates = {}
-    for manifest in of_kind(target, *WORKLOADS):
-        spec = manifest["spec"]
-        if manifest["kind"] == "CronJob":
-            spec = spec["jobTemplate"]["spec"]
-        templates[f"{manifest['kind']}/{manifest['metadata']['name']}"] = spec["template"]
-    return templates
+    templates = {f"{item['kind']}/{item['metadata']['name']}": pod_template(item) for item in render(target)}
+    return {name: template for name, template in templates.items() if template is not None}
 
 
 def containers(template: Manifest) -> list[Manifest]:
