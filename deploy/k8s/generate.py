@@ -36,7 +36,7 @@ def manifests() -> Mapping[Path, str]:
 
 
 def chart() -> Mapping[Path, str]:
-    """Return the text of every generated file of the Helm chart by its path. It reads the manifests from their files."""
+    """Return the text of every generated file of the Helm chart by its path. The committed manifests are its source."""
     return {CHART / name: text for name, text in helm.chart().items()}
 
 

@@ -326,3 +326,13 @@ def test_backing_pod_meets_the_restricted_profile(name: str) -> None:
     assert container["readinessProbe"]
     selector = {"matchLabels": named("backing", "Service", name)["spec"]["selector"]}
     assert selects(selector, template["metadata"]["labels"])
+
+
+@pytest.mark.parametrize("target", ["base", *OVERLAYS])
+def test_pod_name_is_defined_before_the_variable_that_contains_it(target: str) -> None:
+    """Kubernetes replaces ``$(NAME)`` only by variables that stand before it."""
+    for workload, template in pods(target).items():
+        if workload.startswith("Deployment/"):
+            (container,) = containers(template)
+            names = [variable["name"] for variable in container["env"]]
+            assert names.index("POD_NAME") < names.index("OTEL_RESOURCE_ATTRIBUTES")

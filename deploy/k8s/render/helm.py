@@ -106,6 +106,8 @@ monitoring:
   enabled: false
   # for example release: kube-prometheus-stack
   labels: {}
+  # where people read deploy/k8s/runbooks.md
+  runbooks: https://example.com/bucketline/deploy/k8s/runbooks.md
 
 """
 
@@ -201,7 +203,7 @@ def _with_expressions(item: Object) -> Object:
         "ScaledObject": _scaler,
         "TriggerAuthentication": _trigger_authentication,
         "PodMonitor": _monitor,
-        "PrometheusRule": _monitor,
+        "PrometheusRule": _rule,
     }.get(item["kind"])
     if edit:
         edit(item, WORKLOADS.get(name, ""))
@@ -248,9 +250,9 @@ def _workload(item: Object, value: str) -> None:
     container["image"] = '{{ printf "%s:%s" .Values.image.repository (.Values.image.tag | default .Chart.AppVersion) }}'
     container["imagePullPolicy"] = "{{ .Values.image.pullPolicy }}"
     container["resources"] = f"{{{{- toYaml .Values.{value}.resources | nindent INDENT }}}}"
-    env: list[Object | str] = []
+    env: list[Object | str] = [entry for entry in container["env"] if not _secret(entry)]
     for secret, value_name in SECRETS.items():
-        entries = [entry for entry in container["env"] if entry["valueFrom"]["secretKeyRef"]["name"] == secret]
+        entries = [entry for entry in container["env"] if _secret(entry) == secret]
         for entry in entries:
             entry["valueFrom"]["secretKeyRef"]["name"] = f"{{{{ .Values.{value_name} }}}}"
         env += _if(value_name, entries) if value_name in OPTIONAL_SECRETS else entries
@@ -289,6 +291,17 @@ def _trigger_authentication(item: Object, value: str) -> None:  # noqa: ARG001
 
 def _monitor(item: Object, value: str) -> None:  # noqa: ARG001
     item["metadata"]["labels"] |= _lines(".Values.monitoring.labels")
+
+
+def _rule(item: Object, value: str) -> None:
+    _monitor(item, value)
+    for rule in (rule for group in item["spec"]["groups"] for rule in group["rules"]):
+        _, _, page = rule["annotations"]["runbook_url"].partition("#")
+        rule["annotations"]["runbook_url"] = f"{{{{ .Values.monitoring.runbooks }}}}#{page}"
+
+
+def _secret(entry: Object) -> str:
+    return str(entry.get("valueFrom", {}).get("secretKeyRef", {}).get("name", ""))
 
 
 def _block(key: str, value: str) -> Object:
