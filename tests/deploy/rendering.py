@@ -43,15 +43,15 @@ NEEDS = {"keda-backlog": ("keda",)}
 
 
 @cache
-def with_component(name: str) -> str:
-    """The base with this component and no others but those that it needs, as a target to render."""
+def with_component(*names: str) -> str:
+    """The base with these components and no others but those that they need, as a target to render."""
     folder = Path(tempfile.mkdtemp(prefix="bucketline-kustomize-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     shutil.copy(K8S / "overlays" / "production" / "namespace.yaml", folder)
     kustomization = {
         "namespace": "bucketline",
         "resources": [_from(folder, "base"), "namespace.yaml"],
-        "components": [_from(folder, f"components/{part}") for part in (*NEEDS.get(name, ()), name)],
+        "components": [_from(folder, f"components/{part}") for name in names for part in (*NEEDS.get(name, ()), name)],
     }
     (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization), encoding="utf-8")
     return str(folder)

@@ -24,7 +24,7 @@ def service(name: str) -> dict[str, Any]:
 
 def test_file_passes_the_compose_specification() -> None:
     tool = Path(sys.executable).parent / "check-jsonschema"
-    command = [tool, "--builtin-schema", "vendor.compose-spec", DEPLOY / "compose.yaml"]
+    command: list[str | Path] = [tool, "--builtin-schema", "vendor.compose-spec", DEPLOY / "compose.yaml"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout
 
