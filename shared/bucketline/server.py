@@ -5,21 +5,24 @@ import os
 import threading
 from collections.abc import Callable
 from types import FrameType
+from typing import TypeVar
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from bucketline.http_protocol import HttpProtocol
 from bucketline.observability.logging import get_logger, setup_logging
-from bucketline.settings import ServiceSettings
+from bucketline.settings import ServerSettings
 
 log = get_logger(__name__)
+
+S = TypeVar("S", bound=ServerSettings)
 
 DRAIN_SECONDS = 25.0
 """Time limit of a graceful stop. Stopping takes much less unless MongoDB, S3 or Kafka does not respond."""
 
 
-def serve(settings: ServiceSettings, create: Callable[[ServiceSettings], ASGIApp]) -> int:
+def serve(settings: S, create: Callable[[S], ASGIApp]) -> int:
     """Run the service and return the exit code: 3 if it could not start, otherwise 0.
 
     On SIGTERM the server accepts no new requests, waits for running ones, and lets subscribers finish. After

@@ -59,16 +59,14 @@ class ServiceContext:
         )
 
     @asynccontextmanager
-    async def running(self, *, ready_without_kafka: bool = False) -> AsyncIterator[None]:
+    async def running(self) -> AsyncIterator[None]:
         """Consume and run the periodic tasks until the block ends. Include the router before.
 
-        Kafka is connected in the background. Pass ``ready_without_kafka`` if the service can work while the broker is
-        unavailable.
+        Kafka is connected in the background.
         """
         self.health.ready_if("mongodb", self.database.ping)
-        if not ready_without_kafka:
-            self.health.ready_if("kafka", self.kafka.publisher.ping)
-            self.health.ready_if("consumers", self.kafka.monitor.ready)
+        self.health.ready_if("kafka", self.kafka.publisher.ping)
+        self.health.ready_if("consumers", self.kafka.monitor.ready)
         self.health.live_if("consumers", self.kafka.monitor.live)
         async with self.kafka:
             self.background.every(2.0, "consumer monitor", self.kafka.monitor.step)

@@ -225,17 +225,23 @@ class ReconcileSettings(SettingsBase):
     """Maximum number of documents that one run handles."""
 
 
-class ServiceSettings(BaseModel):
-    """The settings that every service has. Read them with :func:`read_settings`."""
+class ServerSettings(BaseModel):
+    """The settings that every HTTP server has."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    service: str
+    http: HttpSettings
+    observability: ObservabilitySettings
+
+
+class ServiceSettings(ServerSettings):
+    """The settings that every service of the pipeline has. Read them with :func:`read_settings`."""
 
     service: ServiceName
     mongo: MongoSettings
     kafka: KafkaSettings
     s3: S3Settings
-    http: HttpSettings
-    observability: ObservabilitySettings
     reconcile: ReconcileSettings
 
 

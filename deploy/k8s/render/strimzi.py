@@ -12,6 +12,8 @@ CLUSTER = "bucketline"
 REPLICAS = 3
 IN_SYNC = 2
 OPERATIONS = "bucketline-operations"
+DEAD_LETTER_API: ServiceName = "ingest-api"
+"""The service whose routes list dead letters and replay them to the topics that they came from."""
 # A dead letter is larger than its original record: it has the failure context in additional headers.
 DEAD_LETTER_MAX_BYTES = 2 * 1024 * 1024
 
@@ -64,8 +66,11 @@ def _rights(topic: Topic, service: ServiceName) -> Iterator[Manifest]:
         yield _acl("topic", topic_prefix() + topic.name, ["Read", "Describe"])
         yield _acl("group", group_prefix() + topic.group(service), ["Read", "Describe"])
         yield _acl("topic", topic_prefix() + topic.dead_letter_topic(service), ["Write", "Describe"])
-    if service in topic.producers:
+    if service in topic.producers or service == DEAD_LETTER_API:
         yield _acl("topic", topic_prefix() + topic.name, ["Write", "Describe"])
+    if service == DEAD_LETTER_API:
+        for consumer in topic.consumers:
+            yield _acl("topic", topic_prefix() + topic.dead_letter_topic(consumer), ["Read", "Describe"])
 
 
 def _acl(kind: str, name: str, operations: list[str], pattern: str = "literal") -> Manifest:

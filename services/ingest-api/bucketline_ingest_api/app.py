@@ -8,6 +8,8 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import RedirectResponse
+from starlette.routing import Route
 from starlette.types import ASGIApp, Lifespan
 
 from bucketline import __version__
@@ -28,6 +30,7 @@ from bucketline_ingest_api.exception_handlers import METHODS
 from bucketline_ingest_api.middleware import BodyLimiter, EdgeMiddleware
 from bucketline_ingest_api.namespaces import endpoints as namespaces
 from bucketline_ingest_api.objects import endpoints as objects
+from bucketline_ingest_api.operations import endpoints as operations
 from bucketline_ingest_api.settings import ApiSettings
 from bucketline_ingest_api.tasks import endpoints as tasks
 from bucketline_ingest_api.uploads import confirmation
@@ -61,6 +64,7 @@ ROUTERS = (
     uploads.router,
     api_keys.router,
     webhooks.router,
+    operations.router,
 )
 
 TASK_STEPS = {
@@ -79,7 +83,8 @@ def create(settings: ServiceSettings) -> ASGIApp:
     """Build the ASGI application. Its lifespan connects the clients and runs the periodic tasks."""
     api_settings = ApiSettings()
     outbound = OutboundSettings().policy()
-    health = Health()
+    # Requests are answered while a dependency is unavailable, with 503 where they need it.
+    health = Health(needs_dependencies=False)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -92,8 +97,7 @@ def create(settings: ServiceSettings) -> ASGIApp:
             register_tasks(container)
             app.state.container = container
             context.kafka.include(subscribers.router, container=container)
-            # Objects are accepted while Kafka is unavailable: their events wait in the outbox.
-            async with context.running(ready_without_kafka=True):
+            async with context.running():
                 for outbox in container.outboxes:
                     outbox.start(context.background)
                 reconciler.start(container, context.background)
@@ -105,8 +109,15 @@ def create(settings: ServiceSettings) -> ASGIApp:
 
     app = build(lifespan)
     app.router.routes.extend(health.routes())
+    start_page = RedirectResponse(api_settings.console_url or "/docs", 307)
+    app.router.routes.append(Route("/", start_page, methods=["GET"], include_in_schema=False))
     body_limiter = BodyLimiter(settings.http.max_body_bytes, settings.http.max_inflight_body_bytes)
-    edge = EdgeMiddleware(app, ids=RandomIds(), body_limiter=body_limiter)
+    edge = EdgeMiddleware(
+        app,
+        ids=RandomIds(),
+        body_limiter=body_limiter,
+        store_timeout_seconds=api_settings.store_timeout_seconds,
+    )
     return add_cors(edge, api_settings)
 
 

@@ -13,6 +13,9 @@ from bucketline.db.buckets import BucketDocument, Buckets
 from bucketline.db.bulk_writer import BulkWriter
 from bucketline.db.collections import Collections
 from bucketline.db.documents import Documents
+from bucketline.db.job_cursors import JobCursors
+from bucketline.db.mirror_queue import MirrorQueue
+from bucketline.db.mongo import call_timeout
 from bucketline.db.namespaces import Namespaces
 from bucketline.db.object_deletions import ObjectDeletions
 from bucketline.db.objects import ObjectDocument, Objects
@@ -23,15 +26,20 @@ from bucketline.db.webhooks import WebhookDeliveries, Webhooks
 from bucketline.db.work_units import WorkUnits
 from bucketline.extractors import ExtractorRegistry
 from bucketline.http.ssrf import GuardPolicy
+from bucketline.kafka.dead_letters import DeadLetterStore
 from bucketline.kafka.outbox import Outbox
 from bucketline.service_context import ServiceContext
 from bucketline_ingest_api.auth import Auth
 from bucketline_ingest_api.buckets.stats import BucketCounts
 from bucketline_ingest_api.middleware import RateLimiter
 from bucketline_ingest_api.objects.serializers import PollField
+from bucketline_ingest_api.operations.schemas import Overview
 from bucketline_ingest_api.pagination import CappedCounter
 from bucketline_ingest_api.settings import ApiSettings
 from bucketline_ingest_api.tasks.runner import TaskRunner
+
+OVERVIEW_SECONDS = 4.0
+"""How long a replica caches the overview of a namespace."""
 
 
 class Container:
@@ -66,13 +74,17 @@ class Container:
         self.removals = ObjectDeletions(database)
         self.webhooks = Webhooks(database)
         self.webhook_deliveries = WebhookDeliveries(database)
+        self.mirror_queue = MirrorQueue(database)
+        self.dead_letters = DeadLetterStore(context.settings.kafka, JobCursors(database))
+        self.overviews: TTLCache[str, Overview] = TTLCache(1000, OVERVIEW_SECONDS)
 
         self.object_outbox = outbox("objects", self.objects.outbox)
         self.batch_outbox = outbox("batches", self.batches.outbox)
         self.removal_outbox = outbox("removals", self.removals.outbox)
         self.outboxes = (self.object_outbox, self.batch_outbox, self.removal_outbox)
-        self.object_writer = BulkWriter(partial(insert_objects, self.objects, clock), name="objects")
-        self.batch_writer = BulkWriter(partial(insert_batches, self.batches), name="batches")
+        limit = settings.store_timeout_seconds
+        self.object_writer = BulkWriter(partial(insert_objects, self.objects, clock, limit), name="objects")
+        self.batch_writer = BulkWriter(partial(insert_batches, self.batches, limit), name="batches")
 
         self.auth = Auth(self.keys, self.namespaces, settings, clock=clock)
         self.rate_limiter = RateLimiter(database, settings, clock=clock)
@@ -120,18 +132,22 @@ class Container:
             await outbox.close()
 
 
-async def insert_objects(objects: Objects, clock: Clock, documents: Sequence[ObjectDocument]) -> list[str | None]:
+async def insert_objects(
+    objects: Objects, clock: Clock, timeout_seconds: float, documents: Sequence[ObjectDocument]
+) -> list[str | None]:
     """Insert new objects; return for each the name of the unique index that refused it, or None."""
     # The outbox delay counts from the write: the document may have waited seconds for its group.
     now = clock.now()
     for document in documents:
         if "pending" in document:
             document["pending_since"] = now
-    refused = await objects.insert(documents)
+    with call_timeout(timeout_seconds):
+        refused = await objects.insert(documents)
     return [refused.get(index) for index in range(len(documents))]
 
 
-async def insert_batches(batches: Batches, documents: Sequence[BatchDocument]) -> list[None]:
+async def insert_batches(batches: Batches, timeout_seconds: float, documents: Sequence[BatchDocument]) -> list[None]:
     """Insert batches unless they exist."""
-    await batches.insert(documents)
+    with call_timeout(timeout_seconds):
+        await batches.insert(documents)
     return [None] * len(documents)

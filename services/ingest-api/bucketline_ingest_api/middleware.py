@@ -19,7 +19,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope, Send
 
 from bucketline.clock import Clock
-from bucketline.db.mongo import Database
+from bucketline.db.mongo import Database, call_timeout
 from bucketline.db.rate_limits import RateLimitCounters
 from bucketline.errors import (
     BadRequest,
@@ -40,7 +40,7 @@ from bucketline_ingest_api.settings import ApiSettings
 
 PROBES = frozenset({"/live", "/ready", "/metrics"})
 """Paths that are not measured: the cluster requests them so often that they would hide the requests of clients."""
-OPEN_PATHS = PROBES | {"/v1/health", "/v1/health/liveness", "/docs", "/docs/oauth2-redirect", "/openapi.json"}
+OPEN_PATHS = PROBES | {"/", "/v1/health", "/v1/health/liveness", "/docs", "/docs/oauth2-redirect", "/openapi.json"}
 """Paths that need no API key."""
 
 MAX_REQUEST_ID = 128
@@ -57,9 +57,10 @@ class EdgeMiddleware:
     ``scope["state"]`` gets ``caller`` and ``request_id``.
     """
 
-    def __init__(self, app: FastAPI, *, ids: Ids, body_limiter: "BodyLimiter") -> None:
+    def __init__(self, app: FastAPI, *, ids: Ids, body_limiter: "BodyLimiter", store_timeout_seconds: float) -> None:
         self._app = app
         self._ids = ids
+        self._store_timeout_seconds = store_timeout_seconds
         self._body_limiter = body_limiter
 
     async def __call__(self, original: Scope, receive: Receive, send: Send) -> None:
@@ -88,6 +89,7 @@ class EdgeMiddleware:
         parent = {name: value for name in ("traceparent", "tracestate") if (value := headers.get(name))}
         with (
             structlog.contextvars.bound_contextvars(request_id=request_id),
+            call_timeout(self._store_timeout_seconds),
             start_server_span(original, parent) as span,
         ):
             try:

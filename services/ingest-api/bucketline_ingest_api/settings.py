@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, SecretStr
 
 from bucketline.admin.api_keys import ApiKeySettings
-from bucketline.settings import Count, Seconds
+from bucketline.settings import Count, HttpUrl, Seconds
 
 
 def _origins(value: str) -> str:
@@ -29,6 +29,8 @@ class ApiSettings(ApiKeySettings):
     """Requests per window and API key; 0 disables rate limiting."""
     rate_window_seconds: Count = 60
     """Length of a rate-limiting window."""
+    store_timeout_seconds: Seconds = 4.0
+    """Seconds that one MongoDB call of a request may take before the request is answered with 503 and `Retry-After`."""
     inline_staging_threshold_bytes: Annotated[int, Field(ge=0)] = 256 * 1024
     """Inline content above this size is stored in S3 before the object is written."""
     max_inline_bytes: Count = 50 * 1024 * 1024
@@ -37,6 +39,8 @@ class ApiSettings(ApiKeySettings):
     """Accept blobs with a ``file://`` source. Dedup reads them only below its ``file_roots``."""
     cors_origins: Annotated[str, AfterValidator(_origins)] = ""
     """Comma-separated origins whose pages may call the API from a browser; ``*`` allows all, empty allows none."""
+    console_url: HttpUrl | None = None
+    """URL of the web console as users reach it. ``GET /`` redirects there, or to ``/docs`` if it is unset."""
     async_confirm_threshold_bytes: Count = 100 * 1024 * 1024
     """Uploads of at least this size are confirmed in the background."""
     webhook_retry_seconds: Seconds = 5.0

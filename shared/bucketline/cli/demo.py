@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import tempfile
 import time
 from collections import deque
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from bucketline.devstack.supervisor import Event
 
 API_KEY = "sk_demo"
+CONSOLE_PORT = 8081
 MAX_LOG_LINES = 40
 REPORT_INTERVAL_SECONDS = 4.0
 COLUMNS = {"File": 0, "Object": 0, "Status": 0, "SHA-256": 100, "Bytes": 0, "Storage key": 132, "Documents": 0}
@@ -33,6 +35,7 @@ def demo(
         list[Path] | None,
         typer.Argument(help="Files to upload; sample files if none is given.", exists=True, dir_okay=False),
     ] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep everything running, with the console, to Ctrl-C.")] = False,
 ) -> None:
     """Start everything, upload files, follow them to COMPLETED, stop everything. Show what happened.
 
@@ -44,7 +47,7 @@ def demo(
             raise typer.BadParameter(f"{path} is larger than 10 MB; upload it with `bucketline upload`")
     log_lines: deque[str] = deque(maxlen=MAX_LOG_LINES)
     try:
-        succeeded = run_until_signal(_run_demo(wide_console(), chosen, log_lines))
+        succeeded = run_until_signal(_run_demo(wide_console(), chosen, log_lines, keep))
     except BucketlineError:
         for line in log_lines:
             Console(stderr=True, style="dim").print(line, highlight=False, markup=False)
@@ -52,7 +55,7 @@ def demo(
     raise typer.Exit(EXIT_INTERRUPTED if succeeded is None else 0 if succeeded else 1)
 
 
-async def _run_demo(console: Console, files: list[Path], log_lines: deque[str]) -> bool:
+async def _run_demo(console: Console, files: list[Path], log_lines: deque[str], keep: bool) -> bool:
     from bucketline.cli.up import build_service_environment, create_local_stack
     from bucketline.devstack.supervisor import Supervisor, Waiting, bucketline_services
 
@@ -77,8 +80,25 @@ async def _run_demo(console: Console, files: list[Path], log_lines: deque[str]) 
                     f"MongoDB, Kafka, S3 and {len(services)} services started in {time.monotonic() - started:.1f} s"
                 )
                 succeeded = await _ingest(console, supervisor.url("ingest-api"), files)
+                if keep:
+                    await _serve_console(console, supervisor.url("ingest-api"))
     console.print(f"Everything is stopped. The demo took {time.monotonic() - started:.1f} s.")
     return succeeded
+
+
+async def _serve_console(console: Console, api_url: str) -> None:
+    """Serve the console until Ctrl-C."""
+    from yarl import URL
+
+    from bucketline.devstack.reservations import reserve_preferred_port
+    from bucketline.devstack.supervisor import Supervisor, console_service
+
+    with reserve_preferred_port(CONSOLE_PORT) as reserved:
+        service = console_service({}, api_port=URL(api_url).port or 80, port=reserved.ports[0])
+        async with Supervisor([service], reserved_ports=reserved.ports) as supervisor:
+            console.print(f"console: {supervisor.url('console')}   API: {api_url}/docs   API key: {API_KEY}")
+            console.print("Everything keeps running until Ctrl-C.")
+            await asyncio.Event().wait()
 
 
 async def _ingest(console: Console, url: str, files: list[Path]) -> bool:

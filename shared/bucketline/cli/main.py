@@ -33,7 +33,7 @@ class Entry:
 
 ENTRIES = (
     Entry("demo", "demo", "demo", RUN, "Start everything, upload files, follow them to COMPLETED, stop everything."),
-    Entry("up", "up", "up", RUN, "Start MongoDB, a Kafka broker, S3 and the four services."),
+    Entry("up", "up", "up", RUN, "Start MongoDB, a Kafka broker, S3, the four services and the console."),
     Entry("serve", "serve", "serve", RUN, "Run one service until SIGTERM."),
     Entry("env", "environment", "env", RUN, "Print the variables of the running local stack, for a shell."),
     Entry("upload", "upload", "upload", USE, "Upload files and folders as objects and process them.", uses_stack=True),

@@ -16,9 +16,12 @@ PACKAGES: "dict[ServiceName, str]" = {
 }
 """The import names of the services. The library does not import them in any other way."""
 
+CONSOLE = "console"
+"""The web console: a server of its own, but no part of the pipeline."""
+
 
 def serve(
-    service: Annotated[str, typer.Argument(help=f"One of {', '.join(PACKAGES)}.")],
+    service: Annotated[str, typer.Argument(help=f"One of {', '.join([*PACKAGES, CONSOLE])}.")],
 ) -> None:
     """Run one service until SIGTERM. It is configured with BUCKETLINE_* variables only.
 
@@ -27,7 +30,10 @@ def serve(
     from bucketline.server import serve as run_service
     from bucketline.settings import SERVICES, read_settings
 
+    if service == CONSOLE:  # it needs neither MongoDB nor Kafka nor S3
+        settings = import_module("bucketline_console.settings").read_settings()
+        raise typer.Exit(run_service(settings, import_module("bucketline_console.app").create))
     name = next((known for known in SERVICES if known == service), None)
     if name is None:
-        raise typer.BadParameter(f"there is no service {service!r}; there are {', '.join(SERVICES)}")
+        raise typer.BadParameter(f"there is no service {service!r}; there are {', '.join([*SERVICES, CONSOLE])}")
     raise typer.Exit(run_service(read_settings(name), import_module(f"{PACKAGES[name]}.app").create))

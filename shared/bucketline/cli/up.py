@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 HIDDEN = "<as given>"
 """Shown instead of a secret that the user gave."""
 
-_COLORS = {"ingest-api": "cyan", "dedup": "magenta", "batcher": "yellow", "processor": "green"}
+_COLORS = {"ingest-api": "cyan", "dedup": "magenta", "batcher": "yellow", "processor": "green", "console": "blue"}
 _LOG_FORMAT = "BUCKETLINE_LOG_FORMAT"
 
 
@@ -43,7 +43,7 @@ def up(
     ] = DEFAULT_DATA_DIR,
     processors: Annotated[int, typer.Option(help="Number of processor instances.", min=1, max=16)] = 1,
 ) -> None:
-    """Start MongoDB, a Kafka broker, S3 and the four services. Keep them running until Ctrl-C.
+    """Start MongoDB, a Kafka broker, S3, the four services and the console. Keep them running until Ctrl-C.
 
     A part whose address is set (BUCKETLINE_MONGODB_URL, BUCKETLINE_KAFKA_BOOTSTRAP_SERVERS, BUCKETLINE_S3_ENDPOINT_URL)
     is used and not started. Everything that ends unexpectedly is restarted, without a limit. Other commands use this
@@ -131,10 +131,12 @@ async def _run(
     console: Console, folder: Path, reserved: PortReservation, given_key: str | None, processors: int
 ) -> None:
     """Run everything until the task is canceled."""
-    from bucketline.devstack.supervisor import Supervisor, bucketline_services
+    from bucketline.devstack.reservations import LOOPBACK, reserve_preferred_port
+    from bucketline.devstack.supervisor import Supervisor, bucketline_services, console_service
 
     (port,) = reserved.ports
-    with reserved:
+    with reserved, reserve_preferred_port(port + 1) as reserved_for_console:
+        (console_port,) = reserved_for_console.ports
         key = given_key or _load_or_create_key(folder / "api-key")
         async with create_local_stack(
             folder,
@@ -142,16 +144,18 @@ async def _run(
             on_event=lambda event: _print_event(console, event),
         ) as stack:
             environment = build_service_environment(stack, key)
+            logs, address = {_LOG_FORMAT: "console"}, f"http://{LOOPBACK}:{console_port}"
+            services = bucketline_services(
+                {"BUCKETLINE_API_CONSOLE_URL": address, **logs, **environment},
+                replicas={"processor": processors},
+                ports={"ingest-api": port},
+            )
             async with Supervisor(
-                bucketline_services(
-                    {_LOG_FORMAT: "console", **environment},
-                    replicas={"processor": processors},
-                    ports={"ingest-api": port},
-                ),
+                [*services, console_service(logs, api_port=port, port=console_port)],
                 on_line=lambda name, line: _print_line(console, name, line),
                 on_event=lambda event: _print_event(console, event),
                 stop_timeout=10.0,
-                reserved=reserved,
+                reserved_ports=(port, console_port),
             ) as supervisor:
                 variables = {**environment, "BUCKETLINE_URL": supervisor.url("ingest-api"), MARKER: str(folder)}
                 with write_env_file(folder, variables) as env_file:
@@ -186,8 +190,10 @@ def _print_welcome(
     console: Console, stack: LocalStack, supervisor: Supervisor, key: str, folder: Path, env_file: Path
 ) -> None:
     api = supervisor.url("ingest-api")
-    rows = [("HTTP API", f"{api}/v1"), ("API docs", f"{api}/docs"), ("Admin API key", key), *describe_addresses(stack)]
-    rows += [(f"{name} probe", f"{supervisor.url(name)}/ready") for name in supervisor.names() if name != "ingest-api"]
+    rows = [("Console", supervisor.url("console")), ("HTTP API", f"{api}/v1"), ("API docs", f"{api}/docs")]
+    rows += [("Admin API key", key), *describe_addresses(stack)]
+    pipeline = [name for name in supervisor.names() if name not in ("ingest-api", "console")]
+    rows += [(f"{name} probe", f"{supervisor.url(name)}/ready") for name in pipeline]
     rows += [("Data", str(folder)), ("Env file", str(env_file))]
     width = max(len(title) for title, _ in rows)
     console.print("\n[bold]Bucketline is up[/]")

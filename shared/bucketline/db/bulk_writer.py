@@ -9,7 +9,7 @@ import contextvars
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
-from bucketline.errors import ServiceUnavailable
+from bucketline.errors import DependencyUnavailable, ServiceUnavailable
 from bucketline.observability.metrics import GROUP_SIZE
 from bucketline.observability.tracing import Carrier, current_trace, recording_tracer, start_shared_span, start_span
 
@@ -22,7 +22,8 @@ class BulkWriter(Generic[T, R]):
 
     ``write`` gets the items in the order of their submission and returns one result per item: a value, or an
     exception that is raised to that caller only. If ``write`` itself raises, every caller of that group gets the
-    error. At most ``max_waiting`` callers wait; further calls are refused with 503.
+    error; after ``DependencyUnavailable`` all waiting callers do, since their writes would only time out too. At most
+    ``max_waiting`` callers wait; further calls are refused with 503.
     """
 
     def __init__(
@@ -87,6 +88,9 @@ class BulkWriter(Generic[T, R]):
                 with start_shared_span(f"write {self._name}", [trace for *_, trace in group]):
                     results = await self._write([item for item, *_ in group])
             except Exception as error:
+                if isinstance(error, DependencyUnavailable):
+                    group += self._waiting
+                    self._waiting.clear()
                 for _, future, _ in group:
                     if not future.done():
                         future.set_exception(error)

@@ -10,7 +10,8 @@ whether a write happened. A violation of a unique index raises :class:`Duplicate
 
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC
 from typing import Any, Generic, TypeVar, cast
@@ -58,6 +59,8 @@ _REGEX_CODES = frozenset({51091, 51156})
 _READ: CodecOptions[dict[str, Any]] = CodecOptions(tz_aware=True, tzinfo=UTC)
 _UNREAD = CodecOptions(RawBSONDocument, tz_aware=True, tzinfo=UTC)
 INDEX_SECONDS = 1800.0
+
+_call_seconds: ContextVar[float | None] = ContextVar("call_seconds", default=None)
 
 D = TypeVar("D", bound=Mapping[str, Any])
 
@@ -303,6 +306,7 @@ class Collection(Generic[D]):
             start_mongodb_span(self._database, self._name, operation, batch),
             STORE_SECONDS.labels(self._name, operation).time(),
             map_driver_errors(),
+            _limit_call(),
         ):
             yield
 
@@ -385,18 +389,37 @@ def map_driver_errors() -> Iterator[None]:
 
 
 @contextmanager
+def call_timeout(seconds: float | None) -> Iterator[None]:
+    """Limit each call in the block instead of by ``timeout_seconds`` of the settings. None: do not.
+
+    The tasks that the block starts inherit the limit.
+    """
+    token = _call_seconds.set(seconds)
+    try:
+        yield
+    finally:
+        _call_seconds.reset(token)
+
+
+@contextmanager
 def query_timeout(seconds: float) -> Iterator[None]:
     """Limit the total time of all calls in the block; raise :class:`QueryTimeout` when it is exceeded.
 
-    A server that hangs raises it too; one that cannot be reached raises ``DependencyUnavailable``.
+    A server that hangs raises it too; one that cannot be reached raises ``DependencyUnavailable``. The limit replaces
+    that of :func:`call_timeout`.
     """
     try:
-        with pymongo.timeout(seconds):
+        with call_timeout(None), pymongo.timeout(seconds):
             yield
     except DependencyUnavailable as error:
         if isinstance(error.__cause__, ExecutionTimeout | NetworkTimeout):
             raise QueryTimeout(f"MongoDB did not finish within {seconds:g} seconds") from error
         raise
+
+
+def _limit_call() -> AbstractContextManager[object]:
+    seconds = _call_seconds.get()
+    return nullcontext() if seconds is None else pymongo.timeout(seconds)
 
 
 def _projection(fields: Sequence[str] | None, without: Sequence[str] = ()) -> dict[str, int] | None:

@@ -112,6 +112,14 @@ def reserve_port(port: int) -> PortReservation:
     raise LocalStackError(f"port {port} of {LOOPBACK} is in use by {_find_listener(port) or other}")
 
 
+def reserve_preferred_port(port: int) -> PortReservation:
+    """Reserve a given port, or any other one if it is in use."""
+    try:
+        return reserve_port(port)
+    except (LocalStackError, OverflowError):
+        return reserve_ports(1)
+
+
 def _lock_free_port(port: int, locks: contextlib.ExitStack) -> bool:
     """Lock the file of the port until ``locks`` is closed, if a server could listen on the port."""
     folder = Path(tempfile.gettempdir()) / f"bucketline-{os.getuid()}-ports"

@@ -11,7 +11,7 @@ from typing import Self
 
 from bucketline.backoff import backoff_seconds
 from bucketline.devstack.process import ManagedProcess
-from bucketline.devstack.reservations import LOOPBACK, PortReservation, reserve_port, reserve_ports
+from bucketline.devstack.reservations import LOOPBACK, reserve_port, reserve_ports
 from bucketline.devstack.servers import Server, http_status
 from bucketline.errors import LocalStackError
 from bucketline.settings import SERVICES, ServiceName
@@ -229,6 +229,16 @@ def bucketline_services(
     ]
 
 
+def console_service(environment: Mapping[str, str], *, api_port: int, port: int) -> Service:
+    """Return the web console of the API on ``api_port``. It gets no credentials of the servers."""
+    return Service(
+        name="console",
+        command=(sys.executable, "-m", "bucketline.cli.main", "serve", "console"),
+        environment={"BUCKETLINE_CONSOLE_API_URL": f"http://{LOOPBACK}:{api_port}", **environment},
+        port=port,
+    )
+
+
 class ServiceInstance(Server):
     """One process of a service on ``port``."""
 
@@ -248,7 +258,7 @@ class Supervisor:
 
     Instances have the name of their service, with ``.1``, ``.2`` … when there are several. Each line of output goes to
     ``on_line(instance, line)`` and each change to ``on_event``; both are called on the event loop and must not block.
-    No instance outlives this process. Ports in ``reserved`` belong to the caller already.
+    No instance outlives this process. The caller has reserved ``reserved_ports`` already.
     """
 
     def __init__(
@@ -259,14 +269,14 @@ class Supervisor:
         on_event: Callable[[Event], None] = lambda _event: None,
         policy: RestartPolicy | None = None,
         stop_timeout: float = STOP_TIMEOUT_SECONDS,
-        reserved: PortReservation | None = None,
+        reserved_ports: Sequence[int] = (),
     ) -> None:
         self._services = services
         self._on_line = on_line
         self._on_event = on_event
         self._policy = policy or RestartPolicy()
         self._stop_timeout = stop_timeout
-        self._caller_ports = reserved.ports if reserved is not None else ()
+        self._caller_ports = reserved_ports
         self._reservations = contextlib.ExitStack()
         self._instances: dict[str, ServiceInstance] = {}
         self._monitors: dict[str, Monitor] = {}

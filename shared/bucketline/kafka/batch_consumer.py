@@ -9,6 +9,10 @@ builder. It is needed because FastStream's batch subscriber
 - takes the records of all partitions in one ``getmany``. An error in one partition (a batch that cannot be unpacked)
   discards what was already taken from the others while their position has moved past it: the next commit loses it;
 - commits nothing when partitions are revoked, and does not say whether its consumer has joined the group.
+
+The local broker does not wake a waiting fetch when a record arrives, so it is fetched from every 20 ms. An idle
+consumer lengthens that to :data:`IDLE_FETCH_WAIT_MS`, since polling kept the broker and the services busy for a whole
+core. aiokafka has no public setting for that in a running consumer.
 """
 
 import asyncio
@@ -25,6 +29,10 @@ from bucketline.observability.logging import get_logger
 log = get_logger(__name__)
 
 Record: TypeAlias = "ConsumerRecord[bytes, bytes]"
+
+IDLE_SECONDS = 5.0
+"""Time without a record after which a consumer counts as idle."""
+IDLE_FETCH_WAIT_MS = 250
 
 REVOKE_SECONDS = 5.0
 """How long the rest of the group waits for a running micro-batch before partitions are revoked."""
@@ -62,7 +70,7 @@ class BatchConsumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka is unty
         """
         self.busy_since = None
         self._idle.set()
-        first = cast("Record", await self.getone())
+        first = await self._wait_for_record()
         records = await self._add_fetched(first, max_records - 1)
         self.busy_since = time.monotonic()
         self._idle.clear()
@@ -73,6 +81,20 @@ class BatchConsumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka is unty
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._idle.wait()
+
+    async def _wait_for_record(self) -> "Record":
+        """Wait for the next record; fetch less often after a while, and as often as configured once one has come."""
+        idle_wait = max(self._fetch_max_wait_ms, IDLE_FETCH_WAIT_MS)
+        timer = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._set_fetch_wait, idle_wait)
+        try:
+            return cast("Record", await self.getone())
+        finally:
+            timer.cancel()
+            self._set_fetch_wait(self._fetch_max_wait_ms)
+
+    def _set_fetch_wait(self, milliseconds: int) -> None:
+        if self._fetcher is not None:
+            self._fetcher._fetch_max_wait_ms = milliseconds
 
     async def _add_fetched(self, first: Record, limit: int) -> dict[TopicPartition, list[Record]]:
         """Ask each partition separately: an error in one of them must not cost the records of another.

@@ -1,4 +1,8 @@
-"""Health probes. Liveness depends on the progress of the service, readiness on its dependencies."""
+"""Health probes. Liveness depends on the progress of the service, readiness on its dependencies.
+
+A service that answers by itself while a dependency is unavailable is ready without it: clients then get its response
+instead of a connection error, which they would get if all replicas left the load balancer at once.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -16,9 +20,13 @@ CHECK_TIMEOUT_SECONDS = 3.0
 
 
 class Health:
-    """The checks of one service and the routes that run them."""
+    """The checks of one service and the routes that run them.
 
-    def __init__(self) -> None:
+    Without ``needs_dependencies``, ``/ready`` reports failed dependencies, but with status 200.
+    """
+
+    def __init__(self, *, needs_dependencies: bool = True) -> None:
+        self._needs_dependencies = needs_dependencies
         self._live: dict[str, Check] = {}
         self._ready: dict[str, Check] = {}
 
@@ -27,7 +35,7 @@ class Health:
         self._live[name] = check
 
     def ready_if(self, name: str, check: Check) -> None:
-        """Add a readiness check. While it fails, the service should get no requests."""
+        """Add the check of a dependency. While it fails, the service should get no requests if it needs it."""
         self._ready[name] = check
 
     async def live(self) -> dict[str, bool]:
@@ -42,10 +50,10 @@ class Health:
         """Return the routes ``/live``, ``/ready`` and ``/metrics``."""
 
         async def live(_: Request) -> Response:
-            return _to_response(await self.live())
+            return _to_response(await self.live(), 503)
 
         async def ready(_: Request) -> Response:
-            return _to_response(await self.ready())
+            return _to_response(await self.ready(), 503 if self._needs_dependencies else 200)
 
         async def metrics(_: Request) -> Response:
             return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
@@ -69,8 +77,7 @@ async def _passes(check: Check) -> bool:
     return False
 
 
-def _to_response(results: Mapping[str, bool]) -> Response:
+def _to_response(results: Mapping[str, bool], degraded_status: int) -> Response:
     is_healthy = all(results.values())
-    return JSONResponse(
-        {"status": "OK" if is_healthy else "DEGRADED", "checks": dict(results)}, 200 if is_healthy else 503
-    )
+    body = {"status": "OK" if is_healthy else "DEGRADED", "checks": dict(results)}
+    return JSONResponse(body, 200 if is_healthy else degraded_status)

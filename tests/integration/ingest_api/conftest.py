@@ -142,7 +142,9 @@ class World:
         register_tasks(deps)
         inner = build()
         inner.state.container = deps
-        app = EdgeMiddleware(inner, ids=RandomIds(), body_limiter=BodyLimiter(body_bytes, 4 * body_bytes))
+        app = EdgeMiddleware(
+            inner, ids=RandomIds(), body_limiter=BodyLimiter(body_bytes, 4 * body_bytes), store_timeout_seconds=4
+        )
         found = Replica(app, deps, bus)
         self.replicas.append(found)
         return found

@@ -66,7 +66,7 @@ def build_app() -> EdgeMiddleware:
     app.include_router(router)
     exception_handlers.install(app)
     app.state.container = SimpleNamespace(auth=FakeGuard(), rate_limiter=FakeGuard())
-    return EdgeMiddleware(app, ids=CountingIds(), body_limiter=BodyLimiter(LIMIT, LIMIT))
+    return EdgeMiddleware(app, ids=CountingIds(), body_limiter=BodyLimiter(LIMIT, LIMIT), store_timeout_seconds=4)
 
 
 async def ask(path: str, *messages: Message) -> tuple[int, Any] | None:

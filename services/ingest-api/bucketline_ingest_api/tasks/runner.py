@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 
 from bucketline.backoff import backoff_seconds
 from bucketline.clock import Clock
-from bucketline.db.mongo import QueryTimeout
+from bucketline.db.mongo import QueryTimeout, call_timeout
 from bucketline.db.tasks import TaskDocument, Tasks
 from bucketline.domain.status import Status
 from bucketline.errors import ApiError, BucketlineError, DependencyUnavailable, RetryableError, ServiceUnavailable
@@ -185,7 +185,9 @@ class TaskRunner:
     async def _execute_logged(self, task_id: str) -> None:
         async with self._slots:
             try:
-                await self.execute(task_id)
+                # The request that enqueued the task must answer soon, the task need not.
+                with call_timeout(None):
+                    await self.execute(task_id)
             except BucketlineError as error:
                 log.warning("task execution deferred", task_id=task_id, error=error.message)
             except Exception as error:

@@ -80,13 +80,30 @@ async def test_failed_write_raises_for_its_group_and_the_next_group_continues() 
     commit: BulkWriter[int, int] = BulkWriter(writer, name="test", lanes=1)
     first = await submitted(commit, 1, 2)
     later = await submitted(commit, 3)
-    writer.error = DependencyUnavailable("away")
+    writer.error = ValueError("invalid")
     writer.gates[0].set()
     outcomes = await asyncio.gather(*first, return_exceptions=True)
-    assert [type(one) for one in outcomes] == [DependencyUnavailable, DependencyUnavailable]
+    assert [type(one) for one in outcomes] == [ValueError, ValueError]
     writer.error = None
     writer.gates[1].set()
     assert await asyncio.gather(*later) == [30]
+    await commit.close()
+
+
+async def test_unavailable_store_fails_the_waiting_writes_without_trying_them() -> None:
+    writer = Writer()
+    commit: BulkWriter[int, int] = BulkWriter(writer, name="test", lanes=1)
+    tasks = [*await submitted(commit, 1), *await submitted(commit, 2, 3)]
+    writer.error = DependencyUnavailable("away")
+    writer.gates[0].set()
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(one) for one in outcomes] == [DependencyUnavailable] * 3
+    assert writer.groups == [[1]]
+    writer.error = None
+    [again] = await submitted(commit, 4)
+    writer.gates[1].set()
+    assert await again == 40
+    await commit.close()
 
 
 async def test_cancelled_caller_does_not_cancel_its_write() -> None:

@@ -252,7 +252,7 @@ async def test_service_with_a_port_reserved_by_the_caller_uses_it() -> None:
     lease = reserve_ports(1)
     (port,) = lease.ports
     one = service("one", SERVES, port=port)
-    async with Supervisor([one], policy=QUICK_RESTARTS, reserved=lease) as supervisor:
+    async with Supervisor([one], policy=QUICK_RESTARTS, reserved_ports=lease.ports) as supervisor:
         assert supervisor.url("one") == f"http://127.0.0.1:{port}"
     with pytest.raises(LocalStackError, match=f"port {port} .* a local stack that is starting or stopping"):
         reserve_port(port)

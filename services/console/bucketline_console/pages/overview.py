@@ -1,0 +1,54 @@
+"""The overview of a namespace."""
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from bucketline_console.charts import render_bars, render_lines
+from bucketline_console.page import PageDep, gather_or_none
+
+router = APIRouter()
+
+STAGES = (
+    ("Unpublished events", "unpublished_events", "accepted, waiting for Kafka"),
+    ("To mirror", "mirroring", "blobs to fetch and hash"),
+    ("Large, to mirror", "mirroring_large", "large blobs to fetch and hash"),
+    ("Work units", "work_units", "running or waiting for a processor"),
+    ("Webhook deliveries", "webhook_deliveries", "due to be sent"),
+)
+
+
+@router.get("/namespaces/{namespace}")
+async def show_overview(page: PageDep) -> Response:
+    """Show counts, the last hour, the backlog and the content."""
+    calls = [page.api.get("/v1/overview")]
+    if page.can("ADMIN"):
+        calls += [page.api.get("/v1/admin/backlog"), page.api.get("/v1/admin/dead-letters", limit="100")]
+    # A namespace that does not exist is an error page; what the key may not see is left out.
+    overview, *rest = await calls[0], *await gather_or_none(*calls[1:])
+    backlog, dead_letters = rest if rest else (None, None)
+    minutes = overview["last_hour"] or []
+    return page.render(
+        "overview.html",
+        overview=overview,
+        minutes=minutes,
+        finished=sum(minute["finished"] for minute in minutes),
+        created=sum(minute["created"] for minute in minutes),
+        slowest=max((minute["p95_seconds"] for minute in minutes if minute["p95_seconds"]), default=None),
+        throughput=render_bars(
+            [
+                ("created", [minute["created"] for minute in minutes]),
+                ("finished", [minute["finished"] for minute in minutes]),
+                ("failed", [minute["failed"] for minute in minutes]),
+            ],
+            "Objects created, finished and failed per minute of the last hour",
+        ),
+        latency=render_lines(
+            [
+                ("p95", [minute["p95_seconds"] for minute in minutes]),
+                ("p50", [minute["p50_seconds"] for minute in minutes]),
+            ],
+            "Median and 95th percentile of the latency per minute of the last hour",
+        ),
+        stages=[(title, backlog[name], hint) for title, name, hint in STAGES] if backlog else None,
+        dead_letters=dead_letters,
+    )

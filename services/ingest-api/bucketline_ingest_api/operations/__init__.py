@@ -1,0 +1,1 @@
+"""Routes for operators: an overview, the backlog and dead letters."""
