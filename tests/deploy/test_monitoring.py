@@ -200,7 +200,7 @@ def test_a_processor_that_extracts_is_not_stuck_although_its_line_is_full() -> N
         "bucketline_records_total",
         "bucketline_extraction_duration_seconds_count",
     }
-    (*_, last) = [node for node in nodes(stuck) if isinstance(node, BinaryExpr) and str(node.op) == "unless"]
+    (last, *_) = [node for node in nodes(stuck) if isinstance(node, BinaryExpr) and str(node.op) == "unless"]
     assert names_in(last.rhs) == {"bucketline_extraction_duration_seconds_count"}
 
 

@@ -55,7 +55,9 @@ def server_context(certificate: str) -> ssl.SSLContext:
 @asynccontextmanager
 async def s3_over_tls(certificate: str) -> AsyncIterator[str]:
     async def handle(_: web.BaseRequest) -> web.Response:
-        return web.Response(headers={"ETag": '"x"', "Content-Length": str(len(DATA))})
+        return web.Response(
+            headers={"ETag": '"x"', "Content-Length": str(len(DATA)), "Last-Modified": "Thu, 01 Jan 2026 00:00:00 GMT"}
+        )
 
     runner = web.ServerRunner(web.Server(handle))
     await runner.setup()
