@@ -26,6 +26,7 @@ from bucketline_ingest_api.collections import endpoints as collections
 from bucketline_ingest_api.collections import trigger
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.documents import endpoints as documents
+from bucketline_ingest_api.events import endpoints as events
 from bucketline_ingest_api.exception_handlers import METHODS
 from bucketline_ingest_api.middleware import BodyLimiter, EdgeMiddleware
 from bucketline_ingest_api.namespaces import endpoints as namespaces
@@ -64,6 +65,7 @@ ROUTERS = (
     uploads.router,
     api_keys.router,
     webhooks.router,
+    events.router,
     operations.router,
 )
 

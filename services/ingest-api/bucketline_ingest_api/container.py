@@ -1,9 +1,9 @@
 """The service container: the clients, repositories and caches of one process, as use cases get them."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from functools import partial
 
-from cachetools import TTLCache
+from cachetools import LRUCache, TTLCache
 
 from bucketline.admin.api_keys import ApiKeyService
 from bucketline.clock import Clock
@@ -13,6 +13,7 @@ from bucketline.db.buckets import BucketDocument, Buckets
 from bucketline.db.bulk_writer import BulkWriter
 from bucketline.db.collections import Collections
 from bucketline.db.documents import Documents
+from bucketline.db.event_feed import EventFeed
 from bucketline.db.job_cursors import JobCursors
 from bucketline.db.mirror_queue import MirrorQueue
 from bucketline.db.mongo import call_timeout
@@ -74,6 +75,7 @@ class Container:
         self.removals = ObjectDeletions(database)
         self.webhooks = Webhooks(database)
         self.webhook_deliveries = WebhookDeliveries(database)
+        self.event_feed = EventFeed(database)
         self.mirror_queue = MirrorQueue(database)
         self.dead_letters = DeadLetterStore(context.settings.kafka, JobCursors(database))
         self.kafka_settings = context.settings.kafka
@@ -96,6 +98,7 @@ class Container:
         self.counter = CappedCounter()
         self.bucket_counts = BucketCounts(self.buckets, self.objects, self.batches, clock=clock)
         self._buckets: TTLCache[tuple[str, str], BucketDocument] = TTLCache(10_000, settings.namespace_cache_seconds)
+        self._organizations: LRUCache[str, str] = LRUCache(10_000)
         self._poll_fields: TTLCache[str, PollField] = TTLCache(10_000, settings.namespace_cache_seconds)
 
     async def bucket(self, namespace_id: str, identifier: str) -> BucketDocument | None:
@@ -107,6 +110,13 @@ class Container:
                 return None
             self._buckets[namespace_id, identifier] = bucket
         return bucket
+
+    async def organizations(self, namespace_ids: Set[str]) -> dict[str, str]:
+        """Return the organization of each namespace that exists. It never changes."""
+        if unknown := namespace_ids - self._organizations.keys():
+            found = await self.namespaces.get_many(unknown, fields=["organization_id"])
+            self._organizations.update({key: namespace["organization_id"] for key, namespace in found.items()})
+        return {key: self._organizations[key] for key in namespace_ids if key in self._organizations}
 
     async def poll_field(self, bucket_id: str) -> PollField:
         """Return the field that clients poll after a write; it may be ``namespace_cache_seconds`` old.

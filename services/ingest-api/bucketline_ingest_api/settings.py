@@ -43,5 +43,7 @@ class ApiSettings(ApiKeySettings):
     """URL of the web console as users reach it. ``GET /`` redirects there, or to ``/docs`` if it is unset."""
     async_confirm_threshold_bytes: Count = 100 * 1024 * 1024
     """Uploads of at least this size are confirmed in the background."""
+    event_retention_days: Count = 7
+    """Days for which events stay in the feed."""
     webhook_retry_seconds: Seconds = 5.0
     """Pause after the first failed attempt of a webhook delivery; it doubles up to an hour."""

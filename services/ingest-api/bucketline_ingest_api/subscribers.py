@@ -1,4 +1,4 @@
-"""Kafka subscribers of the ingest API: they apply status changes to objects and store webhook deliveries."""
+"""Kafka subscribers of the ingest API: they apply status changes to objects and notify subscribers."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -22,7 +22,7 @@ from bucketline.events.topics import BATCHES, OBJECTS, STATUS
 from bucketline.kafka.broker import Provided, event_router, publishes
 from bucketline.observability.metrics import END_TO_END_SECONDS, STAGE_SECONDS, STATUS_CHANGES
 from bucketline_ingest_api.container import Container
-from bucketline_ingest_api.webhooks.service import enqueue_deliveries
+from bucketline_ingest_api.events.service import publish_notifications
 
 router = event_router()
 publishes(router, ObjectCreated, ObjectUpdated, ObjectDeleted, BatchSubmitted, BatchCanceled, BatchCompleted)
@@ -43,21 +43,21 @@ async def apply_statuses(records: Events[ObjectStatusChanged], container: Annota
     if orphaned := sorted(final - objects.keys()):
         await container.documents.delete_of_objects(orphaned)
     record_status_metrics(events, objects)
-    await enqueue_deliveries(container, records)
+    await publish_notifications(container, records)
 
 
 @router.subscriber(OBJECTS.name, group_id=OBJECTS.group("ingest-api"), batch=True, ack_policy=AckPolicy.MANUAL)
-async def enqueue_object_webhooks(
+async def notify_of_objects(
     records: Events[ObjectCreated | ObjectUpdated | ObjectDeleted], container: Annotated[Container, Provided()]
 ) -> None:
-    """Store the webhook deliveries of changed objects."""
-    await enqueue_deliveries(container, records)
+    """Publish changed objects to the feed and to webhooks."""
+    await publish_notifications(container, records)
 
 
 @router.subscriber(BATCHES.name, group_id=BATCHES.group("ingest-api"), batch=True, ack_policy=AckPolicy.MANUAL)
-async def enqueue_batch_webhooks(records: Events[BatchCompleted], container: Annotated[Container, Provided()]) -> None:
-    """Store the webhook deliveries of completed batches."""
-    await enqueue_deliveries(container, records)
+async def notify_of_batches(records: Events[BatchCompleted], container: Annotated[Container, Provided()]) -> None:
+    """Publish completed batches to the feed and to webhooks."""
+    await publish_notifications(container, records)
 
 
 class _State(NamedTuple):

@@ -11,6 +11,7 @@ from bucketline.db import (
     buckets,
     collections,
     documents,
+    event_feed,
     namespaces,
     object_deletions,
     objects,
@@ -39,6 +40,7 @@ INDEXES: Mapping[str, Sequence[Index]] = {
     "tasks": tasks.INDEXES,
     "uploads": uploads.INDEXES,
     "rate_limits": rate_limits.INDEXES,
+    "event_feed": event_feed.INDEXES,
     "webhooks": webhooks.INDEXES,
     "webhook_deliveries": webhooks.DELIVERY_INDEXES,
 }

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from bucketline.db.webhooks import DeliveryStatus, WebhookChannel, WebhookDeliveryDocument, WebhookDocument
+from bucketline_ingest_api.events.notifications import EventType
 from bucketline_ingest_api.schemas import (
     ListBody,
     Pagination,
@@ -16,13 +17,6 @@ from bucketline_ingest_api.schemas import (
     example,
 )
 
-EventType = Literal[
-    "object.created",
-    "object.updated",
-    "object.deleted",
-    "collection.documents.written",
-    "collection.documents.batch_completed",
-]
 ResourceType = Literal["object", "collection"]
 
 REDACTED = "redacted"

@@ -1,4 +1,4 @@
-"""Create, change and find webhooks, and turn events into deliveries.
+"""Create, change and find webhooks, and store the deliveries of notifications.
 
 Webhooks belong to an organization. One that was created with a key that is restricted to some namespaces receives the
 events of these namespaces only, and a restricted key sees only webhooks whose namespaces it may access.
@@ -6,34 +6,22 @@ events of these namespaces only, and a restricted key sees only webhooks whose n
 
 import base64
 import secrets
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
 from urllib.parse import urlsplit
 
 import orjson
 
-from bucketline.clock import wire_time
 from bucketline.db.webhooks import WebhookChannel, WebhookDeliveryDocument, WebhookDocument
 from bucketline.domain.pagination import Bounds
-from bucketline.domain.status import RANK_FINAL
 from bucketline.errors import AlreadyExists, BadRequest, NotFound, ValidationFailed, ValidationIssue
-from bucketline.events.cloudevents import REPLAY, ReceivedEvent
-from bucketline.events.models import (
-    BatchCompleted,
-    Event,
-    ObjectCreated,
-    ObjectDeleted,
-    ObjectStatusChanged,
-    ObjectUpdated,
-)
 from bucketline.http.ssrf import AddressRefused, check_url
 from bucketline.ids import derived
 from bucketline_ingest_api.auth import Principal
 from bucketline_ingest_api.container import Container
+from bucketline_ingest_api.events.notifications import Notification
 from bucketline_ingest_api.pagination import ListSpec, field_mapper
-from bucketline_ingest_api.webhooks.schemas import REDACTED, EventType, ListWebhooks, WebhookInput
+from bucketline_ingest_api.webhooks.schemas import REDACTED, ListWebhooks, WebhookInput
 
 RETRY_PERIOD = timedelta(hours=24)
 """How long a delivery is attempted."""
@@ -246,92 +234,6 @@ def _build_channels(
     return channels, frozenset(generated)
 
 
-@dataclass(frozen=True)
-class Notification:
-    """The part of an event that webhooks receive."""
-
-    event_id: str
-    event_type: EventType
-    occurred_at: datetime
-    namespace_id: str
-    subject_type: str
-    subject_id: str
-    metadata: dict[str, object]
-
-    @property
-    def resource_type(self) -> str:
-        """The first part of the event type."""
-        return self.event_type.partition(".")[0]
-
-    def body(self) -> str:
-        """Return the JSON that is posted."""
-        payload = {
-            "event_id": self.event_id,
-            "event_type": self.event_type,
-            "occurred_at": wire_time(self.occurred_at),
-            "namespace_id": self.namespace_id,
-            "subject": {"type": self.subject_type, "id": self.subject_id},
-            "metadata": self.metadata,
-            "cache_scope": "key" if self.resource_type == "object" else "collection",
-        }
-        return orjson.dumps(payload).decode()
-
-
-def notifications_of(record: ReceivedEvent[Any]) -> Iterator[Notification]:
-    """Yield the notifications of an event; none for events that no event type stands for.
-
-    Their ids are the same whenever the event is received again. A status change may be published again with another
-    id, so its place in the order of the object's statuses identifies it.
-    """
-    event: Event = record.event
-    if isinstance(event, ObjectCreated):
-        yield _of_object("object.created", record.id, event, event.created_at, {"status": event.status})
-    elif isinstance(event, ObjectUpdated):
-        yield _of_object("object.updated", record.id, event, event.updated_at, {"blobs_changed": event.blobs_changed})
-    elif isinstance(event, ObjectDeleted):
-        yield _of_object("object.deleted", record.id, event, event.deleted_at, {})
-    elif isinstance(event, ObjectStatusChanged) and event.sequence == RANK_FINAL:
-        identity = (event.object_id, event.run_id, event.sequence)
-        details: dict[str, object] = {
-            "status": event.status,
-            "error": event.error,
-            "batch_id": event.batch_id,
-            "run_id": event.run_id,
-            "documents_total": event.documents_total,
-        }
-        yield _of_object("object.updated", derived("evt", "status", *identity), event, event.occurred_at, details)
-        if event.documents_written:
-            written = {**details, "documents_written": event.documents_written}
-            event_id = derived("evt", "written", *identity)
-            yield _of_object("collection.documents.written", event_id, event, event.occurred_at, written)
-    elif isinstance(event, BatchCompleted):
-        yield Notification(
-            event_id=record.id,
-            event_type="collection.documents.batch_completed",
-            occurred_at=event.completed_at,
-            namespace_id=event.namespace_id,
-            subject_type="batch",
-            subject_id=event.batch_id,
-            metadata=event.model_dump(mode="json", exclude={"namespace_id", "completed_at"}),
-        )
-
-
-def _of_object(
-    event_type: EventType,
-    event_id: str,
-    event: ObjectCreated | ObjectUpdated | ObjectDeleted | ObjectStatusChanged,
-    at: datetime,
-    details: dict[str, object],
-) -> Notification:
-    metadata: dict[str, object] = {
-        "bucket_id": event.bucket_id,
-        "object_id": event.object_id,
-        "revision": event.revision,
-        **details,
-    }
-    return Notification(event_id, event_type, at, event.namespace_id, "object", event.object_id, metadata)
-
-
 def matches(webhook: WebhookDocument, organization_id: str, notification: Notification) -> bool:
     """Return whether the webhook receives the notification of an event in this organization."""
     return (
@@ -342,29 +244,23 @@ def matches(webhook: WebhookDocument, organization_id: str, notification: Notifi
     )
 
 
-async def enqueue_deliveries(container: Container, records: Sequence[ReceivedEvent[Any]]) -> int:
-    """Store a delivery for each event, matching webhook and channel; return how many.
+async def enqueue_deliveries(
+    container: Container, notifications: Sequence[Notification], organizations: Mapping[str, str]
+) -> int:
+    """Store a delivery for each notification, matching webhook and channel; return how many.
 
-    Replayed events are ignored: they have other ids than the originals.
+    ``organizations`` maps the ids of their namespaces to the organization.
     """
-    notifications = [
-        notification for record in records if record.source != REPLAY for notification in notifications_of(record)
-    ]
-    if not notifications:
-        return 0
     webhooks = await container.webhooks.find_active({notification.event_type for notification in notifications})
     if not webhooks:
         return 0
-    namespaces = await container.namespaces.get_many(
-        {notification.namespace_id for notification in notifications}, fields=["organization_id"]
-    )
     now = container.clock.now()
     deliveries = [
         _new_delivery(webhook, index, channel, notification, now)
         for notification in notifications
-        if (namespace := namespaces.get(notification.namespace_id)) is not None
+        if not notification.is_interim and (organization := organizations.get(notification.namespace_id)) is not None
         for webhook in webhooks
-        if matches(webhook, namespace["organization_id"], notification)
+        if matches(webhook, organization, notification)
         for index, channel in enumerate(webhook["channels"])
     ]
     await container.webhook_deliveries.add(deliveries)
@@ -382,7 +278,7 @@ def _new_delivery(
         "event_id": notification.event_id,
         "event_type": notification.event_type,
         "namespace_id": notification.namespace_id,
-        "body": notification.body(),
+        "body": orjson.dumps(notification.payload()).decode(),
         "status": "pending",
         "attempts": 0,
         "created_at": now,

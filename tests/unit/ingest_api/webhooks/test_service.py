@@ -10,7 +10,8 @@ from bucketline.db.webhooks import WebhookDocument
 from bucketline.domain.status import RANK_FINAL, RANK_PROCESSING, Status
 from bucketline.events.cloudevents import ReceivedEvent
 from bucketline.events.models import BatchCompleted, BatchSubmitted, Event, ObjectCreated, ObjectStatusChanged
-from bucketline_ingest_api.webhooks.service import Notification, matches, notifications_of
+from bucketline_ingest_api.events.notifications import Notification, notifications_of
+from bucketline_ingest_api.webhooks.service import matches
 
 AT = ManualClock().now()
 OBJECT = {"object_id": "obj_1", "bucket_id": "bkt_1", "namespace_id": "ns_1", "revision": 1}
@@ -44,7 +45,7 @@ def webhook(**fields: Any) -> WebhookDocument:
 
 
 def test_body_of_a_created_object_is_that_of_the_contract() -> None:
-    body = orjson.loads(created().body())
+    body = orjson.loads(orjson.dumps(created().payload()))
     assert body.pop("cache_scope") == "key"
     assert body == {
         "event_id": "evt_1",
@@ -67,8 +68,12 @@ def test_final_status_published_twice_has_the_same_event_ids() -> None:
 
 def test_events_without_an_event_type_yield_nothing() -> None:
     submitted = BatchSubmitted(batch_id="b", bucket_id="b", namespace_id="n", object_count=1, submitted_at=AT)
-    assert list(notifications_of(received(status(RANK_PROCESSING)))) == []
     assert list(notifications_of(received(submitted))) == []
+
+
+def test_status_that_is_not_final_is_an_interim_notification() -> None:
+    (notification,) = notifications_of(received(status(RANK_PROCESSING)))
+    assert (notification.event_type, notification.is_interim) == ("object.updated", True)
 
 
 def test_completed_batch_is_the_subject_of_its_notification() -> None:

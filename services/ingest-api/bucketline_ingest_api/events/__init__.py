@@ -1,0 +1,1 @@
+"""The feed of events, as pages and as a stream."""
