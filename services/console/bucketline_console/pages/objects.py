@@ -16,6 +16,7 @@ from bucketline_console.timeline import place_steps
 router = APIRouter(prefix="/namespaces/{namespace}")
 
 PAGE_SIZE = 25
+MAX_EVENTS = 100
 MAX_TEXT_BYTES = 20_000
 STATUSES = ("DRAFT", "QUEUED", "PROCESSING", "COMPLETED", "COMPLETED_WITH_ERRORS", "FAILED", "SKIPPED", "CANCELED")
 OPERATORS = ("eq", "ne", "gt", "gte", "lt", "lte", "contains", "starts_with")
@@ -85,9 +86,10 @@ async def show_object(page: PageDep, bucket: str, object_id: str) -> Response:
     """Show one object."""
     path = f"/v1/buckets/{quote(bucket, safe='')}/objects/{quote(object_id, safe='')}"
     obj = await page.api.get(path, return_presigned_urls="true")
-    documents, timeline = await gather_or_none(
+    documents, timeline, events = await gather_or_none(
         page.api.get(f"/v1/objects/{quote(object_id, safe='')}/documents"),
         page.api.get(f"/v1/objects/{quote(object_id, safe='')}/timeline"),
+        page.api.get("/v1/events", object_id=object_id, limit=str(MAX_EVENTS)),
     )
     blobs = obj["blobs"]
     previews = await asyncio.gather(*(_read_text(page, blob) for blob in blobs[:20]))
@@ -104,6 +106,7 @@ async def show_object(page: PageDep, bucket: str, object_id: str) -> Response:
             for blob, text in zip(blobs, [*previews, *[None] * len(blobs)], strict=False)
         ],
         documents=documents,
+        events=events,
         timeline=timeline or {},
         steps=steps,
         seconds=seconds,
@@ -155,7 +158,11 @@ async def _read_text(page: PageDep, blob: Json) -> str | None:
         async with page.api.open_file(blob["presigned_url"], {"Range": f"bytes=0-{MAX_TEXT_BYTES - 1}"}) as source:
             if source.status not in (200, 206):
                 return None
-            return (await source.content.read(MAX_TEXT_BYTES)).decode(errors="replace")
+            try:
+                content = await source.content.readexactly(MAX_TEXT_BYTES)
+            except asyncio.IncompleteReadError as error:  # a shorter file, which is complete
+                content = error.partial
+            return content.decode(errors="replace")
     except ApiError:
         return None
 
