@@ -87,7 +87,8 @@ async def open_service_context(
     A service with ``uses_blobs=False`` needs neither S3 nor credentials for it.
     """
     async with AsyncExitStack() as stack:
-        stack.push_async_callback(setup_tracing(settings.observability, settings.service))
+        servers = {"mongodb": settings.mongo.url.get_secret_value(), "s3": settings.s3.endpoint_url or ""}
+        stack.push_async_callback(setup_tracing(settings.observability, settings.service, servers))
         database = Database(settings.mongo)
         stack.callback(database.close)
         blobs = await stack.enter_async_context(S3BlobStore(settings.s3))

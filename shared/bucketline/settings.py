@@ -105,14 +105,21 @@ class KafkaSettings(SettingsBase):
     """Milliseconds that a request to a broker may take."""
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     """Whether the connection is encrypted (SSL) and authenticated (SASL)."""
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] = "SCRAM-SHA-512"
     """Mechanism of the authentication; only used with SASL."""
     sasl_username: str | None = None
-    """User name; required with SASL."""
+    """User name; required with PLAIN and SCRAM."""
     sasl_password: SecretStr | None = None
-    """Password; required with SASL."""
+    """Password; required with PLAIN and SCRAM."""
+    sasl_token_file: str | None = None
+    """Path of a file with an access token; required with OAUTHBEARER. Each connection reads it, so a token can be
+    renewed."""
     ssl_cafile: str | None = None
-    """Path of a PEM file with trusted certificate authorities; unset uses those of the system."""
+    """Path of a PEM file with trusted certificate authorities; unset or empty uses those of the system."""
+    ssl_certfile: str | None = None
+    """Path of a PEM file with the certificate of this client, for brokers that ask for one."""
+    ssl_keyfile: str | None = None
+    """Path of a PEM file with the private key of ``ssl_certfile``; unset: that file contains the key."""
     create_topics: bool = False
     """Create missing topics at startup. Meant for the local stack; elsewhere the operator creates topics."""
     replication_factor: Count = 1
@@ -142,6 +149,8 @@ class S3Settings(SettingsBase):
     """Access key. Unset, with ``secret_key``: the driver looks for credentials itself (instance role, profile)."""
     secret_key: SecretStr | None = None
     """Secret key that belongs to ``access_key``."""
+    ssl_cafile: str | None = None
+    """Path of a PEM file with trusted certificate authorities; unset uses public ones."""
     addressing_style: Literal["path", "virtual"] = "path"
     """Whether URLs have the bucket in their path or in their host name."""
     create_bucket: bool = True

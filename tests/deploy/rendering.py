@@ -43,15 +43,15 @@ NEEDS = {"keda-backlog": ("keda",)}
 
 
 @cache
-def with_component(name: str) -> str:
-    """The base with this component and no others but those that it needs, as a target to render."""
+def with_component(*names: str) -> str:
+    """The base with these components and no others but those that they need, as a target to render."""
     folder = Path(tempfile.mkdtemp(prefix="bucketline-kustomize-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     shutil.copy(K8S / "overlays" / "production" / "namespace.yaml", folder)
     kustomization = {
         "namespace": "bucketline",
         "resources": [_from(folder, "base"), "namespace.yaml"],
-        "components": [_from(folder, f"components/{part}") for part in (*NEEDS.get(name, ()), name)],
+        "components": [_from(folder, f"components/{part}") for name in names for part in (*NEEDS.get(name, ()), name)],
     }
     (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization), encoding="utf-8")
     return str(folder)
@@ -71,15 +71,21 @@ def named(target: str, kind: str, name: str) -> Manifest:
     return found
 
 
+def pod_template(manifest: Manifest) -> Manifest | None:
+    """The pod template of a workload; ``None`` for other kinds."""
+    if manifest["kind"] not in WORKLOADS:
+        return None
+    spec = manifest["spec"]
+    if manifest["kind"] == "CronJob":
+        spec = spec["jobTemplate"]["spec"]
+    template: Manifest = spec["template"]
+    return template
+
+
 def pods(target: str) -> dict[str, Manifest]:
     """The pod template of every workload, by "Kind/name"."""
-    templates = {}
-    for manifest in of_kind(target, *WORKLOADS):
-        spec = manifest["spec"]
-        if manifest["kind"] == "CronJob":
-            spec = spec["jobTemplate"]["spec"]
-        templates[f"{manifest['kind']}/{manifest['metadata']['name']}"] = spec["template"]
-    return templates
+    templates = {f"{item['kind']}/{item['metadata']['name']}": pod_template(item) for item in render(target)}
+    return {name: template for name, template in templates.items() if template is not None}
 
 
 def containers(template: Manifest) -> list[Manifest]:

@@ -1,6 +1,9 @@
 """compose.yaml: official servers at exact versions, everything healthy in order, the services locked down."""
 
 import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +20,13 @@ SERVERS = {"kafka": "apache/kafka", "mongodb": "mongo", "s3": "chrislusf/seaweed
 def service(name: str) -> dict[str, Any]:
     found: dict[str, Any] = COMPOSE["services"][name]
     return found
+
+
+def test_file_passes_the_compose_specification() -> None:
+    tool = Path(sys.executable).parent / "check-jsonschema"
+    command: list[str | Path] = [tool, "--builtin-schema", "vendor.compose-spec", DEPLOY / "compose.yaml"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout
 
 
 def test_everything_is_there_and_nothing_else() -> None:

@@ -1,7 +1,10 @@
 """The image: pinned, checked against hashes, without an installer, as a user that is not root."""
 
 import re
+import subprocess
+import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 from tests.deploy.rendering import DEPLOY, ROOT, containers, pods
@@ -28,6 +31,12 @@ def test_base_image_is_pinned_by_tag_and_digest() -> None:
     base = instructions("ARG", LINES)[0]
     assert re.fullmatch(r"PYTHON=python:3\.11\.\d+-slim-[a-z]+@sha256:[0-9a-f]{64}", base)
     assert all(line.split()[1] == "${PYTHON}" for line in LINES if line.startswith("FROM "))
+
+
+def test_dockerfile_has_no_findings_of_hadolint() -> None:
+    tool = Path(sys.executable).parent / "hadolint"
+    done = subprocess.run([tool, DEPLOY / "Dockerfile"], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
 def test_build_fetches_only_the_base_image() -> None:

@@ -109,7 +109,7 @@ def test_only_the_named_secrets_are_asked_for() -> None:
                 variable["valueFrom"]["secretKeyRef"]["name"]
                 for container in containers(template)
                 for variable in container.get("env", [])
-                if "valueFrom" in variable
+                if "secretKeyRef" in variable.get("valueFrom", {})
             }
             names |= {v["secret"]["secretName"] for v in template["spec"]["volumes"] if "secret" in v}
     ours = {"bucketline-mongodb", "bucketline-s3", "bucketline-kafka", "bucketline-api-key"}
@@ -125,7 +125,7 @@ def test_each_pod_gets_only_the_secrets_that_it_needs(target: str) -> None:
             variable["name"]
             for container in containers(pods(target)[workload])
             for variable in container.get("env", [])
-            if "valueFrom" in variable
+            if "secretKeyRef" in variable.get("valueFrom", {})
         }
 
     with_key = {name for name in pods(target) if "BUCKETLINE_API_KEY" in secrets(name)}
@@ -326,3 +326,13 @@ def test_backing_pod_meets_the_restricted_profile(name: str) -> None:
     assert container["readinessProbe"]
     selector = {"matchLabels": named("backing", "Service", name)["spec"]["selector"]}
     assert selects(selector, template["metadata"]["labels"])
+
+
+@pytest.mark.parametrize("target", ["base", *OVERLAYS])
+def test_pod_name_is_defined_before_the_variable_that_contains_it(target: str) -> None:
+    """Kubernetes replaces ``$(NAME)`` only by variables that stand before it."""
+    for workload, template in pods(target).items():
+        if workload.startswith("Deployment/"):
+            (container,) = containers(template)
+            names = [variable["name"] for variable in container["env"]]
+            assert names.index("POD_NAME") < names.index("OTEL_RESOURCE_ATTRIBUTES")

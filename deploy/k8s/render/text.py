@@ -20,20 +20,28 @@ class _Indented(yaml.SafeDumper):
         return True
 
 
+def _literal_if_multiline(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Indented.add_representer(str, _literal_if_multiline)
+
+
 def yaml_file(manifests: Sequence[Manifest], source: str) -> str:
     """Return the manifests as one YAML file. ``source`` names what to change instead of the file."""
-    return _origin(source) + "---\n".join(_dumped(dict(manifest)) for manifest in manifests)
+    return _origin(source) + "---\n".join(yaml_text(dict(manifest)) for manifest in manifests)
 
 
 def patch_file(operations: Sequence[Manifest], source: str) -> str:
     """Return a JSON patch as YAML."""
-    return _origin(source) + _dumped([dict(operation) for operation in operations])
+    return _origin(source) + yaml_text([dict(operation) for operation in operations])
 
 
 def _origin(source: str) -> str:
     return f"{ORIGIN} from {source}; change that, not this.\n"
 
 
-def _dumped(value: object) -> str:
+def yaml_text(value: object) -> str:
+    """Return any value as YAML in the style of the generated files."""
     text: str = yaml.dump(value, Dumper=_Indented, sort_keys=False, width=120, allow_unicode=True)
     return text

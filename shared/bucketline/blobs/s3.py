@@ -97,7 +97,9 @@ class S3BlobStore:
     async def __aenter__(self) -> Self:
         settings = self._settings
         async with AsyncExitStack() as stack:
-            self._client = await self._connect(self._session, settings.endpoint_url, settings.addressing_style, stack)
+            self._client = await self._connect(
+                self._session, settings.endpoint_url, settings.addressing_style, stack, cafile=settings.ssl_cafile
+            )
             self._endpoint = self._client.meta.endpoint_url
             self._signed_put = await stack.enter_async_context(
                 SignedPutClient(settings, sign=self._sign_put, head=self.head, retry_wait=self._retry_wait)
@@ -314,6 +316,7 @@ class S3BlobStore:
         stack: AsyncExitStack,
         *,
         anonymous: bool = False,
+        cafile: str | None = None,
     ) -> "S3Client":
         config = AioConfig(
             signature_version=UNSIGNED if anonymous else "s3v4",
@@ -326,7 +329,9 @@ class S3BlobStore:
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
         )
-        return await stack.enter_async_context(session.client("s3", endpoint_url=endpoint, config=config))
+        return await stack.enter_async_context(
+            session.client("s3", endpoint_url=endpoint, config=config, verify=cafile or None)
+        )
 
     async def _external_client(self, access: ExternalBucket) -> "S3Client":
         if access not in self._external_clients:

@@ -31,6 +31,7 @@ from bucketline.errors import DependencyUnavailable
 from bucketline.observability.metrics import S3_SECONDS
 from bucketline.observability.tracing import start_s3_span
 from bucketline.settings import S3Settings
+from bucketline.tls import client_context
 
 KEEPALIVE_SECONDS = 15.0
 """Idle connections are closed after this time, before a server or a load balancer does it during a request."""
@@ -65,7 +66,11 @@ class SignedPutClient:
         # The queue for connections is here and not in the connector, where it would count against the timeouts.
         self._slots = asyncio.Semaphore(settings.max_pool_connections)
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_SECONDS),
+            connector=aiohttp.TCPConnector(
+                limit=0,
+                keepalive_timeout=KEEPALIVE_SECONDS,
+                ssl=client_context("BUCKETLINE_S3_SSL", settings.ssl_cafile),
+            ),
             timeout=aiohttp.ClientTimeout(
                 total=settings.connect_timeout_seconds + 2 * settings.read_timeout_seconds,
                 sock_connect=settings.connect_timeout_seconds,

@@ -33,7 +33,7 @@ from bucketline.events.topics import topic_of
 from bucketline.kafka import tolerant_record_reader
 from bucketline.kafka.admin import ensure_topics
 from bucketline.kafka.batch_consumer import BatchConsumer
-from bucketline.kafka.client_config import security
+from bucketline.kafka.client_config import security, token_provider
 from bucketline.kafka.dead_letters import DeadLetterSink, KafkaDeadLetters
 from bucketline.kafka.middleware import (
     AcknowledgeMiddleware,
@@ -106,6 +106,7 @@ class Broker(KafkaBroker):
             settings.bootstrap_servers,
             client_id=f"bucketline-{service}",
             security=security(settings),
+            sasl_oauth_token_provider=token_provider(settings),
             request_timeout_ms=settings.request_timeout_ms,
             consumer_only=True,
             allow_auto_create_topics=False,

@@ -12,11 +12,13 @@ and the CloudEvents ones, which ``tests/integration/test_tracing.py`` verifies.
 
 import asyncio
 import random
+import re
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from typing import Any
+from uuid import uuid4
 
 import structlog
 from opentelemetry import trace
@@ -55,18 +57,27 @@ MAX_QUEUE_SIZE = 16_384
 HTTP_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY"})
 OTHER_METHOD = "_OTHER"
 
+_HOST = re.compile(r"(?:[a-z0-9+]+://(?:[^@/]*@)?)?(\[[^]]+\]|[^:/,?\[]+)")
+"""The host of a URL or of a Host header; the first host of a replica set."""
 _PROPAGATOR = TraceContextTextMapPropagator()
 _NO_SPAN: AbstractContextManager[None] = nullcontext()
 _tracer: Tracer | None = None
+_servers: Mapping[str, str] = {}
 
 
-def setup_tracing(settings: ObservabilitySettings, service: str) -> Callable[[], Awaitable[None]]:
+def setup_tracing(
+    settings: ObservabilitySettings, service: str, servers: Mapping[str, str]
+) -> Callable[[], Awaitable[None]]:
     """Export spans if an endpoint is configured. Call the returned function at the end to export the last spans.
 
+    ``servers`` has the URLs of ``mongodb`` and ``s3``, whose hosts become the ``server.address`` of client spans.
+    Attributes of the pod come from ``OTEL_RESOURCE_ATTRIBUTES``, which the SDK reads.
     That takes at most ``SHUTDOWN_TIMEOUT_SECONDS``; spans that the collector has not accepted by then are lost.
     """
+    global _servers
     if settings.otlp_endpoint is None:
         return _do_nothing
+    _servers = {system: host[1] for system, url in servers.items() if (host := _HOST.match(url))}
     # The SDK and its exporter cost memory and start-up time, so they are imported only if they are used.
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import Resource
@@ -75,7 +86,12 @@ def setup_tracing(settings: ObservabilitySettings, service: str) -> Callable[[],
     from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 
     resource = Resource.create(
-        {"service.name": service, "service.namespace": "bucketline", "service.version": __version__}
+        {
+            "service.name": service,
+            "service.namespace": "bucketline",
+            "service.version": __version__,
+            "service.instance.id": str(uuid4()),
+        }
     )
     sampler = ParentBased(TraceIdRatioBased(settings.sample_ratio))
     provider = SdkProvider(resource=resource, sampler=sampler, shutdown_on_exit=False)
@@ -208,7 +224,7 @@ def start_mongodb_span(
     # According to the conventions a single operation is not a batch.
     if batch_size is not None and batch_size > 1:
         attributes["db.operation.batch.size"] = batch_size
-    return _start_client_span(f"{operation} {collection}", attributes)
+    return _start_client_span("mongodb", f"{operation} {collection}", attributes)
 
 
 def start_s3_span(operation: str, bucket: str, key: str) -> AbstractContextManager[None]:
@@ -222,7 +238,7 @@ def start_s3_span(operation: str, bucket: str, key: str) -> AbstractContextManag
     }
     if key:
         attributes["aws.s3.key"] = key
-    return _start_client_span(f"S3.{operation}", attributes)
+    return _start_client_span("s3", f"S3.{operation}", attributes)
 
 
 def start_server_span(scope: Scope, parent: Carrier) -> AbstractContextManager[Span]:
@@ -232,6 +248,8 @@ def start_server_span(scope: Scope, parent: Carrier) -> AbstractContextManager[S
         "url.scheme": str(scope.get("scheme", "http")),
         "url.path": str(scope["path"]),
     }
+    if _tracer is not None and (host := _HOST.match(dict(scope["headers"]).get(b"host", b"").decode("latin-1"))):
+        attributes["server.address"] = host[1]
     return start_span(_server_span_name(scope), kind=SpanKind.SERVER, parent=parent, attributes=attributes)
 
 
@@ -347,7 +365,9 @@ def _describe_event(id: str, source: str, type: str, subject: str, topic: str, o
 
 
 @contextmanager
-def _start_client_span(name: str, attributes: Mapping[str, Attribute]) -> Iterator[None]:
+def _start_client_span(server: str, name: str, attributes: dict[str, Attribute]) -> Iterator[None]:
+    if server in _servers:
+        attributes["server.address"] = _servers[server]
     # Not the current span: a call has no children here, and a generator may be resumed in another context.
     tracer = recording_tracer()
     span = (tracer or trace.NoOpTracer()).start_span(name, kind=SpanKind.CLIENT, attributes=attributes)

@@ -228,7 +228,9 @@ async def test_shutdown_with_a_silent_collector_ends_after_the_timeout(monkeypat
     monkeypatch.setattr(trace, "set_tracer_provider", lambda _: None)
     monkeypatch.setattr(tracing, "SHUTDOWN_TIMEOUT_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        stop = setup_tracing(ObservabilitySettings(otlp_endpoint=f"http://127.0.0.1:{silent.getsockname()[1]}"), "test")
+        stop = setup_tracing(
+            ObservabilitySettings(otlp_endpoint=f"http://127.0.0.1:{silent.getsockname()[1]}"), "test", {}
+        )
         try:
             for _ in range(3000):
                 with start_span("work"):
@@ -243,7 +245,8 @@ async def test_shutdown_with_a_silent_collector_ends_after_the_timeout(monkeypat
 
 
 def build_scope(method: str = "GET", path: str = "/v1/things/7") -> Scope:
-    return {"method": method, "path": path, "scheme": "http", "http_version": "1.1"}
+    headers = [(b"host", b"api.example.com:8080")]
+    return {"method": method, "path": path, "scheme": "http", "http_version": "1.1", "headers": headers}
 
 
 def test_server_span_is_named_after_the_route(spans: InMemorySpanExporter) -> None:
@@ -258,8 +261,39 @@ def test_server_span_is_named_after_the_route(spans: InMemorySpanExporter) -> No
         "http.response.status_code": 200,
         "url.scheme": "http",
         "url.path": "/v1/things/7",
+        "server.address": "api.example.com",
         "network.protocol.version": "1.1",
     }
+
+
+@pytest.mark.parametrize(
+    ("host", "address"), [(b"[::1]:8080", "[::1]"), (b"[::", None), (b"", None), (b"a.example", "a.example")]
+)
+def test_server_address_is_the_host_of_the_request(
+    spans: InMemorySpanExporter, host: bytes, address: str | None
+) -> None:
+    with start_server_span({**build_scope(), "headers": [(b"host", host)]}, {}):
+        pass
+    assert (named(spans, "GET").attributes or {}).get("server.address") == address
+
+
+async def test_client_spans_have_the_address_of_their_server(
+    spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trace, "set_tracer_provider", lambda _: None)
+    monkeypatch.setattr(tracing, "use_tracer_provider", lambda _: None)
+    monkeypatch.setattr(tracing, "_servers", {})
+    urls = {
+        "mongodb": "mongodb://user:secret@db1.example:27017,db2.example/?w=majority",
+        "s3": "https://s3.example.com",
+    }
+    stop = setup_tracing(ObservabilitySettings(otlp_endpoint="http://127.0.0.1:9"), "test", urls)
+    with start_span("request"), start_mongodb_span("db", "objects", "find"), start_s3_span("PutObject", "b", "k"):
+        pass
+    await stop()
+    addresses = {span.name: (span.attributes or {}).get("server.address") for span in spans.get_finished_spans()}
+    assert addresses["find objects"] == "db1.example"
+    assert addresses["S3.PutObject"] == "s3.example.com"
 
 
 def test_server_span_with_5xx_is_an_error_and_with_4xx_is_not(spans: InMemorySpanExporter) -> None:
