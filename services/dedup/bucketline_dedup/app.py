@@ -9,7 +9,6 @@ from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
 from bucketline.blobs.s3 import S3BlobStore
-from bucketline.blobs.store import BlobStore
 from bucketline.db.blobs import Blobs
 from bucketline.db.mirror_queue import MirrorQueue
 from bucketline.db.objects import Objects
@@ -66,7 +65,7 @@ def create(settings: ServiceSettings) -> ASGIApp:
     return Starlette(routes=health.routes(), lifespan=lifespan)
 
 
-def wire(context: ServiceContext, settings: DedupSettings, *, fetcher: HttpFetcher, external: BlobStore) -> Dedup:
+def wire(context: ServiceContext, settings: DedupSettings, *, fetcher: HttpFetcher, external: S3BlobStore) -> Dedup:
     """Build the service. ``external`` reads the buckets of others; the caller closes it and ``fetcher``."""
     clock, store = context.clock, context.blobs
     queue, records, objects = MirrorQueue(context.database), Blobs(context.database), Objects(context.database)

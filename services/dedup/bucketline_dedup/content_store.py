@@ -13,7 +13,8 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from bucketline.blobs.store import BlobStore, ObjectInfo, ObjectMissing
+from bucketline.blobs.s3 import S3BlobStore
+from bucketline.blobs.store import ObjectInfo, ObjectMissing
 from bucketline.clock import Clock
 from bucketline.db.blobs import Blobs, NewContent, blob_key
 from bucketline.domain.text_encodings import charset_of
@@ -85,7 +86,7 @@ class ContentStore:
     """Stores content; every method can be repeated. Raises the errors of the store and of the source."""
 
     def __init__(
-        self, store: BlobStore, records: Blobs, settings: DedupSettings, *, clock: Clock, budget: WeightedSemaphore
+        self, store: S3BlobStore, records: Blobs, settings: DedupSettings, *, clock: Clock, budget: WeightedSemaphore
     ) -> None:
         self._store = store
         self._records = records

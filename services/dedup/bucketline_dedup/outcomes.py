@@ -8,7 +8,7 @@ are published.
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from bucketline.blobs.store import BlobStore
+from bucketline.blobs.s3 import S3BlobStore
 from bucketline.db.blobs import blob_key
 from bucketline.db.mirror_queue import MirrorQueue
 from bucketline.db.objects import BlobDocument, Details, Mirror, ObjectDocument
@@ -139,7 +139,7 @@ class MirrorOutcomes:
         return self._context.new_event(event, trace=trace)
 
 
-def stored_blob(blob: BlobDocument, content: StoredContent, store: BlobStore) -> BlobDocument:
+def stored_blob(blob: BlobDocument, content: StoredContent, store: S3BlobStore) -> BlobDocument:
     """Return the blob with its content; its source is dropped."""
     details: Details = {
         "filename": content.filename,

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
-from bucketline.blobs.store import BlobStore
+from bucketline.blobs.s3 import S3BlobStore
 from bucketline.clock import Clock
 from bucketline.db.blobs import Blobs
 from bucketline.db.mirror_queue import MirrorQueue
@@ -137,7 +137,7 @@ class InlineMirror:
     """Mirrors the inline content of many objects: one lookup, one PUT for each new hash, one write of records."""
 
     def __init__(
-        self, store: BlobStore, contents: ContentStore, records: Blobs, settings: DedupSettings, *, clock: Clock
+        self, store: S3BlobStore, contents: ContentStore, records: Blobs, settings: DedupSettings, *, clock: Clock
     ) -> None:
         self._store = store
         self._contents = contents

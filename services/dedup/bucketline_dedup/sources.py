@@ -8,7 +8,8 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, as
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from bucketline.blobs.store import AccessRefused, BlobStore, BlobStoreError, ContentTooLarge, ObjectMissing
+from bucketline.blobs.s3 import S3BlobStore
+from bucketline.blobs.store import AccessRefused, BlobStoreError, ContentTooLarge, ObjectMissing
 from bucketline.domain.blob_sources import (
     Base64Source,
     DataUriSource,
@@ -58,7 +59,7 @@ class SourceOpener:
     """
 
     def __init__(
-        self, *, fetcher: HttpFetcher, store: BlobStore, external: BlobStore, file_roots: Sequence[Path] = ()
+        self, *, fetcher: HttpFetcher, store: S3BlobStore, external: S3BlobStore, file_roots: Sequence[Path] = ()
     ) -> None:
         self._fetcher = fetcher
         self._store = store

@@ -35,13 +35,7 @@ class Queue:
 class Mirror(ObjectMirror):
     """Stores every blob but those named ``bad``."""
 
-    async def mirror_blob(
-        self,
-        obj: ObjectDocument,
-        blob: BlobDocument,
-        token: str,
-        slot: LargeTransferSlot,  # noqa: ARG002  # overrides
-    ) -> BlobDocument:
+    async def mirror_blob(self, _obj: Any, blob: BlobDocument, *_: Any) -> BlobDocument:
         if blob["property"] == "bad":
             raise DependencyUnavailable("S3 did not confirm the write: InternalError")
         return {**blob, "state": "stored"}
