@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from tests.deploy.rendering import K8S, named
+from tests.deploy.rendering import K8S, named, of_kind
 
 DOCUMENTS = ("README.md", "runbooks.md")
 
@@ -68,6 +68,21 @@ def test_installation_steps_are_in_order() -> None:
             == named("overlays/production", "Namespace", "bucketline")["metadata"]["name"]
         )
     assert "watchAnyNamespace" in install
+
+
+def test_overlay_is_applied_on_the_server_from_the_start() -> None:
+    applied = [command for command in commands("README.md") if "overlays/yours" in command]
+    assert len(applied) == 3
+    assert all("kubectl apply --server-side -k" in command for command in applied)
+
+
+def test_number_of_pods_is_handed_over_before_an_autoscaler_is_applied() -> None:
+    """Kubernetes' field manager removes a field that leaves the manifest, unless another manager has set it."""
+    section = text("README.md").partition("## Adding an autoscaler later")[2].partition("\n## ")[0]
+    (scale,) = re.findall(r"^kubectl .* scale (.+) --replicas=", section, flags=re.MULTILINE)
+    assert section.index(scale) < section.index("kubectl apply --server-side")
+    keda = {item["metadata"]["name"] for item in of_kind("overlays/production", "ScaledObject")}
+    assert {name.removeprefix("deployment/") for name in scale.split()} == keda
 
 
 def test_upgrade_steps_create_indexes_before_starting_services() -> None:

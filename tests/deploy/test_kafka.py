@@ -63,7 +63,8 @@ def test_dead_letter_topic_allows_larger_records_and_is_kept_longer() -> None:
 @pytest.mark.parametrize("service", SERVICES)
 def test_kafka_user_has_exactly_the_rights_in_the_topic_table(service: ServiceName) -> None:
     reads = {topic for topic in TOPICS if service in topic.consumers}
-    handles_dead_letters = service == "ingest-api"  # its routes list and replay those of all services
+    # The routes of the API list and replay the dead letters of all services, and show their lag.
+    handles_dead_letters = service == "ingest-api"
     writes = {topic for topic in TOPICS if service in topic.producers or handles_dead_letters}
     expected: set[Right] = set()
     for topic in reads:
@@ -77,6 +78,7 @@ def test_kafka_user_has_exactly_the_rights_in_the_topic_table(service: ServiceNa
     if handles_dead_letters:
         for _, _, name in dead_letter_topics():
             expected |= {("topic", PREFIX + name, operation) for operation in ("Read", "Describe")}
+        expected |= {("group", GROUPS + topic.group(one), "Describe") for topic in TOPICS for one in topic.consumers}
     assert rights(f"bucketline-{service}") == expected
 
 

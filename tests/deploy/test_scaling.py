@@ -5,7 +5,7 @@ from math import ceil
 
 import pytest
 import yaml
-from tests.deploy.rendering import K8S, Manifest, named, of_kind
+from tests.deploy.rendering import K8S, Manifest, named, of_kind, with_component
 from tests.deploy.test_monitoring import alerts, names_in
 
 from bucketline.settings import ServiceName
@@ -14,6 +14,7 @@ from bucketline_dedup.scheduler import MAX_COUNTED, QUEUES
 from bucketline_processor.settings import ProcessorSettings
 
 PRODUCTION = "overlays/production"
+SCALERS = ("HorizontalPodAutoscaler", "ScaledObject")
 
 
 def spec(service: ServiceName) -> Manifest:
@@ -64,6 +65,16 @@ def test_backlog_query_selects_this_deployment_and_fails_without_a_value(service
     names = [trigger["name"] for trigger in spec(service)["triggers"]]
     assert len(names) == len(set(names))
     assert spec(service)["fallback"]["behavior"] == "currentReplicasIfHigher"
+
+
+@pytest.mark.parametrize("component", ["hpa", "keda"])
+def test_a_workload_with_an_autoscaler_has_no_fixed_number_of_pods(component: str) -> None:
+    """Whoever applies a number owns it, and each apply would restore it."""
+    target = with_component(component)
+    scaled = {item["spec"]["scaleTargetRef"]["name"] for item in of_kind(target, *SCALERS)}
+    assert scaled
+    for deployment in of_kind(target, "Deployment"):
+        assert ("replicas" in deployment["spec"]) == (deployment["metadata"]["name"] not in scaled)
 
 
 def test_without_prometheus_the_bus_alone_is_asked() -> None:

@@ -1,5 +1,6 @@
 """Every manifest is what its kind allows: core kinds by Kubernetes' own schemas, custom resources by their CRDs."""
 
+import re
 from functools import cache
 from typing import Any
 
@@ -8,11 +9,14 @@ import kubernetes_validate  # type: ignore[import-untyped]  # ships no types
 import pytest
 import yaml
 from kubernetes_validate.utils import all_versions, major_minor  # type: ignore[import-untyped]  # as above
-from tests.deploy.rendering import ROOT, TARGETS, Manifest, render
+from tests.deploy.rendering import DEPLOY, K8S, ROOT, TARGETS, Manifest, named, render
 from tests.requirements import lacking
 
 CRDS = ROOT.parent / "shared" / "schemas" / "crds"
 NEWEST = sorted({major_minor(version) for version in all_versions()}, key=lambda v: tuple(map(int, v.split("."))))[-3:]
+
+OLDEST = re.findall(r"Kubernetes (\d+\.\d+) or newer", (K8S / "README.md").read_text(encoding="utf-8"))[0]
+"""The oldest version that the README promises."""
 
 
 def is_core(manifest: Manifest) -> bool:
@@ -21,13 +25,24 @@ def is_core(manifest: Manifest) -> bool:
     return "." not in group or (group.endswith(".k8s.io") and not group.startswith("gateway."))
 
 
-@pytest.mark.parametrize("version", NEWEST)
+@pytest.mark.parametrize("version", [OLDEST, *NEWEST])
 @pytest.mark.parametrize("target", TARGETS)
 def test_core_kinds_pass_the_schemas_of_kubernetes(target: str, version: str) -> None:
     core = [manifest for manifest in render(target) if is_core(manifest)]
     assert core
     for manifest in core:
         assert kubernetes_validate.validate(manifest, version, strict=True) == version
+
+
+def test_the_oldest_version_is_the_first_that_knows_the_sleep_action() -> None:
+    """1.29 has it in its schema, but only behind a feature gate."""
+    api = named("base", "Deployment", "bucketline-ingest-api")
+    major, minor = map(int, OLDEST.split("."))
+    kubernetes_validate.validate(api, f"{major}.{minor - 1}", strict=True)
+    with pytest.raises(kubernetes_validate.ValidationError, match="sleep"):
+        kubernetes_validate.validate(api, f"{major}.{minor - 2}", strict=True)
+    chart = yaml.safe_load((DEPLOY / "helm" / "Chart.yaml").read_text(encoding="utf-8"))
+    assert chart["kubeVersion"] == f">={OLDEST}.0-0"
 
 
 def test_a_misspelt_field_does_not_pass() -> None:

@@ -66,9 +66,11 @@ def test_wheel_contains_the_packages_and_no_tests(distributions: dict[str, Path]
         "bucketline_dedup",
         "bucketline_batcher",
         "bucketline_processor",
+        "bucketline_console",
     }
     assert not [name for name in names if "test" in Path(name).parts or name.endswith(".lock")]
     assert "bucketline/events/asyncapi.json" in names
+    assert {"bucketline_console/templates/base.html", "bucketline_console/static/console.css"} <= set(names)
 
 
 def test_sdist_builds_the_same_wheel(distributions: dict[str, Path], tmp_path: Path) -> None:

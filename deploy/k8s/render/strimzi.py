@@ -13,7 +13,7 @@ REPLICAS = 3
 IN_SYNC = 2
 OPERATIONS = "bucketline-operations"
 DEAD_LETTER_API: ServiceName = "ingest-api"
-"""The service whose routes list dead letters and replay them to the topics that they came from."""
+"""The service whose routes show the lag of all consumers, list dead letters, and replay them to their topics."""
 # A dead letter is larger than its original record: it has the failure context in additional headers.
 DEAD_LETTER_MAX_BYTES = 2 * 1024 * 1024
 
@@ -71,6 +71,8 @@ def _rights(topic: Topic, service: ServiceName) -> Iterator[Manifest]:
     if service == DEAD_LETTER_API:
         for consumer in topic.consumers:
             yield _acl("topic", topic_prefix() + topic.dead_letter_topic(consumer), ["Read", "Describe"])
+            if consumer != service:
+                yield _acl("group", group_prefix() + topic.group(consumer), ["Describe"])
 
 
 def _acl(kind: str, name: str, operations: list[str], pattern: str = "literal") -> Manifest:

@@ -20,6 +20,7 @@ NOTICE = "bucketline_notice"
 templates = jinja2.Environment(
     loader=jinja2.PackageLoader("bucketline_console"),
     autoescape=True,
+    auto_reload=False,
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,

@@ -34,13 +34,13 @@ from bucketline_ingest_api.auth import Auth
 from bucketline_ingest_api.buckets.stats import BucketCounts
 from bucketline_ingest_api.middleware import RateLimiter
 from bucketline_ingest_api.objects.serializers import PollField
-from bucketline_ingest_api.operations.schemas import Overview
+from bucketline_ingest_api.operations.schemas import Backlog, Overview
 from bucketline_ingest_api.pagination import CappedCounter
 from bucketline_ingest_api.settings import ApiSettings
 from bucketline_ingest_api.tasks.runner import TaskRunner
 
 OVERVIEW_SECONDS = 4.0
-"""How long a replica caches the overview of a namespace."""
+"""How long a replica caches the overview of a namespace, and the backlog."""
 
 
 class Container:
@@ -78,7 +78,9 @@ class Container:
         self.event_feed = EventFeed(database)
         self.mirror_queue = MirrorQueue(database)
         self.dead_letters = DeadLetterStore(context.settings.kafka, JobCursors(database))
+        self.kafka_settings = context.settings.kafka
         self.overviews: TTLCache[str, Overview] = TTLCache(1000, OVERVIEW_SECONDS)
+        self.backlog: TTLCache[str, Backlog] = TTLCache(1, OVERVIEW_SECONDS)
 
         self.object_outbox = outbox("objects", self.objects.outbox)
         self.batch_outbox = outbox("batches", self.batches.outbox)

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import (
@@ -68,6 +69,15 @@ def wanted(settings: KafkaSettings) -> Iterator[tuple[str, int, int]]:
         yield settings.topic_prefix + name, DEAD_LETTER_PARTITIONS, DEAD_LETTER_RETENTION_MS
 
 
+@dataclass(frozen=True)
+class ConsumerLag:
+    """How many records of a topic, named without its prefix, a service has not processed yet."""
+
+    service: str
+    topic: str
+    records: int
+
+
 async def check_topics(settings: KafkaSettings, *, retention: bool = False) -> list[TopicState]:
     """Return the state of each topic. ``retention`` needs the permission to read topic configurations."""
     async with _admin_client(settings) as admin:
@@ -125,6 +135,31 @@ async def denied_groups(settings: KafkaSettings, groups: Sequence[str]) -> list[
             except GroupCoordinatorNotAvailableError:  # a broker that has just started has no coordinator yet
                 continue
     return denied
+
+
+async def measure_lag(settings: KafkaSettings) -> list[ConsumerLag]:
+    """Return how many records each consumer group has not committed, in the order of the pipeline."""
+    partitions = {state.name: state.partitions or 0 for state in await check_topics(settings)}
+    rows = []
+    consumer = AIOKafkaConsumer(
+        **client_options(settings), enable_auto_commit=False, request_timeout_ms=settings.request_timeout_ms
+    )
+    async with _admin_client(settings) as admin:
+        try:
+            await consumer.start()
+            for topic in TOPICS:
+                name = settings.topic_prefix + topic.name
+                keys = [TopicPartition(name, number) for number in range(partitions[name])]
+                ends = await consumer.end_offsets(keys) if keys else {}
+                for service in topic.consumers:
+                    group = settings.group_prefix + topic.group(service)
+                    committed = await admin.list_consumer_group_offsets(group, partitions=keys)
+                    # A group that has committed nothing starts at the beginning.
+                    lag = sum(max(0, end - max(0, committed[key].offset)) for key, end in ends.items())
+                    rows.append(ConsumerLag(service, topic.name, lag))
+        finally:
+            await consumer.stop()
+    return rows
 
 
 async def ensure_topics(settings: KafkaSettings) -> list[str]:

@@ -154,6 +154,12 @@ async def test_newcomer_uploads_files_watches_them_complete_and_replays_a_dead_l
         await expect(page.locator("#timeline li").first).to_contain_text("Accepted")
         await expect(page.locator("#timeline li").last).to_contain_text("Completed")
         await expect(page.locator("#documents")).to_contain_text("1 in total")
+
+        async def lists_events() -> bool:
+            await page.reload()
+            return await page.locator("#events").filter(has_text="object.created").count() == 1
+
+        await eventually(lists_events)
         picture = page.get_by_role("img", name="Preview of sales.png")
         await picture.scroll_into_view_if_needed()
         await expect(picture).to_have_js_property("complete", True)
@@ -327,3 +333,8 @@ async def test_upload_that_the_schema_refuses_shows_why(console: str, api: Api) 
             async with session.put(url, params={"filename": "a.pdf"}, data=content) as answer:
                 assert answer.status == 422
                 assert expected in (await answer.json())["error"]
+
+
+async def test_start_page_of_the_api_leads_to_the_docs(api: Api) -> None:
+    async with aiohttp.ClientSession() as session, session.get(f"{api.url}/", allow_redirects=False) as answer:
+        assert (answer.status, answer.headers["Location"]) == (307, "/docs")

@@ -11,11 +11,12 @@ from starlette.responses import Response, StreamingResponse
 
 from bucketline_console.api import ApiError, Json
 from bucketline_console.page import PageDep, gather_or_none, list_buckets
-from bucketline_console.timeline import build_timeline
+from bucketline_console.timeline import place_steps
 
 router = APIRouter(prefix="/namespaces/{namespace}")
 
 PAGE_SIZE = 25
+MAX_EVENTS = 100
 MAX_TEXT_BYTES = 20_000
 STATUSES = ("DRAFT", "QUEUED", "PROCESSING", "COMPLETED", "COMPLETED_WITH_ERRORS", "FAILED", "SKIPPED", "CANCELED")
 OPERATORS = ("eq", "ne", "gt", "gte", "lt", "lte", "contains", "starts_with")
@@ -85,14 +86,15 @@ async def show_object(page: PageDep, bucket: str, object_id: str) -> Response:
     """Show one object."""
     path = f"/v1/buckets/{quote(bucket, safe='')}/objects/{quote(object_id, safe='')}"
     obj = await page.api.get(path, return_presigned_urls="true")
-    documents, events = await gather_or_none(
+    documents, timeline, events = await gather_or_none(
         page.api.get(f"/v1/objects/{quote(object_id, safe='')}/documents"),
-        page.api.get("/v1/events", object_id=object_id, limit="1000"),
+        page.api.get(f"/v1/objects/{quote(object_id, safe='')}/timeline"),
+        page.api.get("/v1/events", object_id=object_id, limit=str(MAX_EVENTS)),
     )
     blobs = obj["blobs"]
     previews = await asyncio.gather(*(_read_text(page, blob) for blob in blobs[:20]))
     fields = {name: value for name, value in obj.items() if name not in DECLARED}
-    timeline = build_timeline(obj, events["results"] if events else [])
+    steps, seconds = place_steps(timeline["steps"] if timeline else [])
     return page.render(
         "object.html",
         obj=obj,
@@ -104,7 +106,10 @@ async def show_object(page: PageDep, bucket: str, object_id: str) -> Response:
             for blob, text in zip(blobs, [*previews, *[None] * len(blobs)], strict=False)
         ],
         documents=documents,
-        timeline=timeline,
+        events=events,
+        timeline=timeline or {},
+        steps=steps,
+        seconds=seconds,
     )
 
 
@@ -153,7 +158,11 @@ async def _read_text(page: PageDep, blob: Json) -> str | None:
         async with page.api.open_file(blob["presigned_url"], {"Range": f"bytes=0-{MAX_TEXT_BYTES - 1}"}) as source:
             if source.status not in (200, 206):
                 return None
-            return (await source.content.read(MAX_TEXT_BYTES)).decode(errors="replace")
+            try:
+                content = await source.content.readexactly(MAX_TEXT_BYTES)
+            except asyncio.IncompleteReadError as error:  # a shorter file, which is complete
+                content = error.partial
+            return content.decode(errors="replace")
     except ApiError:
         return None
 

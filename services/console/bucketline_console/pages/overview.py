@@ -1,8 +1,11 @@
 """The overview of a namespace."""
 
+from collections.abc import Sequence
+
 from fastapi import APIRouter
 from starlette.responses import Response
 
+from bucketline_console.api import Json
 from bucketline_console.charts import render_bars, render_lines
 from bucketline_console.page import PageDep, gather_or_none
 
@@ -33,6 +36,7 @@ async def show_overview(page: PageDep) -> Response:
         minutes=minutes,
         finished=sum(minute["finished"] for minute in minutes),
         created=sum(minute["created"] for minute in minutes),
+        busiest=max((max(minute["created"], minute["finished"]) for minute in minutes), default=0),
         slowest=max((minute["p95_seconds"] for minute in minutes if minute["p95_seconds"]), default=None),
         throughput=render_bars(
             [
@@ -50,5 +54,15 @@ async def show_overview(page: PageDep) -> Response:
             "Median and 95th percentile of the latency per minute of the last hour",
         ),
         stages=[(title, backlog[name], hint) for title, name, hint in STAGES] if backlog else None,
+        lag=_sum_lag((backlog or {}).get("consumer_lag") or []),
         dead_letters=dead_letters,
     )
+
+
+def _sum_lag(rows: Sequence[Json]) -> list[tuple[str, str, int]]:
+    """Return name, topics and lag of each service."""
+    services = dict.fromkeys(row["service"] for row in rows)
+    own = {name: [row for row in rows if row["service"] == name] for name in services}
+    return [
+        (name, ", ".join(row["topic"] for row in of), sum(row["records"] for row in of)) for name, of in own.items()
+    ]

@@ -5,6 +5,7 @@ from typing import Annotated
 from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Request
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
 from bucketline_console.api import ApiError, Json
@@ -39,6 +40,8 @@ async def upload_file(
         return JSONResponse(await _upload(request, page, bucket, filename))
     except ApiError as error:
         return JSONResponse({"error": error.message}, error.status)
+    except ClientDisconnect:
+        return Response(status_code=400)  # no client receives it
 
 
 async def _upload(request: Request, page: PageDep, bucket: str, filename: str) -> Json:

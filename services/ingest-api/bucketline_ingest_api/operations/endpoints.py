@@ -1,4 +1,4 @@
-"""Routes that the console and operators use: the overview of a namespace, the backlog and dead letters."""
+"""Routes that the console and operators use: overview of a namespace, timelines, the backlog and dead letters."""
 
 from typing import Annotated
 
@@ -7,13 +7,14 @@ from fastapi import APIRouter, Depends, Query
 from bucketline.errors import Forbidden
 from bucketline_ingest_api.auth import Principal
 from bucketline_ingest_api.dependencies import AdminPrincipal, ContainerDep, NamespaceRead
-from bucketline_ingest_api.operations import service
+from bucketline_ingest_api.operations import service, timeline
 from bucketline_ingest_api.operations.schemas import (
     Backlog,
     DeadLetterAddresses,
     DeadLetterList,
     DeadLetterRow,
     DeadLettersHandled,
+    ObjectTimeline,
     Overview,
 )
 from bucketline_ingest_api.schemas import errors
@@ -40,6 +41,12 @@ Operator = Annotated[Principal, Depends(get_operator)]
 async def get_overview(container: ContainerDep, scope: NamespaceRead) -> Overview:
     """Return counts by status, the last hour minute by minute, and how many bytes deduplication saves."""
     return await service.get_overview(container, scope.namespace_id)
+
+
+@router.get("/objects/{object_id}/timeline", summary="Show when each step of an object was done", responses=errors())
+async def get_object_timeline(container: ContainerDep, scope: NamespaceRead, object_id: str) -> ObjectTimeline:
+    """Return the steps of the object's latest run with their attempts and errors, from stored state."""
+    return await timeline.get_timeline(container, scope.namespace_id, object_id)
 
 
 @router.get("/admin/backlog", summary="Count the work that waits", responses=errors())

@@ -1,6 +1,6 @@
 """Request and response bodies of the operations routes."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue
 
@@ -75,11 +75,26 @@ class Overview(ResponseBody):
     counted_at: Timestamp
 
 
+class Lag(ResponseBody):
+    """Records of a topic that a service has not processed yet."""
+
+    service: str
+    topic: str
+    records: int
+
+
 class Backlog(ResponseBody):
-    """Work of the whole deployment that is waiting; each number is counted up to its limit."""
+    """Work of the whole deployment that is waiting. Numbers other than the lag are counted up to 100,000."""
 
     model_config = example(
-        {"unpublished_events": 0, "mirroring": 12, "mirroring_large": 1, "work_units": 3, "webhook_deliveries": 0}
+        {
+            "unpublished_events": 0,
+            "mirroring": 12,
+            "mirroring_large": 1,
+            "work_units": 3,
+            "webhook_deliveries": 0,
+            "consumer_lag": [],
+        }
     )
 
     unpublished_events: int = Field(description="Objects and batches whose events are not published yet.")
@@ -87,6 +102,39 @@ class Backlog(ResponseBody):
     mirroring_large: int = Field(description="Objects with large blobs that are due to be mirrored.")
     work_units: int = Field(description="Units of batches that run or wait for a processor.")
     webhook_deliveries: int = Field(description="Deliveries that are due.")
+    consumer_lag: list[Lag] | None = Field(default=None, description="Null while Kafka does not answer.")
+
+
+class TimelineStep(ResponseBody):
+    """A step. `at` is null while it is going on, and times of a run that is older than 30 days are left out."""
+
+    name: Literal["accepted", "mirroring", "mirrored", "submitted", "batched", "processing", "finished"]
+    at: Timestamp | None = None
+    status: str | None = Field(default=None, description="The final status, or `FAILED` if mirroring was given up.")
+    attempts: int | None = None
+    error: str | None = None
+    next_attempt_at: Timestamp | None = None
+    documents: int | None = None
+
+
+class ObjectTimeline(ResponseBody):
+    """The steps of an object's latest run, in the order of their times."""
+
+    model_config = example(
+        {
+            "object_id": "obj_06h2k4v9c3f8m1q7r5tx",
+            "status": "COMPLETED",
+            "batch_id": "btch_06h2k4v9c3f8m1q7r5ts",
+            "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736",
+            "steps": [{"name": "accepted", "at": "2026-03-01T09:00:00.000Z"}],
+        }
+    )
+
+    object_id: str
+    status: str
+    batch_id: str | None = None
+    trace_id: str | None = Field(default=None, description="The trace of the request that created the object.")
+    steps: list[TimelineStep]
 
 
 class DeadLetterRow(ResponseBody):

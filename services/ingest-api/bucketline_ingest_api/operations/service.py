@@ -1,5 +1,6 @@
 """Counts for the overview, at a bounded cost, and the dead letters of all services."""
 
+import asyncio
 import math
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -7,12 +8,15 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import TypeVar
 
+from aiokafka.errors import KafkaError
+
 from bucketline.db.mongo import QueryTimeout, query_timeout
 from bucketline.domain.status import FAILURES, FINAL, Status
 from bucketline.errors import RetryableError, ServiceUnavailable
+from bucketline.kafka.admin import measure_lag
 from bucketline.kafka.dead_letters import DeadLetter, DeadLetterStore
 from bucketline_ingest_api.container import Container
-from bucketline_ingest_api.operations.schemas import Backlog, Content, DeadLettersHandled, Minute, Overview
+from bucketline_ingest_api.operations.schemas import Backlog, Content, DeadLettersHandled, Lag, Minute, Overview
 
 T = TypeVar("T")
 
@@ -46,10 +50,17 @@ async def get_overview(container: Container, namespace_id: str) -> Overview:
 
 
 async def get_backlog(container: Container) -> Backlog:
-    """Return how much work waits in MongoDB, from partial indexes."""
+    """Return how much work waits in MongoDB, from partial indexes, and in Kafka; it may be a few seconds old."""
+    if (cached := container.backlog.get("")) is not None:
+        return cached
     now = container.clock.now()
     unpublished, due = {"pending_since": {"$exists": True}}, {"due_at": {"$lte": now}}
-    return Backlog(
+    lag = None
+    with suppress(KafkaError, TimeoutError, OSError):
+        async with asyncio.timeout(COUNT_SECONDS):
+            lag = [Lag(**vars(row)) for row in await measure_lag(container.kafka_settings)]
+    backlog = Backlog(
+        consumer_lag=lag,
         unpublished_events=await container.objects.count_matching(unpublished, limit=MAX_COUNT)
         + await container.batches.count_matching(unpublished, limit=MAX_COUNT),
         mirroring=await container.mirror_queue.count_due(now, "small", limit=MAX_COUNT),
@@ -57,6 +68,8 @@ async def get_backlog(container: Container) -> Backlog:
         work_units=await container.units.count_open(limit=MAX_COUNT),
         webhook_deliveries=await container.webhook_deliveries.count_matching(due, limit=MAX_COUNT),
     )
+    container.backlog[""] = backlog
+    return backlog
 
 
 async def list_dead_letters(store: DeadLetterStore, *, limit: int, include_all: bool) -> Sequence[DeadLetter]:
