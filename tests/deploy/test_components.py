@@ -15,7 +15,7 @@ def test_component_renders_with_the_base_alone(name: str) -> None:
     for manifest in render(target):
         if is_core(manifest):
             assert kubernetes_validate.validate(manifest, NEWEST[-1], strict=True) == NEWEST[-1]
-    assert set(pods(target)) == set(pods("base"))
+    assert set(pods(target)) == set(pods("base")) | ({"Deployment/bucketline-console"} if name == "console" else set())
 
 
 @pytest.mark.parametrize(("component", "service"), [("batch-webhooks", "batcher"), ("webhooks", "ingest-api")])
@@ -27,6 +27,21 @@ def test_webhook_component_lets_one_service_reach_public_addresses_only(componen
 
     assert all(reach(address) == {"dedup", service} for address in INTERNET)
     assert not any(reach(address) for address in INSIDE)
+
+
+def test_console_reaches_the_api_with_no_secret_and_nothing_else_changes() -> None:
+    target = with_component("console")
+    (container,) = containers(pods(target)["Deployment/bucketline-console"])
+    assert container["args"] == ["serve", "console"]
+    assert [variable["name"] for variable in container["env"]] == ["BUCKETLINE_CONSOLE_API_URL"]
+    service = named(target, "Service", "bucketline-ingest-api")
+    assert container["env"][0]["value"] == f"http://{service['metadata']['name']}"
+    own = pods(target)["Deployment/bucketline-console"]["metadata"]["labels"]
+    (egress, _) = named(target, "NetworkPolicy", "bucketline-console")["spec"]["egress"]
+    (ingress,) = named(target, "NetworkPolicy", "bucketline-console-to-api")["spec"]["ingress"]
+    assert egress["to"][0]["podSelector"]["matchLabels"].items() <= service["spec"]["selector"].items()
+    assert ingress["from"][0]["podSelector"]["matchLabels"].items() <= own.items()
+    assert {name: template for name, template in pods(target).items() if "console" not in name} == pods("base")
 
 
 def secrets_of(target: str) -> dict[str, set[str]]:

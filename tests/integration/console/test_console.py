@@ -189,6 +189,9 @@ async def handle_a_poisoned_record(page: Page, services: Services, path: str) ->
         await page.goto(path)
         return set(await cards.locator("p.mono").all_text_contents())
 
+    await page.goto(path.removesuffix("/dead-letters"))
+    row = page.get_by_role("row").filter(has_text="Dead letters")
+    await expect(row.locator("td")).to_have_text(re.compile(r"[1-9]"), timeout=LIVE_MS)
     first = await addresses()
     for address in first:
         await page.get_by_role("article").filter(has_text=address).get_by_role("button", name="Replay").click()
