@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
 from bucketline.blobs.s3 import S3BlobStore
-from bucketline.blobs.store import BlobStore
 from bucketline.clock import Clock, SystemClock
 from bucketline.db.indexes import ensure_indexes
 from bucketline.db.mongo import Database
@@ -40,7 +39,7 @@ class ServiceContext:
     settings: ServiceSettings
     database: Database
     kafka: KafkaRuntime
-    blobs: BlobStore
+    blobs: S3BlobStore
     health: Health
     background: PeriodicTasks = field(default_factory=PeriodicTasks)
     clock: Clock = field(default_factory=SystemClock)

@@ -29,6 +29,7 @@ from bucketline.db.blobs import blob_key
 from bucketline.db.indexes import ensure_indexes
 from bucketline.db.mongo import Database
 from bucketline.devstack.stack import LocalStack
+from bucketline.domain.blob_sources import UrlSource
 from bucketline.kafka.broker import KafkaRuntime
 from bucketline.observability.health import Health
 from bucketline.service_context import ServiceContext
@@ -37,6 +38,7 @@ from bucketline_dedup.app import wire
 from bucketline_dedup.content_store import ContentStore, LargeTransferSlot, PutRequest, StoredContent
 from bucketline_dedup.http_fetcher import HttpFetcher
 from bucketline_dedup.settings import DedupSettings
+from bucketline_dedup.sources import SourceOpener
 
 SOURCE = Path(__file__).with_name("large_source.py")
 MIB = 1024 * 1024
@@ -50,12 +52,12 @@ class _Mirror:
 
     def __init__(self, contents: ContentStore, fetcher: HttpFetcher, store: S3BlobStore) -> None:
         self._contents = contents
-        self._fetcher = fetcher
+        self._opener = SourceOpener(fetcher=fetcher, store=store, external=store)
         self.store = store
 
     async def __call__(self, url: str) -> StoredContent:
         request = PutRequest(staging_key=f"staging/dedup/obj_bench/{secrets.token_hex(4)}/blob")
-        async with self._fetcher.open(url, max_bytes=10 * 1024 * MIB) as stream:
+        async with self._opener.open(UrlSource(url), max_bytes=10 * 1024 * MIB) as stream:
             return await self._contents.store_stream(stream, request, LargeTransferSlot(asyncio.Semaphore(), wait=True))
 
 

@@ -1,4 +1,4 @@
-"""The contract of ``BlobStore``: one suite on the fake and on the real server."""
+"""The contract of ``S3BlobStore``: one suite on the fake and on the real server."""
 
 import asyncio
 import hashlib
@@ -18,7 +18,6 @@ from yarl import URL
 from bucketline.blobs.s3 import S3BlobStore
 from bucketline.blobs.store import (
     AccessRefused,
-    BlobStore,
     ChecksumRefused,
     ContentTooLarge,
     ExternalBucket,
@@ -55,7 +54,7 @@ def real_settings(stack: Any, **changes: Any) -> S3Settings:
 
 @dataclass
 class Case:
-    store: BlobStore
+    store: S3BlobStore
     external_url: str
 
 
@@ -88,15 +87,15 @@ async def case(server: Any) -> AsyncIterator[Case]:
 
 
 @pytest.fixture
-def store(case: Case) -> BlobStore:
+def store(case: Case) -> S3BlobStore:
     return case.store
 
 
-async def put(store: BlobStore, key: str, data: bytes, content_type: str = "text/plain") -> bool:
+async def put(store: S3BlobStore, key: str, data: bytes, content_type: str = "text/plain") -> bool:
     return await store.put_if_absent(key, data, sha256=sha(data), content_type=content_type)
 
 
-async def stream(store: BlobStore, staging: str, final: str, data: bytes, *, announced: int | None = None) -> bool:
+async def stream(store: S3BlobStore, staging: str, final: str, data: bytes, *, announced: int | None = None) -> bool:
     size = len(data) if announced is None else announced
     async with store.upload(staging) as upload:
         for start in range(0, len(data), MIB):
@@ -104,12 +103,12 @@ async def stream(store: BlobStore, staging: str, final: str, data: bytes, *, ann
         return await upload.finish_to(final, sha256=sha(data), size=size, content_type="video/mp4")
 
 
-async def leftovers(store: BlobStore, prefix: str) -> list[str]:
+async def leftovers(store: S3BlobStore, prefix: str) -> list[str]:
     objects = [row.key for row in await store.list(prefix, limit=100)]
     return objects + [row.key for row in await store.list_multipart(prefix)]
 
 
-async def test_read_after_put_returns_the_content(store: BlobStore) -> None:
+async def test_read_after_put_returns_the_content(store: S3BlobStore) -> None:
     key, data = fresh() + "ü b+c%/ä?#.txt", b"hello " * 1000
     assert await put(store, key, data, "text/markdown")
     assert await store.read(key, limit=len(data)) == data
@@ -117,21 +116,21 @@ async def test_read_after_put_returns_the_content(store: BlobStore) -> None:
     assert (head.size, head.sha256, head.content_type) == (len(data), sha(data), "text/markdown")
 
 
-async def test_put_of_an_existing_key_does_not_overwrite(store: BlobStore) -> None:
+async def test_put_of_an_existing_key_does_not_overwrite(store: S3BlobStore) -> None:
     key = fresh() + "k"
     assert await put(store, key, b"first")
     assert not await put(store, key, b"second")
     assert await store.read(key, limit=100) == b"first"
 
 
-async def test_put_of_empty_content_stores_an_object(store: BlobStore) -> None:
+async def test_put_of_empty_content_stores_an_object(store: S3BlobStore) -> None:
     key = fresh() + "empty"
     assert await put(store, key, b"")
     assert await store.read(key, limit=0) == b""
     assert (await store.head(key)).size == 0
 
 
-async def test_put_by_twenty_concurrent_writers_stores_once(store: BlobStore) -> None:
+async def test_put_by_twenty_concurrent_writers_stores_once(store: S3BlobStore) -> None:
     data = os.urandom(10_000)
     results = await asyncio.gather(*(put(store, blob_key(sha(data)), data) for _ in range(20)))
     assert sorted(results) == [False] * 19 + [True]
@@ -139,7 +138,7 @@ async def test_put_by_twenty_concurrent_writers_stores_once(store: BlobStore) ->
 
 
 @pytest.mark.parametrize("size", [10, MIB])
-async def test_put_with_a_wrong_checksum_stores_nothing(store: BlobStore, size: int) -> None:
+async def test_put_with_a_wrong_checksum_stores_nothing(store: S3BlobStore, size: int) -> None:
     key = fresh() + "k"
     with pytest.raises(ChecksumRefused):
         await store.put_if_absent(key, os.urandom(size), sha256=sha(b"other"), content_type="text/plain")
@@ -147,7 +146,7 @@ async def test_put_with_a_wrong_checksum_stores_nothing(store: BlobStore, size: 
         await store.head(key)
 
 
-async def test_missing_object_raises_object_missing(store: BlobStore) -> None:
+async def test_missing_object_raises_object_missing(store: S3BlobStore) -> None:
     key = fresh() + "nothing"
     with pytest.raises(ObjectMissing):
         await store.head(key)
@@ -158,7 +157,7 @@ async def test_missing_object_raises_object_missing(store: BlobStore) -> None:
     await store.delete([key])
 
 
-async def test_get_beyond_the_limit_raises_content_too_large(store: BlobStore) -> None:
+async def test_get_beyond_the_limit_raises_content_too_large(store: S3BlobStore) -> None:
     key = fresh() + "k"
     await put(store, key, b"0123456789")
     with pytest.raises(ContentTooLarge):
@@ -166,13 +165,13 @@ async def test_get_beyond_the_limit_raises_content_too_large(store: BlobStore) -
 
 
 @pytest.mark.parametrize(("span", "expected"), [((0, 0), b"0"), ((3, 5), b"345"), ((8, 99), b"89")])
-async def test_get_with_a_range_returns_the_range(store: BlobStore, span: tuple[int, int], expected: bytes) -> None:
+async def test_get_with_a_range_returns_the_range(store: S3BlobStore, span: tuple[int, int], expected: bytes) -> None:
     key = fresh() + "k"
     await put(store, key, b"0123456789")
     assert b"".join([chunk async for chunk in store.get(key, range=span, limit=5)]) == expected
 
 
-async def test_get_closed_early_leaves_the_store_usable(store: BlobStore) -> None:
+async def test_get_closed_early_leaves_the_store_usable(store: S3BlobStore) -> None:
     key, data = fresh() + "k", os.urandom(2 * MIB)
     await put(store, key, data)
     for _ in range(3):
@@ -181,7 +180,7 @@ async def test_get_closed_early_leaves_the_store_usable(store: BlobStore) -> Non
     assert await store.read(key, limit=len(data)) == data
 
 
-async def test_list_after_the_last_key_continues(store: BlobStore) -> None:
+async def test_list_after_the_last_key_continues(store: S3BlobStore) -> None:
     prefix = fresh()
     for name in ("a", "b/1", "b/2", "c"):
         await put(store, prefix + name, name.encode())
@@ -193,7 +192,7 @@ async def test_list_after_the_last_key_continues(store: BlobStore) -> None:
 
 
 @pytest.mark.parametrize("count", [1001])
-async def test_list_of_more_than_one_page_returns_all_keys(store: BlobStore, count: int) -> None:
+async def test_list_of_more_than_one_page_returns_all_keys(store: S3BlobStore, count: int) -> None:
     prefix = fresh()
     keys = [f"{prefix}{number:04}" for number in range(count)]
     for start in range(0, count, 50):
@@ -204,7 +203,7 @@ async def test_list_of_more_than_one_page_returns_all_keys(store: BlobStore, cou
     assert await store.list(prefix, limit=10) == []
 
 
-async def test_delete_removes_the_given_keys_only(store: BlobStore) -> None:
+async def test_delete_removes_the_given_keys_only(store: S3BlobStore) -> None:
     prefix = fresh()
     for name in ("a", "b", "c"):
         await put(store, prefix + name, b"x")
@@ -214,7 +213,7 @@ async def test_delete_removes_the_given_keys_only(store: BlobStore) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, PART, PART + 1, 11 * MIB, 16 * MIB])
-async def test_upload_stores_the_content_and_nothing_else(store: BlobStore, size: int) -> None:
+async def test_upload_stores_the_content_and_nothing_else(store: S3BlobStore, size: int) -> None:
     prefix, data = fresh(), os.urandom(size)
     assert await stream(store, prefix + "staging/1", prefix + "final", data)
     assert sha(await store.read(prefix + "final", limit=size)) == sha(data)
@@ -224,14 +223,14 @@ async def test_upload_stores_the_content_and_nothing_else(store: BlobStore, size
 
 
 @pytest.mark.parametrize("size", [100, 6 * MIB, 16 * MIB])
-async def test_upload_of_existing_content_stores_nothing(store: BlobStore, size: int) -> None:
+async def test_upload_of_existing_content_stores_nothing(store: S3BlobStore, size: int) -> None:
     prefix, data = fresh(), os.urandom(size)
     assert await stream(store, prefix + "staging/1", prefix + "final", data)
     assert not await stream(store, prefix + "staging/2", prefix + "final", data)
     assert await leftovers(store, prefix) == [prefix + "final"]
 
 
-async def test_upload_by_four_concurrent_writers_stores_once(store: BlobStore) -> None:
+async def test_upload_by_four_concurrent_writers_stores_once(store: S3BlobStore) -> None:
     prefix, data = fresh(), os.urandom(6 * MIB)
     streams = (stream(store, f"{prefix}staging/{n}", prefix + "final", data) for n in range(4))
     assert sorted(await asyncio.gather(*streams)) == [False, False, False, True]
@@ -239,7 +238,7 @@ async def test_upload_by_four_concurrent_writers_stores_once(store: BlobStore) -
 
 
 @pytest.mark.parametrize("size", [100, 11 * MIB])
-async def test_upload_with_an_error_leaves_nothing(store: BlobStore, size: int) -> None:
+async def test_upload_with_an_error_leaves_nothing(store: S3BlobStore, size: int) -> None:
     prefix = fresh()
 
     async def broken() -> None:
@@ -252,7 +251,7 @@ async def test_upload_with_an_error_leaves_nothing(store: BlobStore, size: int) 
     assert await leftovers(store, prefix) == []
 
 
-async def test_upload_when_cancelled_leaves_nothing(store: BlobStore) -> None:
+async def test_upload_when_cancelled_leaves_nothing(store: S3BlobStore) -> None:
     prefix, started = fresh(), asyncio.Event()
 
     async def endless() -> None:
@@ -272,7 +271,7 @@ async def test_upload_when_cancelled_leaves_nothing(store: BlobStore) -> None:
 
 
 @pytest.mark.parametrize("size", [100, 6 * MIB])
-async def test_upload_of_another_size_is_refused(store: BlobStore, size: int) -> None:
+async def test_upload_of_another_size_is_refused(store: S3BlobStore, size: int) -> None:
     prefix, data = fresh(), os.urandom(size)
     with pytest.raises(ChecksumRefused):
         await stream(store, prefix + "staging/1", prefix + "final", data, announced=size + 1)
@@ -280,7 +279,7 @@ async def test_upload_of_another_size_is_refused(store: BlobStore, size: int) ->
 
 
 @pytest.mark.parametrize("size", [0, 10, 6 * MIB, 13 * MIB])
-async def test_copy_has_the_same_content(store: BlobStore, size: int) -> None:
+async def test_copy_has_the_same_content(store: S3BlobStore, size: int) -> None:
     prefix, data = fresh(), os.urandom(size)
     await put(store, prefix + "source", data)
     head = await store.head(prefix + "source")
@@ -299,7 +298,7 @@ async def test_copy_has_the_same_content(store: BlobStore, size: int) -> None:
 
 
 @pytest.mark.parametrize(("size", "in_parts"), [(10, False), (13 * MIB, True)])
-async def test_copy_by_five_concurrent_callers_stores_once(store: BlobStore, size: int, in_parts: bool) -> None:
+async def test_copy_by_five_concurrent_callers_stores_once(store: S3BlobStore, size: int, in_parts: bool) -> None:
     prefix, data = fresh(), os.urandom(size)
     await put(store, prefix + "source", data)
     copies = (
@@ -313,7 +312,7 @@ async def test_copy_by_five_concurrent_callers_stores_once(store: BlobStore, siz
     assert await leftovers(store, prefix) == [prefix + "copy", prefix + "source"]
 
 
-async def test_copy_of_a_changed_source_is_refused(store: BlobStore) -> None:
+async def test_copy_of_a_changed_source_is_refused(store: S3BlobStore) -> None:
     prefix = fresh()
     await put(store, prefix + "source", b"0123456789")
     etag = (await store.head(prefix + "source")).etag
@@ -328,7 +327,7 @@ async def test_copy_of_a_changed_source_is_refused(store: BlobStore) -> None:
     assert await leftovers(store, prefix) == [prefix + "source"]
 
 
-async def test_urls_and_keys_convert_both_ways(store: BlobStore) -> None:
+async def test_urls_and_keys_convert_both_ways(store: S3BlobStore) -> None:
     assert store.url_of("a/b c") == "s3://contract/a/b c"
     assert store.key_of("s3://contract/a/b c") == "a/b c"
     assert store.key_of("s3://another/a") is None
@@ -352,7 +351,7 @@ async def test_open_external_refuses_other_buckets_and_large_objects(case: Case)
             pass
 
 
-async def test_ensure_bucket_can_be_repeated(store: BlobStore) -> None:
+async def test_ensure_bucket_can_be_repeated(store: S3BlobStore) -> None:
     await asyncio.gather(store.ensure_bucket(), store.ensure_bucket())
     await store.ping()
 

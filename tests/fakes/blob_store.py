@@ -4,9 +4,10 @@ import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from bucketline.blobs.s3 import S3BlobStore
+from bucketline.blobs.s3_multipart import StreamedUpload
 from bucketline.blobs.store import (
     PRESIGNED_URL_LIMIT,
     AccessRefused,
@@ -15,7 +16,6 @@ from bucketline.blobs.store import (
     ChecksumRefused,
     Content,
     ContentTooLarge,
-    MultipartUpload,
     ObjectInfo,
     ObjectMissing,
     ObjectSummary,
@@ -24,12 +24,6 @@ from bucketline.blobs.store import (
 )
 from bucketline.clock import Clock, SystemClock
 from bucketline.errors import DependencyUnavailable
-
-if TYPE_CHECKING:
-    from bucketline.blobs.store import BlobStore
-
-    def _conforms(store: "MemoryBlobStore") -> BlobStore:
-        return store
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +34,10 @@ class Stored:
     head: ObjectInfo
 
 
-class MemoryBlobStore:
-    """Implements ``BlobStore``: ``objects`` is inspectable, ``puts`` counts writes, ``available = False`` fails all.
+class MemoryBlobStore(S3BlobStore):
+    """Overrides every method of the real store.
+
+    ``objects`` is inspectable, ``puts`` counts writes, and with ``available = False`` every method fails.
 
     ``external`` maps the URLs that :meth:`open_external` may read to their content; ``part_size`` is from where on an
     upload leaves an open multipart upload behind while it runs.
@@ -91,11 +87,11 @@ class MemoryBlobStore:
         self.put(key, data, content_type=content_type, checked=True)
         return True
 
-    def upload(self, staging_key: str) -> AbstractAsyncContextManager[MultipartUpload]:
+    def upload(self, staging_key: str) -> AbstractAsyncContextManager[StreamedUpload]:
         return self._upload(staging_key)
 
     @asynccontextmanager
-    async def _upload(self, staging_key: str) -> AsyncIterator[MultipartUpload]:
+    async def _upload(self, staging_key: str) -> AsyncIterator[StreamedUpload]:
         self._check()
         self._uploads += 1
         upload = OpenUpload(staging_key, str(self._uploads), self._clock.now())
@@ -226,11 +222,11 @@ class MemoryBlobStore:
             raise DependencyUnavailable("S3 did not answer: switched off by the test")
 
 
-class _Upload:
+class _Upload(StreamedUpload):
     """A multipart upload into the in-memory store."""
 
     def __init__(self, store: MemoryBlobStore, upload: OpenUpload, part_size: int) -> None:
-        self._store = store
+        self._memory = store
         self._upload = upload
         self._part_size = part_size
         self._data = bytearray()
@@ -240,21 +236,21 @@ class _Upload:
         return len(self._data)
 
     async def write(self, chunk: bytes) -> None:
-        await self._store.ping()
+        await self._memory.ping()
         self._data += chunk
         if len(self._data) > self._part_size:
-            self._store.open_uploads[self._upload.upload_id] = self._upload
+            self._memory.open_uploads[self._upload.upload_id] = self._upload
 
     async def finish_to(self, final_key: str, *, sha256: str, size: int, content_type: str) -> bool:
         if size != self.size:
             raise ChecksumRefused(f"{self.size} bytes were written where {size} were announced")
         data = bytes(self._data)
         if size <= self._part_size:
-            return await self._store.put_if_absent(final_key, data, sha256=sha256, content_type=content_type)
-        await self._store.ping()
-        if final_key in self._store.objects:
+            return await self._memory.put_if_absent(final_key, data, sha256=sha256, content_type=content_type)
+        await self._memory.ping()
+        if final_key in self._memory.objects:
             return False
-        self._store.put(final_key, data, content_type=content_type)
+        self._memory.put(final_key, data, content_type=content_type)
         return True
 
 

@@ -9,7 +9,6 @@ from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
 from bucketline.blobs.s3 import S3BlobStore
-from bucketline.blobs.store import BlobStore
 from bucketline.db.blobs import Blobs
 from bucketline.db.mirror_queue import MirrorQueue
 from bucketline.db.objects import Objects
@@ -20,8 +19,7 @@ from bucketline.settings import ServiceSettings
 from bucketline.weighted_semaphore import WeightedSemaphore
 from bucketline_dedup.content_store import ContentStore
 from bucketline_dedup.http_fetcher import HttpFetcher
-from bucketline_dedup.mirror_attempt import MirrorAttempts
-from bucketline_dedup.mirror_blob import BlobMirror
+from bucketline_dedup.mirror import ObjectMirror
 from bucketline_dedup.outcomes import MirrorOutcomes
 from bucketline_dedup.reconciler import Reconciler
 from bucketline_dedup.scheduler import MirrorScheduler
@@ -67,7 +65,7 @@ def create(settings: ServiceSettings) -> ASGIApp:
     return Starlette(routes=health.routes(), lifespan=lifespan)
 
 
-def wire(context: ServiceContext, settings: DedupSettings, *, fetcher: HttpFetcher, external: BlobStore) -> Dedup:
+def wire(context: ServiceContext, settings: DedupSettings, *, fetcher: HttpFetcher, external: S3BlobStore) -> Dedup:
     """Build the service. ``external`` reads the buckets of others; the caller closes it and ``fetcher``."""
     clock, store = context.clock, context.blobs
     queue, records, objects = MirrorQueue(context.database), Blobs(context.database), Objects(context.database)
@@ -75,11 +73,10 @@ def wire(context: ServiceContext, settings: DedupSettings, *, fetcher: HttpFetch
     budget = WeightedSemaphore(settings.memory_bytes)
     contents = ContentStore(store, records, settings, clock=clock, budget=budget)
     outcomes = MirrorOutcomes(context, queue)
-    blobs = BlobMirror(store, contents, opener, queue, records, settings, clock=clock)
     dead_letters = KafkaDeadLetters(context.kafka.publisher, "dedup")
-    attempts = MirrorAttempts(context, queue, blobs, records, outcomes, dead_letters, settings)
+    mirror = ObjectMirror(context, queue, contents, opener, records, outcomes, dead_letters, settings)
     inline = InlineMirror(store, contents, records, settings, clock=clock)
     work_available = asyncio.Event()
     mirroring = MirrorService(queue, inline, outcomes, settings, clock=clock, work_available=work_available)
-    scheduler = MirrorScheduler(context, queue, mirroring, attempts, settings, work_available=work_available)
+    scheduler = MirrorScheduler(context, queue, mirroring, mirror, settings, work_available=work_available)
     return Dedup(mirroring, scheduler, contents, Reconciler(context, objects, settings))

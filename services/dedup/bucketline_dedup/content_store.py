@@ -8,12 +8,13 @@ final object.
 import asyncio
 import hashlib
 import zlib
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
-from bucketline.blobs.store import BlobStore, ObjectInfo, ObjectMissing
+from bucketline.blobs.s3 import S3BlobStore
+from bucketline.blobs.store import ObjectInfo, ObjectMissing
 from bucketline.clock import Clock
 from bucketline.db.blobs import Blobs, NewContent, blob_key
 from bucketline.domain.text_encodings import charset_of
@@ -74,22 +75,18 @@ class PutRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class StoredContent:
-    """Content that can be referred to. ``duplicate``: it existed before. ``charset`` was declared with it."""
+class StoredContent(NewContent):
+    """Content as an object refers to it. ``duplicate``: it existed before. ``charset`` was declared with it."""
 
-    sha256: str
-    size_bytes: int
-    mime_type: str
-    filename: str | None
-    duplicate: bool
-    charset: str | None = None
+    filename: str | None = None
+    duplicate: bool = False
 
 
 class ContentStore:
     """Stores content; every method can be repeated. Raises the errors of the store and of the source."""
 
     def __init__(
-        self, store: BlobStore, records: Blobs, settings: DedupSettings, *, clock: Clock, budget: WeightedSemaphore
+        self, store: S3BlobStore, records: Blobs, settings: DedupSettings, *, clock: Clock, budget: WeightedSemaphore
     ) -> None:
         self._store = store
         self._records = records
@@ -128,11 +125,9 @@ class ContentStore:
         sha256 = await hasher.finish()
         BLOB_BYTES.labels("hashed").inc(len(data))
         content = _describe(sha256, len(data), data[:HEAD_BYTES], source, request)
-        duplicate = await self._existing_type(sha256, force=request.force) is not None
-        if not duplicate:
-            duplicate = not await self.put(data, sha256, content.mime_type, force=request.force)
-            await self._record(content)
-        return _stored(content, source, request, duplicate=duplicate)
+        return await self._write_if_new(
+            content, request, lambda: self.put(data, sha256, content.mime_type, force=request.force)
+        )
 
     async def _store_large(
         self,
@@ -151,17 +146,25 @@ class ContentStore:
                     head += chunk[: HEAD_BYTES - len(head)]
                 await hasher.feed(chunk)
                 await upload.write(chunk)
-            sha256 = await hasher.finish()
-            BLOB_BYTES.labels("hashed").inc(upload.size)
-            content = _describe(sha256, upload.size, head, source, request)
-            duplicate = await self._existing_type(sha256, force=request.force) is not None
+            sha256, size = await hasher.finish(), upload.size
+            BLOB_BYTES.labels("hashed").inc(size)
+            content = _describe(sha256, size, head, source, request)
             # An upload of existing content is left unfinished, which discards its parts.
-            if not duplicate:
-                duplicate = not await upload.finish_to(
-                    blob_key(sha256), sha256=sha256, size=upload.size, content_type=content.mime_type
-                )
-                await self._record(content)
-            return _stored(content, source, request, duplicate=duplicate)
+            return await self._write_if_new(
+                content,
+                request,
+                lambda: upload.finish_to(blob_key(sha256), sha256=sha256, size=size, content_type=content.mime_type),
+            )
+
+    async def _write_if_new(
+        self, content: StoredContent, request: PutRequest, write: Callable[[], Awaitable[bool]]
+    ) -> StoredContent:
+        """Write and record content that is not stored yet; ``write`` returns False if it turns out to be stored."""
+        if await self.find(content.sha256) is not None and not request.force:
+            return replace(content, duplicate=True)
+        written = await write()
+        await self._record(content)
+        return replace(content, duplicate=not written)
 
     async def adopt_verified(self, key: str, info: ObjectInfo, request: PutRequest) -> StoredContent | None:
         """Take over an object of ours whose SHA-256 the store has verified, without reading it.
@@ -174,18 +177,30 @@ class ContentStore:
             return None
         if announced is not None and announced != sha256:
             raise ChecksumMismatch(expected=f"sha256:{announced}", actual=f"sha256:{sha256}")
-        existing, charset = await self._existing_type(sha256, force=request.force), _charset(info.content_type, request)
-        if existing is not None and not declared_otherwise(existing, request.mime_type):
-            return StoredContent(sha256, info.size, existing, request.filename, duplicate=True, charset=charset)
+        charset = _charset(info.content_type, request)
+        existing = await self.find(sha256, filename=request.filename)
+        if existing is not None and not request.force and not declared_otherwise(existing.mime_type, request.mime_type):
+            return replace(existing, size_bytes=info.size, charset=charset)
         head = await self._read_head(key, info)
         mime_type = media_type(head, declared=request.mime_type, filename=request.filename)
-        duplicate = existing is not None
-        if not duplicate:
-            duplicate = not await self._store.copy_if_absent(
-                key, blob_key(sha256), size=info.size, content_type=mime_type, sha256=sha256, source_etag=info.etag
-            )
-            await self._record(NewContent(sha256, info.size, mime_type, charset))
-        return StoredContent(sha256, info.size, mime_type, request.filename, duplicate=duplicate, charset=charset)
+        content = StoredContent(sha256, info.size, mime_type, charset, request.filename, duplicate=True)
+        if existing is not None and not request.force:
+            return content
+        written = await self._store.copy_if_absent(
+            key, blob_key(sha256), size=info.size, content_type=mime_type, sha256=sha256, source_etag=info.etag
+        )
+        await self._record(content)
+        return replace(content, duplicate=not written)
+
+    async def find(self, sha256: str, *, filename: str | None = None) -> StoredContent | None:
+        """Return existing content that may be referred to; None if it has to be stored."""
+        claimed = await self._records.claim([sha256], self._clock.now())
+        if sha256 in claimed.leaving:
+            raise ContentBeingDeleted("the content is being deleted")
+        row = claimed.held.get(sha256)
+        if row is None:
+            return None
+        return StoredContent(sha256, row["size_bytes"], row["mime_type"], row.get("charset"), filename, duplicate=True)
 
     async def head(self, key: str) -> ObjectInfo:
         """Describe a source in our own store."""
@@ -217,14 +232,6 @@ class ContentStore:
         except TimeoutError:
             raise DependencyUnavailable(f"S3 did not answer in {CHECK_TIMEOUT_SECONDS:g} s") from None
 
-    async def _existing_type(self, sha256: str, *, force: bool) -> str | None:
-        """Return the media type of existing content that can be referred to; None if it has to be stored."""
-        claimed = await self._records.claim([sha256], self._clock.now())
-        if sha256 in claimed.leaving:
-            raise ContentBeingDeleted("the content is being deleted")
-        record = claimed.held.get(sha256)
-        return record["mime_type"] if record is not None and not force else None
-
     async def _record(self, content: NewContent) -> None:
         if await self._records.record([content], self._clock.now()):
             raise ContentBeingDeleted("the content is being deleted")
@@ -237,17 +244,10 @@ class ContentStore:
             return b"".join([chunk async for chunk in chunks])
 
 
-def _describe(sha256: str, size: int, head: bytes, source: ByteStream, request: PutRequest) -> NewContent:
+def _describe(sha256: str, size: int, head: bytes, source: ByteStream, request: PutRequest) -> StoredContent:
     filename = request.filename or source.filename
     mime_type = media_type(head, declared=request.mime_type or source.content_type, filename=filename)
-    return NewContent(sha256, size, mime_type, _charset(source.content_type, request))
-
-
-def _stored(content: NewContent, source: ByteStream, request: PutRequest, *, duplicate: bool) -> StoredContent:
-    filename = request.filename or source.filename
-    return StoredContent(
-        content.sha256, content.size_bytes, content.mime_type, filename, duplicate=duplicate, charset=content.charset
-    )
+    return StoredContent(sha256, size, mime_type, _charset(source.content_type, request), filename)
 
 
 def _charset(content_type: str | None, request: PutRequest) -> str | None:

@@ -9,7 +9,7 @@ import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Self
@@ -60,25 +60,26 @@ class HttpFetcher:
         self._decode_content = decode_content
         self._resolver = resolver
         self._tls = tls
+        self._stack = AsyncExitStack()
         self._session: ClientSession | None = None
 
     async def __aenter__(self) -> Self:
         connect = self._limits.connect
-        self._session = open_guarded_session(
+        session = open_guarded_session(
             self._policy,
             # The stream times its reads itself, because it knows when its consumer is the one that waits.
-            timeout=ClientTimeout(total=None, connect=connect, sock_connect=connect, sock_read=None),
+            time_limits=ClientTimeout(total=None, connect=connect, sock_connect=connect, sock_read=None),
             headers={"User-Agent": USER_AGENT, "Accept": "*/*", "Accept-Encoding": "identity"},
             resolver=self._resolver,
             tls=self._tls,
             read_buffer_bytes=READ_BUFFER_BYTES,
             max_header_bytes=MAX_HEADER_BYTES,
         )
+        self._session = await self._stack.enter_async_context(session)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._session is not None:
-            await self._session.close()
+        await self._stack.aclose()
 
     @asynccontextmanager
     async def open(self, url: str, *, max_bytes: int) -> AsyncIterator[HttpStream]:

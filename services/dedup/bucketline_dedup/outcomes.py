@@ -8,8 +8,10 @@ are published.
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
+from bucketline.blobs.s3 import S3BlobStore
+from bucketline.db.blobs import blob_key
 from bucketline.db.mirror_queue import MirrorQueue
-from bucketline.db.objects import BlobDocument, Mirror, ObjectDocument
+from bucketline.db.objects import BlobDocument, Details, Mirror, ObjectDocument
 from bucketline.domain.blob_sources import content_key
 from bucketline.domain.status import RANK_FINAL, RANK_QUEUED, Status
 from bucketline.errors import BucketlineError
@@ -17,8 +19,9 @@ from bucketline.events.cloudevents import CloudEvent
 from bucketline.events.models import MirroredBlob, ObjectMirrored, ObjectStatusChanged
 from bucketline.ids import derived
 from bucketline.observability.logging import get_logger
-from bucketline.observability.metrics import STAGE_SECONDS
+from bucketline.observability.metrics import BLOB_BYTES, BLOBS, STAGE_SECONDS
 from bucketline.service_context import ServiceContext
+from bucketline_dedup.content_store import StoredContent
 
 log = get_logger(__name__)
 
@@ -134,6 +137,53 @@ class MirrorOutcomes:
             }
         )
         return self._context.new_event(event, trace=trace)
+
+
+def stored_blob(blob: BlobDocument, content: StoredContent, store: S3BlobStore) -> BlobDocument:
+    """Return the blob with its content; its source is dropped."""
+    details: Details = {
+        "filename": content.filename,
+        "size_bytes": content.size_bytes,
+        "mime_type": content.mime_type,
+        "hash": f"sha256:{content.sha256}",
+    }
+    if content.charset is not None:
+        details["charset"] = content.charset
+    key = blob_key(content.sha256)
+    return {
+        **blob,
+        "state": "stored",
+        "source": None,
+        "error": None,
+        "details": details,
+        "storage": {"url": store.url_of(key), "key": key, "duplicate": content.duplicate},
+    }
+
+
+def linked_blob(blob: BlobDocument) -> BlobDocument:
+    """Return the blob with its source left where it is, unread."""
+    BLOBS.labels("linked").inc()
+    return {**blob, "state": "linked", "error": None}
+
+
+def blob_without_bytes(blob: BlobDocument) -> BlobDocument:
+    """Return a blob that has only properties."""
+    return {**blob, "state": "none", "source": None, "error": None}
+
+
+def failed_blob(blob: BlobDocument, message: str) -> BlobDocument:
+    """Return the blob with the reason; its source stays, so that it can be retried."""
+    BLOBS.labels("failed").inc()
+    return {**blob, "state": "failed", "error": message}
+
+
+def count_content(content: StoredContent, *, read: bool = True) -> None:
+    """Count received and new bytes; their ratio is what deduplication saves."""
+    BLOBS.labels("duplicate" if content.duplicate else "stored").inc()
+    BLOB_BYTES.labels("received").inc(content.size_bytes)
+    BLOB_BYTES.labels("duplicate" if content.duplicate else "stored").inc(content.size_bytes)
+    if not read:
+        BLOB_BYTES.labels("unread").inc(content.size_bytes)
 
 
 def with_outcome(obj: ObjectDocument, blobs: list[BlobDocument], now: datetime) -> ObjectDocument:

@@ -20,8 +20,7 @@ from bucketline.observability.metrics import OBJECTS_DUE, SWEPT
 from bucketline.observability.tracing import Attribute, start_span
 from bucketline.service_context import ServiceContext
 from bucketline_dedup.content_store import LargeTransferSlot
-from bucketline_dedup.mirror_attempt import MirrorAttempts
-from bucketline_dedup.mirror_blob import needs_fetching
+from bucketline_dedup.mirror import ObjectMirror, needs_fetching
 from bucketline_dedup.service import MirrorService
 from bucketline_dedup.settings import DedupSettings
 
@@ -46,7 +45,7 @@ class MirrorScheduler:
         context: ServiceContext,
         queue: MirrorQueue,
         mirroring: MirrorService,
-        attempts: MirrorAttempts,
+        mirror: ObjectMirror,
         settings: DedupSettings,
         *,
         work_available: asyncio.Event,
@@ -54,7 +53,7 @@ class MirrorScheduler:
         self._context = context
         self._queue = queue
         self._mirroring = mirroring
-        self._attempts = attempts
+        self._mirror = mirror
         self._settings = settings
         self._large_slots = asyncio.Semaphore(settings.max_large_transfers)
         self._running: dict[str, tuple[ObjectDocument, asyncio.Task[None]]] = {}
@@ -176,7 +175,7 @@ class MirrorScheduler:
                 structlog.contextvars.bound_contextvars(object_id=obj["_id"]),
                 start_span("mirror object", parent=obj.get("trace"), attributes=attributes),
             ):
-                await self._attempts.run(obj, slot)
+                await self._mirror.run(obj, slot)
         except asyncio.CancelledError:
             await self._release(obj)
             raise

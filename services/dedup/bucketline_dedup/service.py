@@ -6,12 +6,12 @@ consumer is never blocked.
 
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
-from bucketline.blobs.store import BlobStore
+from bucketline.blobs.s3 import S3BlobStore
 from bucketline.clock import Clock
-from bucketline.db.blobs import Blobs, NewContent
+from bucketline.db.blobs import Blobs
 from bucketline.db.mirror_queue import MirrorQueue
 from bucketline.db.objects import BlobDocument, ObjectDocument
 from bucketline.domain.blob_sources import InlineSource, declared_type, from_document
@@ -23,16 +23,17 @@ from bucketline.observability.metrics import BLOB_BYTES
 from bucketline_dedup.content_store import ContentStore, StoredContent, StreamHasher
 from bucketline_dedup.errors import SourceError
 from bucketline_dedup.media_type import HEAD_BYTES, media_type
-from bucketline_dedup.mirror_blob import (
+from bucketline_dedup.mirror import is_link_only, needs_fetching
+from bucketline_dedup.outcomes import (
+    MirrorOutcomes,
+    Traces,
     blob_without_bytes,
     count_content,
     failed_blob,
-    is_link_only,
     linked_blob,
-    needs_fetching,
     stored_blob,
+    with_outcome,
 )
-from bucketline_dedup.outcomes import MirrorOutcomes, Traces, with_outcome
 from bucketline_dedup.settings import DedupSettings
 
 log = get_logger(__name__)
@@ -126,21 +127,17 @@ class MirrorService:
 
 
 @dataclass(frozen=True, slots=True)
-class _Content:
+class _Content(StoredContent):
     """Inline content, decoded and hashed."""
 
-    data: bytes
-    sha256: str
-    mime_type: str
-    filename: str | None
-    charset: str | None
+    data: bytes = field(default=b"", repr=False)
 
 
 class InlineMirror:
     """Mirrors the inline content of many objects: one lookup, one PUT for each new hash, one write of records."""
 
     def __init__(
-        self, store: BlobStore, contents: ContentStore, records: Blobs, settings: DedupSettings, *, clock: Clock
+        self, store: S3BlobStore, contents: ContentStore, records: Blobs, settings: DedupSettings, *, clock: Clock
     ) -> None:
         self._store = store
         self._contents = contents
@@ -172,7 +169,7 @@ class InlineMirror:
         written = {content.sha256: ours for content, ours in zip(new, results, strict=True) if ours is not None}
         if new and not written:
             await self._contents.check_store()
-        rows = [NewContent(c.sha256, len(c.data), c.mime_type, c.charset) for c in new if c.sha256 in written]
+        rows = [content for content in new if content.sha256 in written]
         leaving = await self._records.record(rows, self._clock.now()) if rows else frozenset()
         usable = (claimed.held.keys() | written.keys()) - leaving
         first_copies = {sha256 for sha256, ours in written.items() if ours}
@@ -201,11 +198,8 @@ class InlineMirror:
         if content.sha256 not in usable:
             return None
         # Of several equal blobs in one micro-batch, only the first is the original.
-        duplicate = content.sha256 not in first_copies
+        stored = replace(content, duplicate=content.sha256 not in first_copies)
         first_copies.discard(content.sha256)
-        stored = StoredContent(
-            content.sha256, len(content.data), content.mime_type, content.filename, duplicate, content.charset
-        )
         count_content(stored)
         return stored_blob(blob, stored, self._store)
 
@@ -257,4 +251,5 @@ def _read_content(source: InlineSource, checksum: str | None) -> _Content:
     filename = safe_filename(getattr(source, "filename", None))
     declared = declared_type(source)
     mime_type = media_type(data[:HEAD_BYTES], declared=declared, filename=filename)
-    return _Content(data, StreamHasher(checksum).hash_all(data), mime_type, filename, charset_of(declared))
+    sha256 = StreamHasher(checksum).hash_all(data)
+    return _Content(sha256, len(data), mime_type, charset_of(declared), filename, data=data)

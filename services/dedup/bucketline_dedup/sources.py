@@ -7,9 +7,9 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Protocol
 
-from bucketline.blobs.store import AccessRefused, BlobStore, BlobStoreError, ContentTooLarge, ObjectMissing
+from bucketline.blobs.s3 import S3BlobStore
+from bucketline.blobs.store import AccessRefused, BlobStoreError, ContentTooLarge, ObjectMissing
 from bucketline.domain.blob_sources import (
     Base64Source,
     DataUriSource,
@@ -33,7 +33,8 @@ from bucketline_dedup.http_fetcher import HttpFetcher
 CHUNK_BYTES = 1024 * 1024
 
 
-class ByteStream(Protocol):
+@dataclass
+class ByteStream:
     """Bytes of a source, iterated once, in chunks of at most 1 MiB.
 
     ``content_length`` is the announced length, if any; ``content_type`` is a claim of the source; ``filename`` is safe
@@ -41,30 +42,8 @@ class ByteStream(Protocol):
     :class:`~bucketline_dedup.errors.SourceError`.
     """
 
-    @property
-    def content_length(self) -> int | None:
-        """Announced length in bytes."""
-        ...
-
-    @property
-    def content_type(self) -> str | None:
-        """Declared media type."""
-        ...
-
-    @property
-    def filename(self) -> str | None:
-        """Declared file name."""
-        ...
-
-    def __aiter__(self) -> AsyncIterator[bytes]: ...
-
-
-@dataclass(frozen=True)
-class SizedStream:
-    """A stream of known length."""
-
     chunks: AsyncIterator[bytes]
-    content_length: int
+    content_length: int | None = None
     content_type: str | None = None
     filename: str | None = None
 
@@ -80,7 +59,7 @@ class SourceOpener:
     """
 
     def __init__(
-        self, *, fetcher: HttpFetcher, store: BlobStore, external: BlobStore, file_roots: Sequence[Path] = ()
+        self, *, fetcher: HttpFetcher, store: S3BlobStore, external: S3BlobStore, file_roots: Sequence[Path] = ()
     ) -> None:
         self._fetcher = fetcher
         self._store = store
@@ -97,7 +76,7 @@ class SourceOpener:
             case TextSource() | JsonSource() | DataUriSource() | Base64Source():
                 return _open_inline(source, max_bytes)
             case UrlSource(url):
-                return self._fetcher.open(url, max_bytes=max_bytes)
+                return self._open_url(url, max_bytes)
             case S3Source():
                 return self._open_external(source.bucket, source.key, max_bytes)
             case StagedSource(key):
@@ -108,6 +87,11 @@ class SourceOpener:
                 raise ValueError("properties have no bytes to open")
             case _:
                 raise SourceNotFound("the upload is gone", detail=repr(source))
+
+    @asynccontextmanager
+    async def _open_url(self, url: str, max_bytes: int) -> AsyncIterator[ByteStream]:
+        async with self._fetcher.open(url, max_bytes=max_bytes) as body:
+            yield ByteStream(aiter(body), body.content_length, body.content_type, body.filename)
 
     @asynccontextmanager
     async def _open_staged(self, key: str, max_bytes: int) -> AsyncIterator[ByteStream]:
@@ -123,7 +107,7 @@ class SourceOpener:
                         yield chunk
 
         async with aclosing(chunks()) as stream:
-            yield SizedStream(stream, info.size, info.content_type, _key_name(key))
+            yield ByteStream(stream, info.size, info.content_type, _key_name(key))
 
     @asynccontextmanager
     async def _open_external(self, bucket: str, key: str, max_bytes: int) -> AsyncIterator[ByteStream]:
@@ -141,7 +125,7 @@ class SourceOpener:
                         yield chunk
 
             stream = await stack.enter_async_context(aclosing(chunks()))
-            yield SizedStream(stream, content.info.size, content.info.content_type, _key_name(key))
+            yield ByteStream(stream, content.info.size, content.info.content_type, _key_name(key))
 
 
 @asynccontextmanager
@@ -155,7 +139,7 @@ async def _open_inline(source: InlineSource, max_bytes: int) -> AsyncIterator[By
             yield content[start : start + CHUNK_BYTES]
 
     name = safe_filename(source.filename) if isinstance(source, Base64Source) else None
-    yield SizedStream(chunks(), len(content), declared_type(source), name)
+    yield ByteStream(chunks(), len(content), declared_type(source), name)
 
 
 @asynccontextmanager
@@ -175,7 +159,7 @@ async def _open_file(path: str, roots: tuple[Path, ...], max_bytes: int) -> Asyn
             if position != size:
                 raise SourceUnavailable("the source changed while it was read", detail=f"{position} of {size} bytes")
 
-        yield SizedStream(chunks(), size, filename=safe_filename(Path(path).name))
+        yield ByteStream(chunks(), size, filename=safe_filename(Path(path).name))
     finally:
         os.close(file)
 

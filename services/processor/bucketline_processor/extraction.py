@@ -9,7 +9,7 @@ from typing import Literal
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from bucketline.blobs.store import BlobStore
+from bucketline.blobs.s3 import S3BlobStore
 from bucketline.clock import Clock
 from bucketline.db.documents import DocumentDocument, Documents
 from bucketline.db.objects import ObjectDocument
@@ -103,7 +103,7 @@ class Extraction:
         runner: ExtractorRunner,
         documents: Documents,
         derived_blobs: DerivedBlobs,
-        blobs: BlobStore,
+        blobs: S3BlobStore,
         clock: Clock,
         settings: ProcessorSettings,
     ) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, cast
 
-from bucketline.blobs.store import BlobStore, BlobStoreError, ObjectMissing
+from bucketline.blobs.s3 import S3BlobStore
+from bucketline.blobs.store import BlobStoreError, ObjectMissing
 from bucketline.db.documents import DocumentDocument
 from bucketline.db.objects import BlobDocument, ObjectDocument
 from bucketline.errors import DependencyUnavailable
@@ -111,7 +112,7 @@ class ExtractorRunner:
 class StoredBlob:
     """A blob in our S3 bucket, read as a stream of bounded chunks."""
 
-    def __init__(self, store: BlobStore, key: str, size_bytes: int, temp_dir: Path | None) -> None:
+    def __init__(self, store: S3BlobStore, key: str, size_bytes: int, temp_dir: Path | None) -> None:
         self._store = store
         self._key = key
         self._size = size_bytes
@@ -144,7 +145,7 @@ class StoredBlob:
         return await self._store.presign_get(self._key, expires=PRESIGNED_SECONDS, public=False)
 
 
-def object_view(obj: ObjectDocument, store: BlobStore, temp_dir: Path | None) -> ObjectView:
+def object_view(obj: ObjectDocument, store: S3BlobStore, temp_dir: Path | None) -> ObjectView:
     """Return the object with those of its blobs that are in our store."""
     return ObjectView(
         object_id=obj["_id"],
@@ -161,7 +162,7 @@ def document_view(document: DocumentDocument, obj: ObjectView) -> ObjectView:
     return replace(obj, fields=document["fields"])
 
 
-def _blob_view(blob: BlobDocument, store: BlobStore, temp_dir: Path | None) -> BlobView | None:
+def _blob_view(blob: BlobDocument, store: S3BlobStore, temp_dir: Path | None) -> BlobView | None:
     details, storage = blob["details"], blob["storage"]
     if details is None or storage is None:
         return None

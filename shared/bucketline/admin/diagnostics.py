@@ -16,7 +16,7 @@ import aiohttp
 
 from bucketline.admin.api_keys import ApiKeySettings
 from bucketline.blobs.s3 import S3BlobStore
-from bucketline.blobs.store import BlobStore, ChecksumRefused, ObjectMissing
+from bucketline.blobs.store import ChecksumRefused, ObjectMissing
 from bucketline.clock import Clock
 from bucketline.db.indexes import INDEXES, missing_indexes
 from bucketline.db.mongo import Database
@@ -262,12 +262,12 @@ async def check_s3(settings: S3Settings, clock: Clock) -> AsyncIterator[CheckRes
             await store.delete([key, wrong_key])
 
 
-async def _put(store: BlobStore, key: str, data: bytes, announced: bytes | None = None) -> bool:
+async def _put(store: S3BlobStore, key: str, data: bytes, announced: bytes | None = None) -> bool:
     sha256 = hashlib.sha256(announced or data).hexdigest()
     return await store.put_if_absent(key, data, sha256=sha256, content_type="application/octet-stream")
 
 
-async def _check_conditional_writes(store: BlobStore, key: str) -> CheckResult:
+async def _check_conditional_writes(store: S3BlobStore, key: str) -> CheckResult:
     if await _put(store, key, secrets.token_bytes(64)):
         advice = (
             "This store cannot be used, because writers would replace each other's content. AWS S3, SeaweedFS, MinIO "
@@ -277,7 +277,7 @@ async def _check_conditional_writes(store: BlobStore, key: str) -> CheckResult:
     return CheckResult(S3, "conditional writes", "ok", "a second write of a key is refused")
 
 
-async def _check_checksums(store: BlobStore, key: str) -> CheckResult:
+async def _check_checksums(store: S3BlobStore, key: str) -> CheckResult:
     try:
         await _put(store, key, b"these bytes", announced=b"other bytes")
     except ChecksumRefused:
@@ -289,7 +289,7 @@ async def _check_checksums(store: BlobStore, key: str) -> CheckResult:
     return CheckResult(S3, "checksums", "error", "wrong bytes were accepted", advice)
 
 
-async def _check_presigned_url(store: BlobStore, key: str, data: bytes) -> CheckResult:
+async def _check_presigned_url(store: S3BlobStore, key: str, data: bytes) -> CheckResult:
     """Fetch a presigned URL as a client of the API would. It may be unreachable from this machine only."""
     advice = "Clients get such URLs: set BUCKETLINE_S3_PUBLIC_ENDPOINT_URL to an address that they can reach."
     url = await store.presign_get(key, expires=60)
@@ -304,7 +304,7 @@ async def _check_presigned_url(store: BlobStore, key: str, data: bytes) -> Check
         return CheckResult(S3, "presigned URLs", "warning", found, advice)
 
 
-async def check_list_and_delete(store: BlobStore, key: str) -> CheckResult:
+async def check_list_and_delete(store: S3BlobStore, key: str) -> CheckResult:
     """Check the permissions that garbage collection needs in addition to those of the pipeline."""
     check, step = "list and delete", "listed"
     try:

@@ -25,7 +25,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from bucketline.blobs.store import BlobStore, ObjectMissing
+from bucketline.blobs.s3 import S3BlobStore
+from bucketline.blobs.store import ObjectMissing
 from bucketline.clock import Clock
 from bucketline.db.blobs import MIN_GRACE, BlobRecord, Blobs, Deployments, NewContent, blob_key
 from bucketline.db.documents import Documents
@@ -95,7 +96,7 @@ OnPage = Callable[[Report], bool]
 class GarbageCollector:
     """Deletes unreferenced content. Raises DependencyUnavailable when a store is away; a later run continues."""
 
-    def __init__(self, database: Database, store: BlobStore, *, clock: Clock, ids: Ids, grace: timedelta) -> None:
+    def __init__(self, database: Database, store: S3BlobStore, *, clock: Clock, ids: Ids, grace: timedelta) -> None:
         if grace < MIN_GRACE:
             raise ValueError(f"the grace period must be at least {MIN_GRACE}")
         self._blobs = Blobs(database)

@@ -19,7 +19,7 @@ from bucketline.observability.metrics import BLOB_BYTES
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
 
-    from bucketline.blobs.store import BlobStore
+    from bucketline.blobs.s3 import S3BlobStore
 
 MAX_PARTS = 10_000
 PARTS_IN_FLIGHT = 3
@@ -39,7 +39,12 @@ class Part:
 
 
 class StreamedUpload:
-    """Implements :class:`~bucketline.blobs.store.MultipartUpload`."""
+    """Content of unknown length on its way to the store; created by :meth:`S3BlobStore.upload`.
+
+    Left without :meth:`finish_to` (an error, a cancellation) it is aborted: neither parts nor a staging object remain,
+    unless the store was unreachable; a reconciler then finds them with :meth:`S3BlobStore.list_multipart` and
+    :meth:`S3BlobStore.list`.
+    """
 
     def __init__(self, transfers: "S3Transfers", staging_key: str, part_size: int) -> None:
         self._transfers = transfers
@@ -62,7 +67,11 @@ class StreamedUpload:
         return self._size
 
     async def write(self, chunk: bytes) -> None:
-        """Append the next bytes."""
+        """Append the next bytes; not safe for concurrent callers.
+
+        Waits while the allowed number of parts is in flight, so memory stays at (parts in flight + 1) parts whatever
+        the size. Raises the error of an earlier part.
+        """
         self._raise_failure()
         self._size += len(chunk)
         start = 0
@@ -78,7 +87,12 @@ class StreamedUpload:
             self._buffered += len(chunk) - start
 
     async def finish_to(self, final_key: str, *, sha256: str, size: int, content_type: str) -> bool:
-        """Store the content at ``final_key`` unless the key exists."""
+        """Store the content at ``final_key`` unless the key exists; return whether this call stored it.
+
+        ``sha256`` is the caller's hash of everything written. The store has verified each part with a checksum of its
+        own, and ``size`` must agree with what was written, otherwise :class:`ChecksumRefused`. The staging object is
+        deleted in any case. Content of at most one part never becomes a multipart upload.
+        """
         if size != self._size:
             raise ChecksumRefused(f"{self._size} bytes were written where {size} were announced")
         if self._upload_id is None:
@@ -171,7 +185,7 @@ class S3Transfers:
 
     def __init__(
         self,
-        store: "BlobStore",
+        store: "S3BlobStore",
         client: "S3Client",
         bucket: str,
         *,
@@ -227,7 +241,7 @@ class S3Transfers:
     async def copy(
         self, source_key: str, key: str, *, size: int, content_type: str, sha256: str | None, source_etag: str | None
     ) -> bool:
-        """Implement :meth:`bucketline.blobs.store.BlobStore.copy_if_absent`."""
+        """Implement :meth:`bucketline.blobs.s3.S3BlobStore.copy_if_absent`."""
         source = await self.store.head(source_key)
         if source.size != size or (source_etag is not None and source.etag != source_etag):
             raise ChecksumRefused("the source of the copy has changed")

@@ -9,8 +9,9 @@ by themselves, use no proxies or credentials from the environment, and keep no c
 import asyncio
 import socket
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -47,6 +48,10 @@ class SystemResolver:
         )
         return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in rows))
 
+    def close(self) -> None:
+        """End the idle threads; one that waits for a DNS server ends after its lookup."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
 
 class GuardedResolver(AbstractResolver):
     """Returns all addresses of a name if every one is allowed, else raises :class:`AddressRefused`."""
@@ -79,13 +84,14 @@ class GuardedResolver(AbstractResolver):
         ]
 
     async def close(self) -> None:
-        """Do nothing: the resolver holds no resources of its own."""
+        """Do nothing: who created the resolver closes it."""
 
 
-def open_guarded_session(
+@asynccontextmanager
+async def open_guarded_session(
     policy: GuardPolicy,
     *,
-    timeout: ClientTimeout,
+    time_limits: ClientTimeout,
     headers: Mapping[str, str],
     resolver: Resolver | None = None,
     max_connections: int = 0,
@@ -93,28 +99,33 @@ def open_guarded_session(
     tls: ssl.SSLContext | None = None,
     read_buffer_bytes: int = 64 * 1024,
     max_header_bytes: int = 8190,
-) -> ClientSession:
-    """Return a session whose connections only reach addresses that ``policy`` allows.
+) -> AsyncIterator[ClientSession]:
+    """Open a session whose connections only reach addresses that ``policy`` allows.
 
     Request only URLs from :func:`~bucketline.http.ssrf.check_url`, with ``allow_redirects=False``. ``tls`` replaces
     the system's trust store (a private CA); 0 ``max_connections`` means no limit.
     """
-    return ClientSession(
-        connector=TCPConnector(
-            resolver=GuardedResolver(resolver or SystemResolver(), policy),
-            use_dns_cache=False,
-            limit=max_connections,
-            force_close=force_close,
-            ssl=tls or True,
-        ),
-        cookie_jar=DummyCookieJar(),
-        trust_env=False,
-        auto_decompress=False,
-        read_bufsize=read_buffer_bytes,
-        max_field_size=max_header_bytes,
-        headers=headers,
-        timeout=timeout,
-    )
+    system = SystemResolver()
+    try:
+        async with ClientSession(
+            connector=TCPConnector(
+                resolver=GuardedResolver(resolver or system, policy),
+                use_dns_cache=False,
+                limit=max_connections,
+                force_close=force_close,
+                ssl=tls or True,
+            ),
+            cookie_jar=DummyCookieJar(),
+            trust_env=False,
+            auto_decompress=False,
+            read_bufsize=read_buffer_bytes,
+            max_field_size=max_header_bytes,
+            headers=headers,
+            timeout=time_limits,
+        ) as session:
+            yield session
+    finally:
+        system.close()
 
 
 class PostFailed(BucketlineError):
@@ -137,23 +148,24 @@ class WebhookClient:
         self._seconds = seconds
         self._connect_seconds = connect_seconds
         self._connections = connections
+        self._stack = AsyncExitStack()
         self._session: ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        self._session = open_guarded_session(
+        session = open_guarded_session(
             self._policy,
-            timeout=ClientTimeout(total=self._seconds),
+            time_limits=ClientTimeout(total=self._seconds),
             headers={"User-Agent": USER_AGENT},
             max_connections=self._connections,
             force_close=True,
         )
+        self._session = await self._stack.enter_async_context(session)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._session is not None:
-            await self._session.close()
+        await self._stack.aclose()
 
     async def post(
         self,

@@ -68,7 +68,7 @@ class Bench:
 
     @property
     def store(self) -> S3BlobStore:
-        return cast("S3BlobStore", self.runtime.blobs)
+        return self.runtime.blobs
 
     def blob(self, source: Mapping[str, object], **changes: Any) -> dict[str, Any]:
         return {

@@ -1,6 +1,7 @@
 """Streams into the in-memory store."""
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from typing import cast
@@ -21,6 +22,7 @@ from bucketline_dedup.content_store import (
 )
 from bucketline_dedup.errors import ChecksumMismatch, SourceUnavailable
 from bucketline_dedup.settings import DedupSettings
+from bucketline_dedup.sources import ByteStream
 
 SMALL = 1000
 PIECE = 100
@@ -34,7 +36,7 @@ class Records:
         self.leaving: set[str] = set()
 
     async def claim(self, hashes: Sequence[str], _now: datetime) -> Claimed:
-        held = {h: cast("BlobRecord", {"mime_type": self.rows[h].mime_type}) for h in hashes if h in self.rows}
+        held = {h: cast("BlobRecord", dataclasses.asdict(self.rows[h])) for h in hashes if h in self.rows}
         return Claimed(held, frozenset(self.leaving & set(hashes)))
 
     async def record(self, contents: Sequence[NewContent], _now: datetime) -> frozenset[str]:
@@ -42,23 +44,18 @@ class Records:
         return frozenset()
 
 
-class Source:
+class Source(ByteStream):
     """A stream; it raises at its end if it ``breaks``."""
 
-    filename = "a.txt"
-    content_type = "text/plain"
-
     def __init__(self, data: bytes, *, announced: bool = True, breaks: bool = False) -> None:
-        self._data = data
-        self._breaks = breaks
-        self.content_length = len(data) if announced else None
+        super().__init__(self._read(data, breaks=breaks), len(data) if announced else None, "text/plain", "a.txt")
         self.closed = False
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
+    async def _read(self, data: bytes, *, breaks: bool) -> AsyncIterator[bytes]:
         try:
-            for start in range(0, len(self._data), PIECE):
-                yield self._data[start : start + PIECE]
-            if self._breaks:
+            for start in range(0, len(data), PIECE):
+                yield data[start : start + PIECE]
+            if breaks:
                 raise SourceUnavailable("broken")
         finally:
             self.closed = True

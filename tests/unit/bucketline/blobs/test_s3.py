@@ -5,7 +5,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from pydantic import SecretStr
 
-from bucketline.blobs.s3 import S3BlobStore, content_disposition, truncated_names
+from bucketline.blobs.s3 import S3BlobStore
+from bucketline.blobs.s3_signing import content_disposition, truncated_names
 from bucketline.blobs.store import BlobStoreError, split_s3_url
 from bucketline.settings import S3Settings
 

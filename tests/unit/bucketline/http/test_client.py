@@ -1,9 +1,11 @@
 """Webhook calls to servers on loopback, which the policy allows."""
 
 import asyncio
+import threading
 from ipaddress import ip_network
 
 import pytest
+from tests.waiting import eventually
 
 from bucketline.http.client import PostFailed, WebhookClient
 from bucketline.http.ssrf import GuardPolicy
@@ -31,3 +33,18 @@ async def test_post_to_a_literal_address_requires_an_allowed_network(address: st
     (head,) = heads
     assert head.startswith("POST /hook?a=b HTTP/1.1\r\n")
     assert f"Host: {host}:{port}\r\n" in head
+
+
+async def test_client_that_was_left_has_no_resolver_threads() -> None:
+    def resolver_threads() -> list[str]:
+        return [thread.name for thread in threading.enumerate() if thread.name.startswith("resolve")]
+
+    async def ended() -> bool:
+        return not resolver_threads()
+
+    client = WebhookClient(GuardPolicy(), seconds=5)
+    async with client:
+        with pytest.raises(PostFailed, match="not allowed"):
+            await client.post("http://localhost/hook", {})
+        assert resolver_threads()
+    await eventually(ended, deadline=5)

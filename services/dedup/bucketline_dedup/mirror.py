@@ -1,18 +1,30 @@
-"""Runs one attempt to mirror an object whose content has to be fetched, and reschedules it if it did not succeed.
+"""Mirrors one object whose content has to be fetched: one attempt, read from top to bottom.
 
 An attempt never blocks the consumer. Blobs that it mirrored are kept, so the next attempt continues with the others.
 """
 
 import asyncio
 import random
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from urllib.parse import urlsplit
 
 from bucketline.backoff import backoff_seconds
 from bucketline.db.blobs import FRESH, Blobs
 from bucketline.db.mirror_queue import MirrorQueue
 from bucketline.db.objects import BlobDocument, ObjectDocument
+from bucketline.domain.blob_sources import (
+    PropertiesSource,
+    S3Source,
+    Source,
+    StagedSource,
+    UploadSource,
+    UrlSource,
+    from_document,
+)
+from bucketline.domain.media_types import safe_filename
 from bucketline.domain.status import Status
 from bucketline.errors import DependencyUnavailable, RetryableError
 from bucketline.events.models import ObjectUpdated
@@ -20,13 +32,30 @@ from bucketline.events.topics import OBJECTS
 from bucketline.http.ssrf import AddressRefused
 from bucketline.kafka.dead_letters import FailureContext, KafkaDeadLetters
 from bucketline.observability.logging import get_logger
-from bucketline.observability.metrics import RETRIES
+from bucketline.observability.metrics import BLOBS, RETRIES
 from bucketline.service_context import ServiceContext
-from bucketline_dedup.content_store import ContentBeingDeleted, LargeTransferSlot, NeedsLargeQueue
-from bucketline_dedup.errors import SourceError, SourceUnavailable
-from bucketline_dedup.mirror_blob import BlobMirror, failed_blob
-from bucketline_dedup.outcomes import MirrorOutcomes, with_outcome
+from bucketline_dedup.content_store import (
+    STAGING,
+    ContentBeingDeleted,
+    ContentStore,
+    LargeTransferSlot,
+    NeedsLargeQueue,
+    PutRequest,
+    StoredContent,
+    sha256_of_checksum,
+)
+from bucketline_dedup.errors import ChecksumMismatch, SourceError, SourceNotFound, SourceUnavailable
+from bucketline_dedup.outcomes import (
+    MirrorOutcomes,
+    blob_without_bytes,
+    count_content,
+    failed_blob,
+    linked_blob,
+    stored_blob,
+    with_outcome,
+)
 from bucketline_dedup.settings import DedupSettings
+from bucketline_dedup.sources import SourceOpener
 
 log = get_logger(__name__)
 
@@ -34,7 +63,31 @@ MAX_CONCURRENT_BLOBS = 4
 INITIAL_STORE_BACKOFF, MAX_STORE_BACKOFF = 5.0, 60.0
 """Seconds before the next attempt when our own stores are unavailable, doubling. They do not count as failures."""
 
+EXTERNAL_KINDS = frozenset({"url", "s3", "file"})
+"""Kinds of sources that stay where they are unless they are copied; we hold the content of all others."""
+
+LOCAL_KINDS = frozenset({"text", "json", "data_uri", "base64", "properties"})
+"""Kinds of sources whose content is in the object itself."""
+
+CONTENT_URL_ATTEMPTS = 3
+"""Attempts before a URL of our own content is refused: an object has its URL before its content is mirrored."""
+
+_CONTENT_KEY = re.compile(r"blobs/sha256/([0-9a-f]{2})/([0-9a-f]{2})/(\1\2[0-9a-f]{60})")
+
 INTERNAL_ERROR = "the content could not be stored because of an internal error"
+
+
+def is_link_only(blob: BlobDocument) -> bool:
+    """Return whether this blob is not copied: ``canonicalize_source`` is off, and the source is external."""
+    return not blob["canonicalize"] and (blob["source"] or {}).get("kind") in EXTERNAL_KINDS
+
+
+def needs_fetching(obj: ObjectDocument) -> bool:
+    """Return whether a pending blob of the object is not in the object itself and has to be copied."""
+    return any(
+        blob["state"] == "pending" and (blob["source"] or {}).get("kind") not in LOCAL_KINDS and not is_link_only(blob)
+        for blob in obj["blobs"]
+    )
 
 
 @dataclass
@@ -47,14 +100,15 @@ class _Progress:
     failures: list[SourceUnavailable] = field(default_factory=list)
 
 
-class MirrorAttempts:
+class ObjectMirror:
     """Mirrors claimed objects. ``draw`` returns the jitter of the backoff, in [0, 1)."""
 
     def __init__(
         self,
         context: ServiceContext,
         queue: MirrorQueue,
-        blobs: BlobMirror,
+        contents: ContentStore,
+        opener: SourceOpener,
         records: Blobs,
         outcomes: MirrorOutcomes,
         dead_letters: KafkaDeadLetters,
@@ -64,7 +118,8 @@ class MirrorAttempts:
     ) -> None:
         self._context = context
         self._queue = queue
-        self._blobs = blobs
+        self._contents = contents
+        self._opener = opener
         self._records = records
         self._outcomes = outcomes
         self._dead_letters = dead_letters
@@ -94,10 +149,10 @@ class MirrorAttempts:
         progress = _Progress(list(obj["blobs"]))
         token = obj["mirror"].get("claim", "")
 
-        async def mirror_blob(index: int, blob: BlobDocument) -> None:
+        async def attempt(index: int, blob: BlobDocument) -> None:
             async with semaphore:
                 try:
-                    progress.blobs[index] = await self._blobs.mirror(obj, blob, token, slot)
+                    progress.blobs[index] = await self.mirror_blob(obj, blob, token, slot)
                 except NeedsLargeQueue:
                     progress.needs_large_queue = True
                 except (DependencyUnavailable, ContentBeingDeleted) as error:
@@ -116,8 +171,84 @@ class MirrorAttempts:
         async with asyncio.TaskGroup() as group:
             for index, blob in enumerate(obj["blobs"]):
                 if blob["state"] == "pending":
-                    group.create_task(mirror_blob(index, blob))
+                    group.create_task(attempt(index, blob))
         return progress
+
+    async def mirror_blob(
+        self, obj: ObjectDocument, blob: BlobDocument, token: str, slot: LargeTransferSlot
+    ) -> BlobDocument:
+        """Return the blob as it is afterwards: stored, linked, or without bytes.
+
+        Raises the errors of :mod:`bucketline_dedup.errors`, ``DependencyUnavailable``, ``ContentBeingDeleted`` and
+        ``NeedsLargeQueue``. Staging keys contain the claim ``token``, so that it is known whose they were.
+        """
+        document = blob["source"] or {}
+        source = from_document(document)
+        if isinstance(source, PropertiesSource):
+            return blob_without_bytes(blob)
+        if is_link_only(blob):
+            return linked_blob(blob)
+        request = PutRequest(
+            staging_key=f"{STAGING}/{obj['_id']}/{token}/{blob['blob_id']}",
+            mime_type=_text(document.get("mime_type")),
+            filename=safe_filename(_text(document.get("filename"))),
+            checksum=blob["checksum"],
+            force=blob["force"],
+        )
+        existing = await self._find_existing(obj, source, request)
+        if existing is not None:
+            BLOBS.labels("skipped").inc()
+            return stored_blob(blob, existing, self._context.blobs)
+        key = self._own_key(source, document)
+        if key is not None:
+            content = await self._contents.adopt_verified(key, await self._contents.head(key), request)
+            if content is not None:
+                count_content(content, read=False)
+                return stored_blob(blob, content, self._context.blobs)
+            source = StagedSource(key)
+        async with self._opener.open(source, max_bytes=self._settings.max_bytes) as stream:
+            content = await self._contents.store_stream(stream, request, slot)
+        count_content(content)
+        return stored_blob(blob, content, self._context.blobs)
+
+    async def _find_existing(self, obj: ObjectDocument, source: Source, request: PutRequest) -> StoredContent | None:
+        """Return content that need not be read: it is named by its hash, and the producer can already read it.
+
+        Knowing a hash does not prove access to the content, so a hash counts only where the producer can read the
+        content anyway: in the same bucket (``skip_duplicates``) or namespace (a URL of our content).
+        """
+        announced = sha256_of_checksum(request.checksum)
+        key = self._context.blobs.key_of(source.url) if isinstance(source, S3Source) else None
+        if own := _CONTENT_KEY.fullmatch(key or ""):
+            sha256 = own[3]
+            if not await self._queue.has_content(sha256, namespace_id=obj["namespace_id"]):
+                if obj["mirror"]["attempts"] < CONTENT_URL_ATTEMPTS:
+                    raise SourceUnavailable("the source is not stored yet", detail=sha256)
+                raise AddressRefused(detail=f"no object of the namespace has {sha256}")
+            if announced not in (None, sha256):
+                raise ChecksumMismatch(expected=f"sha256:{announced}", actual=f"sha256:{sha256}")
+            content = await self._contents.find(sha256, filename=request.filename)
+            if content is None:
+                raise SourceNotFound(detail=sha256)
+            return content
+        if not obj["skip_duplicates"] or request.force or announced is None:
+            return None
+        if not await self._queue.has_content(announced, bucket_id=obj["bucket_id"]):
+            return None
+        path = urlsplit(source.url).path if isinstance(source, UrlSource | S3Source) else None
+        return await self._contents.find(announced, filename=request.filename or safe_filename(path))
+
+    def _own_key(self, source: Source, document: Mapping[str, object]) -> str | None:
+        """Return the key of a source in our own bucket; None for every other source."""
+        if isinstance(source, StagedSource):
+            return source.key
+        if isinstance(source, UploadSource):
+            return _text(document.get("key"))
+        if not isinstance(source, S3Source) or (key := self._context.blobs.key_of(source.url)) is None:
+            return None
+        if not key.startswith(self._settings.allowed_key_prefixes):
+            raise AddressRefused(detail=f"{key} is not below an allowed prefix of our bucket")
+        return key
 
     async def _claim_again(self, obj: ObjectDocument, progress: _Progress) -> None:
         """Renew the claims on content after a long attempt; content that was deleted since is mirrored again."""
@@ -229,3 +360,7 @@ class MirrorAttempts:
 
 def _sha256(blob: BlobDocument) -> str | None:
     return blob["details"]["hash"].removeprefix("sha256:") if blob["details"] is not None else None
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None

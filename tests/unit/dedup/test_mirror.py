@@ -13,11 +13,11 @@ from bucketline.db.objects import BlobDocument, ObjectDocument
 from bucketline.errors import DependencyUnavailable
 from bucketline.kafka.dead_letters import KafkaDeadLetters
 from bucketline.service_context import ServiceContext
-from bucketline_dedup.content_store import LargeTransferSlot
-from bucketline_dedup.mirror_attempt import INITIAL_STORE_BACKOFF, MAX_STORE_BACKOFF, MirrorAttempts
-from bucketline_dedup.mirror_blob import BlobMirror
+from bucketline_dedup.content_store import ContentStore, LargeTransferSlot
+from bucketline_dedup.mirror import INITIAL_STORE_BACKOFF, MAX_STORE_BACKOFF, ObjectMirror
 from bucketline_dedup.outcomes import MirrorOutcomes
 from bucketline_dedup.settings import DedupSettings
+from bucketline_dedup.sources import SourceOpener
 
 CLOCK = ManualClock()
 
@@ -32,12 +32,10 @@ class Queue:
         self.changes = changes
 
 
-class BlobsMirror:
+class Mirror(ObjectMirror):
     """Stores every blob but those named ``bad``."""
 
-    async def mirror(
-        self, _obj: ObjectDocument, blob: BlobDocument, _token: str, _slot: LargeTransferSlot
-    ) -> BlobDocument:
+    async def mirror_blob(self, _obj: Any, blob: BlobDocument, *_: Any) -> BlobDocument:
         if blob["property"] == "bad":
             raise DependencyUnavailable("S3 did not confirm the write: InternalError")
         return {**blob, "state": "stored"}
@@ -46,10 +44,11 @@ class BlobsMirror:
 async def attempt(postponed: int) -> dict[str, Any]:
     """Run an attempt of an object that was postponed before; return what is rescheduled."""
     queue = Queue()
-    attempts = MirrorAttempts(
+    attempts = Mirror(
         cast("ServiceContext", SimpleNamespace(clock=CLOCK)),
         cast("MirrorQueue", queue),
-        cast("BlobMirror", BlobsMirror()),
+        cast("ContentStore", None),
+        cast("SourceOpener", None),
         cast("Blobs", None),
         cast("MirrorOutcomes", None),
         cast("KafkaDeadLetters", None),
