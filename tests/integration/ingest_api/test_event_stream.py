@@ -35,7 +35,9 @@ class Stream:
                 name, _, value = line.decode().rstrip("\n").partition(": ")
                 if name:
                     fields[name] = value
-                elif "data" in fields:
+                elif "data" not in fields:
+                    fields.clear()  # the start of the stream, or a comment
+                else:
                     event: dict[str, Any] = json.loads(fields["data"])
                     assert (fields["id"], fields["event"]) == (event["cursor"], event["event_type"])
                     self.events.append((fields["id"], event))

@@ -51,14 +51,14 @@ async def follow_events(
     namespace: NamespaceHeader,
     query: EventFilterQuery,
     last_event_id: LastEventId = None,
-) -> AsyncIterator[AsyncIterator[tuple[Position, FeedEvent]]]:
+) -> AsyncIterator[tuple[Position, AsyncIterator[tuple[Position, FeedEvent]]]]:
     """Check the request before the response starts, and count the stream until it ends."""
     selection = await select_events(container.auth, caller, query, namespace)
     async with container.feed_tail.stream(parse_cursor(last_event_id or query.cursor)) as after:
-        yield container.feed_tail.follow(selection, after)
+        yield after, container.feed_tail.follow(selection, after)
 
 
-FollowedEvents = Annotated[AsyncIterator[tuple[Position, FeedEvent]], Depends(follow_events)]
+FollowedEvents = Annotated[tuple[Position, AsyncIterator[tuple[Position, FeedEvent]]], Depends(follow_events)]
 
 
 @router.get(
@@ -67,12 +67,15 @@ FollowedEvents = Annotated[AsyncIterator[tuple[Position, FeedEvent]], Depends(fo
     response_class=EventSourceResponse,
     responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}, "example": _STREAM}}}, **errors()},
 )
-async def stream_events(events: FollowedEvents) -> AsyncIterator[ServerSentEvent]:
+async def stream_events(followed: FollowedEvents) -> AsyncIterator[ServerSentEvent]:
     """Send the events that `GET /v1/events` lists as server-sent events, beginning now or after a cursor.
 
     The name of an event is its `event_type`, its id is its cursor, and its data is a row of that list. A comment is
     sent every 15 seconds without an event. The stream ends after ten minutes; a client that reconnects with
     `Last-Event-ID`, as browsers do by themselves, misses nothing.
     """
+    start, events = followed
+    # An id without data: a client that loses the connection before the first event resumes from here.
+    yield ServerSentEvent(id=str(start), comment="connected")
     async for position, event in events:
         yield ServerSentEvent(id=str(position), event=event["event_type"], data=ChangeEvent.of(event, position))
