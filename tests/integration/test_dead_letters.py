@@ -97,11 +97,14 @@ async def test_replay_publishes_each_record_once_unchanged(
     settings: KafkaSettings, cursors: JobCursors, dead_letters: list[str]
 ) -> None:
     admin = DeadLetterStore(settings, cursors)
+    assert await admin.count() == 3
     assert (await admin.replay(limit=2)).count == 2
+    assert await admin.count() == 1
     assert [row.replayed for row in await admin.list(limit=10, include_all=True)] == [True, True, False]
     assert (await admin.replay(limit=10)).topics == {settings.topic_prefix + OBJECTS.name: 1}
     assert (await admin.replay(limit=10)).count == 0
     assert await admin.list(limit=10) == []
+    assert await admin.count() == 0
     rows = await sent(settings)
     assert sorted(headers["ce_id"] for _, headers, _ in rows) == [b"evt_0", b"evt_1", b"evt_2"]  # type: ignore[type-var]
     assert not [name for _, headers, _ in rows for name in headers if name.startswith("dlq-")]
@@ -161,6 +164,7 @@ async def test_discarded_record_is_neither_listed_nor_replayed(
     assert row is not None
     await admin.discard(row)
     assert [row.offset for row in await admin.list(limit=10)] == [0, 2]
+    assert await admin.count() == 2
     assert [row.state for row in await admin.list(limit=10, include_all=True)] == [
         "to replay",
         "discarded",

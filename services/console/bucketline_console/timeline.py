@@ -49,6 +49,8 @@ def place_steps(steps: Sequence[Json]) -> tuple[list[Step], float]:
             previous = at
         status = step["status"] or ("PROCESSING" if step["name"] in _BUSY else "")
         title = TITLES.get(step["name"]) or str(status).replace("_", " ").capitalize()
+        if step["name"] == "mirrored" and status == "FAILED":
+            title = "Mirroring failed"
         shown = {"attempts": step["attempts"], "documents": step["documents"], "next attempt": step["next_attempt_at"]}
         details = tuple((name, value) for name, value in shown.items() if value is not None)
         placed.append(

@@ -204,6 +204,12 @@ class _Partition:
         """The offset of the first record that was not replayed."""
         return max(self.first, self.replayed_until)
 
+    @property
+    def count(self) -> int:
+        """The number of records that were neither replayed nor discarded."""
+        discarded = {offset for offset, _ in self.discarded if offset >= self.next_offset}
+        return max(0, self.end - self.next_offset - len(discarded))
+
 
 class DeadLetterStore:
     """Works on all dead-letter topics, or on those whose name contains ``topic_filter``.
@@ -229,6 +235,11 @@ class DeadLetterStore:
                 async for row in self._read(consumer, partition, start, limit - len(rows), include_all):
                     rows.append(row)  # noqa: PERF401 - an asynchronous comprehension would hide the limit
         return rows
+
+    async def count(self) -> int:
+        """Return how many dead letters were neither replayed nor discarded, from their offsets."""
+        async with self._open() as (_, partitions):
+            return sum(partition.count for partition in partitions)
 
     async def get(self, topic: str, partition: int, offset: int) -> DeadLetter | None:
         """Return one dead letter; None if there is none at this address, or no longer."""

@@ -189,6 +189,9 @@ async def handle_a_poisoned_record(page: Page, services: Services, path: str) ->
         await page.goto(path)
         return set(await cards.locator("p.mono").all_text_contents())
 
+    await page.goto(path.removesuffix("/dead-letters"))
+    row = page.get_by_role("row").filter(has_text="Dead letters")
+    await expect(row.locator("td")).to_have_text(re.compile(r"[1-9]"), timeout=LIVE_MS)
     first = await addresses()
     for address in first:
         await page.get_by_role("article").filter(has_text=address).get_by_role("button", name="Replay").click()
@@ -226,6 +229,30 @@ async def test_cancel_of_a_running_batch_returns_its_objects_to_draft(browser: B
         await expect(page.locator("#status")).to_have_text("CANCELED", timeout=LIVE_MS)
         await page.goto(f"/namespaces/{namespace}/buckets/{bucket}/objects/{created['object_id']}")
         await expect(page.locator("#status")).to_have_text("DRAFT", timeout=LIVE_MS)
+
+
+async def test_failed_batch_shows_its_errors_and_is_retried_and_run_again(
+    browser: Browser, console: str, api: Api
+) -> None:
+    namespace = await api.namespace()
+    client = api.client(namespace)
+    bucket = await api.bucket(namespace)
+    note = {"property": "note", "type": "text", "data": {"url": "http://10.255.255.1/refused.txt"}}
+    created = await client.post(f"/v1/buckets/{bucket}/objects", {"blobs": [note]})
+    batch = await client.post(f"/v1/buckets/{bucket}/batches", {"object_ids": [created["object_id"]]})
+    await client.post(f"/v1/buckets/{bucket}/batches/{batch['batch_id']}/submit")
+    async with open_page(browser, console) as page:
+        page.on("dialog", lambda dialog: dialog.accept())
+        await page.goto(f"/namespaces/{namespace}/batches/{batch['batch_id']}")
+        for button, notice in (
+            ("Retry what failed", "The failed objects are retried."),
+            ("Run again", "The batch runs again."),
+        ):
+            await expect(page.locator("#status")).to_have_text("FAILED", timeout=LIVE_MS)
+            await page.reload()
+            await expect(page.locator("#failed")).to_contain_text(created["object_id"])
+            await page.get_by_role("button", name=button).click()
+            await expect(page.get_by_role("status")).to_have_text(notice)
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)

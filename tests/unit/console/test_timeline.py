@@ -32,6 +32,11 @@ def test_steps_have_their_durations_and_places() -> None:
     assert placed[3].details == (("documents", 2), ("error", "note: too long"))
 
 
+def test_failed_mirroring_is_not_called_mirrored() -> None:
+    placed, _ = place_steps([step("accepted", 0), step("mirrored", 1, status="FAILED", error="not found")])
+    assert placed[1].title == "Mirroring failed"
+
+
 def test_step_that_goes_on_has_no_duration() -> None:
     placed, total = place_steps([step("accepted", 0), step("mirroring", None, attempts=2, error="timeout")])
     assert total == 0.0

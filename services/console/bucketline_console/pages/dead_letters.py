@@ -10,9 +10,9 @@ from bucketline_console.page import FormDep, PageDep, redirect
 
 router = APIRouter(prefix="/namespaces/{namespace}")
 
-LIMIT = 200
-CHUNK = 50
-"""Records per request; the API handles no more at once."""
+LIMIT = 100
+CHUNK = 20
+"""Records per request, so that each takes a few seconds only."""
 PAST = {"replay": "replayed", "discard": "discarded"}
 
 

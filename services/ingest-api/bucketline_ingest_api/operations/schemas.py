@@ -93,6 +93,7 @@ class Backlog(ResponseBody):
             "mirroring_large": 1,
             "work_units": 3,
             "webhook_deliveries": 0,
+            "dead_letters": 0,
             "consumer_lag": [],
         }
     )
@@ -102,6 +103,7 @@ class Backlog(ResponseBody):
     mirroring_large: int = Field(description="Objects with large blobs that are due to be mirrored.")
     work_units: int = Field(description="Units of batches that run or wait for a processor.")
     webhook_deliveries: int = Field(description="Deliveries that are due.")
+    dead_letters: int | None = Field(default=None, description="Null while Kafka does not answer.")
     consumer_lag: list[Lag] | None = Field(default=None, description="Null while Kafka does not answer.")
 
 

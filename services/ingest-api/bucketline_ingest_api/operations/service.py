@@ -55,12 +55,14 @@ async def get_backlog(container: Container) -> Backlog:
         return cached
     now = container.clock.now()
     unpublished, due = {"pending_since": {"$exists": True}}, {"due_at": {"$lte": now}}
-    lag = None
-    with suppress(KafkaError, TimeoutError, OSError):
+    lag, dead_letters = None, None
+    with suppress(KafkaError, RetryableError, TimeoutError, OSError):
         async with asyncio.timeout(COUNT_SECONDS):
             lag = [Lag(**vars(row)) for row in await measure_lag(container.kafka_settings)]
+            dead_letters = await container.dead_letters.count()
     backlog = Backlog(
         consumer_lag=lag,
+        dead_letters=dead_letters,
         unpublished_events=await container.objects.count_matching(unpublished, limit=MAX_COUNT)
         + await container.batches.count_matching(unpublished, limit=MAX_COUNT),
         mirroring=await container.mirror_queue.count_due(now, "small", limit=MAX_COUNT),
