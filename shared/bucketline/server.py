@@ -16,6 +16,8 @@ from bucketline.settings import ServerSettings
 
 log = get_logger(__name__)
 
+_stopping = threading.Event()
+
 S = TypeVar("S", bound=ServerSettings)
 
 DRAIN_SECONDS = 25.0
@@ -52,12 +54,18 @@ def serve(settings: S, create: Callable[[S], ASGIApp]) -> int:
     return 0 if server.started else 3
 
 
+def is_stopping() -> bool:
+    """Return whether the process was asked to stop. Endless responses end then, since uvicorn waits for responses."""
+    return _stopping.is_set()
+
+
 class _Server(uvicorn.Server):
     """Stops on a signal during startup too, when uvicorn would wait for MongoDB and S3 first."""
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if not self.started:
             raise SystemExit(0)
+        _stopping.set()
         if not self.should_exit:
             last = threading.Timer(DRAIN_SECONDS, _exit)
             last.daemon = True

@@ -135,27 +135,27 @@ async def test_batcher_plans_mirrored_objects_and_adds_other_drafts_to_windows()
     assert batcher.windowing.named("add_drafts") == [([found["a"]],)]
 
 
-async def test_ingest_api_applies_statuses_of_known_objects() -> None:
+async def test_ingest_api_applies_statuses_of_known_objects_and_notifies() -> None:
     known = {"a": {"status": "PROCESSING", "run": {"id": 1, "rank": 2}, "created_at": AT, "moved_at": AT}}
-    objects, documents = Calls(get_many=known), Calls()
-    webhooks = Calls(find_active=[])
-    deps = SimpleNamespace(objects=objects, documents=documents, webhooks=webhooks)
+    objects, documents, notifier = Calls(get_many=known), Calls(), Calls()
+    deps = SimpleNamespace(objects=objects, documents=documents, notifier=notifier)
     async with Service("ingest-api", ingest_api_subscribers.router, {"container": deps}) as service:
         await service.publish(status("a", RANK_FINAL, Status.COMPLETED))
         await service.publish(status("gone", RANK_FINAL, Status.COMPLETED))
     applied: list[Sequence[ObjectStatusChanged]] = [events for (events,) in objects.named("apply_statuses")]
     assert [[event.object_id for event in events] for events in applied] == [["a"], []]
     assert documents.named("delete_of_objects") == [(["gone"],)]
-    assert len(webhooks.named("find_active")) == 2
+    assert [[record.event.object_id for record in records] for (records,) in notifier.named("notify")] == [
+        ["a"],
+        ["gone"],
+    ]
 
 
-async def test_ingest_api_enqueues_webhooks_of_changed_objects_and_completed_batches() -> None:
-    webhooks = Calls(find_active=[])
+async def test_ingest_api_notifies_of_completed_batches() -> None:
+    notifier = Calls()
     counts = {"object_count": 2, "failed_count": 0, "documents_written": 2, "completed_at": AT}
-    container = SimpleNamespace(webhooks=webhooks)
+    container = SimpleNamespace(notifier=notifier)
     async with Service("ingest-api", ingest_api_subscribers.router, {"container": container}) as service:
-        await service.publish(ObjectCreated(object_id="a", **OBJECT, created_at=AT))
         await service.publish(BatchSubmitted(batch_id="b", **BATCH, object_count=2, submitted_at=AT))
         await service.publish(BatchCompleted(batch_id="b", **BATCH, status=Status.COMPLETED, **counts))
-    event_types = [types for (types,) in webhooks.named("find_active")]
-    assert event_types == [{"object.created"}, {"collection.documents.batch_completed"}]
+    assert [type(record.event) for (records,) in notifier.named("notify") for record in records] == [BatchCompleted]

@@ -27,6 +27,7 @@ from bucketline_ingest_api.collections import trigger
 from bucketline_ingest_api.container import Container
 from bucketline_ingest_api.documents import endpoints as documents
 from bucketline_ingest_api.events import endpoints as events
+from bucketline_ingest_api.events import stream
 from bucketline_ingest_api.exception_handlers import METHODS
 from bucketline_ingest_api.middleware import BodyLimiter, EdgeMiddleware
 from bucketline_ingest_api.namespaces import endpoints as namespaces
@@ -104,6 +105,7 @@ def create(settings: ServiceSettings) -> ASGIApp:
                     outbox.start(context.background)
                 reconciler.start(container, context.background)
                 container.runner.start(context.background)
+                context.background.every(stream.POLL_SECONDS, "event feed", container.feed_tail.poll)
                 context.background.every(delivery.POLL_SECONDS, "webhook deliveries", sender.deliver_due)
                 yield
                 sender.stop()

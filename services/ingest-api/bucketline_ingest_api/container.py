@@ -1,9 +1,9 @@
 """The service container: the clients, repositories and caches of one process, as use cases get them."""
 
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from functools import partial
 
-from cachetools import LRUCache, TTLCache
+from cachetools import TTLCache
 
 from bucketline.admin.api_keys import ApiKeyService
 from bucketline.clock import Clock
@@ -32,6 +32,8 @@ from bucketline.kafka.outbox import Outbox
 from bucketline.service_context import ServiceContext
 from bucketline_ingest_api.auth import Auth
 from bucketline_ingest_api.buckets.stats import BucketCounts
+from bucketline_ingest_api.events.notifier import Notifier
+from bucketline_ingest_api.events.stream import FeedTail
 from bucketline_ingest_api.middleware import RateLimiter
 from bucketline_ingest_api.objects.serializers import PollField
 from bucketline_ingest_api.operations.schemas import Backlog, Overview
@@ -49,8 +51,15 @@ class Container:
     def __init__(self, context: ServiceContext, settings: ApiSettings, outbound: GuardPolicy | None = None) -> None:
         database, clock = context.database, context.clock
 
-        def outbox(name: str, store: OutboxStore) -> Outbox:
-            return Outbox(name, store, context.kafka.publisher, clock=clock, settings=context.settings.reconcile)
+        def outbox(name: str, store: OutboxStore, *, notifies: bool = False) -> Outbox:
+            return Outbox(
+                name,
+                store,
+                context.kafka.publisher,
+                clock=clock,
+                settings=context.settings.reconcile,
+                before_publish=self.notifier.notify_of_changes if notifies else None,
+            )
 
         self.settings = settings
         self.outbound = outbound or GuardPolicy()
@@ -76,15 +85,17 @@ class Container:
         self.webhooks = Webhooks(database)
         self.webhook_deliveries = WebhookDeliveries(database)
         self.event_feed = EventFeed(database)
+        self.feed_tail = FeedTail(self.event_feed)
+        self.notifier = Notifier(database, clock=clock, retention_days=settings.event_retention_days)
         self.mirror_queue = MirrorQueue(database)
         self.dead_letters = DeadLetterStore(context.settings.kafka, JobCursors(database))
         self.kafka_settings = context.settings.kafka
         self.overviews: TTLCache[str, Overview] = TTLCache(1000, OVERVIEW_SECONDS)
         self.backlog: TTLCache[str, Backlog] = TTLCache(1, OVERVIEW_SECONDS)
 
-        self.object_outbox = outbox("objects", self.objects.outbox)
+        self.object_outbox = outbox("objects", self.objects.outbox, notifies=True)
         self.batch_outbox = outbox("batches", self.batches.outbox)
-        self.removal_outbox = outbox("removals", self.removals.outbox)
+        self.removal_outbox = outbox("removals", self.removals.outbox, notifies=True)
         self.outboxes = (self.object_outbox, self.batch_outbox, self.removal_outbox)
         limit = settings.store_timeout_seconds
         self.object_writer = BulkWriter(partial(insert_objects, self.objects, clock, limit), name="objects")
@@ -98,7 +109,6 @@ class Container:
         self.counter = CappedCounter()
         self.bucket_counts = BucketCounts(self.buckets, self.objects, self.batches, clock=clock)
         self._buckets: TTLCache[tuple[str, str], BucketDocument] = TTLCache(10_000, settings.namespace_cache_seconds)
-        self._organizations: LRUCache[str, str] = LRUCache(10_000)
         self._poll_fields: TTLCache[str, PollField] = TTLCache(10_000, settings.namespace_cache_seconds)
 
     async def bucket(self, namespace_id: str, identifier: str) -> BucketDocument | None:
@@ -110,13 +120,6 @@ class Container:
                 return None
             self._buckets[namespace_id, identifier] = bucket
         return bucket
-
-    async def organizations(self, namespace_ids: Set[str]) -> dict[str, str]:
-        """Return the organization of each namespace that exists. It never changes."""
-        if unknown := namespace_ids - self._organizations.keys():
-            found = await self.namespaces.get_many(unknown, fields=["organization_id"])
-            self._organizations.update({key: namespace["organization_id"] for key, namespace in found.items()})
-        return {key: self._organizations[key] for key in namespace_ids if key in self._organizations}
 
     async def poll_field(self, bucket_id: str) -> PollField:
         """Return the field that clients poll after a write; it may be ``namespace_cache_seconds`` old.

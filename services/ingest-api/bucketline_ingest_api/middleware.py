@@ -73,17 +73,20 @@ class EdgeMiddleware:
         request_id = _valid_request_id(headers.get("x-request-id")) or self._ids.new("req")
         response_headers = {"X-Request-Id": request_id}
         status: int | None = None
+        is_answered = False
         state = original.setdefault("state", {})
         state["request_id"] = request_id
         scope = _normalize(original)
 
         async def send_response(message: Message) -> None:
-            nonlocal status
+            nonlocal status, is_answered
             if message["type"] == "http.response.start":
                 status = message["status"]
                 MutableHeaders(scope=message).update(response_headers)
-            elif original["method"] == "HEAD":
-                message = {**message, "body": b""}
+            else:
+                is_answered = not message.get("more_body", False)
+                if original["method"] == "HEAD":
+                    message = {**message, "body": b""}
             await send(message)
 
         parent = {name: value for name in ("traceparent", "tracestate") if (value := headers.get(name))}
@@ -105,6 +108,8 @@ class EdgeMiddleware:
             except ClientDisconnect:
                 status = status or CLIENT_CLOSED_REQUEST
             except Exception as error:
+                if is_answered:
+                    return  # Starlette raises an unexpected error again after its handler has sent the response.
                 if status is not None:
                     raise
                 await error_response(error)(scope, receive, send_response)

@@ -18,11 +18,10 @@ from bucketline.events.models import (
     ObjectStatusChanged,
     ObjectUpdated,
 )
-from bucketline.events.topics import BATCHES, OBJECTS, STATUS
+from bucketline.events.topics import BATCHES, STATUS
 from bucketline.kafka.broker import Provided, event_router, publishes
 from bucketline.observability.metrics import END_TO_END_SECONDS, STAGE_SECONDS, STATUS_CHANGES
 from bucketline_ingest_api.container import Container
-from bucketline_ingest_api.events.service import publish_notifications
 
 router = event_router()
 publishes(router, ObjectCreated, ObjectUpdated, ObjectDeleted, BatchSubmitted, BatchCanceled, BatchCompleted)
@@ -43,21 +42,13 @@ async def apply_statuses(records: Events[ObjectStatusChanged], container: Annota
     if orphaned := sorted(final - objects.keys()):
         await container.documents.delete_of_objects(orphaned)
     record_status_metrics(events, objects)
-    await publish_notifications(container, records)
-
-
-@router.subscriber(OBJECTS.name, group_id=OBJECTS.group("ingest-api"), batch=True, ack_policy=AckPolicy.MANUAL)
-async def notify_of_objects(
-    records: Events[ObjectCreated | ObjectUpdated | ObjectDeleted], container: Annotated[Container, Provided()]
-) -> None:
-    """Publish changed objects to the feed and to webhooks."""
-    await publish_notifications(container, records)
+    await container.notifier.notify(records)
 
 
 @router.subscriber(BATCHES.name, group_id=BATCHES.group("ingest-api"), batch=True, ack_policy=AckPolicy.MANUAL)
 async def notify_of_batches(records: Events[BatchCompleted], container: Annotated[Container, Provided()]) -> None:
     """Publish completed batches to the feed and to webhooks."""
-    await publish_notifications(container, records)
+    await container.notifier.notify(records)
 
 
 class _State(NamedTuple):

@@ -25,6 +25,7 @@ WRITE_SECONDS = 2.0
 SETTLE_SECONDS = 2.5
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MAX_INDEX = 1_000_000
 _ORDER = [("at", 1), ("_id", 1)]
 _SETTLED = {"$expr": {"$lt": ["$at", {"$subtract": ["$$NOW", round(SETTLE_SECONDS * 1000)]}]}}
 
@@ -128,7 +129,7 @@ class EventFeed:
             where["$or"] = [{"at": {"$gt": position.at}}, {"_id": {"$gte": position.document_id}}]
         return await self.collection.find(where, limit=limit, sort=_ORDER)
 
-    async def last(self) -> FeedDocument | None:
-        """Return the last document that readers see, of any organization, without its events."""
+    async def end(self) -> Position:
+        """Return the position after the last event that readers see, of any organization."""
         found = await self.collection.find(_SETTLED, limit=1, sort=[("at", -1), ("_id", -1)], fields=["at"])
-        return found[0] if found else None
+        return Position.of(found[0], _MAX_INDEX) if found else Position(_EPOCH, ObjectId("0" * 24))

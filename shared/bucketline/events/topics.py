@@ -73,7 +73,7 @@ OBJECTS = Topic(
     partitions=12,
     retention_ms=7 * DAY_MS,
     producers=("ingest-api",),
-    consumers=("dedup", "ingest-api"),
+    consumers=("dedup",),
     description="Lifecycle of objects.",
 )
 MIRRORED = Topic(

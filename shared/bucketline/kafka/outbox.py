@@ -9,12 +9,13 @@ publishing. An event may therefore be published twice, with the same identity, b
 import asyncio
 import contextvars
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 
 from bucketline.clock import Clock
 from bucketline.db.outbox_store import OutboxEntry, OutboxStore
 from bucketline.errors import BucketlineError, NonRetryableError
+from bucketline.events.cloudevents import CloudEvent
 from bucketline.kafka.publisher import Publisher
 from bucketline.observability.logging import get_logger
 from bucketline.observability.metrics import OUTBOX_AGE, SWEPT
@@ -38,7 +39,9 @@ class Outbox:
         settings: ReconcileSettings,
         max_group: int = 1000,
         max_queue: int = 50_000,
+        before_publish: Callable[[Sequence[CloudEvent]], Awaitable[None]] | None = None,
     ) -> None:
+        """``before_publish`` gets the events first. If it raises, they are published, and passed to it, again later."""
         self._name = name
         self._store = store
         self._publisher = publisher
@@ -46,6 +49,7 @@ class Outbox:
         self._settings = settings
         self._max_group = max_group
         self._max_queue = max_queue
+        self._before_publish = before_publish
         self._queue: list[OutboxEntry] = []
         self._in_flight: Counter[str] = Counter()
         self._worker: asyncio.Task[None] | None = None
@@ -123,6 +127,8 @@ class Outbox:
         events = [event for entry in entries for event in entry.events]
         try:
             with start_shared_span(f"publish outbox {self._name}", [event.trace for event in events]):
+                if self._before_publish is not None:
+                    await self._before_publish(events)
                 await self._publisher.publish(events)
                 await self._store.clear(entries)
         except NonRetryableError as error:

@@ -231,6 +231,30 @@ async def test_cancel_of_a_running_batch_returns_its_objects_to_draft(browser: B
         await expect(page.locator("#status")).to_have_text("DRAFT", timeout=LIVE_MS)
 
 
+async def test_failed_batch_shows_its_errors_and_is_retried_and_run_again(
+    browser: Browser, console: str, api: Api
+) -> None:
+    namespace = await api.namespace()
+    client = api.client(namespace)
+    bucket = await api.bucket(namespace)
+    note = {"property": "note", "type": "text", "data": {"url": "http://10.255.255.1/refused.txt"}}
+    created = await client.post(f"/v1/buckets/{bucket}/objects", {"blobs": [note]})
+    batch = await client.post(f"/v1/buckets/{bucket}/batches", {"object_ids": [created["object_id"]]})
+    await client.post(f"/v1/buckets/{bucket}/batches/{batch['batch_id']}/submit")
+    async with open_page(browser, console) as page:
+        page.on("dialog", lambda dialog: dialog.accept())
+        await page.goto(f"/namespaces/{namespace}/batches/{batch['batch_id']}")
+        for button, notice in (
+            ("Retry what failed", "The failed objects are retried."),
+            ("Run again", "The batch runs again."),
+        ):
+            await expect(page.locator("#status")).to_have_text("FAILED", timeout=LIVE_MS)
+            await page.reload()
+            await expect(page.locator("#failed")).to_contain_text(created["object_id"])
+            await page.get_by_role("button", name=button).click()
+            await expect(page.get_by_role("status")).to_have_text(notice)
+
+
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 async def test_every_page_is_accessible_and_fits_the_screen(

@@ -15,7 +15,6 @@ from bucketline.db.event_feed import EventFeed, FeedEvent, Position
 from bucketline.domain.status import RANK_FINAL, RANK_PROCESSING, Status
 from bucketline.events.cloudevents import REPLAY, ReceivedEvent
 from bucketline.events.models import BatchCompleted, Event, ObjectCreated, ObjectDeleted, ObjectStatusChanged
-from bucketline_ingest_api.events.service import publish_notifications
 
 pytestmark = pytest.mark.stack
 
@@ -91,7 +90,7 @@ async def test_feed_has_every_event_of_an_object_in_order(world: World, replica:
         status(world, home, 1, RANK_FINAL, Status.COMPLETED),
         received(deleted, "evt_deleted"),
     ):
-        await publish_notifications(replica.deps, [record])
+        await replica.deps.notifier.notify([record])
     rows = await listed(replica, 4)
     assert [(row["event_type"], row["operation"]) for row in rows] == [
         ("object.created", "insert"),
@@ -107,7 +106,7 @@ async def test_feed_has_every_event_of_an_object_in_order(world: World, replica:
 async def test_pages_continue_after_the_cursor_and_after_each_event(world: World, replica: Replica) -> None:
     home = await namespace(replica, "home")
     for start in range(0, 9, 3):
-        await publish_notifications(replica.deps, [created(world, home, start + n) for n in range(3)])
+        await replica.deps.notifier.notify([created(world, home, start + n) for n in range(3)])
     whole = await listed(replica, 9)
     pages, cursor = [], None
     for _ in range(5):
@@ -140,7 +139,7 @@ async def test_filters_select_by_type_bucket_object_and_batch(world: World, repl
         status(world, home, 1, RANK_FINAL, Status.COMPLETED),
         received(finished, "evt_batch"),
     ]
-    await publish_notifications(replica.deps, records)
+    await replica.deps.notifier.notify(records)
     whole = ids(await listed(replica, 4))
     expected: list[tuple[Mapping[str, str], list[str]]] = [
         ({"event_type": "object.created"}, whole[:2]),
@@ -158,7 +157,7 @@ async def test_key_sees_only_the_events_of_its_namespaces_and_organization(world
     mine, other = await namespace(replica, "mine"), await namespace(replica, "other")
     restricted = await world.key(namespaces=[mine])
     foreign = await world.key("org_other")
-    await publish_notifications(replica.deps, [created(world, mine, 1), created(world, other, 2)])
+    await replica.deps.notifier.notify([created(world, mine, 1), created(world, other, 2)])
     assert ids(await listed(replica, 2)) == [f"evt_{mine}_1", f"evt_{other}_2"]
     assert ids((await page(replica, restricted))["results"]) == [f"evt_{mine}_1"]
     assert ids((await page(replica, namespace_id="other"))["results"]) == [f"evt_{other}_2"]
@@ -180,7 +179,7 @@ async def test_invalid_cursor_returns_400(replica: Replica, cursor: str) -> None
 async def test_replayed_events_are_not_in_the_feed(world: World, replica: Replica) -> None:
     home = await namespace(replica, "home")
     replay = received(created(world, home, 1).event, "evt_replay", source=REPLAY)
-    await publish_notifications(replica.deps, [replay, created(world, home, 2)])
+    await replica.deps.notifier.notify([replay, created(world, home, 2)])
     assert ids(await listed(replica, 1)) == [f"evt_{home}_2"]
 
 

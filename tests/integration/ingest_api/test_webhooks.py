@@ -17,13 +17,12 @@ from aiohttp import web
 from tests.integration.ingest_api.conftest import ROOT, Replica, World
 from tests.waiting import eventually
 
+from bucketline.db.batches import webhook_host
 from bucketline.events.cloudevents import REPLAY, ReceivedEvent
 from bucketline.events.models import ObjectCreated
 from bucketline.http.client import WebhookClient
 from bucketline.http.ssrf import GuardPolicy
-from bucketline_ingest_api.events.service import publish_notifications
 from bucketline_ingest_api.webhooks.delivery import WebhookSender
-from bucketline_ingest_api.webhooks.service import host_of
 
 pytestmark = pytest.mark.stack
 
@@ -103,8 +102,8 @@ async def test_receiver_that_fails_five_times_gets_the_delivery_with_one_event_i
         configs = {"signing_secret": "change-me", "headers": {"X-Env": "dev"}}
         made = await replica.make(PATH, webhook(receiver.url, configs=configs))
         path = f"{PATH}/{made['webhook_id']}"
-        await publish_notifications(replica.deps, [event, event])
-        await publish_notifications(replica.deps, [event, created(world, event.event.namespace_id, source=REPLAY)])
+        await replica.deps.notifier.notify([event, event])
+        await replica.deps.notifier.notify([event, created(world, event.event.namespace_id, source=REPLAY)])
         for attempt in range(1, 6):
             assert await sender.deliver_due() == 1
             assert await sender.deliver_due() == 0, "it waits for its next attempt"
@@ -139,7 +138,7 @@ async def test_delivery_fails_after_a_day_and_deactivates_the_webhook(
     async with receiving(failures=1000) as receiver:
         body = webhook(receiver.url)
         path = f"{PATH}/{(await replica.make(PATH, body))['webhook_id']}"
-        await publish_notifications(replica.deps, [created(world, namespace_id)])
+        await replica.deps.notifier.notify([created(world, namespace_id)])
         await sender.deliver_due()
         for _ in range(30):
             world.clock.advance(3600)
@@ -149,7 +148,7 @@ async def test_delivery_fails_after_a_day_and_deactivates_the_webhook(
         paused = (await replica.call("GET", path)).body
         assert paused["is_active"] is False
         assert paused["delivery_health"]["paused_reason"].startswith("every delivery since ")
-        await publish_notifications(replica.deps, [created(world, namespace_id, 2)])
+        await replica.deps.notifier.notify([created(world, namespace_id, 2)])
         assert len((await replica.call("GET", f"{path}/deliveries")).body["results"]) == 1
         calls = len(receiver.requests)
         await replica.make(f"{path}/deliveries/{delivery['delivery_id']}/replay", None)
@@ -172,7 +171,7 @@ async def test_webhooks_of_a_restricted_key_receive_only_the_events_of_its_names
         made = await replica.make(PATH, webhook(receiver.url), key=restricted)
         whole = await replica.make(PATH, webhook(everything.url))
         foreign_made = await replica.make(PATH, webhook(receiver.url), key=foreign)
-        await publish_notifications(replica.deps, [created(world, mine), created(world, other)])
+        await replica.deps.notifier.notify([created(world, mine), created(world, other)])
         await sender.deliver_due()
         assert receiver.event_ids() == [f"evt_{mine}_1"]
         assert sorted(everything.event_ids()) == sorted([f"evt_{mine}_1", f"evt_{other}_1"])
@@ -263,7 +262,7 @@ class Hosts:
         self.most = 0
 
     async def post(self, url: str, _: bytes, **__: object) -> int:
-        host = host_of(url)
+        host = webhook_host(url)
         if host.startswith("dead"):
             self.waiting[host] += 1
             self.most = max(self.most, self.waiting[host])
@@ -286,7 +285,7 @@ async def test_thousand_dead_hosts_do_not_delay_a_live_one(world: World, replica
         channel = {**stored["channels"][0], "url": url}
         copy: Any = {**stored, "_id": f"wh_{number:016x}", "channels": [channel]}
         await replica.deps.webhooks.create(copy)
-    await publish_notifications(replica.deps, [created(world, namespace_id, number) for number in range(3)])
+    await replica.deps.notifier.notify([created(world, namespace_id, number) for number in range(3)])
     # Every delivery to a dead host is due before those to the live one.
     live = {"host": "live.example"}
     await replica.deps.webhook_deliveries.collection.update_many(live, {"$set": {"due_at": now}})

@@ -51,6 +51,11 @@ async def away() -> None:
     raise DependencyUnavailable("no primary on db-7.internal")
 
 
+@router.post("/broken")
+async def broken() -> None:
+    raise RuntimeError("secret detail")
+
+
 class FakeGuard:
     """Authenticates every caller and limits none."""
 
@@ -118,6 +123,12 @@ async def test_client_disconnect_during_the_body_is_recorded_as_499(
     assert count("499") == before + 1
     assert count("400") == count("500") == 0
     assert "unexpected error" not in caplog.text
+
+
+async def test_unexpected_error_returns_500_with_the_envelope_and_no_detail() -> None:
+    status, body = await ask("/broken", piece(0, more=False)) or (0, {})
+    assert status == 500
+    assert body["error"] == {"message": "unexpected error", "type": "InternalServerError"}
 
 
 async def test_unavailable_dependency_returns_503_without_its_name() -> None:

@@ -1,15 +1,29 @@
 """Endpoints of ``/v1/events``: the feed of an organization's events."""
 
-from fastapi import APIRouter
+from collections.abc import AsyncIterator
+from typing import Annotated
 
+from fastapi import APIRouter, Depends, Header
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+
+from bucketline.db.event_feed import FeedEvent, Position
 from bucketline_ingest_api.dependencies import ContainerDep, NamespaceHeader, ReadPrincipal
 from bucketline_ingest_api.events import service
-from bucketline_ingest_api.events.schemas import ChangeEvent, EventList, EventPageQuery
+from bucketline_ingest_api.events.schemas import ChangeEvent, EventFilterQuery, EventList, EventPageQuery
+from bucketline_ingest_api.events.selection import parse_cursor, select_events
 from bucketline_ingest_api.schemas import errors
 
 router = APIRouter(prefix="/v1/events", tags=["events"])
 
 DEFAULT_LIMIT = 100
+
+_STREAM = """event: object.created
+data: {"cursor": "1772355600123.69a3f1d0c2b1a0f9e8d7c6b5.0", "event_type": "object.created", …}
+id: 1772355600123.69a3f1d0c2b1a0f9e8d7c6b5.0
+
+"""
+
+LastEventId = Annotated[str | None, Header(description="The cursor of the last event that the client received.")]
 
 
 @router.get("", summary="List events", responses=errors())
@@ -22,11 +36,43 @@ async def list_events(
     order; an event may be in the feed twice, with the same `payload.event_id`. It appears about three seconds after it
     happened and is kept for seven days by default.
     """
-    cursor = query.cursor or query.next_cursor or query.after
-    after = service.parse_cursor(cursor)
-    selection = await service.select_events(container, caller, query, namespace)
-    page = await service.read_page(container, selection, after, query.limit or query.page_size or DEFAULT_LIMIT)
+    after = parse_cursor(query.cursor or query.next_cursor or query.after)
+    selection = await select_events(container.auth, caller, query, namespace)
+    limit = query.limit or query.page_size or DEFAULT_LIMIT
+    page = await service.read_page(container.event_feed, selection, after, limit)
     results = [ChangeEvent.of(event, position) for position, event in page.events]
-    return EventList(
-        results=results, next_cursor=str(page.last) if page.last is not None else None, has_more=page.has_more
-    )
+    next_cursor = str(page.last) if page.last is not None else None
+    return EventList(results=results, next_cursor=next_cursor, has_more=page.has_more)
+
+
+async def follow_events(
+    container: ContainerDep,
+    caller: ReadPrincipal,
+    namespace: NamespaceHeader,
+    query: EventFilterQuery,
+    last_event_id: LastEventId = None,
+) -> AsyncIterator[AsyncIterator[tuple[Position, FeedEvent]]]:
+    """Check the request before the response starts, and count the stream until it ends."""
+    selection = await select_events(container.auth, caller, query, namespace)
+    async with container.feed_tail.stream(parse_cursor(last_event_id or query.cursor)) as after:
+        yield container.feed_tail.follow(selection, after)
+
+
+FollowedEvents = Annotated[AsyncIterator[tuple[Position, FeedEvent]], Depends(follow_events)]
+
+
+@router.get(
+    "/stream",
+    summary="Stream events",
+    response_class=EventSourceResponse,
+    responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}, "example": _STREAM}}}, **errors()},
+)
+async def stream_events(events: FollowedEvents) -> AsyncIterator[ServerSentEvent]:
+    """Send the events that `GET /v1/events` lists as server-sent events, beginning now or after a cursor.
+
+    The name of an event is its `event_type`, its id is its cursor, and its data is a row of that list. A comment is
+    sent every 15 seconds without an event. The stream ends after ten minutes; a client that reconnects with
+    `Last-Event-ID`, as browsers do by themselves, misses nothing.
+    """
+    async for position, event in events:
+        yield ServerSentEvent(id=str(position), event=event["event_type"], data=ChangeEvent.of(event, position))

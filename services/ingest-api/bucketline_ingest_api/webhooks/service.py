@@ -1,4 +1,4 @@
-"""Create, change and find webhooks, and store the deliveries of notifications.
+"""Create, change and find webhooks.
 
 Webhooks belong to an organization. One that was created with a key that is restricted to some namespaces receives the
 events of these namespaces only, and a restricted key sees only webhooks whose namespaces it may access.
@@ -6,25 +6,20 @@ events of these namespaces only, and a restricted key sees only webhooks whose n
 
 import base64
 import secrets
-from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
-from urllib.parse import urlsplit
+from collections.abc import Sequence
+from datetime import timedelta
 
-import orjson
-
+from bucketline.db.batches import webhook_host
 from bucketline.db.webhooks import WebhookChannel, WebhookDeliveryDocument, WebhookDocument
 from bucketline.domain.pagination import Bounds
 from bucketline.errors import AlreadyExists, BadRequest, NotFound, ValidationFailed, ValidationIssue
 from bucketline.http.ssrf import AddressRefused, check_url
-from bucketline.ids import derived
 from bucketline_ingest_api.auth import Principal
 from bucketline_ingest_api.container import Container
-from bucketline_ingest_api.events.notifications import Notification
+from bucketline_ingest_api.events.notifier import RETRY_PERIOD
 from bucketline_ingest_api.pagination import ListSpec, field_mapper
 from bucketline_ingest_api.webhooks.schemas import REDACTED, ListWebhooks, WebhookInput
 
-RETRY_PERIOD = timedelta(hours=24)
-"""How long a delivery is attempted."""
 SECRET_OVERLAP = timedelta(days=1)
 """How long the secret before a rotation still signs."""
 MAX_WEBHOOKS = 1000
@@ -122,8 +117,8 @@ async def update_webhook(
         if updated is None:
             continue
         for index, (before, after) in enumerate(zip(webhook["channels"], channels, strict=False)):
-            if host_of(before["url"]) != host_of(after["url"]):
-                await container.webhook_deliveries.set_host(webhook["_id"], index, host_of(after["url"]))
+            if webhook_host(before["url"]) != webhook_host(after["url"]):
+                await container.webhook_deliveries.set_host(webhook["_id"], index, webhook_host(after["url"]))
         return updated, generated
     raise _changed_concurrently(identifier)
 
@@ -172,11 +167,6 @@ async def replay_delivery(
 def generate_secret() -> str:
     """Return a new secret in the form of Standard Webhooks."""
     return f"whsec_{base64.b64encode(secrets.token_bytes(32)).decode()}"
-
-
-def host_of(url: str) -> str:
-    """Return the host of a URL that was checked when it was stored."""
-    return (urlsplit(url).hostname or "").lower()
 
 
 async def _change(
@@ -232,56 +222,3 @@ def _build_channels(
     if issues:
         raise ValidationFailed(issues)
     return channels, frozenset(generated)
-
-
-def matches(webhook: WebhookDocument, organization_id: str, notification: Notification) -> bool:
-    """Return whether the webhook receives the notification of an event in this organization."""
-    return (
-        webhook["organization_id"] == organization_id
-        and (not webhook["namespaces"] or notification.namespace_id in webhook["namespaces"])
-        and notification.event_type in webhook["event_types"]
-        and (not webhook["resource_types"] or notification.resource_type in webhook["resource_types"])
-    )
-
-
-async def enqueue_deliveries(
-    container: Container, notifications: Sequence[Notification], organizations: Mapping[str, str]
-) -> int:
-    """Store a delivery for each notification, matching webhook and channel; return how many.
-
-    ``organizations`` maps the ids of their namespaces to the organization.
-    """
-    webhooks = await container.webhooks.find_active({notification.event_type for notification in notifications})
-    if not webhooks:
-        return 0
-    now = container.clock.now()
-    deliveries = [
-        _new_delivery(webhook, index, channel, notification, now)
-        for notification in notifications
-        if not notification.is_interim and (organization := organizations.get(notification.namespace_id)) is not None
-        for webhook in webhooks
-        if matches(webhook, organization, notification)
-        for index, channel in enumerate(webhook["channels"])
-    ]
-    await container.webhook_deliveries.add(deliveries)
-    return len(deliveries)
-
-
-def _new_delivery(
-    webhook: WebhookDocument, index: int, channel: WebhookChannel, notification: Notification, now: datetime
-) -> WebhookDeliveryDocument:
-    return {
-        "_id": derived("whd", webhook["_id"], index, notification.event_id),
-        "webhook_id": webhook["_id"],
-        "channel": index,
-        "host": host_of(channel["url"]),
-        "event_id": notification.event_id,
-        "event_type": notification.event_type,
-        "namespace_id": notification.namespace_id,
-        "body": orjson.dumps(notification.payload()).decode(),
-        "status": "pending",
-        "attempts": 0,
-        "created_at": now,
-        "expires_at": now + RETRY_PERIOD,
-        "due_at": now,
-    }

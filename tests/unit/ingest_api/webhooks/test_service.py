@@ -11,7 +11,7 @@ from bucketline.domain.status import RANK_FINAL, RANK_PROCESSING, Status
 from bucketline.events.cloudevents import ReceivedEvent
 from bucketline.events.models import BatchCompleted, BatchSubmitted, Event, ObjectCreated, ObjectStatusChanged
 from bucketline_ingest_api.events.notifications import Notification, notifications_of
-from bucketline_ingest_api.webhooks.service import matches
+from bucketline_ingest_api.events.notifier import matches
 
 AT = ManualClock().now()
 OBJECT = {"object_id": "obj_1", "bucket_id": "bkt_1", "namespace_id": "ns_1", "revision": 1}
