@@ -1,6 +1,7 @@
 """The Helm chart: with its default values it is the base, and each switch adds what the component adds."""
 
 import tomllib
+from types import ModuleType
 from typing import Any
 
 import kubernetes_validate  # type: ignore[import-untyped]  # ships no types
@@ -17,13 +18,17 @@ CHECKSUM = "checksum/config"
 Objects = dict[tuple[str, str], Manifest]
 
 
-def chart(**values: Any) -> Objects:
-    """What ``helm template`` makes of the chart with these values, by kind and name."""
+def helm() -> ModuleType:
     try:
         import helm_python
     except ImportError:
         lacking("helm-python-sdk has no wheel for this platform")
-    with helm_python.Chart.load(str(CHART)) as loaded:
+    return helm_python
+
+
+def chart(**values: Any) -> Objects:
+    """What ``helm template`` makes of the chart with these values, by kind and name."""
+    with helm().Chart.load(str(CHART)) as loaded:
         files = loaded.render(values, name="bucketline", namespace="bucketline")
     documents = [document for text in files.values() for document in yaml.safe_load_all(text) if document]
     objects = {(document["kind"], document["metadata"]["name"]): document for document in documents}
@@ -78,12 +83,10 @@ def test_switch_adds_what_the_component_adds(value: str, component: str) -> None
 
 
 def test_chart_has_the_version_of_the_project_and_no_lint_errors() -> None:
-    import helm_python
-
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     about = yaml.safe_load((CHART / "Chart.yaml").read_text(encoding="utf-8"))
     assert about["version"] == about["appVersion"] == project["version"]
-    findings = helm_python.lint(str(CHART))
+    findings = helm().lint(str(CHART))
     assert findings["errors"] == []
     assert [message["error"] for message in findings["messages"]] == ["icon is recommended"]
 

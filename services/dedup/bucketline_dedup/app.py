@@ -51,7 +51,7 @@ def create(settings: ServiceSettings) -> ASGIApp:
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         async with (
             HttpFetcher(own.policy(), own.limits(), decode_content=own.decode_content) as fetcher,
-            S3BlobStore(settings.s3, external_buckets=own.access()) as external,
+            S3BlobStore(settings.s3, external_buckets=own.external_buckets) as external,
             open_service_context(settings, health=health) as context,
         ):
             dedup = wire(context, own, fetcher=fetcher, external=external)

@@ -82,19 +82,17 @@ class MirrorOutcomes:
         This is published before the outcome is saved. Event ids are derived, so repeating it is harmless.
         """
         run = obj["run"]["id"] + 1
-        automatic = obj["auto_process"]
-        event = ObjectStatusChanged(
-            object_id=obj["_id"],
-            bucket_id=obj["bucket_id"],
-            namespace_id=obj["namespace_id"],
-            revision=obj["revision"],
-            batch_id=derived("btch", obj["_id"], run) if automatic else None,
-            run_id=run,
-            sequence=RANK_QUEUED if automatic else RANK_FINAL,
-            status=Status.QUEUED if automatic else Status.DRAFT,
-            occurred_at=self._context.clock.now(),
-        )
-        await self._context.kafka.publisher.publish([self._context.new_event(event, trace=obj.get("trace"))])
+        if obj["auto_process"]:
+            batch_id = derived("btch", obj["_id"], run)
+            details: dict[str, object] = {
+                "batch_id": batch_id,
+                "run_id": run,
+                "sequence": RANK_QUEUED,
+                "status": Status.QUEUED,
+            }
+        else:
+            details = {"run_id": run, "sequence": RANK_FINAL, "status": Status.DRAFT}
+        await self._context.kafka.publisher.publish([self._status_event(obj, obj.get("trace"), details)])
 
     def _events(self, obj: ObjectDocument, trace: Mapping[str, str] | None) -> list[CloudEvent]:
         mirror = obj["mirror"]
@@ -113,30 +111,26 @@ class MirrorOutcomes:
             return events
         if mirror["state"] == "failed":
             kind = "transient" if "dead_letter_event_id" in mirror else "permanent"
-            events.append(self._final_status(obj, trace, Status.FAILED, mirror.get("error"), kind))
+            details: dict[str, object] = {"status": Status.FAILED, "error": mirror.get("error"), "error_type": kind}
         elif "duplicate_of" in mirror:
             reason = f"skipped: {mirror['duplicate_of']} of this bucket has the same content"
-            events.append(self._final_status(obj, trace, Status.SKIPPED, reason, None))
-        return events
+            details = {"status": Status.SKIPPED, "error": reason}
+        else:
+            return events
+        details |= {"run_id": obj["run"]["id"], "sequence": RANK_FINAL}
+        return [*events, self._status_event(obj, trace, details)]
 
-    def _final_status(
-        self, obj: ObjectDocument, trace: Mapping[str, str] | None, status: Status, error: str | None, kind: str | None
+    def _status_event(
+        self, obj: ObjectDocument, trace: Mapping[str, str] | None, details: dict[str, object]
     ) -> CloudEvent:
-        event = ObjectStatusChanged.model_validate(
-            {
-                "object_id": obj["_id"],
-                "bucket_id": obj["bucket_id"],
-                "namespace_id": obj["namespace_id"],
-                "revision": obj["revision"],
-                "run_id": obj["run"]["id"],
-                "sequence": RANK_FINAL,
-                "status": status,
-                "error": error,
-                "error_type": kind,
-                "occurred_at": self._context.clock.now(),
-            }
-        )
-        return self._context.new_event(event, trace=trace)
+        common: dict[str, object] = {
+            "object_id": obj["_id"],
+            "bucket_id": obj["bucket_id"],
+            "namespace_id": obj["namespace_id"],
+            "revision": obj["revision"],
+            "occurred_at": self._context.clock.now(),
+        }
+        return self._context.new_event(ObjectStatusChanged.model_validate(common | details), trace=trace)
 
 
 def stored_blob(blob: BlobDocument, content: StoredContent, store: S3BlobStore) -> BlobDocument:

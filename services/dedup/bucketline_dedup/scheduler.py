@@ -118,14 +118,8 @@ class MirrorScheduler:
         due = await self._queue.find_due(
             self._context.clock.now(), queue, limit=PAGE_SIZE if queue == "small" else capacity
         )
-        chosen = []
-        for obj in due:
-            if _needs_attempt(obj):
-                capacity -= 1
-                if capacity < 0:
-                    continue
-            chosen.append(obj)
-        mine = await self._claim_all(chosen)
+        attempts = [obj for obj in due if _needs_attempt(obj)][:capacity]
+        mine = await self._claim_all(attempts + [obj for obj in due if not _needs_attempt(obj)])
         for obj in mine:
             if _needs_attempt(obj):
                 self._start(obj, queue)

@@ -1,9 +1,9 @@
 """Settings of the dedup service."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+from pydantic import BeforeValidator, Field
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from bucketline.blobs.store import ExternalBucket
@@ -14,27 +14,6 @@ from bucketline_dedup.http_stream import FetchLimits
 MEBIBYTE = 1024 * 1024
 
 Paths = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(split_list)]
-
-
-class ExternalBucketSettings(BaseModel):
-    """Buckets of others that may be read as sources, and how to access them."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    buckets: tuple[str, ...] = Field(min_length=1)
-    """Names or shell patterns."""
-    endpoint: str | None = None
-    """URL of the S3 API; AWS if unset."""
-    region: str = "us-east-1"
-    """Region that requests are signed for."""
-    addressing: Literal["path", "virtual"] = "path"
-    """Whether the bucket is in the path or in the host name of a URL."""
-    access_key: str | None = None
-    """Access key; the default credential chain if unset."""
-    secret_key: SecretStr | None = None
-    """Secret of ``access_key``."""
-    anonymous: bool = False
-    """Send requests without credentials."""
 
 
 class DedupSettings(GuardFields, SettingsBase):
@@ -91,7 +70,7 @@ class DedupSettings(GuardFields, SettingsBase):
     """Directories that ``file://`` sources may be read from."""
     allowed_key_prefixes: StringList = ()
     """Prefixes of keys in our own bucket that producers may name as sources."""
-    external_buckets: tuple[ExternalBucketSettings, ...] = ()
+    external_buckets: tuple[ExternalBucket, ...] = ()
     """Other buckets that may be read, as JSON; the first match decides."""
     sniff_uploads: bool = False
     """Read the first 64 KiB of an upload that S3 has verified, to detect its media type from its bytes."""
@@ -107,14 +86,4 @@ class DedupSettings(GuardFields, SettingsBase):
             min_rate_window=self.min_rate_window_seconds,
             max_redirects=self.max_redirects,
             max_resumes=self.max_resumes,
-        )
-
-    def access(self) -> tuple[ExternalBucket, ...]:
-        """Return the external buckets as the blob store expects them."""
-        return tuple(
-            ExternalBucket(
-                **row.model_dump(exclude={"secret_key"}),
-                secret_key=row.secret_key.get_secret_value() if row.secret_key else None,
-            )
-            for row in self.external_buckets
         )

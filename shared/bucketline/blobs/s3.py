@@ -354,7 +354,8 @@ class S3BlobStore:
 
     async def _external_client(self, access: ExternalBucket) -> "S3Client":
         if access not in self._external_clients:
-            session = aioboto3.Session(access.access_key, access.secret_key, region_name=access.region)
+            secret = access.secret_key.get_secret_value() if access.secret_key else None
+            session = aioboto3.Session(access.access_key, secret, region_name=access.region)
             client = await self._connect(
                 session, access.endpoint, access.addressing, self._stack, anonymous=access.anonymous
             )

@@ -9,11 +9,13 @@ SHA-256 is lower-case hex, sizes are bytes, times are aware and in UTC. These er
     └── AccessRefused      an external bucket is not configured, or refuses its credentials
 """
 
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from datetime import datetime
 from fnmatch import fnmatchcase
 from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from bucketline.errors import BucketlineError
 
@@ -96,20 +98,25 @@ class Content:
     chunks: AsyncIterator[bytes]
 
 
-@dataclass(frozen=True)
-class ExternalBucket:
-    """How to read buckets of others. ``buckets`` are names or shell patterns; the first match decides.
+class ExternalBucket(BaseModel):
+    """How to read buckets of others; the first that covers a bucket decides."""
 
-    Without keys the default credential chain is used, or no credentials at all if ``anonymous``.
-    """
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    buckets: Sequence[str]
+    buckets: tuple[str, ...] = Field(min_length=1)
+    """Names or shell patterns."""
     endpoint: str | None = None
+    """URL of the S3 API; AWS if unset."""
     region: str = "us-east-1"
+    """Region that requests are signed for."""
     addressing: Literal["path", "virtual"] = "path"
+    """Whether the bucket is in the path or in the host name of a URL."""
     access_key: str | None = None
-    secret_key: str | None = field(default=None, repr=False)
+    """Access key; the default credential chain if unset."""
+    secret_key: SecretStr | None = None
+    """Secret of ``access_key``."""
     anonymous: bool = False
+    """Send requests without credentials."""
 
     def covers(self, bucket: str) -> bool:
         """Return whether this entry applies to the bucket."""

@@ -51,12 +51,10 @@ class GuardPolicy:
     their addresses are checked like all others.
     """
 
-    allowed_schemes: frozenset[str] = frozenset({"http", "https"})
     allowed_ports: frozenset[int] = frozenset({80, 443})
     allow_hosts: tuple[str, ...] = ()
     allow_networks: tuple[Network, ...] = ()
     only_hosts: tuple[str, ...] = ()
-    max_url_length: int = MAX_URL_LENGTH
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +95,7 @@ class CheckedUrl:
 
 def check_url(url: str, policy: GuardPolicy) -> CheckedUrl:
     """Parse ``url`` more strictly than any client does, so that no two parsers can disagree about it."""
-    if len(url) > policy.max_url_length:
+    if len(url) > MAX_URL_LENGTH:
         raise AddressRefused(detail=f"URL of {len(url)} characters")
     if any(c == "\\" or unicodedata.category(c) in _UNPRINTABLE for c in url):
         raise AddressRefused(detail="backslash, control or format character in the URL")
@@ -105,7 +103,7 @@ def check_url(url: str, policy: GuardPolicy) -> CheckedUrl:
     if parts is None:
         raise AddressRefused(detail="not an absolute URL")
     scheme = parts["scheme"].lower()
-    if scheme not in policy.allowed_schemes:
+    if scheme not in _DEFAULT_PORTS:
         raise AddressRefused(detail=f"scheme {scheme!r}")
     authority = _AUTHORITY.fullmatch(parts["authority"])
     if authority is None:
@@ -152,9 +150,7 @@ def check_address(address: IpAddress | str, policy: GuardPolicy, *, host: str = 
 
 def check_redirect(source: CheckedUrl, location: str, policy: GuardPolicy) -> CheckedUrl:
     """Return the target of ``Location``, checked as if a producer had sent it."""
-    if len(location) > policy.max_url_length or any(
-        c == "\\" or unicodedata.category(c) in _UNPRINTABLE for c in location
-    ):
+    if len(location) > MAX_URL_LENGTH or any(c == "\\" or unicodedata.category(c) in _UNPRINTABLE for c in location):
         # Before urljoin, which silently drops tabs and newlines.
         raise AddressRefused(detail="unacceptable Location")
     try:

@@ -79,7 +79,7 @@ async def opened(stack: LocalStack, database: Database, mongo: MongoSettings) ->
         bus = KeptBus()
         async with (
             S3BlobStore(settings.s3) as store,
-            S3BlobStore(settings.s3, external_buckets=own.access()) as external,
+            S3BlobStore(settings.s3, external_buckets=own.external_buckets) as external,
             HttpFetcher(own.policy(), own.limits()) as fetcher,
         ):
             await store.ensure_bucket()
