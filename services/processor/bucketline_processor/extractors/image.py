@@ -2,8 +2,10 @@
 
 import io
 import math
+import operator
+import statistics
 import warnings
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -176,7 +178,6 @@ def _refuse_large(image: "Image.Image", max_pixels: int, label: str) -> None:
 
 
 def _describe(image: "Image.Image", blob: BlobView, context: ExtractionContext) -> Document:
-    import imagehash
     from PIL import ImageOps
 
     width, height = _stored_size(image)
@@ -196,13 +197,51 @@ def _describe(image: "Image.Image", blob: BlobView, context: ExtractionContext) 
     small = _resizable(image)
     small.thumbnail((side, side))
     small = ImageOps.exif_transpose(_eight_bits(small))
-    fields["phash"] = str(imagehash.phash(small))
-    fields["dhash"] = str(imagehash.dhash(small))
+    fields["phash"] = perceptual_hash(small)
+    fields["dhash"] = difference_hash(small)
     thumbnails: tuple[DerivedBlob, ...] = ()
     if size > 0:
         small.thumbnail((size, size))
         thumbnails = (_thumbnail(small, blob, context.parameter("thumbnail_format", str)),)
     return Document(fields, blobs=thumbnails, source_blobs=(blob.blob_id,))
+
+
+def perceptual_hash(image: "Image.Image") -> str:
+    """Return the pHash: which of the 64 lowest frequencies of the grey image are above their median.
+
+    Equal to ``imagehash.phash``. That package needs SciPy, which is larger than all other dependencies together.
+    """
+    pixels = _grey_pixels(image, 32, 32)
+    cosines = [[math.cos(math.pi * (2 * n + 1) * k / 64) for n in range(32)] for k in range(8)]
+    rows = [[_dot(pixels[32 * y : 32 * y + 32], cosine) for cosine in cosines] for y in range(32)]
+    columns = list(zip(*rows, strict=True))
+    # Rounded, because what is zero in theory, in a plain image, is noise in practice.
+    frequencies = [round(_dot(column, cosine), 3) for cosine in cosines for column in columns]
+    median = statistics.median(frequencies)
+    return _to_hex(frequency > median for frequency in frequencies)
+
+
+def difference_hash(image: "Image.Image") -> str:
+    """Return the dHash: which pixels of the grey image are brighter than their left neighbour.
+
+    Equal to ``imagehash.dhash``.
+    """
+    pixels = _grey_pixels(image, 9, 8)
+    return _to_hex(pixels[9 * y + x + 1] > pixels[9 * y + x] for y in range(8) for x in range(8))
+
+
+def _grey_pixels(image: "Image.Image", width: int, height: int) -> bytes:
+    from PIL.Image import Resampling
+
+    return image.convert("L").resize((width, height), Resampling.LANCZOS).tobytes()
+
+
+def _dot(left: Iterable[float], right: Iterable[float]) -> float:
+    return sum(map(operator.mul, left, right))
+
+
+def _to_hex(bits: Iterable[bool]) -> str:
+    return f"{int(''.join('01'[bit] for bit in bits), 2):016x}"
 
 
 def _stored_size(image: "Image.Image") -> tuple[int, int]:
