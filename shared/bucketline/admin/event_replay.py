@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from bucketline.clock import Clock, from_millis, millis
-from bucketline.db.objects import BlobDocument, ObjectDocument, Objects
+from bucketline.db.objects import BlobDocument, ObjectDocument, Objects, event_state
 from bucketline.domain.status import Status
 from bucketline.errors import BadRequest
 from bucketline.events.cloudevents import REPLAY, CloudEvent, encode_event
@@ -103,8 +103,7 @@ def lifecycle_events(obj: ObjectDocument) -> list[tuple[Event, datetime]]:
     mirror, run = obj["mirror"], obj["run"]
     created = ObjectCreated(
         **common,
-        key_prefix=obj["key_prefix"],
-        status=Status.QUEUED if obj["auto_process"] else Status.DRAFT,
+        **event_state(obj),
         blob_count=len(obj["blobs"]),
         auto_process=obj["auto_process"],
         created_at=obj["created_at"],

@@ -7,9 +7,10 @@ compare-and-set) and ``pending``; dedup writes ``blobs[].details/storage/state``
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Literal, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 import bson
+import orjson
 from pymongo import DeleteOne, InsertOne, UpdateOne
 
 from bucketline.db.mongo import Collection, Database, Index
@@ -193,6 +194,24 @@ MAX_OBJECT_BYTES = 12 * 1024 * 1024
 def stored_size(document: ObjectDocument) -> int:
     """Return the bytes of the document as MongoDB counts them."""
     return len(bson.encode(document))
+
+
+MAX_EVENT_FIELDS_BYTES = 64 * 1024
+"""Custom fields above this size are left out of events."""
+
+
+def event_state(document: ObjectDocument) -> dict[str, Any]:
+    """Return the fields of an ``ObjectStateEvent``."""
+    is_large = len(orjson.dumps(document["custom"])) > MAX_EVENT_FIELDS_BYTES
+    return {
+        "key_prefix": document["key_prefix"],
+        "status": Status(document["status"]),
+        "run_id": document["run"]["id"],
+        "sequence": document["run"]["rank"],
+        "error": document["error"],
+        "fields": {} if is_large else document["custom"],
+        "fields_omitted": is_large,
+    }
 
 
 class Objects(Repository[ObjectDocument]):

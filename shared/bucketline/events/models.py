@@ -9,7 +9,7 @@ changes its meaning or gets new values) needs a new type, which is published bes
 """
 
 from datetime import datetime
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -55,20 +55,38 @@ class ObjectEvent(Event):
     revision: int = Field(description="Grows with every write of the producer.")
 
 
-class ObjectCreated(ObjectEvent):
+class ObjectStateEvent(ObjectEvent):
+    """Base of events with the state of the object after a change by the producer.
+
+    ``run_id`` and ``sequence`` order the status among those of :class:`ObjectStatusChanged`.
+    """
+
+    key_prefix: str | None = None
+    status: Status = Status.DRAFT
+    run_id: int | None = Field(default=None, description="None in events of older releases.")
+    sequence: int | None = Field(default=None, description="None in events of older releases.")
+    error: str | None = None
+    fields: dict[str, Any] = Field(default_factory=dict, description="The producer's custom fields.")
+    fields_omitted: bool = Field(
+        default=False, description="The custom fields have more than 64 kB: get them from the API."
+    )
+
+
+class ObjectCreated(ObjectStateEvent):
     """A draft was stored durably."""
 
     type: ClassVar[str] = "bucketline.object.created.v1"
 
-    key_prefix: str | None = None
-    status: Status = Status.DRAFT
     blob_count: int = 0
     auto_process: bool = False
     created_at: datetime
 
 
-class ObjectUpdated(ObjectEvent):
-    """The producer changed the object. If ``blobs_changed``, its content is mirrored again."""
+class ObjectUpdated(ObjectStateEvent):
+    """The producer changed the object. If ``blobs_changed``, its content is mirrored again.
+
+    A change that makes the object a draft again, or starts a new run, has a greater ``run_id``.
+    """
 
     type: ClassVar[str] = "bucketline.object.updated.v1"
 

@@ -10,11 +10,10 @@ from pydantic import ValidationError
 
 from bucketline.db.batches import new_auto_batch
 from bucketline.db.buckets import BucketDocument
-from bucketline.db.objects import ObjectDocument
+from bucketline.db.objects import ObjectDocument, event_state
 from bucketline.db.outbox_store import OutboxDocument, OutboxEntry
 from bucketline.domain.insertion_policy import Policy, key_not_found, key_taken, resolve_policy
 from bucketline.domain.schema import Location
-from bucketline.domain.status import Status
 from bucketline.errors import ApiError, DependencyUnavailable, ServiceUnavailable, ValidationFailed, ValidationIssue
 from bucketline.events.cloudevents import CloudEvent
 from bucketline.events.models import ObjectCreated
@@ -203,8 +202,7 @@ def _build_object(
         bucket_id=document["bucket_id"],
         namespace_id=document["namespace_id"],
         revision=1,
-        key_prefix=document["key_prefix"],
-        status=Status(document["status"]),
+        **event_state(document),
         blob_count=len(document["blobs"]),
         auto_process=auto_process,
         created_at=now,

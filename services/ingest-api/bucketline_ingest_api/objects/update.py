@@ -6,10 +6,11 @@ written with it, and the events of an object are published in order.
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from typing import cast
 
 from bucketline.db.buckets import BucketDocument
 from bucketline.db.mongo import DuplicateKey
-from bucketline.db.objects import MAX_IDEMPOTENCY_KEYS, BlobDocument, ObjectDocument
+from bucketline.db.objects import MAX_IDEMPOTENCY_KEYS, BlobDocument, ObjectDocument, event_state
 from bucketline.db.outbox_store import outbox_entry_of
 from bucketline.domain.field_validation import custom_faults
 from bucketline.domain.insertion_policy import key_taken, put_fields
@@ -123,13 +124,15 @@ async def _write(
     blobs_changed: bool,
     auto_process: bool,
 ) -> ObjectDocument | None:
-    refuse_too_large({**existing, **sets})  # type: ignore[typeddict-item]  # only measured
+    written = cast("ObjectDocument", {**existing, **sets})
+    refuse_too_large(written)
     event = deps.new_event(
         ObjectUpdated(
             object_id=existing["_id"],
             bucket_id=existing["bucket_id"],
             namespace_id=existing["namespace_id"],
             revision=existing["revision"] + 1,
+            **event_state(written),
             blobs_changed=blobs_changed,
             auto_process=auto_process,
             updated_at=now,

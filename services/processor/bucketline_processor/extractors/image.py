@@ -2,7 +2,6 @@
 
 import io
 import math
-import operator
 import statistics
 import warnings
 from collections.abc import AsyncIterator, Iterable
@@ -237,7 +236,7 @@ def _grey_pixels(image: "Image.Image", width: int, height: int) -> bytes:
 
 
 def _dot(left: Iterable[float], right: Iterable[float]) -> float:
-    return sum(map(operator.mul, left, right))
+    return sum(a * b for a, b in zip(left, right, strict=True))
 
 
 def _to_hex(bits: Iterable[bool]) -> str:

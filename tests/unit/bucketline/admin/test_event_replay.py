@@ -21,6 +21,7 @@ def document(number: int = 1, **changes: object) -> Any:
         "namespace_id": "ns_1",
         "bucket_id": "bkt_1",
         "key_prefix": "/in",
+        "custom": {"name": "note"},
         "blobs": [
             {
                 "blob_id": "blob_1",
@@ -81,7 +82,7 @@ def test_lifecycle_events_of_a_completed_object_are_created_mirrored_and_complet
     (created, first), (mirrored, second), (changed, third) = lifecycle_events(document())
     assert isinstance(created, ObjectCreated)
     assert created.blob_count == 1
-    assert created.status == "QUEUED"
+    assert (created.status, created.run_id, created.fields) == ("COMPLETED", 3, {"name": "note"})
     assert isinstance(mirrored, ObjectMirrored)
     assert mirrored.blobs[0].sha256 == "ab" * 32
     assert mirrored.blobs[0].duplicate
