@@ -82,13 +82,22 @@ def test_kafka_user_has_exactly_the_rights_in_the_topic_table(service: ServiceNa
     assert rights(f"bucketline-{service}") == expected
 
 
-def test_no_user_has_more_than_literal_rights_but_the_one_for_operations() -> None:
+def test_no_user_has_wide_rights_but_those_of_operators_and_subscribers() -> None:
     for user in of_kind(PRODUCTION, "KafkaUser"):
         patterns = {
             (acl["resource"]["patternType"], acl["resource"]["name"]) for acl in user["spec"]["authorization"]["acls"]
         }
         wide = {name for pattern, name in patterns if pattern != "literal" or name == "*"}
-        assert wide == ({PREFIX, GROUPS} if user["metadata"]["name"] == "bucketline-operations" else set())
+        allowed = {"bucketline-operations": {PREFIX, GROUPS}, "bucketline-subscriber": {"subscriber-"}}
+        assert wide == allowed.get(user["metadata"]["name"], set())
+
+
+def test_subscribers_may_read_the_public_topics_and_nothing_else() -> None:
+    public = {PREFIX + topic.name for topic in TOPICS if topic.public}
+    assert rights("bucketline-subscriber") == {
+        ("topic", name, operation) for name in public for operation in ("Read", "Describe")
+    }
+    assert PREFIX + "batches.work.v1" not in public
 
 
 def test_each_workload_signs_in_as_its_own_user() -> None:

@@ -12,6 +12,8 @@ CLUSTER = "bucketline"
 REPLICAS = 3
 IN_SYNC = 2
 OPERATIONS = "bucketline-operations"
+SUBSCRIBER = "bucketline-subscriber"
+SUBSCRIBER_GROUPS = "subscriber-"
 DEAD_LETTER_API: ServiceName = "ingest-api"
 """The service whose routes show the lag of all consumers, list dead letters, and replay them to their topics."""
 # A dead letter is larger than its original record: it has the failure context in additional headers.
@@ -41,7 +43,7 @@ def topics() -> Iterator[Manifest]:
 
 
 def users() -> Iterator[Manifest]:
-    """Return one user per service with the rights in the topic table, and one for operators."""
+    """Return one user per service with the rights in the topic table, one for operators and one for subscribers."""
     for service in SERVICES:
         acls = [acl for topic in TOPICS for acl in _rights(topic, service)]
         yield _user(f"bucketline-{service}", acls)
@@ -52,6 +54,8 @@ def users() -> Iterator[Manifest]:
             _acl("group", group_prefix(), ["Read", "Describe"], pattern="prefix"),
         ],
     )
+    public = [_acl("topic", topic_prefix() + topic.name, ["Read", "Describe"]) for topic in TOPICS if topic.public]
+    yield _user(SUBSCRIBER, [*public, _acl("group", SUBSCRIBER_GROUPS, ["Read", "Describe"], pattern="prefix")])
 
 
 def credentials() -> Iterator[Manifest]:

@@ -35,6 +35,8 @@ class Topic:
     producers: tuple[ServiceName, ...]
     consumers: tuple[ServiceName, ...]
     description: str
+    public: bool = True
+    """Whether other services may subscribe to it."""
 
     def group(self, service: ServiceName) -> str:
         """Return the consumer group in which this service reads the topic, without the deployment's prefix.
@@ -105,6 +107,7 @@ WORK = Topic(
     producers=("batcher",),
     consumers=("processor",),
     description="Work units that are ready for a processor.",
+    public=False,
 )
 STATUS = Topic(
     name="objects.status.v1",
