@@ -61,7 +61,9 @@ def schema(
     """
     import json
 
-    typer.echo(json.dumps(_event_type(type_name).model_json_schema(), indent=2))
+    from bucketline.events.models import json_schema
+
+    typer.echo(json.dumps(json_schema(_event_type(type_name)), indent=2))
 
 
 @app.command()

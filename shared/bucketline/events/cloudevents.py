@@ -17,7 +17,7 @@ from typing_extensions import TypeVar
 
 from bucketline.clock import wire_time
 from bucketline.errors import NonRetryableError, ProcessingError
-from bucketline.events.models import EVENT_TYPES_BY_NAME, NAMESPACE, Event
+from bucketline.events.models import EVENT_TYPES_BY_NAME, NAMESPACE, Event, schema_name
 from bucketline.events.topics import topic_of
 
 Headers = tuple[tuple[str, bytes], ...]
@@ -55,6 +55,7 @@ class CloudEvent:
             ("ce_type", self.type.encode()),
             ("ce_subject", self.subject.encode()),
             ("ce_time", self.time.encode()),
+            ("ce_dataschema", schema_name(self.type).encode()),
             ("content-type", CONTENT_TYPE.encode()),
             *((name, value.encode()) for name, value in (self.trace if trace is None else trace).items()),
         )

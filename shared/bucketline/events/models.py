@@ -19,6 +19,11 @@ NAMESPACE = "bucketline."
 """Prefix of the types of our events."""
 
 
+def schema_name(event_type: str) -> str:
+    """Return the URN of the JSON Schema of an event type, its CloudEvents ``dataschema``."""
+    return f"urn:bucketline:schema:{event_type}"
+
+
 class Event(BaseModel):
     """Base of all payloads.
 
@@ -216,3 +221,8 @@ EVENT_TYPES: tuple[type[Event], ...] = (
     ObjectStatusChanged,
 )
 EVENT_TYPES_BY_NAME: dict[str, type[Event]] = {event.type: event for event in EVENT_TYPES}
+
+
+def json_schema(event: type[Event]) -> dict[str, Any]:
+    """Return the JSON Schema of an event type."""
+    return {"$id": schema_name(event.type), **event.model_json_schema()}

@@ -34,6 +34,11 @@ _HEADERS = {
     "ce_source": {"type": "string", "format": "uri-reference", "examples": ["/bucketline/ingest-api"]},
     "ce_subject": {"type": "string", "description": "The id of the object, batch or work unit."},
     "ce_time": {"type": "string", "format": "date-time"},
+    "ce_dataschema": {
+        "type": "string",
+        "format": "uri",
+        "description": "The `$id` of the JSON Schema, which `GET /v1/events/schemas/{event_type}` returns.",
+    },
     "content-type": {"type": "string", "const": "application/json"},
     "traceparent": {"type": "string", "description": "W3C trace context, where the cause had one."},
 }

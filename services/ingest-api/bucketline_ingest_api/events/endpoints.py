@@ -7,9 +7,17 @@ from fastapi import APIRouter, Depends, Header
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from bucketline.db.event_feed import FeedEvent, Position
+from bucketline.errors import NotFound
+from bucketline.events.models import EVENT_TYPES_BY_NAME, json_schema
 from bucketline_ingest_api.dependencies import ContainerDep, NamespaceHeader, ReadPrincipal
 from bucketline_ingest_api.events import service
-from bucketline_ingest_api.events.schemas import ChangeEvent, EventFilterQuery, EventList, EventPageQuery
+from bucketline_ingest_api.events.schemas import (
+    ChangeEvent,
+    EventFilterQuery,
+    EventList,
+    EventPageQuery,
+    EventSchema,
+)
 from bucketline_ingest_api.events.selection import parse_cursor, select_events
 from bucketline_ingest_api.schemas import errors
 
@@ -79,3 +87,12 @@ async def stream_events(followed: FollowedEvents) -> AsyncIterator[ServerSentEve
     yield ServerSentEvent(id=str(start), comment="connected")
     async for position, event in events:
         yield ServerSentEvent(id=str(position), event=event["event_type"], data=ChangeEvent.of(event, position))
+
+
+@router.get("/schemas/{event_type}", summary="Get the JSON Schema of an event", responses=errors())
+async def get_event_schema(_: ReadPrincipal, event_type: str) -> EventSchema:
+    """Return the schema of the payload on Kafka, by the type of the CloudEvent: `bucketline.object.created.v1`."""
+    event = EVENT_TYPES_BY_NAME.get(event_type)
+    if event is None:
+        raise NotFound("there is no such event type", details={"known": sorted(EVENT_TYPES_BY_NAME)})
+    return EventSchema(json_schema(event))

@@ -3,7 +3,7 @@
 from typing import Annotated, Any, Literal
 
 from fastapi import Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from bucketline.db.event_feed import FeedEvent, Position
 from bucketline_ingest_api.events.notifications import EventType
@@ -106,3 +106,9 @@ class EventList(ResponseBody):
     results: list[ChangeEvent]
     next_cursor: str | None = Field(description="Pass it as `cursor` to continue. An empty page keeps the cursor.")
     has_more: bool = Field(description="Whether to ask for the next page now. A page may be empty and have a next one.")
+
+
+class EventSchema(RootModel[dict[str, Any]]):
+    """A JSON Schema. Its `$id` is the `ce_dataschema` of the events."""
+
+    model_config = example({"$id": "urn:bucketline:schema:bucketline.object.created.v1", "type": "object"})

@@ -20,6 +20,7 @@ def test_attributes_are_in_the_headers_and_the_payload_alone_in_the_value() -> N
         "ce_type": b"bucketline.object.deleted.v1",
         "ce_subject": b"obj_1",
         "ce_time": b"2026-01-01T00:00:00.000Z",
+        "ce_dataschema": b"urn:bucketline:schema:bucketline.object.deleted.v1",
         "content-type": b"application/json",
         "traceparent": TRACE["traceparent"].encode(),
     }
