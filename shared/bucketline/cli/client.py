@@ -69,7 +69,8 @@ class ApiClient:
         try:
             async with self._session.request(method, path, json=body, params=query) as response:
                 try:
-                    content: Json = await response.json() if response.content_length != 0 else {}
+                    is_empty = response.status == 204 or response.content_length == 0
+                    content: Json = {} if is_empty else await response.json()
                 except (aiohttp.ContentTypeError, ValueError):
                     raise ApiError(response.status, f"{self._url} did not return JSON; is it the API?") from None
                 if response.status >= 400:
