@@ -21,7 +21,8 @@ up: $(VENV)/.run  ## Start everything and keep it running until Ctrl-C (BUCKETLI
 	@exec $(BIN)/bucketline up
 
 test: lint types  ## Lint, types and all tests against real servers (BROKER=kafka: with Apache Kafka)
-	$(BIN)/python -m pytest --broker $(BROKER)
+	$(BIN)/python -m pytest -n auto tests/unit tests/deploy
+	$(BIN)/python -m pytest --broker $(BROKER) --ignore tests/unit --ignore tests/deploy
 
 lint: $(VENV)/.dev  ## Check style, format and spelling
 	$(BIN)/ruff check .

@@ -77,7 +77,7 @@ def test_reserve_ports_with_a_used_grpc_port_skips_the_port(monkeypatch: pytest.
 def test_reserve_port_that_is_in_use_names_the_process() -> None:
     with socket.create_server((LOOPBACK, 0)) as listener:
         port = listener.getsockname()[1]
-        with pytest.raises(LocalStackError, match=rf"{port} .* is in use by process {os.getpid()} \(.*pytest"):
+        with pytest.raises(LocalStackError, match=rf"{port} .* is in use by process {os.getpid()} \(.*python"):
             reserve_port(port)
     reservation = reserve_port(port)
     with pytest.raises(LocalStackError, match=str(port)):
