@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from bucketline.backoff import backoff_seconds
 from bucketline.db.blobs import FRESH, Blobs
 from bucketline.db.mirror_queue import MirrorQueue
-from bucketline.db.objects import BlobDocument, ObjectDocument, event_state
+from bucketline.db.objects import BlobDocument, ObjectDocument
 from bucketline.domain.blob_sources import (
     PropertiesSource,
     S3Source,
@@ -306,7 +306,6 @@ class ObjectMirror:
             bucket_id=obj["bucket_id"],
             namespace_id=obj["namespace_id"],
             revision=obj["revision"],
-            **event_state(obj),
             blobs_changed=True,
             auto_process=obj["auto_process"],
             updated_at=obj["updated_at"],

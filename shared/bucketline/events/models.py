@@ -68,8 +68,8 @@ class ObjectStateEvent(ObjectEvent):
 
     key_prefix: str | None = None
     status: Status = Status.DRAFT
-    run_id: int | None = Field(default=None, description="None in events of older releases.")
-    sequence: int | None = Field(default=None, description="None in events of older releases.")
+    run_id: int | None = Field(default=None, description="None: the event carries no state.")
+    sequence: int | None = Field(default=None, description="None: the event carries no state.")
     error: str | None = None
     fields: dict[str, Any] = Field(default_factory=dict, description="The producer's custom fields.")
     fields_omitted: bool = Field(
